@@ -1,0 +1,187 @@
+// Package archtest holds the architecture as a table, and its tests hold the code to
+// the table: who may import whom, which module may be used where, how a package may
+// be called, and how long a file may grow.
+//
+// It owns no state and is linked into no binary. Imports are read with go/parser
+// and not by running "go list": go test caches a passing run until a file that the
+// test has opened changes, and it cannot see what a child process opened. Row: test
+// support; it imports the standard library only.
+package archtest
+
+import "strings"
+
+// Module is the module whose packages the table lists.
+const Module = "github.com/belay-project/belay"
+
+// Row is a package's height in the house. A package imports only packages of rows
+// below its own, that is, of greater numbers; packages of one row do not know each
+// other.
+type Row int
+
+// The rows, top first.
+const (
+	RowCommand    Row = iota // flags, signals, exit codes; tools and end-to-end tests
+	RowAssembly              // builds the parts and joins them
+	RowFeature               // what a user meets: the control socket
+	RowAdapter               // the kernel, the container runtimes
+	RowCore                  // policies, the journal, health: no kernel, no runtime
+	RowVocabulary            // words that every row uses: standard library only
+)
+
+var rowNames = [...]string{"command", "assembly", "feature", "adapter", "core", "vocabulary"}
+
+// String returns the row's name as ARCHITECTURE.md gives it.
+func (r Row) String() string {
+	if r < 0 || int(r) >= len(rowNames) {
+		return "unknown"
+	}
+	return rowNames[r]
+}
+
+// Package is one line of the table.
+type Package struct {
+	// Path is the folder below the module's root. A path that ends in "/..."
+	// stands for every package at or below the folder.
+	Path string
+	Row  Row
+	// TestSupport marks a package that only tests and other test support import.
+	// Unlike others it may also import the packages of its own row: it serves them.
+	TestSupport bool
+}
+
+// Packages is the whole house. A package that is not listed fails the tests: whoever
+// adds one decides here where it stands.
+var Packages = []Package{
+	{Path: "cmd/agent", Row: RowCommand},
+	{Path: "cmd/ctl", Row: RowCommand},
+	{Path: "tools/...", Row: RowCommand},
+	{Path: "test/...", Row: RowCommand},
+
+	{Path: "internal/agent", Row: RowAssembly},
+
+	{Path: "internal/control", Row: RowFeature},
+
+	{Path: "internal/enforce", Row: RowAdapter},
+	{Path: "internal/workload", Row: RowAdapter},
+
+	{Path: "internal/policy", Row: RowCore},
+	{Path: "internal/journal", Row: RowCore},
+	{Path: "internal/health", Row: RowCore},
+
+	{Path: "internal/ident", Row: RowVocabulary},
+	{Path: "internal/verdict", Row: RowVocabulary},
+	{Path: "internal/attr", Row: RowVocabulary},
+	{Path: "internal/hostinfo", Row: RowVocabulary},
+	{Path: "internal/atomicfile", Row: RowVocabulary},
+
+	// The pure C headers and their Go binding live in one folder, because cgo does
+	// not notice a change of a header outside the package's own.
+	{Path: "bpf/pure", Row: RowCore, TestSupport: true},
+	{Path: "policies", Row: RowCore, TestSupport: true},
+	{Path: "internal/policy/policytest", Row: RowCore, TestSupport: true},
+	{Path: "internal/testneed", Row: RowVocabulary, TestSupport: true},
+	{Path: "internal/archtest", Row: RowVocabulary, TestSupport: true},
+	{Path: "internal/archtest/depstest", Row: RowVocabulary, TestSupport: true},
+}
+
+// Ban keeps an import to the places that are made for it.
+type Ban struct {
+	Import string // import path; it also bans everything below it
+	// Allowed lists the folders, each with all that lies below it, that may use it.
+	Allowed []string
+	// TestsToo says that the ban also holds for _test.go files.
+	TestsToo bool
+	Why      string
+}
+
+// Bans is the list of imports that have a place.
+var Bans = []Ban{
+	{
+		Import:  "os/exec",
+		Allowed: []string{"internal/sandbox/spawn", "internal/archtest/depstest", "tools", "test"},
+		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may",
+	},
+	{
+		Import: "github.com/cilium/ebpf", Allowed: []string{"internal/enforce"}, TestsToo: true,
+		Why: "one package owns the kernel's programs and maps; the others speak of policies and events",
+	},
+	{
+		Import: "C", Allowed: []string{"bpf/pure"},
+		Why: "binaries are static and build without a C compiler; only the tests of the pure headers need one",
+	},
+	{
+		Import: "github.com/moby", Allowed: []string{"internal/workload", "test"},
+		Why: "one package talks to container runtimes; what it learns leaves it in its own types",
+	},
+	{
+		Import: "github.com/containerd", Allowed: []string{"internal/workload", "test"},
+		Why: "one package talks to container runtimes; what it learns leaves it in its own types",
+	},
+	{
+		Import: "go.yaml.in/yaml", Allowed: []string{"internal/policy", "test", "tools"},
+		Why: "documents are read in one place, strictly, with file and line (docs/adr/0005-yaml.md)",
+	},
+	{
+		Import: "gopkg.in/yaml.v3", TestsToo: true,
+		Why: "go.yaml.in/yaml/v3 is the same library, maintained (docs/adr/0005-yaml.md)",
+	},
+	{
+		Import: "github.com/spf13/cobra", Allowed: []string{"cmd", "tools"},
+		Why: "flags end at the command: packages take option structs (docs/adr/0006-cobra.md)",
+	},
+	{
+		Import: "github.com/google/go-cmp", Allowed: []string{"internal/policy/policytest", "test"},
+		Why: "it panics on unexported fields and is slow: it compares in tests",
+	},
+	{
+		Import: "github.com/rogpeppe/go-internal", Allowed: []string{"test"},
+		Why: "testscript and txtar are for tests",
+	},
+	{
+		Import: "testing", Allowed: []string{
+			"bpf/pure", "internal/testneed", "internal/policy/policytest", "internal/archtest/depstest", "test",
+		},
+		Why: "it registers flags in every binary that links it",
+	},
+	{
+		Import:  "log",
+		Allowed: []string{"tools"},
+		Why:     "*slog.Logger is passed in; the global logger hides who logs",
+	},
+	{
+		Import: "math/rand", TestsToo: true,
+		Why: "keys and nonces come from crypto/rand, everything else from math/rand/v2",
+	},
+	{
+		Import: "io/ioutil", TestsToo: true,
+		Why: "deprecated since Go 1.16; its ReadAll and ReadFile have no bound",
+	},
+}
+
+// BadNames are names that say nothing about what a package gives.
+var BadNames = []string{"pkg", "util", "utils", "common", "helper", "helpers", "types", "base", "misc", "shared", "lib"}
+
+// MaxFileLines is the soft limit on the length of a Go or C file. The tests report
+// what passes it and fail at twice as much; generated files are exempt.
+const MaxFileLines = 500
+
+// Find returns the line of the table for the package in folder dir, given below the
+// module's root with slashes. An exact path wins over a pattern.
+func Find(dir string) (Package, bool) {
+	var found Package
+	ok := false
+	for _, p := range Packages {
+		if p.Path == dir {
+			return p, true
+		}
+		if root, tree := strings.CutSuffix(p.Path, "/..."); tree && within(dir, root) {
+			found, ok = p, true
+		}
+	}
+	return found, ok
+}
+
+// within reports whether path is root or lies below it.
+func within(path, root string) bool {
+	return path == root || strings.HasPrefix(path, root+"/")
+}
