@@ -1,0 +1,199 @@
+package policy
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/belay-project/belay/internal/ident"
+)
+
+// MaxPolicies bounds one set: a policy's place in it must fit the kernel's 16 bits,
+// and no host needs more.
+const MaxPolicies = 4096
+
+// Set is the policies of a host, in their total order: priority descending, then
+// name ascending. It is immutable and safe for concurrent use. The zero value is an
+// empty set.
+type Set struct {
+	policies []*RuntimePolicy
+}
+
+// NewSet orders ps. It keeps the policies and not the slice.
+//
+// Errors: [Errors] if two policies have one name, naming both files; if there are
+// more than [MaxPolicies].
+func NewSet(ps []*RuntimePolicy) (*Set, error) {
+	var errs Errors
+	first := make(map[string]*RuntimePolicy, len(ps))
+	for _, p := range ps {
+		if q, dup := first[p.Name]; dup {
+			errs = append(errs, &Error{File: p.File, Line: p.Line,
+				Msg: fmt.Sprintf("policy %q is already defined at %s:%d", p.Name, q.File, q.Line),
+				Fix: "rename one of the two: the order of policies, and what events say, need unique names"})
+			continue
+		}
+		first[p.Name] = p
+	}
+	if len(ps) > MaxPolicies {
+		p := ps[MaxPolicies]
+		errs = append(errs, &Error{File: p.File, Line: p.Line,
+			Msg: fmt.Sprintf("%d policies in one set, more than %d", len(ps), MaxPolicies), Fix: "merge some"})
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	s := &Set{policies: slices.Clone(ps)}
+	slices.SortFunc(s.policies, func(a, b *RuntimePolicy) int {
+		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), cmp.Compare(a.Name, b.Name))
+	})
+	return s, nil
+}
+
+// Policies returns the policies in total order.
+func (s *Set) Policies() []*RuntimePolicy { return slices.Clone(s.policies) }
+
+// Revision returns a hex digest of the set: equal for equal policies, whatever files
+// they were read from.
+func (s *Set) Revision() string {
+	var b bytes.Buffer
+	for _, p := range s.policies {
+		b.Write(p.Canonical())
+	}
+	return revisionOf(b.Bytes())
+}
+
+// ParseFiles reads the policies of all files into one set.
+//
+// Errors: [Errors] with everything that is wrong in any of them; a file that cannot
+// be read is one of them and wraps the cause.
+func ParseFiles(files ...string) (*Set, error) {
+	var (
+		ps   []*RuntimePolicy
+		errs Errors
+	)
+	for _, f := range files {
+		data, err := readPolicyFile(f)
+		if err != nil {
+			errs = append(errs, &Error{File: f, Msg: "read policy file: " + reason(err), Err: err})
+			continue
+		}
+		got, err := Parse(f, data)
+		if es, ok := errors.AsType[Errors](err); ok {
+			errs = append(errs, es...)
+			continue
+		}
+		ps = append(ps, got...)
+	}
+	s, err := NewSet(ps)
+	if es, ok := errors.AsType[Errors](err); ok {
+		errs = append(errs, es...)
+	}
+	if err := errs.err(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// LoadDir reads *.yaml and *.yml of a directory, in the order of their names, into
+// one set. Names that start with a dot are left out: editors and Kubernetes volumes
+// keep their own there. A directory that does not exist is an empty set.
+//
+// Errors: as [ParseFiles].
+func LoadDir(dir string) (*Set, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Set{}, nil
+	}
+	if err != nil {
+		return nil, Errors{{File: dir, Msg: "read policy directory: " + reason(err), Err: err}}
+	}
+	var files []string
+	for _, e := range entries {
+		name := e.Name()
+		ext := filepath.Ext(name)
+		if e.IsDir() || strings.HasPrefix(name, ".") || ext != ".yaml" && ext != ".yml" {
+			continue
+		}
+		files = append(files, filepath.Join(dir, name))
+	}
+	return ParseFiles(files...)
+}
+
+// readPolicyFile reads a regular file of bounded size. Anything else could block
+// (a FIFO) or never end (a device).
+func readPolicyFile(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var b bytes.Buffer
+	// One byte more than the limit, so that Parse sees that it was passed.
+	if _, err := b.ReadFrom(io.LimitReader(f, MaxFileBytes+1)); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// reason is the error without the path, which Error has already.
+func reason(err error) string {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+// Class is the kind of thing that runs in a cgroup.
+type Class uint8
+
+// The classes.
+const (
+	ClassContainer Class = 0
+	// ClassBuild is a step of an image build: it runs as root and writes programs by
+	// trade, so only the guards apply.
+	ClassBuild Class = 1
+)
+
+// String returns container or build.
+func (c Class) String() string {
+	if c == ClassBuild {
+		return "build"
+	}
+	return "container"
+}
+
+// Subject is the container that policies are selected for.
+type Subject struct {
+	ID    ident.ContainerID
+	Class Class
+	// Known says that the fields below hold what the runtime said. While it is false
+	// only policies without a selector match.
+	Known       bool
+	Name        string
+	Image       string // as the runtime shows it: "nginx:1.27", "sha256:..."
+	ImageDigest string // sha256:..., with or without "repository@"
+	// ImageDigests are the other digests by which the host knows the same image, such as
+	// the registry's: a selector may name any of them.
+	ImageDigests []string
+	Labels       map[string]string
+	Namespace    string
+	PodLabels    map[string]string
+	// BoundLate says that the container ran before its policies were bound: loosening
+	// ones then do not loosen.
+	BoundLate bool
+}

@@ -1,0 +1,129 @@
+package policy
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// Every policy that ships is listed here with what it must refuse and what it must
+// let pass.
+func TestShippedPolicies(t *testing.T) {
+	const starting = FlagRoot | FlagInitTree | FlagInitRoot
+	type want struct {
+		decision verdict.Verdict // on what the rules are about
+		start    verdict.Verdict // on root in the first process, at the start
+		onError  verdict.Verdict
+	}
+	tests := map[string]want{
+		"hardened.yaml":    {verdict.Deny, verdict.Deny, verdict.Deny},
+		"audit-floor.yaml": {verdict.Audit, verdict.Audit, verdict.Allow},
+		"after-start.yaml": {verdict.Deny, verdict.Allow, verdict.Deny},
+	}
+	files, err := filepath.Glob("../../policies/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) != len(tests) {
+		t.Errorf("got %d shipped policies, want %d", len(files), len(tests))
+	}
+	for _, file := range files {
+		base := filepath.Base(file)
+		t.Run(base, func(t *testing.T) {
+			want, ok := tests[base]
+			if !ok {
+				t.Fatal("add what this policy must deny and what it must let pass")
+			}
+			s, err := ParseFiles(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := len(s.Policies()); got != 1 {
+				t.Fatalf("got %d policies, want 1", got)
+			}
+			e := s.Floor()
+			decide := func(flags uint32) verdict.Verdict {
+				return e.Exec(Facts{Flags: flags, PathVerdict: [2]verdict.Verdict{verdict.Allow, verdict.Allow}}).Verdict
+			}
+			for _, f := range []uint32{FlagRoot, FlagNested, FlagFileCaps, FlagUpper, FlagUpper | FlagMetadata, FlagTmpfs, FlagDeleted,
+				FlagVolume, FlagMounted, FlagSSHProgram, FlagMapping | FlagUpper} {
+				if got := decide(f); got != want.decision {
+					t.Errorf("facts %#x: got %v, want %v", f, got, want.decision)
+				}
+			}
+			for _, f := range []uint32{0, FlagInitTree, FlagVolume | FlagVolumeRO, FlagMapping, FlagMapping | FlagRoot} {
+				if got := decide(f); got != verdict.Allow {
+					t.Errorf("facts %#x: got %v, want allow", f, got)
+				}
+			}
+			if got := decide(starting); got != want.start {
+				t.Errorf("root at the start: got %v, want %v", got, want.start)
+			}
+			if e.OnError != want.onError {
+				t.Errorf("onError: got %v, want %v", e.OnError, want.onError)
+			}
+			mode := s.Policies()[0].Spec.Mode
+			for _, r := range []verdict.Rule{verdict.RuleSSHServer, verdict.RuleSSHClient, verdict.RuleSSHKeys} {
+				if got := e.Rules[mode][r].Verdict; got != verdict.Deny {
+					t.Errorf("%s: got %v, want deny", r, got)
+				}
+			}
+		})
+	}
+}
+
+// What an installation starts with must report what hardened.yaml would refuse,
+// neither more nor less.
+func TestAuditFloorIsHardenedInAudit(t *testing.T) {
+	load := func(name string) *Effective {
+		s, err := ParseFiles("../../policies/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Floor()
+	}
+	hard, floor := load("hardened.yaml"), load("audit-floor.yaml")
+	for _, r := range verdict.Rules()[:verdict.RuleBPF] { // the guard is always enforced
+		if diff := cmp.Diff(hard.Rules[verdict.ModeEnforce][r], floor.Rules[verdict.ModeAudit][r]); diff != "" {
+			t.Errorf("%s (-hardened +audit-floor):\n%s", r, diff)
+		}
+	}
+	for m := range slots {
+		if slices.ContainsFunc(floor.Rules[verdict.ModeEnforce][:verdict.RuleBPF], Rule.on) {
+			t.Errorf("the audit floor enforces a rule in mode %s", verdict.Mode(m))
+		}
+	}
+}
+
+// The reference must name every field, and its whole documents must be accepted.
+func TestReferenceDocument(t *testing.T) {
+	src, err := os.ReadFile("../../docs/policy-reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range fieldHome {
+		if !strings.Contains(string(src), "`"+name+"`") && !strings.Contains(string(src), "{"+name+":") {
+			t.Errorf("field %s is not documented", name)
+		}
+	}
+	parsed := 0
+	for _, block := range strings.Split(string(src), "```yaml\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		if !strings.Contains(block, "apiVersion:") {
+			continue // a part of a policy
+		}
+		parsed++
+		if _, err := Parse("policy-reference.md", []byte(block)); err != nil {
+			t.Errorf("example:\n%s\n%v", block, err)
+		}
+	}
+	if parsed < 2 {
+		t.Errorf("got %d whole examples, want at least 2", parsed)
+	}
+}
