@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * file: files mapped as code (drift through ld.so, dlopen or mmap), and SSH keys.
+ */
+#include "facts.h"
+
+/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
+ * nothing: only an exec does.
+ */
+static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
+{
+	if (bl_who(w) != BL_ARMED)
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (!*c)
+		bl_count(BL_E_CONTAINER_GONE);
+	return 1;
+}
+
+static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
+{
+	return p->rules[BL_ENFORCE][rule & (BL_R_MAX - 1)].verdict == BL_DENY ||
+	       p->rules[BL_AUDITED][rule & (BL_R_MAX - 1)].verdict == BL_DENY;
+}
+
+static __always_inline int bl_map_code(struct file *file, __u8 hook)
+{
+	struct bl_exec_facts f = { .flags = BL_F_MAPPING, .allow_bits = ~0U,
+				   .path_verdict = { BL_ALLOW, BL_ALLOW } };
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	struct bl_policy *p;
+	struct bl_decision d;
+	struct bl_report r = {};
+	__u32 set = 0;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	if (!bl_rule_used(p, BL_R_DRIFT) && !bl_rule_used(p, BL_R_MEMFD))
+		return 0;
+	r.layer = bl_file_facts(c, file, &f);
+	d = bl_decision(p, &f);
+	if (d.verdict == BL_ALLOW)
+		return 0;
+	r.who = &w;
+	r.c = c;
+	r.p = p;
+	r.d = d;
+	r.set = set;
+	r.object = __builtin_preserve_access_index(&file->f_path);
+	r.inode = file->f_inode;
+	r.file_flags = f.flags;
+	r.type = BL_EV_MMAP;
+	r.hook = hook;
+	r.decided = d.verdict == BL_DENY ? BL_DENIED : BL_WOULD_DENY;
+	bl_emit(&r);
+	return d.verdict == BL_DENY ? -EPERM : 0;
+}
+
+static __always_inline int bl_mmap(struct file *file, unsigned long prot)
+{
+	if (!file)
+		return 0;
+	if (prot & PROT_READ && !(prot & PROT_EXEC) &&
+	    bpf_get_current_task_btf()->personality & READ_IMPLIES_EXEC)
+		prot |= PROT_EXEC;
+	if (!(prot & PROT_EXEC))
+		return 0;
+	return bl_map_code(file, BL_H_MMAP);
+}
+
+static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
+{
+	struct file *file;
+
+	if (!(prot & PROT_EXEC))
+		return 0;
+	file = vma->vm_file;
+	if (!file)
+		return 0;
+	return bl_map_code(file, BL_H_MPROTECT);
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(bl_lsm_mmap, struct file *file, unsigned long reqprot, unsigned long prot,
+	     unsigned long flags)
+{
+	return bl_mmap(file, prot);
+}
+
+SEC("fmod_ret/security_mmap_file")
+int BPF_PROG(bl_mod_mmap, struct file *file, unsigned long prot, unsigned long flags)
+{
+	return bl_mmap(file, prot);
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(bl_lsm_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot)
+{
+	return bl_mprotect(vma, prot);
+}
+
+SEC("fmod_ret/security_file_mprotect")
+int BPF_PROG(bl_mod_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot)
+{
+	return bl_mprotect(vma, prot);
+}
+
+/* What a dentry is to the keys rule: BL_KEY_*. */
+static __always_inline int bl_key_dentry(struct dentry *d)
+{
+	char name[BL_KEY_NAME] = {}, dir[BL_KEY_NAME] = {}, tail[4] = {};
+	const char *src = (const char *)BPF_CORE_READ(d, d_name.name);
+	__u32 len = BPF_CORE_READ(d, d_name.len);
+	struct dentry *up;
+
+	bpf_probe_read_kernel_str(name, sizeof(name), src);
+	if (len >= sizeof(tail))
+		bpf_probe_read_kernel(tail, sizeof(tail), src + len - sizeof(tail));
+	up = BPF_CORE_READ(d, d_parent);
+	bpf_probe_read_kernel_str(dir, sizeof(dir), BPF_CORE_READ(up, d_name.name));
+	return bl_key_file(name, tail, dir);
+}
+
+/* Decides the keys rule on an act that has matched. */
+static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container *c, __u8 hook,
+					  struct path *path, struct inode *inode)
+{
+	struct bl_report r = {};
+	struct bl_policy *p;
+	__u32 set = 0;
+	int slot;
+
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	if (p->rules[BL_ENFORCE][BL_R_SSH_KEYS].verdict == BL_DENY)
+		slot = BL_ENFORCE;
+	else if (p->rules[BL_AUDITED][BL_R_SSH_KEYS].verdict == BL_DENY)
+		slot = BL_AUDITED;
+	else
+		return 0;
+	r.who = w;
+	r.c = c;
+	r.p = p;
+	r.d.rule = BL_R_SSH_KEYS;
+	r.d.policy = p->rules[slot & 1][BL_R_SSH_KEYS].policy;
+	r.set = set;
+	r.object = path;
+	r.inode = inode;
+	r.type = BL_EV_FILE;
+	r.hook = hook;
+	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
+	bl_emit(&r);
+	return slot == BL_ENFORCE ? -EPERM : 0;
+}
+
+static __always_inline int bl_open(struct file *file)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	__u32 mode;
+	int kind;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	kind = bl_key_dentry(file->f_path.dentry);
+	if (kind == BL_KEY_NONE || kind == BL_KEY_DIR)
+		return 0;
+	mode = file->f_mode;
+	if (!(kind == BL_KEY_PRIVATE && mode & FMODE_READ) &&
+	    !(kind == BL_KEY_AUTHORIZED && mode & FMODE_WRITE))
+		return 0;
+	return bl_key_verdict(&w, c, BL_H_FILE_OPEN,
+			      __builtin_preserve_access_index(&file->f_path), file->f_inode);
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(bl_lsm_open, struct file *file)
+{
+	return bl_open(file);
+}
+
+SEC("fmod_ret/security_file_open")
+int BPF_PROG(bl_mod_open, struct file *file)
+{
+	return bl_open(file);
+}
+
+/* A key must keep its name, and nothing else may get the name authorized_keys. */
+static __always_inline int bl_rename(struct dentry *from, struct dentry *to)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	if (bl_key_dentry(from) == BL_KEY_NONE && !(bl_key_dentry(to) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
+		return 0;
+	return bl_key_verdict(&w, c, BL_H_RENAME, NULL, NULL);
+}
+
+SEC("lsm/inode_rename")
+int BPF_PROG(bl_lsm_rename, struct inode *old_dir, struct dentry *old_dentry,
+	     struct inode *new_dir, struct dentry *new_dentry)
+{
+	return bl_rename(old_dentry, new_dentry);
+}
+
+SEC("fmod_ret/security_inode_rename")
+int BPF_PROG(bl_mod_rename, struct inode *old_dir, struct dentry *old_dentry,
+	     struct inode *new_dir, struct dentry *new_dentry)
+{
+	return bl_rename(old_dentry, new_dentry);
+}
+
+static __always_inline int bl_link(struct dentry *from, struct dentry *to)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	if (bl_key_dentry(from) == BL_KEY_NONE && bl_key_dentry(to) != BL_KEY_AUTHORIZED)
+		return 0;
+	return bl_key_verdict(&w, c, BL_H_LINK, NULL, NULL);
+}
+
+SEC("lsm/inode_link")
+int BPF_PROG(bl_lsm_link, struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)
+{
+	return bl_link(old_dentry, new_dentry);
+}
+
+SEC("fmod_ret/security_inode_link")
+int BPF_PROG(bl_mod_link, struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)
+{
+	return bl_link(old_dentry, new_dentry);
+}
+
+/* truncate(2) writes without an open. */
+static __always_inline int bl_truncate(const struct path *path)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	if (bl_key_dentry(path->dentry) != BL_KEY_AUTHORIZED)
+		return 0;
+	return bl_key_verdict(&w, c, BL_H_TRUNCATE, (struct path *)path, NULL);
+}
+
+SEC("lsm/path_truncate")
+int BPF_PROG(bl_lsm_truncate, const struct path *path)
+{
+	return bl_truncate(path);
+}
+
+SEC("fmod_ret/security_path_truncate")
+int BPF_PROG(bl_mod_truncate, const struct path *path)
+{
+	return bl_truncate(path);
+}

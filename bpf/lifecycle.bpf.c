@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * lifecycle: a container is recognised when its cgroup is made, before any process
+ * is in it; tasks get their labels when they are put in or born.
+ */
+
+static __always_inline int bl_our_hierarchy(struct cgroup *cg)
+{
+	if (bl_v1_subsys >= 0)
+		return BPF_CORE_READ(cg, root, hierarchy_id) != 0;
+	return BPF_CORE_READ(cg, root, hierarchy_id) == 0;
+}
+
+static __always_inline void bl_overflowed(void)
+{
+	__u64 *over = bl_global(BL_G_OVERFLOW);
+
+	bl_count(BL_E_CGROUP_FULL);
+	if (over)
+		*over = 1;
+}
+
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(bl_cgroup_mkdir, struct cgroup *cg, const char *path)
+{
+	struct bl_container fresh = {}, *c;
+	char buf[BL_CGNAME] = {};
+	struct cgroup *up;
+	__u64 id, *top, parent;
+	int kind;
+
+	if (!bl_our_hierarchy(cg))
+		return 0;
+	up = (struct cgroup *)cg->self.parent;
+	if (!up)
+		return 0;
+	id = cg->kn->id;
+	parent = BPF_CORE_READ(up, kn, id);
+	top = bpf_map_lookup_elem(&bl_cgroups, &parent);
+	if (top) {	/* below a container: always that container's, whatever its name */
+		parent = *top;
+		if (bpf_map_update_elem(&bl_cgroups, &id, &parent, BPF_ANY))
+			bl_overflowed();
+		return 0;
+	}
+	kind = bl_recognise(cg, buf, fresh.id);
+	if (kind == BL_CG_OTHER || !bl_scoped_below(up))
+		return 0;
+	if (kind == BL_CG_BUILD)
+		fresh.class = BL_CLASS_BUILD;
+	if (bpf_map_update_elem(&bl_containers, &id, &fresh, BPF_ANY))
+		bl_count(BL_E_CONTAINER_FULL);
+	if (bpf_map_update_elem(&bl_cgroups, &id, &id, BPF_ANY))
+		bl_overflowed();
+	c = bpf_map_lookup_elem(&bl_containers, &id);
+	bl_announce(id, c, BL_EV_CREATED);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(bl_cgroup_rmdir, struct cgroup *cg, const char *path)
+{
+	struct bl_container *c;
+	__u64 id;
+
+	if (!bl_our_hierarchy(cg))
+		return 0;
+	id = cg->kn->id;
+	c = bpf_map_lookup_elem(&bl_containers, &id);
+	if (c) {
+		bl_announce(id, c, BL_EV_GONE);
+		bpf_map_delete_elem(&bl_containers, &id);
+	}
+	bpf_map_delete_elem(&bl_cgroups, &id);
+	return 0;
+}
+
+/* A task is moved. Armed tasks keep their container wherever they go. */
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_struct *task,
+	     bool threadgroup)
+{
+	struct task_struct *mover = bpf_get_current_task_btf();
+	struct bl_task fresh = {}, *t;
+	struct bl_config *cfg = bl_config();
+	__u64 top;
+
+	if (!cfg || !bl_our_hierarchy(cg))
+		return 0;
+	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	if (t && t->state == BL_ARMED)
+		return 0;
+	top = bl_container_of(cg);
+	if (!top) {
+		if (t && t->state == BL_ENTERING)
+			t->state = BL_HOST, t->epoch = cfg->epoch;
+		return 0;
+	}
+	fresh.container = top;
+	fresh.epoch = cfg->epoch;
+	fresh.state = BL_ENTERING;
+	fresh.outside_mnt_ns = bl_mnt_ns(mover);
+	if (t) {
+		*t = fresh;
+	} else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
+		bl_count(BL_E_TASK_STORAGE);	/* no label: its cgroup will say armed */
+	}
+	/* The tracepoint fires once for a group of threads; the labels of the others
+	 * may say HOST and must be asked again.
+	 */
+	if (threadgroup && BPF_CORE_READ(task, signal, nr_threads) > 1)
+		__sync_fetch_and_add(&cfg->epoch, 1);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct bl_task *t = bpf_task_storage_get(&bl_tasks, parent, 0, 0), fresh;
+	__u64 top;
+
+	if (t && t->state != BL_HOST) {
+		fresh = *t;
+	} else {
+		/* CLONE_INTO_CGROUP: born in another cgroup than its parent's. The
+		 * child has not run yet. */
+		if (parent->cgroups == child->cgroups)
+			return 0;
+		top = bl_container_of(bl_cgroup_of(child));
+		if (!top || top == bl_container_of(bl_cgroup_of(parent)))
+			return 0;	/* lazily: armed if its cgroup is a container's */
+		__builtin_memset(&fresh, 0, sizeof(fresh));
+		fresh.container = top;
+		fresh.state = BL_ENTERING;
+		fresh.outside_mnt_ns = bl_mnt_ns(parent);
+	}
+	t = bpf_task_storage_get(&bl_tasks, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t)
+		bl_count(BL_E_FORK_LABEL);
+	return 0;
+}

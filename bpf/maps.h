@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * maps.h: all maps, each with key, value, who writes, who reads, its bound and
+ * what a full map does. All are pinned and outlive the agent.
+ */
+#ifndef BL_MAPS_H
+#define BL_MAPS_H
+
+#include "rules.h"
+#include "events.h"
+#include "pure/ssh_stream.h"
+
+#define BL_MAX_CGROUPS	32768
+#define BL_MAX_CONTAINERS 8192
+#define BL_DEPTH	64	/* path components that a walk takes */
+
+enum bl_class {
+	BL_CLASS_CONTAINER = 0,
+	BL_CLASS_BUILD = 1,
+};
+
+/* Value of bl_containers. The kernel side writes it; the agent only when it enrols
+ * a container that ran before. Everything after started is valid once it is 2.
+ */
+struct bl_container {
+	__u8 id[32];
+	__u64 start_ns;		/* first exec, since boot */
+	__u64 max_mount;	/* highest unique mount id at the start; 0: this kernel has none */
+	__u64 lost;		/* records lost */
+	__u32 started;		/* 0 no, 1 being filled, 2 yes */
+	__u32 init_tgid;
+	__u32 root_dev;		/* of the root file system */
+	__u32 root_magic;
+	__u32 mnt_ns;		/* inode number of pid 1's mount namespace */
+	__u32 root_kuid;	/* uid 0 of the container's user namespace, as the host sees it */
+	__u32 mounted_after;	/* a mount was made after the start (kernels without unique mount ids) */
+	__u8 class;		/* bl_class */
+	__u8 pad[3];
+};
+
+enum bl_state {
+	BL_HOST = 0,
+	BL_ENTERING = 1,
+	BL_ARMED = 2,
+};
+
+#define BL_T_INIT_TREE	0x01
+
+/* A task's label. The zero value (HOST of epoch 0) is never valid: epochs start at 1. */
+struct bl_task {
+	__u64 container;	/* cgroup id of the container */
+	__u32 epoch;
+	__u32 outside_mnt_ns;	/* of the task that put this one in */
+	__u8 state;		/* bl_state */
+	__u8 flags;		/* BL_T_* */
+	__u8 pad[6];
+};
+
+struct bl_scratch {
+	__u64 dentry[BL_DEPTH];
+	char name[BL_NAME];
+	__u64 sip[4];
+	__u64 mnt;	/* where a walk is: a vfsmount and a dentry */
+	__u64 at;
+	__u32 n;	/* components collected */
+	__u32 ns;	/* inode number of the namespace that the path must end in; 0: any */
+};
+
+/* cgroup id -> cgroup id of its container. Written by cgroup_mkdir/rmdir and at
+ * enrolment, read by every hook. Full: bl_overflow is set and the ancestors of a
+ * cgroup that is not found are walked.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, BL_MAX_CGROUPS);
+	__type(key, __u64);
+	__type(value, __u64);
+} bl_cgroups SEC(".maps");
+
+/* container's cgroup id -> state. Writers as bl_cgroups. Full: the container has
+ * the floor policy and no start of its own; counted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, BL_MAX_CONTAINERS);
+	__type(key, __u64);
+	__type(value, struct bl_container);
+} bl_containers SEC(".maps");
+
+/* container ID (32 bytes) -> set. Written by the agent, kept until the runtime
+ * destroys the container. Missing: the floor. Full: the agent reports it.
+ */
+struct bl_id {
+	__u8 b[32];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_id);
+	__type(value, __u32);
+} bl_binds SEC(".maps");
+
+/* set -> compiled policy. Written by the agent before the set is bound. Missing:
+ * denied and counted (POLICY_GONE).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct bl_policy);
+} bl_policies SEC(".maps");
+
+/* Path rules of all sets. Written by the agent; full: the policy is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_path_key);
+	__type(value, struct bl_path_rule);
+} bl_paths SEC(".maps");
+
+/* Inodes that rules were bound to. Written by the agent; full: reported. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_inode_key);
+	__type(value, struct bl_path_rule);
+} bl_inodes SEC(".maps");
+
+/* Inodes on the host that the runtime runs inside containers (docker-init): key
+ * with set 0. Written by the agent; full: reported.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_inode_key);
+	__type(value, __u32);
+} bl_helpers SEC(".maps");
+
+/* Destinations an SSH client may reach. Written by the agent; full: the policy is
+ * refused.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_ssh_key);
+	__type(value, struct bl_ssh_ports);
+} bl_ssh_to SEC(".maps");
+
+/* Cgroups below which containers are recognised (bl_config.scoped). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u64);
+	__type(value, __u32);
+} bl_scopes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bl_config);
+} bl_configs SEC(".maps");
+
+/* The label of a task. Written at attach, fork and lazily. No memory: see
+ * TASK_STORAGE, FORK_LABEL in codes.def.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bl_task);
+} bl_tasks SEC(".maps");
+
+/* Memory for walking paths, per task and not per CPU: LSM programs can be
+ * preempted, and a half-walked path must not be another task's. Only tasks of
+ * containers with path rules, or with something to report, have one.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bl_scratch);
+} bl_scratches SEC(".maps");
+
+/* What is known of the TCP streams of containers under an ssh rule; of a raw socket,
+ * whether its packets were reported. Written by the sockops program when a connection
+ * is opened and by the egress program; read by the latter; ends with the socket. No
+ * memory: see SK_STORAGE in codes.def.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bl_ssh_stream);
+} bl_streams SEC(".maps");
+
+/* Failures by code (codes.def). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} bl_errs SEC(".maps");
+
+/* Global numbers: see enum bl_global. */
+enum bl_global {
+	BL_G_SEQ = 0,		/* last sequence number given to a record */
+	BL_G_OVERFLOW = 1,	/* bl_cgroups was full once */
+	BL_G_KEY0 = 2,		/* key of the path hashes, random, kept while the maps are pinned */
+	BL_G_KEY1 = 3,
+	BL_G_MAX = 8,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BL_G_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} bl_globals SEC(".maps");
+
+/* Records of what was denied, killed, or would have been: a ring of their own, so
+ * that a flood of others cannot push them out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 * 1024 * 1024);
+} bl_denials SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 * 1024 * 1024);
+} bl_events SEC(".maps");
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * rules.h: what user space tells the kernel side. Go twins of every struct here
+ * are generated (bpf2go -type); nothing here is written by hand twice.
+ *
+ * Plain C with fixed-width types only: bpf/pure includes it too.
+ */
+#ifndef BL_RULES_H
+#define BL_RULES_H
+
+/* Raised when a struct or map of the kernel side changes shape. Pinned state of
+ * another ABI is never adopted: see internal/enforce.
+ */
+#define BL_ABI 1
+
+/* The zero value of a verdict is deny. */
+enum bl_verdict {
+	BL_DENY = 0,
+	BL_ALLOW = 1,
+	BL_AUDIT = 2,
+};
+
+/* A compiled policy has two slots; the slot number is the mode. A rule may be set
+ * in both (one policy audits what another enforces in a weaker form).
+ */
+enum bl_slot {
+	BL_ENFORCE = 0,
+	BL_AUDITED = 1,
+	BL_SLOTS = 2,
+};
+
+/* Numbers are never reused; internal/verdict has the same. */
+enum bl_rule_id {
+	BL_R_AS_ROOT = 0,
+	BL_R_FILE_CAPS = 1,
+	BL_R_DRIFT = 2,
+	BL_R_MEMFD = 3,
+	BL_R_PATH_DENY = 4,
+	BL_R_PATH_ALLOW = 5,
+	BL_R_SSH_SERVER = 6,
+	BL_R_SSH_CLIENT = 7,
+	BL_R_SSH_KEYS = 8,
+	BL_R_BPF = 9,
+	BL_R_COUNT = 10,
+	BL_R_MAX = 16,
+	BL_R_NONE = 255,
+};
+
+/* bl_rule.opt of BL_R_AS_ROOT */
+#define BL_O_AFTER_START	0x01	/* denyAfterStart */
+#define BL_O_NESTED_ALLOW	0x02	/* root of the task's own nested user namespace passes */
+/* bl_rule.opt of BL_R_DRIFT; no volumes bit = volumes: deny */
+#define BL_O_VOLUMES_RO		0x01	/* volumes: readOnly */
+#define BL_O_VOLUMES		0x02	/* volumes: allow */
+#define BL_O_METADATA		0x04	/* metadataOnly: allow */
+/* bl_rule.opt of BL_R_SSH_CLIENT */
+#define BL_O_SSH_TO		0x01	/* bl_ssh_to holds the allowed destinations */
+
+struct bl_rule {
+	__u8 verdict;	/* BL_DENY: the rule is on. BL_ALLOW: it is off */
+	__u8 opt;	/* BL_O_* of the rule */
+	__u16 policy;	/* index of the source policy in the set's list, for events */
+};
+
+#define BL_P_PATHS	0x01	/* bl_paths has entries for this set */
+#define BL_P_DIRS	0x02	/* among them rules on directories */
+#define BL_P_INODES	0x04	/* bl_inodes may have entries for this set */
+
+#define BL_MAX_ALLOW_LISTS 32
+
+/* One effective policy: what all policies that select a container come to. */
+struct bl_policy {
+	__u32 abi;		/* BL_ABI */
+	__u32 revision;
+	__u32 flags;		/* BL_P_* */
+	__u8 fail;		/* bl_verdict at an internal failure; zero denies */
+	__u8 pad[3];
+	__u32 allow_need[BL_SLOTS];	/* bit i: allow list i must name the file */
+	__u64 start_for_ns[BL_SLOTS];	/* of asRoot: denyAfterStart */
+	__u16 allow_policy[BL_MAX_ALLOW_LISTS];	/* source policy of allow list i */
+	struct bl_rule rules[BL_SLOTS][BL_R_MAX];
+};
+
+enum bl_path_kind {
+	BL_PATH_EXACT = 0,	/* the file itself */
+	BL_PATH_TREE = 1,	/* every file below DIR, at any depth */
+	BL_PATH_CHILD = 2,	/* one level: files directly in DIR */
+};
+
+/* Key of bl_paths. h is the keyed hash of the path, component by component
+ * (pure/path.h); the key is random per host, so nobody can aim at a collision.
+ */
+struct bl_path_key {
+	__u32 set;
+	__u32 kind;	/* bl_path_kind */
+	__u64 h[2];
+};
+
+/* Value of bl_paths and bl_inodes. */
+struct bl_path_rule {
+	__u32 allow_bits;		/* allow lists that name this path */
+	__u8 verdict[BL_SLOTS];		/* BL_DENY: a deny rule of that slot names it */
+	__u16 policy[BL_SLOTS];
+	__u16 pad;
+};
+
+/* Key of bl_inodes: an inode that a rule was bound to in one container. */
+struct bl_inode_key {
+	__u64 ino;
+	__u32 dev;	/* kernel encoding: major << 20 | minor */
+	__u32 set;
+};
+
+#define BL_SSH_PORTS 30
+
+/* Key and value of bl_ssh_to, a longest-prefix-match trie. */
+struct bl_ssh_key {
+	__u32 prefixlen;	/* 64 + bits of addr */
+	__u32 set;
+	__u32 slot;
+	__u8 addr[16];		/* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct bl_ssh_ports {
+	__u16 n;		/* 0: any port */
+	__u16 pad;
+	__u16 port[BL_SSH_PORTS];	/* host byte order */
+};
+
+/* The only entry of bl_config. */
+struct bl_config {
+	__u32 abi;
+	__u32 floor_set;	/* set of containers without a binding */
+	__u32 build_set;	/* set of build steps */
+	__u32 epoch;		/* raised when running cgroups are enrolled: HOST labels expire */
+	__u8 scoped;		/* only cgroups below bl_scopes are recognised */
+	__u8 report_allowed;	/* emit a record for every allowed exec */
+	__u8 pad[6];
+};
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * walk.h: the path of a resolved file, from its dentry up to the root of its mount
+ * namespace, across mounts. Whole or not at all: deeper than BL_DEPTH, detached or
+ * in another namespace is "lost", which path rules take as denied.
+ *
+ * bpf_d_path would be simpler, but is refused in bprm_check under fmod_ret and in
+ * sched_process_exec.
+ */
+#ifndef BL_WALK_H
+#define BL_WALK_H
+
+#include "task.h"
+#include "pure/path.h"
+
+/* The key of the path hashes: random, set by the loader at the first start and kept
+ * with the pinned maps.
+ */
+volatile const __u64 bl_sip_k0, bl_sip_k1;
+
+/* kallsyms address of rename_lock (fs/dcache.c), set by the loader; 0: unknown. Its
+ * first word is a sequence count that every rename raises twice.
+ */
+volatile const __u64 bl_rename_lock;
+
+#define BL_WALK_STEPS (BL_DEPTH + 32)
+
+static __always_inline struct bl_scratch *bl_scratch(void)
+{
+	return bpf_task_storage_get(&bl_scratches, bpf_get_current_task_btf(), 0,
+				    BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
+static __always_inline __u32 bl_rename_seq(void)
+{
+	__u32 seq = 0;
+
+	if (bl_rename_lock)
+		bpf_probe_read_kernel(&seq, sizeof(seq), (void *)bl_rename_lock);
+	return seq;
+}
+
+enum bl_step {
+	BL_STEP_ON = 0,
+	BL_STEP_DONE = 1,
+	BL_STEP_LOST = 2,
+};
+
+/* One step up: to the parent dentry, or from a mount's root to where it is mounted. */
+__noinline int bl_walk_step(struct bl_scratch *s)
+{
+	struct mount *real, *parent;
+	struct mnt_namespace *n;
+	struct vfsmount *m;
+	struct dentry *d, *up;
+	__u32 k;
+
+	if (!s)
+		return BL_STEP_LOST;
+	m = (void *)s->mnt;
+	d = (void *)s->at;
+	if (d == BPF_CORE_READ(m, mnt_root)) {
+		real = (void *)m - bpf_core_field_offset(struct mount, mnt);
+		parent = BPF_CORE_READ(real, mnt_parent);
+		if (parent == real) {
+			n = BPF_CORE_READ(real, mnt_ns);
+			if (!n || (s->ns && BPF_CORE_READ(n, ns.inum) != s->ns))
+				return BL_STEP_LOST;
+			return BL_STEP_DONE;
+		}
+		s->at = (__u64)BPF_CORE_READ(real, mnt_mountpoint);
+		s->mnt = (__u64)parent + bpf_core_field_offset(struct mount, mnt);
+		return BL_STEP_ON;
+	}
+	up = BPF_CORE_READ(d, d_parent);
+	k = s->n;
+	if (up == d || !up || k >= BL_DEPTH)
+		return BL_STEP_LOST;
+	s->dentry[k] = (__u64)d;
+	s->n = k + 1;
+	s->at = (__u64)up;
+	return BL_STEP_ON;
+}
+
+/* Collects the dentries of a path, leaf first, in s->dentry. mnt is a vfsmount.
+ * ns: see bl_scratch. Returns the number of components, or -1 if the path is lost.
+ */
+__noinline int bl_walk(struct bl_scratch *s, __u64 mnt, __u64 dentry, __u32 ns)
+{
+	int i, step;
+
+	if (!s)
+		return -1;
+	s->mnt = mnt;
+	s->at = dentry;
+	s->n = 0;
+	s->ns = ns;
+	for (i = 0; i < BL_WALK_STEPS; i++) {
+		step = bl_walk_step(s);
+		if (step == BL_STEP_DONE)
+			return s->n;
+		if (step != BL_STEP_ON)
+			return -1;
+	}
+	return -1;
+}
+
+/* Reads the name of component i (0 is the leaf) into s->name; returns its length. */
+static __always_inline int bl_name(struct bl_scratch *s, __u32 i)
+{
+	struct dentry *d = (void *)s->dentry[i & (BL_DEPTH - 1)];
+	long len;
+
+	len = bpf_probe_read_kernel_str(s->name, BL_NAME, BPF_CORE_READ(d, d_name.name));
+	return len < 2 ? 0 : len - 1;
+}
+
+struct bl_path_found {
+	__u32 allow_bits;
+	__u8 verdict[BL_SLOTS];
+	__u16 policy[BL_SLOTS];
+};
+
+static __always_inline void bl_found_add(struct bl_path_found *f, const struct bl_path_rule *r)
+{
+	int i;
+
+	f->allow_bits |= r->allow_bits;
+	for (i = 0; i < BL_SLOTS; i++) {
+		if (r->verdict[i] != BL_DENY)
+			continue;
+		/* of several patterns, the policy first in order gets the credit */
+		if (f->verdict[i] == BL_DENY && f->policy[i] <= r->policy[i])
+			continue;
+		f->verdict[i] = BL_DENY;
+		f->policy[i] = r->policy[i];
+	}
+}
+
+/* Takes component i (0 is the leaf) into the hash in s. */
+__noinline int bl_path_take(struct bl_scratch *s, __u32 i)
+{
+	struct bl_sip sip;
+	int len, k;
+
+	if (!s)
+		return -1;
+	len = bl_name(s, i);
+	if (len <= 0 || len >= BL_NAME)
+		return -1;
+	for (k = 0; k < 4; k++)
+		sip.v[k] = s->sip[k];
+	bl_sip_name(&sip, s->name, len);
+	for (k = 0; k < 4; k++)
+		s->sip[k] = sip.v[k];
+	return 0;
+}
+
+/* Looks up the rules of one kind on the path taken so far. */
+__noinline int bl_path_lookup(struct bl_scratch *s, __u32 set, __u32 kind, struct bl_path_found *f)
+{
+	struct bl_path_key key = { .set = set, .kind = kind };
+	struct bl_path_rule *r;
+	struct bl_sip sip;
+	int k;
+
+	if (!s || !f)
+		return -1;
+	for (k = 0; k < 4; k++)
+		sip.v[k] = s->sip[k];
+	bl_sip_sum(&sip, &key.h[0], &key.h[1]);
+	r = bpf_map_lookup_elem(&bl_paths, &key);
+	if (r)
+		bl_found_add(f, r);
+	return 0;
+}
+
+/* Hashes the path that bl_walk left in s and looks its rules up. dirs: the set has
+ * rules on directories, so every ancestor is looked up too.
+ */
+__noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, struct bl_path_found *f)
+{
+	struct bl_sip sip;
+	__u32 i, n;
+	int k;
+
+	if (!s || !f)
+		return -1;
+	n = s->n;
+	bl_sip_init(&sip, bl_sip_k0, bl_sip_k1);
+	for (k = 0; k < 4; k++)
+		s->sip[k] = sip.v[k];
+	for (i = 0; i < BL_DEPTH; i++) {
+		if (i >= n)
+			break;
+		if (dirs) {	/* the directory that component i lies in */
+			bl_path_lookup(s, set, BL_PATH_TREE, f);
+			if (i == n - 1)
+				bl_path_lookup(s, set, BL_PATH_CHILD, f);
+		}
+		if (bl_path_take(s, n - 1 - i) < 0)
+			return -1;
+	}
+	return bl_path_lookup(s, set, BL_PATH_EXACT, f);
+}
+
+#endif

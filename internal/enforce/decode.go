@@ -1,0 +1,223 @@
+package enforce
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// ErrRecord is returned for bytes that are not a record of the kernel side.
+var ErrRecord = errors.New("not a kernel record")
+
+// eventVersion is BL_EVENT_VERSION of bpf/events.h; TestABI compares the two.
+const eventVersion = 1
+
+// Event is one record of the kernel side, decoded.
+type Event struct {
+	Type     EventType
+	Decision verdict.Decision
+	// Detected says that the act was seen too late to stop: the decision is
+	// [verdict.WouldDeny] although the policy enforces.
+	Detected    bool
+	Rule        verdict.Rule
+	Hook        string
+	Layer       string            // of the executed, mapped or opened file
+	Seq         uint64            // one count for all records since the maps were made; a gap is a loss
+	SinceBoot   time.Duration     // CLOCK_BOOTTIME
+	Container   ident.ContainerID // empty for build steps
+	Cgroup      ident.CgroupID
+	Build       bool
+	Set         uint32
+	PolicyIndex uint16
+
+	PID, TID             uint32
+	UID, EUID, GID, EGID uint32
+	StartedSinceBoot     time.Duration
+	CapEffective         uint64
+	CapPermitted         uint64
+	Comm                 string
+	Exe                  string
+	ExeDev               uint32 // kernel encoding: major << 20 | minor
+	ExeIno               uint64
+	Object               string // path of a mapped or opened file, or of a script
+	Cwd                  string
+	Args                 []string
+	ArgsCut, PathCut     bool
+	Script               bool
+	Ancestors            []Ancestor
+
+	Remote, Local netip.AddrPort
+	Protocol      uint16 // IPPROTO_*
+}
+
+// Ancestor is one process above the acting one, nearest first.
+type Ancestor struct {
+	PID              uint32
+	UID              uint32
+	StartedSinceBoot time.Duration
+	Comm             string
+}
+
+// EventType says what kind of act a record is about.
+type EventType uint8
+
+// The types. Their numbers are those of enum bl_event_type.
+const (
+	EventExec    EventType = 1
+	EventMmap    EventType = 2
+	EventFile    EventType = 3
+	EventNet     EventType = 4
+	EventBPF     EventType = 5
+	EventStart   EventType = 6
+	EventCreated EventType = 7 // container: its cgroup was made
+	EventGone    EventType = 8 // container: its cgroup was removed
+)
+
+// String returns the kind as in the event schema.
+func (t EventType) String() string {
+	switch t {
+	case EventExec:
+		return "exec"
+	case EventMmap:
+		return "mmap"
+	case EventFile:
+		return "file"
+	case EventNet:
+		return "network"
+	case EventBPF:
+		return "bpf"
+	case EventStart, EventCreated, EventGone:
+		return "container"
+	}
+	return fmt.Sprintf("type(%d)", uint8(t))
+}
+
+var hookNames = [...]string{
+	"none", "bprm_check_security", "bprm_creds_from_file", "sched_process_exec", "mmap_file",
+	"file_mprotect", "file_open", "inode_rename", "inode_link", "path_truncate", "bpf",
+	"cgroup_connect", "cgroup_bind", "socket_listen", "cgroup_skb_egress", "cgroup",
+}
+
+var layerNames = [...]string{"unknown", "image", "upper", "volume", "tmpfs", "memfd", "deleted", "mounted", "plain"}
+
+func nameOf(names []string, i uint8) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return names[0]
+}
+
+const (
+	flagArgsCut = 0x01
+	flagPathCut = 0x02
+	flagCwdCut  = 0x04
+	flagScript  = 0x08
+)
+
+const eventSize = int(unsafe.Sizeof(kernelBlEvent{}))
+
+// decodeEvent decodes one ring record. It trusts nothing in it: lengths are checked,
+// text is made printable.
+//
+// Errors: [ErrRecord].
+func decodeEvent(raw []byte) (*Event, error) {
+	if len(raw) < eventSize {
+		return nil, fmt.Errorf("%d bytes, want %d: %w", len(raw), eventSize, ErrRecord)
+	}
+	if raw[0] != eventVersion {
+		return nil, fmt.Errorf("version %d, want %d: %w", raw[0], eventVersion, ErrRecord)
+	}
+	// The twin has the kernel's layout (bpf2go, structs.HostLayout) and no pointers: any
+	// bytes are a valid value. Copied, since the ring's memory need not be aligned.
+	var k kernelBlEvent
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&k)), eventSize), raw)
+	e := &Event{
+		Type: EventType(k.Type), Hook: nameOf(hookNames[:], k.Hook), Layer: nameOf(layerNames[:], k.Layer),
+		Rule: verdict.Rule(k.Rule), Seq: k.Seq, SinceBoot: time.Duration(k.TimeNs),
+		Cgroup: ident.CgroupID(k.Cgroup), Build: k.Class == uint8(kernelBlClassBL_CLASS_BUILD), Set: k.Set, PolicyIndex: k.Policy,
+		PID: k.Pid, TID: k.Tid, UID: k.Uid, EUID: k.Euid, GID: k.Gid, EGID: k.Egid,
+		StartedSinceBoot: time.Duration(k.StartNs), CapEffective: k.CapEffective, CapPermitted: k.CapPermitted,
+		Comm: text(cstring(k.Comm[:])), ExeDev: k.ExeDev, ExeIno: k.ExeIno,
+		ArgsCut: k.Flags&flagArgsCut != 0, PathCut: k.Flags&flagPathCut != 0, Script: k.Flags&flagScript != 0,
+		Protocol: k.Proto,
+	}
+	if !e.Build && k.Id != [32]uint8{} {
+		e.Container = ident.ContainerIDFromBytes(k.Id)
+	}
+	switch kernelBlDecided(k.Decided) {
+	case kernelBlDecidedBL_DENIED:
+		e.Decision = verdict.Denied
+	case kernelBlDecidedBL_ALLOWED:
+		e.Decision = verdict.Allowed
+	case kernelBlDecidedBL_WOULD_DENY:
+		e.Decision = verdict.WouldDeny
+	case kernelBlDecidedBL_KILLED:
+		e.Decision = verdict.Killed
+	case kernelBlDecidedBL_DETECTED:
+		e.Decision, e.Detected = verdict.WouldDeny, true
+	default:
+		return nil, fmt.Errorf("decision %d: %w", k.Decided, ErrRecord)
+	}
+	if err := e.takeData(&k); err != nil {
+		return nil, err
+	}
+	for _, a := range k.Ancestor[:min(int(k.Ancestors), len(k.Ancestor))] {
+		e.Ancestors = append(e.Ancestors, Ancestor{PID: a.Pid, UID: a.Uid, StartedSinceBoot: time.Duration(a.StartNs), Comm: text(cstring(a.Comm[:]))})
+	}
+	if k.Family != 0 {
+		e.Remote = netip.AddrPortFrom(netip.AddrFrom16(k.Addr).Unmap(), k.Port)
+		e.Local = netip.AddrPortFrom(netip.AddrFrom16(k.Laddr).Unmap(), k.Lport)
+	}
+	return e, nil
+}
+
+// takeData takes the strings that lie one after the other in the record's data.
+func (e *Event) takeData(k *kernelBlEvent) error {
+	rest := k.Data[:]
+	take := func(n uint16) ([]byte, error) {
+		if int(n) > len(rest) {
+			return nil, fmt.Errorf("lengths exceed the data: %w", ErrRecord)
+		}
+		b := rest[:n]
+		rest = rest[n:]
+		return b, nil
+	}
+	for _, f := range []struct {
+		n  uint16
+		to *string
+	}{{k.ExeLen, &e.Exe}, {k.ObjLen, &e.Object}, {k.CwdLen, &e.Cwd}} {
+		b, err := take(f.n)
+		if err != nil {
+			return err
+		}
+		*f.to = text(b)
+	}
+	b, err := take(k.ArgsLen)
+	if err != nil {
+		return err
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	for a := range bytes.SplitSeq(bytes.TrimSuffix(b, []byte{0}), []byte{0}) {
+		e.Args = append(e.Args, text(a))
+	}
+	return nil
+}
+
+func cstring(b []byte) []byte {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		return b[:i]
+	}
+	return b
+}
+
+// text makes bytes that a container chose fit for a record: valid UTF-8.
+func text(b []byte) string { return strings.ToValidUTF8(string(b), "\ufffd") }

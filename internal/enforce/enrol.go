@@ -1,0 +1,190 @@
+package enforce
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// enrol enters the containers that run already: their cgroups, and what the rules
+// compare with. Their tasks have no label yet, or one that says HOST and expires with
+// the epoch: all count as armed from here on.
+func (e *Enforcer) enrol() error {
+	found, err := e.root.scan(e.opts.Scopes)
+	if err != nil {
+		return err
+	}
+	fresh := 0
+	for _, f := range found {
+		var top uint64
+		if err := e.maps["bl_cgroups"].Lookup(uint64(f.id), &top); err == nil {
+			continue // seen by the kernel side already
+		}
+		if f.id == f.top {
+			c, err := enrolContainer(f)
+			if err != nil {
+				return fmt.Errorf("enrol the container in %s: %w", f.dir, err)
+			}
+			if err := e.maps["bl_containers"].Update(uint64(f.id), c, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+				return fmt.Errorf("enrol the container in %s: %w", f.dir, err)
+			}
+		}
+		if err := e.maps["bl_cgroups"].Put(uint64(f.id), uint64(f.top)); err != nil {
+			return fmt.Errorf("enrol %s: %w", f.dir, err)
+		}
+		fresh++
+	}
+	if err := e.forgetGone(); err != nil {
+		return err
+	}
+	if fresh == 0 {
+		return nil
+	}
+	e.opts.Log.Info("containers that ran before the agent were enrolled", "cgroups", fresh)
+	return e.updateConfig(func(c *kernelBlConfig) { c.Epoch++ })
+}
+
+// forgetGone removes entries of cgroups that were removed while no program was attached.
+func (e *Enforcer) forgetGone() error {
+	alive := map[uint64]bool{}
+	found, err := e.root.scan(nil)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		alive[uint64(f.id)] = true
+	}
+	for _, m := range []string{"bl_cgroups", "bl_containers"} {
+		if err := deleteWhere(e.maps[m], func(id *uint64) bool { return !alive[*id] && !e.cgroupExists(*id) }); err != nil {
+			return fmt.Errorf("forget removed cgroups: %w", err)
+		}
+	}
+	return nil
+}
+
+// cgroupExists asks the kernel whether a cgroup id is in use, by its file handle: the
+// cgroup may have been made since the scan.
+func (e *Enforcer) cgroupExists(id uint64) bool {
+	dir, err := unix.Open(e.root.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true // cannot tell: keep
+	}
+	defer unix.Close(dir)
+	var b [8]byte
+	for i := range b {
+		b[i] = byte(id >> (8 * i))
+	}
+	const fileidKernfs = 0xfe // include/linux/exportfs.h
+	fd, err := unix.OpenByHandleAt(dir, unix.NewFileHandle(fileidKernfs, b[:]), unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		return !errors.Is(err, unix.ESTALE) && !errors.Is(err, unix.ENOENT)
+	}
+	unix.Close(fd)
+	return true
+}
+
+// enrolContainer builds the state of a running container from /proc. A container with
+// no process yet starts like any other.
+func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
+	c := kernelBlContainer{Id: f.cid}
+	if f.build {
+		c.Class = uint8(kernelBlClassBL_CLASS_BUILD)
+	}
+	pid, err := firstPID(f.dir)
+	if err != nil || pid == 0 {
+		return c, err
+	}
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	var root, ns unix.Stat_t
+	if err := errors.Join(unix.Stat(proc+"/root", &root), unix.Stat(proc+"/ns/mnt", &ns)); err != nil {
+		return c, nil //nolint:nilerr // it ended: the next first exec fills the entry
+	}
+	var sfs unix.Statfs_t
+	if err := unix.Statfs(proc+"/root", &sfs); err != nil {
+		return c, nil //nolint:nilerr // as above
+	}
+	c.InitTgid = uint32(pid)
+	c.RootDev = kernelDev(root.Dev)
+	c.RootMagic = uint32(sfs.Type)
+	c.MntNs = uint32(ns.Ino)
+	c.RootKuid = rootKuid(proc + "/uid_map")
+	c.StartNs = startedNs(proc + "/stat")
+	// Mounts made before now cannot be told from those present at the start.
+	c.MaxMount = 0
+	c.Started = 2
+	return c, nil
+}
+
+// kernelDev turns stat's device number into the kernel's: major << 20 | minor.
+func kernelDev(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev) }
+
+// firstPID returns the lowest pid in a cgroup or below it, 0 if there is none.
+func firstPID(dir string) (int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			return 0, nil
+		}
+		return 0, err
+	}
+	first := 0
+	for l := range strings.FieldsSeq(string(b)) {
+		pid, err := strconv.Atoi(l)
+		if err != nil {
+			return 0, fmt.Errorf("cgroup.procs: %w", err)
+		}
+		if pid > 0 && (first == 0 || pid < first) {
+			first = pid
+		}
+	}
+	return first, nil
+}
+
+// rootKuid returns uid 0 of a user namespace as the agent's sees it; ^0 if it has none.
+//
+// Source: /proc/PID/uid_map, user_namespaces(7).
+func rootKuid(file string) uint32 {
+	f, err := os.Open(file)
+	if err != nil {
+		return ^uint32(0)
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		var inside, outside, n uint64
+		if _, err := fmt.Sscan(sc.Text(), &inside, &outside, &n); err == nil && inside == 0 && n > 0 {
+			return uint32(outside)
+		}
+	}
+	return ^uint32(0)
+}
+
+// startedNs returns a process's start since boot in nanoseconds, 1 if unknown: long ago.
+//
+// Source: /proc/PID/stat field 22, in clock ticks of 1/100 s; proc_pid_stat(5).
+func startedNs(file string) uint64 {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 1
+	}
+	i := strings.LastIndexByte(string(b), ')')
+	if i < 0 {
+		return 1
+	}
+	fields := strings.Fields(string(b[i+1:]))
+	if len(fields) < 20 {
+		return 1
+	}
+	ticks, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 1
+	}
+	return ticks * 10_000_000
+}

@@ -1,0 +1,3 @@
+package enforce
+
+//go:generate go run github.com/cilium/ebpf/cmd/bpf2go -cc clang-16 -strip llvm-strip-16 -target bpfel -type bl_policy -type bl_rule -type bl_path_key -type bl_path_rule -type bl_inode_key -type bl_ssh_key -type bl_ssh_ports -type bl_config -type bl_container -type bl_task -type bl_event -type bl_ancestor -type bl_exec_facts -type bl_decision -type bl_contract -type bl_rule_id -type bl_verdict -type bl_slot -type bl_path_kind -type bl_event_type -type bl_decided -type bl_hook -type bl_layer -type bl_state -type bl_class -type bl_global -type bl_backend_id -type bl_code kernel ../../bpf/belay.bpf.c -- -mcpu=v3 -O2 -Wall -Werror -I/usr/include/x86_64-linux-gnu

@@ -1,0 +1,92 @@
+package enforce
+
+import (
+	"slices"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// RuleLevel is what this host can do about an act that a rule denies.
+type RuleLevel struct {
+	Rule  verdict.Rule  `json:"-"`
+	Name  string        `json:"rule"`
+	Level verdict.Level `json:"-"`
+	Text  string        `json:"level"`
+	Note  string        `json:"note,omitempty"`
+}
+
+// levelRow is the level of a rule on each backend when every hook is attached, and the
+// hooks without which there is none. docs/kernel-support.md shows the same table.
+type levelRow struct {
+	rule   verdict.Rule
+	levels map[verdict.Backend]verdict.Level
+	notes  map[verdict.Backend]string
+}
+
+func row(r verdict.Rule, lsm, modret, signal verdict.Level, notes map[verdict.Backend]string) levelRow {
+	return levelRow{rule: r, notes: notes, levels: map[verdict.Backend]verdict.Level{
+		verdict.BackendLSM: lsm, verdict.BackendModret: modret, verdict.BackendSignal: signal,
+	}}
+}
+
+var levelTable = []levelRow{
+	row(verdict.RuleAsRoot, verdict.Prevent, verdict.Prevent, verdict.Kill, nil),
+	row(verdict.RuleFileCaps, verdict.Prevent, verdict.Kill, verdict.Kill, nil),
+	row(verdict.RuleDrift, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "programs are killed; scripts are detected by path; files mapped by ld.so, dlopen or mmap are unsupported",
+	}),
+	row(verdict.RuleMemfd, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "mappings are unsupported",
+	}),
+	row(verdict.RulePathDeny, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "of a #! script only the interpreter is judged",
+	}),
+	row(verdict.RulePathAllow, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "of a #! script only the interpreter is judged",
+	}),
+	row(verdict.RuleSSHServer, verdict.Prevent, verdict.Prevent, verdict.Prevent, map[verdict.Backend]string{
+		verdict.BackendSignal: "the program and its listening socket are killed, the protocol is cut on any port; AF_PACKET is open",
+		verdict.BackendLSM:    "AF_PACKET is open",
+		verdict.BackendModret: "AF_PACKET is open",
+	}),
+	row(verdict.RuleSSHClient, verdict.Prevent, verdict.Prevent, verdict.Prevent, map[verdict.Backend]string{
+		verdict.BackendSignal: "AF_PACKET is open", verdict.BackendLSM: "AF_PACKET is open", verdict.BackendModret: "AF_PACKET is open",
+	}),
+	row(verdict.RuleSSHKeys, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleBPF, verdict.Prevent, verdict.Prevent, verdict.Detect, map[verdict.Backend]string{
+		verdict.BackendSignal: "a container with CAP_BPF or CAP_SYS_ADMIN can detach programs: the canary finds it and the agent mends it",
+	}),
+}
+
+// cgroupRules need cgroup programs.
+var cgroupRules = []verdict.Rule{verdict.RuleSSHServer, verdict.RuleSSHClient}
+
+// Levels returns the level of every rule on this host, in the order of the rules.
+func (e *Enforcer) Levels() []RuleLevel {
+	out := make([]RuleLevel, 0, len(levelTable))
+	for _, r := range levelTable {
+		l := RuleLevel{Rule: r.rule, Name: r.rule.String(), Level: r.levels[e.backend], Note: r.notes[e.backend]}
+		switch {
+		case slices.Contains(cgroupRules, r.rule) && e.lacksCgroup() != "":
+			l.Level, l.Note = verdict.Unsupported, e.lacksCgroup()
+		case r.rule == verdict.RuleDrift && e.overlay != nil:
+			l.Note = "the layout of overlayfs is unknown here, so every file of an overlay counts as drift: " + e.overlay.Error()
+		}
+		l.Text = l.Level.String()
+		out = append(out, l)
+	}
+	return out
+}
+
+// lacksCgroup says why cgroup programs do not run here; empty: they do.
+func (e *Enforcer) lacksCgroup() string {
+	if e.root.v1 {
+		return "this host has no cgroup v2 hierarchy"
+	}
+	for _, h := range hooks {
+		if h.kind == attachCgroup && e.missing[h.program] != "" {
+			return h.name + ": " + e.missing[h.program]
+		}
+	}
+	return ""
+}

@@ -1,0 +1,493 @@
+package enforce
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// Options configures an [Enforcer].
+type Options struct {
+	// PinDir is the private directory of the pins. A bpffs is mounted on it if none is.
+	PinDir string
+	// Backend is auto (or empty), lsm, modret or signal.
+	Backend string
+	// Scopes are cgroup paths on the v2 hierarchy; containers elsewhere are not
+	// recognised. Empty: the whole host.
+	Scopes []string
+	// ReportAllowed emits a record for every allowed exec of a container too.
+	ReportAllowed bool
+	// Floor is the policy of containers without a binding, Build that of build steps. Both
+	// are in the kernel before the first program is attached.
+	Floor, Build *policy.Effective
+	// Log must not be nil.
+	Log *slog.Logger
+}
+
+// Enforcer is the kernel side, loaded and attached. Safe for concurrent use.
+type Enforcer struct {
+	opts    Options
+	backend verdict.Backend
+	probed  []ProbeResult
+	root    cgroupRoot
+	maps    map[string]*ebpf.Map
+	key     [2]uint64         // of the path hashes
+	missing map[string]string // hooks that this kernel refused, and why
+	overlay error             // why drift on overlayfs cannot be judged; nil: it can
+	adopted bool              // maps of an earlier agent were taken over
+	spec    *ebpf.CollectionSpec
+	dir     string // of the pins of this ABI
+
+	// attachMu makes one attachment at a time.
+	attachMu sync.Mutex
+
+	badRecords atomic.Uint64
+	canaries   sync.Map // ident.ContainerID to time.Time
+
+	// mu guards the sets.
+	mu   sync.Mutex
+	sets setTable
+}
+
+// Open loads the kernel side, adopting the maps that an earlier agent of the same ABI
+// pinned in opts.PinDir, attaches this agent's programs beside that agent's, and then
+// takes the old ones away: there is no moment without a program.
+//
+// Errors: [ErrUnsupported] if the kernel cannot do what the backend needs.
+func Open(opts Options) (*Enforcer, error) {
+	if opts.Log == nil || opts.PinDir == "" || opts.Floor == nil || opts.Build == nil {
+		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
+	}
+	e := &Enforcer{opts: opts, missing: map[string]string{}, maps: map[string]*ebpf.Map{}}
+	e.probed = Probe()
+	var err error
+	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
+		return nil, err
+	}
+	if e.root, err = findCgroupRoot(); err != nil {
+		return nil, err
+	}
+	if err := mountBPFFS(opts.PinDir); err != nil {
+		return nil, err
+	}
+	spec, err := loadKernel()
+	if err != nil {
+		return nil, fmt.Errorf("read the BPF object: %w", err)
+	}
+	e.spec, e.dir = spec, filepath.Join(opts.PinDir, "abi-"+layoutDigest(spec))
+	if err := e.openMaps(spec, filepath.Join(e.dir, "maps")); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	if err := e.configure(spec); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	if err := errors.Join(e.loadSets(), e.SetFloor(opts.Floor, opts.Build)); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	e.sweep()
+	if err := e.attach(); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	if err := e.enrol(); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	if err := removeOthers(opts.PinDir, filepath.Base(e.dir)); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	return e, nil
+}
+
+func (e *Enforcer) closeAfter(err error) error { return errors.Join(err, e.Close()) }
+
+// Close gives up this process's handles. What is pinned stays and goes on enforcing.
+func (e *Enforcer) Close() error {
+	var errs []error
+	for _, m := range e.maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Backend returns the backend in use.
+func (e *Enforcer) Backend() verdict.Backend { return e.backend }
+
+// Probed returns what each backend came to on this kernel.
+func (e *Enforcer) Probed() []ProbeResult { return e.probed }
+
+// Adopted tells whether an earlier agent's maps were taken over.
+func (e *Enforcer) Adopted() bool { return e.adopted }
+
+// bpffsMagic: include/uapi/linux/magic.h, BPF_FS_MAGIC.
+const bpffsMagic = 0xcafe4a11
+
+func mountBPFFS(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the pin directory: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if st.Type == bpffsMagic {
+		return nil
+	}
+	if err := unix.Mount("bpf", dir, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a bpffs on %s: %w", dir, err)
+	}
+	return nil
+}
+
+// layoutDigest names the shape of all maps: pins of another shape are never adopted.
+func layoutDigest(spec *ebpf.CollectionSpec) string {
+	var names []string
+	for n := range spec.Maps {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	h := sha256.New()
+	for _, n := range names {
+		m := spec.Maps[n]
+		if perLoad(n) {
+			continue
+		}
+		fmt.Fprintf(h, "%s %d %d %d %d %d %v\n", n, m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags, m.Value)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// perLoad tells maps that belong to one load of the programs (.rodata) and to tests
+// from those that hold the state of the host.
+func perLoad(name string) bool { return name[0] == '.' || name == "bl_contracts" }
+
+// openMaps opens the pinned maps in dir, or makes and pins new ones.
+func (e *Enforcer) openMaps(spec *ebpf.CollectionSpec, dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	for name, ms := range spec.Maps {
+		if perLoad(name) {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		m, err := ebpf.LoadPinnedMap(path, nil)
+		switch {
+		case err == nil:
+			if err := ms.Compatible(m); err != nil {
+				m.Close()
+				return fmt.Errorf("pinned map %s: %w; run belay-agent run --unload to start afresh", path, err)
+			}
+			e.adopted = true
+		case errors.Is(err, fs.ErrNotExist):
+			if m, err = ebpf.NewMap(ms); err != nil {
+				return fmt.Errorf("make map %s: %w", name, err)
+			}
+			if err := m.Pin(path); err != nil {
+				m.Close()
+				return fmt.Errorf("pin map %s: %w", name, err)
+			}
+		default:
+			return fmt.Errorf("open pinned map %s: %w", path, err)
+		}
+		e.maps[name] = m
+	}
+	return nil
+}
+
+// configure sets the constants of the programs and the entry of bl_configs.
+func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
+	if err := e.pathKey(); err != nil {
+		return err
+	}
+	v1 := int32(-1)
+	if e.root.v1 {
+		var err error
+		if v1, err = pidsSubsystem(); err != nil {
+			return err
+		}
+	}
+	overlay, err := findOverlay()
+	if err != nil {
+		e.overlay = err
+		e.opts.Log.Warn("every file of an overlay counts as drift: its layout is unknown", "error", err.Error())
+	}
+	backends := map[verdict.Backend]kernelBlBackendId{
+		verdict.BackendLSM:    kernelBlBackendIdBL_LSM,
+		verdict.BackendModret: kernelBlBackendIdBL_MODRET,
+		verdict.BackendSignal: kernelBlBackendIdBL_SIGNAL,
+	}
+	for name, value := range map[string]any{
+		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1,
+		"bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
+		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
+	} {
+		v, ok := spec.Variables[name]
+		if !ok {
+			return fmt.Errorf("the BPF object has no constant %s", name)
+		}
+		if err := v.Set(value); err != nil {
+			return fmt.Errorf("set constant %s: %w", name, err)
+		}
+	}
+	return e.updateConfig(func(c *kernelBlConfig) {
+		c.Abi = abi
+		c.Scoped = flag(len(e.opts.Scopes) > 0)
+		c.ReportAllowed = flag(e.opts.ReportAllowed)
+		c.Epoch++
+	})
+}
+
+// abi is BL_ABI of bpf/rules.h; TestABI compares the two.
+const abi = 1
+
+func flag(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// updateConfig changes the entry of bl_configs. The kernel side only adds to its epoch.
+func (e *Enforcer) updateConfig(change func(*kernelBlConfig)) error {
+	var c kernelBlConfig
+	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil {
+		return fmt.Errorf("read the configuration map: %w", err)
+	}
+	change(&c)
+	if err := e.maps["bl_configs"].Put(uint32(0), c); err != nil {
+		return fmt.Errorf("write the configuration map: %w", err)
+	}
+	return nil
+}
+
+// pathKey reads the key of the path hashes from the pinned maps, or draws one.
+func (e *Enforcer) pathKey() error {
+	g := e.maps["bl_globals"]
+	for i, slot := range []kernelBlGlobal{kernelBlGlobalBL_G_KEY0, kernelBlGlobalBL_G_KEY1} {
+		if err := g.Lookup(uint32(slot), &e.key[i]); err != nil {
+			return fmt.Errorf("read the path key: %w", err)
+		}
+	}
+	if e.key != [2]uint64{} {
+		return nil
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	for i, slot := range []kernelBlGlobal{kernelBlGlobalBL_G_KEY0, kernelBlGlobalBL_G_KEY1} {
+		e.key[i] = binary.LittleEndian.Uint64(b[8*i:])
+		if err := g.Put(uint32(slot), e.key[i]); err != nil {
+			return fmt.Errorf("write the path key: %w", err)
+		}
+	}
+	return nil
+}
+
+// Reattach attaches all programs anew and writes all policies again, for when somebody
+// has detached or edited them.
+func (e *Enforcer) Reattach() error {
+	if err := e.attach(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for set, s := range e.sets.info {
+		if s.eff == nil {
+			continue
+		}
+		if err := e.write(set, s.eff); err != nil {
+			return err
+		}
+	}
+	for id, set := range e.sets.binds {
+		key, err := id.Bytes()
+		if err != nil {
+			return err
+		}
+		if err := e.maps["bl_binds"].Put(kernelBlId{B: key}, set); err != nil {
+			return fmt.Errorf("bind %s: %w", id.Short(), full(err))
+		}
+	}
+	return e.updateConfig(func(c *kernelBlConfig) {
+		c.Abi, c.FloorSet, c.BuildSet = abi, e.sets.floor, e.sets.build
+		c.Scoped = flag(len(e.opts.Scopes) > 0)
+	})
+}
+
+// attach loads and attaches the programs of the backend and pins their links in a
+// directory of their own; then it removes the directories of earlier ones.
+func (e *Enforcer) attach() error {
+	e.attachMu.Lock()
+	defer e.attachMu.Unlock()
+	dir := filepath.Join(e.dir, "links")
+	if err := e.fillScopes(); err != nil {
+		return err
+	}
+	gen, err := nextGeneration(dir)
+	if err != nil {
+		return err
+	}
+	fresh := filepath.Join(dir, fmt.Sprintf("gen-%06d", gen))
+	if err := os.MkdirAll(fresh, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", fresh, err)
+	}
+	cache := btf.NewCache()
+	for _, h := range hooks {
+		if !h.in(e.backend) {
+			continue
+		}
+		if err := e.attachOne(h, fresh, cache); err != nil {
+			if h.need {
+				return errors.Join(fmt.Errorf("hook %s: %w", h.name, err), os.RemoveAll(fresh))
+			}
+			e.missing[h.program] = err.Error()
+			e.opts.Log.Warn("hook refused by this kernel; the levels of its rules are lower", "hook", h.name, "error", err.Error())
+			continue
+		}
+	}
+	return removeOthers(dir, filepath.Base(fresh))
+}
+
+func (h hook) in(b verdict.Backend) bool {
+	for _, x := range h.backends {
+		if x == b {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
+	if h.kind == attachCgroup && e.root.v1 {
+		return fmt.Errorf("cgroup programs need a cgroup v2 hierarchy: %w", ErrUnsupported)
+	}
+	one := e.spec.Copy()
+	for name := range one.Programs {
+		if name != h.program {
+			delete(one.Programs, name)
+		}
+	}
+	if one.Programs[h.program] == nil {
+		return fmt.Errorf("the BPF object has no program %s", h.program)
+	}
+	delete(one.Maps, "bl_contracts")
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: e.maps, Cache: cache})
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	defer coll.Close()
+	prog := coll.Programs[h.program]
+	var l link.Link
+	switch h.kind {
+	case attachLSM:
+		l, err = link.AttachLSM(link.LSMOptions{Program: prog})
+	case attachCgroup:
+		l, err = link.AttachCgroup(link.CgroupOptions{Path: e.root.dir, Attach: h.cgroup, Program: prog})
+	default:
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: one.Programs[h.program].AttachType})
+	}
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	if err := l.Pin(filepath.Join(dir, h.program)); err != nil {
+		return errors.Join(fmt.Errorf("pin the link: %w", err), l.Close())
+	}
+	return l.Close() // the pin holds it
+}
+
+func nextGeneration(dir string) (int, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("make %s: %w", dir, err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("list generations: %w", err)
+	}
+	last := 0
+	for _, d := range entries {
+		var n int
+		if _, err := fmt.Sscanf(d.Name(), "gen-%d", &n); err == nil && n > last {
+			last = n
+		}
+	}
+	return last + 1, nil
+}
+
+// removeOthers removes every directory in dir but keep: unpinning the links in them
+// detaches their programs.
+func removeOthers(dir, keep string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, d := range entries {
+		if d.Name() == keep || !d.IsDir() { // a bpffs has files of its own: maps.debug, progs.debug
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, d.Name())); err != nil {
+			return fmt.Errorf("remove old pins: %w", err)
+		}
+	}
+	return nil
+}
+
+// Unload removes every pin below pinDir, which detaches all programs, and unmounts the
+// bpffs. It is not an error if there is nothing.
+func Unload(pinDir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(pinDir, &st); err != nil || st.Type != bpffsMagic {
+		return nil //nolint:nilerr // nothing is loaded
+	}
+	if err := removeOthers(pinDir, ""); err != nil {
+		return err
+	}
+	if err := unix.Unmount(pinDir, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("unmount %s: %w", pinDir, err)
+	}
+	return nil
+}
+
+func (e *Enforcer) fillScopes() error {
+	ids, err := e.root.scopeIDs(e.opts.Scopes)
+	if err != nil {
+		return err
+	}
+	m := e.maps["bl_scopes"]
+	want := map[uint64]bool{}
+	for _, id := range ids {
+		want[uint64(id)] = true
+		if err := m.Put(uint64(id), uint32(1)); err != nil {
+			return fmt.Errorf("write the scope map: %w", err)
+		}
+	}
+	var id uint64
+	var one uint32
+	var stale []uint64
+	for it := m.Iterate(); it.Next(&id, &one); {
+		if !want[id] {
+			stale = append(stale, id)
+		}
+	}
+	for _, id := range stale {
+		if err := m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("clean the scope map: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/belay-project/belay/internal/policy"
+)
+
+// Run reads kernel records until ctx ends, then returns nil. emit is called from two
+// goroutines, one for each ring, and must not keep the event's slices across a change.
+// Denials have a ring of their own, so that a flood of other records cannot push them
+// out.
+func (e *Enforcer) Run(ctx context.Context, emit func(*Event)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, name := range []string{"bl_denials", "bl_events"} {
+		g.Go(func() error { return e.readRing(ctx, name, emit) })
+	}
+	g.Go(func() error { return e.tidy(ctx) })
+	return g.Wait()
+}
+
+func (e *Enforcer) readRing(ctx context.Context, name string, emit func(*Event)) error {
+	r, err := ringbuf.NewReader(e.maps[name])
+	if err != nil {
+		return fmt.Errorf("open ring %s: %w", name, err)
+	}
+	stop := context.AfterFunc(ctx, func() { r.Close() })
+	defer stop()
+	var rec ringbuf.Record
+	for {
+		switch err := r.ReadInto(&rec); {
+		case err == nil:
+		case errors.Is(err, os.ErrClosed) && ctx.Err() != nil:
+			return nil
+		default:
+			return fmt.Errorf("read ring %s: %w", name, err)
+		}
+		ev, err := decodeEvent(rec.RawSample)
+		if err != nil {
+			e.badRecords.Add(1)
+			continue
+		}
+		emit(ev)
+	}
+}
+
+// tidy erases policy sets that nothing names any more.
+func (e *Enforcer) tidy(ctx context.Context) error {
+	t := time.NewTicker(garbageAge)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-t.C:
+			e.mu.Lock()
+			err := e.collect(now)
+			e.mu.Unlock()
+			if err != nil {
+				e.opts.Log.Warn("old policy sets could not be erased", "error", err.Error())
+			}
+		}
+	}
+}
+
+// Source returns the policy that a record credits, false if it is not known any more.
+func (e *Enforcer) Source(ev *Event) (policy.Source, bool) { return e.source(ev.Set, ev.PolicyIndex) }
+
+// Failures returns the internal failures of the kernel side by name, counted since the
+// maps were made, and records that could not be decoded. docs/failure-codes.md explains
+// each.
+func (e *Enforcer) Failures() (map[string]uint64, error) {
+	out := map[string]uint64{}
+	perCPU := []uint64{}
+	for _, c := range codes {
+		if err := e.maps["bl_errs"].Lookup(uint32(c.Number), &perCPU); err != nil {
+			return nil, fmt.Errorf("read the failure counters: %w", err)
+		}
+		var n uint64
+		for _, v := range perCPU {
+			n += v
+		}
+		if n > 0 {
+			out[c.Name] = n
+		}
+	}
+	if n := e.badRecords.Load(); n > 0 {
+		out["bad_records"] = n
+	}
+	return out, nil
+}
+
+// ContainerState is what the kernel knows of a container.
+type ContainerState struct {
+	ID      [32]byte
+	Cgroup  uint64
+	Started bool
+	Build   bool
+	// StartedSinceBoot is the time of its first exec.
+	StartedSinceBoot time.Duration
+	Lost             uint64
+	PID              uint32 // of pid 1, on the host
+	Overlay          bool   // the root is an overlay: drift can be judged
+}
+
+// overlayMagic: include/uapi/linux/magic.h, OVERLAYFS_SUPER_MAGIC.
+const overlayMagic = 0x794c7630
+
+// Containers lists the containers whose cgroups exist.
+func (e *Enforcer) Containers() ([]ContainerState, error) {
+	var out []ContainerState
+	var id uint64
+	var c kernelBlContainer
+	it := e.maps["bl_containers"].Iterate()
+	for it.Next(&id, &c) {
+		out = append(out, ContainerState{
+			ID: c.Id, Cgroup: id, Started: c.Started == 2, Build: c.Class == uint8(kernelBlClassBL_CLASS_BUILD),
+			StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic,
+		})
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	return out, nil
+}

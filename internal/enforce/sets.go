@@ -1,0 +1,399 @@
+package enforce
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// ErrFull is wrapped when a kernel map has no room for a policy.
+var ErrFull = errors.New("the kernel map is full")
+
+// setTable knows the effective policies that are in the kernel.
+type setTable struct {
+	byRevision map[string]uint32
+	info       map[uint32]*setInfo
+	binds      map[ident.ContainerID]uint32
+	floor      uint32
+	build      uint32
+	next       uint32
+	garbage    []garbage
+}
+
+type setInfo struct {
+	eff  *policy.Effective
+	refs int
+}
+
+// garbage is a set that nothing names any more. It stays for a while, since a program
+// may have read its number just before.
+type garbage struct {
+	set   uint32
+	since time.Time
+}
+
+const garbageAge = 10 * time.Second
+
+// loadSets reads what an earlier agent left: its sets are unknown here, but their
+// numbers are taken, and its bindings hold until the agent has bound anew.
+func (e *Enforcer) loadSets() error {
+	e.sets = setTable{byRevision: map[string]uint32{}, info: map[uint32]*setInfo{}, binds: map[ident.ContainerID]uint32{}, next: 1}
+	var set uint32
+	var p kernelBlPolicy
+	it := e.maps["bl_policies"].Iterate()
+	for it.Next(&set, &p) {
+		e.sets.info[set] = &setInfo{}
+		e.sets.next = max(e.sets.next, set+1)
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read the policy map: %w", err)
+	}
+	var id kernelBlId
+	it = e.maps["bl_binds"].Iterate()
+	for it.Next(&id, &set) {
+		e.sets.binds[ident.ContainerIDFromBytes(id.B)] = set
+		if s := e.sets.info[set]; s != nil {
+			s.refs++
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read the binding map: %w", err)
+	}
+	return nil
+}
+
+// SetFloor makes floor the policy of every container without a binding, and build that
+// of build steps. The change is one write: no exec sees half of a policy.
+//
+// Errors: [ErrFull]; the old policies stay in force.
+func (e *Enforcer) SetFloor(floor, build *policy.Effective) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f, err := e.put(floor)
+	if err != nil {
+		return err
+	}
+	b, err := e.put(build)
+	if err != nil {
+		e.drop(f)
+		return err
+	}
+	if err := e.updateConfig(func(c *kernelBlConfig) { c.FloorSet, c.BuildSet = f, b }); err != nil {
+		return err
+	}
+	e.drop(e.sets.floor)
+	e.drop(e.sets.build)
+	e.sets.floor, e.sets.build = f, b
+	return e.collect(time.Now())
+}
+
+// Bind makes eff the policy of a container, from now on and across restarts of the
+// container, until [Enforcer.Unbind].
+//
+// Errors: [ErrFull], [ident.ErrFormat]; the old binding stays in force.
+func (e *Enforcer) Bind(id ident.ContainerID, eff *policy.Effective) error {
+	key, err := id.Bytes()
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	set, err := e.put(eff)
+	if err != nil {
+		return err
+	}
+	old, had := e.sets.binds[id]
+	if had && old == set {
+		e.drop(set) // put took a reference
+		return nil
+	}
+	if err := e.maps["bl_binds"].Put(kernelBlId{B: key}, set); err != nil {
+		e.drop(set)
+		return fmt.Errorf("bind %s: %w", id.Short(), full(err))
+	}
+	e.sets.binds[id] = set
+	if had {
+		e.drop(old)
+	}
+	return e.collect(time.Now())
+}
+
+// Unbind removes the binding of a container that its runtime has destroyed.
+func (e *Enforcer) Unbind(id ident.ContainerID) error {
+	key, err := id.Bytes()
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	set, had := e.sets.binds[id]
+	if !had {
+		return nil
+	}
+	if err := e.maps["bl_binds"].Delete(kernelBlId{B: key}); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("unbind %s: %w", id.Short(), err)
+	}
+	delete(e.sets.binds, id)
+	e.drop(set)
+	return e.collect(time.Now())
+}
+
+// Bound returns the containers that have a binding.
+func (e *Enforcer) Bound() []ident.ContainerID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ids := make([]ident.ContainerID, 0, len(e.sets.binds))
+	for id := range e.sets.binds {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// PolicyOf returns the effective policy that the kernel holds for a container, and
+// whether it is the container's own (else the floor).
+func (e *Enforcer) PolicyOf(id ident.ContainerID) (eff *policy.Effective, own bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	set, own := e.sets.binds[id]
+	if !own {
+		set = e.sets.floor
+	}
+	if s := e.sets.info[set]; s != nil {
+		eff = s.eff
+	}
+	return eff, own
+}
+
+// source returns what a record's policy index means.
+func (e *Enforcer) source(set uint32, index uint16) (policy.Source, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.sets.info[set]
+	if s == nil || s.eff == nil || int(index) >= len(s.eff.Sources) {
+		return policy.Source{}, false
+	}
+	return s.eff.Sources[index], true
+}
+
+// put makes sure that eff is in the kernel and takes a reference. Equal policies share
+// a set.
+func (e *Enforcer) put(eff *policy.Effective) (uint32, error) {
+	if set, ok := e.sets.byRevision[eff.Revision]; ok {
+		e.sets.info[set].refs++
+		return set, nil
+	}
+	set := e.sets.next
+	e.sets.next++
+	if err := e.write(set, eff); err != nil {
+		return 0, errors.Join(err, e.erase(set, eff))
+	}
+	e.sets.byRevision[eff.Revision] = set
+	e.sets.info[set] = &setInfo{eff: eff, refs: 1}
+	return set, nil
+}
+
+func (e *Enforcer) drop(set uint32) {
+	s := e.sets.info[set]
+	if s == nil {
+		return
+	}
+	if s.refs--; s.refs <= 0 {
+		e.sets.garbage = append(e.sets.garbage, garbage{set, time.Now()})
+	}
+}
+
+// collect erases garbage that is old enough.
+func (e *Enforcer) collect(now time.Time) error {
+	var keep []garbage
+	var errs []error
+	for _, g := range e.sets.garbage {
+		s := e.sets.info[g.set]
+		if s == nil || s.refs > 0 { // taken up again
+			continue
+		}
+		if now.Sub(g.since) < garbageAge {
+			keep = append(keep, g)
+			continue
+		}
+		errs = append(errs, e.erase(g.set, s.eff))
+		if s.eff != nil && e.sets.byRevision[s.eff.Revision] == g.set {
+			delete(e.sets.byRevision, s.eff.Revision)
+		}
+		delete(e.sets.info, g.set)
+	}
+	e.sets.garbage = keep
+	return errors.Join(errs...)
+}
+
+// sweep drops sets of an earlier agent that no binding names.
+func (e *Enforcer) sweep() {
+	for set, s := range e.sets.info {
+		if s.refs <= 0 && set != e.sets.floor && set != e.sets.build {
+			e.sets.garbage = append(e.sets.garbage, garbage{set, time.Now()})
+		}
+	}
+}
+
+// write puts a set's rules first and its policy last, so that a set that can be found
+// is whole.
+func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
+	for _, r := range eff.Paths {
+		key, value := e.encodePath(set, r)
+		if err := e.maps["bl_paths"].Put(key, value); err != nil {
+			return fmt.Errorf("path rule %s: %w", r.Path, full(err))
+		}
+	}
+	for slot := range eff.SSHTo {
+		for _, d := range eff.SSHTo[slot] {
+			key, value, err := encodeSSHDest(set, uint32(slot), d)
+			if err != nil {
+				return err
+			}
+			if err := e.maps["bl_ssh_to"].Put(key, value); err != nil {
+				return fmt.Errorf("ssh destination %s: %w", d.Prefix, full(err))
+			}
+		}
+	}
+	p := EncodePolicy(eff, set)
+	if err := e.maps["bl_policies"].Put(set, p); err != nil {
+		return fmt.Errorf("policy set: %w", full(err))
+	}
+	return nil
+}
+
+// erase removes a set: its policy first, so that it cannot be found half-gone. eff may
+// be nil (a set of an earlier agent): then the maps are walked.
+func (e *Enforcer) erase(set uint32, eff *policy.Effective) error {
+	var errs []error
+	gone := func(err error) {
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	gone(e.maps["bl_policies"].Delete(set))
+	if eff != nil {
+		for _, r := range eff.Paths {
+			key, _ := e.encodePath(set, r)
+			gone(e.maps["bl_paths"].Delete(key))
+		}
+	} else {
+		gone(deleteWhere(e.maps["bl_paths"], func(k *kernelBlPathKey) bool { return k.Set == set }))
+	}
+	gone(deleteWhere(e.maps["bl_ssh_to"], func(k *kernelBlSshKey) bool { return k.Set == set }))
+	gone(deleteWhere(e.maps["bl_inodes"], func(k *kernelBlInodeKey) bool { return k.Set == set }))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("erase policy set %d: %w", set, err)
+	}
+	return nil
+}
+
+// deleteWhere deletes the entries whose key matches.
+func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
+	var keys []K
+	var key K
+	value := make([]byte, m.ValueSize())
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		if match(&key) {
+			keys = append(keys, key)
+		}
+	}
+	err := it.Err()
+	if errors.Is(err, ebpf.ErrIterationAborted) {
+		err = nil // changed meanwhile: what was seen goes now, the rest the next time
+	}
+	for _, k := range keys {
+		if e := m.Delete(k); e != nil && !errors.Is(e, ebpf.ErrKeyNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return err
+}
+
+// full marks the errors of a map without room: E2BIG, or ENOMEM, ENOSPC.
+func full(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(ErrFull, err)
+}
+
+// EncodePolicy returns the kernel's form of an effective policy.
+func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
+	p := PolicyBytes{Abi: abi, Revision: revision, Fail: uint8(eff.OnError)}
+	for slot := range p.Rules {
+		for i := range p.Rules[slot] {
+			p.Rules[slot][i].Verdict = uint8(verdict.Allow)
+		}
+		for i, r := range eff.Rules[slot] {
+			p.Rules[slot][i] = kernelBlRule{Verdict: uint8(r.Verdict), Opt: r.Opt, Policy: r.Policy}
+		}
+		p.AllowNeed[slot] = eff.AllowNeed[slot]
+		p.StartForNs[slot] = uint64(max(eff.StartFor[slot], 0))
+	}
+	copy(p.AllowPolicy[:], eff.AllowPolicy)
+	for _, r := range eff.Paths {
+		p.Flags |= flagPaths
+		if r.Kind != policy.PathExact {
+			p.Flags |= flagDirs
+		} else {
+			p.Flags |= flagInodes
+		}
+	}
+	// A list with no path at all still needs the walk, to find that nothing matches.
+	if eff.AllowNeed[0]|eff.AllowNeed[1] != 0 {
+		p.Flags |= flagPaths
+	}
+	return p
+}
+
+// PolicyBytes is the kernel's struct bl_policy.
+type PolicyBytes = kernelBlPolicy
+
+// BL_P_* of bpf/rules.h; macros have no twins in BTF, so TestABI reads the header.
+const (
+	flagPaths  = 0x01
+	flagDirs   = 0x02
+	flagInodes = 0x04
+)
+
+func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, kernelBlPathRule) {
+	kinds := map[policy.PathKind]kernelBlPathKind{
+		policy.PathExact: kernelBlPathKindBL_PATH_EXACT,
+		policy.PathTree:  kernelBlPathKindBL_PATH_TREE,
+		policy.PathChild: kernelBlPathKindBL_PATH_CHILD,
+	}
+	key := kernelBlPathKey{Set: set, Kind: uint32(kinds[r.Kind]), H: hashPath(e.key[0], e.key[1], r.Path)}
+	return key, encodePathRule(r)
+}
+
+func encodePathRule(r policy.PathRule) kernelBlPathRule {
+	v := kernelBlPathRule{AllowBits: r.AllowBits, Policy: r.Policy}
+	for slot := range v.Verdict {
+		v.Verdict[slot] = uint8(r.Verdict[slot])
+	}
+	return v
+}
+
+func encodeSSHDest(set, slot uint32, d policy.SSHDest) (kernelBlSshKey, kernelBlSshPorts, error) {
+	bits := d.Prefix.Bits()
+	if d.Prefix.Addr().Is4() {
+		bits += 96
+	}
+	k := kernelBlSshKey{Prefixlen: 64 + uint32(bits), Set: set, Slot: slot, Addr: netip.AddrFrom16(d.Prefix.Addr().As16()).As16()}
+	var v kernelBlSshPorts
+	if len(d.Ports) > len(v.Port) || len(d.Ports) > math.MaxUint16 {
+		return k, v, fmt.Errorf("ssh destination %s: %d ports; at most %d", d.Prefix, len(d.Ports), len(v.Port))
+	}
+	v.N = uint16(len(d.Ports))
+	copy(v.Port[:], d.Ports)
+	return k, v, nil
+}
