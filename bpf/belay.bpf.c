@@ -13,6 +13,7 @@
 #include "file.bpf.c"
 #include "priv.bpf.c"
 #include "net.bpf.c"
+#include "ssh.bpf.c"
 #include "contract.bpf.c"
 
 /* bpf2go makes Go twins of the types that BTF holds; these are used only by value. */

@@ -6,6 +6,20 @@
  */
 #include "facts.h"
 
+/* What one turn of bl_bench_run does. Each holds what the one before it does, but for
+ * BL_B_OPEN and what follows.
+ */
+enum bl_bench {
+	BL_B_EMPTY = 0,		/* the loop itself */
+	BL_B_LABEL = 1,		/* whose is the task: all that an unconfined one costs */
+	BL_B_POLICY = 2,	/* and its container and policy */
+	BL_B_FILE = 3,		/* and where the file comes from, and its name */
+	BL_B_EXEC = 4,		/* and the rules on paths, the credentials, the decision */
+	BL_B_OPEN = 5,		/* what an open costs: the label, and is it a key? */
+	BL_B_CGROUP = 6,	/* whose is the task, for programs without task storage */
+	BL_B_EMIT = 7,		/* BL_B_EXEC, and a record of it in the ring of denials */
+};
+
 struct bl_contract {
 	struct bl_exec_facts facts;
 	struct bl_policy policy;
@@ -14,7 +28,10 @@ struct bl_contract {
 	__u64 path_h[2];
 	char path_name[BL_NAME];
 	__u32 path_len;
+	enum bl_bench bench;	/* what to time */
+	__u32 loops;	/* how often */
 	__u32 pad2;
+	__u64 loop_ns;	/* how long it took */
 };
 
 struct {
@@ -41,3 +58,81 @@ int bl_contract_run(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* The task that runs this judges its own program, the way bl_exec_done does under
+ * signal. There is no tracepoint whose arguments could be given here.
+ */
+static long bl_bench_turn(__u32 i, __u32 *what)
+{
+	struct bl_exec_facts f = { .allow_bits = 0, .path_verdict = { BL_ALLOW, BL_ALLOW } };
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+	struct bl_decision d;
+	struct bl_policy *p;
+	struct file *file;
+	__u32 set = 0;
+	__u8 layer;
+
+	switch (*what) {
+	case BL_B_EMPTY:
+		return 0;
+	case BL_B_LABEL:
+		bl_who(&w);
+		return 0;
+	case BL_B_CGROUP:
+		bl_container_of(bl_cgroup_of(task));
+		return 0;
+	}
+	file = task->mm->exe_file;
+	if (*what == BL_B_OPEN) {
+		if (bl_confined(&w, &c) && !bl_overlay_inside(file->f_path.dentry))
+			bl_key_dentry(file->f_path.dentry);
+		return 0;
+	}
+	if (!bl_armed(&w, &c))
+		return 0;
+	p = bl_policy_of(c, &set);
+	if (!p || *what == BL_B_POLICY)
+		return 0;
+	layer = bl_file_facts(c, bl_user_path(file), &f);
+	bl_name_facts(file, &f);
+	if (*what == BL_B_FILE)
+		return 0;
+	bl_path_facts(c, p, set, file, &f);
+	bl_root_facts(c, task->cred, &f);
+	if (f.flags & (BL_F_ROOT | BL_F_NESTED))
+		bl_start_facts(c, &w, &f);
+	d = bl_decision(p, &f);
+	if (*what == BL_B_EMIT)
+		bl_exec_report(&w, c, p, set, d, &f, file, layer, BL_H_EXEC, BL_DENIED, NULL);
+	return 0;
+}
+
+SEC("raw_tp/bl_bench")
+int bl_bench_run(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 zero = 0, what;
+	struct bl_contract *c = bpf_map_lookup_elem(&bl_contracts, &zero);
+	__u64 start;
+
+	if (!c)
+		return -1;
+	what = c->bench;
+	start = bpf_ktime_get_ns();
+	bpf_loop(c->loops, bl_bench_turn, &what, 0);
+	c->loop_ns = bpf_ktime_get_ns() - start;
+	return 0;
+}
+
+/* What it costs to be called and timed at all: bpf_stats of programs that do nothing. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(bl_bench_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	return 0;
+}
+
+SEC("cgroup_skb/egress")
+int bl_bench_skb(struct __sk_buff *skb)
+{
+	return 1;
+}

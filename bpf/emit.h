@@ -143,8 +143,7 @@ struct bl_report {
 	struct bl_container *c;
 	struct bl_policy *p;
 	struct bl_decision d;
-	struct path *object;	/* the file; NULL: none */
-	struct inode *inode;
+	const struct path *object;	/* the file; NULL: none */
 	__u32 set;
 	__u32 file_flags;
 	__u8 type;
@@ -193,6 +192,7 @@ static __always_inline void bl_put_args(struct bl_event *e, __u32 off)
 static __always_inline void bl_emit(const struct bl_report *r)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
+	const struct path *object = r->object;
 	struct bl_scratch *s = bl_scratch();
 	struct bl_event *e;
 	__u32 off = 0, end;
@@ -209,9 +209,9 @@ static __always_inline void bl_emit(const struct bl_report *r)
 	e->file_flags = r->file_flags;
 	e->layer = r->layer;
 	bl_put_task(e, t);
-	if (r->inode) {
-		e->exe_ino = r->inode->i_ino;
-		e->exe_dev = r->inode->i_sb->s_dev;
+	if (object) {
+		e->exe_ino = BPF_CORE_READ(object, dentry, d_inode, i_ino);
+		e->exe_dev = BPF_CORE_READ(object, dentry, d_sb, s_dev);
 	}
 	if (s) {
 		struct file *exe = BPF_CORE_READ(t, mm, exe_file);

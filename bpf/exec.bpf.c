@@ -75,7 +75,7 @@ static __always_inline void bl_exec_report(struct bl_who *w, struct bl_container
 	struct bl_report r = {
 		.who = w, .c = c, .p = p, .d = d, .set = set,
 		.object = __builtin_preserve_access_index(&file->f_path),
-		.inode = file->f_inode, .file_flags = f->flags,
+		.file_flags = f->flags,
 		.type = BL_EV_EXEC, .hook = hook, .decided = decided, .layer = layer,
 		.script = script,
 	};
@@ -98,7 +98,7 @@ static __always_inline int bl_exec_file(struct linux_binprm *bprm)
 	p = bl_policy_of(c, &set);
 	if (!p)
 		return -EPERM;
-	layer = bl_file_facts(c, bprm->file, &f);
+	layer = bl_file_facts(c, bl_user_path(bprm->file), &f);
 	bl_name_facts(bprm->file, &f);
 	bl_path_facts(c, p, set, bprm->file, &f);
 	d = bl_decision(p, &f);
@@ -185,7 +185,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 			return 0;
 		}
 		f.allow_bits = 0;
-		layer = bl_file_facts(c, bprm->file, &f);
+		layer = bl_file_facts(c, bl_user_path(bprm->file), &f);
 		bl_name_facts(bprm->file, &f);
 		bl_path_facts(c, p, set, bprm->file, &f);
 		bl_root_facts(c, task->cred, &f);

@@ -131,6 +131,16 @@ static __always_inline void bl_start_facts(const struct bl_container *c, const s
 	}
 }
 
+/* The path by which a user knows a file. For a mapping of a file on overlayfs, vm_file is
+ * the file below; before 6.5 its f_path is the overlay's all the same.
+ */
+static __always_inline const struct path *bl_user_path(struct file *file)
+{
+	if (bpf_core_type_exists(struct backing_file) && BPF_CORE_READ(file, f_mode) & FMODE_BACKING)
+		return __builtin_preserve_access_index(&((struct backing_file *)file)->user_path);
+	return __builtin_preserve_access_index(&file->f_path);
+}
+
 static __always_inline __u8 bl_overlay_facts(struct inode *inode, struct bl_exec_facts *f)
 {
 	__u64 upper = 1;
@@ -149,10 +159,9 @@ static __always_inline __u8 bl_overlay_facts(struct inode *inode, struct bl_exec
 	return BL_L_IMAGE;
 }
 
-static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct file *file,
+static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct vfsmount *m,
 					   struct super_block *sb, struct bl_exec_facts *f)
 {
-	struct vfsmount *m = file->f_path.mnt;
 	struct mount *real = (void *)m - bpf_core_field_offset(struct mount, mnt);
 	struct mnt_namespace *ns = BPF_CORE_READ(real, mnt_ns);
 	__u64 id = 0;
@@ -168,37 +177,38 @@ static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct 
 		return BL_L_MOUNTED;
 	}
 	f->flags |= BL_F_VOLUME;
-	if (BPF_CORE_READ(m, mnt_flags) & MNT_READONLY || sb->s_flags & SB_RDONLY)
+	if (BPF_CORE_READ(m, mnt_flags) & MNT_READONLY || BPF_CORE_READ(sb, s_flags) & SB_RDONLY)
 		f->flags |= BL_F_VOLUME_RO;
 	return BL_L_VOLUME;
 }
 
 /* Where a file comes from. Returns its layer. */
-static __always_inline __u8 bl_file_facts(const struct bl_container *c, struct file *file,
+static __always_inline __u8 bl_file_facts(const struct bl_container *c, const struct path *path,
 					  struct bl_exec_facts *f)
 {
-	struct inode *inode = file->f_inode;
-	struct super_block *sb = inode->i_sb;
-	unsigned long magic = sb->s_magic;
-	struct bl_inode_key key = { .ino = inode->i_ino, .dev = sb->s_dev };
+	struct inode *inode = BPF_CORE_READ(path, dentry, d_inode);
+	struct super_block *sb = BPF_CORE_READ(inode, i_sb);
+	unsigned long magic = BPF_CORE_READ(sb, s_magic);
+	struct bl_inode_key key = { .ino = BPF_CORE_READ(inode, i_ino), .dev = BPF_CORE_READ(sb, s_dev) };
+	__u32 links = BPF_CORE_READ(inode, i_nlink);
 	__u8 layer;
 
-	if (!inode->i_nlink)
+	if (!links)
 		f->flags |= BL_F_DELETED;
 	if (magic == TMPFS_MAGIC || magic == RAMFS_MAGIC || magic == HUGETLBFS_MAGIC) {
 		f->flags |= BL_F_TMPFS;
-		return inode->i_nlink ? BL_L_TMPFS : BL_L_MEMFD;
+		return links ? BL_L_TMPFS : BL_L_MEMFD;
 	}
-	if (c && c->started == 2 && sb->s_dev == c->root_dev) {
+	if (c && c->started == 2 && key.dev == c->root_dev) {
 		if (magic != OVERLAYFS_SUPER_MAGIC)
 			return BL_L_PLAIN;
 		layer = bl_overlay_facts(inode, f);
 	} else {
 		if (bpf_map_lookup_elem(&bl_helpers, &key))
 			f->flags |= BL_F_HELPER;
-		layer = bl_mount_facts(c, file, sb, f);
+		layer = bl_mount_facts(c, BPF_CORE_READ(path, mnt), sb, f);
 	}
-	return inode->i_nlink ? layer : BL_L_DELETED;
+	return links ? layer : BL_L_DELETED;
 }
 
 static __always_inline void bl_name_facts(struct file *file, struct bl_exec_facts *f)

@@ -41,7 +41,8 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook)
 		return -EPERM;
 	if (!bl_rule_used(p, BL_R_DRIFT) && !bl_rule_used(p, BL_R_MEMFD))
 		return 0;
-	r.layer = bl_file_facts(c, file, &f);
+	r.object = bl_user_path(file);
+	r.layer = bl_file_facts(c, r.object, &f);
 	d = bl_decision(p, &f);
 	if (d.verdict == BL_ALLOW)
 		return 0;
@@ -50,8 +51,6 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook)
 	r.p = p;
 	r.d = d;
 	r.set = set;
-	r.object = __builtin_preserve_access_index(&file->f_path);
-	r.inode = file->f_inode;
 	r.file_flags = f.flags;
 	r.type = BL_EV_MMAP;
 	r.hook = hook;
@@ -127,9 +126,27 @@ static __always_inline int bl_key_dentry(struct dentry *d)
 	return bl_key_file(name, tail, dir);
 }
 
+/* Is this overlayfs at work for itself? It copies files up and moves them into place on
+ * the layer below, as the task that caused it, but with the credentials of who mounted
+ * it; the task's own act was judged on the overlay. A container's own credentials can be
+ * overridden too (io_uring personalities), but not to those of a host's administrator.
+ */
+static __always_inline int bl_overlay_inside(struct dentry *d)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	const struct cred *as = t->cred;
+	__u64 caps = 0;
+
+	if ((__u64)as == (__u64)t->real_cred ||
+	    BPF_CORE_READ(d, d_sb, s_magic) == OVERLAYFS_SUPER_MAGIC)
+		return 0;
+	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&as->cap_effective));
+	return !as->euid.val && caps & (1ULL << CAP_SYS_ADMIN) && !BPF_CORE_READ(as, user_ns, level);
+}
+
 /* Decides the keys rule on an act that has matched. */
 static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container *c, __u8 hook,
-					  struct path *path, struct inode *inode)
+					  const struct path *path)
 {
 	struct bl_report r = {};
 	struct bl_policy *p;
@@ -152,7 +169,6 @@ static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container 
 	r.d.policy = p->rules[slot & 1][BL_R_SSH_KEYS].policy;
 	r.set = set;
 	r.object = path;
-	r.inode = inode;
 	r.type = BL_EV_FILE;
 	r.hook = hook;
 	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
@@ -169,6 +185,8 @@ static __always_inline int bl_open(struct file *file)
 
 	if (!bl_confined(&w, &c))
 		return 0;
+	if (bl_overlay_inside(file->f_path.dentry))
+		return 0;
 	kind = bl_key_dentry(file->f_path.dentry);
 	if (kind == BL_KEY_NONE || kind == BL_KEY_DIR)
 		return 0;
@@ -177,7 +195,7 @@ static __always_inline int bl_open(struct file *file)
 	    !(kind == BL_KEY_AUTHORIZED && mode & FMODE_WRITE))
 		return 0;
 	return bl_key_verdict(&w, c, BL_H_FILE_OPEN,
-			      __builtin_preserve_access_index(&file->f_path), file->f_inode);
+			      __builtin_preserve_access_index(&file->f_path));
 }
 
 SEC("lsm/file_open")
@@ -200,9 +218,11 @@ static __always_inline int bl_rename(struct dentry *from, struct dentry *to)
 
 	if (!bl_confined(&w, &c))
 		return 0;
+	if (bl_overlay_inside(from))
+		return 0;
 	if (bl_key_dentry(from) == BL_KEY_NONE && !(bl_key_dentry(to) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_RENAME, NULL, NULL);
+	return bl_key_verdict(&w, c, BL_H_RENAME, NULL);
 }
 
 SEC("lsm/inode_rename")
@@ -226,9 +246,11 @@ static __always_inline int bl_link(struct dentry *from, struct dentry *to)
 
 	if (!bl_confined(&w, &c))
 		return 0;
+	if (bl_overlay_inside(from))
+		return 0;
 	if (bl_key_dentry(from) == BL_KEY_NONE && bl_key_dentry(to) != BL_KEY_AUTHORIZED)
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_LINK, NULL, NULL);
+	return bl_key_verdict(&w, c, BL_H_LINK, NULL);
 }
 
 SEC("lsm/inode_link")
@@ -251,9 +273,9 @@ static __always_inline int bl_truncate(const struct path *path)
 
 	if (!bl_confined(&w, &c))
 		return 0;
-	if (bl_key_dentry(path->dentry) != BL_KEY_AUTHORIZED)
+	if (bl_overlay_inside(path->dentry) || bl_key_dentry(path->dentry) != BL_KEY_AUTHORIZED)
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_TRUNCATE, (struct path *)path, NULL);
+	return bl_key_verdict(&w, c, BL_H_TRUNCATE, path);
 }
 
 SEC("lsm/path_truncate")

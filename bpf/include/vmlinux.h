@@ -50,6 +50,8 @@ enum bpf_map_type {
 #define READ_IMPLIES_EXEC 0x0400000	/* personality(2) */
 #define FMODE_READ	0x1
 #define FMODE_WRITE	0x2
+#define FMODE_BACKING	0x2000000	/* since 6.5 */
+#define CAP_SYS_ADMIN	21
 #define MNT_READONLY	0x40		/* include/linux/mount.h */
 #define SB_RDONLY	1
 #define AF_INET		2
@@ -154,6 +156,7 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
 };
 
 struct vfsmount {
@@ -186,6 +189,13 @@ struct file {
 	unsigned int f_mode;
 	struct path f_path;
 	struct inode *f_inode;
+};
+
+/* Since 6.5 (commit 62d53c4a1dfe): a file that overlayfs opens below itself; vm_file of
+ * a mapping. Its f_path is the lower file system's, user_path what the user opened.
+ */
+struct backing_file {
+	struct path user_path;
 };
 
 struct kernfs_node {

@@ -14,6 +14,8 @@ package pure
 #include "cgroup_name.h"
 #include "path.h"
 #include "ssh_names.h"
+#include "ssh_stream.h"
+#include "net.h"
 
 static struct bl_decision pure_decide(const void *p, const void *f)
 {
@@ -75,6 +77,38 @@ static int pure_key(const char *name, __u32 len, const char *dir)
 		for (i = 0; i < 4; i++)
 			tail[i] = name[len - 4 + i];
 	return bl_key_file(n, tail, d);
+}
+
+// As bl_egress in bpf/ssh.bpf.c takes a segment in. 1: the line was found.
+static int pure_ssh_segment(struct bl_ssh_stream *s, __u32 seq, const __u8 *b, __u32 len)
+{
+	__u8 chunk[BL_SSH_CHUNK];
+	__u32 skip = 0, n, i;
+
+	if (s->state == BL_SSH_NEW)
+		bl_ssh_begin(s, seq);
+	if (s->state != BL_SSH_OPEN || bl_ssh_place(s, seq, len, &skip) != BL_SSH_FRESH)
+		return 0;
+	while (skip < len && s->seen < BL_SSH_WINDOW) {
+		n = len - skip;
+		if (n > BL_SSH_CHUNK)
+			n = BL_SSH_CHUNK;
+		if (n > BL_SSH_WINDOW - (__u32)s->seen)
+			n = BL_SSH_WINDOW - s->seen;
+		for (i = 0; i < n; i++)
+			chunk[i] = b[skip + i];
+		if (bl_ssh_bytes(s, chunk, n, -1U))
+			return 1;
+		skip += n;
+	}
+	return 0;
+}
+
+static struct bl_decision pure_net(const void *p, __u8 act, __u8 mark, __u16 port, __u8 l0, __u8 l1)
+{
+	struct bl_net_facts f = { .act = act, .mark = mark, .port = port, .listed = { l0, l1 } };
+
+	return bl_net_decide(p, &f);
 }
 
 static int pure_ssh_program(const char *name)
@@ -142,4 +176,46 @@ func SSHProgram(name string) bool {
 	n := C.CString(name)
 	defer C.free(unsafe.Pointer(n))
 	return C.pure_ssh_program(n) != 0
+}
+
+// Segment is a part of a TCP stream.
+type Segment struct {
+	Seq   uint32
+	Bytes []byte
+}
+
+// ScanSSH tells whether the SSH identification line is found in segments that are sent
+// in this order.
+func ScanSSH(segments []Segment) bool {
+	var s C.struct_bl_ssh_stream
+	for _, g := range segments {
+		if len(g.Bytes) == 0 {
+			continue
+		}
+		p := C.CBytes(g.Bytes)
+		found := C.pure_ssh_segment(&s, C.__u32(g.Seq), (*C.__u8)(p), C.__u32(len(g.Bytes)))
+		C.free(p)
+		if found != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// The acts and marks of [DecideNet].
+const (
+	NetStream, NetConnect, NetListen = 0, 1, 2
+	MarkAccepted, MarkDialled        = 1, 2
+)
+
+// DecideNet runs bl_net_decide on a struct bl_policy; nil: the policy was not found.
+func DecideNet(policy unsafe.Pointer, act, mark uint8, port uint16, listed [2]bool) Decision {
+	var l [2]C.__u8
+	for i, b := range listed {
+		if b {
+			l[i] = 1
+		}
+	}
+	d := C.pure_net(policy, C.__u8(act), C.__u8(mark), C.__u16(port), l[0], l[1])
+	return Decision{uint8(d.verdict), uint8(d.rule), uint16(d.policy)}
 }

@@ -65,6 +65,16 @@ var hooks = []hook{
 	{program: "bl_mod_bprm", name: "security_bprm_check", backends: onlyModret, need: true},
 	{program: "bl_mod_creds", name: "security_bprm_creds_from_file", backends: onlyModret, need: true},
 
+	{program: "bl_sockops", name: "cgroup sock_ops", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupSockOps},
+	{program: "bl_egress", name: "cgroup_skb egress", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetEgress},
+	{program: "bl_connect4", name: "cgroup connect4", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet4Connect},
+	{program: "bl_connect6", name: "cgroup connect6", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet6Connect},
+	{program: "bl_bind4", name: "cgroup bind4", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet4Bind},
+	{program: "bl_bind6", name: "cgroup bind6", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet6Bind},
+	{program: "bl_lsm_listen", name: "socket_listen", backends: onlyLSM, kind: attachLSM},
+	{program: "bl_mod_listen", name: "security_socket_listen", backends: onlyModret},
+	{program: "bl_sig_listen", name: "inet_sock_set_state", backends: []verdict.Backend{verdict.BackendSignal}},
+
 	{program: "bl_exec_done", name: "sched_process_exec", backends: everyBackend, need: true},
 }
 

@@ -29,6 +29,19 @@ const (
 	kernelBlBackendIdBL_SIGNAL kernelBlBackendId = 2
 )
 
+type kernelBlBench uint32
+
+const (
+	kernelBlBenchBL_B_EMPTY  kernelBlBench = 0
+	kernelBlBenchBL_B_LABEL  kernelBlBench = 1
+	kernelBlBenchBL_B_POLICY kernelBlBench = 2
+	kernelBlBenchBL_B_FILE   kernelBlBench = 3
+	kernelBlBenchBL_B_EXEC   kernelBlBench = 4
+	kernelBlBenchBL_B_OPEN   kernelBlBench = 5
+	kernelBlBenchBL_B_CGROUP kernelBlBench = 6
+	kernelBlBenchBL_B_EMIT   kernelBlBench = 7
+)
+
 type kernelBlClass uint32
 
 const (
@@ -97,7 +110,10 @@ type kernelBlContract struct {
 	PathH    [2]uint64
 	PathName [256]int8
 	PathLen  uint32
+	Bench    kernelBlBench
+	Loops    uint32
 	Pad2     uint32
+	LoopNs   uint64
 }
 
 type kernelBlDecided uint32
@@ -396,15 +412,24 @@ const (
 	kernelMapBlStreams         = "bl_streams"
 	kernelMapBlTasks           = "bl_tasks"
 	kernelProgBlAttachTask     = "bl_attach_task"
+	kernelProgBlBenchExec      = "bl_bench_exec"
+	kernelProgBlBenchRun       = "bl_bench_run"
+	kernelProgBlBenchSkb       = "bl_bench_skb"
+	kernelProgBlBind4          = "bl_bind4"
+	kernelProgBlBind6          = "bl_bind6"
 	kernelProgBlCgroupMkdir    = "bl_cgroup_mkdir"
 	kernelProgBlCgroupRmdir    = "bl_cgroup_rmdir"
+	kernelProgBlConnect4       = "bl_connect4"
+	kernelProgBlConnect6       = "bl_connect6"
 	kernelProgBlContractRun    = "bl_contract_run"
+	kernelProgBlEgress         = "bl_egress"
 	kernelProgBlExecDone       = "bl_exec_done"
 	kernelProgBlFork           = "bl_fork"
 	kernelProgBlLsmBpf         = "bl_lsm_bpf"
 	kernelProgBlLsmBprm        = "bl_lsm_bprm"
 	kernelProgBlLsmCreds       = "bl_lsm_creds"
 	kernelProgBlLsmLink        = "bl_lsm_link"
+	kernelProgBlLsmListen      = "bl_lsm_listen"
 	kernelProgBlLsmMmap        = "bl_lsm_mmap"
 	kernelProgBlLsmMount       = "bl_lsm_mount"
 	kernelProgBlLsmMoveMount   = "bl_lsm_move_mount"
@@ -416,6 +441,7 @@ const (
 	kernelProgBlModBprm        = "bl_mod_bprm"
 	kernelProgBlModCreds       = "bl_mod_creds"
 	kernelProgBlModLink        = "bl_mod_link"
+	kernelProgBlModListen      = "bl_mod_listen"
 	kernelProgBlModMmap        = "bl_mod_mmap"
 	kernelProgBlModMount       = "bl_mod_mount"
 	kernelProgBlModMoveMount   = "bl_mod_move_mount"
@@ -423,6 +449,8 @@ const (
 	kernelProgBlModOpen        = "bl_mod_open"
 	kernelProgBlModRename      = "bl_mod_rename"
 	kernelProgBlModTruncate    = "bl_mod_truncate"
+	kernelProgBlSigListen      = "bl_sig_listen"
+	kernelProgBlSockops        = "bl_sockops"
 	kernelVarBlBackend         = "bl_backend"
 	kernelVarBlOvlFlags        = "bl_ovl_flags"
 	kernelVarBlOvlUpper        = "bl_ovl_upper"
@@ -490,15 +518,24 @@ type kernelSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
 	BlAttachTask   *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
+	BlBenchExec    *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
+	BlBenchRun     *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
+	BlBenchSkb     *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
+	BlBind4        *ebpf.ProgramSpec `ebpf:"bl_bind4"`
+	BlBind6        *ebpf.ProgramSpec `ebpf:"bl_bind6"`
 	BlCgroupMkdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
 	BlCgroupRmdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4     *ebpf.ProgramSpec `ebpf:"bl_connect4"`
+	BlConnect6     *ebpf.ProgramSpec `ebpf:"bl_connect6"`
 	BlContractRun  *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
+	BlEgress       *ebpf.ProgramSpec `ebpf:"bl_egress"`
 	BlExecDone     *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
 	BlFork         *ebpf.ProgramSpec `ebpf:"bl_fork"`
 	BlLsmBpf       *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
 	BlLsmBprm      *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
 	BlLsmCreds     *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
 	BlLsmLink      *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
+	BlLsmListen    *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
 	BlLsmMmap      *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
 	BlLsmMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
 	BlLsmMoveMount *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
@@ -510,6 +547,7 @@ type kernelProgramSpecs struct {
 	BlModBprm      *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
 	BlModCreds     *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
 	BlModLink      *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
+	BlModListen    *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
 	BlModMmap      *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
 	BlModMount     *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
 	BlModMoveMount *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
@@ -517,6 +555,8 @@ type kernelProgramSpecs struct {
 	BlModOpen      *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
 	BlModRename    *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
 	BlModTruncate  *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
+	BlSigListen    *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSockops      *ebpf.ProgramSpec `ebpf:"bl_sockops"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
@@ -667,15 +707,24 @@ type kernelVariables struct {
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
 	BlAttachTask   *ebpf.Program `ebpf:"bl_attach_task"`
+	BlBenchExec    *ebpf.Program `ebpf:"bl_bench_exec"`
+	BlBenchRun     *ebpf.Program `ebpf:"bl_bench_run"`
+	BlBenchSkb     *ebpf.Program `ebpf:"bl_bench_skb"`
+	BlBind4        *ebpf.Program `ebpf:"bl_bind4"`
+	BlBind6        *ebpf.Program `ebpf:"bl_bind6"`
 	BlCgroupMkdir  *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
 	BlCgroupRmdir  *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4     *ebpf.Program `ebpf:"bl_connect4"`
+	BlConnect6     *ebpf.Program `ebpf:"bl_connect6"`
 	BlContractRun  *ebpf.Program `ebpf:"bl_contract_run"`
+	BlEgress       *ebpf.Program `ebpf:"bl_egress"`
 	BlExecDone     *ebpf.Program `ebpf:"bl_exec_done"`
 	BlFork         *ebpf.Program `ebpf:"bl_fork"`
 	BlLsmBpf       *ebpf.Program `ebpf:"bl_lsm_bpf"`
 	BlLsmBprm      *ebpf.Program `ebpf:"bl_lsm_bprm"`
 	BlLsmCreds     *ebpf.Program `ebpf:"bl_lsm_creds"`
 	BlLsmLink      *ebpf.Program `ebpf:"bl_lsm_link"`
+	BlLsmListen    *ebpf.Program `ebpf:"bl_lsm_listen"`
 	BlLsmMmap      *ebpf.Program `ebpf:"bl_lsm_mmap"`
 	BlLsmMount     *ebpf.Program `ebpf:"bl_lsm_mount"`
 	BlLsmMoveMount *ebpf.Program `ebpf:"bl_lsm_move_mount"`
@@ -687,6 +736,7 @@ type kernelPrograms struct {
 	BlModBprm      *ebpf.Program `ebpf:"bl_mod_bprm"`
 	BlModCreds     *ebpf.Program `ebpf:"bl_mod_creds"`
 	BlModLink      *ebpf.Program `ebpf:"bl_mod_link"`
+	BlModListen    *ebpf.Program `ebpf:"bl_mod_listen"`
 	BlModMmap      *ebpf.Program `ebpf:"bl_mod_mmap"`
 	BlModMount     *ebpf.Program `ebpf:"bl_mod_mount"`
 	BlModMoveMount *ebpf.Program `ebpf:"bl_mod_move_mount"`
@@ -694,20 +744,31 @@ type kernelPrograms struct {
 	BlModOpen      *ebpf.Program `ebpf:"bl_mod_open"`
 	BlModRename    *ebpf.Program `ebpf:"bl_mod_rename"`
 	BlModTruncate  *ebpf.Program `ebpf:"bl_mod_truncate"`
+	BlSigListen    *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSockops      *ebpf.Program `ebpf:"bl_sockops"`
 }
 
 func (p *kernelPrograms) Close() error {
 	return _KernelClose(
 		p.BlAttachTask,
+		p.BlBenchExec,
+		p.BlBenchRun,
+		p.BlBenchSkb,
+		p.BlBind4,
+		p.BlBind6,
 		p.BlCgroupMkdir,
 		p.BlCgroupRmdir,
+		p.BlConnect4,
+		p.BlConnect6,
 		p.BlContractRun,
+		p.BlEgress,
 		p.BlExecDone,
 		p.BlFork,
 		p.BlLsmBpf,
 		p.BlLsmBprm,
 		p.BlLsmCreds,
 		p.BlLsmLink,
+		p.BlLsmListen,
 		p.BlLsmMmap,
 		p.BlLsmMount,
 		p.BlLsmMoveMount,
@@ -719,6 +780,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModBprm,
 		p.BlModCreds,
 		p.BlModLink,
+		p.BlModListen,
 		p.BlModMmap,
 		p.BlModMount,
 		p.BlModMoveMount,
@@ -726,6 +788,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlModOpen,
 		p.BlModRename,
 		p.BlModTruncate,
+		p.BlSigListen,
+		p.BlSockops,
 	)
 }
 

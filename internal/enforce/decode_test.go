@@ -1,0 +1,138 @@
+package enforce
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+func raw(k *kernelBlEvent) []byte {
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(k)), eventSize)...)
+}
+
+func sample() kernelBlEvent {
+	k := kernelBlEvent{
+		Version: eventVersion, Type: uint8(EventExec), Decided: uint8(kernelBlDecidedBL_DENIED), Rule: uint8(verdict.RuleDrift),
+		Hook: uint8(kernelBlHookBL_H_BPRM_CHECK), Layer: uint8(kernelBlLayerBL_L_UPPER), Seq: 7, Pid: 42, Tid: 43, Uid: 1000,
+		Ancestors: 2, Family: 2, Port: 22,
+	}
+	k.Id[0] = 0xab
+	copy(k.Comm[:], "sh\xff")
+	for i, s := range []struct {
+		n    *uint16
+		text string
+	}{{&k.ExeLen, "/tmp/ls"}, {&k.ObjLen, ""}, {&k.CwdLen, "/"}, {&k.ArgsLen, "ls\x00-l\x00"}} {
+		at := 0
+		for _, l := range []uint16{k.ExeLen, k.ObjLen, k.CwdLen, k.ArgsLen}[:i] {
+			at += int(l)
+		}
+		*s.n = uint16(len(s.text))
+		copy(k.Data[at:], s.text)
+	}
+	k.Ancestor[0].Pid, k.Ancestor[1].Pid = 41, 1
+	a := netip.MustParseAddr("192.0.2.1").As16()
+	copy(k.Addr[:], a[:])
+	return k
+}
+
+func TestDecodeEvent(t *testing.T) {
+	k := sample()
+	e, err := decodeEvent(raw(&k))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := []any{e.Type, e.Decision, e.Rule, e.Hook, e.Layer, e.Seq, e.PID, e.Exe, e.Object, e.Cwd, e.Args, e.Comm, len(e.Ancestors), e.Ancestors[1].PID, e.Remote.String(), string(e.Container[:4])}
+	want := []any{EventExec, verdict.Denied, verdict.RuleDrift, "bprm_check_security", "upper", uint64(7), uint32(42), "/tmp/ls", "", "/", []string{"ls", "-l"}, "sh\ufffd", 2, uint32(1), "192.0.2.1:22", "ab00"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestDecodeEventRefuses(t *testing.T) {
+	for name, change := range map[string]func(*kernelBlEvent) []byte{
+		"short":           func(k *kernelBlEvent) []byte { return raw(k)[:eventSize-1] },
+		"empty":           func(*kernelBlEvent) []byte { return nil },
+		"version":         func(k *kernelBlEvent) []byte { k.Version++; return raw(k) },
+		"decision":        func(k *kernelBlEvent) []byte { k.Decided = 99; return raw(k) },
+		"long executable": func(k *kernelBlEvent) []byte { k.ExeLen = 60000; return raw(k) },
+		"long arguments":  func(k *kernelBlEvent) []byte { k.ArgsLen = 2304; return raw(k) },
+	} {
+		k := sample()
+		if _, err := decodeEvent(change(&k)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func FuzzDecodeEvent(f *testing.F) {
+	k := sample()
+	f.Add(raw(&k))
+	f.Add([]byte{eventVersion})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEvent(b)
+		if (err == nil) == (e == nil) {
+			t.Fatalf("event %v, error %v", e, err)
+		}
+	})
+}
+
+// Macros have no twins in BTF: the Go constants are compared with the headers.
+func TestABI(t *testing.T) {
+	for _, c := range []struct {
+		file, name string
+		want       uint64
+	}{
+		{"rules.h", "BL_ABI", abi},
+		{"rules.h", "BL_P_PATHS", flagPaths},
+		{"rules.h", "BL_P_DIRS", flagDirs},
+		{"rules.h", "BL_P_INODES", flagInodes},
+		{"events.h", "BL_EVENT_VERSION", eventVersion},
+		{"events.h", "BL_E_ARGS_CUT", flagArgsCut},
+		{"events.h", "BL_E_PATH_CUT", flagPathCut},
+		{"events.h", "BL_E_CWD_CUT", flagCwdCut},
+		{"events.h", "BL_E_SCRIPT", flagScript},
+	} {
+		src, err := os.ReadFile("../../bpf/" + c.file)
+		if os.IsNotExist(err) {
+			continue // a test binary without its sources, in a virtual machine
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(`(?m)^#define\s+` + c.name + `\s+(\S+)`).FindSubmatch(src)
+		if m == nil {
+			t.Errorf("%s has no %s", c.file, c.name)
+			continue
+		}
+		if got, err := strconv.ParseUint(string(m[1]), 0, 64); err != nil || got != c.want {
+			t.Errorf("%s: header %s, Go %#x", c.name, m[1], c.want)
+		}
+	}
+	for i, n := range hookNames {
+		if n == "" {
+			t.Errorf("hook %d has no name", i)
+		}
+	}
+	if len(hookNames) != int(kernelBlHookBL_H_CGROUP)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
+		t.Error("a hook or layer has no name in decode.go")
+	}
+	for r := range verdict.NumRules {
+		if levelTable[r].rule != verdict.Rule(r) {
+			t.Errorf("levelTable[%d] is of %v", r, levelTable[r].rule)
+		}
+	}
+	if uint8(verdict.RuleBPF) != uint8(kernelBlRuleIdBL_R_BPF) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
+		t.Error("internal/verdict and bpf/rules.h number the rules differently")
+	}
+	if binary.Size(kernelBlPolicy{}) != int(unsafe.Sizeof(kernelBlPolicy{})) {
+		t.Error("struct bl_policy has hidden padding")
+	}
+}
