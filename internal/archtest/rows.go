@@ -54,6 +54,8 @@ type Package struct {
 var Packages = []Package{
 	{Path: "cmd/agent", Row: RowCommand},
 	{Path: "cmd/ctl", Row: RowCommand},
+	// a private Docker Engine and an agent for scenes, shared by the demo and test/e2e
+	{Path: "tools/lab", Row: RowAssembly},
 	{Path: "tools/...", Row: RowCommand},
 	{Path: "test/...", Row: RowCommand},
 

@@ -1,6 +1,9 @@
 //go:build cgo
 
-package pure
+// Package contract holds the kernel side's pure C, built as plain C, to the Go
+// references: one contract, three answers (the third, the kernel's, is given in
+// internal/enforce). Row: tests.
+package contract
 
 import (
 	"slices"
@@ -8,6 +11,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/belay-project/belay/bpf/pure"
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/policy/policytest"
@@ -18,7 +22,7 @@ import (
 func TestExecContract(t *testing.T) {
 	policytest.Run(t, func(t *testing.T, e *policy.Effective, f policy.Facts) policy.Decision {
 		p, facts := enforce.EncodePolicy(e, 1), enforce.EncodeFacts(f)
-		d := Decide(unsafe.Pointer(&p), unsafe.Pointer(&facts))
+		d := pure.Decide(unsafe.Pointer(&p), unsafe.Pointer(&facts))
 		return policy.Decision{Verdict: verdict.Verdict(d.Verdict), Rule: verdict.Rule(d.Rule), Policy: d.Policy}
 	})
 }
@@ -27,7 +31,7 @@ func TestZeroPolicyDenies(t *testing.T) {
 	var p enforce.PolicyBytes
 	for _, flags := range []uint32{1, 2, 0x10, 0x20, 0x80, 0x100, 0x200, 0x800, 0x1000, 0x2000} {
 		f := enforce.EncodeFacts(policy.Facts{Flags: flags})
-		if d := Decide(unsafe.Pointer(&p), unsafe.Pointer(&f)); d.Verdict != 0 {
+		if d := pure.Decide(unsafe.Pointer(&p), unsafe.Pointer(&f)); d.Verdict != 0 {
 			t.Errorf("facts %#x: verdict %d, want deny", flags, d.Verdict)
 		}
 	}
@@ -44,7 +48,7 @@ func FuzzExec(f *testing.F) {
 			PathVerdict: [2]verdict.Verdict{verdict.Verdict(flags >> 16 & 1), verdict.Verdict(flags >> 17 & 1)}}
 		want := e.Exec(facts)
 		p, fb := enforce.EncodePolicy(e, 1), enforce.EncodeFacts(facts)
-		d := Decide(unsafe.Pointer(&p), unsafe.Pointer(&fb))
+		d := pure.Decide(unsafe.Pointer(&p), unsafe.Pointer(&fb))
 		got := policy.Decision{Verdict: verdict.Verdict(d.Verdict), Rule: verdict.Rule(d.Rule), Policy: d.Policy}
 		if got != want {
 			t.Fatalf("facts %+v\npolicy %+v\nC  %+v\nGo %+v", facts, e, got, want)
@@ -80,7 +84,7 @@ func TestCgroupName(t *testing.T) {
 		{strings.Repeat("x", 40) + "-" + id + ".scope", "x", 0},
 		{"", "", 0},
 	} {
-		if got, _ := CgroupName(c.name, c.parent); got != c.want {
+		if got, _ := pure.CgroupName(c.name, c.parent); got != c.want {
 			t.Errorf("CgroupName(%q, %q) = %d, want %d", c.name, c.parent, got, c.want)
 		}
 	}
@@ -95,7 +99,7 @@ func FuzzCgroupName(f *testing.F) {
 		if strings.ContainsRune(name, 0) || strings.ContainsRune(parent, 0) {
 			t.Skip("needs names as the kernel has them: without a zero byte")
 		}
-		kind, cid := CgroupName(name, parent)
+		kind, cid := pure.CgroupName(name, parent)
 		wantID, wantKind := enforce.CgroupName(name, parent)
 		if kind != wantKind || kind == 1 && cid != wantID {
 			t.Fatalf("%q below %q: C %d %x, Go %d %x", name, parent, kind, cid, wantKind, wantID)
@@ -116,7 +120,7 @@ func FuzzHashPath(f *testing.F) {
 				t.Skip("needs names of at most NAME_MAX bytes")
 			}
 		}
-		if got, want := HashPath(k0, k1, parts), enforce.HashPath(k0, k1, path); got != want {
+		if got, want := pure.HashPath(k0, k1, parts), enforce.HashPath(k0, k1, path); got != want {
 			t.Fatalf("%q: C %x, Go %x", path, got, want)
 		}
 	})
@@ -129,7 +133,7 @@ func TestHashPathDistinct(t *testing.T) {
 		{}, {"a"}, {"a", "b"}, {"ab"}, {"b", "a"}, {"aaaaaaaa"}, {"aaaaaaaa", "a"}, {"aaaaaaaaa"},
 		{"a\x01"}, {"a", "\x01"}, {strings.Repeat("a", 255)}, {strings.Repeat("a", 254), "a"},
 	} {
-		h := HashPath(7, 9, p)
+		h := pure.HashPath(7, 9, p)
 		if other, ok := seen[h]; ok {
 			t.Errorf("%q and %q have one hash", p, other)
 		}
@@ -147,7 +151,7 @@ func TestKeyFile(t *testing.T) {
 		{"config", ".ssh", 0}, {"authorized_keys", ".ssh", 2}, {"authorized_keys2", "y", 2}, {"authorized_keys3", "y", 0},
 		{".ssh", "root", 4}, {"a-very-long-name-of-a-private-key-file.pub", ".ssh", 0}, {"a-very-long-name-of-a-private-key-file", ".ssh", 1},
 	} {
-		if got := KeyFile(c.name, c.dir); got != c.want {
+		if got := pure.KeyFile(c.name, c.dir); got != c.want {
 			t.Errorf("KeyFile(%q, %q) = %d, want %d", c.name, c.dir, got, c.want)
 		}
 	}
@@ -155,7 +159,7 @@ func TestKeyFile(t *testing.T) {
 
 func TestSSHProgram(t *testing.T) {
 	for name, want := range map[string]bool{"sshd": true, "dropbear": true, "sshd-session": true, "ssh": false, "sshd2": false, "": false, "nginx": false} {
-		if got := SSHProgram(name); got != want {
+		if got := pure.SSHProgram(name); got != want {
 			t.Errorf("SSHProgram(%q) = %v, want %v", name, got, want)
 		}
 	}

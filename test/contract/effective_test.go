@@ -1,6 +1,6 @@
 //go:build cgo
 
-package pure
+package contract
 
 import (
 	"time"
