@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"os/signal"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// testNow is the moment at which all scripts run.
+var testNow = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"belay": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		os.Exit(run(ctx, &terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr,
+			now: func() time.Time { return testNow }, colours: wantColours(os.Stdout)}, os.Args[1:]))
+	}})
+}
+
+// TestScripts runs testdata/*.txtar. With -update what they compare with is written
+// anew.
+func TestScripts(t *testing.T) {
+	update := flag.Lookup("update").Value.String() == "true" // of depstest
+	if update && os.Getenv("CI") != "" {
+		t.Fatal("-update is refused in CI: what a command prints is reviewed like code")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		UpdateScripts:       update,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TZ", "UTC")
+			env.Setenv("TERM", "xterm")
+			// Short, because the kernel bounds the path of a socket.
+			run, err := os.MkdirTemp("", "belay")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { os.RemoveAll(run) })
+			env.Setenv("RUN", run)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"fakeagent": fakeAgent,
+			"journal":   writeJournal,
+		},
+	})
+}
+
+// fakeAgent serves the files of a folder on $RUN/control.sock until the script ends.
+func fakeAgent(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: fakeagent DIR")
+	}
+	s, err := control.Listen(fileAgent{ts.MkAbs(args[0])}, control.Options{
+		Path: filepath.Join(ts.Getenv("RUN"), control.SocketName), GID: os.Getegid()})
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		if err := <-done; err != nil {
+			ts.Logf("fake agent: %v", err)
+		}
+	})
+}
+
+// fileAgent answers with the files of a folder: status.json, containers.json,
+// explain-NAME.json, reload.json or the policy that reload.yaml is, and events.jsonl.
+type fileAgent struct{ dir string }
+
+func readAnswer[T any](f fileAgent, name string) (*T, error) {
+	b, err := os.ReadFile(filepath.Join(f.dir, name))
+	if err != nil {
+		return nil, err
+	}
+	v := new(T)
+	return v, json.Unmarshal(b, v)
+}
+
+func (f fileAgent) Status(context.Context) (*control.Status, error) {
+	return readAnswer[control.Status](f, "status.json")
+}
+
+func (f fileAgent) Containers(context.Context) ([]control.Container, error) {
+	cs, err := readAnswer[[]control.Container](f, "containers.json")
+	if err != nil {
+		return nil, err
+	}
+	return *cs, nil
+}
+
+func (f fileAgent) Explain(_ context.Context, ref string) (*control.Explanation, error) {
+	if strings.HasPrefix("77aa", ref) {
+		return nil, fmt.Errorf("%w: the beginning of an ID, %q", control.ErrAmbiguous, ref)
+	}
+	e, err := readAnswer[control.Explanation](f, "explain-"+filepath.Base(ref)+".json")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %q", control.ErrNotFound, ref)
+	}
+	return e, err
+}
+
+func (f fileAgent) Reload(context.Context) (*control.PolicySet, error) {
+	if _, err := policy.ParseFiles(filepath.Join(f.dir, "reload.yaml")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return readAnswer[control.PolicySet](f, "reload.json")
+}
+
+func (f fileAgent) Events(ctx context.Context, q journal.ReadOptions, emit func(*journal.Record) error) error {
+	file, err := os.Open(filepath.Join(f.dir, "events.jsonl"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		r := new(journal.Record)
+		if err := json.Unmarshal(lines.Bytes(), r); err != nil {
+			return err
+		}
+		if r.Time.Before(q.Since) || q.Denials && !r.Denial() {
+			continue
+		}
+		if err := emit(r); err != nil {
+			return err
+		}
+	}
+	if q.Follow {
+		<-ctx.Done()
+	}
+	return lines.Err()
+}
+
+// writeJournal writes a journal with three records.
+func writeJournal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: journal DIR")
+	}
+	j, err := journal.Open(journal.Options{Dir: ts.MkAbs(args[0]), BootID: "boot", Host: "host"})
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- j.Run(ctx) }()
+	for range 3 {
+		j.Append(&journal.Record{Kind: journal.KindExec, Time: testNow, Decision: verdict.Denied})
+	}
+	ts.Check(j.Flush())
+	cancel()
+	ts.Check(<-done)
+	ts.Check(j.Close())
+}

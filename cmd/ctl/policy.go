@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+func policyCommand(t *terminal) *cobra.Command {
+	return group("policy", "Check policy files, and make the agent read its own again",
+		`policy holds what has to do with policy files. What they may say is in
+docs/policy-reference.md.`,
+		`  belay policy check /etc/belay/policies
+  belay policy reload`,
+		policyCheckCommand(t), policyReloadCommand(t))
+}
+
+func policyReloadCommand(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload",
+		Short: "Make the agent read its policy directory again",
+		Long: `reload makes the agent read its policy directory again at once. If anything in it is
+wrong, every error is shown and the policies in force stay in force.`,
+		Example: `  belay policy check /etc/belay/policies && belay policy reload`,
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			set, err := t.client().Reload(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if t.output == formatJSON {
+				return t.writeJSON(set)
+			}
+			fmt.Fprintf(t.out, "%s in force, revision %s\n", count(len(set.Policies), "policy", "policies"), clean(set.Revision))
+			return nil
+		},
+	}
+}
+
+// checkAnswer is the JSON answer of `belay policy check`.
+type checkAnswer struct {
+	OK       bool           `json:"ok"`
+	Revision string         `json:"revision,omitempty"` // of all policies together
+	Policies []checkedEntry `json:"policies"`           // in total order
+	Errors   []checkError   `json:"errors"`
+}
+
+type checkedEntry struct {
+	Name     string   `json:"name"`
+	Revision string   `json:"revision"`
+	File     string   `json:"file"`
+	Line     int      `json:"line"`
+	Mode     string   `json:"mode"`
+	Selector string   `json:"selector"`
+	Rules    []string `json:"rules"`
+}
+
+type checkError struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Message string `json:"message"`
+	Fix     string `json:"fix,omitempty"`
+}
+
+func policyCheckCommand(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE|DIR...",
+		Short: "Check policy files; needs no agent",
+		Long: `check reads policy files, or the *.yaml and *.yml files of directories, as the agent
+would, and prints everything that is wrong, one error a line:
+
+  file:line:column: what is wrong; fix: what to write instead
+
+All files are checked as one set, because two policies may not have one name. "-"
+reads standard input. With no error it prints one line a policy, in the order in
+which they are asked: name, mode, which containers, and the rules it sets.
+
+What this host's kernel can do about each rule is not checked: see "belay status".`,
+		Example: `  belay policy check policies/hardened.yaml
+  belay policy check /etc/belay/policies
+  kubectl get runtimepolicy web -o yaml | belay policy check -`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("want at least one policy file or directory")
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			set, errs := readPolicies(t.in, args)
+			if t.output == formatJSON {
+				if err := t.writeJSON(answerOf(set, errs)); err != nil || len(errs) == 0 {
+					return err
+				}
+				return quietError{errs}
+			}
+			for _, e := range errs {
+				fmt.Fprintln(t.err, clean(e.Error()))
+			}
+			if len(errs) > 0 {
+				return quietError{errs}
+			}
+			t.writePolicies(answerOf(set, nil).Policies)
+			return nil
+		},
+	}
+}
+
+// readPolicies reads all of args into one set.
+func readPolicies(stdin io.Reader, args []string) (*policy.Set, policy.Errors) {
+	var (
+		all  []*policy.RuntimePolicy
+		errs policy.Errors
+	)
+	for _, arg := range args {
+		ps, err := readPolicyArg(stdin, arg)
+		all = append(all, ps...)
+		errs = append(errs, asErrors(arg, err)...)
+	}
+	set, err := policy.NewSet(all)
+	errs = append(errs, asErrors("", err)...)
+	if len(errs) > 0 {
+		return &policy.Set{}, errs
+	}
+	return set, nil
+}
+
+func readPolicyArg(stdin io.Reader, arg string) ([]*policy.RuntimePolicy, error) {
+	if arg == "-" {
+		var b bytes.Buffer
+		// One byte more than the limit, so that Parse sees that it was passed.
+		if _, err := b.ReadFrom(io.LimitReader(stdin, policy.MaxFileBytes+1)); err != nil {
+			return nil, fmt.Errorf("read standard input: %w", err)
+		}
+		return policy.Parse("<stdin>", b.Bytes())
+	}
+	info, err := os.Stat(arg)
+	if err != nil || !info.IsDir() {
+		set, err := policy.ParseFiles(arg)
+		if err != nil {
+			return nil, err
+		}
+		return set.Policies(), nil
+	}
+	set, err := policy.LoadDir(arg)
+	if err != nil {
+		return nil, err
+	}
+	if len(set.Policies()) == 0 {
+		return nil, &policy.Error{File: arg, Msg: "no *.yaml or *.yml file in this directory", Fix: "name another"}
+	}
+	return set.Policies(), nil
+}
+
+func asErrors(file string, err error) policy.Errors {
+	var (
+		many policy.Errors
+		one  *policy.Error
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &many):
+		return many
+	case errors.As(err, &one):
+		return policy.Errors{one}
+	}
+	return policy.Errors{{File: file, Msg: err.Error(), Err: err}}
+}
+
+func answerOf(set *policy.Set, errs policy.Errors) checkAnswer {
+	a := checkAnswer{OK: len(errs) == 0, Policies: []checkedEntry{}, Errors: []checkError{}}
+	for _, e := range errs {
+		a.Errors = append(a.Errors, checkError{File: e.File, Line: e.Line, Column: e.Column, Message: e.Msg, Fix: e.Fix})
+	}
+	if !a.OK {
+		return a
+	}
+	a.Revision = set.Revision()
+	for _, p := range set.Policies() {
+		a.Policies = append(a.Policies, checkedEntry{Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
+			Mode: p.Spec.Mode.String(), Selector: selectorText(p.Spec.Selector), Rules: ruleTexts(&p.Spec)})
+	}
+	return a
+}
+
+func (t *terminal) writePolicies(ps []checkedEntry) {
+	tb := t.table("")
+	for _, p := range ps {
+		tb.row(cell{"ok", green}, plain(p.Name), cell{p.Mode, modeColour(p.Mode)}, plain(p.Selector),
+			plain(orDash(strings.Join(p.Rules, " "))))
+	}
+	tb.writeTo(t.out)
+}
+
+func selectorText(s policy.Selector) string {
+	var parts []string
+	add := func(key, value string) {
+		if value != "" {
+			parts = append(parts, key+"="+value)
+		}
+	}
+	add("image", s.Image)
+	add("imageDigest", shortImage(s.ImageDigest))
+	add("name", s.Name)
+	add("namespace", s.Namespace)
+	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
+		parts = append(parts, "label:"+k+"="+s.Labels[k])
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.PodLabels)) {
+		parts = append(parts, "podLabel:"+k+"="+s.PodLabels[k])
+	}
+	if len(parts) == 0 {
+		return "every container"
+	}
+	return strings.Join(parts, " and ")
+}
+
+// ruleTexts lists what a policy sets, each as "rule=value", with the mode where the
+// section has one of its own.
+func ruleTexts(s *policy.Spec) []string {
+	var out []string
+	section := func(own verdict.Mode, rules ...string) {
+		for i := 0; i < len(rules); i += 2 {
+			name, value := rules[i], rules[i+1]
+			if value == "" {
+				continue
+			}
+			if own != s.Mode {
+				value += "(" + own.String() + ")"
+			}
+			out = append(out, name+"="+value)
+		}
+	}
+	if e := s.Exec; e != nil {
+		section(e.Mode, "exec.asRoot", string(e.AsRoot), "exec.nested", string(e.Nested), "exec.fileCaps", string(e.FileCaps),
+			"exec.drift", string(e.Drift), "exec.metadataOnly", string(e.MetadataOnly), "exec.volumes", string(e.Volumes),
+			"exec.memfd", string(e.Memfd), "exec.allow", listed(len(e.Allow), "path", "paths"),
+			"exec.deny", listed(len(e.Deny), "path", "paths"),
+			"exec.runtimeHelpers", listed(len(e.RuntimeHelpers), "path", "paths"))
+	}
+	if h := s.SSH; h != nil {
+		client := string(h.Client)
+		if h.Client == policy.To {
+			client = listed(len(h.To), "destination", "destinations")
+		}
+		section(h.Mode, "ssh.server", string(h.Server), "ssh.client", client, "ssh.keys", string(h.Keys))
+	}
+	if g := s.Guard; g != nil {
+		section(g.Mode, "guard.bpf", string(g.BPF))
+	}
+	return out
+}
+
+// listed is a list's length in one word.
+func listed(n int, one, many string) string {
+	if n == 0 {
+		return ""
+	}
+	return strings.ReplaceAll(count(n, one, many), " ", "-")
+}

@@ -1,0 +1,248 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+)
+
+// Limits of one server. They keep a broken or unfriendly client from costing the
+// agent more than a little.
+const (
+	maxHeaderBytes  = 8 << 10
+	maxBodyBytes    = 4 << 10 // no request has a body that says anything
+	maxRefBytes     = 512
+	maxConnections  = 128
+	maxEventStreams = 32
+	headerTimeout   = 5 * time.Second
+	requestTimeout  = 15 * time.Second
+	idleTimeout     = 30 * time.Second
+	shutdownTimeout = 2 * time.Second
+	// streamTimeout is how long one record of an event stream may wait for its reader:
+	// long enough for a person who has paused the terminal.
+	streamTimeout = 10 * time.Minute
+)
+
+// Options says where a server listens and for whom.
+type Options struct {
+	// Path of the socket. Its directory must exist.
+	Path string
+	// GID is the group that may use the socket besides root, and that owns it. 0, the
+	// group of root, gives access to root alone.
+	GID int
+	// Log gets what nobody else hears of; nil discards it.
+	Log *slog.Logger
+}
+
+// Server answers on the control socket. Make one with [Listen].
+type Server struct {
+	agent   Agent
+	path    string
+	gid     int
+	log     *slog.Logger
+	socket  net.Listener
+	lock    *os.File
+	streams chan struct{} // a token for each event stream
+	timeout time.Duration // of a request, both ways; tests shorten it
+	close   func() error
+}
+
+// Listen takes the control socket, so that no other agent can, and returns a server
+// that answers once [Server.Run] is called. Callers that connect before wait.
+//
+// A socket that nobody listens on is replaced.
+// Errors: [ErrInUse] if another agent has the socket.
+func Listen(agent Agent, o Options) (*Server, error) {
+	l, lock, err := listenUnix(o.Path, o.GID)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
+		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout}
+	s.close = sync.OnceValue(s.release)
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s, nil
+}
+
+// Run answers until ctx ends, then removes the socket and returns nil. Open event
+// streams end with it. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	// Requests end before Shutdown waits for them: an event stream has no other end.
+	base, cancel := context.WithCancel(ctx)
+	defer cancel()
+	h := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: min(headerTimeout, s.timeout),
+		ReadTimeout:       s.timeout,
+		WriteTimeout:      s.timeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, readPeer(c))
+		},
+	}
+	done := make(chan error, 1)
+	go func() { done <- h.Serve(limitConns(s.socket, maxConnections)) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve %s: %w", s.path, err)
+	case <-ctx.Done():
+	}
+	late, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer stop()
+	if err := h.Shutdown(late); err != nil {
+		// Whoever does not read any more is cut off.
+		h.Close()
+	}
+	<-done
+	return nil
+}
+
+// Close removes the socket. It is for a server whose Run is never called: Run does it
+// itself.
+func (s *Server) Close() error { return s.close() }
+
+func (s *Server) release() error {
+	// The lock goes last: once it is free the file could be the next agent's.
+	defer s.lock.Close()
+	err := os.Remove(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // an operator was quicker
+	}
+	if cerr := s.socket.Close(); !errors.Is(cerr, net.ErrClosed) {
+		err = errors.Join(err, cerr)
+	}
+	return err
+}
+
+// answer computes the body of an answer.
+type answer func(s *Server, r *http.Request) (any, error)
+
+type route struct {
+	method, path string
+	params       []string // of the query; any other is an error
+	answer       answer   // nil: the event stream
+}
+
+// routes is all that the socket answers.
+var routes = []route{
+	{method: http.MethodGet, path: "/v1/status", answer: func(s *Server, r *http.Request) (any, error) {
+		return s.agent.Status(r.Context())
+	}},
+	{method: http.MethodGet, path: "/v1/containers", answer: containers},
+	{method: http.MethodGet, path: "/v1/explain", params: []string{"container"}, answer: explain},
+	{method: http.MethodGet, path: "/v1/events", params: []string{"since", "follow", "denials"}},
+	{method: http.MethodPost, path: "/v1/reload", answer: reload},
+}
+
+func containers(s *Server, r *http.Request) (any, error) {
+	cs, err := s.agent.Containers(r.Context())
+	if cs == nil {
+		cs = []Container{} // a list, also when it is empty
+	}
+	return cs, err
+}
+
+func explain(s *Server, r *http.Request) (any, error) {
+	ref := r.URL.Query().Get("container")
+	if ref == "" || len(ref) > maxRefBytes {
+		return nil, badRequest("container: want a name, an ID or the beginning of an ID")
+	}
+	return s.agent.Explain(r.Context(), ref)
+}
+
+func reload(s *Server, r *http.Request) (any, error) {
+	p := peerOf(r.Context())
+	set, err := s.agent.Reload(r.Context())
+	if err == nil {
+		s.log.Info("policies reloaded on request", attr.UID, p.uid, attr.PID, p.pid, attr.Revision, set.Revision)
+	}
+	return set, err
+}
+
+func badRequest(format string, args ...any) error {
+	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range routes {
+		mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { s.serve(rt, w, r) })
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, &Error{Status: http.StatusNotFound, Message: fmt.Sprintf("no such path: %.100q", r.URL.Path)})
+	})
+	own := uint32(os.Geteuid())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p := peerOf(r.Context())
+		if err := p.check(own, s.gid); err != nil {
+			s.log.Warn("control request refused", attr.UID, p.uid, attr.PID, p.pid, attr.Error, err)
+			w.Header().Set("Connection", "close")
+			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) serve(rt route, w http.ResponseWriter, r *http.Request) {
+	if r.Method != rt.method {
+		w.Header().Set("Allow", rt.method)
+		s.fail(w, &Error{Status: http.StatusMethodNotAllowed, Message: "use " + rt.method + " for " + rt.path})
+		return
+	}
+	if err := checkQuery(r.URL.RawQuery, rt.params); err != nil {
+		s.fail(w, err)
+		return
+	}
+	if rt.answer == nil {
+		s.events(w, r)
+		return
+	}
+	// Less than the connection's time, so that the error can still be sent.
+	ctx, cancel := context.WithTimeout(r.Context(), s.timeout*9/10)
+	defer cancel()
+	body, err := rt.answer(s, r.WithContext(ctx))
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	s.write(w, http.StatusOK, body)
+}
+
+// fail answers with an error as {"error": "..."}.
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	s.write(w, statusOf(err), errorBody{err.Error()})
+}
+
+type errorBody struct {
+	Error string `json:"error"`
+}
+
+func (s *Server) write(w http.ResponseWriter, status int, body any) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		s.log.Error("control answer cannot be encoded", attr.Error, err)
+		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// The client is gone if this fails, and has what it wanted or does not care.
+	_, _ = w.Write(append(b, '\n'))
+}
