@@ -1,0 +1,110 @@
+// Command belay-agent enforces policies on the containers of this host.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/agent"
+	"github.com/belay-project/belay/internal/enforce"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version = "dev"
+
+func main() {
+	if len(os.Args) > 0 && os.Args[0] == enforce.CanaryArg0 {
+		os.Exit(enforce.CanaryExit) // an exec that had to be denied was not
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "belay-agent",
+		Short:         "Belay's host agent: enforces policies on containers, in the kernel",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(runCommand(), preflightCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "belay-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func runCommand() *cobra.Command {
+	var cfg agent.Config
+	var unload bool
+	var logFormat, logLevel string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Enforce until stopped; what was enforced stays enforced after that",
+		Long: `Run loads the policies, puts them into the kernel and serves the control socket.
+
+Stopping the agent, or killing it, does not stop enforcement: the kernel side is
+pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
+		Example: `  belay-agent run
+  belay-agent run --policy-dir ./policies --cgroup-scope /docker
+  belay-agent run --unload`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logger(logFormat, logLevel)
+			if err != nil {
+				return err
+			}
+			cfg.Log, cfg.Version = log, version
+			if cfg.Containerd == "none" {
+				cfg.Containerd = ""
+			}
+			if unload {
+				return agent.Unload(cfg)
+			}
+			a, err := agent.Open(cfg)
+			if err != nil {
+				return err
+			}
+			err = a.Run(cmd.Context())
+			if cerr := a.Close(); err == nil {
+				err = cerr
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.RunDir, "run-dir", "/run/belay", "lock, pins and sockets")
+	f.StringVar(&cfg.StateDir, "state-dir", "/var/lib/belay", "journal and what is known of containers")
+	f.StringVar(&cfg.PolicyDir, "policy-dir", "/etc/belay/policies", "policy files (*.yaml), read again when they change")
+	f.StringVar(&cfg.DockerHost, "docker-host", "unix:///var/run/docker.sock", `Docker's API, for names, images and labels; "none" for no Docker`)
+	f.StringVar(&cfg.Containerd, "containerd", "none", "containerd's socket, such as /run/containerd/containerd.sock")
+	f.StringVar(&cfg.Backend, "backend", "auto", "auto, lsm, modret or signal; auto takes the strongest that works here")
+	f.StringArrayVar(&cfg.Scopes, "cgroup-scope", nil, "only containers whose cgroup lies below this path (repeatable; default: the whole host)")
+	f.BoolVar(&cfg.ReportAllowed, "log-allowed", false, "record every allowed exec of containers too")
+	f.DurationVar(&cfg.CanaryEvery, "canary-every", 0, "time between two tests of whether a denial works (default 1m)")
+	f.Int64Var(&cfg.JournalBytes, "journal-bytes", 0, "bound of the journal (default 256 MiB)")
+	f.StringVar(&cfg.SocketGroup, "socket-group", "", "group that may use the control socket besides root")
+	f.StringVar(&logFormat, "log-format", "text", "text or json")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&unload, "unload", false, "remove the kernel side of --run-dir and exit")
+	return cmd
+}
+
+func logger(format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	}
+	return nil, fmt.Errorf("--log-format %q: want text or json", format)
+}

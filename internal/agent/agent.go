@@ -1,0 +1,255 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/hostinfo"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+	"github.com/belay-project/belay/internal/workload"
+)
+
+// ErrRunning is returned when another agent holds the run directory.
+var ErrRunning = errors.New("another agent runs on this run directory")
+
+// Agent is one running host agent.
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	host     hostinfo.Info
+	since    time.Time
+	lock     *os.File
+	policies *policies
+	kernel   *enforce.Enforcer
+	journal  *journal.Journal
+	health   *health.Registry
+	binder   *binder
+	sources  []workload.Source
+	starts   chan startedContainer
+	levels   map[verdict.Rule]verdict.Level
+
+	// mu guards canary.
+	mu     sync.Mutex
+	canary control.Canary
+}
+
+// Open builds an agent and puts its policies into the kernel: when it returns, every
+// recognised container is under them, also those that ran before. Policies that the
+// last agent knew are bound before the runtimes are asked.
+//
+// Errors: [ErrRunning]; [enforce.ErrUnsupported]; the policies' errors, if there are no
+// last good ones.
+func Open(cfg Config) (*Agent, error) {
+	if err := cfg.fill(); err != nil {
+		return nil, err
+	}
+	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024)}
+	a.health.Expect("kernel", "policies", "journal")
+	var err error
+	if a.host, err = (hostinfo.Host{}).Info(); err != nil {
+		return nil, fmt.Errorf("read the host's identity: %w", err)
+	}
+	for _, dir := range []string{cfg.RunDir, cfg.StateDir} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	if a.lock, err = lockDir(cfg.RunDir); err != nil {
+		return nil, err
+	}
+	if err := a.open(); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) open() error {
+	a.policies = &policies{dir: a.cfg.PolicyDir, lastGood: a.cfg.lastGood()}
+	if err := a.policies.load(); err != nil {
+		if a.policies.current() == nil {
+			return fmt.Errorf("policies in %s: %w", a.cfg.PolicyDir, err)
+		}
+		a.log.Error("bad policies; the last good ones are in force", attr.Dir, a.cfg.PolicyDir, attr.Error, err.Error())
+	}
+	var err error
+	a.kernel, err = enforce.Open(enforce.Options{
+		PinDir: a.cfg.PinDir(), Backend: a.cfg.Backend, Scopes: a.cfg.Scopes, ReportAllowed: a.cfg.ReportAllowed,
+		Floor: a.policies.current().Floor(), Build: buildPolicy(a.policies.current()), Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.levels = map[verdict.Rule]verdict.Level{}
+	for _, l := range a.kernel.Levels() {
+		a.levels[l.Rule] = l.Level
+	}
+	a.binder = newBinder(a)
+	if err := a.enact(); err != nil {
+		return err
+	}
+	if err := a.binder.recall(); err != nil {
+		a.log.Warn("containers known to the last agent", attr.Error, err.Error())
+	}
+	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.journalDir(), MaxBytes: a.cfg.JournalBytes})
+	if err != nil {
+		return err
+	}
+	a.health.SetOK("journal")
+	if err := a.testCanary(); err != nil {
+		return err
+	}
+	return a.openSources()
+}
+
+func buildPolicy(s *policy.Set) *policy.Effective {
+	return s.Effective(policy.Subject{Class: policy.ClassBuild})
+}
+
+// enact puts the current policies into the kernel: the floor, and each container's own.
+func (a *Agent) enact() error {
+	refused, err := a.policies.refuse(a.levels)
+	if err != nil {
+		return err
+	}
+	set := a.policies.current()
+	if err := a.kernel.SetFloor(set.Floor(), buildPolicy(set)); err != nil {
+		return fmt.Errorf("put the policies into the kernel: %w", err)
+	}
+	absent, err := a.kernel.SetHelpers(a.policies.helpers())
+	if err != nil {
+		return err
+	}
+	if err := a.binder.rebind(); err != nil {
+		return err
+	}
+	switch {
+	case refused:
+		a.health.SetDegraded("policies", "a policy requires a level that this host does not give; see belay status")
+	case len(absent) > 0:
+		a.health.SetDegraded("policies", fmt.Sprintf("exec.runtimeHelpers names files that do not exist: %q", absent))
+	case a.policies.status().Error != "":
+		a.health.SetDegraded("policies", a.policies.status().Error)
+	default:
+		a.health.SetOK("policies")
+	}
+	return nil
+}
+
+func (a *Agent) openSources() error {
+	if a.cfg.DockerHost != "none" {
+		d, err := workload.NewDocker(workload.DockerOptions{Host: a.cfg.DockerHost, Log: a.log})
+		if err != nil {
+			return err
+		}
+		a.sources = append(a.sources, d)
+	}
+	if a.cfg.Containerd != "" {
+		a.sources = append(a.sources, workload.NewContainerd(workload.ContainerdOptions{
+			Address: a.cfg.Containerd, SkipMoby: a.cfg.DockerHost != "none", Log: a.log,
+		}))
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then returns nil. Enforcement goes on after it.
+func (a *Agent) Run(ctx context.Context) error {
+	gid, err := groupID(a.cfg.SocketGroup)
+	if err != nil {
+		return err
+	}
+	srv, err := control.Listen(a, control.Options{Path: a.cfg.Socket(), GID: gid, Log: a.log})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.journal.Run(ctx) })
+	g.Go(func() error { return a.kernel.Run(ctx, a.record) })
+	g.Go(func() error { return srv.Run(ctx) })
+	g.Go(func() error { return a.binder.keep(ctx) })
+	g.Go(func() error { return a.watchPolicies(ctx) })
+	g.Go(func() error { return a.watchCanary(ctx) })
+	g.Go(func() error { return a.followStarts(ctx) })
+	g.Go(func() error { return a.reportLosses(ctx) })
+	for _, s := range a.sources {
+		g.Go(func() error { return s.Run(ctx, a.binder.apply) })
+	}
+	a.log.Info("enforcing", attr.Backend, string(a.kernel.Backend()), attr.Revision, a.policies.current().Revision())
+	if err := notifySystemd("READY=1"); err != nil {
+		a.log.Warn("systemd was not told", attr.Error, err.Error())
+	}
+	return g.Wait()
+}
+
+// Close gives back what the process holds. The kernel side stays, and enforces.
+func (a *Agent) Close() error {
+	var errs []error
+	if a.kernel != nil {
+		errs = append(errs, a.kernel.Close())
+	}
+	if a.journal != nil {
+		errs = append(errs, a.journal.Close())
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Unload removes the kernel side of a run directory. It refuses while an agent runs.
+func Unload(cfg Config) error {
+	if err := cfg.fill(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(cfg.RunDir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	lock, err := lockDir(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(enforce.Unload(cfg.PinDir()), lock.Close())
+}
+
+// groupID returns the number of a group, 0 for none.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return 0, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fmt.Errorf("group of the control socket: %w", err)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w; stop it, or use another --run-dir", dir, ErrRunning)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
+}

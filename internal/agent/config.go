@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// Config says where an agent lives and what it watches. Zero values have the defaults
+// that the fields name.
+type Config struct {
+	RunDir    string // /run/belay: lock, pins, sockets
+	StateDir  string // /var/lib/belay: journal, last good policies, known containers
+	PolicyDir string // /etc/belay/policies
+	// DockerHost is the engine's address; unix:///var/run/docker.sock. "none" follows no engine.
+	DockerHost string
+	// Containerd is containerd's socket; empty follows none.
+	Containerd string
+	// Backend is auto, lsm, modret or signal.
+	Backend string
+	// Scopes are cgroup paths on the v2 hierarchy; empty is the whole host.
+	Scopes []string
+	// ReportAllowed records every allowed exec of a container too.
+	ReportAllowed bool
+	// CanaryEvery is the time between two tests of whether a denial works; 1 min.
+	CanaryEvery time.Duration
+	// JournalBytes bounds the journal; 256 MiB.
+	JournalBytes int64
+	// SocketGroup may use the control socket besides root; empty: root only.
+	SocketGroup string
+	Version     string
+	Log         *slog.Logger // required
+}
+
+func (c *Config) fill() error {
+	if c.Log == nil {
+		return errors.New("agent: Config.Log is required")
+	}
+	for _, d := range []struct {
+		to  *string
+		def string
+	}{
+		{&c.RunDir, "/run/belay"},
+		{&c.StateDir, "/var/lib/belay"},
+		{&c.PolicyDir, "/etc/belay/policies"},
+		{&c.DockerHost, "unix:///var/run/docker.sock"},
+		{&c.Backend, "auto"},
+		{&c.Version, "dev"},
+	} {
+		if *d.to == "" {
+			*d.to = d.def
+		}
+	}
+	if c.CanaryEvery <= 0 {
+		c.CanaryEvery = time.Minute
+	}
+	if c.JournalBytes <= 0 {
+		c.JournalBytes = 256 << 20
+	}
+	return nil
+}
+
+// PinDir is where the kernel side is pinned.
+func (c *Config) PinDir() string { return filepath.Join(c.RunDir, "bpf") }
+
+// Socket is the control socket.
+func (c *Config) Socket() string { return filepath.Join(c.RunDir, "control.sock") }
+
+func (c *Config) journalDir() string { return filepath.Join(c.StateDir, "journal") }
+func (c *Config) lastGood() string   { return filepath.Join(c.StateDir, "last-good.yaml") }
+func (c *Config) knownFile() string  { return filepath.Join(c.StateDir, "containers.json") }

@@ -1,0 +1,233 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// record takes one kernel event into the journal. It is called from the goroutines that
+// drain the rings and does not block: the journal counts what it cannot take.
+func (a *Agent) record(ev *enforce.Event) {
+	if ev.Container != "" && a.kernel.IsCanary(ev.Container) {
+		return
+	}
+	if ev.Type == enforce.EventStart && !ev.Build {
+		select {
+		case a.starts <- startedContainer{*ev}:
+		default:
+			a.health.Counter("starts_not_bound").Add(1)
+		}
+	}
+	r := a.describe(ev)
+	if ev.Script && ev.Decision == verdict.Allowed && !a.judgeScript(ev, r) && !a.cfg.ReportAllowed {
+		return
+	}
+	a.journal.Append(r)
+}
+
+// describe turns a kernel event into a record.
+func (a *Agent) describe(ev *enforce.Event) *journal.Record {
+	r := &journal.Record{
+		BootID: a.host.BootID, Host: a.host.Hostname, Time: wallTime(ev.SinceBoot), Kind: journal.Kind(ev.Type.String()),
+		Container: a.describeContainer(ev), Hook: ev.Hook, Decision: ev.Decision, Backend: a.kernel.Backend(),
+	}
+	if ev.PID != 0 && ev.Type != enforce.EventStart && ev.Type != enforce.EventCreated && ev.Type != enforce.EventGone {
+		r.Process = describeProcess(ev)
+	}
+	if ev.Rule != verdict.RuleNone {
+		src, _ := a.kernel.Source(ev)
+		r.Policy = &journal.Policy{Name: src.Name, Revision: src.Revision, Rule: ev.Rule.String(), Mode: verdict.ModeEnforce.String()}
+		if ev.Decision == verdict.WouldDeny && !ev.Detected {
+			r.Policy.Mode = verdict.ModeAudit.String()
+		}
+		r.Level = a.levels[ev.Rule].String()
+	}
+	if ev.Decision == verdict.Denied {
+		r.Errno = int(unix.EPERM)
+	}
+	r.Object = describeObject(ev)
+	if ev.Script {
+		r.Flags = append(r.Flags, journal.FlagScript)
+	}
+	if late, _ := a.binder.notes(ev.Container); late {
+		r.Flags = append(r.Flags, journal.FlagBoundLate)
+	}
+	r.Message = message(ev)
+	return r
+}
+
+func (a *Agent) describeContainer(ev *enforce.Event) *journal.Container {
+	c := &journal.Container{ID: ev.Container, CgroupID: ev.Cgroup, Class: "container"}
+	if ev.Build {
+		c.Class = "build"
+	}
+	if known, ok := a.binder.registry.Describe(ev.Container); ok {
+		c.Name, c.Image, c.Digest, c.Labels = known.Name, known.Image, known.ImageDigest, known.Labels
+	}
+	return c
+}
+
+func describeProcess(ev *enforce.Event) *journal.Process {
+	p := &journal.Process{
+		PID: ev.PID, TID: ev.TID, StartNS: uint64(ev.StartedSinceBoot), UID: ev.UID, EUID: ev.EUID, GID: ev.GID, EGID: ev.EGID,
+		CapEffective: journal.Caps(ev.CapEffective), CapPermitted: journal.Caps(ev.CapPermitted),
+		Comm: ev.Comm, Cwd: ev.Cwd, Args: ev.Args, ArgsTruncated: ev.ArgsCut,
+	}
+	if ev.Exe != "" {
+		p.Executable = &journal.Executable{Path: ev.Exe, PathTruncated: ev.PathCut, Layer: journal.LayerUnknown}
+		if ev.Type == enforce.EventExec {
+			p.Executable.Dev, p.Executable.Ino = journal.KernelDev(ev.ExeDev), ev.ExeIno
+			p.Executable.Layer = journal.Layer(ev.Layer)
+		}
+	}
+	for _, x := range ev.Ancestors {
+		p.Ancestors = append(p.Ancestors, journal.Ancestor{PID: x.PID, StartNS: uint64(x.StartedSinceBoot), UID: x.UID, Comm: x.Comm})
+	}
+	return p
+}
+
+func describeObject(ev *enforce.Event) *journal.Object {
+	switch ev.Type {
+	case enforce.EventExec:
+		if !ev.Script {
+			return nil
+		}
+		return &journal.Object{Type: "file", Path: ev.Object}
+	case enforce.EventMmap, enforce.EventFile:
+		return &journal.Object{
+			Type: "file", Path: ev.Object, PathTruncated: ev.PathCut,
+			Dev: journal.KernelDev(ev.ExeDev), Ino: ev.ExeIno, Layer: journal.Layer(ev.Layer),
+		}
+	case enforce.EventNet:
+		o := &journal.Object{Type: "socket", Port: ev.Remote.Port(), LocalPort: ev.Local.Port(), Protocol: protocol(ev.Protocol)}
+		if ev.Remote.IsValid() {
+			o.Addr = ev.Remote.Addr().String()
+		}
+		if ev.Local.IsValid() {
+			o.LocalAddr = ev.Local.Addr().String()
+		}
+		return o
+	case enforce.EventBPF:
+		return &journal.Object{Type: "bpf"}
+	}
+	return nil
+}
+
+func protocol(n uint16) string {
+	switch n {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	}
+	return fmt.Sprint(n)
+}
+
+func message(ev *enforce.Event) string {
+	switch ev.Type {
+	case enforce.EventCreated:
+		return "container recognised: its cgroup was made"
+	case enforce.EventStart:
+		return "container armed: its first program is executed"
+	case enforce.EventGone:
+		return "container gone: its cgroup was removed"
+	}
+	if ev.Detected {
+		return "seen too late to stop"
+	}
+	return ""
+}
+
+// judgeScript looks whether a script whose interpreter was allowed was dropped into the
+// container. It is the detect level of exec.drift under the signal backend.
+func (a *Agent) judgeScript(ev *enforce.Event, r *journal.Record) bool {
+	script := ev.Object
+	if !path.IsAbs(script) {
+		script = path.Join(ev.Cwd, script)
+	}
+	pid := ev.PID
+	target, dropped, err := enforce.InWritableLayer(pid, script)
+	if err != nil { // it may have ended already: pid 1 has the same root
+		for _, c := range a.containers() {
+			if c.ID == string(ev.Container) && c.PID != 0 {
+				target, dropped, err = enforce.InWritableLayer(c.PID, script)
+			}
+		}
+	}
+	if err != nil {
+		a.health.Counter("scripts_not_judged").Add(1)
+		return false
+	}
+	if !dropped {
+		return false
+	}
+	eff, _ := a.kernel.PolicyOf(ev.Container)
+	if eff == nil {
+		return false
+	}
+	for _, mode := range []verdict.Mode{verdict.ModeEnforce, verdict.ModeAudit} {
+		rule := eff.Rules[mode][verdict.RuleDrift]
+		if rule.Verdict != verdict.Deny {
+			continue
+		}
+		src := eff.Sources[rule.Policy]
+		r.Decision, r.Level = verdict.WouldDeny, verdict.Detect.String()
+		r.Policy = &journal.Policy{Name: src.Name, Revision: src.Revision, Rule: verdict.RuleDrift.String(), Mode: mode.String()}
+		r.Object = &journal.Object{Type: "file", Path: target, Layer: journal.LayerUpper}
+		r.Message = "a script written in the container was run; this backend sees it after the fact"
+		return true
+	}
+	return false
+}
+
+// wallTime turns a CLOCK_BOOTTIME time into one of the wall clock as it stands now.
+func wallTime(sinceBoot time.Duration) time.Time {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Now()
+	}
+	return time.Now().Add(sinceBoot - time.Duration(ts.Nano()))
+}
+
+// reportLosses puts a record into the journal when the kernel side has lost some.
+func (a *Agent) reportLosses(ctx context.Context) error {
+	t := time.NewTicker(5 * time.Second)
+	defer t.Stop()
+	last := map[string]uint64{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		now, err := a.kernel.Failures()
+		if err != nil {
+			a.health.SetDegraded("kernel", err.Error())
+			continue
+		}
+		lost := map[string]uint64{}
+		for name, n := range now {
+			a.health.Counter("kernel_" + name).Raise(n)
+			if n > last[name] {
+				lost[name] = n - last[name]
+			}
+		}
+		last = now
+		if len(lost) > 0 {
+			a.journal.Append(&journal.Record{
+				BootID: a.host.BootID, Host: a.host.Hostname, Time: time.Now(), Kind: journal.KindLoss, Lost: lost,
+				Message: "internal failures of the kernel side since the last such record; docs/failure-codes.md explains them",
+			})
+		}
+	}
+}

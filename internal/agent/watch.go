@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/enforce"
+)
+
+// Reload implements [control.Agent].
+func (a *Agent) Reload(context.Context) (*control.PolicySet, error) {
+	err := a.reload()
+	s := a.policies.status()
+	return &s, err
+}
+
+func (a *Agent) reload() error {
+	err := a.policies.load()
+	if err != nil {
+		a.health.SetDegraded("policies", err.Error())
+		a.log.Error("bad policies; the former ones stay in force", attr.Dir, a.cfg.PolicyDir, attr.Error, err.Error())
+		return err
+	}
+	if err := a.enact(); err != nil {
+		a.health.SetDegraded("policies", err.Error())
+		return err
+	}
+	a.log.Info("policies loaded", attr.Revision, a.policies.current().Revision())
+	return nil
+}
+
+// pollPolicies is how long an edit of the policy directory may go unnoticed.
+const pollPolicies = 2 * time.Second
+
+func (a *Agent) watchPolicies(ctx context.Context) error {
+	t := time.NewTicker(pollPolicies)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if a.policies.changed() {
+				_ = a.reload() // reported in health and in the log
+			}
+		}
+	}
+}
+
+// testCanary tries an exec that must be denied.
+func (a *Agent) testCanary() error {
+	err := a.kernel.Canary()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.canary.Time, a.canary.Denied, a.canary.Error = time.Now(), err == nil, ""
+	a.canary.Count++
+	switch {
+	case err == nil:
+		a.health.SetOK("kernel")
+		return nil
+	case errors.Is(err, enforce.ErrUnsupported):
+		a.canary.Error = err.Error()
+		a.health.SetDegraded("kernel", err.Error())
+		return nil
+	}
+	a.canary.Error = err.Error()
+	a.canary.Failed++
+	a.health.SetFailed("kernel", err.Error())
+	return fmt.Errorf("enforcement does not work: %w", err)
+}
+
+// watchCanary repeats the test. When it fails, somebody has detached the programs or
+// edited the maps: they are attached anew.
+func (a *Agent) watchCanary(ctx context.Context) error {
+	t := time.NewTicker(a.cfg.CanaryEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		err := a.testCanary()
+		if err == nil {
+			continue
+		}
+		a.log.Error("the canary was not denied: attaching anew", attr.Error, err.Error())
+		if err := errors.Join(a.kernel.Reattach(), a.enact()); err != nil {
+			a.log.Error("attaching anew", attr.Error, err.Error())
+			continue
+		}
+		if err := a.testCanary(); err == nil {
+			a.log.Warn("enforcement was mended")
+		}
+	}
+}
+
+type startedContainer struct {
+	state enforce.Event
+}
+
+// followStarts binds path rules to inodes in containers that start.
+func (a *Agent) followStarts(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case s := <-a.starts:
+			a.binder.bindInodes(s.state.Container, s.state.PID)
+		}
+	}
+}
+
+// notifySystemd sends a state to the service manager, if there is one: sd_notify(3).
+func notifySystemd(state string) error {
+	addr := os.Getenv("NOTIFY_SOCKET")
+	if addr == "" {
+		return nil
+	}
+	c, err := net.Dial("unixgram", addr)
+	if err != nil {
+		return fmt.Errorf("notify systemd: %w", err)
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(state))
+	return err
+}
