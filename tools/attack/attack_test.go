@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/testneed"
+)
+
+func TestRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"EPERM", unix.EPERM, true},
+		{"EACCES in a path error", &os.PathError{Op: "fork/exec", Path: "/x", Err: unix.EACCES}, true},
+		{"killed", fmt.Errorf("%w: killed", errRefused), true},
+		{"EPERM of a preparation", untried(unix.EPERM), false},
+		{"no such file", unix.ENOENT, false},
+		{"other", errors.New("other"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := refused(tt.err); got != tt.want {
+				t.Errorf("refused(%v) = %v, want %v", tt.err, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	seen := map[string]bool{}
+	for _, a := range attacks() {
+		if seen[a.name] {
+			t.Errorf("two attacks are named %s", a.name)
+		}
+		seen[a.name] = true
+		if a.about == "" || a.id == "" {
+			t.Errorf("%s has no id or no description", a.name)
+		}
+	}
+}
+
+// lab is what tools/attack/build.sh and ctr mkroot make.
+type lab struct{ bin, rootfs, state string }
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	testneed.Need(t, "root", os.Geteuid() == 0, "containers are made by root")
+	_, err := exec.LookPath("cc")
+	testneed.Need(t, "cc", err == nil, "apt-get install gcc libc6-dev")
+	busybox, err := exec.LookPath("busybox")
+	testneed.Need(t, "busybox", err == nil, "apt-get install busybox-static")
+	dir := t.TempDir()
+	l := &lab{bin: filepath.Join(dir, "bin"), rootfs: filepath.Join(dir, "rootfs"), state: filepath.Join(dir, "state")}
+	if out, err := exec.Command("./build.sh", l.bin).CombinedOutput(); err != nil {
+		t.Fatalf("build.sh: %v\n%s", err, out)
+	}
+	if out, err := exec.Command(filepath.Join(l.bin, "ctr"), "mkroot", "--busybox", busybox, l.rootfs).CombinedOutput(); err != nil {
+		t.Fatalf("mkroot: %v\n%s", err, out)
+	}
+	return l
+}
+
+// play runs one attack in a container of its own and returns what it printed and its
+// status.
+func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
+	t.Helper()
+	all := []string{"run", "--rootfs", l.rootfs, "--state", l.state, "--cgroup-parent", "belay-attack-test"}
+	switch a.needs {
+	case needRoot:
+	case needVolume:
+		home := filepath.Join(t.TempDir(), "home")
+		if out, err := exec.Command("cp", "-a", filepath.Join(l.rootfs, "home/app"), home).CombinedOutput(); err != nil {
+			t.Fatalf("copy the home: %v\n%s", err, out)
+		}
+		all = append(all, "--uid", "1000", "--bind", home+":/home/app")
+	default:
+		all = append(all, "--uid", "1000")
+	}
+	all = append(append(all, args...), "--", "/bin/attack", "--count", "5", a.name)
+	cmd := exec.Command(filepath.Join(l.bin, "ctr"), all...)
+	out, _ := cmd.CombinedOutput()
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// TestUnguarded shows that each attack is a real one: with nothing in its way it wins.
+func TestUnguarded(t *testing.T) {
+	l := newLab(t)
+	for _, a := range attacks() {
+		t.Run(a.name, func(t *testing.T) {
+			out, status := l.play(t, a)
+			testneed.Need(t, "x32", a.needs != needX32 || status != exitUntried, "a kernel with CONFIG_X86_X32")
+			testneed.Need(t, "userns", status != exitUntried || !strings.Contains(out, "namespaces are off"), "user namespaces are off on this host")
+			testneed.Need(t, "io_uring", a.name != "keys-uring" || status != exitUntried, "io_uring is off on this host")
+			if status != exitWon || !strings.Contains(out, "WON") {
+				t.Errorf("status %d, printed %q", status, out)
+			}
+		})
+	}
+}
+
+// TestUserns plays what depends on owners in a container with a user namespace.
+func TestUserns(t *testing.T) {
+	l := newLab(t)
+	l.rootfs += "-shifted"
+	out, err := exec.Command(filepath.Join(l.bin, "ctr"), "mkroot", "--shift", "100000", l.rootfs).CombinedOutput()
+	if err != nil {
+		t.Fatalf("mkroot: %v\n%s", err, out)
+	}
+	// User 100000 must be able to walk to the root file system.
+	if err := os.Chmod(filepath.Dir(filepath.Dir(l.rootfs)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range attacks() {
+		if a.name != "e1-copy" && a.name != "p7-setuid" && a.name != "p7-root" && a.name != "keys-read" {
+			continue
+		}
+		t.Run(a.name, func(t *testing.T) {
+			if out, status := l.play(t, a, "--userns"); status != exitWon {
+				t.Errorf("status %d, printed %q", status, out)
+			}
+		})
+	}
+}
+
+// TestNoexec shows that the attacks that execute a file of their own tell a denial from
+// a success: on a noexec mount the kernel itself denies them.
+func TestNoexec(t *testing.T) {
+	l := newLab(t)
+	denied := map[string]bool{
+		"e1-copy": true, "e5-loader": true, "e5-mmap": true, "e6-preload": true, "e6-dlopen": true,
+		"e7-tmpfile": true, "e7-deleted": true, "e8-mprotect": true, "e8-wx": true, "e10-script": true,
+		"e10-interp": true, "e10-chain": true, "e12-execveat": true, "e12-int80": true, "e14-retry": true,
+		"e15-first": true, "i1-namespaces": true,
+	}
+	for _, a := range attacks() {
+		if !denied[a.name] {
+			continue
+		}
+		delete(denied, a.name)
+		t.Run(a.name, func(t *testing.T) {
+			out, status := l.play(t, a, "--tmpfs", "/tmp:noexec")
+			if status != exitRefused || !strings.Contains(out, "refused") {
+				t.Errorf("status %d, printed %q", status, out)
+			}
+		})
+	}
+	if len(denied) > 0 {
+		t.Errorf("no such attacks: %v", denied)
+	}
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * prim: single acts for tools/attack that need one thread, raw system calls or code
+ * that Go cannot write. What is executed says "uid=…" by itself.
+ *
+ * Exit status: of the program executed; 0 done; 1 refused (EPERM, EACCES); 2 could not try.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "prim.h"
+
+int lost(const char *what)
+{
+	int err = errno;
+
+	fprintf(stderr, "prim: %s: %s\n", what, strerror(err));
+	return err == EPERM || err == EACCES ? 1 : 2;
+}
+
+/* fexecve FD ARGS…: the file has no name that could be looked at. */
+static int do_fexecve(char **argv)
+{
+	syscall(SYS_execveat, atoi(argv[0]), "", argv + 1, environ, AT_EMPTY_PATH);
+	return lost("execveat");
+}
+
+/* execveat DIR NAME: not execve. */
+static int do_execveat(char **argv)
+{
+	int dir = open(argv[0], O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (dir < 0)
+		return lost(argv[0]) + 1;
+	syscall(SYS_execveat, dir, argv[1], argv + 1, environ, 0);
+	return lost("execveat");
+}
+
+/* int80 PROG: the 32-bit entry, with 32-bit pointers. */
+static int do_int80(char **argv)
+{
+#ifdef __x86_64__
+	struct { uint32_t argv[2], envp[1]; char path[PATH_MAX]; } *low;
+	long ret;
+
+	low = mmap(NULL, sizeof(*low), PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	if (low == MAP_FAILED)
+		return lost("mmap") + 1;
+	snprintf(low->path, sizeof(low->path), "%s", argv[0]);
+	low->argv[0] = (uint32_t)(uintptr_t)low->path;
+	__asm__ volatile("int $0x80" : "=a"(ret)
+			 : "a"(11 /* execve */), "b"(low->path), "c"(low->argv), "d"(low->envp)
+			 : "memory", "r8", "r9", "r10", "r11");
+	errno = (int)-ret;
+#else
+	(void)argv;
+	errno = ENOSYS;
+#endif
+	return lost("execve by int 0x80");
+}
+
+/* x32 PROG: the third table of system calls, where the kernel has it. */
+static int do_x32(char **argv)
+{
+#ifdef __x86_64__
+	uint32_t args[2] = { 0 };
+
+	if (syscall(0x40000000 | 520 /* x32 execve */, argv[0], args, args + 1) && errno == ENOSYS)
+		fprintf(stderr, "prim: this kernel has no x32\n");
+#else
+	(void)argv;
+	errno = ENOSYS;
+#endif
+	return lost("execve by x32");
+}
+
+/* Runs the code at the start of a file: a function that returns 42. */
+static int run_code(const char *path, int prot, int flags, int later)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int (*code)(void);
+	void *p;
+
+	if (fd < 0)
+		return lost(path) + 1;
+	p = mmap(NULL, 4096, prot, flags, fd, 0);
+	if (p == MAP_FAILED)
+		return lost("mmap");
+	if (later && mprotect(p, 4096, later))
+		return lost("mprotect");
+	memcpy(&code, &p, sizeof(code));
+	if (code() != 42)
+		return 2;
+	printf("uid=code\n");
+	return 0;
+}
+
+static int do_mmap(char **argv)
+{
+	return run_code(argv[0], PROT_READ | PROT_EXEC, MAP_PRIVATE, 0);
+}
+
+static int do_mprotect(char **argv)
+{
+	return run_code(argv[0], PROT_READ, MAP_PRIVATE, PROT_READ | PROT_EXEC);
+}
+
+static int do_wx(char **argv)
+{
+	return run_code(argv[0], PROT_READ | PROT_WRITE, MAP_PRIVATE, PROT_READ | PROT_EXEC);
+}
+
+static int put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int bad = fd < 0 || write(fd, text, strlen(text)) < 0;
+
+	if (fd >= 0)
+		close(fd);
+	return bad;
+}
+
+/* A user namespace in which every user is itself, so that what is executed later is
+ * no more root than before, and a mount namespace to go with it.
+ */
+static int own_namespaces(void)
+{
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+	char map[64];
+
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+		return lost("unshare");
+	put("/proc/self/setgroups", "deny");
+	snprintf(map, sizeof(map), "%d %d 1", uid, uid);
+	if (put("/proc/self/uid_map", map))
+		return lost("uid_map");
+	snprintf(map, sizeof(map), "%d %d 1", gid, gid);
+	return put("/proc/self/gid_map", map) ? lost("gid_map") : 0;
+}
+
+/* mountdrop DIR PROG: a copy of PROG on a tmpfs mounted just now. */
+static int do_mountdrop(char **argv)
+{
+	char to[PATH_MAX], *args[] = { to, NULL };
+	int ret = own_namespaces(), in, out;
+	struct stat st;
+
+	if (ret)
+		return ret;
+	if (mount("tmpfs", argv[0], "tmpfs", 0, ""))
+		return lost("mount");
+	snprintf(to, sizeof(to), "%s/dropped", argv[0]);
+	in = open(argv[1], O_RDONLY | O_CLOEXEC);
+	out = open(to, O_CREAT | O_WRONLY | O_CLOEXEC, 0755);
+	if (in < 0 || out < 0 || fstat(in, &st) || sendfile(out, in, NULL, st.st_size) != st.st_size)
+		return lost("copy") + 1;
+	close(out);
+	execv(to, args);
+	return lost("exec");
+}
+
+/* bindalias DIR PROG: PROG under another name. */
+static int do_bindalias(char **argv)
+{
+	char to[PATH_MAX], *args[] = { to, NULL };
+	int ret = own_namespaces(), fd;
+
+	if (ret)
+		return ret;
+	snprintf(to, sizeof(to), "%s/alias", argv[0]);
+	fd = open(to, O_CREAT | O_WRONLY | O_CLOEXEC, 0755);
+	if (fd < 0)
+		return lost(to) + 1;
+	close(fd);
+	if (mount(argv[1], to, NULL, MS_BIND, NULL))
+		return lost("mount");
+	execv(to, args);
+	return lost("exec");
+}
+
+static const struct act {
+	const char *name;
+	int args;
+	int (*run)(char **argv);
+} acts[] = {
+	{ "fexecve", 2, do_fexecve },	{ "execveat", 2, do_execveat }, { "int80", 1, do_int80 },
+	{ "x32", 1, do_x32 },		{ "mmap", 1, do_mmap },		{ "mprotect", 1, do_mprotect },
+	{ "wx", 1, do_wx },		{ "mountdrop", 2, do_mountdrop },
+	{ "bindalias", 2, do_bindalias }, { "uring", 1, do_uring },
+};
+
+int main(int argc, char **argv)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(acts) / sizeof(acts[0]); i++)
+		if (argc >= 2 + acts[i].args && !strcmp(argv[1], acts[i].name))
+			return acts[i].run(argv + 2);
+	fprintf(stderr, "usage: prim ACT ARGS; see tools/attack/c/prim.c\n");
+	return 64;
+}

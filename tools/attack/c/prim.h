@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef PRIM_H
+#define PRIM_H
+
+int lost(const char *what);
+int do_uring(char **argv);
+
+#endif

@@ -1,0 +1,132 @@
+// Command attack plays one named attack against the container it runs in, and says
+// whether it won. Each attack is a technique by which a rule of a runtime policy could
+// be got around; the threat model names them by the same ids.
+//
+// It owns a scratch directory for the time of one attack. It never reaches outside its
+// container, and it is static and small so that a container needs nothing else but
+// what `ctr mkroot` puts there. It depends on golang.org/x/sys/unix only.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"text/tabwriter"
+)
+
+const usageText = `usage: attack [flags] NAME
+       attack list            names, technique ids and needs
+       attack serve ADDR HOW  speak as an SSH server to the first who connects
+       attack dial ADDR HOW   speak as an SSH client
+HOW: whole, bytes (one segment a byte), banner (lines first), deep (7 KiB of lines first)
+
+exit status: 0 the attack WON; 1 it was refused or killed; 2 it could not be tried; 64 usage
+`
+
+const (
+	exitWon     = 0
+	exitRefused = 1
+	exitUntried = 2
+	exitUsage   = 64
+)
+
+// What an attack needs beyond being run as a user that is not root.
+const (
+	needRoot   = "root"   // it starts as user 0
+	needVolume = "volume" // --home is a volume: an image's folders cannot be renamed
+	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
+)
+
+// attack is one technique.
+type attack struct {
+	name, id string
+	needs    string
+	about    string
+	run      func(*env) error // nil: it won; see classify for the rest
+}
+
+// attacks lists all of them in the order of their ids.
+func attacks() []attack {
+	var all []attack
+	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks()} {
+		all = append(all, family...)
+	}
+	return all
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	e := &env{}
+	fs := flag.NewFlagSet("attack", flag.ContinueOnError)
+	fs.Usage = func() {
+		fmt.Fprint(fs.Output(), usageText+"flags:\n")
+		fs.PrintDefaults()
+	}
+	fs.StringVar(&e.base, "dir", "/tmp", "where files are dropped")
+	fs.StringVar(&e.target, "target", "/bin/id", "program of the image whose copy or alias is executed; prints uid=")
+	fs.StringVar(&e.owned, "owned", "/home/app/bin/id", "as --target, but the attacker's own file")
+	fs.StringVar(&e.home, "home", "/home/app", "folder with the .ssh that is attacked")
+	fs.IntVar(&e.count, "count", 200, "tries of the attacks that retry")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return exitUsage
+	}
+	switch name := fs.Arg(0); {
+	case name == "list" && fs.NArg() == 1:
+		return list()
+	case (name == "serve" || name == "dial") && fs.NArg() == 3:
+		return talk(name, fs.Arg(1), fs.Arg(2))
+	case fs.NArg() == 1:
+		for _, a := range attacks() {
+			if a.name == name {
+				return play(a, e)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "attack: no attack %q; attack list names them\n", name)
+		return exitUsage
+	}
+	fs.Usage()
+	return exitUsage
+}
+
+func list() int {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tID\tNEEDS\tWHAT")
+	for _, a := range attacks() {
+		needs := a.needs
+		if needs == "" {
+			needs = "-"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.name, a.id, needs, a.about)
+	}
+	if err := w.Flush(); err != nil {
+		return exitUntried
+	}
+	return 0
+}
+
+func play(a attack, e *env) int {
+	dir, err := os.MkdirTemp(e.base, "attack-")
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: cannot try: %v\n", a.name, err)
+		return exitUntried
+	}
+	e.dir = dir
+	err = a.run(e)
+	_ = os.RemoveAll(dir) // may be busy: what was mounted there ends with its namespace
+	switch {
+	case err == nil:
+		fmt.Fprintf(os.Stdout, "%s: %s: WON\n", a.name, a.id)
+		return exitWon
+	case refused(err):
+		fmt.Fprintf(os.Stdout, "%s: %s: refused: %v\n", a.name, a.id, err)
+		return exitRefused
+	default:
+		fmt.Fprintf(os.Stderr, "%s: %s: cannot try: %v\n", a.name, a.id, err)
+		return exitUntried
+	}
+}
