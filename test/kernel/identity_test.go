@@ -1,0 +1,377 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+var asUser = []string{"--uid", "1000"}
+
+// stopped fails unless a command was denied at the backend's level for execs.
+func (h *host) stopped(t *testing.T, r result, rule verdict.Rule) {
+	t.Helper()
+	if r.code == 0 {
+		t.Fatalf("it ran: %v", r)
+	}
+	want := verdict.Denied
+	if h.kernel.Backend() == verdict.BackendSignal {
+		want = verdict.Killed
+	}
+	evs := h.take(r.id, rule)
+	if len(evs) == 0 {
+		t.Fatalf("%v, but no record of %s", r, rule)
+	}
+	if evs[0].Decision != want {
+		t.Errorf("decision %s, want %s", evs[0].Decision, want)
+	}
+}
+
+func ran(t *testing.T, r result) {
+	t.Helper()
+	if r.code != 0 {
+		t.Fatalf("it must run: %v", r)
+	}
+}
+
+func rootDenied(spec string) string { return document("root", "enforce", "  exec: {"+spec+"}\n") }
+
+// E9, I4: the entrypoint itself is judged, from the container's first instruction.
+func TestEntrypoint(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	for _, flags := range [][]string{nil, {"--clone-into-cgroup"}} {
+		t.Run(fmt.Sprint(flags), func(t *testing.T) {
+			h.stopped(t, h.run(t, flags, "/bin/id"), verdict.RuleAsRoot)
+			ran(t, h.run(t, append(flags, asUser...), "/bin/id"))
+		})
+	}
+}
+
+// I6: what is put into a container from outside is judged too.
+func TestEnteredExec(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	for _, flags := range [][]string{nil, {"--clone-into-cgroup"}} {
+		t.Run(fmt.Sprint(flags), func(t *testing.T) {
+			c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "100")
+			ran(t, c)
+			defer h.remove(t, c.id)
+			r := h.exec(t, c.id, append(flags, "--uid", "0"), "/bin/id")
+			r.id = c.id
+			h.stopped(t, r, verdict.RuleAsRoot)
+			ran(t, h.exec(t, c.id, append(flags, asUser...), "/bin/id"))
+		})
+	}
+}
+
+// asRoot: denyAfterStart lets pid 1 and its descendants set up as root, until pid 1 is
+// not root any more; what is put in from outside may never.
+func TestDenyAfterStart(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: denyAfterStart"))
+	ran(t, h.run(t, nil, "/bin/sh", "-c", "/bin/id && /bin/sh -c /bin/id"))
+	c := h.run(t, []string{"--detach"}, "/bin/sleep", "100")
+	ran(t, c)
+	r := h.exec(t, c.id, []string{"--uid", "0"}, "/bin/id")
+	r.id = c.id
+	h.stopped(t, r, verdict.RuleAsRoot)
+	h.remove(t, c.id)
+
+	h.enact(t, rootDenied("asRoot: denyAfterStart, startFor: 1s"))
+	h.stopped(t, h.run(t, nil, "/bin/sh", "-c", "/bin/id && /bin/sleep 1.5; /bin/id"), verdict.RuleAsRoot)
+}
+
+// Root of the container's own user namespace is root of the container.
+func TestUserNamespaceRoot(t *testing.T) {
+	h := get(t)
+	if err := os.Chmod(h.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	shifted := filepath.Join(h.dir, "shifted")
+	if out, err := exec.Command(bin("ctr"), "mkroot", "-bin", filepath.Dir(bin("ctr")), "-shift", "100000", shifted).CombinedOutput(); err != nil {
+		t.Fatalf("ctr mkroot: %v: %s", err, out)
+	}
+	h.enact(t, rootDenied("asRoot: deny, nested: allow"))
+	flags := []string{"--userns", "--rootfs", shifted}
+	h.stopped(t, h.run(t, flags, "/bin/id"), verdict.RuleAsRoot)
+	ran(t, h.run(t, append(flags, asUser...), "/bin/id"))
+}
+
+// nested: allow exempts root of a user namespace that a task makes for itself.
+func TestNestedAllow(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny, nested: allow"))
+	ran(t, h.run(t, asUser, "/bin/attack", "p7-userns"))
+}
+
+// I2: a cgroup below a container's, made by whomever, is the container's.
+func TestNestedCgroup(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "100")
+	ran(t, c)
+	defer h.remove(t, c.id)
+	nested := filepath.Join(cgroupMount(t), h.scope, c.id, "nested", "deeper")
+	if err := os.MkdirAll(nested, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	pid := firstPID(t, filepath.Join(cgroupMount(t), h.scope, c.id))
+	if err := os.WriteFile(filepath.Join(nested, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := h.exec(t, c.id, []string{"--uid", "0"}, "/bin/id")
+	r.id = c.id
+	h.stopped(t, r, verdict.RuleAsRoot)
+}
+
+// I2: a task that is moved out of the cgroup stays what it is.
+func TestMovedOut(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("drift", "enforce", "  exec: {drift: deny}\n"))
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
+		"cp /bin/id /tmp/id; while [ ! -e /tmp/go ]; do sleep 0.05; done; /tmp/id; echo code $? > /tmp/out; sleep 100")
+	ran(t, c)
+	dir := filepath.Join(cgroupMount(t), h.scope, c.id)
+	pid := firstPID(t, dir)
+	procs := filepath.Join(cgroupMount(t), "cgroup.procs")
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := waitFile(t, root+"/tmp/out")
+	_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
+	h.remove(t, c.id)
+	if strings.TrimSpace(out) == "code 0" {
+		t.Fatal("a dropped program ran after its task was moved out of the container's cgroup")
+	}
+	c.code, c.out = 1, out
+	h.stopped(t, c, verdict.RuleDrift)
+}
+
+// I7: kill -9 of the agent changes nothing, and neither does the next one's start.
+func TestSurvival(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	running := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+	ran(t, running)
+	defer h.remove(t, running.id)
+	if err := h.die(); err != nil {
+		t.Fatal(err)
+	}
+	fresh := h.run(t, nil, "/bin/id")
+	entered := h.exec(t, running.id, []string{"--uid", "0"}, "/bin/id")
+	okay := h.exec(t, running.id, asUser, "/bin/id")
+
+	// The next agent starts with another floor, which must not matter before it is set,
+	// and must hold from the first instruction after that.
+	opts := h.opts
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+	k, err := enforce.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	for what, r := range map[string]result{"fresh container": fresh, "exec into a running one": entered} {
+		if r.code == 0 {
+			t.Errorf("with no agent, %s ran as root: %v", what, r)
+		}
+	}
+	ran(t, okay)
+	if !k.Adopted() {
+		t.Error("the next agent did not adopt the maps")
+	}
+	h.stopped(t, h.run(t, nil, "/bin/id"), verdict.RuleAsRoot)
+	h.stopped(t, h.run(t, asUser, "/bin/attack", "e1-copy"), verdict.RuleDrift)
+	r := h.exec(t, running.id, []string{"--uid", "0"}, "/bin/id")
+	r.id = running.id
+	h.stopped(t, r, verdict.RuleAsRoot)
+}
+
+// A container that ran before Belay is enrolled: its tasks are armed.
+func TestEnrolRunning(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
+	if err := h.die(); err != nil {
+		t.Fatal(err)
+	}
+	if err := enforce.Unload(h.opts.PinDir); err != nil {
+		t.Fatal(err)
+	}
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
+		"cp /bin/id /tmp/id; while [ ! -e /tmp/go ]; do sleep 0.05; done; /tmp/id; echo code $? > /tmp/out; sleep 100")
+	ran(t, c)
+	pid := firstPID(t, filepath.Join(cgroupMount(t), h.scope, c.id))
+	opts := h.opts
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+	k, err := enforce.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	defer h.remove(t, c.id)
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := waitFile(t, root+"/tmp/out"); strings.TrimSpace(out) == "code 0" {
+		t.Fatal("a process that ran before Belay executed a dropped program")
+	}
+	h.stopped(t, result{code: 1, id: c.id}, verdict.RuleDrift)
+	r := h.exec(t, c.id, []string{"--uid", "0"}, "/bin/id")
+	r.id = c.id
+	h.stopped(t, r, verdict.RuleAsRoot)
+}
+
+// A container outside the scope is not Belay's.
+func TestScope(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	other := h.scope + "-other"
+	defer func() { _ = syscall.Rmdir(filepath.Join(cgroupMount(t), other)) }()
+	ran(t, h.run(t, []string{"--cgroup-parent", other}, "/bin/id"))
+}
+
+// Names of cgroups by the shapes of the runtimes.
+func TestCgroupShapes(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	for _, prefix := range []string{"docker-", "cri-containerd-", "crio-", "libpod-"} {
+		t.Run(prefix, func(t *testing.T) {
+			id := newID()
+			r := h.run(t, []string{"--id", id, "--cgroup-name", prefix + id + ".scope"}, "/bin/id")
+			r.id = id
+			h.stopped(t, r, verdict.RuleAsRoot)
+		})
+	}
+	id := newID()
+	ran(t, h.run(t, []string{"--id", id, "--cgroup-name", "crio-conmon-" + id + ".scope"}, "/bin/id"))
+}
+
+// Build steps have rules of their own: root and drift are part of building.
+func TestBuildStep(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny, drift: deny"))
+	parent := filepath.Join(h.scope, "buildkit")
+	defer func() { _ = syscall.Rmdir(filepath.Join(cgroupMount(t), parent)) }()
+	ran(t, h.run(t, []string{"--cgroup-parent", parent, "--cgroup-name", "abcdefghijklmnopqrstuvwxy"}, "/bin/id"))
+}
+
+// A binding by ID holds from before the start, and ends with Unbind.
+func TestBinding(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
+	id := newID()
+	own := mustPolicies(rootDenied("asRoot: deny")).Floor()
+	if err := h.kernel.Bind(ident.ContainerID(id), own); err != nil {
+		t.Fatal(err)
+	}
+	r := h.run(t, []string{"--id", id}, "/bin/id")
+	r.id = id
+	h.stopped(t, r, verdict.RuleAsRoot)
+	ran(t, h.run(t, nil, "/bin/id"))
+	if err := h.kernel.Unbind(ident.ContainerID(id)); err != nil {
+		t.Fatal(err)
+	}
+	ran(t, h.run(t, []string{"--id", id}, "/bin/id"))
+}
+
+// The canary is denied, and is found and mended when somebody detaches the programs.
+func TestCanary(t *testing.T) {
+	h := get(t)
+	if err := h.kernel.Canary(); err != nil {
+		t.Fatal(err)
+	}
+	links, err := filepath.Glob(filepath.Join(h.opts.PinDir, "abi-*", "links", "gen-*", "*"))
+	if err != nil || len(links) == 0 {
+		t.Fatalf("no pinned links: %v", err)
+	}
+	for _, l := range links {
+		if err := os.Remove(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.kernel.Canary(); err == nil {
+		t.Fatal("with all programs detached the canary was denied")
+	}
+	if err := h.kernel.Reattach(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.kernel.Canary(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The zero policy denies: nothing runs in a container whose set is missing or empty.
+func TestZeroPolicyDenies(t *testing.T) {
+	h := get(t)
+	id := newID()
+	if err := h.kernel.Bind(ident.ContainerID(id), &policy.Effective{Revision: "zero"}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := h.kernel.Unbind(ident.ContainerID(id)); err != nil {
+			t.Error(err)
+		}
+	}()
+	if r := h.run(t, []string{"--id", id}, "/bin/id"); r.code == 0 {
+		t.Fatalf("it ran: %v", r)
+	}
+}
+
+func cgroupMount(tb testing.TB) string {
+	tb.Helper()
+	for _, dir := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.controllers")); err == nil {
+			return dir
+		}
+	}
+	tb.Fatal("no cgroup v2 hierarchy")
+	return ""
+}
+
+func firstPID(tb testing.TB, dir string) int {
+	tb.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	f := strings.Fields(string(b))
+	if len(f) == 0 {
+		tb.Fatalf("no process in %s", dir)
+	}
+	pid, err := strconv.Atoi(f[0])
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return pid
+}
+
+// waitFile returns the content of a file that is about to appear.
+func waitFile(tb testing.TB, path string) string {
+	tb.Helper()
+	for range 600 {
+		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
+			return string(b)
+		}
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // a shell in a container has no other signal
+	}
+	tb.Fatalf("%s did not appear", path)
+	return ""
+}
