@@ -1,0 +1,16 @@
+#!/bin/bash
+# count.sh LABEL…: pass `go test -v` output on in short form, print the counts, and fail
+# if a test failed or none ran.
+label=$*
+awk -v label="$label" '
+	/^ *--- PASS/ { pass++ }
+	/^ *--- FAIL/ { fail++ }
+	/^ *--- SKIP/ { skip++; skipped = skipped "\n    " $3 }
+	/^(PASS|ok)/ { done = 1 }
+	/^FAIL|^panic:|^fatal/ { bad = 1 }
+	{ lines[NR] = $0 }
+	END {
+		if (fail || bad || !pass) for (i = 1; i <= NR; i++) print lines[i]
+		printf "%s: %d passed, %d failed, %d skipped%s\n", label, pass, fail, skip, skipped
+		exit (fail || bad || !pass)
+	}'

@@ -1,0 +1,32 @@
+#!/bin/bash
+# What `make test` does: build, generated files, vet, unit tests, fuzz seeds and 5 s
+# each, kernel suites natively and in two virtual machines, scenes on real Docker.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+step() { printf '\n== %s (%ds)\n' "$*" "$SECONDS"; }
+
+step build
+go build ./...
+make -s build build-test
+step generated files
+tools/ci/verify.sh
+step vet
+test -z "$(gofmt -l cmd internal tools test bpf)" || { gofmt -l cmd internal tools test bpf; exit 1; }
+go vet ./...
+step unit tests
+# dependency and layer tests read the tree: never from the cache
+go test -count=1 ./...
+go test -race -count=1 ./internal/journal ./internal/health ./internal/control ./internal/policy ./internal/workload
+step fuzz
+tools/ci/fuzz.sh 5s
+if [ "$(id -u)" = 0 ]; then
+	step kernel suites on this kernel
+	tools/ci/native.sh
+	step kernel suites in virtual machines
+	tools/vmtest/matrix.sh
+	step scenes on real Docker
+	tools/ci/e2e.sh
+else
+	echo "not root: kernel suites and Docker scenes are left out"
+fi
+step done
