@@ -189,6 +189,18 @@ static __always_inline void bl_put_args(struct bl_event *e, __u32 off)
 		e->args_len = len;
 }
 
+static __always_inline void bl_put_entry_args(struct bl_event *e, __u32 off)
+{
+	struct bl_args *a = bpf_task_storage_get(&bl_argses, bpf_get_current_task_btf(), 0, 0);
+
+	if (!a || a->len > BL_ARGS || off > BL_DATA - BL_ARGS)
+		return;
+	bpf_probe_read_kernel(&e->data[off & (BL_DATA - 1)], BL_ARGS, a->data);
+	e->args_len = a->len;
+	if (a->cut)
+		e->flags |= BL_E_ARGS_CUT;
+}
+
 static __always_inline void bl_emit(const struct bl_report *r)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
@@ -251,6 +263,8 @@ static __always_inline void bl_emit(const struct bl_report *r)
 	}
 	if (r->hook == BL_H_EXEC)
 		bl_put_args(e, off);
+	else if (r->type == BL_EV_EXEC)
+		bl_put_entry_args(e, off);
 	bpf_ringbuf_submit(e, 0);
 }
 

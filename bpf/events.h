@@ -44,6 +44,7 @@ enum bl_hook {
 	BL_H_LISTEN = 13,
 	BL_H_SKB = 14,
 	BL_H_CGROUP = 15,
+	BL_H_SYMLINK = 16,
 };
 
 enum bl_layer {

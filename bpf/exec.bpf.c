@@ -217,3 +217,58 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 		       bprm->filename != bprm->interp ? bprm->filename : NULL);
 	return 0;
 }
+
+/* Context of the tracepoints of one syscall's entry: see their format file. */
+struct bl_sys_enter {
+	__u64 common;
+	__s64 nr;
+	__u64 args[6];
+};
+
+static __always_inline int bl_take_args(const char *const *argv)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	const char *arg;
+	struct bl_args *a;
+	__u32 off = 0;
+	long n;
+	int i;
+
+	if (!t || t->state == BL_HOST)
+		return 0;
+	a = bpf_task_storage_get(&bl_argses, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!a)
+		return 0;
+	a->cut = 1;
+	for (i = 0; i < 32; i++) {
+		if (bpf_probe_read_user(&arg, sizeof(arg), &argv[i]))
+			break;
+		if (!arg) {
+			a->cut = 0;
+			break;
+		}
+		if (off >= BL_ARGS)
+			break;
+		n = bpf_probe_read_user_str(&a->data[off & (BL_ARGS - 1)], BL_ARG, arg);
+		if (n < 0)
+			break;
+		off += n;
+		if (n == BL_ARG)	/* perhaps longer: what follows is not to be trusted to be whole */
+			break;
+	}
+	a->len = off < BL_ARGS ? off : BL_ARGS;
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_enter_execve")
+int bl_enter_execve(struct bl_sys_enter *ctx)
+{
+	return bl_take_args((const char *const *)ctx->args[1]);
+}
+
+SEC("tracepoint/syscalls/sys_enter_execveat")
+int bl_enter_execveat(struct bl_sys_enter *ctx)
+{
+	return bl_take_args((const char *const *)ctx->args[2]);
+}

@@ -265,6 +265,31 @@ int BPF_PROG(bl_mod_link, struct dentry *old_dentry, struct inode *dir, struct d
 	return bl_link(old_dentry, new_dentry);
 }
 
+/* Nor may a symbolic link take the place of authorized_keys, or of .ssh. */
+static __always_inline int bl_symlink(struct dentry *d)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	if (bl_overlay_inside(d) || !(bl_key_dentry(d) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
+		return 0;
+	return bl_key_verdict(&w, c, BL_H_SYMLINK, NULL);
+}
+
+SEC("lsm/inode_symlink")
+int BPF_PROG(bl_lsm_symlink, struct inode *dir, struct dentry *dentry, const char *old_name)
+{
+	return bl_symlink(dentry);
+}
+
+SEC("fmod_ret/security_inode_symlink")
+int BPF_PROG(bl_mod_symlink, struct inode *dir, struct dentry *dentry, const char *old_name)
+{
+	return bl_symlink(dentry);
+}
+
 /* truncate(2) writes without an open. */
 static __always_inline int bl_truncate(const struct path *path)
 {

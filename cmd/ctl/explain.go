@@ -86,7 +86,7 @@ func boundBy(c control.Container) string {
 	names := orDash(strings.Join(c.Policies, ", "))
 	switch c.Policy {
 	case "floor":
-		return names + " (the floor: nothing is known of this container yet)"
+		return names + " (the floor: no policy selects it by more than that it is a container)"
 	case "build":
 		return names + " (a build step: only the guards apply)"
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -77,6 +78,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
+	debug.FreeOSMemory() // reading the kernel's BTF took memory that is not needed again
 	return a, nil
 }
 

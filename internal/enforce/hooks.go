@@ -12,7 +12,8 @@ type attachKind uint8
 const (
 	attachTracing attachKind = iota // tp_btf and fmod_ret, through bpf_link
 	attachLSM
-	attachCgroup // at the root of the cgroup v2 hierarchy
+	attachCgroup  // at the root of the cgroup v2 hierarchy
+	attachSyscall // tracepoint of one syscall's entry; name is the tracepoint's
 )
 
 // hook is one program of the kernel side and where it goes.
@@ -30,6 +31,7 @@ type hook struct {
 var (
 	everyBackend = []verdict.Backend{verdict.BackendLSM, verdict.BackendModret, verdict.BackendSignal}
 	onlyLSM      = []verdict.Backend{verdict.BackendLSM}
+	prevents     = []verdict.Backend{verdict.BackendLSM, verdict.BackendModret}
 	onlyModret   = []verdict.Backend{verdict.BackendModret}
 )
 
@@ -41,6 +43,10 @@ var hooks = []hook{
 	{program: "bl_attach_task", name: "cgroup_attach_task", backends: everyBackend, need: true},
 	{program: "bl_fork", name: "sched_process_fork", backends: everyBackend, need: true},
 
+	// arguments of denied execs; signal reads those of the new program
+	{program: "bl_enter_execve", name: "sys_enter_execve", backends: prevents, kind: attachSyscall},
+	{program: "bl_enter_execveat", name: "sys_enter_execveat", backends: prevents, kind: attachSyscall},
+
 	{program: "bl_lsm_mount", name: "sb_mount", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_move_mount", name: "move_mount", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_bpf", name: "bpf", backends: onlyLSM, kind: attachLSM, need: true},
@@ -49,6 +55,7 @@ var hooks = []hook{
 	{program: "bl_lsm_open", name: "file_open", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_rename", name: "inode_rename", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_link", name: "inode_link", backends: onlyLSM, kind: attachLSM, need: true},
+	{program: "bl_lsm_symlink", name: "inode_symlink", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_truncate", name: "path_truncate", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_bprm", name: "bprm_check_security", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_creds", name: "bprm_creds_from_file", backends: onlyLSM, kind: attachLSM, need: true},
@@ -61,6 +68,7 @@ var hooks = []hook{
 	{program: "bl_mod_open", name: "security_file_open", backends: onlyModret, need: true},
 	{program: "bl_mod_rename", name: "security_inode_rename", backends: onlyModret, need: true},
 	{program: "bl_mod_link", name: "security_inode_link", backends: onlyModret, need: true},
+	{program: "bl_mod_symlink", name: "security_inode_symlink", backends: onlyModret, need: true},
 	{program: "bl_mod_truncate", name: "security_path_truncate", backends: onlyModret},
 	{program: "bl_mod_bprm", name: "security_bprm_check", backends: onlyModret, need: true},
 	{program: "bl_mod_creds", name: "security_bprm_creds_from_file", backends: onlyModret, need: true},

@@ -21,6 +21,14 @@ type kernelBlAncestor struct {
 	Comm    [16]uint8
 }
 
+type kernelBlArgs struct {
+	_    structs.HostLayout
+	Len  uint16
+	Cut  uint8
+	Pad  [5]uint8
+	Data [640]uint8
+}
+
 type kernelBlBackendId uint32
 
 const (
@@ -231,6 +239,7 @@ const (
 	kernelBlHookBL_H_LISTEN     kernelBlHook = 13
 	kernelBlHookBL_H_SKB        kernelBlHook = 14
 	kernelBlHookBL_H_CGROUP     kernelBlHook = 15
+	kernelBlHookBL_H_SYMLINK    kernelBlHook = 16
 )
 
 type kernelBlId struct {
@@ -393,6 +402,7 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	kernelMapBlArgses          = "bl_argses"
 	kernelMapBlBinds           = "bl_binds"
 	kernelMapBlCgroups         = "bl_cgroups"
 	kernelMapBlConfigs         = "bl_configs"
@@ -423,6 +433,8 @@ const (
 	kernelProgBlConnect6       = "bl_connect6"
 	kernelProgBlContractRun    = "bl_contract_run"
 	kernelProgBlEgress         = "bl_egress"
+	kernelProgBlEnterExecve    = "bl_enter_execve"
+	kernelProgBlEnterExecveat  = "bl_enter_execveat"
 	kernelProgBlExecDone       = "bl_exec_done"
 	kernelProgBlFork           = "bl_fork"
 	kernelProgBlLsmBpf         = "bl_lsm_bpf"
@@ -436,6 +448,7 @@ const (
 	kernelProgBlLsmMprotect    = "bl_lsm_mprotect"
 	kernelProgBlLsmOpen        = "bl_lsm_open"
 	kernelProgBlLsmRename      = "bl_lsm_rename"
+	kernelProgBlLsmSymlink     = "bl_lsm_symlink"
 	kernelProgBlLsmTruncate    = "bl_lsm_truncate"
 	kernelProgBlModBpf         = "bl_mod_bpf"
 	kernelProgBlModBprm        = "bl_mod_bprm"
@@ -448,6 +461,7 @@ const (
 	kernelProgBlModMprotect    = "bl_mod_mprotect"
 	kernelProgBlModOpen        = "bl_mod_open"
 	kernelProgBlModRename      = "bl_mod_rename"
+	kernelProgBlModSymlink     = "bl_mod_symlink"
 	kernelProgBlModTruncate    = "bl_mod_truncate"
 	kernelProgBlSigListen      = "bl_sig_listen"
 	kernelProgBlSockops        = "bl_sockops"
@@ -517,52 +531,57 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	BlAttachTask   *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
-	BlBenchExec    *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
-	BlBenchRun     *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
-	BlBenchSkb     *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
-	BlBind4        *ebpf.ProgramSpec `ebpf:"bl_bind4"`
-	BlBind6        *ebpf.ProgramSpec `ebpf:"bl_bind6"`
-	BlCgroupMkdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4     *ebpf.ProgramSpec `ebpf:"bl_connect4"`
-	BlConnect6     *ebpf.ProgramSpec `ebpf:"bl_connect6"`
-	BlContractRun  *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
-	BlEgress       *ebpf.ProgramSpec `ebpf:"bl_egress"`
-	BlExecDone     *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
-	BlFork         *ebpf.ProgramSpec `ebpf:"bl_fork"`
-	BlLsmBpf       *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm      *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds     *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
-	BlLsmLink      *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
-	BlLsmListen    *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
-	BlLsmMmap      *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
-	BlLsmMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect  *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen      *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
-	BlLsmRename    *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
-	BlLsmTruncate  *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
-	BlModBpf       *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
-	BlModBprm      *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
-	BlModCreds     *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
-	BlModLink      *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
-	BlModListen    *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
-	BlModMmap      *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
-	BlModMount     *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
-	BlModMoveMount *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
-	BlModMprotect  *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
-	BlModOpen      *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
-	BlModRename    *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
-	BlModTruncate  *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
-	BlSigListen    *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
-	BlSockops      *ebpf.ProgramSpec `ebpf:"bl_sockops"`
+	BlAttachTask    *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
+	BlBenchExec     *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
+	BlBenchRun      *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
+	BlBenchSkb      *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
+	BlBind4         *ebpf.ProgramSpec `ebpf:"bl_bind4"`
+	BlBind6         *ebpf.ProgramSpec `ebpf:"bl_bind6"`
+	BlCgroupMkdir   *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir   *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4      *ebpf.ProgramSpec `ebpf:"bl_connect4"`
+	BlConnect6      *ebpf.ProgramSpec `ebpf:"bl_connect6"`
+	BlContractRun   *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
+	BlEgress        *ebpf.ProgramSpec `ebpf:"bl_egress"`
+	BlEnterExecve   *ebpf.ProgramSpec `ebpf:"bl_enter_execve"`
+	BlEnterExecveat *ebpf.ProgramSpec `ebpf:"bl_enter_execveat"`
+	BlExecDone      *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
+	BlFork          *ebpf.ProgramSpec `ebpf:"bl_fork"`
+	BlLsmBpf        *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm       *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds      *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
+	BlLsmLink       *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
+	BlLsmListen     *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
+	BlLsmMmap       *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
+	BlLsmMount      *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount  *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect   *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen       *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
+	BlLsmRename     *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink    *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate   *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
+	BlModBpf        *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
+	BlModBprm       *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
+	BlModCreds      *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
+	BlModLink       *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
+	BlModListen     *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
+	BlModMmap       *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
+	BlModMount      *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
+	BlModMoveMount  *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
+	BlModMprotect   *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
+	BlModOpen       *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
+	BlModRename     *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
+	BlModSymlink    *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
+	BlModTruncate   *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
+	BlSigListen     *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSockops       *ebpf.ProgramSpec `ebpf:"bl_sockops"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
+	BlArgses     *ebpf.MapSpec `ebpf:"bl_argses"`
 	BlBinds      *ebpf.MapSpec `ebpf:"bl_binds"`
 	BlCgroups    *ebpf.MapSpec `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.MapSpec `ebpf:"bl_configs"`
@@ -631,6 +650,7 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
+	BlArgses     *ebpf.Map `ebpf:"bl_argses"`
 	BlBinds      *ebpf.Map `ebpf:"bl_binds"`
 	BlCgroups    *ebpf.Map `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.Map `ebpf:"bl_configs"`
@@ -653,6 +673,7 @@ type kernelMaps struct {
 
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
+		m.BlArgses,
 		m.BlBinds,
 		m.BlCgroups,
 		m.BlConfigs,
@@ -706,46 +727,50 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	BlAttachTask   *ebpf.Program `ebpf:"bl_attach_task"`
-	BlBenchExec    *ebpf.Program `ebpf:"bl_bench_exec"`
-	BlBenchRun     *ebpf.Program `ebpf:"bl_bench_run"`
-	BlBenchSkb     *ebpf.Program `ebpf:"bl_bench_skb"`
-	BlBind4        *ebpf.Program `ebpf:"bl_bind4"`
-	BlBind6        *ebpf.Program `ebpf:"bl_bind6"`
-	BlCgroupMkdir  *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir  *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4     *ebpf.Program `ebpf:"bl_connect4"`
-	BlConnect6     *ebpf.Program `ebpf:"bl_connect6"`
-	BlContractRun  *ebpf.Program `ebpf:"bl_contract_run"`
-	BlEgress       *ebpf.Program `ebpf:"bl_egress"`
-	BlExecDone     *ebpf.Program `ebpf:"bl_exec_done"`
-	BlFork         *ebpf.Program `ebpf:"bl_fork"`
-	BlLsmBpf       *ebpf.Program `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm      *ebpf.Program `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds     *ebpf.Program `ebpf:"bl_lsm_creds"`
-	BlLsmLink      *ebpf.Program `ebpf:"bl_lsm_link"`
-	BlLsmListen    *ebpf.Program `ebpf:"bl_lsm_listen"`
-	BlLsmMmap      *ebpf.Program `ebpf:"bl_lsm_mmap"`
-	BlLsmMount     *ebpf.Program `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount *ebpf.Program `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect  *ebpf.Program `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen      *ebpf.Program `ebpf:"bl_lsm_open"`
-	BlLsmRename    *ebpf.Program `ebpf:"bl_lsm_rename"`
-	BlLsmTruncate  *ebpf.Program `ebpf:"bl_lsm_truncate"`
-	BlModBpf       *ebpf.Program `ebpf:"bl_mod_bpf"`
-	BlModBprm      *ebpf.Program `ebpf:"bl_mod_bprm"`
-	BlModCreds     *ebpf.Program `ebpf:"bl_mod_creds"`
-	BlModLink      *ebpf.Program `ebpf:"bl_mod_link"`
-	BlModListen    *ebpf.Program `ebpf:"bl_mod_listen"`
-	BlModMmap      *ebpf.Program `ebpf:"bl_mod_mmap"`
-	BlModMount     *ebpf.Program `ebpf:"bl_mod_mount"`
-	BlModMoveMount *ebpf.Program `ebpf:"bl_mod_move_mount"`
-	BlModMprotect  *ebpf.Program `ebpf:"bl_mod_mprotect"`
-	BlModOpen      *ebpf.Program `ebpf:"bl_mod_open"`
-	BlModRename    *ebpf.Program `ebpf:"bl_mod_rename"`
-	BlModTruncate  *ebpf.Program `ebpf:"bl_mod_truncate"`
-	BlSigListen    *ebpf.Program `ebpf:"bl_sig_listen"`
-	BlSockops      *ebpf.Program `ebpf:"bl_sockops"`
+	BlAttachTask    *ebpf.Program `ebpf:"bl_attach_task"`
+	BlBenchExec     *ebpf.Program `ebpf:"bl_bench_exec"`
+	BlBenchRun      *ebpf.Program `ebpf:"bl_bench_run"`
+	BlBenchSkb      *ebpf.Program `ebpf:"bl_bench_skb"`
+	BlBind4         *ebpf.Program `ebpf:"bl_bind4"`
+	BlBind6         *ebpf.Program `ebpf:"bl_bind6"`
+	BlCgroupMkdir   *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir   *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4      *ebpf.Program `ebpf:"bl_connect4"`
+	BlConnect6      *ebpf.Program `ebpf:"bl_connect6"`
+	BlContractRun   *ebpf.Program `ebpf:"bl_contract_run"`
+	BlEgress        *ebpf.Program `ebpf:"bl_egress"`
+	BlEnterExecve   *ebpf.Program `ebpf:"bl_enter_execve"`
+	BlEnterExecveat *ebpf.Program `ebpf:"bl_enter_execveat"`
+	BlExecDone      *ebpf.Program `ebpf:"bl_exec_done"`
+	BlFork          *ebpf.Program `ebpf:"bl_fork"`
+	BlLsmBpf        *ebpf.Program `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm       *ebpf.Program `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds      *ebpf.Program `ebpf:"bl_lsm_creds"`
+	BlLsmLink       *ebpf.Program `ebpf:"bl_lsm_link"`
+	BlLsmListen     *ebpf.Program `ebpf:"bl_lsm_listen"`
+	BlLsmMmap       *ebpf.Program `ebpf:"bl_lsm_mmap"`
+	BlLsmMount      *ebpf.Program `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount  *ebpf.Program `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect   *ebpf.Program `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen       *ebpf.Program `ebpf:"bl_lsm_open"`
+	BlLsmRename     *ebpf.Program `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink    *ebpf.Program `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate   *ebpf.Program `ebpf:"bl_lsm_truncate"`
+	BlModBpf        *ebpf.Program `ebpf:"bl_mod_bpf"`
+	BlModBprm       *ebpf.Program `ebpf:"bl_mod_bprm"`
+	BlModCreds      *ebpf.Program `ebpf:"bl_mod_creds"`
+	BlModLink       *ebpf.Program `ebpf:"bl_mod_link"`
+	BlModListen     *ebpf.Program `ebpf:"bl_mod_listen"`
+	BlModMmap       *ebpf.Program `ebpf:"bl_mod_mmap"`
+	BlModMount      *ebpf.Program `ebpf:"bl_mod_mount"`
+	BlModMoveMount  *ebpf.Program `ebpf:"bl_mod_move_mount"`
+	BlModMprotect   *ebpf.Program `ebpf:"bl_mod_mprotect"`
+	BlModOpen       *ebpf.Program `ebpf:"bl_mod_open"`
+	BlModRename     *ebpf.Program `ebpf:"bl_mod_rename"`
+	BlModSymlink    *ebpf.Program `ebpf:"bl_mod_symlink"`
+	BlModTruncate   *ebpf.Program `ebpf:"bl_mod_truncate"`
+	BlSigListen     *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSockops       *ebpf.Program `ebpf:"bl_sockops"`
 }
 
 func (p *kernelPrograms) Close() error {
@@ -762,6 +787,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlConnect6,
 		p.BlContractRun,
 		p.BlEgress,
+		p.BlEnterExecve,
+		p.BlEnterExecveat,
 		p.BlExecDone,
 		p.BlFork,
 		p.BlLsmBpf,
@@ -775,6 +802,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmMprotect,
 		p.BlLsmOpen,
 		p.BlLsmRename,
+		p.BlLsmSymlink,
 		p.BlLsmTruncate,
 		p.BlModBpf,
 		p.BlModBprm,
@@ -787,6 +815,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModMprotect,
 		p.BlModOpen,
 		p.BlModRename,
+		p.BlModSymlink,
 		p.BlModTruncate,
 		p.BlSigListen,
 		p.BlSockops,

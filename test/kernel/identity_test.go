@@ -375,3 +375,25 @@ func waitFile(tb testing.TB, path string) string {
 	tb.Fatalf("%s did not appear", path)
 	return ""
 }
+
+// A record of a denied exec has the arguments, the executable, the working directory and
+// the ancestors.
+func TestRecord(t *testing.T) {
+	h := get(t)
+	h.enact(t, denyOnly("/bin/id"))
+	r := h.run(t, asUser, "/bin/sh", "-c", "cd /tmp && /bin/id first 'second one'; true")
+	evs := h.take(r.id, verdict.RulePathDeny)
+	if len(evs) == 0 {
+		t.Fatalf("no record: %v", r)
+	}
+	ev := evs[0]
+	if got, want := fmt.Sprint(ev.Args), "[/bin/id first second one]"; got != want {
+		t.Errorf("arguments %s, want %s", got, want)
+	}
+	if ev.Exe != "/bin/id" || ev.Cwd != "/tmp" || ev.UID != 1000 || ev.ExeIno == 0 || ev.Layer != "image" {
+		t.Errorf("executable %q inode %d layer %q, working directory %q, uid %d", ev.Exe, ev.ExeIno, ev.Layer, ev.Cwd, ev.UID)
+	}
+	if len(ev.Ancestors) < 2 || ev.Ancestors[0].Comm != "sh" || ev.Ancestors[0].StartedSinceBoot == 0 {
+		t.Errorf("ancestors %+v", ev.Ancestors)
+	}
+}

@@ -124,7 +124,7 @@ func TestFlood(t *testing.T) {
 	h.cancel() // nobody drains the rings
 	<-h.done
 	defer h.listen()
-	n := count("BELAY_HAMMER_FLOOD", 3000)
+	n := count("BELAY_HAMMER_FLOOD", 1000)
 	r := h.run(t, asUser, "/bin/sh", "-c", fmt.Sprintf("cp /bin/id /tmp/id; i=0; while [ $i -lt %d ]; do /tmp/id >/dev/null; i=$((i+1)); done; /bin/suid-id", n))
 	if strings.Contains(r.out, "euid=0") {
 		t.Fatalf("a setuid program ran while the ring was full: %v", r)

@@ -20,12 +20,13 @@ set -uo pipefail
 cd "$PWD"
 mkdir -p /tmp/vm/bin && for f in bin/*; do case \$f in *belay*|*golangci*|*demo) ;; *) cp "\$f" /tmp/vm/bin/ ;; esac; done
 export BELAY_BIN=/tmp/vm/bin TMPDIR=/tmp/vm BELAY_TEST_BACKEND=$backend
+export BELAY_POLICIES=$PWD/policies
 export BELAY_TEST_REQUIRE=root,bpf,cgroup2,bpf-$backend
 rc=0
 cd /tmp/vm
 bin/enforce.test -test.v 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend enforce || rc=1
 [ ! -x bin/kernel.test ] || bin/kernel.test -test.v -test.timeout 20m 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend kernel || rc=1
-if [ -x "$PWD/tools/vmtest/smoke.sh" ]; then "$PWD/tools/vmtest/smoke.sh" "$PWD" || rc=1; fi
+"$PWD/tools/vmtest/reboot.sh" "$PWD" || rc=1
 exit \$rc
 JOB
 	echo "matrix: $kernel with lsm=$lsm, backend $backend"
