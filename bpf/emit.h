@@ -58,8 +58,10 @@ static __always_inline __u32 bl_put_file(struct bl_scratch *s, struct bl_event *
 {
 	int end;
 
-	if (!p || bl_walk(s, (__u64)BPF_CORE_READ(p, mnt), (__u64)BPF_CORE_READ(p, dentry), 0) < 0)
+	if (!p)
 		return off;
+	if (bl_walk(s, (__u64)BPF_CORE_READ(p, mnt), (__u64)BPF_CORE_READ(p, dentry), 0) < 0)
+		e->flags |= BL_E_PATH_CUT;	/* as far as it was walked */
 	end = bl_put_path(s, e, off);
 	/* verifier: all; the result of a function is any number */
 	return end < 0 || end > BL_DATA ? off : end;

@@ -117,6 +117,7 @@ static __always_inline int bl_exec_creds(struct linux_binprm *bprm, struct file 
 	struct bl_policy *p;
 	struct bl_decision d;
 	__u32 set = 0;
+	__u8 layer;
 
 	if (!bl_armed(&w, &c))
 		return 0;
@@ -132,7 +133,8 @@ static __always_inline int bl_exec_creds(struct linux_binprm *bprm, struct file 
 	d = bl_decision(p, &f);
 	if (d.verdict == BL_ALLOW)
 		return 0;
-	bl_exec_report(&w, c, p, set, d, &f, file, BL_L_UNKNOWN, BL_H_BPRM_CREDS,
+	layer = bl_file_facts(c, bl_user_path(file), &f);	/* for the record */
+	bl_exec_report(&w, c, p, set, d, &f, file, layer, BL_H_BPRM_CREDS,
 		       d.verdict == BL_DENY ? BL_DENIED : BL_WOULD_DENY, NULL);
 	return d.verdict == BL_DENY ? -EPERM : 0;
 }

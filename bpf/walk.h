@@ -74,10 +74,12 @@ __noinline int bl_walk_step(struct bl_scratch *s)
 	}
 	up = BPF_CORE_READ(d, d_parent);
 	k = s->n;
-	if (up == d || !up || k >= BL_DEPTH)
+	if (!up || k >= BL_DEPTH)
 		return BL_STEP_LOST;
 	s->dentry[k] = (__u64)d;
 	s->n = k + 1;
+	if (up == d)	/* a memfd, a pipe: no path, but a name for the record */
+		return BL_STEP_LOST;
 	s->at = (__u64)up;
 	return BL_STEP_ON;
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/belay-project/belay/internal/verdict"
@@ -134,5 +135,25 @@ func TestABI(t *testing.T) {
 	}
 	if binary.Size(kernelBlPolicy{}) != int(unsafe.Sizeof(kernelBlPolicy{})) {
 		t.Error("struct bl_policy has hidden padding")
+	}
+}
+
+// A program that is in the object and not in the table would never be attached.
+func TestEveryProgramIsAHook(t *testing.T) {
+	spec, err := loadKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, h := range hooks {
+		if spec.Programs[h.program] == nil {
+			t.Errorf("the object has no program %s", h.program)
+		}
+		listed[h.program] = true
+	}
+	for name, p := range spec.Programs {
+		if !listed[name] && p.Type != ebpf.RawTracepoint { // those are run by tests and benchmarks only
+			t.Errorf("program %s is in no row of the hook table", name)
+		}
 	}
 }
