@@ -6,12 +6,13 @@ if [ "$(id -u)" != 0 ]; then
 	echo "demo: root is needed: it starts a Docker Engine and loads programs into the kernel" >&2
 	exit 1
 fi
-CGO_ENABLED=0 go build -trimpath -o bin/demo ./tools/demo
 if [ "${1:-}" != --vm ]; then
 	exec bin/demo
 fi
 job=$(mktemp)
 trap 'rm -f "$job"' EXIT
 printf 'cd %q && exec bin/demo --short\n' "$PWD" >"$job"
+export BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-1800}
 tools/vmtest/vm.sh 6.1 lockdown,yama,integrity,bpf "$job"
+export BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-1800}
 tools/vmtest/vm.sh 6.12 lockdown,yama,integrity "$job"
