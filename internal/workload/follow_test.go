@@ -115,7 +115,15 @@ func TestFollowNeverGivesUp(t *testing.T) {
 	if c := <-fd.ch; c.Kind != Resync || len(c.Containers) != 1 {
 		t.Errorf("second: got %+v, want a resync and no word per attempt", c)
 	}
-	if st := src.Status(); !st.Connected || st.Reconnects != 0 {
+	// the state is set after the listing was handed on
+	var st Status
+	for range 500 {
+		if st = src.Status(); st.Connected {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // there is no other signal
+	}
+	if !st.Connected || st.Reconnects != 0 {
 		t.Errorf("got %+v, want connected, no reconnect", st)
 	}
 }
