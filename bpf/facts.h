@@ -132,12 +132,19 @@ static __always_inline void bl_start_facts(const struct bl_container *c, const s
 }
 
 /* The path by which a user knows a file. For a mapping of a file on overlayfs, vm_file is
- * the file below; before 6.5 its f_path is the overlay's all the same.
+ * the file below; before 6.5 its f_path is the overlay's all the same. The bit that marks
+ * such a file has moved between kernels and is in no BTF, so what lies behind the file is
+ * taken for a path only if it leads to an overlay.
  */
 static __always_inline const struct path *bl_user_path(struct file *file)
 {
-	if (bpf_core_type_exists(struct backing_file) && BPF_CORE_READ(file, f_mode) & FMODE_BACKING)
-		return __builtin_preserve_access_index(&((struct backing_file *)file)->user_path);
+	struct backing_file *b = (struct backing_file *)file;
+
+	if (bpf_core_type_exists(struct backing_file) &&
+	    BPF_CORE_READ(file, f_mode) & (FMODE_BACKING_A | FMODE_BACKING_B) &&
+	    BPF_CORE_READ(b, user_path.dentry, d_sb, s_magic) == OVERLAYFS_SUPER_MAGIC &&
+	    BPF_CORE_READ(b, user_path.mnt, mnt_sb) == BPF_CORE_READ(b, user_path.dentry, d_sb))
+		return __builtin_preserve_access_index(&b->user_path);
 	return __builtin_preserve_access_index(&file->f_path);
 }
 

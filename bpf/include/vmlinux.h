@@ -50,7 +50,9 @@ enum bpf_map_type {
 #define READ_IMPLIES_EXEC 0x0400000	/* personality(2) */
 #define FMODE_READ	0x1
 #define FMODE_WRITE	0x2
-#define FMODE_BACKING	0x2000000	/* since 6.5 */
+/* FMODE_BACKING: bit 25 since 6.5, bit 24 in later kernels (include/linux/fs.h) */
+#define FMODE_BACKING_A	(1 << 25)
+#define FMODE_BACKING_B	(1 << 24)
 #define CAP_SYS_ADMIN	21
 #define MNT_READONLY	0x40		/* include/linux/mount.h */
 #define SB_RDONLY	1
