@@ -204,8 +204,11 @@ func ScanSSH(segments []Segment) bool {
 
 // The acts and marks of [DecideNet].
 const (
-	NetStream, NetConnect, NetListen = 0, 1, 2
-	MarkAccepted, MarkDialled        = 1, 2
+	NetStream    = 0 // enum bl_net_act
+	NetConnect   = 1
+	NetListen    = 2
+	MarkAccepted = 1 // BL_SSH_*
+	MarkDialled  = 2
 )
 
 // DecideNet runs bl_net_decide on a struct bl_policy; nil: the policy was not found.

@@ -58,6 +58,9 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 			if err != nil {
 				return err
 			}
+			if os.Geteuid() != 0 {
+				return fmt.Errorf("run loads programs into the kernel and needs root")
+			}
 			cfg.Log, cfg.Version = log, version
 			if cfg.Containerd == "none" {
 				cfg.Containerd = ""

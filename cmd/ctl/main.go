@@ -14,8 +14,10 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, &terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
-		colours: wantColours(os.Stdout)}, os.Args[1:])
+	code := run(ctx, &terminal{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
+		colours: wantColours(os.Stdout),
+	}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

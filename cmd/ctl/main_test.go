@@ -8,13 +8,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"os/signal"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -31,8 +30,10 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"belay": func() {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		os.Exit(run(ctx, &terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr,
-			now: func() time.Time { return testNow }, colours: wantColours(os.Stdout)}, os.Args[1:]))
+		os.Exit(run(ctx, &terminal{
+			in: os.Stdin, out: os.Stdout, err: os.Stderr,
+			now: func() time.Time { return testNow }, colours: wantColours(os.Stdout),
+		}, os.Args[1:]))
 	}})
 }
 
@@ -73,7 +74,8 @@ func fakeAgent(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: fakeagent DIR")
 	}
 	s, err := control.Listen(fileAgent{ts.MkAbs(args[0])}, control.Options{
-		Path: filepath.Join(ts.Getenv("RUN"), control.SocketName), GID: os.Getegid()})
+		Path: filepath.Join(ts.Getenv("RUN"), control.SocketName), GID: os.Getegid(),
+	})
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -188,8 +188,10 @@ func answerOf(set *policy.Set, errs policy.Errors) checkAnswer {
 	}
 	a.Revision = set.Revision()
 	for _, p := range set.Policies() {
-		a.Policies = append(a.Policies, checkedEntry{Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
-			Mode: p.Spec.Mode.String(), Selector: selectorText(p.Spec.Selector), Rules: ruleTexts(&p.Spec)})
+		a.Policies = append(a.Policies, checkedEntry{
+			Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
+			Mode: p.Spec.Mode.String(), Selector: selectorText(p.Spec.Selector), Rules: ruleTexts(&p.Spec),
+		})
 	}
 	return a
 }

@@ -79,8 +79,7 @@ func run(ctx context.Context, t *terminal, args []string) int {
 	if errors.Is(err, control.ErrNotRunning) {
 		fmt.Fprintln(t.err, "Start belay-agent, or name its run directory with --run-dir.")
 	}
-	var unknown *unknownCommand
-	if errors.As(err, &unknown) {
+	if unknown, ok := errors.AsType[*unknownCommand](err); ok {
 		fmt.Fprint(t.err, unknown.hint())
 	}
 	if *started {
@@ -131,9 +130,11 @@ socket's group.`,
 
 // group returns a command that only holds others.
 func group(use, short, long, example string, cmds ...*cobra.Command) *cobra.Command {
-	g := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: onlyCommands,
+	g := &cobra.Command{
+		Use: use, Short: short, Long: long, Example: example, Args: onlyCommands,
 		SuggestionsMinimumDistance: suggestWithin,
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	g.AddCommand(cmds...)
 	return g
 }

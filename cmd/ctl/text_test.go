@@ -79,8 +79,16 @@ func TestSpell(t *testing.T) {
 		d    time.Duration
 		want string
 	}{
-		{-time.Hour, "1s"}, {0, "1s"}, {59 * time.Second, "59s"}, {119 * time.Second, "119s"}, {2 * time.Minute, "2m"},
-		{119 * time.Minute, "119m"}, {2 * time.Hour, "2h"}, {47 * time.Hour, "47h"}, {48 * time.Hour, "2d"}, {1000 * time.Hour, "41d"},
+		{-time.Hour, "1s"},
+		{0, "1s"},
+		{59 * time.Second, "59s"},
+		{119 * time.Second, "119s"},
+		{2 * time.Minute, "2m"},
+		{119 * time.Minute, "119m"},
+		{2 * time.Hour, "2h"},
+		{47 * time.Hour, "47h"},
+		{48 * time.Hour, "2d"},
+		{1000 * time.Hour, "41d"},
 	}
 	for _, tt := range tests {
 		if got := spell(tt.d); got != tt.want {

@@ -40,6 +40,7 @@ type Agent struct {
 	policies *policies
 	kernel   *enforce.Enforcer
 	journal  *journal.Journal
+	records  string // directory of the journal
 	health   *health.Registry
 	binder   *binder
 	sources  []workload.Source
@@ -83,8 +84,20 @@ func Open(cfg Config) (*Agent, error) {
 }
 
 func (a *Agent) open() error {
+	// What the configuration gets wrong is found before anything is attached.
+	if _, err := groupID(a.cfg.SocketGroup); err != nil {
+		return err
+	}
+	if err := a.openSources(); err != nil {
+		return err
+	}
 	a.policies = &policies{dir: a.cfg.PolicyDir, lastGood: a.cfg.lastGood()}
-	if err := a.policies.load(); err != nil {
+	// Before the kernel side: a second agent on this state directory must leave nothing
+	// attached behind.
+	if err := a.openJournal(); err != nil {
+		return err
+	}
+	if err := a.policies.load(false); err != nil {
 		if a.policies.current() == nil {
 			return fmt.Errorf("policies in %s: %w", a.cfg.PolicyDir, err)
 		}
@@ -109,15 +122,29 @@ func (a *Agent) open() error {
 	if err := a.binder.recall(); err != nil {
 		a.log.Warn("containers known to the last agent", attr.Error, err.Error())
 	}
-	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.journalDir(), MaxBytes: a.cfg.JournalBytes})
-	if err != nil {
+	return a.testCanary()
+}
+
+// openJournal opens the journal. A state directory that takes no records, such as one
+// on a full disk, does not keep the agent from enforcing: the records go into the run
+// directory then, and status says so.
+func (a *Agent) openJournal() error {
+	a.records = a.cfg.journalDir()
+	var err error
+	a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: a.cfg.JournalBytes})
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return fmt.Errorf("%w; stop the agent that uses it, or use another --state-dir", err)
+	case err != nil:
+		a.log.Error("the state directory takes no journal; records go to the run directory until the next start",
+			attr.Dir, a.records, attr.Error, err.Error())
+		a.health.SetDegraded("journal", err.Error())
+		a.records = filepath.Join(a.cfg.RunDir, "journal")
+		a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: 16 << 20})
 		return err
 	}
 	a.health.SetOK("journal")
-	if err := a.testCanary(); err != nil {
-		return err
-	}
-	return a.openSources()
+	return nil
 }
 
 func buildPolicy(s *policy.Set) *policy.Effective {
@@ -134,20 +161,29 @@ func (a *Agent) enact() error {
 	if err := a.kernel.SetFloor(set.Floor(), buildPolicy(set)); err != nil {
 		return fmt.Errorf("put the policies into the kernel: %w", err)
 	}
-	absent, err := a.kernel.SetHelpers(a.policies.helpers())
+	helpers, ignored := a.policies.helpers()
+	absent, err := a.kernel.SetHelpers(helpers)
 	if err != nil {
 		return err
 	}
 	if err := a.binder.rebind(); err != nil {
 		return err
 	}
+	a.policies.keep()
 	switch {
+	case refused && len(set.Policies()) == 0:
+		a.health.SetFailed("policies", "every policy requires a level that this host does not give; see belay status")
 	case refused:
 		a.health.SetDegraded("policies", "a policy requires a level that this host does not give; see belay status")
 	case len(absent) > 0:
 		a.health.SetDegraded("policies", fmt.Sprintf("exec.runtimeHelpers names files that do not exist: %q", absent))
+	case len(ignored) > 0:
+		a.health.SetDegraded("policies", fmt.Sprintf("exec.runtimeHelpers is not applied from policies with a selector: %q; "+
+			"helpers hold for the whole host: name them in a policy without one", ignored))
 	case a.policies.status().Error != "":
 		a.health.SetDegraded("policies", a.policies.status().Error)
+	case a.policies.notKept() != "":
+		a.health.SetDegraded("policies", a.policies.notKept())
 	default:
 		a.health.SetOK("policies")
 	}
@@ -196,7 +232,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := notifySystemd("READY=1"); err != nil {
 		a.log.Warn("systemd was not told", attr.Error, err.Error())
 	}
-	return g.Wait()
+	a.note("agent started, policy revision " + a.policies.current().Revision())
+	err = g.Wait()
+	a.note("agent stopped; what it enforced stays enforced")
+	a.log.Info("stopped; what was enforced stays enforced until belay-agent run --unload")
+	return err
 }
 
 // Close gives back what the process holds. The kernel side stays, and enforces.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,19 +32,27 @@ type binder struct {
 	mu       sync.Mutex
 	late     map[ident.ContainerID]bool     // first bound after its start
 	problems map[ident.ContainerID][]string // rules that do not hold in it
+	names    map[ident.ContainerID][]string // names that it has had
+	devs     map[ident.ContainerID]uint32   // device of its root, where inodes were bound
+	listed   map[string]bool                // runtimes that have told all they hold
 	dirty    bool
 }
+
+// maxNames bounds the names that are kept of one container.
+const maxNames = 32
 
 // remembered is a container as the state directory keeps it.
 type remembered struct {
 	Container workload.Container `json:"container"`
 	Late      bool               `json:"late,omitempty"`
+	Names     []string           `json:"names,omitempty"`
 }
 
 func newBinder(a *Agent) *binder {
 	return &binder{
 		a: a, registry: workload.NewRegistry(), file: a.cfg.knownFile(),
-		late: map[ident.ContainerID]bool{}, problems: map[ident.ContainerID][]string{},
+		late: map[ident.ContainerID]bool{}, problems: map[ident.ContainerID][]string{}, listed: map[string]bool{},
+		names: map[ident.ContainerID][]string{}, devs: map[ident.ContainerID]uint32{},
 	}
 }
 
@@ -66,7 +75,7 @@ func (b *binder) recall() error {
 			continue
 		}
 		b.registry.Apply(workload.Change{Kind: workload.Upsert, Runtime: k.Container.Runtime, Cause: "recalled", Container: k.Container})
-		b.late[k.Container.ID] = k.Late
+		b.late[k.Container.ID], b.names[k.Container.ID] = k.Late, k.Names
 	}
 	return b.rebind()
 }
@@ -80,7 +89,7 @@ func (b *binder) remember() error {
 	}
 	known := []remembered{}
 	for _, c := range b.registry.List() {
-		known = append(known, remembered{c, b.late[c.ID]})
+		known = append(known, remembered{c, b.late[c.ID], b.names[c.ID]})
 	}
 	raw, err := json.Marshal(known)
 	if err != nil {
@@ -113,32 +122,109 @@ func (b *binder) keep(ctx context.Context) error {
 
 // apply takes in one change from a runtime.
 func (b *binder) apply(ch workload.Change) {
+	if b.take(ch) {
+		b.bindRunning()
+	}
+}
+
+// take binds what a change is about. It returns true if a container that it had bound
+// has another policy now.
+func (b *binder) take(ch workload.Change) (rebound bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if ch.Kind == workload.Resync {
+		b.listed[ch.Runtime] = true
+		defer b.unbindUnknown()
+	}
 	for _, c := range b.registry.Apply(ch) {
 		b.dirty = true
 		id := c.Container.ID
 		if c.Kind == workload.Removed {
 			delete(b.late, id)
+			delete(b.names, id)
 			delete(b.problems, id)
 			if err := b.a.kernel.Unbind(id); err != nil {
 				b.a.log.Warn("binding not removed", attr.ContainerID, string(id), attr.Error, err.Error())
 			}
 			continue
 		}
-		b.bind(c.Container)
+		before, _ := b.a.kernel.PolicyOf(id)
+		_ = b.bind(c.Container) // reported there
+		after, _ := b.a.kernel.PolicyOf(id)
+		rebound = rebound || before != after
+	}
+	return rebound
+}
+
+// unbindUnknown removes the bindings that an earlier agent made and did not live to
+// remember, of containers that no runtime has any more. b.mu is held.
+func (b *binder) unbindUnknown() {
+	for _, s := range b.a.sources {
+		if !b.listed[s.Status().Runtime] {
+			return
+		}
+	}
+	alive, err := b.a.kernel.Containers()
+	if err != nil {
+		return // the next listing tries again
+	}
+	for _, id := range b.a.kernel.Bound() {
+		key, err := id.Bytes()
+		_, known := b.registry.Get(id)
+		if err != nil || known || b.a.kernel.IsCanary(id) ||
+			slices.ContainsFunc(alive, func(c enforce.ContainerState) bool { return c.ID == key }) {
+			continue
+		}
+		if err := b.a.kernel.Unbind(id); err != nil {
+			b.a.log.Warn("binding not removed", attr.ContainerID, string(id), attr.Error, err.Error())
+		}
 	}
 }
 
 // rebind gives every known container its policy anew: at the start and after a reload.
 func (b *binder) rebind() error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	var errs []error
 	for _, c := range b.registry.List() {
 		errs = append(errs, b.bind(c))
 	}
+	b.mu.Unlock()
+	b.bindRunning()
 	return errors.Join(errs...)
+}
+
+// bindRunning binds path rules to the files of all containers that run: a policy that
+// is new to the kernel knows no inode yet.
+func (b *binder) bindRunning() {
+	list, err := b.a.kernel.Containers()
+	if err != nil {
+		b.a.health.SetDegraded("policies", "path rules are not bound to inodes: "+err.Error())
+		return
+	}
+	for _, c := range list {
+		if c.Started && !c.Build && c.PID != 0 {
+			b.bindInodes(ident.ContainerIDFromBytes(c.ID), c.PID)
+		}
+	}
+}
+
+// ended notes that a container's cgroup is gone. A container that ran before its
+// policies were bound is bound before its next start.
+func (b *binder) ended(id ident.ContainerID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if dev, ok := b.devs[id]; ok {
+		delete(b.devs, id)
+		if err := b.a.kernel.ForgetInodes(dev); err != nil {
+			b.a.log.Warn("inode rules not removed", attr.ContainerID, string(id), attr.Error, err.Error())
+		}
+	}
+	c, ok := b.registry.Get(id)
+	if !ok || !b.late[id] || b.a.started(id) {
+		return
+	}
+	b.late[id], b.dirty = false, true
+	_ = b.bind(c) // reported there
 }
 
 // bind gives one container its policy. b.mu is held.
@@ -146,7 +232,12 @@ func (b *binder) bind(c workload.Container) error {
 	if _, seen := b.late[c.ID]; !seen {
 		b.late[c.ID] = b.a.started(c.ID)
 	}
-	eff := b.a.policies.current().Effective(subject(c, b.late[c.ID]))
+	if n := b.names[c.ID]; c.Name != "" && !slices.Contains(n, c.Name) && len(n) < maxNames {
+		b.names[c.ID] = append(n, c.Name)
+	}
+	sub := subject(c, b.late[c.ID])
+	sub.FormerNames = b.names[c.ID]
+	eff := b.a.policies.current().Effective(sub)
 	var err error
 	if eff.Revision == b.a.policies.current().Floor().Revision {
 		err = b.a.kernel.Unbind(c.ID)
@@ -162,17 +253,26 @@ func (b *binder) bind(c workload.Container) error {
 
 // bindInodes binds path rules to the files of a container that has started.
 func (b *binder) bindInodes(id ident.ContainerID, pid uint32) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	// Without the lock: the files are the container's, and a file system of its own
+	// making may keep us waiting.
 	problems, err := b.a.kernel.BindInodes(id, fmt.Sprintf("/proc/%d/root", pid))
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // it has ended
 	case err != nil:
 		problems = append(problems, err.Error())
 	}
+	dev, known := b.a.kernel.RootDev(id)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if known {
+		b.devs[id] = dev
+	}
 	if len(problems) == 0 {
 		delete(b.problems, id)
 		return
+	}
+	if slices.Equal(b.problems[id], problems) {
+		return // said already
 	}
 	b.problems[id] = problems
 	for _, p := range problems {
@@ -186,12 +286,25 @@ func (b *binder) notes(id ident.ContainerID) (late bool, problems []string) {
 	return b.late[id], slices.Clone(b.problems[id])
 }
 
+// clientLabels are the labels that policies may select by. Those of Belay's own prefix
+// can loosen and are the gate's to set: without a gate whoever has one made it up, be it
+// a client or the image's author.
+func clientLabels(labels map[string]string) map[string]string {
+	out := make(map[string]string, len(labels))
+	for k, v := range labels {
+		if !strings.HasPrefix(k, policy.LabelPrefix) {
+			out[k] = v
+		}
+	}
+	return out
+}
+
 // subject is what policies select by. A container whose image is not known for certain
 // yet never gets a loosening policy.
 func subject(c workload.Container, late bool) policy.Subject {
 	return policy.Subject{
-		ID: c.ID, Known: true, Name: c.Name, Image: c.Image, ImageDigest: c.ImageDigest, ImageDigests: c.ImageDigests, Labels: c.Labels,
-		Namespace: c.Namespace, PodLabels: c.PodLabels, BoundLate: late || c.Partial,
+		ID: c.ID, Known: true, Name: c.Name, Image: c.Image, ImageDigest: c.ImageDigest, ImageDigests: c.ImageDigests,
+		Labels: clientLabels(c.Labels), Namespace: c.Namespace, PodLabels: clientLabels(c.PodLabels), BoundLate: late || c.Partial,
 	}
 }
 

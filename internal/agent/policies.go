@@ -27,38 +27,83 @@ type policies struct {
 	// mu guards what follows.
 	mu      sync.Mutex
 	set     *policy.Set
+	former  *policy.Set       // in force before the last load; nil: nothing was
+	unkept  string            // why the set in force would not survive a restart
 	refused map[string]string // policy name to why this host does not take it
 	all     []*policy.RuntimePolicy
 	loaded  time.Time
 	broken  string // why the directory's present content is not in force
 	print   string // fingerprint of the directory at the last load
+	seen    string // fingerprint at the last look
 }
 
 // load reads the policy directory. If its content is bad, the last good policies stay in
 // force, and the error says what is wrong; without any last good ones there is no set.
-func (p *policies) load() error {
+//
+// A directory that has lost all its policies is bad content too, since that is what an
+// unmounted volume and an editor at work look like. Only a person who asks for it
+// (asked) ends the enforcement of everything.
+func (p *policies) load(asked bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.print = fingerprint(p.dir)
+	p.former = p.set
+	if p.set == nil {
+		if last, err := policy.ParseFiles(p.lastGood); err == nil {
+			p.former = last
+		}
+	}
 	set, err := policy.LoadDir(p.dir)
 	if err == nil {
+		err = p.vanished(set, asked)
+	}
+	if err == nil {
 		p.set, p.all, p.broken, p.loaded = set, set.Policies(), "", time.Now()
-		return p.keep()
+		return nil
 	}
 	p.broken = err.Error()
-	if p.set != nil {
-		return err
+	if p.set == nil && p.former != nil {
+		p.set, p.all, p.loaded = p.former, p.former.Policies(), time.Now()
 	}
-	last, lerr := policy.ParseFiles(p.lastGood)
-	if lerr != nil {
-		return err
-	}
-	p.set, p.all, p.loaded = last, last.Policies(), time.Now()
 	return err
 }
 
-// keep saves the set as the last good one, for a start at which the directory is broken.
-func (p *policies) keep() error {
+// vanished returns an error if set is empty and the former one was not. p.mu is held.
+func (p *policies) vanished(set *policy.Set, asked bool) error {
+	if p.former == nil || len(p.former.Policies()) == 0 || len(set.Policies()) > 0 {
+		return nil
+	}
+	if _, err := os.Stat(p.dir); err != nil {
+		return fmt.Errorf("%s is gone; fix: bring it back, or make it an empty directory and run belay policy reload", p.dir)
+	}
+	if !asked {
+		return fmt.Errorf("%s holds no policy any more; fix: if none is wanted, run belay policy reload", p.dir)
+	}
+	return nil
+}
+
+// rollback puts the former set back after the kernel side has not taken the new one.
+func (p *policies) rollback(why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.former == nil {
+		return
+	}
+	p.set, p.all, p.broken = p.former, p.former.Policies(), why.Error()
+}
+
+// keep saves the set in force as the last good one, for a start at which the directory
+// is broken. That it cannot be saved does not keep it from being in force.
+func (p *policies) keep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unkept = ""
+	if err := p.save(); err != nil {
+		p.unkept = err.Error()
+	}
+}
+
+func (p *policies) save() error {
 	var b bytes.Buffer
 	for i, rp := range p.set.Policies() {
 		if i > 0 {
@@ -72,25 +117,43 @@ func (p *policies) keep() error {
 	return nil
 }
 
+// lacks says which rules of a policy get less here than it requires; empty: none.
+func lacks(rp *policy.RuntimePolicy, levels map[verdict.Rule]verdict.Level) string {
+	var short []string
+	for _, r := range rp.Denies() {
+		if rp.Spec.Require != verdict.Unsupported && levels[r] < rp.Spec.Require {
+			short = append(short, fmt.Sprintf("%s gets %s", r, levels[r]))
+		}
+	}
+	return strings.Join(short, ", ")
+}
+
 // refuse takes out of the set the policies that require a level which this host does
-// not give. Returns true if there are any.
+// not give. Where one of the same name was in force until now, that one stays: an edit
+// must not end enforcement. Returns true if any were refused.
 func (p *policies) refuse(levels map[verdict.Rule]verdict.Level) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	former := map[string]*policy.RuntimePolicy{}
+	if p.former != nil {
+		for _, rp := range p.former.Policies() {
+			former[rp.Name] = rp
+		}
+	}
 	p.refused = map[string]string{}
 	var keep []*policy.RuntimePolicy
 	for _, rp := range p.all {
-		var short []string
-		for _, r := range rp.Denies() {
-			if rp.Spec.Require != verdict.Unsupported && levels[r] < rp.Spec.Require {
-				short = append(short, fmt.Sprintf("%s gets %s", r, levels[r]))
-			}
-		}
-		if len(short) > 0 {
-			p.refused[rp.Name] = fmt.Sprintf("requires %s, but here %s", rp.Spec.Require, strings.Join(short, ", "))
+		short := lacks(rp, levels)
+		if short == "" {
+			keep = append(keep, rp)
 			continue
 		}
-		keep = append(keep, rp)
+		why := fmt.Sprintf("requires %s, but here %s", rp.Spec.Require, short)
+		if old := former[rp.Name]; old != nil && lacks(old, levels) == "" {
+			keep = append(keep, old)
+			why += "; its revision " + old.Revision + " stays in force"
+		}
+		p.refused[rp.Name] = why
 	}
 	if len(p.refused) == 0 {
 		return false, nil
@@ -103,28 +166,45 @@ func (p *policies) refuse(levels map[verdict.Rule]verdict.Level) (bool, error) {
 	return true, nil
 }
 
+// notKept says why the policies in force would not survive a restart; empty: they would.
+func (p *policies) notKept() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.unkept
+}
+
 func (p *policies) current() *policy.Set {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.set
 }
 
+// changed tells whether the directory differs from what was loaded and has come to
+// rest: a file that is being written is not half a policy.
 func (p *policies) changed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return fingerprint(p.dir) != p.print
+	now := fingerprint(p.dir)
+	rest := now == p.seen
+	p.seen = now
+	return rest && now != p.print
 }
 
-// helpers returns the host programs that policies name as the runtimes' own.
-func (p *policies) helpers() []string {
-	var out []string
-	for _, rp := range p.current().Policies() {
-		if rp.Spec.Exec != nil {
-			out = append(out, rp.Spec.Exec.RuntimeHelpers...)
+// helpers returns the host programs that the floor names as the runtimes' own, and the
+// policies whose helpers are not among them: the kernel side knows helpers for the whole
+// host, so what a policy says for some containers cannot be applied.
+func (p *policies) helpers() (paths, ignored []string) {
+	set := p.current()
+	paths = set.Floor().RuntimeHelpers
+	for _, rp := range set.Policies() {
+		if rp.Spec.Exec == nil {
+			continue
+		}
+		if slices.ContainsFunc(rp.Spec.Exec.RuntimeHelpers, func(h string) bool { return !slices.Contains(paths, h) }) {
+			ignored = append(ignored, rp.Name)
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return paths, ignored
 }
 
 func (p *policies) status() control.PolicySet {

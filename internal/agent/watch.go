@@ -11,32 +11,41 @@ import (
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/journal"
 )
 
 // Reload implements [control.Agent].
 func (a *Agent) Reload(context.Context) (*control.PolicySet, error) {
-	err := a.reload()
+	err := a.reload(true)
 	s := a.policies.status()
 	return &s, err
 }
 
-func (a *Agent) reload() error {
-	err := a.policies.load()
+func (a *Agent) reload(asked bool) error {
+	err := a.policies.load(asked)
 	if err != nil {
 		a.health.SetDegraded("policies", err.Error())
+		a.note("bad policies; the former ones stay in force: " + err.Error())
 		a.log.Error("bad policies; the former ones stay in force", attr.Dir, a.cfg.PolicyDir, attr.Error, err.Error())
 		return err
 	}
 	if err := a.enact(); err != nil {
-		a.health.SetDegraded("policies", err.Error())
+		// What the kernel side did not take must not be what new containers get.
+		a.policies.rollback(err)
+		if rerr := a.enact(); rerr != nil {
+			a.health.SetDegraded("policies", rerr.Error())
+		}
+		a.log.Error("policies not taken by the kernel side; the former ones stay in force", attr.Error, err.Error())
 		return err
 	}
 	a.log.Info("policies loaded", attr.Revision, a.policies.current().Revision())
+	a.note("policies loaded, revision " + a.policies.current().Revision())
 	return nil
 }
 
-// pollPolicies is how long an edit of the policy directory may go unnoticed.
-const pollPolicies = 2 * time.Second
+// pollPolicies is the time between two looks at the policy directory. An edit is taken
+// when two looks see the same.
+const pollPolicies = time.Second
 
 func (a *Agent) watchPolicies(ctx context.Context) error {
 	t := time.NewTicker(pollPolicies)
@@ -47,7 +56,7 @@ func (a *Agent) watchPolicies(ctx context.Context) error {
 			return nil
 		case <-t.C:
 			if a.policies.changed() {
-				_ = a.reload() // reported in health and in the log
+				_ = a.reload(false) // reported in health and in the log
 			}
 		}
 	}
@@ -64,7 +73,7 @@ func (a *Agent) testCanary() error {
 	case err == nil:
 		a.health.SetOK("kernel")
 		return nil
-	case errors.Is(err, enforce.ErrUnsupported):
+	case errors.Is(err, enforce.ErrUnsupported) && !errors.Is(err, enforce.ErrCanary):
 		a.canary.Error = err.Error()
 		a.health.SetDegraded("kernel", err.Error())
 		return nil
@@ -90,15 +99,24 @@ func (a *Agent) watchCanary(ctx context.Context) error {
 		if err == nil {
 			continue
 		}
-		a.log.Error("the canary was not denied: attaching anew", attr.Error, err.Error())
+		a.log.Error("enforcement was tampered with: attaching anew", attr.Error, err.Error())
+		a.note("enforcement was tampered with: " + err.Error())
 		if err := errors.Join(a.kernel.Reattach(), a.enact()); err != nil {
 			a.log.Error("attaching anew", attr.Error, err.Error())
 			continue
 		}
 		if err := a.testCanary(); err == nil {
 			a.log.Warn("enforcement was mended")
+			a.note("enforcement was mended")
 		}
 	}
+}
+
+// note puts what happened to the agent itself into the journal.
+func (a *Agent) note(message string) {
+	a.journal.Append(&journal.Record{
+		BootID: a.host.BootID, Host: a.host.Hostname, Time: time.Now(), Kind: journal.KindAgent, Message: message,
+	})
 }
 
 type startedContainer struct {
@@ -112,6 +130,10 @@ func (a *Agent) followStarts(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case s := <-a.starts:
+			if s.state.Type == enforce.EventGone {
+				a.binder.ended(s.state.Container)
+				continue
+			}
 			a.binder.bindInodes(s.state.Container, s.state.PID)
 		}
 	}

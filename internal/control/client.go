@@ -169,8 +169,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values) (*
 // explain says what a failed connection means to a person.
 func (c *Client) explain(err error) error {
 	// What http adds (Get "http://agent/v1/status") is about nothing a person knows.
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
 	switch {

@@ -73,8 +73,10 @@ func (f *fakeAgent) Events(ctx context.Context, q journal.ReadOptions, emit func
 }
 
 func record(seq uint64, d verdict.Decision) *journal.Record {
-	return &journal.Record{Schema: journal.Schema, BootID: "b", Seq: seq, Time: someTime, Host: "h",
-		Kind: journal.KindExec, Decision: d, Container: &journal.Container{Name: "web-1"}}
+	return &journal.Record{
+		Schema: journal.Schema, BootID: "b", Seq: seq, Time: someTime, Host: "h",
+		Kind: journal.KindExec, Decision: d, Container: &journal.Container{Name: "web-1"},
+	}
 }
 
 func explanation() *Explanation {

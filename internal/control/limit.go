@@ -18,6 +18,7 @@ type limitedListener struct {
 	closeOnce sync.Once
 }
 
+// Accept implements [net.Listener]. It waits while all connections are taken.
 func (l *limitedListener) Accept() (net.Conn, error) {
 	select {
 	case l.tokens <- struct{}{}:
@@ -32,6 +33,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	return &limitedConn{UnixConn: c.(*net.UnixConn), release: sync.OnceFunc(func() { <-l.tokens })}, nil
 }
 
+// Close implements [net.Listener]. It also ends an Accept that waits.
 func (l *limitedListener) Close() error {
 	l.closeOnce.Do(func() { close(l.closed) })
 	return l.Listener.Close()
@@ -43,6 +45,7 @@ type limitedConn struct {
 	release func()
 }
 
+// Close implements [net.Conn]. It makes room for another connection.
 func (c *limitedConn) Close() error {
 	defer c.release()
 	return c.UnixConn.Close()

@@ -67,8 +67,10 @@ func Listen(agent Agent, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
-		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout}
+	s := &Server{
+		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
+		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
+	}
 	s.close = sync.OnceValue(s.release)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

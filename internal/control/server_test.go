@@ -22,12 +22,14 @@ import (
 
 func TestAnswers(t *testing.T) {
 	want := &fakeAgent{
-		status: &Status{Version: "1.2.3", PID: 7, Started: someTime, Enforcing: true, Backend: "lsm",
+		status: &Status{
+			Version: "1.2.3", PID: 7, Started: someTime, Enforcing: true, Backend: "lsm",
 			Levels:   []Level{{Rule: "exec.asRoot", Level: "prevent", Note: "n"}},
 			Policies: PolicySet{Dir: "/p", Policies: []PolicyStatus{{Name: "hardened", Line: 3}}},
 			Failures: map[string]uint64{"map_full": 2},
 			Health:   health.Snapshot{State: health.OK, Components: []health.Component{{Name: "enforce", State: health.OK}}},
-			Canary:   &Canary{Time: someTime, Denied: true, Count: 4}},
+			Canary:   &Canary{Time: someTime, Denied: true, Count: 4},
+		},
 		containers: []Container{{ID: "3f2a", Name: "web\n1", Armed: someTime}, {ID: "77"}},
 		explain:    map[string]*Explanation{"web 1&x": explanation()},
 		set:        &PolicySet{Dir: "/p", Revision: "r", Loaded: someTime},
@@ -135,8 +137,10 @@ func TestBadRequests(t *testing.T) {
 }
 
 func TestEvents(t *testing.T) {
-	a := &fakeAgent{query: make(chan journal.ReadOptions, 1),
-		records: []*journal.Record{record(1, verdict.Denied), record(2, verdict.Allowed)}}
+	a := &fakeAgent{
+		query:   make(chan journal.ReadOptions, 1),
+		records: []*journal.Record{record(1, verdict.Denied), record(2, verdict.Allowed)},
+	}
 	c := serve(t, a)
 	want := journal.ReadOptions{Since: someTime.Add(time.Nanosecond), Denials: true}
 	var got []*journal.Record

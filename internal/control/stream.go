@@ -28,8 +28,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	case s.streams <- struct{}{}:
 		defer func() { <-s.streams }()
 	default:
-		s.fail(w, &Error{Status: http.StatusServiceUnavailable,
-			Message: fmt.Sprintf("%d event streams are open already, which is the most", maxEventStreams)})
+		s.fail(w, &Error{
+			Status:  http.StatusServiceUnavailable,
+			Message: fmt.Sprintf("%d event streams are open already, which is the most", maxEventStreams),
+		})
 		return
 	}
 	out := &lineWriter{w: w, control: http.NewResponseController(w)}

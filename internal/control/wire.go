@@ -31,8 +31,10 @@ type explanationJSON struct {
 func (e Explanation) MarshalJSON() ([]byte, error) {
 	out := explanationJSON{Container: e.Container, Revision: e.Revision, Levels: e.Levels, Lines: make([]lineJSON, len(e.Lines))}
 	for i, l := range e.Lines {
-		out.Lines[i] = lineJSON{Rule: l.Rule.String(), Mode: l.Mode.String(), Value: l.Value,
-			Policy: l.Policy, File: l.File, Line: l.Line, Why: l.Why}
+		out.Lines[i] = lineJSON{
+			Rule: l.Rule.String(), Mode: l.Mode.String(), Value: l.Value,
+			Policy: l.Policy, File: l.File, Line: l.Line, Why: l.Why,
+		}
 	}
 	return json.Marshal(out)
 }

@@ -261,12 +261,12 @@ func BenchmarkPathRules(b *testing.B) {
 }
 
 // Records made by the kernel side and decoded here, through the ring, by the code that
-// the agent runs. The maker waits while more than half of the ring is unread: an
-// iteration is one batch.
+// the agent runs. The maker waits while half of the ring is unread: an iteration is one
+// batch.
 func BenchmarkRing(b *testing.B) {
-	const batch = 200
 	k := openBench(b, "bl_bench_run")
 	k.confine(b, mustEffective(b, benchPolicy))
+	batch := int(k.maps["bl_denials"].MaxEntries()) / eventSize / 4
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	decoded, done := make(chan struct{}, 1<<20), make(chan error, 1)
@@ -280,19 +280,25 @@ func BenchmarkRing(b *testing.B) {
 		})
 	}()
 	made, taken := 0, 0
-	start := time.Now()
-	for b.Loop() {
-		k.turn(b, kernelBlBenchBL_B_EMIT, batch)
-		made += batch
-		for made-taken > 3*batch {
-			<-decoded
-			taken++
+	await := func(unread int) {
+		late := time.After(30 * time.Second)
+		for made-taken > unread {
+			select {
+			case <-decoded:
+				taken++
+			case <-late:
+				n, err := k.Failures()
+				b.Fatalf("%d of %d records came; failures %v, %v", taken, made, n, err)
+			}
 		}
 	}
-	for taken < made {
-		<-decoded
-		taken++
+	start := time.Now()
+	for b.Loop() {
+		k.turn(b, kernelBlBenchBL_B_EMIT, uint32(batch))
+		made += batch
+		await(batch)
 	}
+	await(0)
 	took := time.Since(start)
 	cancel()
 	if err := <-done; err != nil {

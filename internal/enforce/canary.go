@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,8 +37,17 @@ const canaryTree = "belay-canary"
 // a program in it as root. It returns nil if that was denied at the level that the
 // backend promises.
 //
+// The test is of one program. So the links of all others are looked at too, and the
+// maps that say what is enforced are compared with what was written.
+//
 // Errors: [ErrCanary]; [ErrUnsupported] on hosts without cgroup v2.
 func (e *Enforcer) Canary() error {
+	if lost := e.lost(); len(lost) > 0 {
+		return fmt.Errorf("programs were detached: %s: %w", strings.Join(lost, ", "), ErrCanary)
+	}
+	if err := errors.Join(e.checkSets(), e.checkCgroups()); err != nil {
+		return err
+	}
 	if e.root.v1 {
 		return fmt.Errorf("the canary needs cgroup v2: %w", ErrUnsupported)
 	}
@@ -62,6 +72,29 @@ func (e *Enforcer) Canary() error {
 		_ = unix.Rmdir(parent) // another agent's canary may be in it
 	}
 	return errors.Join(err, e.Unbind(id))
+}
+
+// checkCgroups looks whether every container's cgroup is known to the kernel side.
+//
+// Errors: [ErrCanary] if somebody has removed one.
+func (e *Enforcer) checkCgroups() error {
+	found, err := e.root.scan(e.opts.Scopes)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		var top uint64
+		for try := range 3 { // it is in the tree a moment before it is in the map
+			if err = e.maps["bl_cgroups"].Lookup(uint64(f.id), &top); err == nil || !e.cgroupExists(uint64(f.id)) {
+				break
+			}
+			if try == 2 {
+				return fmt.Errorf("the container in %s is not known to the kernel side: %w", f.dir, ErrCanary)
+			}
+			unix.Nanosleep(&unix.Timespec{Nsec: 5_000_000}, nil)
+		}
+	}
+	return nil
 }
 
 // IsCanary tells whether a record is of a canary, which is no container of anybody's.

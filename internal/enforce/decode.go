@@ -213,8 +213,8 @@ func (e *Event) takeData(k *kernelBlEvent) error {
 }
 
 func cstring(b []byte) []byte {
-	if i := bytes.IndexByte(b, 0); i >= 0 {
-		return b[:i]
+	if before, _, ok := bytes.Cut(b, []byte{0}); ok {
+		return before
 	}
 	return b
 }

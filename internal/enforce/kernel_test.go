@@ -127,8 +127,7 @@ func TestVerifier(t *testing.T) {
 			}
 			testneed.Need(t, "bpf-"+string(h.backends[0]), can, "this kernel does not load such programs")
 			coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{Cache: cache})
-			var ve *ebpf.VerifierError
-			if errors.As(err, &ve) {
+			if ve, ok := errors.AsType[*ebpf.VerifierError](err); ok {
 				t.Fatalf("%+v", ve)
 			}
 			if err != nil {

@@ -83,6 +83,8 @@ func (e *Enforcer) lacksCgroup() string {
 	if e.root.v1 {
 		return "this host has no cgroup v2 hierarchy"
 	}
+	e.missMu.Lock()
+	defer e.missMu.Unlock()
 	for _, h := range hooks {
 		if h.kind == attachCgroup && e.missing[h.program] != "" {
 			return h.name + ": " + e.missing[h.program]

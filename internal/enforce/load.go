@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -49,15 +50,21 @@ type Enforcer struct {
 	probed  []ProbeResult
 	root    cgroupRoot
 	maps    map[string]*ebpf.Map
-	key     [2]uint64         // of the path hashes
-	missing map[string]string // hooks that this kernel refused, and why
-	overlay error             // why drift on overlayfs cannot be judged; nil: it can
-	adopted bool              // maps of an earlier agent were taken over
+	key     [2]uint64 // of the path hashes
+	overlay error     // why drift on overlayfs cannot be judged; nil: it can
+	adopted bool      // maps of an earlier agent were taken over
 	spec    *ebpf.CollectionSpec
 	dir     string // of the pins of this ABI
 
-	// attachMu makes one attachment at a time.
+	// attachMu makes one attachment at a time, and guards what it left.
 	attachMu sync.Mutex
+	links    string // directory of the pinned links in force
+	attached []hook // whose links are in it
+
+	// missMu guards missing: hooks that this kernel refused at the last attachment, and
+	// why.
+	missMu  sync.Mutex
+	missing map[string]string
 
 	badRecords atomic.Uint64
 	canaries   sync.Map // ident.ContainerID to time.Time
@@ -76,7 +83,7 @@ func Open(opts Options) (*Enforcer, error) {
 	if opts.Log == nil || opts.PinDir == "" || opts.Floor == nil || opts.Build == nil {
 		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
 	}
-	e := &Enforcer{opts: opts, missing: map[string]string{}, maps: map[string]*ebpf.Map{}}
+	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}}
 	e.probed = Probe()
 	var err error
 	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
@@ -302,7 +309,13 @@ func (e *Enforcer) pathKey() error {
 // Reattach attaches all programs anew and writes all policies again, for when somebody
 // has detached or edited them.
 func (e *Enforcer) Reattach() error {
+	if err := e.repin(); err != nil {
+		return err
+	}
 	if err := e.attach(); err != nil {
+		return err
+	}
+	if err := e.enrol(); err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -343,11 +356,19 @@ func (e *Enforcer) attach() error {
 	if err != nil {
 		return err
 	}
-	fresh := filepath.Join(dir, fmt.Sprintf("gen-%06d", gen))
+	// What an agent left that was killed while it attached is only a part. Were it kept,
+	// an agent that dies at every start would fill the kernel's places for programs.
+	name := fmt.Sprintf("gen-%06d", gen)
+	if err := removeParts(dir); err != nil {
+		return err
+	}
+	fresh := filepath.Join(dir, partPrefix+name)
 	if err := os.MkdirAll(fresh, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", fresh, err)
 	}
 	cache := btf.NewCache()
+	missing := map[string]string{}
+	var attached []hook
 	for _, h := range hooks {
 		if !h.in(e.backend) {
 			continue
@@ -356,21 +377,24 @@ func (e *Enforcer) attach() error {
 			if h.need {
 				return errors.Join(fmt.Errorf("hook %s: %w", h.name, err), os.RemoveAll(fresh))
 			}
-			e.missing[h.program] = err.Error()
+			missing[h.program] = err.Error()
 			e.opts.Log.Warn("hook refused by this kernel; the levels of its rules are lower", "hook", h.name, "error", err.Error())
 			continue
 		}
+		attached = append(attached, h)
 	}
-	return removeOthers(dir, filepath.Base(fresh))
+	e.missMu.Lock()
+	e.missing = missing
+	e.missMu.Unlock()
+	e.links, e.attached = filepath.Join(dir, name), attached
+	if err := os.Rename(fresh, e.links); err != nil {
+		return fmt.Errorf("finish the pins: %w", err)
+	}
+	return removeOthers(dir, name)
 }
 
 func (h hook) in(b verdict.Backend) bool {
-	for _, x := range h.backends {
-		if x == b {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(h.backends, b)
 }
 
 func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
@@ -411,24 +435,6 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 		return errors.Join(fmt.Errorf("pin the link: %w", err), l.Close())
 	}
 	return l.Close() // the pin holds it
-}
-
-func nextGeneration(dir string) (int, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return 0, fmt.Errorf("make %s: %w", dir, err)
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, fmt.Errorf("list generations: %w", err)
-	}
-	last := 0
-	for _, d := range entries {
-		var n int
-		if _, err := fmt.Sscanf(d.Name(), "gen-%d", &n); err == nil && n > last {
-			last = n
-		}
-	}
-	return last + 1, nil
 }
 
 // removeOthers removes every directory in dir but keep: unpinning the links in them

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
 )
 
@@ -109,6 +110,7 @@ type ContainerState struct {
 	Lost             uint64
 	PID              uint32 // of pid 1, on the host
 	Overlay          bool   // the root is an overlay: drift can be judged
+	RootDev          uint32 // device of the root, kernel encoding
 }
 
 // overlayMagic: include/uapi/linux/magic.h, OVERLAYFS_SUPER_MAGIC.
@@ -123,11 +125,30 @@ func (e *Enforcer) Containers() ([]ContainerState, error) {
 	for it.Next(&id, &c) {
 		out = append(out, ContainerState{
 			ID: c.Id, Cgroup: id, Started: c.Started == 2, Build: c.Class == uint8(kernelBlClassBL_CLASS_BUILD),
-			StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic,
+			StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev,
 		})
 	}
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	return out, nil
+}
+
+// RootDev returns the device of a container's root, false if it is not known or not the
+// container's alone.
+func (e *Enforcer) RootDev(id ident.ContainerID) (uint32, bool) {
+	key, err := id.Bytes()
+	if err != nil {
+		return 0, false
+	}
+	list, err := e.Containers()
+	if err != nil {
+		return 0, false
+	}
+	for _, c := range list {
+		if c.ID == key && c.Started && c.Overlay {
+			return c.RootDev, true
+		}
+	}
+	return 0, false
 }

@@ -318,6 +318,40 @@ func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
 	return err
 }
 
+// checkSets compares the policies, bindings and configuration in the kernel with what
+// was written.
+//
+// Errors: [ErrCanary] if somebody has edited them.
+func (e *Enforcer) checkSets() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for set, s := range e.sets.info {
+		if s.eff == nil || s.refs <= 0 {
+			continue
+		}
+		var p kernelBlPolicy
+		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != EncodePolicy(s.eff, set) {
+			return fmt.Errorf("policy set %d in the kernel is not what was written: %w", set, ErrCanary)
+		}
+	}
+	for id, set := range e.sets.binds {
+		key, err := id.Bytes()
+		if err != nil {
+			return err
+		}
+		var bound uint32
+		if err := e.maps["bl_binds"].Lookup(kernelBlId{B: key}, &bound); err != nil || bound != set {
+			return fmt.Errorf("the binding of %s in the kernel is not what was written: %w", id.Short(), ErrCanary)
+		}
+	}
+	var c kernelBlConfig
+	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil ||
+		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) {
+		return fmt.Errorf("the configuration in the kernel is not what was written: %w", ErrCanary)
+	}
+	return nil
+}
+
 // full marks the errors of a map without room: E2BIG, or ENOMEM, ENOSPC.
 func full(err error) error {
 	if err == nil {

@@ -37,12 +37,14 @@ func TestSnapshot(t *testing.T) {
 				r.Counter("z").Add(2)
 				r.Counter("a").Add(1)
 			},
-			want: Snapshot{State: Degraded, Time: at(3),
+			want: Snapshot{
+				State: Degraded, Time: at(3),
 				Components: []Component{
 					{Name: "docker", State: Degraded, Reason: "reconnecting", Since: at(2)},
 					{Name: "journal", State: OK, Since: at(1)},
 				},
-				Counters: []CounterValue{{"a", 1}, {"z", 2}}},
+				Counters: []CounterValue{{"a", 1}, {"z", 2}},
+			},
 		},
 		{
 			name: "since moves with the state, not with the reason",
@@ -50,9 +52,11 @@ func TestSnapshot(t *testing.T) {
 				r.SetFailed("hooks", "attach")
 				r.SetFailed("hooks", "attach again")
 			},
-			want: Snapshot{State: Failed, Time: at(2),
+			want: Snapshot{
+				State: Failed, Time: at(2),
 				Components: []Component{{Name: "hooks", State: Failed, Reason: "attach again", Since: at(1)}},
-				Counters:   []CounterValue{}},
+				Counters:   []CounterValue{},
+			},
 		},
 		{
 			name: "recovery clears the reason",
@@ -60,9 +64,11 @@ func TestSnapshot(t *testing.T) {
 				r.SetFailed("hooks", "attach")
 				r.SetOK("hooks")
 			},
-			want: Snapshot{State: OK, Time: at(3),
+			want: Snapshot{
+				State: OK, Time: at(3),
 				Components: []Component{{Name: "hooks", State: OK, Since: at(2)}},
-				Counters:   []CounterValue{}},
+				Counters:   []CounterValue{},
+			},
 		},
 		{
 			name: "expected components fail until they report",
@@ -70,12 +76,14 @@ func TestSnapshot(t *testing.T) {
 				r.SetOK("journal")
 				r.Expect("journal", "hooks")
 			},
-			want: Snapshot{State: Failed, Time: at(3),
+			want: Snapshot{
+				State: Failed, Time: at(3),
 				Components: []Component{
 					{Name: "hooks", State: Failed, Reason: "has not reported yet", Since: at(2)},
 					{Name: "journal", State: OK, Since: at(1)},
 				},
-				Counters: []CounterValue{}},
+				Counters: []CounterValue{},
+			},
 		},
 	}
 	for _, tt := range tests {

@@ -43,10 +43,14 @@ func TestInfo(t *testing.T) {
 		want  Info
 		err   error
 	}{
-		{name: "ordinary", files: files(boot+"\n", "web-1\n", "6.12.57+deb13-amd64\n"),
-			want: Info{BootID: boot, Hostname: "web-1", KernelRelease: "6.12.57+deb13-amd64"}},
-		{name: "no newline", files: files(boot, "web-1", "6.1.0"),
-			want: Info{BootID: boot, Hostname: "web-1", KernelRelease: "6.1.0"}},
+		{
+			name: "ordinary", files: files(boot+"\n", "web-1\n", "6.12.57+deb13-amd64\n"),
+			want: Info{BootID: boot, Hostname: "web-1", KernelRelease: "6.12.57+deb13-amd64"},
+		},
+		{
+			name: "no newline", files: files(boot, "web-1", "6.1.0"),
+			want: Info{BootID: boot, Hostname: "web-1", KernelRelease: "6.1.0"},
+		},
 		{name: "boot ID in upper case", files: files(strings.ToUpper(boot), "h", "6"), err: ErrFormat},
 		{name: "boot ID with a dash moved", files: files("0b1c9a4e5-2b6-4c1f-9a55-6f0e2a1d7c33", "h", "6"), err: ErrFormat},
 		{name: "boot ID too short", files: files("0b1c", "h", "6"), err: ErrFormat},

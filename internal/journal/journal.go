@@ -198,8 +198,10 @@ func Open(o Options) (*Journal, error) {
 }
 
 func (j *Journal) newRing(name string, budget int64) *ring {
-	return &ring{name: name, dir: j.opt.Dir, budget: budget, segMax: j.opt.SegmentBytes,
-		segs: j.opt.MaxSegments, bootID: j.opt.BootID, now: j.opt.Now, open: j.opt.open}
+	return &ring{
+		name: name, dir: j.opt.Dir, budget: budget, segMax: j.opt.SegmentBytes,
+		segs: j.opt.MaxSegments, bootID: j.opt.BootID, now: j.opt.Now, open: j.opt.open,
+	}
 }
 
 // lockDir takes the right to write in dir, which the kernel gives back when the

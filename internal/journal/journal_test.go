@@ -77,12 +77,16 @@ func record(n int, d verdict.Decision) *Record {
 	return &Record{
 		Time: testTime.Add(time.Duration(n) * time.Millisecond),
 		Kind: KindExec,
-		Container: &Container{ID: ident.ContainerID(strings.Repeat("c0ffee00", 8)), Name: "web", Image: "nginx:1.27",
-			Digest: "sha256:" + strings.Repeat("ab", 32), CgroupID: 4711, Class: "container"},
-		Process: &Process{PID: 1000 + uint32(n), TID: 1000 + uint32(n), StartNS: 1 << 60, Comm: "sh", Cwd: "/",
+		Container: &Container{
+			ID: ident.ContainerID(strings.Repeat("c0ffee00", 8)), Name: "web", Image: "nginx:1.27",
+			Digest: "sha256:" + strings.Repeat("ab", 32), CgroupID: 4711, Class: "container",
+		},
+		Process: &Process{
+			PID: 1000 + uint32(n), TID: 1000 + uint32(n), StartNS: 1 << 60, Comm: "sh", Cwd: "/",
 			CapEffective: 0xa80425fb, CapPermitted: 0xa80425fb, Args: []string{"sh", "-c", fmt.Sprint("echo <", n, ">")},
 			Executable: &Executable{Path: "/usr/bin/dash", Dev: Dev{0, 52}, Ino: 1<<63 + 5, Layer: LayerImage},
-			Ancestors:  []Ancestor{{PID: 900, StartNS: 1, Comm: "nginx"}, {PID: 800, StartNS: 2, Comm: "containerd-shim"}}},
+			Ancestors:  []Ancestor{{PID: 900, StartNS: 1, Comm: "nginx"}, {PID: 800, StartNS: 2, Comm: "containerd-shim"}},
+		},
 		Policy:   &Policy{Name: "hardened", Revision: "1f2e3d4c5b6a", Rule: verdict.RuleAsRoot.String(), Mode: "enforce"},
 		Hook:     "bprm_check_security",
 		Object:   &Object{Type: "file", Path: "/usr/bin/id", Dev: Dev{0, 52}, Ino: 99, Layer: LayerUpper},
@@ -194,7 +198,7 @@ func TestReadErrors(t *testing.T) {
 	boom := errors.New("boom")
 	n := 0
 	err := Read(context.Background(), dir, ReadOptions{}, func(*Record) error { n++; return boom })
-	if err != boom || n != 1 {
+	if !errors.Is(err, boom) || n != 1 {
 		t.Errorf("got %v after %d records, want %v after 1", err, n, boom)
 	}
 	none := func(*Record) error { return nil }
@@ -234,8 +238,10 @@ func TestSeqGoesOn(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			g := ring{name: ringEvents, dir: dir, segMax: 1 << 20, budget: 1 << 30, segs: 99, bootID: testBoot, now: time.Now,
-				open: openFile, chain: newChain(), num: last.num, head: tl.head}
+			g := ring{
+				name: ringEvents, dir: dir, segMax: 1 << 20, budget: 1 << 30, segs: 99, bootID: testBoot, now: time.Now,
+				open: openFile, chain: newChain(), num: last.num, head: tl.head,
+			}
 			if err := g.start(); err != nil {
 				t.Fatal(err)
 			}

@@ -30,20 +30,24 @@ func TestEncodeTrims(t *testing.T) {
 		check func(r *Record) string
 	}{
 		{name: "ordinary", edit: func(*Record) {}, check: func(*Record) string { return "" }},
-		{name: "labels", trims: true, edit: func(r *Record) { r.Container.Labels = map[string]string{"a": huge} },
+		{
+			name: "labels", trims: true, edit: func(r *Record) { r.Container.Labels = map[string]string{"a": huge} },
 			check: func(r *Record) string {
 				if r.Container.Labels != nil || r.Object.Path != "/usr/bin/id" {
 					return "labels cut and the rest whole"
 				}
 				return ""
-			}},
-		{name: "arguments", trims: true, edit: func(r *Record) { r.Process.Args = []string{huge} },
+			},
+		},
+		{
+			name: "arguments", trims: true, edit: func(r *Record) { r.Process.Args = []string{huge} },
 			check: func(r *Record) string {
 				if r.Process.Args != nil || !r.Process.ArgsTruncated {
 					return "arguments cut and marked"
 				}
 				return ""
-			}},
+			},
+		},
 		{name: "everything", trims: true, edit: func(r *Record) {
 			r.Message, r.Hook, r.Host, r.Process.Cwd, r.Process.Comm, r.Process.Executable.Path = huge, huge, huge, huge, huge, huge
 			r.Object.Path, r.Policy.Name, r.Container.Name, r.Container.Image = huge, huge, huge, huge
@@ -199,9 +203,11 @@ func TestSchemaDocument(t *testing.T) {
 	if d := cmp.Diff(compact.String(), string(back)); d != "" {
 		t.Errorf("example written again (-document +code):\n%s", d)
 	}
-	for _, c := range []string{CauseQueueFull, CauseDiskFull, CauseWriteError, CauseEncode, CauseTornTail,
+	for _, c := range []string{
+		CauseQueueFull, CauseDiskFull, CauseWriteError, CauseEncode, CauseTornTail,
 		CauseReaderLines, CauseReaderSegments, CauseReaderSchema,
-		FlagBoundLate, FlagScript, FlagNoProcess, FlagCwdCut, FlagTrimmed} {
+		FlagBoundLate, FlagScript, FlagNoProcess, FlagCwdCut, FlagTrimmed,
+	} {
 		if !bytes.Contains(doc, []byte("`"+c+"`")) {
 			t.Errorf("the document lacks %s", c)
 		}

@@ -155,8 +155,10 @@ func (g *ring) path(num uint64) string { return filepath.Join(g.dir, segmentName
 
 // start makes segment num+1 the current one, linked to the one before by its header.
 func (g *ring) start() error {
-	h := header{Schema: SegmentSchema, Ring: g.name, Segment: g.num + 1, Prev: g.head.String(),
-		BootID: g.bootID, Created: g.now().UTC()}
+	h := header{
+		Schema: SegmentSchema, Ring: g.name, Segment: g.num + 1, Prev: g.head.String(),
+		BootID: g.bootID, Created: g.now().UTC(),
+	}
 	body, err := json.Marshal(h)
 	if err != nil {
 		return fmt.Errorf("start segment: %w", err)

@@ -132,8 +132,10 @@ func TestVerifySegments(t *testing.T) {
 			must(t, os.Remove(seg(dir, 1)))
 			must(t, os.Remove(seg(dir, 2)))
 		}},
-		{name: "one in the middle removed", edit: func(t *testing.T, dir string) { must(t, os.Remove(seg(dir, 2))) },
-			want: "missing", loss: CauseReaderSegments},
+		{
+			name: "one in the middle removed", edit: func(t *testing.T, dir string) { must(t, os.Remove(seg(dir, 2))) },
+			want: "missing", loss: CauseReaderSegments,
+		},
 		{name: "swapped", edit: func(t *testing.T, dir string) {
 			must(t, os.Rename(seg(dir, 2), seg(dir, 99)))
 			must(t, os.Rename(seg(dir, 3), seg(dir, 2)))

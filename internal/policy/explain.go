@@ -44,8 +44,10 @@ func (e *Effective) Explain() []Line {
 }
 
 func (e *Effective) explainBuild(mode verdict.Mode, r verdict.Rule) {
-	e.lines = append(e.lines, Line{Rule: r, Mode: mode, Value: string(Allow),
-		Why: "a build step: only the guards apply"})
+	e.lines = append(e.lines, Line{
+		Rule: r, Mode: mode, Value: string(Allow),
+		Why: "a build step: only the guards apply",
+	})
 }
 
 func (e *Effective) explainRule(mode verdict.Mode, m *merged) {
@@ -145,8 +147,10 @@ func (e *Effective) explainPaths(mode verdict.Mode, r verdict.Rule, owners []sel
 				why = fmt.Sprintf("a file must be on all %d lists; this is number %d", len(owners), i+1)
 			}
 		}
-		l = Line{Rule: r, Mode: mode, Value: someOf(patternStrings(list)), Policy: p.Name, File: p.File,
-			Line: p.lines[field], Why: why}
+		l = Line{
+			Rule: r, Mode: mode, Value: someOf(patternStrings(list)), Policy: p.Name, File: p.File,
+			Line: p.lines[field], Why: why,
+		}
 		e.lines = append(e.lines, l)
 	}
 	if len(owners) == 0 {

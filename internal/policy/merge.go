@@ -38,11 +38,15 @@ func (p *RuntimePolicy) settings() []setting {
 	}
 	if e := p.Spec.Exec; e != nil {
 		m := e.Mode
-		add(setting{rule: verdict.RuleAsRoot, mode: m, value: e.AsRoot, field: "exec.asRoot",
-			opts: options{nested: e.Nested, startFor: e.StartFor}})
+		add(setting{
+			rule: verdict.RuleAsRoot, mode: m, value: e.AsRoot, field: "exec.asRoot",
+			opts: options{nested: e.Nested, startFor: e.StartFor},
+		})
 		add(setting{rule: verdict.RuleFileCaps, mode: m, value: e.FileCaps, field: "exec.fileCaps"})
-		add(setting{rule: verdict.RuleDrift, mode: m, value: e.Drift, field: "exec.drift",
-			opts: options{volumes: e.Volumes, metadata: e.MetadataOnly}})
+		add(setting{
+			rule: verdict.RuleDrift, mode: m, value: e.Drift, field: "exec.drift",
+			opts: options{volumes: e.Volumes, metadata: e.MetadataOnly},
+		})
 		if e.Memfd != Unset {
 			add(setting{rule: verdict.RuleMemfd, mode: m, value: e.Memfd, field: "exec.memfd"})
 		} else {
@@ -244,7 +248,8 @@ func (s *Set) Effective(sub Subject) *Effective {
 
 // mergeRule puts one rule of one mode together and notes how.
 func (e *Effective) mergeRule(mode verdict.Mode, r verdict.Rule, all *[slots][verdict.NumRules][]setting,
-	sel []selected, class Class, paths *pathMerger) {
+	sel []selected, class Class, paths *pathMerger,
+) {
 	switch {
 	case class == ClassBuild && r != verdict.RuleBPF:
 		e.Rules[mode][r] = Rule{Verdict: verdict.Allow}
@@ -293,8 +298,10 @@ func (s *Set) selects(sub *Subject, e *Effective) []selected {
 		if !p.Spec.Selector.matches(sub) {
 			continue
 		}
-		src := Source{Name: p.Name, Revision: p.Revision, Mode: p.Spec.Mode, File: p.File, Line: p.Line,
-			Loosen: p.Spec.Loosen}
+		src := Source{
+			Name: p.Name, Revision: p.Revision, Mode: p.Spec.Mode, File: p.File, Line: p.Line,
+			Loosen: p.Spec.Loosen,
+		}
 		if p.Spec.Loosen && sub.BoundLate {
 			src.Ignored = "bound late: the container ran before its policies were bound, so this policy only tightens"
 		}

@@ -54,8 +54,10 @@ var fieldHome = map[string]string{
 // short than a wish.
 func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
 	if len(data) > MaxFileBytes {
-		return nil, Errors{{File: file, Msg: "the file is larger than " + strconv.Itoa(MaxFileBytes) + " bytes",
-			Fix: "split it"}}
+		return nil, Errors{{
+			File: file, Msg: "the file is larger than " + strconv.Itoa(MaxFileBytes) + " bytes",
+			Fix: "split it",
+		}}
 	}
 	var (
 		out  []*RuntimePolicy
@@ -77,8 +79,10 @@ func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
 			continue // "---" at the end, or comments only
 		}
 		if docs++; docs > MaxDocuments {
-			errs = append(errs, &Error{File: file, Line: doc.Line,
-				Msg: "more than " + strconv.Itoa(MaxDocuments) + " documents in one file", Fix: "split it"})
+			errs = append(errs, &Error{
+				File: file, Line: doc.Line,
+				Msg: "more than " + strconv.Itoa(MaxDocuments) + " documents in one file", Fix: "split it",
+			})
 			break
 		}
 		p, es := parseDocument(file, doc.Content[0])
@@ -88,8 +92,10 @@ func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
 		out = append(out, p)
 	}
 	if docs == 0 && len(errs) == 0 {
-		errs = append(errs, &Error{File: file, Line: 1, Msg: "the file holds no policy",
-			Fix: "delete it, or write a document with apiVersion: " + APIVersion + " and kind: " + Kind})
+		errs = append(errs, &Error{
+			File: file, Line: 1, Msg: "the file holds no policy",
+			Fix: "delete it, or write a document with apiVersion: " + APIVersion + " and kind: " + Kind,
+		})
 	}
 	if len(errs) > 0 {
 		errs.sortByLine()

@@ -57,32 +57,41 @@ func TestParseEveryField(t *testing.T) {
 	want := &RuntimePolicy{
 		File: "p.yaml", Line: 2, Name: "full", Annotations: map[string]string{"team": "web", "n": "1"},
 		Spec: Spec{
-			Selector: Selector{Labels: map[string]string{"belay.dev/tier": "1"}, Image: "nginx:*", ImageDigest: testDigest,
-				Name: "web-*", Namespace: "prod", PodLabels: map[string]string{"app": "web"}},
+			Selector: Selector{
+				Labels: map[string]string{"belay.dev/tier": "1"}, Image: "nginx:*", ImageDigest: testDigest,
+				Name: "web-*", Namespace: "prod", PodLabels: map[string]string{"app": "web"},
+			},
 			Priority: -7, Mode: verdict.ModeAudit, Require: verdict.Kill, Loosen: true, OnError: Allow,
-			Exec: &Exec{Mode: verdict.ModeEnforce, AsRoot: DenyAfterStart, StartFor: 90 * time.Second, Nested: Allow,
+			Exec: &Exec{
+				Mode: verdict.ModeEnforce, AsRoot: DenyAfterStart, StartFor: 90 * time.Second, Nested: Allow,
 				FileCaps: Deny, Drift: Deny, MetadataOnly: Allow, Volumes: ReadOnly, Memfd: Allow,
 				Allow:          []Pattern{{PathExact, "/bin/sh"}, {PathTree, "/opt/app"}},
 				Deny:           []Pattern{{PathExact, "/usr/bin/["}, {PathChild, "/usr/local/bin"}},
-				RuntimeHelpers: []string{"/usr/bin/nvidia-ctk"}},
+				RuntimeHelpers: []string{"/usr/bin/nvidia-ctk"},
+			},
 			SSH: &SSH{Mode: verdict.ModeAudit, Server: Allow, Client: To, Keys: Deny, To: []SSHDest{
 				{netip.MustParsePrefix("10.0.0.0/8"), []uint16{22}},
 				{netip.MustParsePrefix("192.0.2.1/32"), []uint16{2222}},
-				{netip.MustParsePrefix("2001:db8::/32"), nil}}},
+				{netip.MustParsePrefix("2001:db8::/32"), nil},
+			}},
 			Guard: &Guard{Mode: verdict.ModeEnforce, BPF: Allow},
 		},
 	}
 	got := mustParse(t, everyField)
-	opts := []cmp.Option{cmpopts.IgnoreUnexported(RuntimePolicy{}), cmpopts.IgnoreFields(RuntimePolicy{}, "Revision"),
-		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+	opts := []cmp.Option{
+		cmpopts.IgnoreUnexported(RuntimePolicy{}), cmpopts.IgnoreFields(RuntimePolicy{}, "Revision"),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	}
 	if diff := cmp.Diff([]*RuntimePolicy{want}, got, opts...); diff != "" {
 		t.Errorf("parsed policy (-want +got):\n%s", diff)
 	}
 	if got, want := len(got[0].Revision), revisionLen; got != want {
 		t.Errorf("revision has %d digits, want %d", got, want)
 	}
-	wantDenies := []verdict.Rule{verdict.RuleAsRoot, verdict.RuleFileCaps, verdict.RuleDrift, verdict.RulePathDeny,
-		verdict.RulePathAllow, verdict.RuleSSHClient, verdict.RuleSSHKeys}
+	wantDenies := []verdict.Rule{
+		verdict.RuleAsRoot, verdict.RuleFileCaps, verdict.RuleDrift, verdict.RulePathDeny,
+		verdict.RulePathAllow, verdict.RuleSSHClient, verdict.RuleSSHKeys,
+	}
 	if diff := cmp.Diff(wantDenies, got[0].Denies()); diff != "" {
 		t.Errorf("Denies (-want +got):\n%s", diff)
 	}
@@ -100,10 +109,14 @@ func TestCanonical(t *testing.T) {
 		{"list order", base, doc("mode: enforce", "exec: {drift: deny, allow: [/app/**, /bin/sh]}"), true},
 		{"key order and comments", base, doc("exec: # c", "  allow: ['/bin/sh', \"/app/**\"]", "  drift: deny", "mode: enforce"), true},
 		{"section mode spelled out", base, doc("mode: enforce", "exec: {mode: enforce, drift: deny, allow: [/bin/sh, /app/**]}"), true},
-		{"default startFor", doc("mode: audit", "exec: {asRoot: denyAfterStart}"),
-			doc("mode: audit", "exec: {asRoot: denyAfterStart, startFor: 0m30s}"), true},
-		{"spellings of an address", doc("mode: audit", `ssh: {client: {to: ["10.0.0.1:22", "10.0.0.1/32:22"]}}`),
-			doc("mode: audit", `ssh: {client: {to: ["[::ffff:10.0.0.1]:22"]}}`), true},
+		{
+			"default startFor", doc("mode: audit", "exec: {asRoot: denyAfterStart}"),
+			doc("mode: audit", "exec: {asRoot: denyAfterStart, startFor: 0m30s}"), true,
+		},
+		{
+			"spellings of an address", doc("mode: audit", `ssh: {client: {to: ["10.0.0.1:22", "10.0.0.1/32:22"]}}`),
+			doc("mode: audit", `ssh: {client: {to: ["[::ffff:10.0.0.1]:22"]}}`), true,
+		},
 		{"mode", base, doc("mode: audit", "exec: {drift: deny, allow: [/bin/sh, /app/**]}"), false},
 		{"value", base, doc("mode: enforce", "exec: {drift: allow, allow: [/bin/sh, /app/**]}"), false},
 		{"annotation", base, strings.Replace(base, "{name: p}", "{name: p, annotations: {a: b}}", 1), false},
@@ -127,8 +140,10 @@ func TestParseDocuments(t *testing.T) {
 		{"three", named("a", "mode: audit", "ssh: {keys: deny}") + "---\n" + named("b", "mode: audit", "ssh: {keys: deny}") +
 			"---\n# note\n" + named("c", "mode: audit", "ssh: {keys: deny}"), []string{"a 1", "b 8", "c 16"}},
 		{"empty ones left out", "---\n" + named("a", "mode: audit", "ssh: {keys: deny}") + "---\n---\n# end\n", []string{"a 2"}},
-		{"byte order mark and CRLF", "\ufeff" + strings.ReplaceAll(named("a", "mode: audit", "ssh: {keys: deny}"), "\n", "\r\n"),
-			[]string{"a 1"}},
+		{
+			"byte order mark and CRLF", "\ufeff" + strings.ReplaceAll(named("a", "mode: audit", "ssh: {keys: deny}"), "\n", "\r\n"),
+			[]string{"a 1"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -154,11 +169,17 @@ func TestParseErrors(t *testing.T) {
 		{"tab", "a:\n\tb: c\n", []string{`p.yaml:2: not valid YAML: found character that cannot start any token; fix: indent with spaces`}},
 		{"scalar", "hello", []string{`p.yaml:1:1: the document must be a mapping, got "hello"`}},
 		{"list", "- a", []string{`the document must be a mapping, got a list`}},
-		{"all missing", "x: 1", []string{`unknown field "x" in the document; fix: use one of apiVersion, kind, metadata, spec`,
-			`apiVersion is missing`, `kind is missing`, `metadata is missing`, `spec is missing`}},
-		{"wrong version and kind", "apiVersion: v1\nkind: AccessPolicy\nmetadata: {name: a}\nspec: {mode: audit, ssh: {keys: deny}}",
-			[]string{`p.yaml:1:13: apiVersion must be belay.dev/v1, got "v1"; fix: write belay.dev/v1`,
-				`p.yaml:2:7: kind must be RuntimePolicy, got "AccessPolicy"; fix: write RuntimePolicy`}},
+		{"all missing", "x: 1", []string{
+			`unknown field "x" in the document; fix: use one of apiVersion, kind, metadata, spec`,
+			`apiVersion is missing`, `kind is missing`, `metadata is missing`, `spec is missing`,
+		}},
+		{
+			"wrong version and kind", "apiVersion: v1\nkind: AccessPolicy\nmetadata: {name: a}\nspec: {mode: audit, ssh: {keys: deny}}",
+			[]string{
+				`p.yaml:1:13: apiVersion must be belay.dev/v1, got "v1"; fix: write belay.dev/v1`,
+				`p.yaml:2:7: kind must be RuntimePolicy, got "AccessPolicy"; fix: write RuntimePolicy`,
+			},
+		},
 		{"name", named("Web_1", "mode: audit", "ssh: {keys: deny}"), []string{`p.yaml:3:18: metadata.name: "Web_1" is not a DNS label`}},
 		{"name taken", named("built-in", "mode: audit", "ssh: {keys: deny}"), []string{`"built-in" is the name of Belay's own rules`}},
 		{"name number", named("12", "mode: audit", "ssh: {keys: deny}"), []string{`metadata.name must be text, got the number 12; fix: put it in quotes: "12"`}},
@@ -205,14 +226,21 @@ func TestParseErrors(t *testing.T) {
 			`spec.exec.deny[2]: "/a/../b" is not a clean path; fix: write "/b"`,
 			`spec.exec.deny[3]: "/a/" is not a clean path; fix: write "/a"`,
 			`spec.exec.deny[4]: "/a\\b" has a control character or a backslash`,
-			`spec.exec.deny[5]: "/" is a directory; fix: write "/**" for every file`}},
+			`spec.exec.deny[5]: "/" is a directory; fix: write "/**" for every file`,
+		}},
 		{"helper pattern", doc("mode: audit", "exec: {runtimeHelpers: [/usr/bin/*]}"), []string{`is a pattern; a helper is one file`}},
-		{"helpers loosen", doc("mode: audit", "selector: {image: a}", "exec: {drift: deny, runtimeHelpers: [/usr/bin/x]}"),
-			[]string{`runtimeHelpers loosens drift, and this selector may only tighten`}},
-		{"onError loosens", doc("mode: audit", "selector: {image: a}", "onError: allow", "exec: {drift: deny}"),
-			[]string{`onError: allow loosens, and this selector may only tighten`}},
-		{"loosen by label", doc("mode: audit", "selector: {labels: {a: b}, image: x, name: y}", "loosen: true", "exec: {drift: allow}"),
-			[]string{`p.yaml:7:11: loosen: true needs a selector that a client cannot choose`}},
+		{
+			"helpers loosen", doc("mode: audit", "selector: {image: a}", "exec: {drift: deny, runtimeHelpers: [/usr/bin/x]}"),
+			[]string{`runtimeHelpers loosens drift, and this selector may only tighten`},
+		},
+		{
+			"onError loosens", doc("mode: audit", "selector: {image: a}", "onError: allow", "exec: {drift: deny}"),
+			[]string{`onError: allow loosens, and this selector may only tighten`},
+		},
+		{
+			"loosen by label", doc("mode: audit", "selector: {labels: {a: b}, image: x, name: y}", "loosen: true", "exec: {drift: allow}"),
+			[]string{`p.yaml:7:11: loosen: true needs a selector that a client cannot choose`},
+		},
 		{"loosen everything", doc("mode: audit", "loosen: true", "exec: {drift: allow}"), []string{`loosen: true needs a selector`}},
 		{"guard allow", doc("mode: audit", "guard: {bpf: allow}"), []string{`guard.bpf: allow has no effect`}},
 		{"no rule", doc("mode: audit"), []string{`p.yaml:5:3: the policy sets no rule; fix: set a rule below exec, ssh or guard`}},
@@ -225,10 +253,13 @@ func TestParseErrors(t *testing.T) {
 			`spec.ssh.client.to[2]: "10.0.0.1/8" has bits set outside its mask; fix: write 10.0.0.0/8`,
 			`brackets are for IPv6, and IPv6 needs them`, `brackets are for IPv6, and IPv6 needs them`,
 			`"0" is not a port`, `"20-25" is not a port; fix: write one number from 1 to 65535`,
-			`is not an address`, `has a "[" without its "]"`, `is not an address range`}},
+			`is not an address`, `has a "[" without its "]"`, `is not an address range`,
+		}},
 		{"too many ports", doc("mode: audit", "ssh: {client: {to: ["+manyPorts(31)+"]}}"), []string{`10.0.0.0/8 has 31 ports, with those of wider ranges; at most 30`}},
-		{"errors of several documents", doc("mode: x", "ssh: {keys: deny}") + "---\n" + doc("mode: y", "ssh: {keys: deny}"),
-			[]string{`p.yaml:5:9: spec.mode`, `p.yaml:12:9: spec.mode`}},
+		{
+			"errors of several documents", doc("mode: x", "ssh: {keys: deny}") + "---\n" + doc("mode: y", "ssh: {keys: deny}"),
+			[]string{`p.yaml:5:9: spec.mode`, `p.yaml:12:9: spec.mode`},
+		},
 		{"too large", strings.Repeat("#", MaxFileBytes+1), []string{`the file is larger than`}},
 	}
 	for _, tt := range tests {

@@ -56,8 +56,11 @@ func TestAliases(t *testing.T) {
 		{"from bin", []Pattern{{PathExact, "/bin/sh"}}, []string{"/bin/sh", "/usr/bin/sh"}},
 		{"from usr", []Pattern{{PathTree, "/usr/lib64"}}, []string{"/lib64/**", "/usr/lib64/**"}},
 		{"both are one", []Pattern{{PathChild, "/sbin"}, {PathChild, "/usr/sbin"}}, []string{"/sbin/*", "/usr/sbin/*"}},
-		{"similar names have none", []Pattern{{PathExact, "/binary"}, {PathTree, "/lib32"}, {PathTree, "/usr"}, {PathTree, "/usr/local/bin"}},
-			[]string{"/binary", "/lib32/**", "/usr/**", "/usr/local/bin/**"}},
+		{
+			"similar names have none",
+			[]Pattern{{PathExact, "/binary"}, {PathTree, "/lib32"}, {PathTree, "/usr"}, {PathTree, "/usr/local/bin"}},
+			[]string{"/binary", "/lib32/**", "/usr/**", "/usr/local/bin/**"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -70,8 +73,18 @@ func TestAliases(t *testing.T) {
 
 // The intersection must name exactly the files that both lists name.
 func TestIntersect(t *testing.T) {
-	all := []Pattern{{PathExact, "/a"}, {PathExact, "/a/b"}, {PathExact, "/a/b/c"}, {PathTree, "/"}, {PathTree, "/a"},
-		{PathTree, "/a/b"}, {PathChild, "/"}, {PathChild, "/a"}, {PathChild, "/a/b"}, {PathTree, "/x"}}
+	all := []Pattern{
+		{PathExact, "/a"},
+		{PathExact, "/a/b"},
+		{PathExact, "/a/b/c"},
+		{PathTree, "/"},
+		{PathTree, "/a"},
+		{PathTree, "/a/b"},
+		{PathChild, "/"},
+		{PathChild, "/a"},
+		{PathChild, "/a/b"},
+		{PathTree, "/x"},
+	}
 	files := []string{"/a", "/a/b", "/a/b/c", "/a/b/c/d", "/a/x", "/x", "/x/y", "/b"}
 	for i, x := range all {
 		for j, y := range all {

@@ -236,9 +236,11 @@ type canonGuard struct {
 // policy again, but for file and lines.
 func (p *RuntimePolicy) Canonical() []byte {
 	s := &p.Spec
-	d := canonDoc{APIVersion: APIVersion, Kind: Kind,
+	d := canonDoc{
+		APIVersion: APIVersion, Kind: Kind,
 		Metadata: canonMeta{Name: p.Name, Annotations: p.Annotations},
-		Spec:     canonSpec{Priority: s.Priority, Mode: s.Mode.String(), Loosen: s.Loosen, OnError: s.OnError}}
+		Spec:     canonSpec{Priority: s.Priority, Mode: s.Mode.String(), Loosen: s.Loosen, OnError: s.OnError},
+	}
 	if !s.Selector.empty() {
 		c := canonSelector(s.Selector)
 		d.Spec.Selector = &c
@@ -247,10 +249,12 @@ func (p *RuntimePolicy) Canonical() []byte {
 		d.Spec.Require = s.Require.String()
 	}
 	if e := s.Exec; e != nil {
-		c := canonExec{Mode: e.Mode.String(), AsRoot: e.AsRoot, Nested: e.Nested, FileCaps: e.FileCaps,
+		c := canonExec{
+			Mode: e.Mode.String(), AsRoot: e.AsRoot, Nested: e.Nested, FileCaps: e.FileCaps,
 			Drift: e.Drift, MetadataOnly: e.MetadataOnly, Volumes: e.Volumes, Memfd: e.Memfd,
 			Allow: patternStrings(e.Allow), Deny: patternStrings(e.Deny),
-			RuntimeHelpers: slices.Sorted(slices.Values(e.RuntimeHelpers))}
+			RuntimeHelpers: slices.Sorted(slices.Values(e.RuntimeHelpers)),
+		}
 		if e.AsRoot == DenyAfterStart {
 			c.StartFor = e.StartFor.String()
 		}

@@ -29,7 +29,7 @@ func (s *Selector) matches(sub *Subject) bool {
 	return hasLabels(sub.Labels, s.Labels) && hasLabels(sub.PodLabels, s.PodLabels) &&
 		(s.ImageDigest == "" || hasDigest(sub, s.ImageDigest)) &&
 		(s.Image == "" || matchImage(s.Image, sub.Image)) &&
-		(s.Name == "" || matchGlob(s.Name, strings.TrimPrefix(sub.Name, "/"))) &&
+		(s.Name == "" || hasName(sub, s.Name)) &&
 		(s.Namespace == "" || matchGlob(s.Namespace, sub.Namespace))
 }
 
@@ -140,6 +140,11 @@ func matchGlob(pattern, s string) bool {
 		}
 	}
 	return ok[len(s)]
+}
+
+func hasName(sub *Subject, glob string) bool {
+	match := func(n string) bool { return matchGlob(glob, strings.TrimPrefix(n, "/")) }
+	return match(sub.Name) || slices.ContainsFunc(sub.FormerNames, match)
 }
 
 func hasDigest(sub *Subject, want string) bool {

@@ -35,17 +35,21 @@ func NewSet(ps []*RuntimePolicy) (*Set, error) {
 	first := make(map[string]*RuntimePolicy, len(ps))
 	for _, p := range ps {
 		if q, dup := first[p.Name]; dup {
-			errs = append(errs, &Error{File: p.File, Line: p.Line,
+			errs = append(errs, &Error{
+				File: p.File, Line: p.Line,
 				Msg: fmt.Sprintf("policy %q is already defined at %s:%d", p.Name, q.File, q.Line),
-				Fix: "rename one of the two: the order of policies, and what events say, need unique names"})
+				Fix: "rename one of the two: the order of policies, and what events say, need unique names",
+			})
 			continue
 		}
 		first[p.Name] = p
 	}
 	if len(ps) > MaxPolicies {
 		p := ps[MaxPolicies]
-		errs = append(errs, &Error{File: p.File, Line: p.Line,
-			Msg: fmt.Sprintf("%d policies in one set, more than %d", len(ps), MaxPolicies), Fix: "merge some"})
+		errs = append(errs, &Error{
+			File: p.File, Line: p.Line,
+			Msg: fmt.Sprintf("%d policies in one set, more than %d", len(ps), MaxPolicies), Fix: "merge some",
+		})
 	}
 	if len(errs) > 0 {
 		return nil, errs
@@ -183,8 +187,10 @@ type Subject struct {
 	Class Class
 	// Known says that the fields below hold what the runtime said. While it is false
 	// only policies without a selector match.
-	Known       bool
-	Name        string
+	Known bool
+	Name  string
+	// FormerNames are names that the container had before: a rename takes no policy away.
+	FormerNames []string
 	Image       string // as the runtime shows it: "nginx:1.27", "sha256:..."
 	ImageDigest string // sha256:..., with or without "repository@"
 	// ImageDigests are the other digests by which the host knows the same image, such as

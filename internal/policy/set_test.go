@@ -49,13 +49,22 @@ func TestLoadDir(t *testing.T) {
 		{name: "empty"},
 		{name: "both endings, others left out", want: []string{"a", "b"}, files: map[string]string{
 			"2.yaml": named("a", "mode: audit", "ssh: {keys: deny}"), "1.yml": named("b", "mode: audit", "ssh: {keys: deny}"),
-			".hidden.yaml": "x", "README.md": "x", "old.yaml.bak": "x", "sub.yaml/x": "x"}},
-		{name: "all errors of all files", files: map[string]string{"1.yaml": "x: 1", "2.yaml": named("a", "mode: x", "ssh: {keys: deny}")},
-			errs: []string{"1.yaml:1:1: unknown field", "apiVersion is missing", "kind is missing", "metadata is missing", "spec is missing",
-				"2.yaml:5:9: spec.mode"}},
-		{name: "one name twice", files: map[string]string{"1.yaml": named("a", "mode: audit", "ssh: {keys: deny}"),
-			"2.yaml": "\n" + named("a", "mode: audit", "ssh: {keys: deny}")},
-			errs: []string{`2.yaml:2: policy "a" is already defined at DIR/1.yaml:1; fix: rename one of the two`}},
+			".hidden.yaml": "x", "README.md": "x", "old.yaml.bak": "x", "sub.yaml/x": "x",
+		}},
+		{
+			name: "all errors of all files", files: map[string]string{"1.yaml": "x: 1", "2.yaml": named("a", "mode: x", "ssh: {keys: deny}")},
+			errs: []string{
+				"1.yaml:1:1: unknown field", "apiVersion is missing", "kind is missing", "metadata is missing", "spec is missing",
+				"2.yaml:5:9: spec.mode",
+			},
+		},
+		{
+			name: "one name twice", files: map[string]string{
+				"1.yaml": named("a", "mode: audit", "ssh: {keys: deny}"),
+				"2.yaml": "\n" + named("a", "mode: audit", "ssh: {keys: deny}"),
+			},
+			errs: []string{`2.yaml:2: policy "a" is already defined at DIR/1.yaml:1; fix: rename one of the two`},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,8 +135,10 @@ func TestUnreadableFiles(t *testing.T) {
 }
 
 func TestSelector(t *testing.T) {
-	sub := Subject{Known: true, Name: "/web-1", Image: "nginx:1.27", ImageDigest: "nginx@" + testDigest, Namespace: "prod",
-		Labels: map[string]string{"app": "web", "tier": "1"}, PodLabels: map[string]string{"k": "v"}}
+	sub := Subject{
+		Known: true, Name: "/web-1", Image: "nginx:1.27", ImageDigest: "nginx@" + testDigest, Namespace: "prod",
+		Labels: map[string]string{"app": "web", "tier": "1"}, PodLabels: map[string]string{"k": "v"},
+	}
 	tests := []struct {
 		name, selector string
 		want           bool

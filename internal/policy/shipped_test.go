@@ -51,8 +51,10 @@ func TestShippedPolicies(t *testing.T) {
 			decide := func(flags uint32) verdict.Verdict {
 				return e.Exec(Facts{Flags: flags, PathVerdict: [2]verdict.Verdict{verdict.Allow, verdict.Allow}}).Verdict
 			}
-			for _, f := range []uint32{FlagRoot, FlagNested, FlagFileCaps, FlagUpper, FlagUpper | FlagMetadata, FlagTmpfs, FlagDeleted,
-				FlagVolume, FlagMounted, FlagSSHProgram, FlagMapping | FlagUpper} {
+			for _, f := range []uint32{
+				FlagRoot, FlagNested, FlagFileCaps, FlagUpper, FlagUpper | FlagMetadata, FlagTmpfs, FlagDeleted,
+				FlagVolume, FlagMounted, FlagSSHProgram, FlagMapping | FlagUpper,
+			} {
 				if got := decide(f); got != want.decision {
 					t.Errorf("facts %#x: got %v, want %v", f, got, want.decision)
 				}

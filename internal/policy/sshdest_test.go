@@ -136,10 +136,16 @@ func TestSSHAllowed(t *testing.T) {
 		{"to, IPv6 does not mean IPv4", []string{client("a", "{to: ['[::/0]:22']}")}, "192.0.2.1:22", false},
 		{"deny beats to", []string{client("a", "{to: ['192.0.2.0/24:22']}"), client("b", "deny")}, "192.0.2.1:22", false},
 		{"to beats allow", []string{client("a", "allow"), client("b", "{to: ['192.0.2.0/24:22']}")}, "192.0.3.1:22", false},
-		{"intersection", []string{client("a", "{to: ['192.0.0.0/16:*']}"), client("b", "{to: ['192.0.2.0/24:22', '10.0.0.0/8:22']}")},
-			"192.0.2.1:22", true},
-		{"intersection, one misses", []string{client("a", "{to: ['192.0.0.0/16:*']}"), client("b", "{to: ['192.0.2.0/24:22', '10.0.0.0/8:22']}")},
-			"10.0.0.1:22", false},
+		{
+			"intersection",
+			[]string{client("a", "{to: ['192.0.0.0/16:*']}"), client("b", "{to: ['192.0.2.0/24:22', '10.0.0.0/8:22']}")},
+			"192.0.2.1:22", true,
+		},
+		{
+			"intersection, one misses",
+			[]string{client("a", "{to: ['192.0.0.0/16:*']}"), client("b", "{to: ['192.0.2.0/24:22', '10.0.0.0/8:22']}")},
+			"10.0.0.1:22", false,
+		},
 		{"nothing in common", []string{client("a", "{to: ['192.0.2.0/24:22']}"), client("b", "{to: ['10.0.0.0/8:22']}")}, "10.0.0.1:22", false},
 	}
 	for _, tt := range tests {

@@ -18,6 +18,7 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	r.ended, r.msg = "failed", format
 	runtime.Goexit()
 }
+
 func (r *recorder) Skipf(format string, args ...any) {
 	r.ended, r.msg = "skipped", format
 	runtime.Goexit()

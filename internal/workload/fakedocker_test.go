@@ -3,6 +3,7 @@ package workload
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -108,12 +109,8 @@ func (f *fakeDocker) emit(typ events.Type, action events.Action, id string, attr
 
 func (f *fakeDocker) containerEvent(c *fakeContainer, action events.Action, extra map[string]string) {
 	attrs := map[string]string{}
-	for k, v := range c.labels {
-		attrs[k] = v
-	}
-	for k, v := range extra {
-		attrs[k] = v
-	}
+	maps.Copy(attrs, c.labels)
+	maps.Copy(attrs, extra)
 	attrs["name"], attrs["image"] = c.name, c.image
 	f.emit(events.ContainerEventType, action, c.id, attrs)
 }

@@ -130,7 +130,7 @@ func (f *follower) run(ctx context.Context, emit func(Change)) error {
 		connected, err := f.session(ctx, emit)
 		if ctx.Err() != nil {
 			f.disconnected(nil)
-			return nil
+			return nil //nolint:nilerr // ctx has ended, which is how Run is stopped: the error is its echo
 		}
 		f.disconnected(err)
 		// One word per loss, not one per attempt: the status has the latest error.

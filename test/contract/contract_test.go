@@ -44,8 +44,10 @@ func FuzzExec(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed []byte, flags, bits uint32, age int64) {
 		e := effectiveFrom(seed)
-		facts := policy.Facts{Flags: flags, AllowBits: bits, Age: max(0, clampAge(age)),
-			PathVerdict: [2]verdict.Verdict{verdict.Verdict(flags >> 16 & 1), verdict.Verdict(flags >> 17 & 1)}}
+		facts := policy.Facts{
+			Flags: flags, AllowBits: bits, Age: max(0, clampAge(age)),
+			PathVerdict: [2]verdict.Verdict{verdict.Verdict(flags >> 16 & 1), verdict.Verdict(flags >> 17 & 1)},
+		}
 		want := e.Exec(facts)
 		p, fb := enforce.EncodePolicy(e, 1), enforce.EncodeFacts(facts)
 		d := pure.Decide(unsafe.Pointer(&p), unsafe.Pointer(&fb))
@@ -130,8 +132,18 @@ func FuzzHashPath(f *testing.F) {
 func TestHashPathDistinct(t *testing.T) {
 	seen := map[[2]uint64][]string{}
 	for _, p := range [][]string{
-		{}, {"a"}, {"a", "b"}, {"ab"}, {"b", "a"}, {"aaaaaaaa"}, {"aaaaaaaa", "a"}, {"aaaaaaaaa"},
-		{"a\x01"}, {"a", "\x01"}, {strings.Repeat("a", 255)}, {strings.Repeat("a", 254), "a"},
+		{},
+		{"a"},
+		{"a", "b"},
+		{"ab"},
+		{"b", "a"},
+		{"aaaaaaaa"},
+		{"aaaaaaaa", "a"},
+		{"aaaaaaaaa"},
+		{"a\x01"},
+		{"a", "\x01"},
+		{strings.Repeat("a", 255)},
+		{strings.Repeat("a", 254), "a"},
 	} {
 		h := pure.HashPath(7, 9, p)
 		if other, ok := seen[h]; ok {
@@ -146,10 +158,21 @@ func TestKeyFile(t *testing.T) {
 		name, dir string
 		want      int
 	}{
-		{"id_rsa", "x", 1}, {"id_ed25519", "keys", 1}, {"id_rsa.pub", ".ssh", 0}, {"ssh_host_rsa_key", "ssh", 1},
-		{"ssh_host_rsa_key.pub", "ssh", 0}, {"mykey", ".ssh", 1}, {"mykey", "x", 0}, {"known_hosts", ".ssh", 0},
-		{"config", ".ssh", 0}, {"authorized_keys", ".ssh", 2}, {"authorized_keys2", "y", 2}, {"authorized_keys3", "y", 0},
-		{".ssh", "root", 4}, {"a-very-long-name-of-a-private-key-file.pub", ".ssh", 0}, {"a-very-long-name-of-a-private-key-file", ".ssh", 1},
+		{"id_rsa", "x", 1},
+		{"id_ed25519", "keys", 1},
+		{"id_rsa.pub", ".ssh", 0},
+		{"ssh_host_rsa_key", "ssh", 1},
+		{"ssh_host_rsa_key.pub", "ssh", 0},
+		{"mykey", ".ssh", 1},
+		{"mykey", "x", 0},
+		{"known_hosts", ".ssh", 0},
+		{"config", ".ssh", 0},
+		{"authorized_keys", ".ssh", 2},
+		{"authorized_keys2", "y", 2},
+		{"authorized_keys3", "y", 0},
+		{".ssh", "root", 4},
+		{"a-very-long-name-of-a-private-key-file.pub", ".ssh", 0},
+		{"a-very-long-name-of-a-private-key-file", ".ssh", 1},
 	} {
 		if got := pure.KeyFile(c.name, c.dir); got != c.want {
 			t.Errorf("KeyFile(%q, %q) = %d, want %d", c.name, c.dir, got, c.want)

@@ -67,24 +67,36 @@ type story struct {
 var getPage = []string{"/bin/actor", "get", "127.0.0.1:8080"}
 
 var stories = []story{
-	{name: "go-web-server", run: []string{"-u", "1000", image, "serve", "0.0.0.0:8080"},
+	{
+		name: "go-web-server", run: []string{"-u", "1000", image, "serve", "0.0.0.0:8080"},
 		get: getPage, want: "served 1", reload: []string{"kill", "-s", "HUP", "NAME"}, wanted: "served 2",
-		enter: []string{"-u", "1000", "NAME", "/bin/busybox", "ps"}},
-	{name: "busybox-script", run: []string{"-u", "1000", "--entrypoint", "/app/run.sh", "e2e/script:1"},
+		enter: []string{"-u", "1000", "NAME", "/bin/busybox", "ps"},
+	},
+	{
+		name: "busybox-script", run: []string{"-u", "1000", "--entrypoint", "/app/run.sh", "e2e/script:1"},
 		get: []string{"/bin/cat", "/tmp/page"}, want: "did ", reload: []string{"kill", "-s", "HUP", "NAME"}, wanted: "did 1",
-		enter: []string{"-u", "1000", "NAME", "/bin/sh", "-c", "ls -l /tmp | grep page"}},
-	{name: "nginx", debian: true, run: []string{"-u", "www-data", imageDebian, "/usr/sbin/nginx", "-c", "/etc/nginx/e2e.conf", "-g", "daemon off;"},
+		enter: []string{"-u", "1000", "NAME", "/bin/sh", "-c", "ls -l /tmp | grep page"},
+	},
+	{
+		name: "nginx", debian: true, run: []string{"-u", "www-data", imageDebian, "/usr/sbin/nginx", "-c", "/etc/nginx/e2e.conf", "-g", "daemon off;"},
 		get: getPage, want: "served by nginx", reload: []string{"exec", "NAME", "/usr/sbin/nginx", "-c", "/etc/nginx/e2e.conf", "-s", "reload"}, wanted: "served by nginx",
-		enter: []string{"NAME", "/usr/sbin/nginx", "-t", "-c", "/etc/nginx/e2e.conf"}},
-	{name: "postgres", debian: true, run: []string{"-u", "postgres", imageDebian, "/usr/lib/postgresql/15/bin/postgres", "-D", "/var/lib/postgresql/15/main",
-		"-c", "config_file=/etc/postgresql/15/main/postgresql.conf", "-c", "unix_socket_directories=/tmp", "-c", "ssl=off"},
+		enter: []string{"NAME", "/usr/sbin/nginx", "-t", "-c", "/etc/nginx/e2e.conf"},
+	},
+	{
+		name: "postgres", debian: true, run: []string{
+			"-u", "postgres", imageDebian, "/usr/lib/postgresql/15/bin/postgres", "-D", "/var/lib/postgresql/15/main",
+			"-c", "config_file=/etc/postgresql/15/main/postgresql.conf", "-c", "unix_socket_directories=/tmp", "-c", "ssl=off",
+		},
 		get:    []string{"/usr/bin/psql", "-h", "/tmp", "-Atc", "create temp table t as select generate_series(1, 1000) as n; select 'served ' || sum(n) from t"},
 		want:   "served 500500",
 		reload: []string{"exec", "NAME", "/usr/bin/psql", "-h", "/tmp", "-Atc", "select pg_reload_conf()"}, wanted: "served 500500",
-		enter: []string{"-u", "postgres", "NAME", "/bin/bash", "-c", "/usr/lib/postgresql/15/bin/pg_isready -h /tmp && ls /var/lib/postgresql | head -n 1"}},
-	{name: "python-app", debian: true, run: []string{"-u", "1000", imageDebian, "/usr/bin/python3", "/app/app.py"},
+		enter: []string{"-u", "postgres", "NAME", "/bin/bash", "-c", "/usr/lib/postgresql/15/bin/pg_isready -h /tmp && ls /var/lib/postgresql | head -n 1"},
+	},
+	{
+		name: "python-app", debian: true, run: []string{"-u", "1000", imageDebian, "/usr/bin/python3", "/app/app.py"},
 		get: getPage, want: "served 1 as 1000", reload: []string{"kill", "-s", "HUP", "NAME"}, wanted: "served 2 as 1000",
-		enter: []string{"-u", "1000", "NAME", "/usr/bin/python3", "-c", "import os, sys; print(sys.version, os.uname())"}},
+		enter: []string{"-u", "1000", "NAME", "/usr/bin/python3", "-c", "import os, sys; print(sys.version, os.uname())"},
+	},
 }
 
 func TestQuiet(t *testing.T) {

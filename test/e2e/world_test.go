@@ -95,7 +95,8 @@ func (w *world) build(ctx context.Context) error {
 		lab.Program("bin/actor", actor), lab.Program("bin/forbidden", actor), lab.Program("bin/busybox", bb),
 		{Name: "bin/sh", Mode: 0o777, Link: "busybox"},
 		{Name: "bin/asroot", Mode: 0o4755, Body: actor}, // setuid
-		{Name: "tmp/", Mode: 0o1777}, {Name: "out/", Mode: 0o777},
+		{Name: "tmp/", Mode: 0o1777},
+		{Name: "out/", Mode: 0o777},
 	}, `ENTRYPOINT ["/bin/actor"]`)
 	if err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -121,7 +120,7 @@ func openHost() (*host, error) {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if os.Getenv("BELAY_TEST_QUIET") != "" {
-		log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		log = slog.New(slog.DiscardHandler)
 	}
 	h.opts = enforce.Options{
 		PinDir: filepath.Join(dir, "bpf"), Backend: os.Getenv("BELAY_TEST_BACKEND"), Scopes: []string{h.scope},

@@ -67,96 +67,138 @@ var phases = []phase{
 
 func rootScenes(forbidden want) []scene {
 	return []scene{
-		{name: "an image that starts as root", tried: "docker run app", want: forbidden, rule: "exec.asRoot", ran: "ran hello uid=0", short: true,
-			act: func(ctx context.Context, s *stage) lab.Result { return s.run(ctx, imageApp, "say", "hello") }},
-		{name: "the same image as uid 1000", tried: "docker run -u 1000 app", want: runs, ran: "ran hello uid=1000", short: true,
+		{
+			name: "an image that starts as root", tried: "docker run app", want: forbidden, rule: "exec.asRoot", ran: "ran hello uid=0", short: true,
+			act: func(ctx context.Context, s *stage) lab.Result { return s.run(ctx, imageApp, "say", "hello") },
+		},
+		{
+			name: "the same image as uid 1000", tried: "docker run -u 1000 app", want: runs, ran: "ran hello uid=1000", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.run(ctx, "-u", "1000", imageApp, "say", "hello")
-			}},
-		{name: "root into a running container", tried: "docker exec -u 0 web …", want: forbidden, rule: "exec.asRoot", ran: "ran hello uid=0", where: "web", short: true,
+			},
+		},
+		{
+			name: "root into a running container", tried: "docker exec -u 0 web …", want: forbidden, rule: "exec.asRoot", ran: "ran hello uid=0", where: "web", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "0", "web", "/bin/actor", "say", "hello")
-			}},
-		{name: "uid 1000 into a running container", tried: "docker exec -u 1000 web …", want: runs, ran: "ran hello uid=1000",
+			},
+		},
+		{
+			name: "uid 1000 into a running container", tried: "docker exec -u 1000 web …", want: runs, ran: "ran hello uid=1000",
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "1000", "web", "/bin/actor", "say", "hello")
-			}},
-		{name: "a setuid-root program", tried: "uid 1000 runs /bin/asroot (mode 4755)", want: forbidden, rule: "exec.asRoot", ran: "euid=0", where: "web", short: true,
+			},
+		},
+		{
+			name: "a setuid-root program", tried: "uid 1000 runs /bin/asroot (mode 4755)", want: forbidden, rule: "exec.asRoot", ran: "euid=0", where: "web", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "1000", "web", "/bin/actor", "spawn", "/bin/asroot", "say", "setuid")
-			}},
+			},
+		},
 	}
 }
 
 func driftScenes(forbidden want) []scene {
 	return []scene{
-		{name: "a program of the image", tried: "/opt/app/tool", want: runs, ran: "ran tool uid=1000",
+		{
+			name: "a program of the image", tried: "/opt/app/tool", want: runs, ran: "ran tool uid=1000",
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "1000", "web", "/bin/actor", "spawn", "/opt/app/tool", "say", "tool")
-			}},
-		{name: "a program written after the start", tried: "cp … /tmp/x && /tmp/x", want: forbidden, rule: "exec.drift", ran: "ran dropped", where: "web", short: true,
+			},
+		},
+		{
+			name: "a program written after the start", tried: "cp … /tmp/x && /tmp/x", want: forbidden, rule: "exec.drift", ran: "ran dropped", where: "web", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "1000", "web", "/bin/actor", "drop", "/tmp/x")
-			}},
-		{name: "a program renamed over the image's", tried: "mv /opt/app/tool.new /opt/app/tool; …", want: forbidden, rule: "exec.drift", ran: "ran renamed", where: "web",
+			},
+		},
+		{
+			name: "a program renamed over the image's", tried: "mv /opt/app/tool.new /opt/app/tool; …", want: forbidden, rule: "exec.drift", ran: "ran renamed", where: "web",
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "1000", "web", "/bin/actor", "rename", "/opt/app/tool")
-			}},
-		{name: "a program that exists in memory only", tried: "memfd_create + execveat", want: forbidden, rule: "exec.memfd", ran: "ran memfd", where: "web", short: true,
+			},
+		},
+		{
+			name: "a program that exists in memory only", tried: "memfd_create + execveat", want: forbidden, rule: "exec.memfd", ran: "ran memfd", where: "web", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.enter(ctx, "1000", "web", "/bin/actor", "memfd")
-			}},
+			},
+		},
 	}
 }
 
 func sshScenes(forbidden want) []scene {
 	return []scene{
-		{name: "an SSH server on port 2222", tried: "sshd -p 2222, asked from another container", want: forbidden, rule: "ssh.server", ran: "got SSH-", where: "sshd",
-			act: func(ctx context.Context, s *stage) lab.Result { return s.server(ctx, "sshd", "/usr/sbin/sshd") }},
-		{name: "the same server under another name", tried: "webserver -p 2222 (a copy of sshd)", want: forbidden, rule: "ssh.server", ran: "got SSH-", where: "renamed", short: true,
+		{
+			name: "an SSH server on port 2222", tried: "sshd -p 2222, asked from another container", want: forbidden, rule: "ssh.server", ran: "got SSH-", where: "sshd",
+			act: func(ctx context.Context, s *stage) lab.Result { return s.server(ctx, "sshd", "/usr/sbin/sshd") },
+		},
+		{
+			name: "the same server under another name", tried: "webserver -p 2222 (a copy of sshd)", want: forbidden, rule: "ssh.server", ran: "got SSH-", where: "renamed", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
 				return s.server(ctx, "renamed", "/usr/sbin/webserver")
-			}},
-		{name: "an SSH client to an allowed address", tried: "ssh guest@" + allowedAddr, want: runs, ran: "welcome", short: true,
-			act: func(ctx context.Context, s *stage) lab.Result { return s.ssh(ctx, allowedAddr, "22") }},
-		{name: "an SSH client to a forbidden address", tried: "ssh guest@" + forbiddenAddr, want: forbidden, rule: "ssh.client", ran: "welcome", where: "client", short: true,
-			act: func(ctx context.Context, s *stage) lab.Result { return s.ssh(ctx, forbiddenAddr, "22") }},
-		{name: "there on another port, by its protocol", tried: "ssh -p " + oddPort + " guest@" + forbiddenAddr, want: forbidden, rule: "ssh.client", ran: "welcome", where: "client",
-			act: func(ctx context.Context, s *stage) lab.Result { return s.ssh(ctx, forbiddenAddr, oddPort) }},
+			},
+		},
+		{
+			name: "an SSH client to an allowed address", tried: "ssh guest@" + allowedAddr, want: runs, ran: "welcome", short: true,
+			act: func(ctx context.Context, s *stage) lab.Result { return s.ssh(ctx, allowedAddr, "22") },
+		},
+		{
+			name: "an SSH client to a forbidden address", tried: "ssh guest@" + forbiddenAddr, want: forbidden, rule: "ssh.client", ran: "welcome", where: "client", short: true,
+			act: func(ctx context.Context, s *stage) lab.Result { return s.ssh(ctx, forbiddenAddr, "22") },
+		},
+		{
+			name: "there on another port, by its protocol", tried: "ssh -p " + oddPort + " guest@" + forbiddenAddr, want: forbidden, rule: "ssh.client", ran: "welcome", where: "client",
+			act: func(ctx context.Context, s *stage) lab.Result { return s.ssh(ctx, forbiddenAddr, oddPort) },
+		},
 	}
 }
 
 var survivalScenes = []scene{
-	{name: "root in a new container", tried: "docker run app", want: denied, rule: "exec.asRoot", ran: "ran hello uid=0", short: true, blind: true,
-		act: func(ctx context.Context, s *stage) lab.Result { return s.run(ctx, imageApp, "say", "hello") }},
-	{name: "root into a running container", tried: "docker exec -u 0 web …", want: denied, rule: "exec.asRoot", ran: "ran hello uid=0", short: true, blind: true,
+	{
+		name: "root in a new container", tried: "docker run app", want: denied, rule: "exec.asRoot", ran: "ran hello uid=0", short: true, blind: true,
+		act: func(ctx context.Context, s *stage) lab.Result { return s.run(ctx, imageApp, "say", "hello") },
+	},
+	{
+		name: "root into a running container", tried: "docker exec -u 0 web …", want: denied, rule: "exec.asRoot", ran: "ran hello uid=0", short: true, blind: true,
 		act: func(ctx context.Context, s *stage) lab.Result {
 			return s.enter(ctx, "0", "web", "/bin/actor", "say", "hello")
-		}},
-	{name: "a program written after the start", tried: "cp … /tmp/y && /tmp/y", want: denied, rule: "exec.drift", ran: "ran dropped", blind: true,
+		},
+	},
+	{
+		name: "a program written after the start", tried: "cp … /tmp/y && /tmp/y", want: denied, rule: "exec.drift", ran: "ran dropped", blind: true,
 		act: func(ctx context.Context, s *stage) lab.Result {
 			return s.enter(ctx, "1000", "web", "/bin/actor", "drop", "/tmp/y")
-		}},
-	{name: "uid 1000 in a new container", tried: "docker run -u 1000 app", want: runs, ran: "ran hello uid=1000", short: true,
+		},
+	},
+	{
+		name: "uid 1000 in a new container", tried: "docker run -u 1000 app", want: runs, ran: "ran hello uid=1000", short: true,
 		act: func(ctx context.Context, s *stage) lab.Result {
 			return s.run(ctx, "-u", "1000", imageApp, "say", "hello")
-		}},
+		},
+	},
 }
 
 var adoptionScenes = []scene{
-	{name: "it adopts what the first one left", tried: "belay status", want: runs, ran: "adopted", short: true,
+	{
+		name: "it adopts what the first one left", tried: "belay status", want: runs, ran: "adopted", short: true,
 		act: func(_ context.Context, s *stage) lab.Result {
 			if s.status.Adopted {
 				return lab.Result{Stdout: "adopted"}
 			}
 			return lab.Result{Code: 1, Stdout: "started afresh"}
-		}},
-	{name: "and reports what was denied meanwhile", tried: "belay events --denials", want: runs, ran: "denials since",
-		act: denialsMeanwhile},
-	{name: "root into a running container", tried: "docker exec -u 0 web …", want: denied, rule: "exec.asRoot", ran: "ran hello uid=0", where: "web", short: true,
+		},
+	},
+	{
+		name: "and reports what was denied meanwhile", tried: "belay events --denials", want: runs, ran: "denials since",
+		act: denialsMeanwhile,
+	},
+	{
+		name: "root into a running container", tried: "docker exec -u 0 web …", want: denied, rule: "exec.asRoot", ran: "ran hello uid=0", where: "web", short: true,
 		act: func(ctx context.Context, s *stage) lab.Result {
 			return s.enter(ctx, "0", "web", "/bin/actor", "say", "hello")
-		}},
+		},
+	},
 }
 
 func auditScenes() []scene {

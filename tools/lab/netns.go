@@ -44,6 +44,7 @@ func (n *netns) do(f func() error) error {
 	})
 }
 
+// Close gives the namespace up; it ends with its last process.
 func (n *netns) Close() error { return n.ns.Close() }
 
 // onThread runs f on a thread that ends afterwards, and takes its namespaces with it.

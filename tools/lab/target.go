@@ -37,9 +37,11 @@ func SSHFiles(hostKey, busybox []byte) []File {
 	return []File{
 		{Name: "etc/passwd", Mode: 0o644, Body: []byte(sshPasswd)},
 		{Name: "etc/group", Mode: 0o644, Body: []byte(sshGroup)},
-		{Name: "tmp/", Mode: 0o1777}, {Name: "home/app/", Mode: 0o755, UID: 1000},
+		{Name: "tmp/", Mode: 0o1777},
+		{Name: "home/app/", Mode: 0o755, UID: 1000},
 		{Name: "home/app/host_key", Mode: 0o600, UID: 1000, Body: hostKey},
-		Program("usr/bin/busybox", busybox), {Name: "usr/bin/sh", Mode: 0o777, Link: "busybox"},
+		Program("usr/bin/busybox", busybox),
+		{Name: "usr/bin/sh", Mode: 0o777, Link: "busybox"},
 	}
 }
 

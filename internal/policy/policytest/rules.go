@@ -32,8 +32,10 @@ func rootCases() []ExecCase {
 		{Name: "root/user-in-init-tree", YAML: on, Facts: flags(tree, init), Want: pass},
 		{Name: "root/allow", YAML: enforce("exec: {asRoot: allow}"), Facts: flags(root), Want: pass},
 		{Name: "root/audit", YAML: audit("exec: {asRoot: deny}"), Facts: flags(root), Want: report(verdict.RuleAsRoot, 0)},
-		{Name: "root/section-audit", YAML: enforce("exec: {mode: audit, asRoot: deny}"), Facts: flags(root),
-			Want: report(verdict.RuleAsRoot, 0)},
+		{
+			Name: "root/section-audit", YAML: enforce("exec: {mode: audit, asRoot: deny}"), Facts: flags(root),
+			Want: report(verdict.RuleAsRoot, 0),
+		},
 		{Name: "root/section-enforce", YAML: audit("exec: {mode: enforce, asRoot: deny}"), Facts: flags(root), Want: denied},
 		{Name: "root/mapping-passes", YAML: on, Facts: flags(root, policy.FlagMapping), Want: pass},
 		{Name: "root/helper-is-no-excuse", YAML: on, Facts: flags(root, policy.FlagHelper), Want: denied},
@@ -54,8 +56,10 @@ func rootCases() []ExecCase {
 		{Name: "after/nested-allow-late", YAML: afterNested, Facts: aged(time.Hour, nested), Want: pass},
 		{Name: "after/nested-deny-late", YAML: after, Facts: aged(time.Hour, nested, tree, init), Want: denied},
 		{Name: "after/nested-deny-early", YAML: after, Facts: aged(0, nested, tree, init), Want: pass},
-		{Name: "after/audit", YAML: audit("exec: {asRoot: denyAfterStart}"), Facts: aged(time.Minute, root, tree, init),
-			Want: report(verdict.RuleAsRoot, 0)},
+		{
+			Name: "after/audit", YAML: audit("exec: {asRoot: denyAfterStart}"), Facts: aged(time.Minute, root, tree, init),
+			Want: report(verdict.RuleAsRoot, 0),
+		},
 	}
 }
 
@@ -116,25 +120,39 @@ func otherCases() []ExecCase {
 		{Name: "caps/none", YAML: caps, Want: pass},
 		{Name: "caps/allow", YAML: enforce("exec: {fileCaps: allow}"), Facts: flags(policy.FlagFileCaps), Want: pass},
 		{Name: "caps/mapping", YAML: caps, Facts: flags(policy.FlagFileCaps, policy.FlagMapping), Want: pass},
-		{Name: "caps/audit", YAML: audit("exec: {fileCaps: deny}"), Facts: flags(policy.FlagFileCaps),
-			Want: report(verdict.RuleFileCaps, 0)},
+		{
+			Name: "caps/audit", YAML: audit("exec: {fileCaps: deny}"), Facts: flags(policy.FlagFileCaps),
+			Want: report(verdict.RuleFileCaps, 0),
+		},
 		{Name: "ssh/server", YAML: ssh, Facts: flags(policy.FlagSSHProgram), Want: deny(verdict.RuleSSHServer, 0)},
 		{Name: "ssh/server-other-program", YAML: ssh, Want: pass},
 		{Name: "ssh/server-mapping", YAML: ssh, Facts: flags(policy.FlagSSHProgram, policy.FlagMapping), Want: pass},
-		{Name: "ssh/server-audit", YAML: audit("ssh: {server: deny}"), Facts: flags(policy.FlagSSHProgram),
-			Want: report(verdict.RuleSSHServer, 0)},
-		{Name: "ssh/client-rule-is-not-about-exec", YAML: enforce("ssh: {client: deny, keys: deny}"),
-			Facts: flags(policy.FlagSSHProgram), Want: pass},
-		{Name: "build/only-guards", YAML: enforce("exec: {asRoot: deny, fileCaps: deny, drift: deny, deny: [/**]}",
-			"ssh: {server: deny}"), Sub: policy.Subject{Class: policy.ClassBuild}, Path: "/bin/sh",
-			Facts: flags(0x1fff), Want: pass},
-		{Name: "select/unknown-has-floor-only", YAML: docs(doc("floor", "mode: audit", "exec: {asRoot: deny}"),
-			doc("web", "mode: enforce", "selector: {image: \"nginx:*\"}", "exec: {asRoot: deny}")),
-			Facts: flags(policy.FlagRoot), Want: report(verdict.RuleAsRoot, 0)},
-		{Name: "select/known-has-both", YAML: docs(doc("floor", "mode: audit", "exec: {asRoot: deny}"),
-			doc("web", "mode: enforce", "selector: {image: \"nginx:*\"}", "exec: {asRoot: deny}")),
-			Sub: known, Facts: flags(policy.FlagRoot), Want: deny(verdict.RuleAsRoot, 1)},
-		{Name: "select/other-image", YAML: enforce("selector: {image: redis}", "exec: {asRoot: deny}"),
-			Sub: known, Facts: flags(policy.FlagRoot), Want: pass},
+		{
+			Name: "ssh/server-audit", YAML: audit("ssh: {server: deny}"), Facts: flags(policy.FlagSSHProgram),
+			Want: report(verdict.RuleSSHServer, 0),
+		},
+		{
+			Name: "ssh/client-rule-is-not-about-exec", YAML: enforce("ssh: {client: deny, keys: deny}"),
+			Facts: flags(policy.FlagSSHProgram), Want: pass,
+		},
+		{
+			Name: "build/only-guards", YAML: enforce("exec: {asRoot: deny, fileCaps: deny, drift: deny, deny: [/**]}",
+				"ssh: {server: deny}"), Sub: policy.Subject{Class: policy.ClassBuild}, Path: "/bin/sh",
+			Facts: flags(0x1fff), Want: pass,
+		},
+		{
+			Name: "select/unknown-has-floor-only", YAML: docs(doc("floor", "mode: audit", "exec: {asRoot: deny}"),
+				doc("web", "mode: enforce", "selector: {image: \"nginx:*\"}", "exec: {asRoot: deny}")),
+			Facts: flags(policy.FlagRoot), Want: report(verdict.RuleAsRoot, 0),
+		},
+		{
+			Name: "select/known-has-both", YAML: docs(doc("floor", "mode: audit", "exec: {asRoot: deny}"),
+				doc("web", "mode: enforce", "selector: {image: \"nginx:*\"}", "exec: {asRoot: deny}")),
+			Sub: known, Facts: flags(policy.FlagRoot), Want: deny(verdict.RuleAsRoot, 1),
+		},
+		{
+			Name: "select/other-image", YAML: enforce("selector: {image: redis}", "exec: {asRoot: deny}"),
+			Sub: known, Facts: flags(policy.FlagRoot), Want: pass,
+		},
 	}
 }

@@ -1,0 +1,103 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+func document(name, spec string) string {
+	return "apiVersion: belay.dev/v1\nkind: RuntimePolicy\nmetadata: {name: " + name + "}\nspec: {mode: enforce, " + spec + "}\n"
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newPolicies(t *testing.T) (p *policies, file string) {
+	t.Helper()
+	dir := t.TempDir()
+	return &policies{dir: dir, lastGood: filepath.Join(t.TempDir(), "last-good.yaml")}, filepath.Join(dir, "a.yaml")
+}
+
+// TestVanished: an empty or missing directory ends enforcement only when asked to.
+func TestVanished(t *testing.T) {
+	p, file := newPolicies(t)
+	if err := p.load(false); err != nil {
+		t.Fatalf("an empty directory at the first start: %v", err)
+	}
+	write(t, file, document("a", "exec: {asRoot: deny}"))
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	p.keep()
+	want := p.current().Revision()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.load(false); err == nil {
+		t.Error("an empty directory was taken without being asked")
+	}
+	if got := p.current().Revision(); got != want {
+		t.Errorf("in force: revision %s, want %s", got, want)
+	}
+	again := &policies{dir: p.dir, lastGood: p.lastGood}
+	if err := again.load(false); err == nil || again.current() == nil || again.current().Revision() != want {
+		t.Errorf("after a restart: error %v, want the last good policies in force", err)
+	}
+	if err := p.load(true); err != nil || len(p.current().Policies()) != 0 {
+		t.Errorf("asked: error %v, %d policies; want none of either", err, len(p.current().Policies()))
+	}
+	p.dir = filepath.Join(p.dir, "gone")
+	if err := again.load(true); err != nil {
+		t.Errorf("asked, after a restart: %v", err)
+	}
+}
+
+// TestRefuseKeepsFormer: a policy that comes to require too much does not end what it
+// enforced before.
+func TestRefuseKeepsFormer(t *testing.T) {
+	p, file := newPolicies(t)
+	levels := map[verdict.Rule]verdict.Level{verdict.RuleAsRoot: verdict.Kill}
+	for _, spec := range []string{"exec: {asRoot: deny}", "require: prevent, exec: {asRoot: deny}"} {
+		write(t, file, document("a", spec))
+		if err := p.load(false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.refuse(levels); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := p.current().Policies()
+	if len(got) != 1 || got[0].Spec.Require != verdict.Unsupported {
+		t.Errorf("in force: %v, want the former revision", got)
+	}
+	if why := p.refused["a"]; !strings.Contains(why, "stays in force") {
+		t.Errorf("refused because %q, want a word on what is in force", why)
+	}
+}
+
+// TestChangedWaitsForRest: a directory that is being written is not read.
+func TestChangedWaitsForRest(t *testing.T) {
+	p, file := newPolicies(t)
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	p.changed()
+	text := document("a", "exec: {asRoot: deny, drift: deny}")
+	for n := len(text) - 3; n < len(text); n++ {
+		write(t, file, text[:n])
+		if p.changed() {
+			t.Fatalf("read after %d of %d bytes", n, len(text))
+		}
+	}
+	if !p.changed() {
+		t.Error("a directory at rest was not read")
+	}
+}
