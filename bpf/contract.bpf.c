@@ -85,8 +85,8 @@ static long bl_bench_turn(__u32 i, __u32 *what)
 	}
 	file = task->mm->exe_file;
 	if (*what == BL_B_OPEN) {
-		if (bl_confined(&w, &c) && !bl_overlay_inside(file->f_path.dentry))
-			bl_key_dentry(file->f_path.dentry);
+		if (bl_confined(&w, &c) && !bl_overlay_inside(c, file->f_path.dentry))
+			bl_key_dentry(file->f_path.dentry, file->f_path.mnt);
 		return 0;
 	}
 	if (!bl_armed(&w, &c))
@@ -98,7 +98,7 @@ static long bl_bench_turn(__u32 i, __u32 *what)
 	bl_name_facts(file, &f);
 	if (*what == BL_B_FILE)
 		return 0;
-	bl_path_facts(c, p, set, file, &f);
+	bl_path_facts(c, p, set, bl_user_path(file), &f);
 	bl_root_facts(c, task->cred, &f);
 	if (f.flags & (BL_F_ROOT | BL_F_NESTED))
 		bl_start_facts(c, &w, &f);

@@ -58,6 +58,8 @@ static __always_inline __u32 bl_put_file(struct bl_scratch *s, struct bl_event *
 {
 	int end;
 
+	s->max_mount = 0;
+	s->no_mounts = 0;
 	if (!p)
 		return off;
 	if (bl_walk(s, (__u64)BPF_CORE_READ(p, mnt), (__u64)BPF_CORE_READ(p, dentry), 0) < 0)
@@ -207,7 +209,7 @@ static __always_inline void bl_emit(const struct bl_report *r)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	const struct path *object = r->object;
-	struct bl_scratch *s = bl_scratch();
+	struct bl_scratch *s;
 	struct bl_event *e;
 	__u32 off = 0, end;
 
@@ -223,6 +225,7 @@ static __always_inline void bl_emit(const struct bl_report *r)
 	e->file_flags = r->file_flags;
 	e->layer = r->layer;
 	bl_put_task(e, t);
+	s = bl_scratch_get();
 	if (object) {
 		e->exe_ino = BPF_CORE_READ(object, dentry, d_inode, i_ino);
 		e->exe_dev = BPF_CORE_READ(object, dentry, d_sb, s_dev);
@@ -262,6 +265,7 @@ static __always_inline void bl_emit(const struct bl_report *r)
 			e->cwd_len = end - off;
 			off = end;
 		}
+		bl_scratch_put(s);
 	}
 	if (r->hook == BL_H_EXEC)
 		bl_put_args(e, off);

@@ -25,7 +25,9 @@ static __always_inline void bl_start(struct bl_container *c, struct bl_who *w)
 	c->root_dev = sb->s_dev;
 	c->root_magic = sb->s_magic;
 	c->mnt_ns = ns->ns.inum;
+	c->user_level = BPF_CORE_READ(t, cred, user_ns, level);
 	c->root_kuid = bl_ns_root((__u64)BPF_CORE_READ(t, cred, user_ns));
+	bpf_probe_read_kernel(&c->caps, 8, __builtin_preserve_access_index(&t->cred->cap_bset));
 	c->max_mount = bl_max_mount((__u64)BPF_CORE_READ(t, nsproxy, mnt_ns));
 	c->started = 2;
 	if (w->label)
@@ -40,6 +42,17 @@ static __always_inline void bl_note_mounts(struct bl_container *c)
 
 	if (bl_mnt_ns(t) == c->mnt_ns)
 		c->max_mount = bl_max_mount((__u64)BPF_CORE_READ(t, nsproxy, mnt_ns));
+}
+
+/* An OCI hook is run by the container's first process while that is still the runtime's
+ * (createContainer: with the host's root directory). It is not what starts the container.
+ */
+static __always_inline int bl_is_hook(const struct bl_who *w)
+{
+	struct task_struct *up = bpf_get_current_task_btf()->real_parent;
+	struct bl_task *t = up ? bpf_task_storage_get(&bl_tasks, up, 0, 0) : NULL;
+
+	return t && t->state == BL_ENTERING && t->container == w->container;
 }
 
 /* Is this exec one that rules apply to? Arms a task that has entered at its first
@@ -60,6 +73,8 @@ static __always_inline int bl_armed(struct bl_who *w, struct bl_container **c)
 	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
 	if (!*c)
 		bl_count(BL_E_CONTAINER_GONE);
+	else if (!(*c)->started && bl_is_hook(w))
+		return 1;
 	else if (!(*c)->started)
 		bl_start(*c, w);
 	else if (!(*c)->max_mount && (*c)->started == 2)	/* enrolled while running */
@@ -100,7 +115,7 @@ static __always_inline int bl_exec_file(struct linux_binprm *bprm)
 		return -EPERM;
 	layer = bl_file_facts(c, bl_user_path(bprm->file), &f);
 	bl_name_facts(bprm->file, &f);
-	bl_path_facts(c, p, set, bprm->file, &f);
+	bl_path_facts(c, p, set, bl_user_path(bprm->file), &f);
 	d = bl_decision(p, &f);
 	if (d.verdict == BL_ALLOW)
 		return 0;
@@ -189,7 +204,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 		f.allow_bits = 0;
 		layer = bl_file_facts(c, bl_user_path(bprm->file), &f);
 		bl_name_facts(bprm->file, &f);
-		bl_path_facts(c, p, set, bprm->file, &f);
+		bl_path_facts(c, p, set, bl_user_path(bprm->file), &f);
 		bl_root_facts(c, task->cred, &f);
 		if (f.flags & (BL_F_ROOT | BL_F_NESTED))
 			bl_start_facts(c, &w, &f);

@@ -98,20 +98,28 @@ static __always_inline void bl_root_facts(const struct bl_container *c, const st
 	bpf_probe_read_kernel(&ambient, 8, __builtin_preserve_access_index(&cred->cap_ambient));
 	if (permitted & ~ambient)
 		f->flags |= BL_F_FILE_CAPS;
+	/* In a user namespace that the container made, capabilities are root's, whatever
+	 * uid it gave itself.
+	 */
+	if (permitted && c && c->started == 2 && BPF_CORE_READ(cred, user_ns, level) > c->user_level)
+		f->flags |= BL_F_NESTED;
 }
 
 /* pid 1 of the container: found among the ancestors, so that its credentials are
  * read from the task itself and not from a number that could be reused.
  */
-__noinline int bl_init_is_root(__u32 init_tgid)
+__noinline int bl_init_is_root(__u32 init_tgid, __u32 root_kuid)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
+	__u32 uid, euid;
 	int i;
 
 	for (i = 0; i < 32 && t; i++) {
 		t = BPF_CORE_READ(t, group_leader);
 		if (BPF_CORE_READ(t, tgid) == init_tgid) {
-			return !BPF_CORE_READ(t, cred, uid.val) || !BPF_CORE_READ(t, cred, euid.val);
+			uid = BPF_CORE_READ(t, cred, uid.val);
+			euid = BPF_CORE_READ(t, cred, euid.val);
+			return !uid || !euid || uid == root_kuid || euid == root_kuid;
 		}
 		t = BPF_CORE_READ(t, real_parent);
 	}
@@ -126,7 +134,7 @@ static __always_inline void bl_start_facts(const struct bl_container *c, const s
 	f->age_ns = bpf_ktime_get_boot_ns() - c->start_ns;
 	if (w->init_tree) {
 		f->flags |= BL_F_INIT_TREE;
-		if (bl_init_is_root(c->init_tgid))
+		if (bl_init_is_root(c->init_tgid, c->root_kuid))
 			f->flags |= BL_F_INIT_ROOT;
 	}
 }
@@ -184,7 +192,9 @@ static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct 
 		return BL_L_MOUNTED;
 	}
 	f->flags |= BL_F_VOLUME;
-	if (BPF_CORE_READ(m, mnt_flags) & MNT_READONLY || BPF_CORE_READ(sb, s_flags) & SB_RDONLY)
+	/* With CAP_SYS_ADMIN read-only is what the container makes it (remount, mount_setattr). */
+	if (!(c->caps & 1ULL << CAP_SYS_ADMIN) &&
+	    (BPF_CORE_READ(m, mnt_flags) & MNT_READONLY || BPF_CORE_READ(sb, s_flags) & SB_RDONLY))
 		f->flags |= BL_F_VOLUME_RO;
 	return BL_L_VOLUME;
 }
@@ -254,14 +264,15 @@ static __always_inline struct bl_decision bl_decision(struct bl_policy *p, struc
 
 /* The rules on paths and inodes that name a file. */
 static __always_inline void bl_path_facts(const struct bl_container *c, const struct bl_policy *p,
-					  __u32 set, struct file *file, struct bl_exec_facts *f)
+					  __u32 set, const struct path *path,
+					  struct bl_exec_facts *f)
 {
-	struct bl_inode_key key = { .ino = file->f_inode->i_ino,
-				    .dev = file->f_inode->i_sb->s_dev, .set = set };
+	struct bl_inode_key key = { .ino = BPF_CORE_READ(path, dentry, d_inode, i_ino),
+				    .dev = BPF_CORE_READ(path, dentry, d_sb, s_dev), .set = set };
 	struct bl_path_found found = { .verdict = { BL_ALLOW, BL_ALLOW } };
 	struct bl_path_rule *r;
 	struct bl_scratch *s;
-	__u32 seq;
+	__u32 seq, ns;
 	int i;
 
 	if (p->flags & BL_P_INODES) {
@@ -270,19 +281,24 @@ static __always_inline void bl_path_facts(const struct bl_container *c, const st
 			bl_found_add(&found, r);
 	}
 	if (p->flags & BL_P_PATHS) {
-		s = bl_scratch();
+		s = bl_scratch_get();
 		if (!s) {
 			bl_count(BL_E_SCRATCH);
 			f->flags |= BL_F_PATH_LOST;
 			return;
 		}
+		/* A path means what the container's own mounts make of it, and not those
+		 * that a task of it made for itself.
+		 */
+		ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
+		s->max_mount = c ? c->max_mount : 0;
+		s->no_mounts = c && !c->max_mount && c->mounted_after;
 		for (i = 0; i < BL_RACES; i++) {
 			struct bl_path_found try = found;
 
 			seq = bl_rename_seq();
-			if (bl_walk(s, (__u64)BPF_CORE_READ(file, f_path.mnt),
-				    (__u64)BPF_CORE_READ(file, f_path.dentry),
-				    bl_mnt_ns(bpf_get_current_task_btf())) < 1 ||
+			if (bl_walk(s, (__u64)BPF_CORE_READ(path, mnt),
+				    (__u64)BPF_CORE_READ(path, dentry), ns) < 1 ||
 			    bl_path_rules(s, set, p->flags & BL_P_DIRS, &try) < 0) {
 				bl_count(BL_E_PATH_DEPTH);
 				f->flags |= BL_F_PATH_LOST;
@@ -293,6 +309,7 @@ static __always_inline void bl_path_facts(const struct bl_container *c, const st
 				break;
 			}
 		}
+		bl_scratch_put(s);
 		if (i == BL_RACES) {
 			bl_count(BL_E_PATH_RACE);
 			f->flags |= BL_F_PATH_LOST;

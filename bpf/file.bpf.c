@@ -17,6 +17,23 @@ static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c
 	return 1;
 }
 
+/* As bl_confined, and also for a task that has entered and is in the container's mounts
+ * already, though it has executed nothing there: what it does could be asked for by
+ * the container (CRIU, code put into runc init).
+ */
+static __always_inline int bl_inside(struct bl_who *w, struct bl_container **c)
+{
+	if (bl_who(w) == BL_HOST)
+		return 0;
+	if (w->state == BL_ENTERING &&
+	    (!w->label || w->label->outside_mnt_ns == bl_mnt_ns(bpf_get_current_task_btf())))
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (!*c)
+		bl_count(BL_E_CONTAINER_GONE);
+	return 1;
+}
+
 static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 {
 	return p->rules[BL_ENFORCE][rule & (BL_R_MAX - 1)].verdict == BL_DENY ||
@@ -39,10 +56,13 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook)
 	p = bl_policy_of(c, &set);
 	if (!p)
 		return -EPERM;
-	if (!bl_rule_used(p, BL_R_DRIFT) && !bl_rule_used(p, BL_R_MEMFD))
+	if (!bl_rule_used(p, BL_R_DRIFT) && !bl_rule_used(p, BL_R_MEMFD) &&
+	    !bl_rule_used(p, BL_R_PATH_DENY))
 		return 0;
 	r.object = bl_user_path(file);
 	r.layer = bl_file_facts(c, r.object, &f);
+	if (bl_rule_used(p, BL_R_PATH_DENY) && !(f.flags & (BL_F_TMPFS | BL_F_DELETED)))
+		bl_path_facts(c, p, set, r.object, &f);
 	d = bl_decision(p, &f);
 	if (d.verdict == BL_ALLOW)
 		return 0;
@@ -110,18 +130,29 @@ int BPF_PROG(bl_mod_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
 	return bl_mprotect(vma, prot);
 }
 
-/* What a dentry is to the keys rule: BL_KEY_*. */
-static __always_inline int bl_key_dentry(struct dentry *d)
+/* What a dentry is to the keys rule: BL_KEY_*. m: the mount it was reached by, NULL if that
+ * is not known; a volume mounted on .ssh has no directory of that name itself.
+ */
+static __always_inline int bl_key_dentry(struct dentry *d, struct vfsmount *m)
 {
 	char name[BL_KEY_NAME] = {}, dir[BL_KEY_NAME] = {}, tail[4] = {};
 	const char *src = (const char *)BPF_CORE_READ(d, d_name.name);
 	__u32 len = BPF_CORE_READ(d, d_name.len);
+	struct mount *real;
 	struct dentry *up;
 
 	bpf_probe_read_kernel_str(name, sizeof(name), src);
 	if (len >= sizeof(tail))
 		bpf_probe_read_kernel(tail, sizeof(tail), src + len - sizeof(tail));
 	up = BPF_CORE_READ(d, d_parent);
+	if (m && up == d && !(BPF_CORE_READ(d, d_sb, s_flags) & SB_NOUSER) &&
+	    d != BPF_CORE_READ(m, mnt_root))
+		return BL_KEY_PRIVATE | BL_KEY_AUTHORIZED;	/* opened by handle: it has no name */
+	if (m && up == BPF_CORE_READ(m, mnt_root)) {
+		real = (void *)m - bpf_core_field_offset(struct mount, mnt);
+		if (BPF_CORE_READ(real, mnt_parent) != real)
+			up = BPF_CORE_READ(real, mnt_mountpoint);
+	}
 	bpf_probe_read_kernel_str(dir, sizeof(dir), BPF_CORE_READ(up, d_name.name));
 	return bl_key_file(name, tail, dir);
 }
@@ -129,9 +160,11 @@ static __always_inline int bl_key_dentry(struct dentry *d)
 /* Is this overlayfs at work for itself? It copies files up and moves them into place on
  * the layer below, as the task that caused it, but with the credentials of who mounted
  * it; the task's own act was judged on the overlay. A container's own credentials can be
- * overridden too (io_uring personalities), but not to those of a host's administrator.
+ * overridden too (io_uring personalities, an overlay that the container mounted), but not
+ * to more capabilities than it started with. One that has them all has no such acts: a
+ * key of its image is not copied up.
  */
-static __always_inline int bl_overlay_inside(struct dentry *d)
+static __always_inline int bl_overlay_inside(const struct bl_container *c, struct dentry *d)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	const struct cred *as = t->cred;
@@ -141,7 +174,8 @@ static __always_inline int bl_overlay_inside(struct dentry *d)
 	    BPF_CORE_READ(d, d_sb, s_magic) == OVERLAYFS_SUPER_MAGIC)
 		return 0;
 	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&as->cap_effective));
-	return !as->euid.val && caps & (1ULL << CAP_SYS_ADMIN) && !BPF_CORE_READ(as, user_ns, level);
+	return !as->euid.val && caps & (1ULL << CAP_SYS_ADMIN) && !BPF_CORE_READ(as, user_ns, level) &&
+	       c && caps & ~c->caps;
 }
 
 /* Decides the keys rule on an act that has matched. */
@@ -176,6 +210,25 @@ static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container 
 	return slot == BL_ENFORCE ? -EPERM : 0;
 }
 
+/* Could bl_key_dentry say anything but BL_KEY_NONE? Most opens end here, after two short
+ * reads.
+ */
+static __always_inline int bl_key_maybe(struct file *file)
+{
+	struct dentry *d = file->f_path.dentry, *up = d->d_parent;
+	__u64 name = 0, dir = 0;
+
+	if ((__u64)up == (__u64)d || (__u64)up == (__u64)file->f_path.mnt->mnt_root)
+		return 1;
+	bpf_probe_read_kernel(&name, sizeof(name), d->d_name.name);
+	bpf_probe_read_kernel(&dir, sizeof(dir), up->d_name.name);
+	return (dir & 0xffffffffffULL) == 0x6873732eULL ||	/* .ssh and its end */
+	       (name & 0xffffffULL) == 0x5f6469ULL ||		/* id_ */
+	       name == 0x74736f685f687373ULL ||			/* ssh_host */
+	       name == 0x7a69726f68747561ULL ||			/* authoriz */
+	       name == 0x72616562706f7264ULL;			/* dropbear */
+}
+
 static __always_inline int bl_open(struct file *file)
 {
 	struct bl_who w = {};
@@ -183,16 +236,18 @@ static __always_inline int bl_open(struct file *file)
 	__u32 mode;
 	int kind;
 
-	if (!bl_confined(&w, &c))
+	if (bl_who(&w) == BL_HOST || !bl_key_maybe(file))
 		return 0;
-	if (bl_overlay_inside(file->f_path.dentry))
+	if (!bl_inside(&w, &c))
 		return 0;
-	kind = bl_key_dentry(file->f_path.dentry);
+	if (bl_overlay_inside(c, file->f_path.dentry))
+		return 0;
+	kind = bl_key_dentry(file->f_path.dentry, file->f_path.mnt);
 	if (kind == BL_KEY_NONE || kind == BL_KEY_DIR)
 		return 0;
 	mode = file->f_mode;
-	if (!(kind == BL_KEY_PRIVATE && mode & FMODE_READ) &&
-	    !(kind == BL_KEY_AUTHORIZED && mode & FMODE_WRITE))
+	if (!(kind & BL_KEY_PRIVATE && mode & FMODE_READ) &&
+	    !(kind & BL_KEY_AUTHORIZED && mode & FMODE_WRITE))
 		return 0;
 	return bl_key_verdict(&w, c, BL_H_FILE_OPEN,
 			      __builtin_preserve_access_index(&file->f_path));
@@ -211,16 +266,19 @@ int BPF_PROG(bl_mod_open, struct file *file)
 }
 
 /* A key must keep its name, and nothing else may get the name authorized_keys. */
-static __always_inline int bl_rename(struct dentry *from, struct dentry *to)
+/* flags: RENAME_EXCHANGE gives both a new name; lsm calls its hook twice, modret once. */
+static __always_inline int bl_rename(struct dentry *from, struct dentry *to, unsigned int flags)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (!bl_confined(&w, &c))
+	if (!bl_inside(&w, &c))
 		return 0;
-	if (bl_overlay_inside(from))
+	if (bl_overlay_inside(c, from))
 		return 0;
-	if (bl_key_dentry(from) == BL_KEY_NONE && !(bl_key_dentry(to) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
+	if (bl_key_dentry(from, NULL) == BL_KEY_NONE &&
+	    !(bl_key_dentry(to, NULL) &
+	      (BL_KEY_AUTHORIZED | BL_KEY_DIR | (flags & RENAME_EXCHANGE ? BL_KEY_PRIVATE : 0))))
 		return 0;
 	return bl_key_verdict(&w, c, BL_H_RENAME, NULL);
 }
@@ -229,14 +287,14 @@ SEC("lsm/inode_rename")
 int BPF_PROG(bl_lsm_rename, struct inode *old_dir, struct dentry *old_dentry,
 	     struct inode *new_dir, struct dentry *new_dentry)
 {
-	return bl_rename(old_dentry, new_dentry);
+	return bl_rename(old_dentry, new_dentry, 0);
 }
 
 SEC("fmod_ret/security_inode_rename")
 int BPF_PROG(bl_mod_rename, struct inode *old_dir, struct dentry *old_dentry,
-	     struct inode *new_dir, struct dentry *new_dentry)
+	     struct inode *new_dir, struct dentry *new_dentry, unsigned int flags)
 {
-	return bl_rename(old_dentry, new_dentry);
+	return bl_rename(old_dentry, new_dentry, flags);
 }
 
 static __always_inline int bl_link(struct dentry *from, struct dentry *to)
@@ -244,11 +302,11 @@ static __always_inline int bl_link(struct dentry *from, struct dentry *to)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (!bl_confined(&w, &c))
+	if (!bl_inside(&w, &c))
 		return 0;
-	if (bl_overlay_inside(from))
+	if (bl_overlay_inside(c, from))
 		return 0;
-	if (bl_key_dentry(from) == BL_KEY_NONE && bl_key_dentry(to) != BL_KEY_AUTHORIZED)
+	if (bl_key_dentry(from, NULL) == BL_KEY_NONE && bl_key_dentry(to, NULL) != BL_KEY_AUTHORIZED)
 		return 0;
 	return bl_key_verdict(&w, c, BL_H_LINK, NULL);
 }
@@ -271,9 +329,9 @@ static __always_inline int bl_symlink(struct dentry *d)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (!bl_confined(&w, &c))
+	if (!bl_inside(&w, &c))
 		return 0;
-	if (bl_overlay_inside(d) || !(bl_key_dentry(d) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
+	if (bl_overlay_inside(c, d) || !(bl_key_dentry(d, NULL) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
 		return 0;
 	return bl_key_verdict(&w, c, BL_H_SYMLINK, NULL);
 }
@@ -296,9 +354,9 @@ static __always_inline int bl_truncate(const struct path *path)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (!bl_confined(&w, &c))
+	if (!bl_inside(&w, &c))
 		return 0;
-	if (bl_overlay_inside(path->dentry) || bl_key_dentry(path->dentry) != BL_KEY_AUTHORIZED)
+	if (bl_overlay_inside(c, path->dentry) || !(bl_key_dentry(path->dentry, path->mnt) & BL_KEY_AUTHORIZED))
 		return 0;
 	return bl_key_verdict(&w, c, BL_H_TRUNCATE, path);
 }

@@ -7,7 +7,7 @@
 static __always_inline int bl_our_hierarchy(struct cgroup *cg)
 {
 	if (bl_v1_subsys >= 0)
-		return BPF_CORE_READ(cg, root, hierarchy_id) != 0;
+		return BPF_CORE_READ(cg, root, hierarchy_id) == bl_v1_hierarchy;
 	return BPF_CORE_READ(cg, root, hierarchy_id) == 0;
 }
 
@@ -20,30 +20,45 @@ static __always_inline void bl_overflowed(void)
 		*over = 1;
 }
 
+/* Is current no container's? verifier: 6.1; bl_who would need more stack than is left. */
+static __always_inline int bl_maker_outside(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	__u64 id;
+
+	if (t && t->state != BL_HOST)
+		return 0;
+	id = bl_cgroup_of(task)->kn->id;
+	return !bpf_map_lookup_elem(&bl_cgroups, &id);
+}
+
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(bl_cgroup_mkdir, struct cgroup *cg, const char *path)
 {
 	struct bl_container fresh = {}, *c;
 	char buf[BL_CGNAME] = {};
 	struct cgroup *up;
-	__u64 id, *top, parent;
+	__u64 id, top;
 	int kind;
 
 	if (!bl_our_hierarchy(cg))
 		return 0;
-	up = (struct cgroup *)cg->self.parent;
-	if (!up)
+	if (!cg->self.parent)
 		return 0;
+	up = cg->self.parent->cgroup;	/* verifier: all; a cast would keep the type of the css */
 	id = cg->kn->id;
-	parent = BPF_CORE_READ(up, kn, id);
-	top = bpf_map_lookup_elem(&bl_cgroups, &parent);
-	if (top) {	/* below a container: always that container's, whatever its name */
-		parent = *top;
-		if (bpf_map_update_elem(&bl_cgroups, &id, &parent, BPF_ANY))
+	kind = bl_recognise(cg, buf, fresh.id);
+	top = bl_container_of(up);
+	/* Below a container: that container's, whatever its name. But who asks for a
+	 * container chooses its parent's path, and the runtime makes it: a container that
+	 * is made from outside is its own, or its parent's name would choose its policy.
+	 */
+	if (top && !(kind == BL_CG_CONTAINER && bl_maker_outside())) {
+		if (bpf_map_update_elem(&bl_cgroups, &id, &top, BPF_ANY))
 			bl_overflowed();
 		return 0;
 	}
-	kind = bl_recognise(cg, buf, fresh.id);
 	if (kind == BL_CG_OTHER || !bl_scoped_below(up))
 		return 0;
 	if (kind == BL_CG_BUILD)
@@ -88,12 +103,15 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	if (!cfg || !bl_our_hierarchy(cg))
 		return 0;
 	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	top = bl_container_of(cg);
+	if (t && t->state != BL_HOST && top != t->container)
+		bl_moved();
 	if (t && t->state == BL_ARMED)
 		return 0;
-	top = bl_container_of(cg);
 	if (!top) {
-		if (t && t->state == BL_ENTERING)
-			t->state = BL_HOST, t->epoch = cfg->epoch;
+		/* taken back by the runtime, unless it is in the container's mounts already */
+		if (t && t->state == BL_ENTERING && t->outside_mnt_ns == bl_mnt_ns(task))
+			t->state = BL_HOST;
 		return 0;
 	}
 	fresh.container = top;
@@ -113,14 +131,48 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	return 0;
 }
 
+/* Run by the agent when it has enrolled cgroups: a task found inside is armed now, and not
+ * when it first does something that asks, by when it may have left.
+ */
+SEC("iter/task")
+int bl_arm_found(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct bl_config *cfg = bl_config();
+	struct bl_task fresh = {}, *t;
+
+	if (!task || !cfg)
+		return 0;
+	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	if (t && t->state != BL_HOST)
+		return 0;
+	fresh.container = bl_container_of(bl_cgroup_of(task));
+	if (!fresh.container)
+		return 0;
+	fresh.epoch = cfg->epoch;
+	fresh.state = BL_ARMED;
+	if (t)
+		*t = fresh;
+	else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE))
+		bl_count(BL_E_TASK_STORAGE);
+	return 0;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct bl_task *t = bpf_task_storage_get(&bl_tasks, parent, 0, 0), fresh;
+	struct task_struct *leader = parent->group_leader;
 	__u64 top;
 
+	/* a thread that was moved in with its group has no label of its own yet */
+	if ((!t || t->state == BL_HOST) && leader && leader != parent)
+		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
 	if (t && t->state != BL_HOST) {
 		fresh = *t;
+		if (parent->cgroups != child->cgroups &&
+		    bl_container_of(bl_cgroup_of(child)) != fresh.container)
+			bl_moved();
 	} else {
 		/* CLONE_INTO_CGROUP: born in another cgroup than its parent's. The
 		 * child has not run yet. */

@@ -27,6 +27,7 @@ struct bl_container {
 	__u64 start_ns;		/* first exec, since boot */
 	__u64 max_mount;	/* highest unique mount id at the start; 0: this kernel has none */
 	__u64 lost;		/* records lost */
+	__u64 caps;		/* bounding set of pid 1 at the start */
 	__u32 started;		/* 0 no, 1 being filled, 2 yes */
 	__u32 init_tgid;
 	__u32 root_dev;		/* of the root file system */
@@ -34,8 +35,9 @@ struct bl_container {
 	__u32 mnt_ns;		/* inode number of pid 1's mount namespace */
 	__u32 root_kuid;	/* uid 0 of the container's user namespace, as the host sees it */
 	__u32 mounted_after;	/* a mount was made after the start (kernels without unique mount ids) */
+	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
-	__u8 pad[3];
+	__u8 pad[2];
 };
 
 enum bl_state {
@@ -62,8 +64,11 @@ struct bl_scratch {
 	__u64 sip[4];
 	__u64 mnt;	/* where a walk is: a vfsmount and a dentry */
 	__u64 at;
+	__u64 max_mount;	/* as in bl_container: mounts after it lose the walk; 0: all may be crossed */
 	__u32 n;	/* components collected */
 	__u32 ns;	/* inode number of the namespace that the path must end in; 0: any */
+	__u32 no_mounts;	/* only the namespace's root mount may be crossed */
+	__u32 busy;	/* of a slot: taken */
 };
 
 /* cgroup id -> cgroup id of its container. Written by cgroup_mkdir/rmdir and at
@@ -178,10 +183,21 @@ struct {
 	__type(value, struct bl_task);
 } bl_tasks SEC(".maps");
 
-/* Memory for walking paths, per task and not per CPU: LSM programs can be
- * preempted, and a half-walked path must not be another task's. Only tasks of
- * containers with path rules, or with something to report, have one.
+/* Memory for walking paths: slots that are taken and given back, not per CPU, because LSM
+ * programs can be preempted and a half-walked path must not be another task's. Four for
+ * each of 16 CPUs, by the number of the CPU; if all four are taken, or a task is the
+ * fifth that was preempted there, its own storage serves.
  */
+#define BL_SLOTS_CPU	4
+#define BL_SLOTS_CPUS	16
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, BL_SLOTS_CPU * BL_SLOTS_CPUS);
+	__type(key, __u32);
+	__type(value, struct bl_scratch);
+} bl_slots SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -236,6 +252,7 @@ enum bl_global {
 	BL_G_OVERFLOW = 1,	/* bl_cgroups was full once */
 	BL_G_KEY0 = 2,		/* key of the path hashes, random, kept while the maps are pinned */
 	BL_G_KEY1 = 3,
+	BL_G_MOVED = 4,		/* a confined task has left its container's cgroups once */
 	BL_G_MAX = 8,
 };
 

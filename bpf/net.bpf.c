@@ -154,10 +154,12 @@ static __always_inline int bl_listen(const struct sock *sk, int kill)
 	e = bl_net_event(c, w.container, p, set, &d, &n, BL_H_LISTEN, decided);
 	if (e) {
 		bl_put_task(e, t);
-		s = bl_scratch();
+		s = bl_scratch_get();
 		exe = BPF_CORE_READ(t, mm, exe_file);
 		if (s && exe)
 			e->exe_len = bl_put_file(s, e, 0, __builtin_preserve_access_index(&exe->f_path));
+		if (s)
+			bl_scratch_put(s);
 		bpf_ringbuf_submit(e, 0);
 	}
 	return d.verdict == BL_DENY ? -EPERM : 0;

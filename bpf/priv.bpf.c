@@ -14,7 +14,7 @@ static __always_inline int bl_bpf_call(void)
 	__u32 set = 0;
 	int slot;
 
-	if (!bl_confined(&w, &c))
+	if (!bl_inside(&w, &c))
 		return 0;
 	p = bl_policy_of(c, &set);
 	if (!p)
@@ -50,15 +50,21 @@ int BPF_PROG(bl_mod_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 	return bl_bpf_call();
 }
 
-/* include/uapi/linux/mount.h: these change a mount and make none */
-#define BL_MS_NO_MOUNT (32 | 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
+/* include/uapi/linux/mount.h. In the order of path_mount: MS_REMOUNT makes no mount; then
+ * MS_BIND does, whatever else is set; then MS_UNBINDABLE, PRIVATE, SLAVE and SHARED do not.
+ */
+#define BL_MS_REMOUNT	32
+#define BL_MS_BIND	4096
+#define BL_MS_PROPAGATE	(1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
 
 static __always_inline int bl_mounting(unsigned long flags)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (bl_confined(&w, &c) && c && !(flags & BL_MS_NO_MOUNT))
+	if (flags & BL_MS_REMOUNT || (flags & BL_MS_PROPAGATE && !(flags & BL_MS_BIND)))
+		return 0;
+	if (bl_confined(&w, &c) && c)
 		c->mounted_after = 1;
 	return 0;
 }

@@ -82,6 +82,24 @@ static __always_inline __u64 bl_skb_container_slow(struct __sk_buff *skb, struct
 	return 0;
 }
 
+#define BL_CSS_ONLINE 2	/* include/linux/cgroup-defs.h */
+
+/* A socket can outlive its cgroup, in the hands of another container: then the cgroup's
+ * name says what it was. 0: no container's.
+ */
+static __always_inline __u64 bl_dead_container(struct bpf_sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct cgroup *cg;
+
+	if (!tp)
+		return 0;
+	cg = ((struct sock *)tp)->sk_cgrp_data.cgroup;
+	if (cg->self.flags & BL_CSS_ONLINE)
+		return 0;
+	return bl_container_slow((__u64)BPF_CORE_READ(cg, self.cgroup));
+}
+
 /* One TCP segment: where its payload lies. */
 struct bl_seg {
 	__u32 seq;	/* of the first byte of payload */
@@ -420,15 +438,18 @@ int bl_egress(struct __sk_buff *skb)
 
 	known = bpf_map_lookup_elem(&bl_cgroups, &id);
 	over = known ? NULL : bl_global(BL_G_OVERFLOW);
-	if (!known && !(over && *over))
-		return BL_CG_PASS;
 	sk = skb->sk;
 	if (!sk)
 		return BL_CG_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)	/* no data leaves before there is a full socket */
 		return BL_CG_PASS;
-	top = known ? *known : bl_skb_container_slow(skb, sk);
+	if (known)
+		top = *known;
+	else if (over && *over)
+		top = bl_skb_container_slow(skb, sk);
+	else
+		top = bl_dead_container(sk);
 	if (!top)
 		return BL_CG_PASS;
 	if (sk->type == SOCK_RAW)

@@ -14,6 +14,9 @@
  */
 volatile const __s32 bl_v1_subsys = -1;
 
+/* Then also that hierarchy's number: cgroup ids are unique in one hierarchy only. */
+volatile const __s32 bl_v1_hierarchy;
+
 #define BL_MAX_LEVELS 24
 
 static __always_inline struct bl_config *bl_config(void)
@@ -56,7 +59,8 @@ static __always_inline int bl_recognise(struct cgroup *cg, char *buf, __u8 *id)
 		bpf_probe_read_kernel_str(parent, sizeof(parent), BPF_CORE_READ(up, kn, name));
 		return bl_build_name(buf, len, parent) ? BL_CG_BUILD : BL_CG_OTHER;
 	}
-	off = bl_id_offset(len);
+	bpf_probe_read_kernel(parent, 1, src + len - 2);
+	off = bl_id_offset(len, len > 1 ? parent[0] : 0);
 	if (off < 0)
 		return BL_CG_OTHER;
 	__builtin_memset(buf, 0, BL_WIN_ID);
@@ -86,7 +90,7 @@ static __always_inline int bl_scoped_below(struct cgroup *up)
 			return 1;
 		up = (struct cgroup *)BPF_CORE_READ(up, self.parent);
 	}
-	return 0;
+	return up != NULL;	/* deeper than this looks: recognised rather than lost */
 }
 
 /* By its name, is a cgroup one that is recognised? */
@@ -156,7 +160,6 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 	struct task_struct *leader;
 	__u64 top = 0;
 
-	fresh.epoch = cfg ? cfg->epoch : 0;
 	leader = task->group_leader;
 	if (leader && leader != task) {
 		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
@@ -165,11 +168,14 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 	}
 	if (fresh.state == BL_HOST) {
 		top = bl_container_of(bl_cgroup_of(task));
-		if (top) {
-			fresh.container = top;
-			fresh.state = BL_ARMED;
+		if (!top) {
+			w->state = BL_HOST;
+			return 0;
 		}
+		fresh.container = top;
+		fresh.state = BL_ARMED;
 	}
+	fresh.epoch = cfg ? cfg->epoch : 0;
 	t = bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (t)
 		*t = fresh;
@@ -182,29 +188,43 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 	return 0;
 }
 
-/* Labels current. Returns its state. */
+/* Labels current. Returns its state.
+ *
+ * The cgroup is asked first: a task outside every container's cgroups can only be a
+ * container's if one has ever been moved out of them, which BL_G_MOVED tells. So a task
+ * of the host costs one lookup and no memory.
+ */
 static __always_inline int bl_who(struct bl_who *w)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
-	struct bl_config *cfg;
+	struct bl_task *t;
+	__u64 *moved;
 
-	if (t) {
-		if (t->state != BL_HOST) {
-			w->label = t;
-			w->container = t->container;
-			w->state = t->state;
-			w->init_tree = t->flags & BL_T_INIT_TREE;
-			return t->state;
-		}
-		cfg = bl_config();
-		if (cfg && t->epoch == cfg->epoch) {
+	if (!bl_container_of(bl_cgroup_of(task))) {
+		moved = bl_global(BL_G_MOVED);
+		if (moved && !*moved) {
 			w->state = BL_HOST;
 			return BL_HOST;
 		}
 	}
+	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	if (t && t->state != BL_HOST) {
+		w->label = t;
+		w->container = t->container;
+		w->state = t->state;
+		w->init_tree = t->flags & BL_T_INIT_TREE;
+		return t->state;
+	}
 	bl_who_slow(task, w);
 	return w->state;
+}
+
+static __always_inline void bl_moved(void)
+{
+	__u64 *moved = bl_global(BL_G_MOVED);
+
+	if (moved)
+		*moved = 1;
 }
 
 /* The set that holds for a container: its binding, else the floor. */

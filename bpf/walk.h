@@ -25,10 +25,24 @@ volatile const __u64 bl_rename_lock;
 
 #define BL_WALK_STEPS (BL_DEPTH + 32)
 
-static __always_inline struct bl_scratch *bl_scratch(void)
+static __always_inline struct bl_scratch *bl_scratch_get(void)
 {
+	__u32 key = (bpf_get_smp_processor_id() & (BL_SLOTS_CPUS - 1)) * BL_SLOTS_CPU;
+	struct bl_scratch *s;
+	int i;
+
+	for (i = 0; i < BL_SLOTS_CPU; i++, key++) {
+		s = bpf_map_lookup_elem(&bl_slots, &key);
+		if (s && !__sync_val_compare_and_swap(&s->busy, 0, 1))
+			return s;
+	}
 	return bpf_task_storage_get(&bl_scratches, bpf_get_current_task_btf(), 0,
 				    BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
+static __always_inline void bl_scratch_put(struct bl_scratch *s)
+{
+	__sync_fetch_and_and(&s->busy, 0);
 }
 
 static __always_inline __u32 bl_rename_seq(void)
@@ -68,6 +82,12 @@ __noinline int bl_walk_step(struct bl_scratch *s)
 				return BL_STEP_LOST;
 			return BL_STEP_DONE;
 		}
+		/* What was mounted after the start can give a file any path. */
+		if (s->no_mounts)
+			return BL_STEP_LOST;
+		if (s->max_mount && bpf_core_field_exists(struct mount, mnt_id_unique) &&
+		    BPF_CORE_READ(real, mnt_id_unique) > s->max_mount)
+			return BL_STEP_LOST;
 		s->at = (__u64)BPF_CORE_READ(real, mnt_mountpoint);
 		s->mnt = (__u64)parent + bpf_core_field_offset(struct mount, mnt);
 		return BL_STEP_ON;

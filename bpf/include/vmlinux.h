@@ -54,7 +54,9 @@ enum bpf_map_type {
 #define FMODE_BACKING_A	(1 << 25)
 #define FMODE_BACKING_B	(1 << 24)
 #define CAP_SYS_ADMIN	21
+#define RENAME_EXCHANGE	(1 << 1)	/* include/uapi/linux/fs.h */
 #define MNT_READONLY	0x40		/* include/linux/mount.h */
+#define SB_NOUSER	(1UL << 31)	/* include/linux/fs.h */
 #define SB_RDONLY	1
 #define AF_INET		2
 #define AF_INET6	10
@@ -132,6 +134,7 @@ struct cred {
 	kgid_t egid;
 	kernel_cap_t cap_permitted;
 	kernel_cap_t cap_effective;
+	kernel_cap_t cap_bset;
 	kernel_cap_t cap_ambient;
 	struct user_namespace *user_ns;
 };
@@ -207,6 +210,7 @@ struct kernfs_node {
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	unsigned int flags;
 	struct cgroup_subsys_state *parent;
 };
 
@@ -224,6 +228,11 @@ struct cgroup {
 struct css_set {
 	struct cgroup_subsys_state *subsys[16];
 	struct cgroup *dfl_cgrp;
+};
+
+struct bpf_iter__task {
+	void *meta;
+	struct task_struct *task;
 };
 
 struct nsproxy {

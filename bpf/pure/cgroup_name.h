@@ -9,6 +9,7 @@
  *   cri-containerd-<64 hex>.scope  containerd/CRI
  *   crio-<64 hex>.scope            CRI-O
  *   libpod-<64 hex>.scope          podman
+ *   crio-<64 hex>, libpod-<64 hex> the same with the cgroupfs driver
  *   …-conmon-<64 hex>.scope        the monitor of CRI-O or podman: no container
  *   buildkit/<25 of a-z0-9>        a build step of BuildKit
  */
@@ -65,14 +66,18 @@ static __always_inline int bl_is_buildkit(const char *p)
 #define BL_WIN_END	(BL_WIN_ID + BL_ID_HEX)
 #define BL_WIN		(BL_WIN_END + 8)
 
-/* Where the ID would start in a name of len bytes; -1: too short or too long. */
-static __always_inline int bl_id_offset(__u32 len)
+/* Where the ID would start in a name of len bytes; -1: too short or too long. last2: the
+ * last byte but one, which is no digit in a name that ends in .scope.
+ */
+static __always_inline int bl_id_offset(__u32 len, char last2)
 {
 	if (len == BL_ID_HEX)
 		return 0;
-	if (len < BL_ID_HEX + 8 || len > BL_CGNAME - 1)
+	if (len < BL_ID_HEX + 2 || len > BL_CGNAME - 1)
 		return -1;
-	return len - BL_ID_HEX - 6;	/* prefix-<64 hex>.scope */
+	if (last2 != 'p')
+		return len - BL_ID_HEX;	/* prefix-<64 hex> */
+	return len < BL_ID_HEX + 8 ? -1 : (int)len - BL_ID_HEX - 6;	/* prefix-<64 hex>.scope */
 }
 
 /* A build step? name: the cgroup's own, len bytes, at least 25 readable; parent: at least
@@ -97,11 +102,11 @@ static __always_inline int bl_container_name(const char *win, __u32 len, __u8 *i
 	__u8 hi, lo, bad = 0;
 	__u32 i;
 
-	if (bl_id_offset(len) < 0)
-		return 0;
 	if (len != BL_ID_HEX) {
-		if (before[-1] != '-' || end[0] != '.' || end[1] != 's' || end[2] != 'c' ||
-		    end[3] != 'o' || end[4] != 'p' || end[5] != 'e')
+		if (before[-1] != '-')
+			return 0;
+		if (end[0] && (end[0] != '.' || end[1] != 's' || end[2] != 'c' || end[3] != 'o' ||
+			       end[4] != 'p' || end[5] != 'e' || end[6]))
 			return 0;
 		if (before[-7] == 'c' && before[-6] == 'o' && before[-5] == 'n' &&
 		    before[-4] == 'm' && before[-3] == 'o' && before[-2] == 'n')

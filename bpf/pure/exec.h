@@ -26,7 +26,7 @@
 #define BL_F_MOUNTED	0x0800	/* mounted after the start, or a mount of another namespace */
 #define BL_F_SSH_PROGRAM 0x1000	/* the file has the name of an SSH server */
 #define BL_F_PATH_LOST	0x2000	/* the path could not be walked whole */
-#define BL_F_MAPPING	0x4000	/* not an exec: a file mapped with PROT_EXEC; only drift and memfd apply */
+#define BL_F_MAPPING	0x4000	/* not an exec: a file mapped with PROT_EXEC; only drift, memfd and exec.deny apply */
 #define BL_F_HELPER	0x8000	/* the inode is bound as a helper of the runtime: drift and memfd pass */
 
 struct bl_exec_facts {
@@ -93,8 +93,21 @@ static __always_inline __u32 bl_exec_slot(const struct bl_policy *p, int slot,
 		*policy = r[BL_R_DRIFT].policy;
 		return BL_R_DRIFT;
 	}
-	if (f->flags & BL_F_MAPPING)
-		return BL_R_NONE;
+	if (f->flags & BL_F_MAPPING) {
+		/* a denied program run by ld.so, or a denied library; what never had a path is
+		 * the memfd rule's
+		 */
+		if (!bl_rule_on(&r[BL_R_PATH_DENY]) || f->flags & (BL_F_TMPFS | BL_F_DELETED))
+			return BL_R_NONE;
+		if (f->path_verdict[slot] == BL_DENY) {
+			*policy = f->path_policy[slot];
+			return BL_R_PATH_DENY;
+		}
+		if (!(f->flags & BL_F_PATH_LOST))
+			return BL_R_NONE;
+		*policy = r[BL_R_PATH_DENY].policy;
+		return BL_R_PATH_DENY;
+	}
 	if (bl_rule_on(&r[BL_R_AS_ROOT]) && bl_root_matches(p, slot, &r[BL_R_AS_ROOT], f)) {
 		*policy = r[BL_R_AS_ROOT].policy;
 		return BL_R_AS_ROOT;

@@ -37,7 +37,7 @@ static int pure_cgroup(const char *name, __u32 len, const char *parent, __u8 *id
 		up[i] = parent[i];
 	if (len == 25)
 		return bl_build_name(buf, len, up) ? BL_CG_BUILD : BL_CG_OTHER;
-	off = bl_id_offset(len);
+	off = bl_id_offset(len, len > 1 ? name[len - 2] : 0);
 	if (off < 0)
 		return BL_CG_OTHER;
 	{

@@ -34,7 +34,7 @@ enum bl_key_kind {
 /* name: a file's own name and its directory's, both in BL_KEY_NAME bytes, zero-padded,
  * cut if longer. tail: the last four bytes of the whole name.
  *
- * Private: ssh_host_*_key anywhere, and in a directory .ssh everything but what is
+ * Private: ssh_host_*_key and dropbear_*_key anywhere, and in a directory .ssh everything but what is
  * public by purpose (*.pub, known_hosts*, config, authorized_keys*, environment, rc);
  * id_rsa, id_dsa, id_ecdsa, id_ed25519 and their _sk forms anywhere.
  */
@@ -46,7 +46,9 @@ static __always_inline int bl_key_file(const char *name, const char *tail, const
 		return BL_KEY_AUTHORIZED;
 	if (tail[0] == '.' && tail[1] == 'p' && tail[2] == 'u' && tail[3] == 'b')
 		return BL_KEY_NONE;
-	if (!__builtin_memcmp(name, "ssh_host_", 9))
+	if (!__builtin_memcmp(name, "ssh_host_", 9) ||
+	    (!__builtin_memcmp(name, "dropbear_", 9) && tail[0] == '_' && tail[1] == 'k' &&
+	     tail[2] == 'e' && tail[3] == 'y'))
 		return BL_KEY_PRIVATE;
 	if (BL_IS(name, "id_rsa") || BL_IS(name, "id_dsa") || BL_IS(name, "id_ecdsa") ||
 	    BL_IS(name, "id_ed25519") || BL_IS(name, "id_ecdsa_sk") || BL_IS(name, "id_ed25519_sk"))

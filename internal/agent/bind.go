@@ -253,6 +253,10 @@ func (b *binder) bind(c workload.Container) error {
 
 // bindInodes binds path rules to the files of a container that has started.
 func (b *binder) bindInodes(id ident.ContainerID, pid uint32) {
+	eff, _ := b.a.kernel.PolicyOf(id)
+	if eff == nil || !slices.ContainsFunc(eff.Paths, func(r policy.PathRule) bool { return r.Kind == policy.PathExact }) {
+		return
+	}
 	// Without the lock: the files are the container's, and a file system of its own
 	// making may keep us waiting.
 	problems, err := b.a.kernel.BindInodes(id, fmt.Sprintf("/proc/%d/root", pid))

@@ -166,8 +166,8 @@ func cgroupName(name, parent string) (id [32]byte, kind cgroupKind) {
 		if len(name) > 95 {
 			return id, cgroupOther
 		}
-		rest, ok := strings.CutSuffix(name, ".scope")
-		if !ok || len(rest) < 66 || rest[len(rest)-65] != '-' {
+		rest := strings.TrimSuffix(name, ".scope")
+		if len(rest) < 66 || rest[len(rest)-65] != '-' {
 			return id, cgroupOther
 		}
 		prefix := rest[:len(rest)-65]

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,8 +50,46 @@ func (e *Enforcer) enrol() error {
 		return nil
 	}
 	e.opts.Log.Info("containers that ran before the agent were enrolled", "cgroups", fresh)
-	return e.updateConfig(func(c *kernelBlConfig) { c.Epoch++ })
+	return errors.Join(e.updateConfig(func(c *kernelBlConfig) { c.Epoch++ }), e.armFound())
 }
+
+// armFound labels the tasks of enrolled cgroups. Twice: a task that the first walk had not
+// labelled yet can have forked one that it had passed.
+func (e *Enforcer) armFound() error {
+	one := e.spec.Copy()
+	for name := range one.Programs {
+		if name != armProgram {
+			delete(one.Programs, name)
+		}
+	}
+	delete(one.Maps, "bl_contracts")
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: e.maps})
+	if err != nil {
+		return fmt.Errorf("load %s: %w", armProgram, err)
+	}
+	defer coll.Close()
+	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[armProgram]})
+	if err != nil {
+		return fmt.Errorf("label running tasks: %w", err)
+	}
+	defer it.Close()
+	for range 2 {
+		r, err := it.Open()
+		if err != nil {
+			return fmt.Errorf("label running tasks: %w", err)
+		}
+		if _, err = io.Copy(io.Discard, r); err != nil {
+			return errors.Join(fmt.Errorf("label running tasks: %w", err), r.Close())
+		}
+		if err := r.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// armProgram is run by the agent itself and never attached.
+const armProgram = "bl_arm_found"
 
 // forgetGone removes entries of cgroups that were removed while no program was attached.
 func (e *Enforcer) forgetGone() error {
@@ -116,6 +156,7 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 	c.MntNs = uint32(ns.Ino)
 	c.RootKuid = rootKuid(proc + "/uid_map")
 	c.StartNs = startedNs(proc + "/stat")
+	c.Caps = boundingSet(proc + "/status")
 	// Mounts made before now cannot be told from those present at the start.
 	c.MaxMount = 0
 	c.Started = 2
@@ -164,6 +205,24 @@ func rootKuid(file string) uint32 {
 		}
 	}
 	return ^uint32(0)
+}
+
+// boundingSet returns a process's bounding set; all capabilities if it is unknown.
+//
+// Source: /proc/PID/status, CapBnd; proc_pid_status(5).
+func boundingSet(file string) uint64 {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ^uint64(0)
+	}
+	for l := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(l, "CapBnd:"); ok {
+			if n, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64); err == nil {
+				return n
+			}
+		}
+	}
+	return ^uint64(0)
 }
 
 // startedNs returns a process's start since boot in nanoseconds, 1 if unknown: long ago.

@@ -98,6 +98,7 @@ type kernelBlContainer struct {
 	StartNs      uint64
 	MaxMount     uint64
 	Lost         uint64
+	Caps         uint64
 	Started      uint32
 	InitTgid     uint32
 	RootDev      uint32
@@ -105,8 +106,9 @@ type kernelBlContainer struct {
 	MntNs        uint32
 	RootKuid     uint32
 	MountedAfter uint32
+	UserLevel    uint8
 	Class        uint8
-	Pad          [3]uint8
+	Pad          [2]uint8
 }
 
 type kernelBlContract struct {
@@ -217,6 +219,7 @@ const (
 	kernelBlGlobalBL_G_OVERFLOW kernelBlGlobal = 1
 	kernelBlGlobalBL_G_KEY0     kernelBlGlobal = 2
 	kernelBlGlobalBL_G_KEY1     kernelBlGlobal = 3
+	kernelBlGlobalBL_G_MOVED    kernelBlGlobal = 4
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 
@@ -330,14 +333,17 @@ const (
 )
 
 type kernelBlScratch struct {
-	_      structs.HostLayout
-	Dentry [64]uint64
-	Name   [256]int8
-	Sip    [4]uint64
-	Mnt    uint64
-	At     uint64
-	N      uint32
-	Ns     uint32
+	_        structs.HostLayout
+	Dentry   [64]uint64
+	Name     [256]int8
+	Sip      [4]uint64
+	Mnt      uint64
+	At       uint64
+	MaxMount uint64
+	N        uint32
+	Ns       uint32
+	NoMounts uint32
+	Busy     uint32
 }
 
 type kernelBlSlot uint32
@@ -418,9 +424,11 @@ const (
 	kernelMapBlPolicies        = "bl_policies"
 	kernelMapBlScopes          = "bl_scopes"
 	kernelMapBlScratches       = "bl_scratches"
+	kernelMapBlSlots           = "bl_slots"
 	kernelMapBlSshTo           = "bl_ssh_to"
 	kernelMapBlStreams         = "bl_streams"
 	kernelMapBlTasks           = "bl_tasks"
+	kernelProgBlArmFound       = "bl_arm_found"
 	kernelProgBlAttachTask     = "bl_attach_task"
 	kernelProgBlBenchExec      = "bl_bench_exec"
 	kernelProgBlBenchRun       = "bl_bench_run"
@@ -486,6 +494,7 @@ const (
 	kernelVarBlTwinBlSlot      = "bl_twin_bl_slot"
 	kernelVarBlTwinBlState     = "bl_twin_bl_state"
 	kernelVarBlTwinBlVerdict   = "bl_twin_bl_verdict"
+	kernelVarBlV1Hierarchy     = "bl_v1_hierarchy"
 	kernelVarBlV1Subsys        = "bl_v1_subsys"
 )
 
@@ -531,6 +540,7 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
+	BlArmFound      *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
 	BlAttachTask    *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
 	BlBenchExec     *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
 	BlBenchRun      *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
@@ -597,6 +607,7 @@ type kernelMapSpecs struct {
 	BlPolicies   *ebpf.MapSpec `ebpf:"bl_policies"`
 	BlScopes     *ebpf.MapSpec `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.MapSpec `ebpf:"bl_scratches"`
+	BlSlots      *ebpf.MapSpec `ebpf:"bl_slots"`
 	BlSshTo      *ebpf.MapSpec `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.MapSpec `ebpf:"bl_streams"`
 	BlTasks      *ebpf.MapSpec `ebpf:"bl_tasks"`
@@ -627,6 +638,7 @@ type kernelVariableSpecs struct {
 	BlTwinBlSlot      *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
 	BlTwinBlState     *ebpf.VariableSpec `ebpf:"bl_twin_bl_state"`
 	BlTwinBlVerdict   *ebpf.VariableSpec `ebpf:"bl_twin_bl_verdict"`
+	BlV1Hierarchy     *ebpf.VariableSpec `ebpf:"bl_v1_hierarchy"`
 	BlV1Subsys        *ebpf.VariableSpec `ebpf:"bl_v1_subsys"`
 }
 
@@ -666,6 +678,7 @@ type kernelMaps struct {
 	BlPolicies   *ebpf.Map `ebpf:"bl_policies"`
 	BlScopes     *ebpf.Map `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.Map `ebpf:"bl_scratches"`
+	BlSlots      *ebpf.Map `ebpf:"bl_slots"`
 	BlSshTo      *ebpf.Map `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.Map `ebpf:"bl_streams"`
 	BlTasks      *ebpf.Map `ebpf:"bl_tasks"`
@@ -689,6 +702,7 @@ func (m *kernelMaps) Close() error {
 		m.BlPolicies,
 		m.BlScopes,
 		m.BlScratches,
+		m.BlSlots,
 		m.BlSshTo,
 		m.BlStreams,
 		m.BlTasks,
@@ -720,6 +734,7 @@ type kernelVariables struct {
 	BlTwinBlSlot      *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
 	BlTwinBlState     *ebpf.Variable `ebpf:"bl_twin_bl_state"`
 	BlTwinBlVerdict   *ebpf.Variable `ebpf:"bl_twin_bl_verdict"`
+	BlV1Hierarchy     *ebpf.Variable `ebpf:"bl_v1_hierarchy"`
 	BlV1Subsys        *ebpf.Variable `ebpf:"bl_v1_subsys"`
 }
 
@@ -727,6 +742,7 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
+	BlArmFound      *ebpf.Program `ebpf:"bl_arm_found"`
 	BlAttachTask    *ebpf.Program `ebpf:"bl_attach_task"`
 	BlBenchExec     *ebpf.Program `ebpf:"bl_bench_exec"`
 	BlBenchRun      *ebpf.Program `ebpf:"bl_bench_run"`
@@ -775,6 +791,7 @@ type kernelPrograms struct {
 
 func (p *kernelPrograms) Close() error {
 	return _KernelClose(
+		p.BlArmFound,
 		p.BlAttachTask,
 		p.BlBenchExec,
 		p.BlBenchRun,

@@ -223,10 +223,13 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 	if err := e.pathKey(); err != nil {
 		return err
 	}
-	v1 := int32(-1)
+	v1, hierarchy := int32(-1), int32(0)
 	if e.root.v1 {
 		var err error
 		if v1, err = pidsSubsystem(); err != nil {
+			return err
+		}
+		if hierarchy, err = pidsHierarchy(); err != nil {
 			return err
 		}
 	}
@@ -241,7 +244,7 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 		verdict.BackendSignal: kernelBlBackendIdBL_SIGNAL,
 	}
 	for name, value := range map[string]any{
-		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1,
+		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1, "bl_v1_hierarchy": hierarchy,
 		"bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
 		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
 	} {

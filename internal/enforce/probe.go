@@ -214,3 +214,24 @@ func pidsSubsystem() (int32, error) {
 	}
 	return -1, fmt.Errorf("pids_cgrp_id: %w", fs.ErrNotExist)
 }
+
+// pidsHierarchy returns the number of the hierarchy that the pids controller is on.
+//
+// Source: /proc/cgroups, cgroups(7).
+func pidsHierarchy() (int32, error) {
+	b, err := os.ReadFile("/proc/cgroups")
+	if err != nil {
+		return 0, fmt.Errorf("find the pids hierarchy: %w", err)
+	}
+	for l := range strings.Lines(string(b)) {
+		f := strings.Fields(l)
+		if len(f) >= 2 && f[0] == "pids" {
+			n, err := strconv.ParseInt(f[1], 10, 32)
+			if err != nil {
+				return 0, fmt.Errorf("find the pids hierarchy: %w", err)
+			}
+			return int32(n), nil
+		}
+	}
+	return 0, fmt.Errorf("no pids controller in /proc/cgroups: %w", fs.ErrNotExist)
+}

@@ -156,7 +156,7 @@ func (e *Effective) execSlot(m verdict.Mode, f *Facts) (verdict.Rule, uint16) {
 		return verdict.RuleDrift, r.Policy
 	}
 	if has(FlagMapping) {
-		return verdict.RuleNone, 0
+		return e.mapSlot(m, f)
 	}
 	if r := rules[verdict.RuleAsRoot]; r.on() && e.rootMatches(m, r, f) {
 		return verdict.RuleAsRoot, r.Policy
@@ -183,6 +183,21 @@ func (e *Effective) execSlot(m verdict.Mode, f *Facts) (verdict.Rule, uint16) {
 		if missing != 0 {
 			return verdict.RulePathAllow, e.AllowPolicy[bits.TrailingZeros32(missing)]
 		}
+	}
+	return verdict.RuleNone, 0
+}
+
+// mapSlot goes on for a file that is mapped as code: of the rules on paths only
+// exec.deny applies. What never had a path is the memfd rule's.
+func (e *Effective) mapSlot(m verdict.Mode, f *Facts) (verdict.Rule, uint16) {
+	r := e.Rules[m][verdict.RulePathDeny]
+	switch {
+	case !r.on() || f.Flags&(FlagTmpfs|FlagDeleted) != 0:
+		return verdict.RuleNone, 0
+	case f.PathVerdict[m] == verdict.Deny:
+		return verdict.RulePathDeny, f.PathPolicy[m]
+	case f.Flags&FlagPathLost != 0:
+		return verdict.RulePathDeny, r.Policy
 	}
 	return verdict.RuleNone, 0
 }

@@ -71,6 +71,9 @@ func TestCgroupName(t *testing.T) {
 		{"crio-" + id + ".scope", "x", 1},
 		{"libpod-" + id + ".scope", "machine.slice", 1},
 		{"crio-conmon-" + id + ".scope", "x", 0},
+		{"crio-" + id, "x", 1},
+		{"libpod-" + id, "x", 1},
+		{"crio-conmon-" + id, "x", 0},
 		{"libpod-conmon-" + id + ".scope", "x", 0},
 		{"abcdefghijklmnopqrstuvwx0", "buildkit", 2},
 		{"abcdefghijklmnopqrstuvwx0", "docker", 0},
@@ -82,7 +85,7 @@ func TestCgroupName(t *testing.T) {
 		{"-" + id + ".scope", "x", 0},
 		{"docker" + id + ".scope", "x", 0},
 		{"docker-" + id + ".slice", "x", 0},
-		{"docker-" + id, "x", 0},
+		{"docker-" + id, "x", 1},
 		{strings.Repeat("x", 40) + "-" + id + ".scope", "x", 0},
 		{"", "", 0},
 	} {

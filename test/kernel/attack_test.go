@@ -51,6 +51,7 @@ var attackCases = []attackCase{
 	{name: "e2-procroot", rule: verdict.RulePathDeny, policy: denyIDPolicy},
 	{name: "e2-dotdot", rule: verdict.RulePathDeny, policy: denyIDPolicy},
 	{name: "e2-fd", rule: verdict.RulePathDeny, policy: denyIDPolicy},
+	{name: "e2-bind", rule: verdict.RulePathDeny, policy: denyIDPolicy},
 	{name: "e3-symlink", rule: verdict.RulePathDeny, policy: denyIDPolicy},
 	{name: "e3-hardlink", rule: verdict.RuleDrift, policy: driftPolicy},
 	{name: "e5-loader", rule: verdict.RuleDrift, policy: driftPolicy, want: bySignal(open)},

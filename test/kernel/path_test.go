@@ -56,6 +56,22 @@ func TestPathRules(t *testing.T) {
 	}
 }
 
+// E5: a denied program of the image cannot be run by the loader either, where mappings are
+// seen.
+func TestDeniedByLoader(t *testing.T) {
+	h := get(t)
+	h.enact(t, denyOnly("/bin/dyn-id"))
+	loader := []string{"/bin/sh", "-c", "for l in /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1; do [ ! -e $l ] || exec $l /bin/dyn-id; done"}
+	r := h.run(t, asUser, loader...)
+	if h.kernel.Backend() == verdict.BackendSignal {
+		ran(t, r) // stated in docs/kernel-support.md
+		return
+	}
+	h.stopped(t, r, verdict.RulePathDeny)
+	h.enact(t, denyOnly("/bin/id"))
+	ran(t, h.run(t, asUser, loader...))
+}
+
 // F4: a path of any depth is judged whole or denied.
 func TestDeepPath(t *testing.T) {
 	h := get(t)

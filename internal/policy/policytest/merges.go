@@ -30,7 +30,10 @@ func pathCases() []ExecCase {
 		{Name: "deny/root-child", YAML: enforce("exec: {deny: [/*]}"), Path: "/entrypoint.sh", Want: no},
 		{Name: "deny/root-child-deeper", YAML: enforce("exec: {deny: [/*]}"), Path: "/a/b", Want: pass},
 		{Name: "deny/path-lost", YAML: denyList, Facts: lost, Want: no},
-		{Name: "deny/mapping", YAML: denyList, Path: "/usr/bin/wget", Facts: flags(policy.FlagMapping), Want: pass},
+		{Name: "deny/mapping", YAML: denyList, Path: "/usr/bin/wget", Facts: flags(policy.FlagMapping), Want: no},
+		{Name: "deny/mapping-other-file", YAML: denyList, Path: "/usr/lib/libc.so.6", Facts: flags(policy.FlagMapping), Want: pass},
+		{Name: "deny/mapping-lost", YAML: denyList, Facts: flags(policy.FlagMapping, policy.FlagPathLost), Want: no},
+		{Name: "deny/mapping-without-path", YAML: denyList, Facts: flags(policy.FlagMapping, policy.FlagPathLost, policy.FlagTmpfs), Want: pass},
 		{
 			Name: "deny/audit", YAML: audit("exec: {deny: [/usr/bin/wget]}"), Path: "/usr/bin/wget",
 			Want: report(verdict.RulePathDeny, 0),

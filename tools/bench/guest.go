@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+const vmText = `
+A stock Debian kernel in a virtual machine whose clock counts instructions, the kernel's
+included: one instruction is one nanosecond. All figures of a table are from one boot, on
+tmpfs, with a static program: first without Belay, then attached, then without it again.
+spawn is fork, execve and wait; open is open and close of a path of four components. "open" as
+a result: the runs without Belay differ by more than the target leaves room for.
+`
+
+// guestFigures is what the guest prints as one line of JSON: what one turn of a loop
+// took, by loop and situation.
+type guestFigures map[string]map[string]float64
+
+const guestMark = "BELAY-BENCH "
+
+// vm returns the section of one kernel and backend.
+func vm(kernel, backend string) func(context.Context, *bench) ([]figure, error) {
+	return func(ctx context.Context, b *bench) ([]figure, error) {
+		job := filepath.Join(b.dir, "job-"+kernel)
+		script := fmt.Sprintf("set -eu\nmkdir /tmp/vm/bin\ncp %[1]s/bench %[1]s/loop %[1]s/ctr /tmp/vm/bin/\nexec /tmp/vm/bin/bench guest -backend %[2]s\n", b.bin, backend)
+		if err := os.WriteFile(job, []byte(script), 0o644); err != nil {
+			return nil, err
+		}
+		lsm := "lockdown,yama,integrity"
+		if backend == "lsm" {
+			lsm += ",bpf"
+		}
+		cmd := exec.CommandContext(ctx, filepath.Join(b.source, "tools", "vmtest", "vm.sh"), kernel, lsm, job)
+		cmd.Env = append(os.Environ(), "BELAY_VM_ICOUNT=1", "BELAY_VM_TIMEOUT=900")
+		var out bytes.Buffer
+		cmd.Stdout = io.MultiWriter(&out, b.log)
+		cmd.Stderr = b.log
+		if err := cmd.Run(); err != nil {
+			return nil, fmt.Errorf("virtual machine: %w", err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if text, ok := strings.CutPrefix(strings.TrimSpace(line), guestMark); ok {
+				var g guestFigures
+				if err := json.Unmarshal([]byte(text), &g); err != nil {
+					return nil, fmt.Errorf("figures of the guest: %w", err)
+				}
+				return g.figures(), nil
+			}
+		}
+		return nil, errors.New("the guest printed no figures")
+	}
+}
+
+func (g guestFigures) figures() []figure {
+	var out []figure
+	for _, loop := range []string{"spawn", "open"} {
+		m := g[loop]
+		if m == nil {
+			continue
+		}
+		host, in := [2]float64{m["host"], m["host again"]}, [2]float64{m["container"], m["container again"]}
+		out = append(out, plain(loop+" on the host without Belay, before and after", "%.0f, %.0f", host[0], host[1]),
+			percent(loop+" on the host, Belay attached", m["host attached"], host, 1),
+			plain(loop+" in a container without Belay, before and after", "%.0f, %.0f", in[0], in[1]))
+		for _, p := range guestPolicies {
+			out = append(out, percent(loop+" in a container under "+p.name, m[p.name], in, 3))
+		}
+	}
+	return out
+}
+
+// percent compares with the mean of what was measured before and after. Where the two
+// differ so much that one meets the target and the other does not, nothing is decided.
+func percent(what string, v float64, base [2]float64, limit float64) figure {
+	share := func(b float64) float64 { return 100 * (v/b - 1) }
+	mean := (base[0] + base[1]) / 2
+	f := figure{what: what, value: fmt.Sprintf("%+.2f %% (%+.0f)", share(mean), v-mean), target: fmt.Sprintf("≤ %.0f %%", limit)}
+	f.met = share(base[0]) <= limit && share(base[1]) <= limit
+	f.open = !f.met && (share(base[0]) <= limit || share(base[1]) <= limit)
+	return f
+}
+
+var guestPolicies = []struct{ name, yaml string }{
+	{"no policy", ""},
+	{"hardened", hardened("")},
+	{"hardened and 100 path rules", hardened(paths100())},
+}
+
+// guestLoops are the loops and how often each is run: the clock is exact, so a few are
+// enough to level out what the kernel does now and then.
+var guestLoops = []struct {
+	what string
+	n    int
+}{{"spawn", 100}, {"open", 5000}}
+
+func guest(ctx context.Context, args []string) (err error) {
+	fs := flag.NewFlagSet("bench guest", flag.ContinueOnError)
+	backend := fs.String("backend", "", "lsm, modret or signal")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b := &bench{dir: "/tmp/vm/b", bin: filepath.Dir(self), log: os.Stderr}
+	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
+		return err
+	}
+	g := guestFigures{}
+	if err := errors.Join(g.measure(ctx, "host", b.loopHost), g.measure(ctx, "container", b.loopIn)); err != nil {
+		return err
+	}
+	s, err := b.attach(*backend)
+	if err != nil {
+		return err
+	}
+	if err := g.measure(ctx, "host attached", b.loopHost); err != nil {
+		return errors.Join(err, s.close())
+	}
+	for _, p := range guestPolicies {
+		if p.yaml != "" {
+			err = s.enact(p.yaml)
+		}
+		if err == nil {
+			err = g.measure(ctx, p.name, b.loopIn)
+		}
+		if err != nil {
+			return errors.Join(err, s.close())
+		}
+	}
+	if err := s.close(); err != nil {
+		return err
+	}
+	if err := errors.Join(g.measure(ctx, "host again", b.loopHost), g.measure(ctx, "container again", b.loopIn)); err != nil {
+		return err
+	}
+	line, err := json.Marshal(g)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "%s%s\n", guestMark, line)
+	return nil
+}
+
+func (g guestFigures) measure(ctx context.Context, situation string, loop func(context.Context, string, int) (float64, error)) error {
+	for _, l := range guestLoops {
+		var v []float64
+		for range 4 {
+			x, err := loop(ctx, l.what, l.n)
+			if err != nil {
+				return fmt.Errorf("%s: %w", situation, err)
+			}
+			v = append(v, x)
+		}
+		if g[l.what] == nil {
+			g[l.what] = map[string]float64{}
+		}
+		g[l.what][situation] = median(v[1:]) // the first fills caches
+	}
+	return nil
+}
