@@ -406,3 +406,78 @@ func TestRecord(t *testing.T) {
 		t.Errorf("ancestors %+v", ev.Ancestors)
 	}
 }
+
+// Who asks for a container chooses its cgroup's parent, and so the parent's name. It must
+// not choose the policy: not that of a build step, nor that of another container.
+func TestChosenParent(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	root := cgroupMount(t)
+	remove := func(dirs ...string) {
+		for _, d := range dirs {
+			_ = syscall.Rmdir(filepath.Join(root, d)) // deepest first; what is left fails the suite's clean-up
+		}
+	}
+	loose := newID()
+	none := mustPolicies(document("none", "audit", "  guard: {bpf: deny}\n")).Floor()
+	if err := h.kernel.Bind(ident.ContainerID(loose), none); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := h.kernel.Unbind(ident.ContainerID(loose)); err != nil {
+			t.Error(err)
+		}
+	}()
+	deep := h.scope + strings.Repeat("/d", 26)
+	for name, parent := range map[string]string{
+		"build step":              h.scope + "/buildkit/abcdefghijklmnopqrstuvwxy",
+		"loosely bound container": h.scope + "/" + loose,
+		"deeper than a walk":      deep,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h.stopped(t, h.run(t, []string{"--cgroup-parent", parent}, "/bin/id"), verdict.RuleAsRoot)
+			for p := parent; p != h.scope; p = filepath.Dir(p) {
+				remove(p)
+			}
+		})
+	}
+}
+
+// An enrolled container's task that leaves its cgroup before it does anything is armed
+// all the same.
+func TestEnrolledMovesOut(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
+	if err := h.die(); err != nil {
+		t.Fatal(err)
+	}
+	if err := enforce.Unload(h.opts.PinDir); err != nil {
+		t.Fatal(err)
+	}
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
+		"cp /bin/id /tmp/id; while [ ! -e /tmp/go ]; do :; done; /tmp/id; echo code $? > /tmp/out; while :; do :; done")
+	ran(t, c)
+	dir := filepath.Join(cgroupMount(t), h.scope, c.id)
+	pid := firstPID(t, dir)
+	opts := h.opts
+	opts.Floor = mustPolicies(rootDenied("drift: deny")).Floor()
+	k, err := enforce.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	if err := os.WriteFile(filepath.Join(cgroupMount(t), "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := waitFile(t, root+"/tmp/out")
+	_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
+	h.remove(t, c.id)
+	if strings.TrimSpace(out) == "code 0" {
+		t.Fatal("a dropped program ran")
+	}
+}
