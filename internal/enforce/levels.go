@@ -39,7 +39,7 @@ var levelTable = []levelRow{
 		verdict.BackendSignal: "mappings are unsupported",
 	}),
 	row(verdict.RulePathDeny, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
-		verdict.BackendSignal: "of a #! script only the interpreter is judged",
+		verdict.BackendSignal: "of a #! script only the interpreter is judged; files mapped by ld.so or mmap are unsupported",
 	}),
 	row(verdict.RulePathAllow, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
 		verdict.BackendSignal: "of a #! script only the interpreter is judged",
