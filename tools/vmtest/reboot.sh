@@ -54,12 +54,14 @@ pkill -9 -f "containerd.*$work" 2>/dev/null || true
 sleep 2; rm -f "$work/pid" "$work/marks"/*; rmdir /sys/fs/cgroup/$scope/* 2>/dev/null || true
 start_agent
 start_engine
-for _ in $(seq 100); do ls "$work/marks" | grep -q ^user && break; sleep 0.2; done
-sleep 2
+# Both are started by the engine in its own time: wait for the one, and for the other's denial.
+for _ in $(seq 300); do ls "$work/marks" | grep -q ^user && break; sleep 0.2; done
 ls "$work/marks" | grep -q ^user || { echo "reboot: the allowed container did not come back" >&2; exit 1; }
+denied() { "$bin/belay" --run-dir "$work/run" events --denials | grep -q 'exec.asRoot'; }
+for _ in $(seq 300); do denied && break; sleep 0.2; done
+denied || { echo "reboot: no record of the denial" >&2; tail -3 "$work/dockerd.log" >&2; exit 1; }
 if ls "$work/marks" | grep -q ^root; then
 	echo "reboot: the forbidden container ran before or under the agent" >&2
 	exit 1
 fi
-"$bin/belay" --run-dir "$work/run" events --denials | grep -q 'exec.asRoot' || { echo "reboot: no record of the denial" >&2; exit 1; }
 echo "reboot: restart=always container denied from its first instruction, allowed one is back ($("$bin/belay" --run-dir "$work/run" -o json status | sed -n 's/.*"backend": *"\([a-z]*\)".*/\1/p' | head -1))"
