@@ -104,14 +104,12 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 		return 0;
 	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
 	top = bl_container_of(cg);
-	if (t && t->state != BL_HOST && top != t->container)
-		bl_moved();
 	if (t && t->state == BL_ARMED)
 		return 0;
 	if (!top) {
 		/* taken back by the runtime, unless it is in the container's mounts already */
 		if (t && t->state == BL_ENTERING && t->outside_mnt_ns == bl_mnt_ns(task))
-			t->state = BL_HOST;
+			t->state = BL_HOST, t->epoch = cfg->epoch;
 		return 0;
 	}
 	fresh.container = top;
@@ -170,9 +168,6 @@ int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
 	if (t && t->state != BL_HOST) {
 		fresh = *t;
-		if (parent->cgroups != child->cgroups &&
-		    bl_container_of(bl_cgroup_of(child)) != fresh.container)
-			bl_moved();
 	} else {
 		/* CLONE_INTO_CGROUP: born in another cgroup than its parent's. The
 		 * child has not run yet. */

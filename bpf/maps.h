@@ -252,7 +252,6 @@ enum bl_global {
 	BL_G_OVERFLOW = 1,	/* bl_cgroups was full once */
 	BL_G_KEY0 = 2,		/* key of the path hashes, random, kept while the maps are pinned */
 	BL_G_KEY1 = 3,
-	BL_G_MOVED = 4,		/* a confined task has left its container's cgroups once */
 	BL_G_MAX = 8,
 };
 

@@ -160,6 +160,7 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 	struct task_struct *leader;
 	__u64 top = 0;
 
+	fresh.epoch = cfg ? cfg->epoch : 0;
 	leader = task->group_leader;
 	if (leader && leader != task) {
 		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
@@ -168,14 +169,11 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 	}
 	if (fresh.state == BL_HOST) {
 		top = bl_container_of(bl_cgroup_of(task));
-		if (!top) {
-			w->state = BL_HOST;
-			return 0;
+		if (top) {
+			fresh.container = top;
+			fresh.state = BL_ARMED;
 		}
-		fresh.container = top;
-		fresh.state = BL_ARMED;
 	}
-	fresh.epoch = cfg ? cfg->epoch : 0;
 	t = bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (t)
 		*t = fresh;
@@ -190,41 +188,32 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 
 /* Labels current. Returns its state.
  *
- * The cgroup is asked first: a task outside every container's cgroups can only be a
- * container's if one has ever been moved out of them, which BL_G_MOVED tells. So a task
- * of the host costs one lookup and no memory.
+ * The label is asked before the cgroup, and tasks of the host get one too: a task that is
+ * being moved into a container is in its cgroup a moment before cgroup_attach_task says
+ * so, and an exec in that moment (runc's of itself) is still the host's.
  */
 static __always_inline int bl_who(struct bl_who *w)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct bl_task *t;
-	__u64 *moved;
+	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	struct bl_config *cfg;
 
-	if (!bl_container_of(bl_cgroup_of(task))) {
-		moved = bl_global(BL_G_MOVED);
-		if (moved && !*moved) {
+	if (t) {
+		if (t->state != BL_HOST) {
+			w->label = t;
+			w->container = t->container;
+			w->state = t->state;
+			w->init_tree = t->flags & BL_T_INIT_TREE;
+			return t->state;
+		}
+		cfg = bl_config();
+		if (cfg && t->epoch == cfg->epoch) {
 			w->state = BL_HOST;
 			return BL_HOST;
 		}
 	}
-	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
-	if (t && t->state != BL_HOST) {
-		w->label = t;
-		w->container = t->container;
-		w->state = t->state;
-		w->init_tree = t->flags & BL_T_INIT_TREE;
-		return t->state;
-	}
 	bl_who_slow(task, w);
 	return w->state;
-}
-
-static __always_inline void bl_moved(void)
-{
-	__u64 *moved = bl_global(BL_G_MOVED);
-
-	if (moved)
-		*moved = 1;
 }
 
 /* The set that holds for a container: its binding, else the floor. */
