@@ -274,13 +274,15 @@ func flag(b bool) uint8 {
 	return 0
 }
 
-// updateConfig changes the entry of bl_configs. The kernel side only adds to its epoch.
+// updateConfig changes the entry of bl_configs. The kernel side raises its epoch meanwhile,
+// one at a time; a raise by far more than it can have made leaves none of them undone.
 func (e *Enforcer) updateConfig(change func(*kernelBlConfig)) error {
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil {
 		return fmt.Errorf("read the configuration map: %w", err)
 	}
 	change(&c)
+	c.Epoch += 1 << 12
 	if err := e.maps["bl_configs"].Put(uint32(0), c); err != nil {
 		return fmt.Errorf("write the configuration map: %w", err)
 	}
