@@ -14,6 +14,7 @@
 #include "priv.bpf.c"
 #include "net.bpf.c"
 #include "ssh.bpf.c"
+#include "syscall.bpf.c"
 #include "contract.bpf.c"
 
 /* bpf2go makes Go twins of the types that BTF holds; these are used only by value. */

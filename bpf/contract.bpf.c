@@ -85,7 +85,7 @@ static long bl_bench_turn(__u32 i, __u32 *what)
 	}
 	file = task->mm->exe_file;
 	if (*what == BL_B_OPEN) {
-		if (bl_confined(&w, &c) && !bl_overlay_inside(c, file->f_path.dentry))
+		if (bl_key_maybe(file) && bl_inside(&w, &c) && !bl_overlay_inside(c, file->f_path.dentry))
 			bl_key_dentry(file->f_path.dentry, file->f_path.mnt);
 		return 0;
 	}

@@ -141,6 +141,15 @@ static __always_inline struct bl_event *bl_event_new(int denial, struct bl_conta
 	return e;
 }
 
+/* Kills current. Returns what became of that (bl_decided). */
+static __always_inline __u8 bl_kill(void)
+{
+	if (!bpf_send_signal(SIGKILL))
+		return BL_KILLED;
+	bl_count(BL_E_SIGNAL);
+	return BL_DETECTED;
+}
+
 /* What a decision was about. */
 struct bl_report {
 	struct bl_who *who;

@@ -198,7 +198,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 	p = bl_policy_of(c, &set);
 	if (bl_backend == BL_SIGNAL) {
 		if (!p) {
-			bpf_send_signal(SIGKILL);
+			bl_kill();
 			return 0;
 		}
 		f.allow_bits = 0;
@@ -215,11 +215,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 		d = bl_decision(p, &f);
 	}
 	if (d.verdict == BL_DENY) {
-		decided = BL_KILLED;
-		if (bpf_send_signal(SIGKILL)) {
-			bl_count(BL_E_SIGNAL);
-			decided = BL_DETECTED;
-		}
+		decided = bl_kill();
 	} else if (d.verdict == BL_AUDIT) {
 		decided = BL_WOULD_DENY;
 	} else if (!cfg || !cfg->report_allowed) {

@@ -40,7 +40,8 @@ static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 	       p->rules[BL_AUDITED][rule & (BL_R_MAX - 1)].verdict == BL_DENY;
 }
 
-static __always_inline int bl_map_code(struct file *file, __u8 hook)
+/* kill: the mapping exists already. */
+static __always_inline int bl_map_code(struct file *file, __u8 hook, int kill)
 {
 	struct bl_exec_facts f = { .flags = BL_F_MAPPING, .allow_bits = ~0U,
 				   .path_verdict = { BL_ALLOW, BL_ALLOW } };
@@ -54,8 +55,11 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook)
 	if (!bl_confined(&w, &c))
 		return 0;
 	p = bl_policy_of(c, &set);
-	if (!p)
+	if (!p) {
+		if (kill)
+			bl_kill();
 		return -EPERM;
+	}
 	if (!bl_rule_used(p, BL_R_DRIFT) && !bl_rule_used(p, BL_R_MEMFD) &&
 	    !bl_rule_used(p, BL_R_PATH_DENY))
 		return 0;
@@ -75,6 +79,8 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook)
 	r.type = BL_EV_MMAP;
 	r.hook = hook;
 	r.decided = d.verdict == BL_DENY ? BL_DENIED : BL_WOULD_DENY;
+	if (kill && r.decided == BL_DENIED)
+		r.decided = bl_kill();
 	bl_emit(&r);
 	return d.verdict == BL_DENY ? -EPERM : 0;
 }
@@ -88,7 +94,7 @@ static __always_inline int bl_mmap(struct file *file, unsigned long prot)
 		prot |= PROT_EXEC;
 	if (!(prot & PROT_EXEC))
 		return 0;
-	return bl_map_code(file, BL_H_MMAP);
+	return bl_map_code(file, BL_H_MMAP, 0);
 }
 
 static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
@@ -100,7 +106,7 @@ static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long
 	file = vma->vm_file;
 	if (!file)
 		return 0;
-	return bl_map_code(file, BL_H_MPROTECT);
+	return bl_map_code(file, BL_H_MPROTECT, 0);
 }
 
 SEC("lsm/mmap_file")
@@ -178,9 +184,9 @@ static __always_inline int bl_overlay_inside(const struct bl_container *c, struc
 	       c && caps & ~c->caps;
 }
 
-/* Decides the keys rule on an act that has matched. */
+/* Decides the keys rule on an act that has matched. kill: it is over already. */
 static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container *c, __u8 hook,
-					  const struct path *path)
+					  const struct path *path, int kill)
 {
 	struct bl_report r = {};
 	struct bl_policy *p;
@@ -188,8 +194,11 @@ static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container 
 	int slot;
 
 	p = bl_policy_of(c, &set);
-	if (!p)
+	if (!p) {
+		if (kill)
+			bl_kill();
 		return -EPERM;
+	}
 	if (p->rules[BL_ENFORCE][BL_R_SSH_KEYS].verdict == BL_DENY)
 		slot = BL_ENFORCE;
 	else if (p->rules[BL_AUDITED][BL_R_SSH_KEYS].verdict == BL_DENY)
@@ -206,22 +215,36 @@ static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container 
 	r.type = BL_EV_FILE;
 	r.hook = hook;
 	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
+	if (kill && slot == BL_ENFORCE)
+		r.decided = bl_kill();
 	bl_emit(&r);
 	return slot == BL_ENFORCE ? -EPERM : 0;
 }
 
-/* Could bl_key_dentry say anything but BL_KEY_NONE? Most opens end here, after two short
- * reads.
+/* The first bytes of a name that lies in the dentry itself, as short ones do; 0: it does not,
+ * or this kernel's layout is unknown.
+ */
+static __always_inline __u64 bl_short_name(struct dentry *d)
+{
+	if (!bpf_core_field_exists(d->d_iname) || d->d_name.len >= bpf_core_field_size(d->d_iname))
+		return 0;
+	return *(__u64 *)d->d_iname;
+}
+
+/* Could bl_key_dentry say anything but BL_KEY_NONE? Asked before whose the task is: most
+ * opens of the host end here.
  */
 static __always_inline int bl_key_maybe(struct file *file)
 {
 	struct dentry *d = file->f_path.dentry, *up = d->d_parent;
-	__u64 name = 0, dir = 0;
+	__u64 name, dir;
 
 	if ((__u64)up == (__u64)d || (__u64)up == (__u64)file->f_path.mnt->mnt_root)
 		return 1;
-	bpf_probe_read_kernel(&name, sizeof(name), d->d_name.name);
-	bpf_probe_read_kernel(&dir, sizeof(dir), up->d_name.name);
+	name = bl_short_name(d);
+	dir = bl_short_name(up);
+	if (!name || !dir)
+		return 1;
 	return (dir & 0xffffffffffULL) == 0x6873732eULL ||	/* .ssh and its end */
 	       (name & 0xffffffULL) == 0x5f6469ULL ||		/* id_ */
 	       name == 0x74736f685f687373ULL ||			/* ssh_host */
@@ -229,28 +252,34 @@ static __always_inline int bl_key_maybe(struct file *file)
 	       name == 0x72616562706f7264ULL;			/* dropbear */
 }
 
+static __always_inline int bl_key_opened(struct bl_who *w, struct bl_container *c,
+					 struct file *file, int kill)
+{
+	struct dentry *d = BPF_CORE_READ(file, f_path.dentry);
+	__u32 mode;
+	int kind;
+
+	if (bl_overlay_inside(c, d))
+		return 0;
+	kind = bl_key_dentry(d, BPF_CORE_READ(file, f_path.mnt));
+	if (kind == BL_KEY_NONE || kind == BL_KEY_DIR)
+		return 0;
+	mode = BPF_CORE_READ(file, f_mode);
+	if (!(kind & BL_KEY_PRIVATE && mode & FMODE_READ) &&
+	    !(kind & BL_KEY_AUTHORIZED && mode & FMODE_WRITE))
+		return 0;
+	return bl_key_verdict(w, c, BL_H_FILE_OPEN,
+			      __builtin_preserve_access_index(&file->f_path), kill);
+}
+
 static __always_inline int bl_open(struct file *file)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
-	__u32 mode;
-	int kind;
 
-	if (bl_who(&w) == BL_HOST || !bl_key_maybe(file))
+	if (!bl_key_maybe(file) || !bl_inside(&w, &c))
 		return 0;
-	if (!bl_inside(&w, &c))
-		return 0;
-	if (bl_overlay_inside(c, file->f_path.dentry))
-		return 0;
-	kind = bl_key_dentry(file->f_path.dentry, file->f_path.mnt);
-	if (kind == BL_KEY_NONE || kind == BL_KEY_DIR)
-		return 0;
-	mode = file->f_mode;
-	if (!(kind & BL_KEY_PRIVATE && mode & FMODE_READ) &&
-	    !(kind & BL_KEY_AUTHORIZED && mode & FMODE_WRITE))
-		return 0;
-	return bl_key_verdict(&w, c, BL_H_FILE_OPEN,
-			      __builtin_preserve_access_index(&file->f_path));
+	return bl_key_opened(&w, c, file, 0);
 }
 
 SEC("lsm/file_open")
@@ -280,7 +309,7 @@ static __always_inline int bl_rename(struct dentry *from, struct dentry *to, uns
 	    !(bl_key_dentry(to, NULL) &
 	      (BL_KEY_AUTHORIZED | BL_KEY_DIR | (flags & RENAME_EXCHANGE ? BL_KEY_PRIVATE : 0))))
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_RENAME, NULL);
+	return bl_key_verdict(&w, c, BL_H_RENAME, NULL, 0);
 }
 
 SEC("lsm/inode_rename")
@@ -308,7 +337,7 @@ static __always_inline int bl_link(struct dentry *from, struct dentry *to)
 		return 0;
 	if (bl_key_dentry(from, NULL) == BL_KEY_NONE && bl_key_dentry(to, NULL) != BL_KEY_AUTHORIZED)
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_LINK, NULL);
+	return bl_key_verdict(&w, c, BL_H_LINK, NULL, 0);
 }
 
 SEC("lsm/inode_link")
@@ -333,7 +362,7 @@ static __always_inline int bl_symlink(struct dentry *d)
 		return 0;
 	if (bl_overlay_inside(c, d) || !(bl_key_dentry(d, NULL) & (BL_KEY_AUTHORIZED | BL_KEY_DIR)))
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_SYMLINK, NULL);
+	return bl_key_verdict(&w, c, BL_H_SYMLINK, NULL, 0);
 }
 
 SEC("lsm/inode_symlink")
@@ -358,7 +387,7 @@ static __always_inline int bl_truncate(const struct path *path)
 		return 0;
 	if (bl_overlay_inside(c, path->dentry) || !(bl_key_dentry(path->dentry, path->mnt) & BL_KEY_AUTHORIZED))
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_TRUNCATE, path);
+	return bl_key_verdict(&w, c, BL_H_TRUNCATE, path, 0);
 }
 
 SEC("lsm/path_truncate")

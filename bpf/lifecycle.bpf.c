@@ -90,17 +90,18 @@ int BPF_PROG(bl_cgroup_rmdir, struct cgroup *cg, const char *path)
 	return 0;
 }
 
-/* A task is moved. Armed tasks keep their container wherever they go. */
+/* A task is moved. Armed tasks keep their container wherever they go. Fires once for a
+ * group of threads, of which the others ask their leader's label.
+ */
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_struct *task,
 	     bool threadgroup)
 {
 	struct task_struct *mover = bpf_get_current_task_btf();
 	struct bl_task fresh = {}, *t;
-	struct bl_config *cfg = bl_config();
 	__u64 top;
 
-	if (!cfg || !bl_our_hierarchy(cg))
+	if (!bl_our_hierarchy(cg))
 		return 0;
 	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
 	top = bl_container_of(cg);
@@ -109,11 +110,10 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	if (!top) {
 		/* taken back by the runtime, unless it is in the container's mounts already */
 		if (t && t->state == BL_ENTERING && t->outside_mnt_ns == bl_mnt_ns(task))
-			t->state = BL_HOST, t->epoch = cfg->epoch;
+			t->state = BL_HOST;
 		return 0;
 	}
 	fresh.container = top;
-	fresh.epoch = cfg->epoch;
 	fresh.state = BL_ENTERING;
 	fresh.outside_mnt_ns = bl_mnt_ns(mover);
 	if (t) {
@@ -121,11 +121,6 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	} else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
 		bl_count(BL_E_TASK_STORAGE);	/* no label: its cgroup will say armed */
 	}
-	/* The tracepoint fires once for a group of threads; the labels of the others
-	 * may say HOST and must be asked again.
-	 */
-	if (threadgroup && BPF_CORE_READ(task, signal, nr_threads) > 1)
-		__sync_fetch_and_add(&cfg->epoch, 1);
 	return 0;
 }
 
@@ -136,10 +131,9 @@ SEC("iter/task")
 int bl_arm_found(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct bl_config *cfg = bl_config();
 	struct bl_task fresh = {}, *t;
 
-	if (!task || !cfg)
+	if (!task)
 		return 0;
 	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
 	if (t && t->state != BL_HOST)
@@ -147,12 +141,33 @@ int bl_arm_found(struct bpf_iter__task *ctx)
 	fresh.container = bl_container_of(bl_cgroup_of(task));
 	if (!fresh.container)
 		return 0;
-	fresh.epoch = cfg->epoch;
 	fresh.state = BL_ARMED;
 	if (t)
 		*t = fresh;
 	else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE))
 		bl_count(BL_E_TASK_STORAGE);
+	return 0;
+}
+
+/* Run by an agent whose maps have another layout than those of the one before, while the
+ * programs of both are attached: takes the labels over.
+ */
+SEC("iter/task")
+int bl_carry_labels(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct bl_task *old, *t;
+
+	if (!task)
+		return 0;
+	old = bpf_task_storage_get(&bl_tasks_old, task, 0, 0);
+	if (!old || old->state == BL_HOST)
+		return 0;
+	t = bpf_task_storage_get(&bl_tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t)
+		bl_count(BL_E_TASK_STORAGE);
+	else if (t->state != BL_ARMED)
+		*t = *old;
 	return 0;
 }
 

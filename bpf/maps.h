@@ -48,14 +48,13 @@ enum bl_state {
 
 #define BL_T_INIT_TREE	0x01
 
-/* A task's label. The zero value (HOST of epoch 0) is never valid: epochs start at 1. */
+/* A task's label. One whose state is HOST says no more than none does. */
 struct bl_task {
 	__u64 container;	/* cgroup id of the container */
-	__u32 epoch;
 	__u32 outside_mnt_ns;	/* of the task that put this one in */
 	__u8 state;		/* bl_state */
 	__u8 flags;		/* BL_T_* */
-	__u8 pad[6];
+	__u8 pad[2];
 };
 
 struct bl_scratch {
@@ -182,6 +181,16 @@ struct {
 	__type(key, int);
 	__type(value, struct bl_task);
 } bl_tasks SEC(".maps");
+
+/* The labels of an earlier agent whose maps have another layout: that agent's bl_tasks,
+ * put in place while bl_carry_labels is loaded. Read by that program only.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bl_task);
+} bl_tasks_old SEC(".maps");
 
 /* Memory for walking paths: slots that are taken and given back, not per CPU, because LSM
  * programs can be preempted and a half-walked path must not be another task's. Four for

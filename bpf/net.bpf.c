@@ -143,13 +143,8 @@ static __always_inline int bl_listen(const struct sock *sk, int kill)
 	if (d.verdict == BL_ALLOW)
 		return 0;
 	decided = bl_net_decided(&d);
-	if (kill && decided == BL_DENIED) {
-		decided = BL_KILLED;
-		if (bpf_send_signal(SIGKILL)) {
-			bl_count(BL_E_SIGNAL);
-			decided = BL_DETECTED;
-		}
-	}
+	if (kill && decided == BL_DENIED)
+		decided = bl_kill();
 	bl_listen_ends(sk, &n);
 	e = bl_net_event(c, w.container, p, set, &d, &n, BL_H_LISTEN, decided);
 	if (e) {

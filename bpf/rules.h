@@ -9,9 +9,10 @@
 #define BL_RULES_H
 
 /* Raised when a struct or map of the kernel side changes shape. Pinned state of
- * another ABI is never adopted: see internal/enforce.
+ * another ABI is never adopted: see internal/enforce. Containers and labels are carried
+ * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 1
+#define BL_ABI 2
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -132,10 +133,9 @@ struct bl_config {
 	__u32 abi;
 	__u32 floor_set;	/* set of containers without a binding */
 	__u32 build_set;	/* set of build steps */
-	__u32 epoch;		/* raised when running cgroups are enrolled: HOST labels expire */
 	__u8 scoped;		/* only cgroups below bl_scopes are recognised */
 	__u8 report_allowed;	/* emit a record for every allowed exec */
-	__u8 pad[6];
+	__u8 pad[2];
 };
 
 #endif

@@ -448,8 +448,10 @@ int bl_egress(struct __sk_buff *skb)
 		top = *known;
 	else if (over && *over)
 		top = bl_skb_container_slow(skb, sk);
-	else
+	else if (sk->protocol == IPPROTO_TCP)
 		top = bl_dead_container(sk);
+	else
+		return BL_CG_PASS;
 	if (!top)
 		return BL_CG_PASS;
 	if (sk->type == SOCK_RAW)

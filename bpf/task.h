@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * task.h: whose task is this? A label in task storage answers; where there is none,
- * or one that has expired, the cgroup does. "No label" never means "host".
+ * task.h: whose task is this? A label in task storage answers; where there is none, the
+ * cgroup does. "No label" never means "host".
  */
 #ifndef BL_TASK_H
 #define BL_TASK_H
@@ -153,25 +153,31 @@ struct bl_who {
 	__u8 init_tree;
 };
 
-static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
+/* A task without a label of its own: a thread has its leader's, and what is in a
+ * container's cgroup is armed. But a task that is being moved into a container is in its
+ * cgroup a moment before cgroup_attach_task says so. It is known by its parent, which is in
+ * no container, and whose mounts it still shares: it is entering.
+ */
+static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl_who *w)
 {
-	struct bl_config *cfg = bl_config();
+	struct task_struct *leader = task->group_leader, *up = task->real_parent;
 	struct bl_task fresh = {}, *t;
-	struct task_struct *leader;
-	__u64 top = 0;
 
-	fresh.epoch = cfg ? cfg->epoch : 0;
-	leader = task->group_leader;
 	if (leader && leader != task) {
 		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
-		if (t && t->state != BL_HOST)
+		if (t)
 			fresh = *t;
 	}
 	if (fresh.state == BL_HOST) {
-		top = bl_container_of(bl_cgroup_of(task));
-		if (top) {
-			fresh.container = top;
-			fresh.state = BL_ARMED;
+		if (!top)
+			return 0;
+		fresh.container = top;
+		fresh.state = BL_ARMED;
+		t = up ? bpf_task_storage_get(&bl_tasks, up, 0, 0) : NULL;
+		if (up && (!t || t->state == BL_HOST) && !bl_container_of(bl_cgroup_of(up)) &&
+		    bl_mnt_ns(up) == bl_mnt_ns(task)) {
+			fresh.state = BL_ENTERING;
+			fresh.outside_mnt_ns = bl_mnt_ns(task);
 		}
 	}
 	t = bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -186,33 +192,26 @@ static __noinline int bl_who_slow(struct task_struct *task, struct bl_who *w)
 	return 0;
 }
 
-/* Labels current. Returns its state.
- *
- * The label is asked before the cgroup, and tasks of the host get one too: a task that is
- * being moved into a container is in its cgroup a moment before cgroup_attach_task says
- * so, and an exec in that moment (runc's of itself) is still the host's.
+/* Who is current? Returns its state. The label is asked before the cgroup. Tasks of the
+ * host have none, and cost two lookups that find nothing.
  */
 static __always_inline int bl_who(struct bl_who *w)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
-	struct bl_config *cfg;
+	__u64 top;
 
-	if (t) {
-		if (t->state != BL_HOST) {
-			w->label = t;
-			w->container = t->container;
-			w->state = t->state;
-			w->init_tree = t->flags & BL_T_INIT_TREE;
-			return t->state;
-		}
-		cfg = bl_config();
-		if (cfg && t->epoch == cfg->epoch) {
-			w->state = BL_HOST;
-			return BL_HOST;
-		}
+	if (t && t->state != BL_HOST) {
+		w->label = t;
+		w->container = t->container;
+		w->state = t->state;
+		w->init_tree = t->flags & BL_T_INIT_TREE;
+		return t->state;
 	}
-	bl_who_slow(task, w);
+	top = bl_container_of(bl_cgroup_of(task));
+	if (!top && task->pid == task->tgid)
+		return BL_HOST;
+	bl_who_slow(task, top, w);
 	return w->state;
 }
 

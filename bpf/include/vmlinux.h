@@ -44,9 +44,11 @@ enum bpf_map_type {
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 
 #define EPERM		1
+#define EBUSY		16
 #define SIGKILL		9
 #define PROT_READ	0x1
 #define PROT_EXEC	0x4
+#define VM_EXEC		0x4
 #define READ_IMPLIES_EXEC 0x0400000	/* personality(2) */
 #define FMODE_READ	0x1
 #define FMODE_WRITE	0x2
@@ -161,6 +163,7 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	unsigned char d_iname[32];
 	struct super_block *d_sb;
 };
 
@@ -251,12 +254,22 @@ struct mm_struct {
 };
 
 struct vm_area_struct {
+	unsigned long vm_end;
 	struct file *vm_file;
 	unsigned long vm_flags;
 };
 
 struct signal_struct {
 	int nr_threads;
+};
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
 };
 
 struct task_struct {
@@ -272,6 +285,7 @@ struct task_struct {
 	const struct cred *cred;
 	char comm[16];
 	struct fs_struct *fs;
+	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	struct css_set *cgroups;

@@ -88,6 +88,8 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.Backend, "backend", "auto", "auto, lsm, modret or signal; auto takes the strongest that works here")
 	f.StringArrayVar(&cfg.Scopes, "cgroup-scope", nil, "only containers whose cgroup lies below this path (repeatable; default: the whole host)")
 	f.BoolVar(&cfg.ReportAllowed, "log-allowed", false, "record every allowed exec of containers too")
+	f.BoolVar(&cfg.SignalSyscalls, "signal-syscalls", false, "under the signal backend, also kill for mappings and key files; "+
+		"every system call of the host gets slower (docs/benchmarks.md)")
 	f.DurationVar(&cfg.CanaryEvery, "canary-every", 0, "time between two tests of whether a denial works (default 1m)")
 	f.Int64Var(&cfg.JournalBytes, "journal-bytes", 0, "bound of the journal (default 256 MiB)")
 	f.StringVar(&cfg.SocketGroup, "socket-group", "", "group that may use the control socket besides root")

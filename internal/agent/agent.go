@@ -106,7 +106,8 @@ func (a *Agent) open() error {
 	var err error
 	a.kernel, err = enforce.Open(enforce.Options{
 		PinDir: a.cfg.PinDir(), Backend: a.cfg.Backend, Scopes: a.cfg.Scopes, ReportAllowed: a.cfg.ReportAllowed,
-		Floor: a.policies.current().Floor(), Build: buildPolicy(a.policies.current()), Log: a.log,
+		SignalSyscalls: a.cfg.SignalSyscalls,
+		Floor:          a.policies.current().Floor(), Build: buildPolicy(a.policies.current()), Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -122,7 +123,10 @@ func (a *Agent) open() error {
 	if err := a.binder.recall(); err != nil {
 		a.log.Warn("containers known to the last agent", attr.Error, err.Error())
 	}
-	return a.testCanary()
+	if err := a.testCanary(); err != nil {
+		return err
+	}
+	return a.kernel.Replace()
 }
 
 // openJournal opens the journal. A state directory that takes no records, such as one

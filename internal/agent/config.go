@@ -23,6 +23,9 @@ type Config struct {
 	Scopes []string
 	// ReportAllowed records every allowed exec of a container too.
 	ReportAllowed bool
+	// SignalSyscalls also kills for what system calls have mapped and opened, under the
+	// signal backend; every system call of the host is slower for it.
+	SignalSyscalls bool
 	// CanaryEvery is the time between two tests of whether a denial works; 1 min.
 	CanaryEvery time.Duration
 	// JournalBytes bounds the journal; 256 MiB.

@@ -73,7 +73,7 @@ func openBench(tb testing.TB, programs ...string) *bench {
 // container's.
 func (b *bench) confine(tb testing.TB, eff *policy.Effective) {
 	tb.Helper()
-	c := kernelBlConfig{Abi: abi, Epoch: 1, FloorSet: 1, BuildSet: 1}
+	c := kernelBlConfig{Abi: abi, FloorSet: 1, BuildSet: 1}
 	if err := b.maps["bl_configs"].Put(uint32(0), c); err != nil {
 		tb.Fatal(err)
 	}

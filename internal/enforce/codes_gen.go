@@ -22,4 +22,5 @@ var codes = []Code{
 	{16, "config", "deny", "the configuration has another ABI"},
 	{17, "skb_parse", "fail", "the TCP header of a packet could not be found"},
 	{18, "stream_gap", "report", "bytes of a TCP stream left while no program looked: they were not searched for SSH"},
+	{19, "vma_busy", "fail", "the mappings of a task could not be read, since other threads kept changing them"},
 }

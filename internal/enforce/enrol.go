@@ -16,8 +16,7 @@ import (
 )
 
 // enrol enters the containers that run already: their cgroups, and what the rules
-// compare with. Their tasks have no label yet, or one that says HOST and expires with
-// the epoch: all count as armed from here on.
+// compare with. Their tasks have no label yet, and count as armed from here on.
 func (e *Enforcer) enrol() error {
 	found, err := e.root.scan(e.opts.Scopes)
 	if err != nil {
@@ -50,25 +49,21 @@ func (e *Enforcer) enrol() error {
 		return nil
 	}
 	e.opts.Log.Info("containers that ran before the agent were enrolled", "cgroups", fresh)
-	return errors.Join(e.updateConfig(func(c *kernelBlConfig) { c.Epoch++ }), e.armFound())
+	return e.armFound()
 }
 
-// armFound labels the tasks of enrolled cgroups. Twice: a task that the first walk had not
-// labelled yet can have forked one that it had passed.
-func (e *Enforcer) armFound() error {
-	one := e.spec.Copy()
-	for name := range one.Programs {
-		if name != armProgram {
-			delete(one.Programs, name)
-		}
-	}
-	delete(one.Maps, "bl_contracts")
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: e.maps})
+// armFound labels the tasks of enrolled cgroups.
+func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps) }
+
+// walkTasks runs a program once for every task. Twice: a task that the first walk had not
+// come to yet can have forked one that it had passed.
+func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map) error {
+	coll, err := e.loadProgram(program, maps, nil)
 	if err != nil {
-		return fmt.Errorf("load %s: %w", armProgram, err)
+		return err
 	}
 	defer coll.Close()
-	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[armProgram]})
+	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[program]})
 	if err != nil {
 		return fmt.Errorf("label running tasks: %w", err)
 	}

@@ -26,6 +26,8 @@ type hook struct {
 	// need says that enforcement is not worth having without the hook. A hook that is
 	// not needed and is refused lowers the level of its rules.
 	need bool
+	// syscalls marks what is attached only with Options.SignalSyscalls.
+	syscalls bool
 }
 
 var (
@@ -84,6 +86,7 @@ var hooks = []hook{
 	{program: "bl_sig_listen", name: "inet_sock_set_state", backends: []verdict.Backend{verdict.BackendSignal}},
 
 	{program: "bl_exec_done", name: "sched_process_exec", backends: everyBackend, need: true},
+	{program: "bl_sys_exit", name: "sys_exit", backends: []verdict.Backend{verdict.BackendSignal}, need: true, syscalls: true},
 }
 
 // contractProgram is in the object for tests and benchmarks and is never attached.

@@ -79,6 +79,7 @@ const (
 	kernelBlCodeBL_E_CONFIG         kernelBlCode = 16
 	kernelBlCodeBL_E_SKB_PARSE      kernelBlCode = 17
 	kernelBlCodeBL_E_STREAM_GAP     kernelBlCode = 18
+	kernelBlCodeBL_E_VMA_BUSY       kernelBlCode = 19
 )
 
 type kernelBlConfig struct {
@@ -86,10 +87,9 @@ type kernelBlConfig struct {
 	Abi           uint32
 	FloorSet      uint32
 	BuildSet      uint32
-	Epoch         uint32
 	Scoped        uint8
 	ReportAllowed uint8
-	Pad           [6]uint8
+	Pad           [2]uint8
 }
 
 type kernelBlContainer struct {
@@ -388,11 +388,10 @@ const (
 type kernelBlTask struct {
 	_            structs.HostLayout
 	Container    uint64
-	Epoch        uint32
 	OutsideMntNs uint32
 	State        uint8
 	Flags        uint8
-	Pad          [6]uint8
+	Pad          [2]uint8
 }
 
 type kernelBlVerdict uint32
@@ -427,6 +426,7 @@ const (
 	kernelMapBlSshTo           = "bl_ssh_to"
 	kernelMapBlStreams         = "bl_streams"
 	kernelMapBlTasks           = "bl_tasks"
+	kernelMapBlTasksOld        = "bl_tasks_old"
 	kernelProgBlArmFound       = "bl_arm_found"
 	kernelProgBlAttachTask     = "bl_attach_task"
 	kernelProgBlBenchExec      = "bl_bench_exec"
@@ -434,6 +434,7 @@ const (
 	kernelProgBlBenchSkb       = "bl_bench_skb"
 	kernelProgBlBind4          = "bl_bind4"
 	kernelProgBlBind6          = "bl_bind6"
+	kernelProgBlCarryLabels    = "bl_carry_labels"
 	kernelProgBlCgroupMkdir    = "bl_cgroup_mkdir"
 	kernelProgBlCgroupRmdir    = "bl_cgroup_rmdir"
 	kernelProgBlConnect4       = "bl_connect4"
@@ -472,6 +473,7 @@ const (
 	kernelProgBlModTruncate    = "bl_mod_truncate"
 	kernelProgBlSigListen      = "bl_sig_listen"
 	kernelProgBlSockops        = "bl_sockops"
+	kernelProgBlSysExit        = "bl_sys_exit"
 	kernelVarBlBackend         = "bl_backend"
 	kernelVarBlOvlFlags        = "bl_ovl_flags"
 	kernelVarBlOvlUpper        = "bl_ovl_upper"
@@ -546,6 +548,7 @@ type kernelProgramSpecs struct {
 	BlBenchSkb      *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
 	BlBind4         *ebpf.ProgramSpec `ebpf:"bl_bind4"`
 	BlBind6         *ebpf.ProgramSpec `ebpf:"bl_bind6"`
+	BlCarryLabels   *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
 	BlCgroupMkdir   *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
 	BlCgroupRmdir   *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
 	BlConnect4      *ebpf.ProgramSpec `ebpf:"bl_connect4"`
@@ -584,6 +587,7 @@ type kernelProgramSpecs struct {
 	BlModTruncate   *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
 	BlSigListen     *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
 	BlSockops       *ebpf.ProgramSpec `ebpf:"bl_sockops"`
+	BlSysExit       *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
@@ -610,6 +614,7 @@ type kernelMapSpecs struct {
 	BlSshTo      *ebpf.MapSpec `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.MapSpec `ebpf:"bl_streams"`
 	BlTasks      *ebpf.MapSpec `ebpf:"bl_tasks"`
+	BlTasksOld   *ebpf.MapSpec `ebpf:"bl_tasks_old"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -681,6 +686,7 @@ type kernelMaps struct {
 	BlSshTo      *ebpf.Map `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.Map `ebpf:"bl_streams"`
 	BlTasks      *ebpf.Map `ebpf:"bl_tasks"`
+	BlTasksOld   *ebpf.Map `ebpf:"bl_tasks_old"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -705,6 +711,7 @@ func (m *kernelMaps) Close() error {
 		m.BlSshTo,
 		m.BlStreams,
 		m.BlTasks,
+		m.BlTasksOld,
 	)
 }
 
@@ -748,6 +755,7 @@ type kernelPrograms struct {
 	BlBenchSkb      *ebpf.Program `ebpf:"bl_bench_skb"`
 	BlBind4         *ebpf.Program `ebpf:"bl_bind4"`
 	BlBind6         *ebpf.Program `ebpf:"bl_bind6"`
+	BlCarryLabels   *ebpf.Program `ebpf:"bl_carry_labels"`
 	BlCgroupMkdir   *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
 	BlCgroupRmdir   *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
 	BlConnect4      *ebpf.Program `ebpf:"bl_connect4"`
@@ -786,6 +794,7 @@ type kernelPrograms struct {
 	BlModTruncate   *ebpf.Program `ebpf:"bl_mod_truncate"`
 	BlSigListen     *ebpf.Program `ebpf:"bl_sig_listen"`
 	BlSockops       *ebpf.Program `ebpf:"bl_sockops"`
+	BlSysExit       *ebpf.Program `ebpf:"bl_sys_exit"`
 }
 
 func (p *kernelPrograms) Close() error {
@@ -797,6 +806,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlBenchSkb,
 		p.BlBind4,
 		p.BlBind6,
+		p.BlCarryLabels,
 		p.BlCgroupMkdir,
 		p.BlCgroupRmdir,
 		p.BlConnect4,
@@ -835,6 +845,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModTruncate,
 		p.BlSigListen,
 		p.BlSockops,
+		p.BlSysExit,
 	)
 }
 

@@ -58,6 +58,17 @@ var levelTable = []levelRow{
 	}),
 }
 
+// withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
+var withSyscalls = map[verdict.Rule]struct {
+	level verdict.Level
+	note  string
+}{
+	verdict.RuleDrift:    {verdict.Kill, "programs and mappings are killed; scripts are detected by path"},
+	verdict.RuleMemfd:    {verdict.Kill, ""},
+	verdict.RulePathDeny: {verdict.Kill, "of a #! script only the interpreter is judged"},
+	verdict.RuleSSHKeys:  {verdict.Kill, "by what open and openat return; renames, links, truncate and io_uring are unsupported"},
+}
+
 // cgroupRules need cgroup programs.
 var cgroupRules = []verdict.Rule{verdict.RuleSSHServer, verdict.RuleSSHClient}
 
@@ -66,6 +77,9 @@ func (e *Enforcer) Levels() []RuleLevel {
 	out := make([]RuleLevel, 0, len(levelTable))
 	for _, r := range levelTable {
 		l := RuleLevel{Rule: r.rule, Name: r.rule.String(), Level: r.levels[e.backend], Note: r.notes[e.backend]}
+		if w, ok := withSyscalls[r.rule]; ok && e.backend == verdict.BackendSignal && e.opts.SignalSyscalls {
+			l.Level, l.Note = w.level, w.note
+		}
 		switch {
 		case slices.Contains(cgroupRules, r.rule) && e.lacksCgroup() != "":
 			l.Level, l.Note = verdict.Unsupported, e.lacksCgroup()

@@ -39,6 +39,15 @@ type Options struct {
 	// Floor is the policy of containers without a binding, Build that of build steps. Both
 	// are in the kernel before the first program is attached.
 	Floor, Build *policy.Effective
+	// SignalSyscalls also looks at what system calls have mapped and opened, under the signal
+	// backend only, and kills. It slows down every system call of the host.
+	SignalSyscalls bool
+	// MaxCgroups bounds the cgroups that are known by id; 0 is 32768. The containers of those
+	// that have no place are found by walking their ancestors.
+	MaxCgroups uint32
+	// Layout sets this agent's maps apart from those of one whose maps have the same shape:
+	// for tests of an upgrade to another shape. Empty otherwise.
+	Layout string
 	// Log must not be nil.
 	Log *slog.Logger
 }
@@ -74,9 +83,17 @@ type Enforcer struct {
 	sets setTable
 }
 
+// perLoad tells maps that belong to one load of some programs from those that hold the
+// state of the host: .rodata, what the contract program of tests reads, and the labels of
+// an earlier agent.
+func perLoad(name string) bool {
+	return name[0] == '.' || name == "bl_contracts" || name == oldLabels
+}
+
 // Open loads the kernel side, adopting the maps that an earlier agent of the same ABI
 // pinned in opts.PinDir, attaches this agent's programs beside that agent's, and then
-// takes the old ones away: there is no moment without a program.
+// takes the old ones away: there is no moment without a program. What an agent of another
+// ABI left is carried over and stays until [Enforcer.Replace].
 //
 // Errors: [ErrUnsupported] if the kernel cannot do what the backend needs.
 func Open(opts Options) (*Enforcer, error) {
@@ -99,7 +116,10 @@ func Open(opts Options) (*Enforcer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF object: %w", err)
 	}
-	e.spec, e.dir = spec, filepath.Join(opts.PinDir, "abi-"+layoutDigest(spec))
+	if opts.MaxCgroups > 0 {
+		spec.Maps["bl_cgroups"].MaxEntries = opts.MaxCgroups
+	}
+	e.spec, e.dir = spec, filepath.Join(opts.PinDir, "abi-"+layoutDigest(spec)+opts.Layout)
 	if err := e.openMaps(spec, filepath.Join(e.dir, "maps")); err != nil {
 		return nil, e.closeAfter(err)
 	}
@@ -110,16 +130,23 @@ func Open(opts Options) (*Enforcer, error) {
 		return nil, e.closeAfter(err)
 	}
 	e.sweep()
+	if err := e.carryContainers(); err != nil {
+		return nil, e.closeAfter(err)
+	}
 	if err := e.attach(); err != nil {
 		return nil, e.closeAfter(err)
 	}
-	if err := e.enrol(); err != nil {
-		return nil, e.closeAfter(err)
-	}
-	if err := removeOthers(opts.PinDir, filepath.Base(e.dir)); err != nil {
+	if err := errors.Join(e.carryLabels(), e.enrol()); err != nil {
 		return nil, e.closeAfter(err)
 	}
 	return e, nil
+}
+
+// Replace takes away what an agent whose maps had another layout left attached. It is for
+// when every container that the caller knows has been bound: until then both decide, and
+// the stricter answer holds.
+func (e *Enforcer) Replace() error {
+	return removeOthers(e.opts.PinDir, filepath.Base(e.dir))
 }
 
 func (e *Enforcer) closeAfter(err error) error { return errors.Join(err, e.Close()) }
@@ -179,10 +206,6 @@ func layoutDigest(spec *ebpf.CollectionSpec) string {
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
-
-// perLoad tells maps that belong to one load of the programs (.rodata) and to tests
-// from those that hold the state of the host.
-func perLoad(name string) bool { return name[0] == '.' || name == "bl_contracts" }
 
 // openMaps opens the pinned maps in dir, or makes and pins new ones.
 func (e *Enforcer) openMaps(spec *ebpf.CollectionSpec, dir string) error {
@@ -260,12 +283,11 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 		c.Abi = abi
 		c.Scoped = flag(len(e.opts.Scopes) > 0)
 		c.ReportAllowed = flag(e.opts.ReportAllowed)
-		c.Epoch++
 	})
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 1
+const abi = 2
 
 func flag(b bool) uint8 {
 	if b {
@@ -274,15 +296,13 @@ func flag(b bool) uint8 {
 	return 0
 }
 
-// updateConfig changes the entry of bl_configs. The kernel side raises its epoch meanwhile,
-// one at a time; a raise by far more than it can have made leaves none of them undone.
+// updateConfig changes the entry of bl_configs, whose only writer it is.
 func (e *Enforcer) updateConfig(change func(*kernelBlConfig)) error {
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil {
 		return fmt.Errorf("read the configuration map: %w", err)
 	}
 	change(&c)
-	c.Epoch += 1 << 12
 	if err := e.maps["bl_configs"].Put(uint32(0), c); err != nil {
 		return fmt.Errorf("write the configuration map: %w", err)
 	}
@@ -375,7 +395,7 @@ func (e *Enforcer) attach() error {
 	missing := map[string]string{}
 	var attached []hook
 	for _, h := range hooks {
-		if !h.in(e.backend) {
+		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls {
 			continue
 		}
 		if err := e.attachOne(h, fresh, cache); err != nil {
@@ -406,19 +426,9 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 	if h.kind == attachCgroup && e.root.v1 {
 		return fmt.Errorf("cgroup programs need a cgroup v2 hierarchy: %w", ErrUnsupported)
 	}
-	one := e.spec.Copy()
-	for name := range one.Programs {
-		if name != h.program {
-			delete(one.Programs, name)
-		}
-	}
-	if one.Programs[h.program] == nil {
-		return fmt.Errorf("the BPF object has no program %s", h.program)
-	}
-	delete(one.Maps, "bl_contracts")
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: e.maps, Cache: cache})
+	coll, err := e.loadProgram(h.program, e.maps, cache)
 	if err != nil {
-		return fmt.Errorf("load: %w", err)
+		return err
 	}
 	defer coll.Close()
 	prog := coll.Programs[h.program]
@@ -431,7 +441,7 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 	case attachCgroup:
 		l, err = link.AttachCgroup(link.CgroupOptions{Path: e.root.dir, Attach: h.cgroup, Program: prog})
 	default:
-		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: one.Programs[h.program].AttachType})
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: e.spec.Programs[h.program].AttachType})
 	}
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
@@ -440,6 +450,30 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 		return errors.Join(fmt.Errorf("pin the link: %w", err), l.Close())
 	}
 	return l.Close() // the pin holds it
+}
+
+// loadProgram loads one program of the object, which uses the maps given. The caller closes
+// what it gets.
+func (e *Enforcer) loadProgram(name string, maps map[string]*ebpf.Map, cache *btf.Cache) (*ebpf.Collection, error) {
+	one := e.spec.Copy()
+	for n := range one.Programs {
+		if n != name {
+			delete(one.Programs, n)
+		}
+	}
+	if one.Programs[name] == nil {
+		return nil, fmt.Errorf("the BPF object has no program %s", name)
+	}
+	for n := range one.Maps {
+		if perLoad(n) && n[0] != '.' && maps[n] == nil {
+			delete(one.Maps, n)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: maps, Cache: cache})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", name, err)
+	}
+	return coll, nil
 }
 
 // removeOthers removes every directory in dir but keep: unpinning the links in them

@@ -481,3 +481,68 @@ func TestEnrolledMovesOut(t *testing.T) {
 		t.Fatal("a dropped program ran")
 	}
 }
+
+// An agent whose maps have another layout takes over who is whose: a task that has left
+// its container's cgroup stays the container's, and what the container was at its start
+// is still known.
+func TestUpgradeOfLayout(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
+		"cp /bin/id /tmp/id; while [ ! -e /tmp/go ]; do :; done; /tmp/id; echo code $? > /tmp/out; while :; do :; done")
+	ran(t, c)
+	dir := filepath.Join(cgroupMount(t), h.scope, c.id)
+	pid := firstPID(t, dir)
+	defer func() {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644)
+		h.remove(t, c.id)
+	}()
+	if err := os.WriteFile(filepath.Join(cgroupMount(t), "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(t, h.kernel, c.id)
+	if err := h.die(); err != nil {
+		t.Fatal(err)
+	}
+	h.opts.Layout = "-next"
+	opts := h.opts
+	opts.Floor = mustPolicies(rootDenied("drift: deny")).Floor()
+	k, err := enforce.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	if k.Adopted() {
+		t.Fatal("the maps of another layout were adopted as they are")
+	}
+	if err := k.Replace(); err != nil {
+		t.Fatal(err)
+	}
+	if after := stateOf(t, k, c.id); after != before {
+		t.Errorf("the container's state is %+v after the upgrade, and was %+v", after, before)
+	}
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := waitFile(t, root+"/tmp/out"); strings.TrimSpace(out) == "code 0" {
+		t.Fatal("a dropped program ran")
+	}
+	h.stopped(t, result{code: 1, id: c.id}, verdict.RuleDrift)
+}
+
+func stateOf(t *testing.T, k *enforce.Enforcer, id string) enforce.ContainerState {
+	t.Helper()
+	list, err := k.Containers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list {
+		if string(ident.ContainerIDFromBytes(c.ID)) == id {
+			return c
+		}
+	}
+	t.Fatalf("the kernel does not know container %s", id)
+	return enforce.ContainerState{}
+}

@@ -71,15 +71,20 @@ func parsePolicy(yaml string) (*policy.Set, error) {
 
 // attach loads the kernel side; backend may be empty.
 func (b *bench) attach(backend string) (*kernelSide, error) {
+	return b.attachWith(func(o *enforce.Options) { o.Backend = backend })
+}
+
+func (b *bench) attachWith(change func(*enforce.Options)) (*kernelSide, error) {
 	empty, err := policy.NewSet(nil)
 	if err != nil {
 		return nil, err
 	}
 	s := &kernelSide{bench: b, opts: enforce.Options{
-		PinDir: filepath.Join(b.dir, "bpf"), Backend: backend, Scopes: []string{scope},
+		PinDir: filepath.Join(b.dir, "bpf"), Scopes: []string{scope},
 		Floor: empty.Floor(), Build: empty.Effective(policy.Subject{Class: policy.ClassBuild}),
 		Log: slog.New(slog.DiscardHandler),
 	}}
+	change(&s.opts)
 	if s.k, err = enforce.Open(s.opts); err != nil {
 		return nil, errors.Join(err, enforce.Unload(s.opts.PinDir))
 	}
@@ -194,6 +199,11 @@ func hookTimes(ctx context.Context, b *bench) (out []figure, err error) {
 	tracing, cgroup := floor["Called tracing-ns/run"], floor["Called cgroup-ns/run"]
 	out = append(out, plain("A tracing program that does nothing (taken off below)", "%.0f ns", tracing),
 		plain("A cgroup program that does nothing (taken off below)", "%.0f ns", cgroup))
+	calls, err := syscallCost(ctx, b)
+	if err != nil {
+		return out, err
+	}
+	out = append(out, calls...)
 	stop, err := enforce.CountHookTimes()
 	if err != nil {
 		return out, err
@@ -234,6 +244,45 @@ func hookTimes(ctx context.Context, b *bench) (out []figure, err error) {
 				out = append(out, target(what+": container under hardened"+p.name, in[p.name][r.key()]-off, r.confined))
 			}
 		}
+	}
+	return out, nil
+}
+
+// syscallCost measures what --signal-syscalls takes of every system call: getppid does next
+// to nothing else. Belay is attached without it and with it in turns.
+func syscallCost(ctx context.Context, b *bench) ([]figure, error) {
+	var host, in [2][]float64
+	for range 9 {
+		for i, on := range []bool{false, true} {
+			s, err := b.attachWith(func(o *enforce.Options) { o.Backend, o.SignalSyscalls = "signal", on })
+			if err != nil {
+				return nil, err
+			}
+			err = s.enact(hardened(""))
+			for _, one := range []struct {
+				to   *[2][]float64
+				loop func(context.Context, string, int) (float64, error)
+			}{{&host, b.loopHost}, {&in, b.loopIn}} {
+				if err != nil {
+					break
+				}
+				var ns float64
+				ns, err = one.loop(ctx, "getppid", 300000)
+				one.to[i] = append(one.to[i], ns)
+			}
+			if err = errors.Join(err, s.close()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var out []figure
+	for _, r := range []struct {
+		where string
+		ns    [2][]float64
+	}{{"on the host", host}, {"in a container under hardened", in}} {
+		off, on := slices.Min(r.ns[0]), slices.Min(r.ns[1])
+		out = append(out, plain("A system call (getppid) "+r.where+", without and with --signal-syscalls", "%s",
+			fmt.Sprintf("%.0f / %.0f ns", off, on)))
 	}
 	return out, nil
 }

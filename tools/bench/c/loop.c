@@ -8,6 +8,7 @@
  *   loop open N    open usr/share/app/data and close it
  *   loop udp N     send a datagram to itself
  *   loop tcp N     connect to itself and close
+ *   loop getppid N a system call that does next to nothing
  *
  * Paths are relative: what lies above the working directory, which is slow to walk in a
  * virtual machine, is no part of the figures.
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -101,7 +103,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "nop"))
 		return 0;
 	if (argc != 3 || (n = atol(argv[2])) <= 0) {
-		fprintf(stderr, "usage: loop spawn|open|udp|tcp N\n");
+		fprintf(stderr, "usage: loop spawn|open|udp|tcp|getppid N\n");
 		return 64;
 	}
 	if (!strcmp(argv[1], "udp"))
@@ -122,6 +124,9 @@ int main(int argc, char **argv)
 			break;
 		case 't':
 			tcp();
+			break;
+		case 'g':
+			syscall(SYS_getppid);
 			break;
 		}
 	}

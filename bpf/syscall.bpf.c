@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * syscall: --signal-syscalls. Under the signal backend no hook sees a file being mapped or
+ * opened; this looks at what a system call has done when it is over, and kills. It makes
+ * every system call of the host slower, confined or not, so it is an option.
+ *
+ * What it cannot see: what io_uring opens, and renames and links, whose names are gone by
+ * then. A thread can use what another has mapped or opened until the signal arrives.
+ */
+#include "facts.h"
+
+struct pt_regs___x86 {
+	unsigned long bx, cx, si, di;
+	unsigned long orig_ax;
+} __attribute__((preserve_access_index));
+
+struct pt_regs___arm64 {
+	__u64 regs[31];
+	__u64 orig_x0;
+	__s32 syscallno;
+} __attribute__((preserve_access_index));
+
+struct thread_info___x86 {
+	__u32 status;
+} __attribute__((preserve_access_index));
+
+struct thread_info___arm64 {
+	unsigned long flags;
+} __attribute__((preserve_access_index));
+
+struct task_struct___x86 {
+	struct thread_info___x86 thread_info;
+} __attribute__((preserve_access_index));
+
+struct task_struct___arm64 {
+	struct thread_info___arm64 thread_info;
+} __attribute__((preserve_access_index));
+
+#define BL_TS_COMPAT	0x0002	/* arch/x86/include/asm/thread_info.h */
+#define BL_TIF_32BIT	22	/* arch/arm64/include/asm/thread_info.h */
+#define BL_X32_BIT	0x40000000	/* arch/x86/include/uapi/asm/unistd.h */
+
+enum bl_sys {
+	BL_SYS_OTHER = 0,
+	BL_SYS_OPEN = 1,	/* returns a descriptor */
+	BL_SYS_MAP = 2,		/* returns an address */
+	BL_SYS_PROTECT = 3,	/* (address, length, ...) */
+};
+
+/* arch/x86/entry/syscalls/syscall_64.tbl */
+static __always_inline enum bl_sys bl_sys_x86_64(__u32 nr)
+{
+	switch (nr & ~BL_X32_BIT) {
+	case 2: case 85: case 257: case 304: case 437:	/* open, creat, openat, open_by_handle_at, openat2 */
+		return BL_SYS_OPEN;
+	case 9:		/* mmap */
+		return BL_SYS_MAP;
+	case 10: case 329:	/* mprotect, pkey_mprotect */
+		return BL_SYS_PROTECT;
+	}
+	return BL_SYS_OTHER;
+}
+
+/* arch/x86/entry/syscalls/syscall_32.tbl, arch/arm64/tools/syscall_32.tbl */
+static __always_inline enum bl_sys bl_sys_32(__u32 nr, int arm)
+{
+	switch (nr) {
+	case 5: case 8: case 437:	/* open, creat, openat2 */
+		return BL_SYS_OPEN;
+	case 295: case 342:	/* openat, open_by_handle_at */
+		return arm ? BL_SYS_OTHER : BL_SYS_OPEN;
+	case 322: case 371:
+		return arm ? BL_SYS_OPEN : BL_SYS_OTHER;
+	case 90: case 192:	/* mmap, mmap2 */
+		return BL_SYS_MAP;
+	case 125:	/* mprotect */
+		return BL_SYS_PROTECT;
+	case 380:	/* pkey_mprotect */
+		return arm ? BL_SYS_OTHER : BL_SYS_PROTECT;
+	case 394:
+		return arm ? BL_SYS_PROTECT : BL_SYS_OTHER;
+	}
+	return BL_SYS_OTHER;
+}
+
+/* include/uapi/asm-generic/unistd.h */
+static __always_inline enum bl_sys bl_sys_generic(__u32 nr)
+{
+	switch (nr) {
+	case 56: case 265: case 437:	/* openat, open_by_handle_at, openat2 */
+		return BL_SYS_OPEN;
+	case 222:	/* mmap */
+		return BL_SYS_MAP;
+	case 226: case 288:	/* mprotect, pkey_mprotect */
+		return BL_SYS_PROTECT;
+	}
+	return BL_SYS_OTHER;
+}
+
+/* What a system call was, and its first two arguments. */
+struct bl_sys_call {
+	enum bl_sys kind;
+	__u64 arg[2];
+};
+
+static __always_inline int bl_is_x86(void)
+{
+	return bpf_core_field_exists(struct pt_regs___x86, orig_ax);
+}
+
+static __always_inline int bl_is_32(void)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (bl_is_x86())
+		return !!(((struct task_struct___x86 *)task)->thread_info.status & BL_TS_COMPAT);
+	return !!(((struct task_struct___arm64 *)task)->thread_info.flags & 1UL << BL_TIF_32BIT);
+}
+
+static __always_inline enum bl_sys bl_sys_kind(struct pt_regs *regs)
+{
+	if (bl_is_x86()) {
+		__u32 nr = ((struct pt_regs___x86 *)regs)->orig_ax;
+
+		return bl_is_32() ? bl_sys_32(nr, 0) : bl_sys_x86_64(nr);
+	}
+	if (bpf_core_field_exists(struct pt_regs___arm64, syscallno)) {
+		__u32 nr = ((struct pt_regs___arm64 *)regs)->syscallno;
+
+		return bl_is_32() ? bl_sys_32(nr, 1) : bl_sys_generic(nr);
+	}
+	return BL_SYS_OTHER;
+}
+
+static __always_inline void bl_sys_args(struct pt_regs *regs, __u64 *first, __u64 *second)
+{
+	if (bl_is_x86()) {
+		struct pt_regs___x86 *x = (void *)regs;
+
+		if (bl_is_32()) {
+			*first = (__u32)BPF_CORE_READ(x, bx);
+			*second = (__u32)BPF_CORE_READ(x, cx);
+		} else {
+			*first = BPF_CORE_READ(x, di);
+			*second = BPF_CORE_READ(x, si);
+		}
+	} else {
+		struct pt_regs___arm64 *a = (void *)regs;
+
+		*first = BPF_CORE_READ(a, orig_x0);
+		*second = BPF_CORE_READ(a, regs[1]);
+	}
+}
+
+/* The mappings that a system call may have made executable. */
+struct bl_span {
+	__u64 at;
+	__u64 end;
+	__u64 next;
+	__u8 hook;
+};
+
+static long bl_seen_vma(struct task_struct *task, struct vm_area_struct *vma, struct bl_span *s)
+{
+	struct file *file = vma->vm_file;
+
+	s->next = vma->vm_end;
+	if (file && vma->vm_flags & VM_EXEC && bl_map_code(file, s->hook, 1))
+		s->end = 0;	/* killed: enough */
+	return 0;
+}
+
+static long bl_next_vma(__u32 i, struct bl_span *s)
+{
+	long r;
+
+	if (s->at >= s->end)
+		return 1;
+	s->next = 0;
+	r = bpf_find_vma(bpf_get_current_task_btf(), s->at, bl_seen_vma, s, 0);
+	if (r == -EBUSY)	/* another thread is changing mappings */
+		return 0;
+	if (r || s->next <= s->at) {	/* a hole: what lies behind it was not changed */
+		s->end = 0;
+		return 1;
+	}
+	s->at = s->next;
+	return 0;
+}
+
+#define BL_VMA_TRIES	8192
+
+__noinline int bl_seen_map(__u64 at, __u64 end, __u32 hook)
+{
+	struct bl_span s = { .at = at, .end = end, .hook = hook };
+	struct bl_container *c = NULL;
+	struct bl_policy *p;
+	struct bl_who w = {};
+	__u32 set = 0;
+
+	bpf_loop(BL_VMA_TRIES, bl_next_vma, &s, 0);
+	if (s.at >= s.end)
+		return 0;
+	if (!bl_confined(&w, &c))
+		return 0;
+	p = bl_policy_of(c, &set);
+	if (bl_fail(p, BL_E_VMA_BUSY) == BL_DENY)
+		bl_kill();
+	return 0;
+}
+
+/* A descriptor was opened: of a key? */
+__noinline int bl_seen_open(__u32 fd)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+	struct fdtable *fdt;
+	struct file *file, **fds;
+
+	if (!bl_inside(&w, &c))
+		return 0;
+	fdt = BPF_CORE_READ(task, files, fdt);
+	if (fd >= BPF_CORE_READ(fdt, max_fds))
+		return 0;
+	fds = BPF_CORE_READ(fdt, fd);
+	if (bpf_probe_read_kernel(&file, sizeof(file), fds + fd) || !file)
+		return 0;	/* closed by another thread */
+	bl_key_opened(&w, c, file, 1);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(bl_sys_exit, struct pt_regs *regs, long ret)
+{
+	__u64 first = 0, second = 0;
+	struct bl_who w = {};
+
+	switch (bl_sys_kind(regs)) {
+	case BL_SYS_OPEN:
+		if (ret >= 0)
+			bl_seen_open(ret);
+		return 0;
+	case BL_SYS_MAP:
+		/* The result of a 32-bit call is an address above 2 GiB, negative or not. */
+		if (bl_is_32())
+			ret = (__u32)ret;
+		if (ret > -4096 && ret < 0)
+			return 0;
+		if (bl_who(&w) == BL_ARMED)
+			bl_seen_map(ret, (__u64)ret + 1, BL_H_MMAP);
+		return 0;
+	case BL_SYS_PROTECT:	/* also if it failed: it may have come half way */
+		if (bl_who(&w) != BL_ARMED)
+			return 0;
+		bl_sys_args(regs, &first, &second);
+		bl_seen_map(first, first + second, BL_H_MPROTECT);
+		return 0;
+	default:
+		return 0;
+	}
+}
