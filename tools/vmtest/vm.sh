@@ -28,6 +28,8 @@ environment:
   BELAY_VM_TIMEOUT  seconds until the guest is stopped (default 600)
   BELAY_VM_APPEND   more kernel arguments
 
+A CPU stuck in the kernel for a minute ends the guest, with the stack of each CPU.
+
 exit status: the job's; 124 on timeout; 125 if the guest ended without giving one
 (panic) or could not be built; 64 on wrong usage.
 example: tools/vmtest/vm.sh 6.1 lockdown,yama,integrity,bpf job.sh
@@ -187,15 +189,17 @@ rel=$(release "$1")
 initramfs "$rel" "$job"
 
 cpu=(-accel tcg,thread=multi -smp 2)
+# A CPU that is stuck for a minute in the kernel ends the guest, with the stack of each.
+watchdog=(watchdog_thresh=30 softlockup_panic=1 panic_print=0x40)
 # One instruction is one nanosecond; sleep=off lets an idle guest jump to its next timer.
-[ "${BELAY_VM_ICOUNT:-}" != 1 ] || cpu=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1)
+[ "${BELAY_VM_ICOUNT:-}" != 1 ] || cpu=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1) watchdog=()
 mkfifo "$work/status"
 watch "$rel" "$lsm" &
 watch_pid=$!
 # pdeathsig: a vm.sh that is killed outright takes its guest along.
 setpriv --pdeathsig TERM timeout -k 5 "${BELAY_VM_TIMEOUT:-600}" qemu-system-x86_64 "${cpu[@]}" -cpu max \
 	-m "$memory" -kernel "$cache/kernel-$rel/boot/vmlinuz-$rel" -initrd "$work/initrd.gz" \
-	-append "console=ttyS0 quiet panic=-1 lsm=$lsm ${BELAY_VM_APPEND:-}" \
+	-append "console=ttyS0 quiet panic=-1 lsm=$lsm ${watchdog[*]} ${BELAY_VM_APPEND:-}" \
 	-display none -monitor none -serial stdio -serial "file:$work/status" -no-reboot -nic none \
 	-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
 	</dev/null > >(exec sed -u 's/\r//g; /^\[[^]]*\] reboot: Power down$/d; s/\[[^]]*\] reboot: Power down$//') &
