@@ -41,19 +41,16 @@ static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 }
 
 /* kill: the mapping exists already. */
-static __always_inline int bl_map_code(struct file *file, __u8 hook, int kill)
+static __always_inline int bl_map_code(struct bl_who *w, struct bl_container *c,
+				       struct file *file, __u8 hook, int kill)
 {
 	struct bl_exec_facts f = { .flags = BL_F_MAPPING, .allow_bits = ~0U,
 				   .path_verdict = { BL_ALLOW, BL_ALLOW } };
-	struct bl_who w = {};
-	struct bl_container *c = NULL;
 	struct bl_policy *p;
 	struct bl_decision d;
 	struct bl_report r = {};
 	__u32 set = 0;
 
-	if (!bl_confined(&w, &c))
-		return 0;
 	p = bl_policy_of(c, &set);
 	if (!p) {
 		if (kill)
@@ -70,7 +67,7 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook, int kill)
 	d = bl_decision(p, &f);
 	if (d.verdict == BL_ALLOW)
 		return 0;
-	r.who = &w;
+	r.who = w;
 	r.c = c;
 	r.p = p;
 	r.d = d;
@@ -85,28 +82,35 @@ static __always_inline int bl_map_code(struct file *file, __u8 hook, int kill)
 	return d.verdict == BL_DENY ? -EPERM : 0;
 }
 
+/* Does a protection that a program asks for make code? */
+static __always_inline int bl_code_prot(unsigned long prot)
+{
+	return prot & PROT_EXEC ||
+	       (prot & PROT_READ && bpf_get_current_task_btf()->personality & READ_IMPLIES_EXEC);
+}
+
 static __always_inline int bl_mmap(struct file *file, unsigned long prot)
 {
-	if (!file)
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!file || !bl_code_prot(prot) || !bl_confined(&w, &c))
 		return 0;
-	if (prot & PROT_READ && !(prot & PROT_EXEC) &&
-	    bpf_get_current_task_btf()->personality & READ_IMPLIES_EXEC)
-		prot |= PROT_EXEC;
-	if (!(prot & PROT_EXEC))
-		return 0;
-	return bl_map_code(file, BL_H_MMAP, 0);
+	return bl_map_code(&w, c, file, BL_H_MMAP, 0);
 }
 
 static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
 {
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
 	struct file *file;
 
 	if (!(prot & PROT_EXEC))
 		return 0;
 	file = vma->vm_file;
-	if (!file)
+	if (!file || !bl_confined(&w, &c))
 		return 0;
-	return bl_map_code(file, BL_H_MPROTECT, 0);
+	return bl_map_code(&w, c, file, BL_H_MPROTECT, 0);
 }
 
 SEC("lsm/mmap_file")

@@ -10,7 +10,7 @@
 #include "facts.h"
 
 struct pt_regs___x86 {
-	unsigned long bx, cx, si, di;
+	unsigned long bx, cx, dx, si, di;
 	unsigned long orig_ax;
 } __attribute__((preserve_access_index));
 
@@ -97,12 +97,6 @@ static __always_inline enum bl_sys bl_sys_generic(__u32 nr)
 	return BL_SYS_OTHER;
 }
 
-/* What a system call was, and its first two arguments. */
-struct bl_sys_call {
-	enum bl_sys kind;
-	__u64 arg[2];
-};
-
 static __always_inline int bl_is_x86(void)
 {
 	return bpf_core_field_exists(struct pt_regs___x86, orig_ax);
@@ -132,81 +126,114 @@ static __always_inline enum bl_sys bl_sys_kind(struct pt_regs *regs)
 	return BL_SYS_OTHER;
 }
 
-static __always_inline void bl_sys_args(struct pt_regs *regs, __u64 *first, __u64 *second)
+/* The mappings that a system call may have made code. */
+struct bl_call {
+	__u64 at;
+	__u64 end;
+	__u32 hook;
+};
+
+/* mprotect and pkey_mprotect: (address, length, protection). */
+static __always_inline int bl_sys_protect(struct pt_regs *regs, struct bl_call *c)
 {
+	c->hook = BL_H_MPROTECT;
 	if (bl_is_x86()) {
 		struct pt_regs___x86 *x = (void *)regs;
 
-		if (bl_is_32()) {
-			*first = (__u32)BPF_CORE_READ(x, bx);
-			*second = (__u32)BPF_CORE_READ(x, cx);
-		} else {
-			*first = BPF_CORE_READ(x, di);
-			*second = BPF_CORE_READ(x, si);
-		}
+		if (!bl_code_prot(x->dx))
+			return 0;
+		c->at = bl_is_32() ? (__u32)x->bx : x->di;
+		c->end = c->at + (bl_is_32() ? (__u32)x->cx : x->si);
 	} else {
 		struct pt_regs___arm64 *a = (void *)regs;
 
-		*first = BPF_CORE_READ(a, orig_x0);
-		*second = BPF_CORE_READ(a, regs[1]);
+		if (!bl_code_prot(a->regs[2]))
+			return 0;
+		c->at = a->orig_x0;
+		c->end = c->at + a->regs[1];
 	}
+	return 1;
 }
 
-/* The mappings that a system call may have made executable. */
+/* One mapping at a time of those that a system call may have made executable. */
 struct bl_span {
 	__u64 at;
-	__u64 end;
-	__u64 next;
-	__u8 hook;
+	__u64 next;	/* 0: there is none */
+	__u64 file;	/* 0: not code of a file */
+	int err;
 };
 
 static long bl_seen_vma(struct task_struct *task, struct vm_area_struct *vma, struct bl_span *s)
 {
-	struct file *file = vma->vm_file;
-
 	s->next = vma->vm_end;
-	if (file && vma->vm_flags & VM_EXEC && bl_map_code(file, s->hook, 1))
-		s->end = 0;	/* killed: enough */
+	if (vma->vm_flags & VM_EXEC)
+		s->file = (__u64)BPF_CORE_READ(vma, vm_file);
 	return 0;
 }
 
-static long bl_next_vma(__u32 i, struct bl_span *s)
+static long bl_try_vma(__u32 i, struct bl_span *s)
 {
-	long r;
+	s->err = bpf_find_vma(bpf_get_current_task_btf(), s->at, bl_seen_vma, s, 0);
+	return s->err != -EBUSY;	/* another thread is changing mappings: again */
+}
 
-	if (s->at >= s->end)
-		return 1;
-	s->next = 0;
-	r = bpf_find_vma(bpf_get_current_task_btf(), s->at, bl_seen_vma, s, 0);
-	if (r == -EBUSY)	/* another thread is changing mappings */
-		return 0;
-	if (r || s->next <= s->at) {	/* a hole: what lies behind it was not changed */
-		s->end = 0;
-		return 1;
-	}
-	s->at = s->next;
+/* Judges a file that is mapped as code. It is only read by probing: a thread that unmaps it
+ * meanwhile has no use of it any more. verifier: 6.1; in a function of its own for the stack.
+ */
+__noinline int bl_seen_code(__u64 file, __u32 hook, __u64 container)
+{
+	struct bl_who w = { .container = container, .state = BL_ARMED };
+	struct bl_container *c = bpf_map_lookup_elem(&bl_containers, &container);
+
+	return bl_map_code(&w, c, (struct file *)file, hook, 1);
+}
+
+/* verifier: 6.1; what follows are functions of their own for the stack of the one below. */
+__noinline __u64 bl_armed_container(void)
+{
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+
+	return bl_confined(&w, &c) ? w.container : 0;
+}
+
+__noinline int bl_vma_failed(void)
+{
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+	__u32 set = 0;
+
+	if (bl_confined(&w, &c) && bl_fail(bl_policy_of(c, &set), BL_E_VMA_BUSY) == BL_DENY)
+		bl_kill();
 	return 0;
 }
 
 #define BL_VMA_TRIES	8192
+#define BL_VMAS		64	/* mappings that one mprotect makes executable, and that are looked at */
 
-__noinline int bl_seen_map(__u64 at, __u64 end, __u32 hook)
+static __always_inline int bl_seen_map(const struct bl_call *c)
 {
-	struct bl_span s = { .at = at, .end = end, .hook = hook };
-	struct bl_container *c = NULL;
-	struct bl_policy *p;
-	struct bl_who w = {};
-	__u32 set = 0;
+	struct bl_span s = { .at = c->at };
+	__u64 container = bl_armed_container();
+	int i;
 
-	bpf_loop(BL_VMA_TRIES, bl_next_vma, &s, 0);
-	if (s.at >= s.end)
+	if (!container)
 		return 0;
-	if (!bl_confined(&w, &c))
-		return 0;
-	p = bl_policy_of(c, &set);
-	if (bl_fail(p, BL_E_VMA_BUSY) == BL_DENY)
-		bl_kill();
-	return 0;
+	for (i = 0; i < BL_VMAS; i++) {
+		if (s.at >= c->end)
+			return 0;
+		s.next = 0;
+		s.file = 0;
+		bpf_loop(BL_VMA_TRIES, bl_try_vma, &s, 0);
+		if (s.err == -EBUSY)
+			break;
+		if (s.file && bl_seen_code(s.file, c->hook, container))
+			return 0;	/* killed */
+		if (s.next <= s.at)	/* a hole: what lies behind it was not changed */
+			return 0;
+		s.at = s.next;
+	}
+	return bl_vma_failed();
 }
 
 /* A descriptor was opened: of a key? */
@@ -233,8 +260,7 @@ __noinline int bl_seen_open(__u32 fd)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(bl_sys_exit, struct pt_regs *regs, long ret)
 {
-	__u64 first = 0, second = 0;
-	struct bl_who w = {};
+	struct bl_call call = {};
 
 	switch (bl_sys_kind(regs)) {
 	case BL_SYS_OPEN:
@@ -247,16 +273,16 @@ int BPF_PROG(bl_sys_exit, struct pt_regs *regs, long ret)
 			ret = (__u32)ret;
 		if (ret > -4096 && ret < 0)
 			return 0;
-		if (bl_who(&w) == BL_ARMED)
-			bl_seen_map(ret, (__u64)ret + 1, BL_H_MMAP);
-		return 0;
+		call.at = ret;
+		call.end = (__u64)ret + 1;
+		call.hook = BL_H_MMAP;
+		break;
 	case BL_SYS_PROTECT:	/* also if it failed: it may have come half way */
-		if (bl_who(&w) != BL_ARMED)
+		if (!bl_sys_protect(regs, &call))
 			return 0;
-		bl_sys_args(regs, &first, &second);
-		bl_seen_map(first, first + second, BL_H_MPROTECT);
-		return 0;
+		break;
 	default:
 		return 0;
 	}
+	return bl_seen_map(&call);
 }
