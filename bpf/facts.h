@@ -293,6 +293,7 @@ static __always_inline void bl_path_facts(const struct bl_container *c, const st
 		ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
 		s->max_mount = c ? c->max_mount : 0;
 		s->no_mounts = c && !c->max_mount && c->mounted_after;
+		s->root_dev = c ? c->root_dev : 0;
 		for (i = 0; i < BL_RACES; i++) {
 			struct bl_path_found try = found;
 

@@ -66,8 +66,10 @@ struct bl_scratch {
 	__u64 max_mount;	/* as in bl_container: mounts after it lose the walk; 0: all may be crossed */
 	__u32 n;	/* components collected */
 	__u32 ns;	/* inode number of the namespace that the path must end in; 0: any */
-	__u32 no_mounts;	/* only the namespace's root mount may be crossed */
+	__u32 no_mounts;	/* only the container's root mount may be crossed */
+	__u32 root_dev;	/* as in bl_container */
 	__u32 busy;	/* of a slot: taken */
+	__u32 pad;
 };
 
 /* cgroup id -> cgroup id of its container. Written by cgroup_mkdir/rmdir and at

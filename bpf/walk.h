@@ -60,6 +60,20 @@ enum bl_step {
 	BL_STEP_LOST = 2,
 };
 
+/* Is a mount the container's root, as it was? It lies on the namespace's own root mount, and
+ * so would one that the container makes and turns to (pivot_root): all of the same file
+ * system, or files would have other paths under it.
+ */
+static __always_inline int bl_own_root(struct bl_scratch *s, struct vfsmount *m,
+				       struct mount *parent)
+{
+	struct super_block *sb = BPF_CORE_READ(m, mnt_sb);
+
+	return BPF_CORE_READ(parent, mnt_parent) == parent &&
+	       BPF_CORE_READ(sb, s_dev) == s->root_dev &&
+	       BPF_CORE_READ(m, mnt_root) == BPF_CORE_READ(sb, s_root);
+}
+
 /* One step up: to the parent dentry, or from a mount's root to where it is mounted. */
 __noinline int bl_walk_step(struct bl_scratch *s)
 {
@@ -83,7 +97,7 @@ __noinline int bl_walk_step(struct bl_scratch *s)
 			return BL_STEP_DONE;
 		}
 		/* What was mounted after the start can give a file any path. */
-		if (s->no_mounts)
+		if (s->no_mounts && !bl_own_root(s, m, parent))
 			return BL_STEP_LOST;
 		if (s->max_mount && bpf_core_field_exists(struct mount, mnt_id_unique) &&
 		    BPF_CORE_READ(real, mnt_id_unique) > s->max_mount)

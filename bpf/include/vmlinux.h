@@ -150,6 +150,7 @@ struct super_block {
 	__u32 s_dev;
 	unsigned long s_flags;
 	unsigned long s_magic;
+	struct dentry *s_root;
 };
 
 struct inode {

@@ -342,7 +342,9 @@ type kernelBlScratch struct {
 	N        uint32
 	Ns       uint32
 	NoMounts uint32
+	RootDev  uint32
 	Busy     uint32
+	Pad      uint32
 }
 
 type kernelBlSlot uint32

@@ -202,3 +202,25 @@ func TestVolumes(t *testing.T) {
 		}
 	})
 }
+
+// A container that mounts something keeps its own paths, and gets no others by it: neither
+// for what it mounts, nor by turning to a root of its own making.
+func TestPathsAfterMount(t *testing.T) {
+	h := get(t)
+	admin := append([]string{"--cap-add", "SYS_ADMIN"}, "--uid", "0")
+	h.enact(t, denyOnly("/opt/x"))
+	r := h.run(t, admin, "/bin/sh", "-c", "mkdir /mnt && /bin/dyn-id && mount -t tmpfs none /mnt && /bin/dyn-id")
+	ran(t, r)
+	h.none(t, r.id)
+	h.enact(t, denyOnly("/bin/id"))
+	for name, script := range map[string]string{
+		"after a mount":      "mkdir /mnt && mount -t tmpfs none /mnt && exec /bin/id",
+		"bound elsewhere":    "mkdir /mnt && mount --bind /bin /mnt && exec /mnt/id",
+		"a root of its own":  "mkdir /mnt && mount --bind / /mnt && cd /mnt && mkdir -p tmp/old && pivot_root . tmp/old && exec /bin/id",
+		"a part of the root": "mkdir -p /mnt /usr/n/bin && mount --bind /bin /usr/n/bin && mount --rbind /usr/n /mnt && cd /mnt && mkdir old && pivot_root . old && cp bin/id bin/x; exec bin/id",
+	} {
+		t.Run(name, func(t *testing.T) {
+			h.stopped(t, h.run(t, admin, "/bin/sh", "-c", script), verdict.RulePathDeny)
+		})
+	}
+}

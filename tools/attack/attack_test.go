@@ -76,6 +76,8 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	all := []string{"run", "--rootfs", l.rootfs, "--state", l.state, "--cgroup-parent", "belay-attack-test"}
 	switch a.needs {
 	case needRoot:
+	case needBPF:
+		all = append(all, "--cap-add", "SYS_ADMIN", "--cap-add", "BPF")
 	case needVolume:
 		home := filepath.Join(t.TempDir(), "home")
 		if out, err := exec.Command("cp", "-a", filepath.Join(l.rootfs, "home/app"), home).CombinedOutput(); err != nil {
@@ -98,6 +100,7 @@ func TestUnguarded(t *testing.T) {
 		t.Run(a.name, func(t *testing.T) {
 			out, status := l.play(t, a)
 			testneed.Need(t, "x32", a.needs != needX32 || status != exitUntried, "a kernel with CONFIG_X86_X32")
+			testneed.Need(t, "binfmt_misc", a.needs != needBinfmt || status != exitUntried, "a handler for this attack on the host; the suite in test/kernel registers one")
 			testneed.Need(t, "userns", status != exitUntried || !strings.Contains(out, "namespaces are off"), "user namespaces are off on this host")
 			testneed.Need(t, "io_uring", a.name != "keys-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {

@@ -30,6 +30,7 @@ type env struct {
 	owned  string
 	home   string
 	count  int
+	wait   string
 }
 
 // errRefused marks a refusal that has no errno: killed, cut off, no answer.
@@ -156,3 +157,22 @@ func wait(proc *os.Process) error {
 }
 
 func pause(d time.Duration) { <-time.After(d) }
+
+// stepTime is how long the second step of an attack waits for its turn.
+const stepTime = time.Minute
+
+// turn waits between two steps until whoever plays the attack has changed the rules.
+func (e *env) turn() error {
+	if e.wait == "" {
+		return nil
+	}
+	if err := os.WriteFile(e.wait+".ready", nil, 0o644); err != nil {
+		return untried(err)
+	}
+	for end := time.Now().Add(stepTime); time.Now().Before(end); pause(10 * time.Millisecond) {
+		if _, err := os.Stat(e.wait); err == nil {
+			return nil
+		}
+	}
+	return untried(fmt.Errorf("%s did not appear", e.wait))
+}

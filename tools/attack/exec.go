@@ -40,6 +40,7 @@ func execAttacks() []attack {
 		{"e10-script", "E10", "", "a dropped #! script", e10Script},
 		{"e10-interp", "E10", "", "a script with a dropped interpreter", e10Interp},
 		{"e10-chain", "E10", "", "a script whose interpreter is a script", e10Chain},
+		{"e10-binfmt", "E10", needBinfmt, "a dropped file that binfmt_misc gives to a program of the image", e10Binfmt},
 		{"e12-execveat", "E12", "", "a dropped program by execveat", e12Execveat},
 		{"e12-int80", "E12", "", "by the 32-bit system call table", func(e *env) error { return dropAndRun(e, prim, "int80") }},
 		{"e12-x32", "E12", needX32, "by the x32 system call table", func(e *env) error { return dropAndRun(e, prim, "x32") }},
@@ -269,6 +270,16 @@ func e10Chain(e *env) error {
 		return err
 	}
 	p, err := e.write("outer", "#!"+inner+"\n")
+	if err != nil {
+		return err
+	}
+	return e.exec(p)
+}
+
+// e10Binfmt executes a file that no loader knows, but for a handler that the host has for
+// names which end in .belay-attack; the handler's interpreter must be the target.
+func e10Binfmt(e *env) error {
+	p, err := e.write("dropped.belay-attack", "of no format\n")
 	if err != nil {
 		return err
 	}

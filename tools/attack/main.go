@@ -19,7 +19,8 @@ const usageText = `usage: attack [flags] NAME
        attack list            names, technique ids and needs
        attack serve ADDR HOW  speak as an SSH server to the first who connects
        attack dial ADDR HOW   speak as an SSH client
-HOW: whole, bytes (one segment a byte), banner (lines first), deep (7 KiB of lines first)
+HOW: whole, bytes (one segment a byte), banner (lines first), deep (7 KiB of lines first);
+     of serve also bound (binds, and waits before it listens)
 
 exit status: 0 the attack WON; 1 it was refused or killed; 2 it could not be tried; 64 usage
 `
@@ -36,6 +37,8 @@ const (
 	needRoot   = "root"   // it starts as user 0
 	needVolume = "volume" // --home is a volume: an image's folders cannot be renamed
 	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
+	needBPF    = "bpf"    // user 0 with CAP_SYS_ADMIN and CAP_BPF
+	needBinfmt = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
 )
 
 // attack is one technique.
@@ -69,6 +72,7 @@ func run(args []string) int {
 	fs.StringVar(&e.owned, "owned", "/home/app/bin/id", "as --target, but the attacker's own file")
 	fs.StringVar(&e.home, "home", "/home/app", "folder with the .ssh that is attacked")
 	fs.IntVar(&e.count, "count", 200, "tries of the attacks that retry")
+	fs.StringVar(&e.wait, "wait", "", "file that an attack of two steps waits for between them, having made the same with .ready added")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -79,7 +83,7 @@ func run(args []string) int {
 	case name == "list" && fs.NArg() == 1:
 		return list()
 	case (name == "serve" || name == "dial") && fs.NArg() == 3:
-		return talk(name, fs.Arg(1), fs.Arg(2))
+		return talk(e, name, fs.Arg(1), fs.Arg(2))
 	case fs.NArg() == 1:
 		for _, a := range attacks() {
 			if a.name == name {

@@ -6,11 +6,13 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// privAttacks are about executing with root or with capabilities: P7.
+// privAttacks are about executing with root or with capabilities: P7; and about reaching
+// for what enforces: I7.
 func privAttacks() []attack {
 	return []attack{
 		{"p7-setuid", "P7", "", "a setuid-root program", func(e *env) error {
@@ -28,6 +30,7 @@ func privAttacks() []attack {
 			return e.start(command{path: e.target, args: []string{"id"}, want: "euid=0 "})
 		}},
 		{"p7-userns", "P7", "", "root of a user namespace of one's own", p7Userns},
+		{"bpf-enumerate", "I7", needBPF, "find and open the host's BPF programs, maps and links", bpfEnumerate},
 	}
 }
 
@@ -82,4 +85,48 @@ func userns(inside int, flags uintptr) *syscall.SysProcAttr {
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: inside, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: inside, HostID: os.Getgid(), Size: 1}},
 	}
+}
+
+// bpfEnumerate makes the calls by which programs, maps and links of others are found and
+// opened. It changes nothing. One that is let through is enough: from a link's descriptor
+// to its end is one call more.
+func bpfEnumerate(*env) error {
+	var last error
+	for _, kind := range []struct {
+		name       string
+		next, open uintptr
+	}{
+		{"program", unix.BPF_PROG_GET_NEXT_ID, unix.BPF_PROG_GET_FD_BY_ID},
+		{"map", unix.BPF_MAP_GET_NEXT_ID, unix.BPF_MAP_GET_FD_BY_ID},
+		{"link", unix.BPF_LINK_GET_NEXT_ID, unix.BPF_LINK_GET_FD_BY_ID},
+	} {
+		// union bpf_attr of these commands: start_id or the id, next_id, open_flags.
+		attr := [3]uint32{}
+		_, err := bpf(kind.next, &attr)
+		if err == nil {
+			fmt.Fprintf(os.Stdout, "the first %s has id %d\n", kind.name, attr[1])
+			return nil
+		}
+		if !refused(err) {
+			return fmt.Errorf("list %ss: %w", kind.name, err)
+		}
+		attr = [3]uint32{1}
+		fd, err := bpf(kind.open, &attr)
+		if err == nil {
+			return unix.Close(fd)
+		}
+		if !refused(err) {
+			return fmt.Errorf("open a %s: %w", kind.name, err)
+		}
+		last = err
+	}
+	return last
+}
+
+func bpf(cmd uintptr, attr *[3]uint32) (int, error) {
+	r, _, errno := unix.Syscall(unix.SYS_BPF, cmd, uintptr(unsafe.Pointer(attr)), unsafe.Sizeof(*attr))
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(r), nil
 }

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // version is the first line of an SSH connection, RFC 4253 section 4.2.
@@ -21,7 +24,7 @@ const answerTime = 5 * time.Second
 // sshAttacks are about speaking SSH: N2.
 func sshAttacks() []attack {
 	server := func(addr, how string) func(*env) error {
-		return func(*env) error { return sshServer(addr, how) }
+		return func(e *env) error { return sshServer(e, addr, how) }
 	}
 	client := func(addr, how string) func(*env) error {
 		return func(*env) error { return sshClient(addr, how) }
@@ -36,6 +39,7 @@ func sshAttacks() []attack {
 		{"n2-server-v6", "N2", "", "an SSH server on IPv6", server("[::1]:0", "whole")},
 		{"n2-server-v6-bytes", "N2", "", "on IPv6, byte by byte", server("[::1]:0", "bytes")},
 		{"n2-server-mapped", "N2", "", "an IPv6 socket spoken to by IPv4", server("[::]:0", "whole")},
+		{"n2-server-bound", "N2", "", "listen on a port 22 that was bound before", serverBound},
 		{"n2-client", "N2", "", "an SSH client to any port", client("127.0.0.1:0", "whole")},
 		{"n2-client-22", "N2", "", "an SSH client to port 22", client("127.0.0.1:22", "whole")},
 		{"n2-client-bytes", "N2", "", "its version line byte by byte", client("127.0.0.1:0", "bytes")},
@@ -44,44 +48,71 @@ func sshAttacks() []attack {
 }
 
 // sshServer lets a child be the server, because the child may be killed for it.
-func sshServer(addr, how string) error {
+func sshServer(e *env, addr, how string) error {
+	return withServer(e, addr, how, func(ready io.Reader) error {
+		got, err := firstServed(ready, addr)
+		return verdict(got, err)
+	})
+}
+
+// withServer runs the child while use runs; ready is what it prints.
+func withServer(e *env, addr, how string, use func(ready io.Reader) error) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return untried(err)
 	}
 	defer r.Close()
-	proc, err := self([]*os.File{nil, w, os.Stderr}, "serve", addr, how)
+	proc, err := self([]*os.File{nil, w, os.Stderr}, "--wait", e.wait, "serve", addr, how)
 	_ = w.Close()
 	if err != nil {
 		return untried(err)
 	}
-	got, err := firstServed(r, addr)
+	err = use(r)
 	_ = proc.Kill()
 	_, _ = proc.Wait()
-	return verdict(got, err)
+	return err
+}
+
+// serverBound has won when somebody can connect: what is said then is another attack.
+func serverBound(e *env) error {
+	return withServer(e, "127.0.0.1:22", "bound", func(ready io.Reader) error {
+		c, err := dialServed(ready, "")
+		if err != nil {
+			return err
+		}
+		return untried(c.Close())
+	})
 }
 
 // firstServed connects to the address that the server prints and reads to the version
 // line.
 func firstServed(ready io.Reader, addr string) (string, error) {
+	c, err := dialServed(ready, addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return readVersion(c)
+}
+
+func dialServed(ready io.Reader, addr string) (net.Conn, error) {
 	line, err := bufio.NewReader(ready).ReadString('\n')
 	if err != nil {
-		return "", fmt.Errorf("%w: the server ended before it listened", errRefused)
+		return nil, fmt.Errorf("%w: the server ended before it listened", errRefused)
 	}
 	at := strings.TrimSpace(line)
 	if strings.HasPrefix(addr, "[::]") {
 		_, port, err := net.SplitHostPort(at)
 		if err != nil {
-			return "", untried(err)
+			return nil, untried(err)
 		}
 		at = "127.0.0.1:" + port
 	}
 	c, err := net.DialTimeout("tcp", at, answerTime)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", errRefused, err)
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
 	}
-	defer c.Close()
-	return readVersion(c)
+	return c, nil
 }
 
 func readVersion(c net.Conn) (string, error) {
@@ -150,10 +181,10 @@ func self(files []*os.File, args ...string) (*os.Process, error) {
 }
 
 // talk is `attack serve` and `attack dial`.
-func talk(verb, addr, how string) int {
+func talk(e *env, verb, addr, how string) int {
 	err := func() error {
 		if verb == "serve" {
-			return serve(addr, how)
+			return serve(e, addr, how)
 		}
 		c, err := net.DialTimeout("tcp", addr, answerTime)
 		if err != nil {
@@ -172,8 +203,8 @@ func talk(verb, addr, how string) int {
 	return exitUntried
 }
 
-func serve(addr, how string) error {
-	l, err := net.Listen("tcp", addr)
+func serve(e *env, addr, how string) error {
+	l, err := e.listen(addr, how == "bound")
 	if err != nil {
 		return err
 	}
@@ -186,12 +217,39 @@ func serve(addr, how string) error {
 	return speak(c, how)
 }
 
+// listen binds and listens. late: with a turn between the two.
+func (e *env) listen(addr string, late bool) (net.Listener, error) {
+	if !late {
+		return net.Listen("tcp", addr)
+	}
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, untried(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, untried(err)
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
+		return nil, err
+	}
+	if err := e.turn(); err != nil {
+		return nil, err
+	}
+	if err := unix.Listen(fd, 1); err != nil {
+		return nil, err
+	}
+	return net.FileListener(f)
+}
+
 // speak says the version line in one of several ways and waits for the peer to hang up.
 func speak(c net.Conn, how string) error {
 	defer c.Close()
 	var err error
 	switch how {
-	case "whole":
+	case "whole", "bound":
 		_, err = io.WriteString(c, version)
 	case "bytes":
 		// Go sets TCP_NODELAY, and a pause lets each byte leave as a segment of its own.
