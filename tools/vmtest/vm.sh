@@ -28,7 +28,7 @@ environment:
   BELAY_VM_TIMEOUT  seconds until the guest is stopped (default 600)
   BELAY_VM_APPEND   more kernel arguments
 
-A CPU stuck in the kernel for a minute ends the guest, with the stack of each CPU.
+A CPU stuck in the kernel for 45 s ends the guest, with the stack of each CPU.
 
 exit status: the job's; 124 on timeout; 125 if the guest ended without giving one
 (panic) or could not be built; 64 on wrong usage.
@@ -189,8 +189,9 @@ rel=$(release "$1")
 initramfs "$rel" "$job"
 
 cpu=(-accel tcg,thread=multi -smp 2)
-# A CPU that is stuck for a minute in the kernel ends the guest, with the stack of each.
-watchdog=(watchdog_thresh=30 softlockup_panic=1 panic_print=0x40)
+# A CPU that is stuck in the kernel ends the guest, with the stack of each.
+watchdog=(watchdog_thresh=30 softlockup_panic=1 panic_print=0x40
+	rcupdate.rcu_cpu_stall_timeout=45 sysctl.kernel.panic_on_rcu_stall=1)
 # One instruction is one nanosecond; sleep=off lets an idle guest jump to its next timer.
 [ "${BELAY_VM_ICOUNT:-}" != 1 ] || cpu=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1) watchdog=()
 mkfifo "$work/status"
