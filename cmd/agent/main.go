@@ -66,7 +66,16 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 				cfg.Containerd = ""
 			}
 			if unload {
-				return agent.Unload(cfg)
+				removed, err := agent.Unload(cfg)
+				switch {
+				case err != nil:
+					return err
+				case removed:
+					fmt.Fprintf(cmd.OutOrStdout(), "removed the kernel side of %s: nothing is enforced by it any more\n", cfg.RunDir)
+				default:
+					fmt.Fprintf(cmd.OutOrStdout(), "no kernel side is loaded for --run-dir %s\n", cfg.RunDir)
+				}
+				return nil
 			}
 			a, err := agent.Open(cfg)
 			if err != nil {

@@ -258,19 +258,20 @@ func (a *Agent) Close() error {
 	return errors.Join(errs...)
 }
 
-// Unload removes the kernel side of a run directory. It refuses while an agent runs.
-func Unload(cfg Config) error {
+// Unload removes the kernel side of a run directory, and tells whether there was one. It
+// refuses while an agent runs.
+func Unload(cfg Config) (removed bool, err error) {
 	if err := cfg.fill(); err != nil {
-		return err
+		return false, err
 	}
-	if _, err := os.Stat(cfg.RunDir); errors.Is(err, os.ErrNotExist) {
-		return nil
+	if !enforce.Loaded(cfg.PinDir()) {
+		return false, nil
 	}
 	lock, err := lockDir(cfg.RunDir)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(enforce.Unload(cfg.PinDir()), lock.Close())
+	return true, errors.Join(enforce.Unload(cfg.PinDir()), lock.Close())
 }
 
 // groupID returns the number of a group, 0 for none.

@@ -72,9 +72,10 @@ func (a *Agent) levelList() []control.Level {
 func (a *Agent) containers() []control.Container {
 	states, err := a.kernel.Containers()
 	if err != nil {
-		a.health.SetDegraded("kernel", err.Error())
+		a.health.SetDegraded("kernel_state", err.Error())
 		return nil
 	}
+	a.health.SetOK("kernel_state")
 	var out []control.Container
 	for _, st := range states {
 		id := ident.ContainerID(hex.EncodeToString(st.ID[:]))

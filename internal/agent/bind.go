@@ -30,11 +30,12 @@ type binder struct {
 
 	// mu guards what follows, and makes one binding at a time.
 	mu       sync.Mutex
-	late     map[ident.ContainerID]bool     // first bound after its start
-	problems map[ident.ContainerID][]string // rules that do not hold in it
-	names    map[ident.ContainerID][]string // names that it has had
-	devs     map[ident.ContainerID]uint32   // device of its root, where inodes were bound
-	listed   map[string]bool                // runtimes that have told all they hold
+	late     map[ident.ContainerID]bool               // first bound after its start
+	problems map[ident.ContainerID][]string           // rules that do not hold in it
+	names    map[ident.ContainerID][]string           // names that it has had
+	devs     map[ident.ContainerID]uint32             // device of its root, where inodes were bound
+	listed   map[string]bool                          // runtimes that have told all they hold
+	kept     map[ident.ContainerID]workload.Container // what the state directory is to hold
 	dirty    bool
 }
 
@@ -53,6 +54,7 @@ func newBinder(a *Agent) *binder {
 		a: a, registry: workload.NewRegistry(), file: a.cfg.knownFile(),
 		late: map[ident.ContainerID]bool{}, problems: map[ident.ContainerID][]string{}, listed: map[string]bool{},
 		names: map[ident.ContainerID][]string{}, devs: map[ident.ContainerID]uint32{},
+		kept: map[ident.ContainerID]workload.Container{},
 	}
 }
 
@@ -137,8 +139,8 @@ func (b *binder) take(ch workload.Change) (rebound bool) {
 		defer b.unbindUnknown()
 	}
 	for _, c := range b.registry.Apply(ch) {
-		b.dirty = true
 		id := c.Container.ID
+		b.note(c)
 		if c.Kind == workload.Removed {
 			delete(b.late, id)
 			delete(b.names, id)
@@ -154,6 +156,24 @@ func (b *binder) take(ch workload.Change) (rebound bool) {
 		rebound = rebound || before != after
 	}
 	return rebound
+}
+
+// note marks what is to be remembered of a change. That a container runs or does not is no
+// part of it. b.mu is held.
+func (b *binder) note(c workload.Change) {
+	id := c.Container.ID
+	if c.Kind == workload.Removed {
+		if _, ok := b.kept[id]; ok {
+			b.dirty = true
+		}
+		delete(b.kept, id)
+		return
+	}
+	now := c.Container
+	now.State = ""
+	if old, ok := b.kept[id]; !ok || !old.Equal(now) {
+		b.kept[id], b.dirty = now, true
+	}
 }
 
 // unbindUnknown removes the bindings that an earlier agent made and did not live to

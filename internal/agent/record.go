@@ -212,9 +212,10 @@ func (a *Agent) reportLosses(ctx context.Context) error {
 		}
 		now, err := a.kernel.Failures()
 		if err != nil {
-			a.health.SetDegraded("kernel", err.Error())
+			a.health.SetDegraded("kernel_state", err.Error()) // not "kernel": that is the canary's
 			continue
 		}
+		a.health.SetOK("kernel_state")
 		lost := map[string]uint64{}
 		for name, n := range now {
 			a.health.Counter("kernel_" + name).Raise(n)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/belay-project/belay/internal/ident"
@@ -135,9 +136,12 @@ func decodeEvent(raw []byte) (*Event, error) {
 		return nil, fmt.Errorf("version %d, want %d: %w", raw[0], eventVersion, ErrRecord)
 	}
 	// The twin has the kernel's layout (bpf2go, structs.HostLayout) and no pointers: any
-	// bytes are a valid value. Copied, since the ring's memory need not be aligned.
-	var k kernelBlEvent
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&k)), eventSize), raw)
+	// bytes are a valid value. They are read where they are if they are aligned.
+	k := (*kernelBlEvent)(unsafe.Pointer(unsafe.SliceData(raw)))
+	if uintptr(unsafe.Pointer(k))%unsafe.Alignof(*k) != 0 {
+		k = new(kernelBlEvent)
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(k)), eventSize), raw)
+	}
 	e := &Event{
 		Type: EventType(k.Type), Hook: nameOf(hookNames[:], k.Hook), Layer: nameOf(layerNames[:], k.Layer),
 		Rule: verdict.Rule(k.Rule), Seq: k.Seq, SinceBoot: time.Duration(k.TimeNs),
@@ -165,12 +169,10 @@ func decodeEvent(raw []byte) (*Event, error) {
 	default:
 		return nil, fmt.Errorf("decision %d: %w", k.Decided, ErrRecord)
 	}
-	if err := e.takeData(&k); err != nil {
+	if err := e.takeData(k); err != nil {
 		return nil, err
 	}
-	for _, a := range k.Ancestor[:min(int(k.Ancestors), len(k.Ancestor))] {
-		e.Ancestors = append(e.Ancestors, Ancestor{PID: a.Pid, UID: a.Uid, StartedSinceBoot: time.Duration(a.StartNs), Comm: text(cstring(a.Comm[:]))})
-	}
+	e.takeAncestors(k)
 	if k.Family != 0 {
 		e.Remote = netip.AddrPortFrom(netip.AddrFrom16(k.Addr).Unmap(), k.Port)
 		e.Local = netip.AddrPortFrom(netip.AddrFrom16(k.Laddr).Unmap(), k.Lport)
@@ -178,38 +180,56 @@ func decodeEvent(raw []byte) (*Event, error) {
 	return e, nil
 }
 
-// takeData takes the strings that lie one after the other in the record's data.
+// takeData takes the strings that lie one after the other in the record's data. They share
+// one piece of memory.
 func (e *Event) takeData(k *kernelBlEvent) error {
-	rest := k.Data[:]
-	take := func(n uint16) ([]byte, error) {
-		if int(n) > len(rest) {
-			return nil, fmt.Errorf("lengths exceed the data: %w", ErrRecord)
+	lengths := [...]uint16{k.ExeLen, k.ObjLen, k.CwdLen, k.ArgsLen}
+	total := 0
+	for _, n := range lengths {
+		total += int(n)
+	}
+	if total > len(k.Data) {
+		return fmt.Errorf("lengths exceed the data: %w", ErrRecord)
+	}
+	all := string(k.Data[:total])
+	valid := utf8.ValidString(all)
+	var args string
+	for i, to := range [...]*string{&e.Exe, &e.Object, &e.Cwd, &args} {
+		*to, all = all[:lengths[i]], all[lengths[i]:]
+		// Whole and valid need not mean that each part is: a cut can fall into a character.
+		if !valid || !utf8.ValidString(*to) {
+			*to = printable(*to)
 		}
-		b := rest[:n]
-		rest = rest[n:]
-		return b, nil
 	}
-	for _, f := range []struct {
-		n  uint16
-		to *string
-	}{{k.ExeLen, &e.Exe}, {k.ObjLen, &e.Object}, {k.CwdLen, &e.Cwd}} {
-		b, err := take(f.n)
-		if err != nil {
-			return err
-		}
-		*f.to = text(b)
-	}
-	b, err := take(k.ArgsLen)
-	if err != nil {
-		return err
-	}
-	if len(b) == 0 {
+	if args == "" {
 		return nil
 	}
-	for a := range bytes.SplitSeq(bytes.TrimSuffix(b, []byte{0}), []byte{0}) {
-		e.Args = append(e.Args, text(a))
+	args = strings.TrimSuffix(args, "\x00")
+	e.Args = make([]string, 0, strings.Count(args, "\x00")+1)
+	for a := range strings.SplitSeq(args, "\x00") {
+		e.Args = append(e.Args, a)
 	}
 	return nil
+}
+
+func (e *Event) takeAncestors(k *kernelBlEvent) {
+	n := min(int(k.Ancestors), len(k.Ancestor))
+	if n == 0 {
+		return
+	}
+	var comms [len(k.Ancestor) * len(k.Ancestor[0].Comm)]byte
+	used := comms[:0]
+	for i := range n {
+		used = append(used, cstring(k.Ancestor[i].Comm[:])...)
+	}
+	all := string(used)
+	e.Ancestors = make([]Ancestor, n)
+	for i := range n {
+		a := &k.Ancestor[i]
+		l := len(cstring(a.Comm[:]))
+		e.Ancestors[i] = Ancestor{PID: a.Pid, UID: a.Uid, StartedSinceBoot: time.Duration(a.StartNs), Comm: printable(all[:l])}
+		all = all[l:]
+	}
 }
 
 func cstring(b []byte) []byte {
@@ -219,5 +239,8 @@ func cstring(b []byte) []byte {
 	return b
 }
 
-// text makes bytes that a container chose fit for a record: valid UTF-8.
-func text(b []byte) string { return strings.ToValidUTF8(string(b), "\ufffd") }
+// text makes bytes that a container chose fit for a record.
+func text(b []byte) string { return printable(string(b)) }
+
+// printable makes text valid UTF-8.
+func printable(s string) string { return strings.ToValidUTF8(s, "\ufffd") }

@@ -161,7 +161,9 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 // kernelDev turns stat's device number into the kernel's: major << 20 | minor.
 func kernelDev(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev) }
 
-// firstPID returns the lowest pid in a cgroup or below it, 0 if there is none.
+// firstPID returns the process in a cgroup that is pid 1 of its own namespace, or if none
+// is, as in a container that shares the host's pids, the one with the lowest number; 0 if
+// the cgroup has no process.
 func firstPID(dir string) (int, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
@@ -179,8 +181,35 @@ func firstPID(dir string) (int, error) {
 		if pid > 0 && (first == 0 || pid < first) {
 			first = pid
 		}
+		if pid > 1 && isPID1(filepath.Join("/proc", l, "status")) {
+			return pid, nil
+		}
 	}
 	return first, nil
+}
+
+// isPID1 tells whether a process is the first of its pid namespace.
+//
+// Source: /proc/PID/status, NSpid: its number in each namespace, the innermost last;
+// proc_pid_status(5).
+func isPID1(file string) bool {
+	v, ok := statusField(file, "NSpid:")
+	f := strings.Fields(v)
+	return ok && len(f) > 1 && f[len(f)-1] == "1"
+}
+
+// statusField returns a line of /proc/PID/status.
+func statusField(file, name string) (value string, ok bool) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", false
+	}
+	for l := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(l, name); ok {
+			return strings.TrimSpace(v), true
+		}
+	}
+	return "", false
 }
 
 // rootKuid returns uid 0 of a user namespace as the agent's sees it; ^0 if it has none.
@@ -206,18 +235,12 @@ func rootKuid(file string) uint32 {
 //
 // Source: /proc/PID/status, CapBnd; proc_pid_status(5).
 func boundingSet(file string) uint64 {
-	b, err := os.ReadFile(file)
-	if err != nil {
+	v, ok := statusField(file, "CapBnd:")
+	n, err := strconv.ParseUint(v, 16, 64)
+	if !ok || err != nil {
 		return ^uint64(0)
 	}
-	for l := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(l, "CapBnd:"); ok {
-			if n, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64); err == nil {
-				return n
-			}
-		}
-	}
-	return ^uint64(0)
+	return n
 }
 
 // startedNs returns a process's start since boot in nanoseconds, 1 if unknown: long ago.

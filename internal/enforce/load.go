@@ -494,12 +494,17 @@ func removeOthers(dir, keep string) error {
 	return nil
 }
 
+// Loaded tells whether anything is pinned in pinDir.
+func Loaded(pinDir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(pinDir, &st) == nil && st.Type == bpffsMagic
+}
+
 // Unload removes every pin below pinDir, which detaches all programs, and unmounts the
 // bpffs. It is not an error if there is nothing.
 func Unload(pinDir string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(pinDir, &st); err != nil || st.Type != bpffsMagic {
-		return nil //nolint:nilerr // nothing is loaded
+	if !Loaded(pinDir) {
+		return nil
 	}
 	if err := removeOthers(pinDir, ""); err != nil {
 		return err
