@@ -45,6 +45,7 @@ type Agent struct {
 	binder   *binder
 	sources  []workload.Source
 	starts   chan startedContainer
+	scripts  chan *enforce.Event
 	levels   map[verdict.Rule]verdict.Level
 
 	// mu guards canary.
@@ -62,7 +63,8 @@ func Open(cfg Config) (*Agent, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024)}
+	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024),
+		scripts: make(chan *enforce.Event, 1024)}
 	a.health.Expect("kernel", "policies", "journal")
 	var err error
 	if a.host, err = (hostinfo.Host{}).Info(); err != nil {
@@ -106,7 +108,7 @@ func (a *Agent) open() error {
 	var err error
 	a.kernel, err = enforce.Open(enforce.Options{
 		PinDir: a.cfg.PinDir(), Backend: a.cfg.Backend, Scopes: a.cfg.Scopes, ReportAllowed: a.cfg.ReportAllowed,
-		SignalSyscalls: a.cfg.SignalSyscalls,
+		SignalSyscalls: a.cfg.SignalSyscalls, SetsFile: a.cfg.setsFile(),
 		Floor:          a.policies.current().Floor(), Build: buildPolicy(a.policies.current()), Log: a.log,
 	})
 	if err != nil {
@@ -228,6 +230,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watchPolicies(ctx) })
 	g.Go(func() error { return a.watchCanary(ctx) })
 	g.Go(func() error { return a.followStarts(ctx) })
+	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
 	for _, s := range a.sources {
 		g.Go(func() error { return s.Run(ctx, a.binder.apply) })

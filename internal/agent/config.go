@@ -72,4 +72,5 @@ func (c *Config) Socket() string { return filepath.Join(c.RunDir, "control.sock"
 
 func (c *Config) journalDir() string { return filepath.Join(c.StateDir, "journal") }
 func (c *Config) lastGood() string   { return filepath.Join(c.StateDir, "last-good.yaml") }
+func (c *Config) setsFile() string   { return filepath.Join(c.StateDir, "sets.json") }
 func (c *Config) knownFile() string  { return filepath.Join(c.StateDir, "containers.json") }

@@ -26,11 +26,48 @@ func (a *Agent) record(ev *enforce.Event) {
 			a.health.Counter("starts_not_bound").Add(1)
 		}
 	}
-	r := a.describe(ev)
-	if ev.Script && ev.Decision == verdict.Allowed && !a.judgeScript(ev, r) && !a.cfg.ReportAllowed {
+	if ev.Script && ev.Decision == verdict.Allowed {
+		select {
+		case a.scripts <- ev:
+		default:
+			a.health.Counter("scripts_not_judged").Add(1)
+		}
 		return
 	}
-	a.journal.Append(r)
+	a.journal.Append(a.describe(ev))
+}
+
+// judgeTime bounds the look at one script: its path can lead to a file system of the
+// container's own making, which answers when it likes.
+const judgeTime = 2 * time.Second
+
+// followScripts looks at scripts that were run, apart from the rings.
+func (a *Agent) followScripts(ctx context.Context) error {
+	for {
+		var ev *enforce.Event
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev = <-a.scripts:
+		}
+		r, found := a.describe(ev), make(chan bool, 1)
+		judged := *r
+		go func() { found <- a.judgeScript(ev, &judged) }() // ends with the file system's answer
+		t := time.NewTimer(judgeTime)
+		select {
+		case dropped := <-found:
+			if dropped || a.cfg.ReportAllowed {
+				a.journal.Append(&judged)
+			}
+		case <-t.C:
+			a.health.Counter("scripts_not_judged").Add(1)
+			if a.cfg.ReportAllowed {
+				a.journal.Append(r)
+			}
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
 }
 
 // describe turns a kernel event into a record.

@@ -45,6 +45,9 @@ type Options struct {
 	// MaxCgroups bounds the cgroups that are known by id; 0 is 32768. The containers of those
 	// that have no place are found by walking their ancestors.
 	MaxCgroups uint32
+	// SetsFile keeps which policies the sets in the kernel come from, so that what was denied
+	// while no agent ran can be credited by the next. Empty: that is not known then.
+	SetsFile string
 	// Layout sets this agent's maps apart from those of one whose maps have the same shape:
 	// for tests of an upgrade to another shape. Empty otherwise.
 	Layout string

@@ -1,14 +1,17 @@
 package enforce
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/belay-project/belay/internal/atomicfile"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/verdict"
@@ -29,8 +32,9 @@ type setTable struct {
 }
 
 type setInfo struct {
-	eff  *policy.Effective
-	refs int
+	eff     *policy.Effective // nil: an earlier agent's
+	sources []policy.Source   // of an earlier agent's, as far as it wrote them down
+	refs    int
 }
 
 // garbage is a set that nothing names any more. It stays for a while, since a program
@@ -46,11 +50,12 @@ const garbageAge = 10 * time.Second
 // numbers are taken, and its bindings hold until the agent has bound anew.
 func (e *Enforcer) loadSets() error {
 	e.sets = setTable{byRevision: map[string]uint32{}, info: map[uint32]*setInfo{}, binds: map[ident.ContainerID]uint32{}, next: 1}
+	names := e.readSources()
 	var set uint32
 	var p kernelBlPolicy
 	it := e.maps["bl_policies"].Iterate()
 	for it.Next(&set, &p) {
-		e.sets.info[set] = &setInfo{}
+		e.sets.info[set] = &setInfo{sources: names[set]}
 		e.sets.next = max(e.sets.next, set+1)
 	}
 	if err := it.Err(); err != nil {
@@ -177,10 +182,55 @@ func (e *Enforcer) source(set uint32, index uint16) (policy.Source, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.sets.info[set]
-	if s == nil || s.eff == nil || int(index) >= len(s.eff.Sources) {
+	if s == nil {
 		return policy.Source{}, false
 	}
-	return s.eff.Sources[index], true
+	sources := s.sources
+	if s.eff != nil {
+		sources = s.eff.Sources
+	}
+	if int(index) >= len(sources) {
+		return policy.Source{}, false
+	}
+	return sources[index], true
+}
+
+// readSources reads what an earlier agent wrote down. What cannot be read is not known.
+func (e *Enforcer) readSources() map[uint32][]policy.Source {
+	if e.opts.SetsFile == "" || !e.adopted {
+		return nil
+	}
+	raw, err := os.ReadFile(e.opts.SetsFile)
+	if err == nil {
+		var out map[uint32][]policy.Source
+		if err = json.Unmarshal(raw, &out); err == nil {
+			return out
+		}
+	}
+	e.opts.Log.Warn("denials made while no agent ran will name no policy", "error", err.Error())
+	return nil
+}
+
+// writeSources writes down what the sets in the kernel come from. e.mu is held.
+func (e *Enforcer) writeSources() {
+	if e.opts.SetsFile == "" {
+		return
+	}
+	out := map[uint32][]policy.Source{}
+	for set, s := range e.sets.info {
+		if s.eff != nil {
+			out[set] = s.eff.Sources
+		} else if s.sources != nil {
+			out[set] = s.sources
+		}
+	}
+	raw, err := json.Marshal(out)
+	if err == nil {
+		err = atomicfile.WriteFile(e.opts.SetsFile, raw, 0o600)
+	}
+	if err != nil {
+		e.opts.Log.Warn("denials made while no agent runs will name no policy", "error", err.Error())
+	}
 }
 
 // put makes sure that eff is in the kernel and takes a reference. Equal policies share
@@ -197,6 +247,7 @@ func (e *Enforcer) put(eff *policy.Effective) (uint32, error) {
 	}
 	e.sets.byRevision[eff.Revision] = set
 	e.sets.info[set] = &setInfo{eff: eff, refs: 1}
+	e.writeSources()
 	return set, nil
 }
 

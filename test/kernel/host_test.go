@@ -123,7 +123,7 @@ func openHost() (*host, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	h.opts = enforce.Options{
-		PinDir: filepath.Join(dir, "bpf"), Backend: os.Getenv("BELAY_TEST_BACKEND"), Scopes: []string{h.scope},
+		PinDir: filepath.Join(dir, "bpf"), SetsFile: filepath.Join(dir, "sets.json"), Backend: os.Getenv("BELAY_TEST_BACKEND"), Scopes: []string{h.scope},
 		Floor: empty.Floor(), Build: empty.Effective(policy.Subject{Class: policy.ClassBuild}), Log: log,
 	}
 	if h.kernel, err = enforce.Open(h.opts); err != nil {

@@ -197,6 +197,14 @@ func TestSurvival(t *testing.T) {
 	if !k.Adopted() {
 		t.Error("the next agent did not adopt the maps")
 	}
+	// What was denied while no agent ran is credited to the policy that did it.
+	evs := h.take(fresh.id, verdict.RuleAsRoot)
+	if len(evs) == 0 {
+		t.Fatal("no record of what was denied with no agent")
+	}
+	if src, ok := k.Source(evs[0]); !ok || src.Name != "root" {
+		t.Errorf("it is credited to %q", src.Name)
+	}
 	h.stopped(t, h.run(t, nil, "/bin/id"), verdict.RuleAsRoot)
 	h.stopped(t, h.run(t, asUser, "/bin/attack", "e1-copy"), verdict.RuleDrift)
 	r := h.exec(t, running.id, []string{"--uid", "0"}, "/bin/id")
