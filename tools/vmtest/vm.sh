@@ -24,6 +24,7 @@ directory with the caller's BELAY_* variables.
 
 environment:
   BELAY_VM_CACHE    unpacked kernels (default $HOME/.cache/belay-vm)
+  BELAY_VM_CPUS     CPUs of the guest (default 2); see matrix.sh for what two can do
   BELAY_VM_ICOUNT   1: one CPU whose clock counts instructions, so that timings repeat
   BELAY_VM_TIMEOUT  seconds until the guest is stopped (default 600)
   BELAY_VM_APPEND   more kernel arguments
@@ -188,7 +189,7 @@ rel=$(release "$1")
 [ -d "$cache/kernel-$rel" ] || unpack "$rel" || die 125 "download linux-image-$rel; apt-get update"
 initramfs "$rel" "$job"
 
-cpu=(-accel tcg,thread=multi -smp 2)
+cpu=(-accel tcg,thread=multi -smp "${BELAY_VM_CPUS:-2}")
 # A CPU that is stuck in the kernel ends the guest, with the stack of each.
 watchdog=(watchdog_thresh=30 softlockup_panic=1 panic_print=0x40
 	rcupdate.rcu_cpu_stall_timeout=45 sysctl.kernel.panic_on_rcu_stall=1)
