@@ -7,6 +7,7 @@
 #define BL_EMIT_H
 
 #include "walk.h"
+#include "regs.h"
 #include "pure/exec.h"
 
 /* Appends "/" and component i (0 is the leaf) of the path in s at off; returns the new
@@ -202,16 +203,44 @@ static __always_inline void bl_put_args(struct bl_event *e, __u32 off)
 		e->args_len = len;
 }
 
-static __always_inline void bl_put_entry_args(struct bl_event *e, __u32 off)
+/* The arguments that an exec was asked for with, while the old program's memory is still
+ * there: for the record of one that is denied. Never for decisions: other threads can change
+ * them meanwhile.
+ */
+__noinline int bl_put_argv(struct bl_event *e, __u32 off)
 {
-	struct bl_args *a = bpf_task_storage_get(&bl_argses, bpf_get_current_task_btf(), 0, 0);
+	__u64 argv = bl_exec_argv(), arg;
+	__u32 size = bl_is_32() ? 4 : 8, at = off, end = off + BL_ARGS, to;
+	long n;
+	int i;
 
-	if (!a || a->len > BL_ARGS || off > BL_DATA - BL_ARGS)
-		return;
-	bpf_probe_read_kernel(&e->data[off & (BL_DATA - 1)], BL_ARGS, a->data);
-	e->args_len = a->len;
-	if (a->cut)
-		e->flags |= BL_E_ARGS_CUT;
+	if (!e || !argv)
+		return 0;
+	e->flags |= BL_E_ARGS_CUT;
+	if (off > BL_DATA)
+		return 0;
+	for (i = 0; i < BL_ARGV; i++) {
+		arg = 0;
+		if (bpf_probe_read_user(&arg, size, (void *)argv + i * size))
+			break;
+		if (!arg) {
+			e->flags &= ~BL_E_ARGS_CUT;
+			break;
+		}
+		to = at;
+		/* verifier: all; clang would check one copy of the index and use another */
+		asm volatile("" : "+r"(to));
+		if (to >= end || to > BL_DATA - BL_ARG)
+			break;
+		n = bpf_probe_read_user_str(&e->data[to], BL_ARG, (void *)arg);
+		if (n < 0)
+			break;
+		at += n;
+		if (n == BL_ARG)	/* perhaps longer: what follows is not to be trusted to be whole */
+			break;
+	}
+	e->args_len = at - off;
+	return 0;
 }
 
 static __always_inline void bl_emit(const struct bl_report *r)
@@ -279,7 +308,7 @@ static __always_inline void bl_emit(const struct bl_report *r)
 	if (r->hook == BL_H_EXEC)
 		bl_put_args(e, off);
 	else if (r->type == BL_EV_EXEC)
-		bl_put_entry_args(e, off);
+		bl_put_argv(e, off);
 	bpf_ringbuf_submit(e, 0);
 }
 

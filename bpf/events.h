@@ -69,6 +69,9 @@ enum bl_layer {
 #define BL_ANCESTORS	6
 #define BL_DATA		2048
 #define BL_NAME		256
+#define BL_ARGS		512	/* bytes of the arguments of a denied exec */
+#define BL_ARG		128	/* longest part of one of them */
+#define BL_ARGV		32
 
 struct bl_ancestor {
 	__u64 start_ns;		/* since boot */

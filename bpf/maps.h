@@ -228,27 +228,6 @@ struct {
 	__type(value, struct bl_ssh_stream);
 } bl_streams SEC(".maps");
 
-#define BL_ARGS		512
-#define BL_ARG		128	/* longest part of one argument that is kept */
-
-struct bl_args {
-	__u16 len;
-	__u8 cut;
-	__u8 pad[5];
-	__u8 data[BL_ARGS + BL_ARG];	/* arguments with their ends */
-};
-
-/* The arguments of the exec that a confined task is in, as it gave them: for records of
- * execs that are denied before the new program's memory exists. Never for decisions:
- * the task can change them meanwhile. Written and read by the task itself.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct bl_args);
-} bl_argses SEC(".maps");
-
 /* Failures by code (codes.def). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

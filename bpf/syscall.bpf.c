@@ -9,37 +9,6 @@
  */
 #include "facts.h"
 
-struct pt_regs___x86 {
-	unsigned long bx, cx, dx, si, di;
-	unsigned long orig_ax;
-} __attribute__((preserve_access_index));
-
-struct pt_regs___arm64 {
-	__u64 regs[31];
-	__u64 orig_x0;
-	__s32 syscallno;
-} __attribute__((preserve_access_index));
-
-struct thread_info___x86 {
-	__u32 status;
-} __attribute__((preserve_access_index));
-
-struct thread_info___arm64 {
-	unsigned long flags;
-} __attribute__((preserve_access_index));
-
-struct task_struct___x86 {
-	struct thread_info___x86 thread_info;
-} __attribute__((preserve_access_index));
-
-struct task_struct___arm64 {
-	struct thread_info___arm64 thread_info;
-} __attribute__((preserve_access_index));
-
-#define BL_TS_COMPAT	0x0002	/* arch/x86/include/asm/thread_info.h */
-#define BL_TIF_32BIT	22	/* arch/arm64/include/asm/thread_info.h */
-#define BL_X32_BIT	0x40000000	/* arch/x86/include/uapi/asm/unistd.h */
-
 enum bl_sys {
 	BL_SYS_OTHER = 0,
 	BL_SYS_OPEN = 1,	/* returns a descriptor */
@@ -95,20 +64,6 @@ static __always_inline enum bl_sys bl_sys_generic(__u32 nr)
 		return BL_SYS_PROTECT;
 	}
 	return BL_SYS_OTHER;
-}
-
-static __always_inline int bl_is_x86(void)
-{
-	return bpf_core_field_exists(struct pt_regs___x86, orig_ax);
-}
-
-static __always_inline int bl_is_32(void)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-
-	if (bl_is_x86())
-		return !!(((struct task_struct___x86 *)task)->thread_info.status & BL_TS_COMPAT);
-	return !!(((struct task_struct___arm64 *)task)->thread_info.flags & 1UL << BL_TIF_32BIT);
 }
 
 static __always_inline enum bl_sys bl_sys_kind(struct pt_regs *regs)

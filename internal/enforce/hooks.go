@@ -12,8 +12,7 @@ type attachKind uint8
 const (
 	attachTracing attachKind = iota // tp_btf and fmod_ret, through bpf_link
 	attachLSM
-	attachCgroup  // at the root of the cgroup v2 hierarchy
-	attachSyscall // tracepoint of one syscall's entry; name is the tracepoint's
+	attachCgroup // at the root of the cgroup v2 hierarchy
 )
 
 // hook is one program of the kernel side and where it goes.
@@ -33,7 +32,6 @@ type hook struct {
 var (
 	everyBackend = []verdict.Backend{verdict.BackendLSM, verdict.BackendModret, verdict.BackendSignal}
 	onlyLSM      = []verdict.Backend{verdict.BackendLSM}
-	prevents     = []verdict.Backend{verdict.BackendLSM, verdict.BackendModret}
 	onlyModret   = []verdict.Backend{verdict.BackendModret}
 )
 
@@ -44,10 +42,6 @@ var hooks = []hook{
 	{program: "bl_cgroup_rmdir", name: "cgroup_rmdir", backends: everyBackend, need: true},
 	{program: "bl_attach_task", name: "cgroup_attach_task", backends: everyBackend, need: true},
 	{program: "bl_fork", name: "sched_process_fork", backends: everyBackend, need: true},
-
-	// arguments of denied execs; signal reads those of the new program
-	{program: "bl_enter_execve", name: "sys_enter_execve", backends: prevents, kind: attachSyscall},
-	{program: "bl_enter_execveat", name: "sys_enter_execveat", backends: prevents, kind: attachSyscall},
 
 	{program: "bl_lsm_mount", name: "sb_mount", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_move_mount", name: "move_mount", backends: onlyLSM, kind: attachLSM},

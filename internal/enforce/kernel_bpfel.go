@@ -21,14 +21,6 @@ type kernelBlAncestor struct {
 	Comm    [16]uint8
 }
 
-type kernelBlArgs struct {
-	_    structs.HostLayout
-	Len  uint16
-	Cut  uint8
-	Pad  [5]uint8
-	Data [640]uint8
-}
-
 type kernelBlBackendId uint32
 
 const (
@@ -408,7 +400,6 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapBlArgses          = "bl_argses"
 	kernelMapBlBinds           = "bl_binds"
 	kernelMapBlCgroups         = "bl_cgroups"
 	kernelMapBlConfigs         = "bl_configs"
@@ -443,8 +434,6 @@ const (
 	kernelProgBlConnect6       = "bl_connect6"
 	kernelProgBlContractRun    = "bl_contract_run"
 	kernelProgBlEgress         = "bl_egress"
-	kernelProgBlEnterExecve    = "bl_enter_execve"
-	kernelProgBlEnterExecveat  = "bl_enter_execveat"
 	kernelProgBlExecDone       = "bl_exec_done"
 	kernelProgBlFork           = "bl_fork"
 	kernelProgBlLsmBpf         = "bl_lsm_bpf"
@@ -543,60 +532,57 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	BlArmFound      *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
-	BlAttachTask    *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
-	BlBenchExec     *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
-	BlBenchRun      *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
-	BlBenchSkb      *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
-	BlBind4         *ebpf.ProgramSpec `ebpf:"bl_bind4"`
-	BlBind6         *ebpf.ProgramSpec `ebpf:"bl_bind6"`
-	BlCarryLabels   *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
-	BlCgroupMkdir   *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir   *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4      *ebpf.ProgramSpec `ebpf:"bl_connect4"`
-	BlConnect6      *ebpf.ProgramSpec `ebpf:"bl_connect6"`
-	BlContractRun   *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
-	BlEgress        *ebpf.ProgramSpec `ebpf:"bl_egress"`
-	BlEnterExecve   *ebpf.ProgramSpec `ebpf:"bl_enter_execve"`
-	BlEnterExecveat *ebpf.ProgramSpec `ebpf:"bl_enter_execveat"`
-	BlExecDone      *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
-	BlFork          *ebpf.ProgramSpec `ebpf:"bl_fork"`
-	BlLsmBpf        *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm       *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds      *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
-	BlLsmLink       *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
-	BlLsmListen     *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
-	BlLsmMmap       *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
-	BlLsmMount      *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount  *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect   *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen       *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
-	BlLsmRename     *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
-	BlLsmSymlink    *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
-	BlLsmTruncate   *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
-	BlModBpf        *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
-	BlModBprm       *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
-	BlModCreds      *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
-	BlModLink       *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
-	BlModListen     *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
-	BlModMmap       *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
-	BlModMount      *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
-	BlModMoveMount  *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
-	BlModMprotect   *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
-	BlModOpen       *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
-	BlModRename     *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
-	BlModSymlink    *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
-	BlModTruncate   *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
-	BlSigListen     *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
-	BlSockops       *ebpf.ProgramSpec `ebpf:"bl_sockops"`
-	BlSysExit       *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
+	BlArmFound     *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
+	BlAttachTask   *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
+	BlBenchExec    *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
+	BlBenchRun     *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
+	BlBenchSkb     *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
+	BlBind4        *ebpf.ProgramSpec `ebpf:"bl_bind4"`
+	BlBind6        *ebpf.ProgramSpec `ebpf:"bl_bind6"`
+	BlCarryLabels  *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
+	BlCgroupMkdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4     *ebpf.ProgramSpec `ebpf:"bl_connect4"`
+	BlConnect6     *ebpf.ProgramSpec `ebpf:"bl_connect6"`
+	BlContractRun  *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
+	BlEgress       *ebpf.ProgramSpec `ebpf:"bl_egress"`
+	BlExecDone     *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
+	BlFork         *ebpf.ProgramSpec `ebpf:"bl_fork"`
+	BlLsmBpf       *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm      *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds     *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
+	BlLsmLink      *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
+	BlLsmListen    *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
+	BlLsmMmap      *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
+	BlLsmMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect  *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen      *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
+	BlLsmRename    *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink   *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate  *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
+	BlModBpf       *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
+	BlModBprm      *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
+	BlModCreds     *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
+	BlModLink      *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
+	BlModListen    *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
+	BlModMmap      *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
+	BlModMount     *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
+	BlModMoveMount *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
+	BlModMprotect  *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
+	BlModOpen      *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
+	BlModRename    *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
+	BlModSymlink   *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
+	BlModTruncate  *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
+	BlSigListen    *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSockops      *ebpf.ProgramSpec `ebpf:"bl_sockops"`
+	BlSysExit      *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
-	BlArgses     *ebpf.MapSpec `ebpf:"bl_argses"`
 	BlBinds      *ebpf.MapSpec `ebpf:"bl_binds"`
 	BlCgroups    *ebpf.MapSpec `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.MapSpec `ebpf:"bl_configs"`
@@ -668,7 +654,6 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
-	BlArgses     *ebpf.Map `ebpf:"bl_argses"`
 	BlBinds      *ebpf.Map `ebpf:"bl_binds"`
 	BlCgroups    *ebpf.Map `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.Map `ebpf:"bl_configs"`
@@ -693,7 +678,6 @@ type kernelMaps struct {
 
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
-		m.BlArgses,
 		m.BlBinds,
 		m.BlCgroups,
 		m.BlConfigs,
@@ -750,53 +734,51 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	BlArmFound      *ebpf.Program `ebpf:"bl_arm_found"`
-	BlAttachTask    *ebpf.Program `ebpf:"bl_attach_task"`
-	BlBenchExec     *ebpf.Program `ebpf:"bl_bench_exec"`
-	BlBenchRun      *ebpf.Program `ebpf:"bl_bench_run"`
-	BlBenchSkb      *ebpf.Program `ebpf:"bl_bench_skb"`
-	BlBind4         *ebpf.Program `ebpf:"bl_bind4"`
-	BlBind6         *ebpf.Program `ebpf:"bl_bind6"`
-	BlCarryLabels   *ebpf.Program `ebpf:"bl_carry_labels"`
-	BlCgroupMkdir   *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir   *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4      *ebpf.Program `ebpf:"bl_connect4"`
-	BlConnect6      *ebpf.Program `ebpf:"bl_connect6"`
-	BlContractRun   *ebpf.Program `ebpf:"bl_contract_run"`
-	BlEgress        *ebpf.Program `ebpf:"bl_egress"`
-	BlEnterExecve   *ebpf.Program `ebpf:"bl_enter_execve"`
-	BlEnterExecveat *ebpf.Program `ebpf:"bl_enter_execveat"`
-	BlExecDone      *ebpf.Program `ebpf:"bl_exec_done"`
-	BlFork          *ebpf.Program `ebpf:"bl_fork"`
-	BlLsmBpf        *ebpf.Program `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm       *ebpf.Program `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds      *ebpf.Program `ebpf:"bl_lsm_creds"`
-	BlLsmLink       *ebpf.Program `ebpf:"bl_lsm_link"`
-	BlLsmListen     *ebpf.Program `ebpf:"bl_lsm_listen"`
-	BlLsmMmap       *ebpf.Program `ebpf:"bl_lsm_mmap"`
-	BlLsmMount      *ebpf.Program `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount  *ebpf.Program `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect   *ebpf.Program `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen       *ebpf.Program `ebpf:"bl_lsm_open"`
-	BlLsmRename     *ebpf.Program `ebpf:"bl_lsm_rename"`
-	BlLsmSymlink    *ebpf.Program `ebpf:"bl_lsm_symlink"`
-	BlLsmTruncate   *ebpf.Program `ebpf:"bl_lsm_truncate"`
-	BlModBpf        *ebpf.Program `ebpf:"bl_mod_bpf"`
-	BlModBprm       *ebpf.Program `ebpf:"bl_mod_bprm"`
-	BlModCreds      *ebpf.Program `ebpf:"bl_mod_creds"`
-	BlModLink       *ebpf.Program `ebpf:"bl_mod_link"`
-	BlModListen     *ebpf.Program `ebpf:"bl_mod_listen"`
-	BlModMmap       *ebpf.Program `ebpf:"bl_mod_mmap"`
-	BlModMount      *ebpf.Program `ebpf:"bl_mod_mount"`
-	BlModMoveMount  *ebpf.Program `ebpf:"bl_mod_move_mount"`
-	BlModMprotect   *ebpf.Program `ebpf:"bl_mod_mprotect"`
-	BlModOpen       *ebpf.Program `ebpf:"bl_mod_open"`
-	BlModRename     *ebpf.Program `ebpf:"bl_mod_rename"`
-	BlModSymlink    *ebpf.Program `ebpf:"bl_mod_symlink"`
-	BlModTruncate   *ebpf.Program `ebpf:"bl_mod_truncate"`
-	BlSigListen     *ebpf.Program `ebpf:"bl_sig_listen"`
-	BlSockops       *ebpf.Program `ebpf:"bl_sockops"`
-	BlSysExit       *ebpf.Program `ebpf:"bl_sys_exit"`
+	BlArmFound     *ebpf.Program `ebpf:"bl_arm_found"`
+	BlAttachTask   *ebpf.Program `ebpf:"bl_attach_task"`
+	BlBenchExec    *ebpf.Program `ebpf:"bl_bench_exec"`
+	BlBenchRun     *ebpf.Program `ebpf:"bl_bench_run"`
+	BlBenchSkb     *ebpf.Program `ebpf:"bl_bench_skb"`
+	BlBind4        *ebpf.Program `ebpf:"bl_bind4"`
+	BlBind6        *ebpf.Program `ebpf:"bl_bind6"`
+	BlCarryLabels  *ebpf.Program `ebpf:"bl_carry_labels"`
+	BlCgroupMkdir  *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir  *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4     *ebpf.Program `ebpf:"bl_connect4"`
+	BlConnect6     *ebpf.Program `ebpf:"bl_connect6"`
+	BlContractRun  *ebpf.Program `ebpf:"bl_contract_run"`
+	BlEgress       *ebpf.Program `ebpf:"bl_egress"`
+	BlExecDone     *ebpf.Program `ebpf:"bl_exec_done"`
+	BlFork         *ebpf.Program `ebpf:"bl_fork"`
+	BlLsmBpf       *ebpf.Program `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm      *ebpf.Program `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds     *ebpf.Program `ebpf:"bl_lsm_creds"`
+	BlLsmLink      *ebpf.Program `ebpf:"bl_lsm_link"`
+	BlLsmListen    *ebpf.Program `ebpf:"bl_lsm_listen"`
+	BlLsmMmap      *ebpf.Program `ebpf:"bl_lsm_mmap"`
+	BlLsmMount     *ebpf.Program `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount *ebpf.Program `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect  *ebpf.Program `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen      *ebpf.Program `ebpf:"bl_lsm_open"`
+	BlLsmRename    *ebpf.Program `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink   *ebpf.Program `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate  *ebpf.Program `ebpf:"bl_lsm_truncate"`
+	BlModBpf       *ebpf.Program `ebpf:"bl_mod_bpf"`
+	BlModBprm      *ebpf.Program `ebpf:"bl_mod_bprm"`
+	BlModCreds     *ebpf.Program `ebpf:"bl_mod_creds"`
+	BlModLink      *ebpf.Program `ebpf:"bl_mod_link"`
+	BlModListen    *ebpf.Program `ebpf:"bl_mod_listen"`
+	BlModMmap      *ebpf.Program `ebpf:"bl_mod_mmap"`
+	BlModMount     *ebpf.Program `ebpf:"bl_mod_mount"`
+	BlModMoveMount *ebpf.Program `ebpf:"bl_mod_move_mount"`
+	BlModMprotect  *ebpf.Program `ebpf:"bl_mod_mprotect"`
+	BlModOpen      *ebpf.Program `ebpf:"bl_mod_open"`
+	BlModRename    *ebpf.Program `ebpf:"bl_mod_rename"`
+	BlModSymlink   *ebpf.Program `ebpf:"bl_mod_symlink"`
+	BlModTruncate  *ebpf.Program `ebpf:"bl_mod_truncate"`
+	BlSigListen    *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSockops      *ebpf.Program `ebpf:"bl_sockops"`
+	BlSysExit      *ebpf.Program `ebpf:"bl_sys_exit"`
 }
 
 func (p *kernelPrograms) Close() error {
@@ -815,8 +797,6 @@ func (p *kernelPrograms) Close() error {
 		p.BlConnect6,
 		p.BlContractRun,
 		p.BlEgress,
-		p.BlEnterExecve,
-		p.BlEnterExecveat,
 		p.BlExecDone,
 		p.BlFork,
 		p.BlLsmBpf,

@@ -439,8 +439,6 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 	switch h.kind {
 	case attachLSM:
 		l, err = link.AttachLSM(link.LSMOptions{Program: prog})
-	case attachSyscall:
-		l, err = link.Tracepoint("syscalls", h.name, prog, nil)
 	case attachCgroup:
 		l, err = link.AttachCgroup(link.CgroupOptions{Path: e.root.dir, Attach: h.cgroup, Program: prog})
 	default:
