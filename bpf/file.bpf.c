@@ -246,9 +246,9 @@ static __always_inline int bl_key_maybe(struct file *file)
 	if ((__u64)up == (__u64)d || (__u64)up == (__u64)file->f_path.mnt->mnt_root)
 		return 1;
 	name = bl_short_name(d);
-	dir = bl_short_name(up);
-	if (!name || !dir)
+	if (!name)
 		return 1;
+	dir = *(__u64 *)up->d_iname;	/* if its name is not there, it is too long to be .ssh */
 	return (dir & 0xffffffffffULL) == 0x6873732eULL ||	/* .ssh and its end */
 	       (name & 0xffffffULL) == 0x5f6469ULL ||		/* id_ */
 	       name == 0x74736f685f687373ULL ||			/* ssh_host */
