@@ -156,7 +156,7 @@ func containerdEvent(env *events.Envelope) (event, bool) {
 	case *apievents.ContainerDelete:
 		ev.kind, id = evDestroy, m.ID
 	case *apievents.TaskStart:
-		ev.kind, id, ev.pid = evStart, m.ContainerID, int(m.Pid)
+		ev.kind, id = evStart, m.ContainerID
 	case *apievents.TaskExit:
 		if m.ID != m.ContainerID {
 			return event{}, false // the end of an exec, not of the container
@@ -232,7 +232,7 @@ func (r records) container(rec containers.Container) (Container, bool) {
 	}
 	c.ImageDigests = mergeDigests([]string{c.ImageDigest})
 	if t := r.tasks[rec.ID]; t != nil {
-		c.State, c.PID = taskState(t)
+		c.State = taskState(t)
 	}
 	return c, true
 }
@@ -284,12 +284,12 @@ func containerdName(rec containers.Container) string {
 
 // taskState maps a task's status. A created task has an init process already,
 // which runs nothing of the image yet.
-func taskState(t *task.Process) (State, int) {
+func taskState(t *task.Process) State {
 	switch t.Status {
 	case task.Status_STOPPED:
-		return StateStopped, 0
+		return StateStopped
 	case task.Status_CREATED:
-		return StateCreated, int(t.Pid)
+		return StateCreated
 	}
-	return StateRunning, int(t.Pid)
+	return StateRunning
 }

@@ -122,8 +122,8 @@ func TestContainerdListing(t *testing.T) {
 				{ID: "short", Image: "x"},
 			},
 			tasks: map[string]*task.Process{
-				hexID(1): {ID: hexID(1), Pid: 10, Status: task.Status_RUNNING},
-				hexID(2): {ID: hexID(2), Pid: 11, Status: task.Status_PAUSED},
+				hexID(1): {ID: hexID(1), Status: task.Status_RUNNING},
+				hexID(2): {ID: hexID(2), Status: task.Status_PAUSED},
 			},
 			images: map[string]images.Image{
 				"reg/pause:3": image("reg/pause:3", 50, t0.Add(-time.Hour)),
@@ -132,7 +132,7 @@ func TestContainerdListing(t *testing.T) {
 		},
 		"default": {
 			containers: []containers.Container{{ID: hexID(3), Labels: map[string]string{"nertdctl": "", "nerdctl/name": "db"}, CreatedAt: t0}},
-			tasks:      map[string]*task.Process{hexID(3): {ID: hexID(3), Pid: 12, Status: task.Status_STOPPED}},
+			tasks:      map[string]*task.Process{hexID(3): {ID: hexID(3), Status: task.Status_STOPPED}},
 		},
 		"moby": {containers: []containers.Container{{ID: hexID(4), CreatedAt: t0}}},
 	}}
@@ -141,11 +141,11 @@ func TestContainerdListing(t *testing.T) {
 		{
 			ID: id(1), Name: "prod/web-0", Image: "reg/pause:3", ImageDigest: digest(50), ImageDigests: []string{digest(50)},
 			Labels: pod, Namespace: "prod", PodLabels: map[string]string{"app": "shop"},
-			Runtime: RuntimeContainerd, State: StateRunning, PID: 10, Created: t0,
+			Runtime: RuntimeContainerd, State: StateRunning, Created: t0,
 		},
 		{
 			ID: id(2), Name: "prod/web-0/nginx", Image: "reg/nginx:1", Labels: ctr, Namespace: "prod",
-			PodLabels: map[string]string{"app": "shop"}, Runtime: RuntimeContainerd, State: StateRunning, PID: 11, Created: t0,
+			PodLabels: map[string]string{"app": "shop"}, Runtime: RuntimeContainerd, State: StateRunning, Created: t0,
 		},
 		{
 			ID: id(3), Name: "db", Labels: map[string]string{"nertdctl": "", "nerdctl/name": "db"},
@@ -155,7 +155,7 @@ func TestContainerdListing(t *testing.T) {
 	if diff := cmp.Diff(want, fd.resync().Containers); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if st := d.Status(); !st.Connected || st.InvalidIDs != 1 {
+	if st := connectedStatus(d); !st.Connected || st.InvalidIDs != 1 {
 		t.Errorf("got %+v, want connected and one invalid ID", st)
 	}
 }
@@ -175,22 +175,22 @@ func TestContainerdLife(t *testing.T) {
 	if diff := cmp.Diff(want, fd.cause("create").Container); diff != "" {
 		t.Errorf("create (-want +got):\n%s", diff)
 	}
-	api.ch <- envelope(t, "default", "/tasks/start", &apievents.TaskStart{ContainerID: hexID(1), Pid: 77})
-	if c := fd.cause("start").Container; c.State != StateRunning || c.PID != 77 {
-		t.Errorf("start: got %s, pid %d", c.State, c.PID)
+	api.ch <- envelope(t, "default", "/tasks/start", &apievents.TaskStart{ContainerID: hexID(1)})
+	if c := fd.cause("start").Container; c.State != StateRunning {
+		t.Errorf("start: got %s", c.State)
 	}
-	recs.tasks = map[string]*task.Process{hexID(1): {ID: hexID(1), Pid: 77, Status: task.Status_RUNNING}}
+	recs.tasks = map[string]*task.Process{hexID(1): {ID: hexID(1), Status: task.Status_RUNNING}}
 	recs.containers[0].Labels = map[string]string{"a": "2"}
 	api.set("default", recs)
 	api.ch <- envelope(t, "default", "/containers/update", &apievents.ContainerUpdate{ID: hexID(1)})
-	if c := fd.cause("update").Container; c.Labels["a"] != "2" || c.PID != 77 {
+	if c := fd.cause("update").Container; c.Labels["a"] != "2" || c.State != StateRunning {
 		t.Errorf("update: got %+v", c)
 	}
 	// An exec ends: not the container.
-	api.ch <- envelope(t, "default", "/tasks/exit", &apievents.TaskExit{ContainerID: hexID(1), ID: "exec-1", Pid: 80})
-	api.ch <- envelope(t, "default", "/tasks/exit", &apievents.TaskExit{ContainerID: hexID(1), ID: hexID(1), Pid: 77})
-	if c := fd.cause("stop").Container; c.State != StateStopped || c.PID != 0 {
-		t.Errorf("stop: got %s, pid %d", c.State, c.PID)
+	api.ch <- envelope(t, "default", "/tasks/exit", &apievents.TaskExit{ContainerID: hexID(1), ID: "exec-1"})
+	api.ch <- envelope(t, "default", "/tasks/exit", &apievents.TaskExit{ContainerID: hexID(1), ID: hexID(1)})
+	if c := fd.cause("stop").Container; c.State != StateStopped {
+		t.Errorf("stop: got %s", c.State)
 	}
 	api.ch <- envelope(t, "default", "/containers/delete", &apievents.ContainerDelete{ID: hexID(1)})
 	if c := fd.cause("destroy"); c.Kind != Removed {
@@ -225,7 +225,7 @@ func TestPlainUID(t *testing.T) {
 func FuzzContainerdEvent(f *testing.F) {
 	for _, ev := range []any{
 		&apievents.ContainerCreate{ID: hexID(1), Image: "x"}, &apievents.TaskExit{ContainerID: hexID(1), ID: hexID(1)},
-		&apievents.TaskStart{ContainerID: hexID(1), Pid: 1<<32 - 1}, &apievents.ContainerUpdate{ID: "x"}, &apievents.ImageCreate{Name: "x"},
+		&apievents.TaskStart{ContainerID: hexID(1)}, &apievents.ContainerUpdate{ID: "x"}, &apievents.ImageCreate{Name: "x"},
 	} {
 		env := envelope(f, "default", "/t", ev)
 		f.Add(env.Event.GetTypeUrl(), env.Event.GetValue())
@@ -237,7 +237,7 @@ func FuzzContainerdEvent(f *testing.F) {
 		if !ok {
 			return
 		}
-		if _, err := ev.ref.id.Bytes(); err != nil || ev.kind == 0 || ev.pid < 0 || len(ev.image) > maxImageBytes {
+		if _, err := ev.ref.id.Bytes(); err != nil || ev.kind == 0 || len(ev.image) > maxImageBytes {
 			t.Errorf("event out of bounds: %+v, %v", ev, err)
 		}
 	})

@@ -95,9 +95,9 @@ type dockerEngine struct {
 	d   *Docker
 }
 
-// completeBudget bounds what a listing may spend on questions about single
+// detailBudget bounds what a listing may spend on questions about single
 // containers and images.
-const completeBudget = 3 * time.Second
+const detailBudget = 3 * time.Second
 
 // Watch implements engine.
 func (e *dockerEngine) Watch(ctx context.Context, since time.Time, ready func(), sink func(event)) error {
@@ -197,7 +197,7 @@ func (e *dockerEngine) List(ctx context.Context) ([]Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	bctx, cancel := context.WithTimeout(ctx, completeBudget)
+	bctx, cancel := context.WithTimeout(ctx, detailBudget)
 	defer cancel()
 	out := make([]Container, 0, len(res.Items))
 	for _, sum := range res.Items {
@@ -206,7 +206,7 @@ func (e *dockerEngine) List(ctx context.Context) ([]Container, error) {
 			e.d.f.count(func(s *Status) { s.InvalidIDs++ })
 			continue
 		}
-		if full, err := e.complete(bctx, c, false); err == nil {
+		if full, err := e.Detail(bctx, c); err == nil {
 			c = full
 		}
 		out = append(out, c)
@@ -240,15 +240,11 @@ func (e *dockerEngine) Get(ctx context.Context, r ref) (Container, error) {
 	return Container{}, errGone
 }
 
-// Detail implements detailer.
+// Detail implements detailer. It fills what a listing does not tell: the reference
+// the container was created from where its tag has moved since, and the image's
+// digests.
 func (e *dockerEngine) Detail(ctx context.Context, c Container) (Container, error) {
-	return e.complete(ctx, c, c.State == StateRunning)
-}
-
-// complete fills what a listing does not tell: the reference the container was
-// created from where its tag has moved since, the image's digests, and the PID.
-func (e *dockerEngine) complete(ctx context.Context, c Container, pid bool) (Container, error) {
-	if pid || unresolved(c) {
+	if unresolved(c) {
 		res, err := e.cli.ContainerInspect(ctx, string(c.ID), client.ContainerInspectOptions{})
 		switch {
 		case cerrdefs.IsNotFound(err):
@@ -258,9 +254,6 @@ func (e *dockerEngine) complete(ctx context.Context, c Container, pid bool) (Con
 		}
 		if res.Container.Config != nil && res.Container.Config.Image != "" {
 			c.Image = res.Container.Config.Image
-		}
-		if st := res.Container.State; pid && st != nil && st.Running {
-			c.PID = st.Pid
 		}
 	}
 	digests, err := e.imageDigests(ctx, c.ImageDigest)

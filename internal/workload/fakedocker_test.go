@@ -24,7 +24,6 @@ type fakeContainer struct {
 	id, name, image, imageID string
 	labels                   map[string]string
 	state                    container.ContainerState
-	pid                      int
 	created                  int64
 }
 
@@ -128,11 +127,11 @@ func (f *fakeDocker) create(c fakeContainer) {
 	f.containerEvent(&c, events.ActionCreate, nil)
 }
 
-func (f *fakeDocker) setRunning(id string, pid int) {
+func (f *fakeDocker) setRunning(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.containers[id]
-	c.state, c.pid = container.StateRunning, pid
+	c.state = container.StateRunning
 	f.containerEvent(c, events.ActionStart, nil)
 }
 
@@ -140,7 +139,7 @@ func (f *fakeDocker) die(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.containers[id]
-	c.state, c.pid = container.StateExited, 0
+	c.state = container.StateExited
 	f.containerEvent(c, events.ActionDie, map[string]string{"exitCode": "137"})
 }
 
@@ -165,6 +164,13 @@ func (f *fakeDocker) lock(id string, locked bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.locked[id] = locked
+}
+
+// inspects returns how often a container was inspected.
+func (f *fakeDocker) inspects(id string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.requests["containers/"+id+"/json"]
 }
 
 func (f *fakeDocker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -271,7 +277,7 @@ func (f *fakeDocker) serveInspect(w http.ResponseWriter, r *http.Request, id str
 	}
 	reply(w, map[string]any{
 		"Id": c.id, "Name": "/" + c.name, "Image": c.imageID,
-		"State":  map[string]any{"Status": c.state, "Running": c.state == container.StateRunning, "Pid": c.pid},
+		"State":  map[string]any{"Status": c.state, "Running": c.state == container.StateRunning},
 		"Config": map[string]any{"Image": c.image, "Labels": c.labels},
 	})
 }
@@ -324,6 +330,20 @@ func (f *fakeDocker) serveEvents(w http.ResponseWriter, r *http.Request) {
 			w.(http.Flusher).Flush()
 		}
 	}
+}
+
+// connectedStatus returns the status of src once it is connected, or what it is
+// after five seconds: it is set only after the listing was handed on.
+func connectedStatus(src Source) Status {
+	st := src.Status()
+	for range 500 {
+		if st.Connected {
+			break
+		}
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // there is no other signal
+		st = src.Status()
+	}
+	return st
 }
 
 // feed collects the changes a source emits.

@@ -66,7 +66,6 @@ type event struct {
 	kind        eventKind
 	ref         ref
 	name, image string // where the event tells them
-	pid         int    // of a start, where the event tells it
 	at          time.Time
 }
 
@@ -198,7 +197,7 @@ type session struct {
 }
 
 // known is the last word on a container. gen grows with every change of it, so
-// that a late detail about an earlier run is recognised.
+// that a late detail, asked for before the last change, is recognised.
 type known struct {
 	c   Container
 	gen uint64
@@ -316,9 +315,6 @@ func (s *session) resync(ctx context.Context, first bool) error {
 	for i := range list {
 		c := bound(list[i])
 		old, ok := s.known[c.ID]
-		if ok && c.PID == 0 && c.State == StateRunning && old.c.State == StateRunning {
-			c.PID = old.c.PID
-		}
 		list[i] = c
 		if ok && old.c.Equal(c) {
 			next[c.ID] = old
@@ -359,9 +355,9 @@ func (s *session) handle(ctx context.Context, ev event) {
 	c := old.c
 	switch ev.kind {
 	case evStart:
-		c.State, c.PID = StateRunning, ev.pid
+		c.State = StateRunning
 	case evStop:
-		c.State, c.PID = StateStopped, 0
+		c.State = StateStopped
 	case evRename:
 		if ev.name == "" {
 			s.refresh(ctx, ev)
@@ -380,12 +376,9 @@ func (s *session) refresh(ctx context.Context, ev event) {
 	ctx, cancel := context.WithTimeout(ctx, s.f.t.get)
 	defer cancel()
 	c, err := s.eng.Get(ctx, ev.ref)
-	old, ok := s.known[ev.ref.id]
+	_, ok := s.known[ev.ref.id]
 	switch {
 	case err == nil:
-		if ok && c.PID == 0 && c.State == StateRunning && old.c.State == StateRunning && ev.kind != evStart {
-			c.PID = old.c.PID
-		}
 		s.put(c, causes[ev.kind])
 		return
 	case errors.Is(err, errGone):
@@ -423,12 +416,12 @@ func (s *session) put(c Container, cause string) {
 func (s *session) removed(id ident.ContainerID, cause string) {
 	c := s.known[id].c
 	delete(s.known, id)
-	c.ID, c.Runtime, c.State, c.PID = id, s.f.runtime, StateRemoved, 0
+	c.ID, c.Runtime, c.State = id, s.f.runtime, StateRemoved
 	s.emit(Change{Kind: Removed, Runtime: s.f.runtime, Cause: cause, Container: c})
 }
 
 func (s *session) wantDetail(k known) {
-	if s.ask != nil && (k.c.Partial || k.c.State == StateRunning && k.c.PID == 0) {
+	if s.ask != nil && k.c.Partial {
 		s.pending = append(s.pending, detail{c: k.c, gen: k.gen})
 	}
 }

@@ -115,15 +115,7 @@ func TestFollowNeverGivesUp(t *testing.T) {
 	if c := <-fd.ch; c.Kind != Resync || len(c.Containers) != 1 {
 		t.Errorf("second: got %+v, want a resync and no word per attempt", c)
 	}
-	// the state is set after the listing was handed on
-	var st Status
-	for range 500 {
-		if st = src.Status(); st.Connected {
-			break
-		}
-		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // there is no other signal
-	}
-	if !st.Connected || st.Reconnects != 0 {
+	if st := connectedStatus(src); !st.Connected || st.Reconnects != 0 {
 		t.Errorf("got %+v, want connected, no reconnect", st)
 	}
 }
@@ -163,9 +155,9 @@ func TestFollowOldEventsAreChecked(t *testing.T) {
 	e.events <- event{kind: evStart, ref: ref{id: id(1)}, at: time.Now().Add(-time.Minute)}
 	e.events <- event{kind: evCreate, ref: ref{id: id(2)}, at: time.Now().Add(-time.Minute)} // gone by now
 	fd.quiet(30 * time.Millisecond)
-	e.events <- event{kind: evStart, ref: ref{id: id(1)}, pid: 7, at: time.Now()}
-	if c := fd.cause("start").Container; c.State != StateRunning || c.PID != 7 {
-		t.Errorf("got %+v, want running with pid 7", c)
+	e.events <- event{kind: evStart, ref: ref{id: id(1)}, at: time.Now()}
+	if c := fd.cause("start").Container; c.State != StateRunning {
+		t.Errorf("got %+v, want running", c)
 	}
 }
 
@@ -275,28 +267,39 @@ func (e detailEngine) Detail(ctx context.Context, c Container) (Container, error
 }
 
 func TestFollowLateDetailIsDropped(t *testing.T) {
-	e := detailEngine{newFakeEngine(docker(1, StateCreated)), make(chan Container), make(chan Container)}
+	c := docker(1, StateRunning)
+	c.Partial = true
+	e := detailEngine{newFakeEngine(c), make(chan Container), make(chan Container)}
 	src := followFake(func(context.Context) (engine, string, func(), error) { return e, "v", func() {}, nil })
 	fd := follow(t, src)
 	fd.resync()
-	e.events <- event{kind: evStart, ref: ref{id: id(1)}, at: time.Now()}
-	fd.cause("start")
 	asked := <-e.in
 	// The run it was asked about ends before the answer comes.
 	e.events <- event{kind: evStop, ref: ref{id: id(1)}, at: time.Now()}
 	fd.cause("stop")
-	asked.PID = 99
+	asked.Image, asked.Partial = "late", false
 	e.out <- asked
+	asked = <-e.in // asked anew, as the container is still partial
 	fd.quiet(30 * time.Millisecond)
 	if st := src.Status(); st.DetailsSkipped != 1 {
 		t.Errorf("got %d skipped, want 1", st.DetailsSkipped)
 	}
-	e.events <- event{kind: evStart, ref: ref{id: id(1)}, at: time.Now()}
-	fd.cause("start")
-	asked = <-e.in
-	asked.PID = 100
+	if asked.Image != "" || !asked.Partial || asked.State != StateStopped {
+		t.Errorf("asked about %+v, want it stopped and as it was", asked)
+	}
+	asked.Image, asked.Partial = "app", false
 	e.out <- asked
-	if c := fd.cause("detail").Container; c.PID != 100 {
-		t.Errorf("got pid %d, want 100", c.PID)
+	if c := fd.cause("detail").Container; c.Image != "app" || c.Partial || c.State != StateStopped {
+		t.Errorf("got %+v, want app, stopped", c)
+	}
+	// Nothing is left to ask, so a start is told and no more.
+	e.events <- event{kind: evStart, ref: ref{id: id(1)}, at: time.Now()}
+	if c := fd.cause("start").Container; c.Image != "app" || c.State != StateRunning {
+		t.Errorf("got %+v, want app, running", c)
+	}
+	select {
+	case c := <-e.in:
+		t.Errorf("asked for details of %+v, which is not partial", c)
+	case <-time.After(30 * time.Millisecond):
 	}
 }

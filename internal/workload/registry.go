@@ -120,7 +120,7 @@ func (r *Registry) remove(diff []Change, c Container, runtime, cause string) []C
 		delete(r.byID, c.ID)
 		c = old
 	}
-	c.State, c.PID = StateRemoved, 0
+	c.State = StateRemoved
 	if ok {
 		r.removed.Add(c.ID, c)
 	}

@@ -69,7 +69,7 @@ func TestRegistryLookup(t *testing.T) {
 }
 
 func TestRegistryApply(t *testing.T) {
-	a := Container{ID: id(1), Name: "a", Runtime: RuntimeDocker, State: StateRunning, PID: 3}
+	a := Container{ID: id(1), Name: "a", Runtime: RuntimeDocker, State: StateRunning}
 	b := Container{ID: id(2), Name: "b", Runtime: RuntimeDocker}
 	k := Container{ID: id(3), Name: "k", Runtime: RuntimeContainerd}
 	aByContainerd := Container{ID: id(1), Runtime: RuntimeContainerd}
@@ -157,7 +157,7 @@ func TestRegistryConcurrent(t *testing.T) {
 	for w := range 4 {
 		wg.Go(func() {
 			for i := range 200 {
-				c := Container{ID: id(i), Name: "n", Runtime: RuntimeDocker, PID: w}
+				c := Container{ID: id(i), Name: "n", Runtime: RuntimeDocker, Cut: w}
 				r.Apply(upsert(c))
 				_, _ = r.Lookup("n")
 				r.Apply(Change{Kind: Removed, Runtime: RuntimeDocker, Container: c})

@@ -65,7 +65,6 @@ type Container struct {
 
 	Runtime string    // [RuntimeDocker] or [RuntimeContainerd]
 	State   State     // see [State]
-	PID     int       // init process in the host's PID namespace, 0 when not running or not yet known; PIDs are reused, so check its cgroup
 	Created time.Time // to the second for Docker
 
 	// Partial reports that a lookup is still under way or failed: Image may be an ID in place of the
@@ -80,7 +79,7 @@ type Container struct {
 // Equal reports whether a and b say the same.
 func (c Container) Equal(o Container) bool {
 	return c.ID == o.ID && c.Name == o.Name && c.Image == o.Image && c.ImageDigest == o.ImageDigest &&
-		c.Namespace == o.Namespace && c.Runtime == o.Runtime && c.State == o.State && c.PID == o.PID &&
+		c.Namespace == o.Namespace && c.Runtime == o.Runtime && c.State == o.State &&
 		c.Created.Equal(o.Created) && c.Partial == o.Partial && c.Cut == o.Cut &&
 		slices.Equal(c.ImageDigests, o.ImageDigests) &&
 		maps.Equal(c.Labels, o.Labels) && maps.Equal(c.PodLabels, o.PodLabels)
