@@ -62,15 +62,18 @@ var Packages = []Package{
 	{Path: "internal/agent", Row: RowAssembly},
 
 	{Path: "internal/control", Row: RowFeature},
+	{Path: "internal/gate/proxy", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
+	{Path: "internal/dockerapi", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
 
 	{Path: "internal/ident", Row: RowVocabulary},
+	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},
 	{Path: "internal/attr", Row: RowVocabulary},
 	{Path: "internal/hostinfo", Row: RowVocabulary},
