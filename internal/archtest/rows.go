@@ -63,12 +63,16 @@ var Packages = []Package{
 
 	{Path: "internal/control", Row: RowFeature},
 	{Path: "internal/gate/proxy", Row: RowFeature},
+	{Path: "internal/gate/authz", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
 	{Path: "internal/dockerapi", Row: RowCore},
+	{Path: "internal/gate/wire", Row: RowCore},
+	{Path: "internal/gate/peer", Row: RowCore},
+	{Path: "internal/gate/ticket", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
 
