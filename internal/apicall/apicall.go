@@ -109,6 +109,9 @@ type HostMount struct {
 	Resolved string
 	Target   string
 	ReadOnly bool
+	// Shallow says that ReadOnly does not reach mounts below the source: they stay
+	// writable.
+	Shallow bool
 	// Propagation is "", "rprivate", "shared", "rshared", "slave", "rslave", "private".
 	Propagation string
 	// Driver and Options are those of a volume.
@@ -224,14 +227,32 @@ type Facts struct {
 	Changes    []string
 	Outputs    string
 	Squash     bool
+	Tags       []string // all names that a build gives
+	BuildKit   bool     // the build is BuildKit's, with a session
+	SessionID  string
 
 	// Filters and bulk calls.
 	Filters map[string][]string
 	Force   bool
 	Bulk    bool // touches things that the call does not name (prune)
 
+	// Volumes, networks, secrets: the driver and its options. HostMounts and Sysctls
+	// have what of them reaches a container.
+	Driver        string
+	DriverOptions map[string]string
+	IPAMDriver    string // "" is the default one
+	Attachable    bool   // a network that containers of other nodes may join
+	Scope         string
+	Checkpoint    string // name of a checkpoint
+
 	// Plugins and swarm.
-	PluginPrivileges []string
+	PluginPrivileges []string // "name=value", and "runtime=plugin" for a service that installs one
+	TaskLabels       map[string]string
+	Role             string   // of a node
+	Availability     string   // of a node or cluster volume
+	Addresses        []string // that the daemon would listen on or advertise
+	Remotes          []string // that the daemon would join or trust
+	Rollback         bool     // runs the specification that the daemon kept, not the one here
 	// Paths are host paths that the daemon itself would read or write (checkpoint
 	// directories and the like).
 	Paths []string
