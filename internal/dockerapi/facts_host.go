@@ -99,7 +99,7 @@ func (r *Request) readBind(b string, n *node, driver string) error {
 	}
 	r.useVolume(m.Source)
 	if driver != "" && driver != "local" {
-		m.Via, m.Driver = "volume", driver
+		m.Via, m.Driver, m.Source = "volume", driver, ""
 		r.addMount(m, mountRef{})
 	}
 	return nil
@@ -168,7 +168,7 @@ func (r *Request) readMount(m *mount.Mount, n *node, driver string) error {
 		if len(out.Options) == 0 && (out.Driver == "" || out.Driver == "local") {
 			return nil
 		}
-		out.Source = volumeSource(out.Options, m.Source)
+		out.Source = volumeSource(out.Options)
 		r.addMount(out, mountRef{})
 		return nil
 	case mount.TypeBind:
@@ -180,18 +180,32 @@ func (r *Request) readMount(m *mount.Mount, n *node, driver string) error {
 	return nil
 }
 
-// volumeSource names what a volume's driver options would mount: the device, and for
-// an overlay its lower directory.
-func volumeSource(options map[string]string, name string) string {
+// volumeSource names what of the host a volume's driver options would mount: the
+// device, and for an overlay its lower directory; "" if they name nothing, as a tmpfs.
+func volumeSource(options map[string]string) string {
+	if options["type"] == "tmpfs" && plainTmpfs(options["o"]) {
+		return ""
+	}
 	for o := range strings.SplitSeq(options["o"], ",") {
 		if dir, ok := strings.CutPrefix(o, "lowerdir="); ok {
 			return dir
 		}
 	}
-	if d := options["device"]; d != "" {
-		return d
+	return options["device"]
+}
+
+// plainTmpfs says that a tmpfs's mount options are that and no more: "bind" among them
+// would make a bind mount of the device, whatever the type says.
+func plainTmpfs(o string) bool {
+	for opt := range strings.SplitSeq(o, ",") {
+		key, _, _ := strings.Cut(opt, "=")
+		switch key {
+		case "", "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "ro", "rw", "noexec", "nosuid", "nodev", "noatime":
+		default:
+			return false
+		}
 	}
-	return name
+	return true
 }
 
 // SetMountSource writes the path that the i-th of Facts.HostMounts was resolved to in

@@ -8,6 +8,7 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/plugin"
 	"github.com/opencontainers/go-digest"
 
@@ -221,7 +222,6 @@ func factsBuild(r *Request) error {
 	q, f := r.Query, &r.Call.Facts
 	f.Remote, f.Platform, f.CgroupParent = q.Get("remote"), q.Get("platform"), q.Get("cgroupparent")
 	f.ExtraHosts, f.Isolation, f.Squash = q.All("extrahosts"), q.Get("isolation"), q.Bool("squash")
-	f.Outputs = q.Get("outputs")
 	f.Path = q.Get("dockerfile")
 	f.Limits = apicall.Limits{
 		MemoryBytes: q.Int("memory"), CPUQuota: q.Int("cpuquota"), CPUPeriod: q.Int("cpuperiod"), CPUShares: q.Int("cpushares"),
@@ -248,6 +248,12 @@ func factsBuild(r *Request) error {
 	}
 	f.Frontend = "dockerfile.v0"
 	f.SessionID, f.BuildKit = q.Get("session"), q.Get("version") == "2"
+	if f.Remote == "client-session" {
+		f.Remote = "" // the context comes over the caller's own session
+	}
+	if mode == network.NetworkHost {
+		f.Entitled = append(f.Entitled, "network.host")
+	}
 	if id := q.Get("session"); id != "" {
 		r.addResource(apicall.ResourceSession, id, ref{})
 	}
@@ -307,11 +313,7 @@ func (r *Request) readBuildJSON() error {
 	if err := r.queryJSON("outputs", &outputs); err != nil {
 		return err
 	}
-	for _, o := range outputs {
-		if o.Type == "local" || o.Type == "tar" {
-			f.Entitled = append(f.Entitled, "output."+o.Type)
-		}
-	}
+	f.Outputs = r.Query.Get("outputs")
 	return nil
 }
 

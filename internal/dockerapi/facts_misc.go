@@ -56,7 +56,16 @@ func factsAttach(r *Request) error {
 func factsUpdate(r *Request) error {
 	b := r.Body.(*container.UpdateConfig)
 	r.readResources(&b.Resources, r.root)
+	if r.minor < 40 {
+		r.Call.Facts.Limits.PIDs = 0 // dropped by the daemon
+	}
 	r.Call.Facts.RestartPolicy = string(b.RestartPolicy.Name)
+	return nil
+}
+
+// factsTop reads GET /containers/{id}/top: the arguments are those of a ps on the host.
+func factsTop(r *Request) error {
+	r.Call.Facts.Cmd = strings.Fields(r.Query.Get("ps_args"))
 	return nil
 }
 
@@ -155,7 +164,7 @@ func factsVolumeCreate(r *Request) error {
 	local := b.Driver == "" || b.Driver == "local"
 	if len(b.DriverOpts) > 0 || !local {
 		r.addMount(apicall.HostMount{
-			Via: "volume", Source: volumeSource(b.DriverOpts, ""), Driver: b.Driver, Options: b.DriverOpts,
+			Via: "volume", Source: volumeSource(b.DriverOpts), Driver: b.Driver, Options: b.DriverOpts,
 		}, mountRef{})
 	}
 	if b.ClusterVolumeSpec != nil {

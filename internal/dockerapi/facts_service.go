@@ -65,6 +65,9 @@ func (r *Request) readTask(t *swarm.TaskSpec, n *node) error {
 		if l := t.Resources.Limits; l != nil {
 			f.Limits.MemoryBytes, f.Limits.NanoCPUs, f.Limits.PIDs = l.MemoryBytes, l.NanoCPUs, l.Pids
 			f.LimitsSet = true
+			if r.minor < 41 {
+				f.Limits.PIDs = 0 // dropped by the daemon
+			}
 		}
 		if rs := t.Resources.Reservations; rs != nil {
 			for _, g := range rs.GenericResources {
@@ -112,6 +115,9 @@ func (r *Request) readContainerSpec(c *swarm.ContainerSpec, n *node) error {
 	f.Isolation = string(c.Isolation)
 	f.Sysctls = c.Sysctls
 	f.CapAdd, f.CapDrop = normalCaps(c.CapabilityAdd), normalCaps(c.CapabilityDrop)
+	if r.minor < 41 {
+		f.CapDrop = nil // dropped by the daemon
+	}
 	f.OOMScoreAdj = int(c.OomScoreAdj)
 	f.TaskLabels = withoutReserved(c.Labels)
 	r.stripLabels(n, "Labels")

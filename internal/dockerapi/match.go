@@ -52,7 +52,8 @@ func (t *table) match(method, path string) (Match, error) {
 		return Match{}, err
 	}
 	m := Match{}
-	if rest, ok := strings.CutPrefix(path, "/v"); ok && rest != "" && isDigitOrDot(rest[0]) {
+	// gRPC paths have no version: the daemon serves them before its router.
+	if rest, ok := strings.CutPrefix(path, "/v"); ok && method != MethodGRPC && rest != "" && isDigitOrDot(rest[0]) {
 		version, tail, found := strings.Cut(rest, "/")
 		minor, good := parseVersion(version)
 		if !good || !found {

@@ -1,10 +1,10 @@
 package dockerapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"reflect"
-	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
 )
@@ -89,8 +89,12 @@ func Parse(m Match, rawQuery string, header http.Header, body []byte, opt Option
 func (r *Request) Vars(i int) string { return r.names[i] }
 
 // TakesStream reports whether a body has to be passed on as a stream. It is less than
-// what [Route.HasStream] says: a pull takes none where an import does.
+// what [Route.HasStream] says: a pull takes none where an import does, and its caller
+// must refuse one.
 func (r *Request) TakesStream() bool { return r.stream }
+
+// bareBody is how long a body may be that says nothing.
+const bareBody = 64
 
 // checkBody returns the JSON body to read, nil if there is none. Where a route takes
 // no body an empty object or null is one too: some clients send it with every POST.
@@ -98,9 +102,9 @@ func (r *Request) checkBody(body []byte) ([]byte, error) {
 	if len(body) > r.opt.Limits.bodyBytes() {
 		return nil, errorf(http.StatusRequestEntityTooLarge, CodeBodyTooLarge, "", "more than %d bytes", r.opt.Limits.bodyBytes())
 	}
-	trimmed := strings.Trim(string(body), " \t\r\n")
+	trimmed := string(bytes.Trim(body[:min(len(body), bareBody)], " \t\r\n"))
 	if r.Route.HasJSON() {
-		if trimmed == "" {
+		if trimmed == "" && len(body) <= bareBody {
 			if r.Route.body.optional {
 				return nil, nil
 			}
@@ -109,6 +113,7 @@ func (r *Request) checkBody(body []byte) ([]byte, error) {
 		return body, nil
 	}
 	switch {
+	case len(body) > bareBody:
 	case trimmed == "", r.Route.Method == http.MethodPost && (trimmed == "{}" || trimmed == "null"):
 		return nil, nil
 	}
@@ -218,5 +223,10 @@ func (r *Request) Encode() (target string, header http.Header, body []byte, err 
 	if r.root != nil {
 		body = appendJSON(make([]byte, 0, 1024), r.root)
 	}
-	return string(b), r.Header.Clone(), body, nil
+	header = r.Header.Clone()
+	if r.Route.HasStream() && !r.stream {
+		delete(header, "Content-Type")
+		delete(header, "Content-Encoding")
+	}
+	return string(b), header, body, nil
 }

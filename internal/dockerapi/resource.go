@@ -69,6 +69,9 @@ func (r *Request) SetResource(i int, id string) {
 		case queryRef:
 			r.Query = r.Query.set(at.key, id)
 		case textRef:
+			if at.node == nil {
+				continue
+			}
 			at.node.text = at.pre + id + at.post
 			inBody = true
 		case keyRef:

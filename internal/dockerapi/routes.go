@@ -41,7 +41,7 @@ var routes = []Route{
 	{Method: "GET", Pattern: "/containers/{name:.*}/export", Action: "container.export", Operation: "ContainerExport", Kind: apicall.ResourceContainer, Stream: ResponseBody},
 	{Method: "GET", Pattern: "/containers/{name:.*}/changes", Action: "container.diff", Operation: "ContainerChanges", Kind: apicall.ResourceContainer},
 	{Method: "GET", Pattern: "/containers/{name:.*}/json", Action: "container.inspect", Operation: "ContainerInspect", Kind: apicall.ResourceContainer, query: "size!"},
-	{Method: "GET", Pattern: "/containers/{name:.*}/top", Action: "container.top", Operation: "ContainerTop", Kind: apicall.ResourceContainer, query: "ps_args"},
+	{Method: "GET", Pattern: "/containers/{name:.*}/top", Action: "container.top", Operation: "ContainerTop", Kind: apicall.ResourceContainer, query: "ps_args", facts: factsTop},
 	{Method: "GET", Pattern: "/containers/{name:.*}/logs", Action: "container.logs", Operation: "ContainerLogs", Kind: apicall.ResourceContainer, Stream: ResponseBody, query: keysLogs},
 	{Method: "GET", Pattern: "/containers/{name:.*}/stats", Action: "container.stats", Operation: "ContainerStats", Kind: apicall.ResourceContainer, Stream: ResponseBody, query: "stream! one-shot!"},
 	{Method: "GET", Pattern: "/containers/{name:.*}/attach/ws", Action: "container.attach", Operation: "ContainerAttachWebsocket", Kind: apicall.ResourceContainer, Stream: WebSocket, query: keysAttach, facts: factsAttach},
