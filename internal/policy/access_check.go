@@ -42,12 +42,15 @@ const (
 	onRun            // as onCreate, and container.exec
 	onLimits         // as onCreate, and container.update
 	onImageUse       // as onCreate, and what names an image to have
+	onTag            // what gives an image a name
 	onCopy           // container.copy.*
 	onExec           // container.exec
 	onMake           // all that makes a thing with labels
 )
 
 var imageActions = []string{"image.pull", "image.push", "image.tag", "image.import", "image.load", "image.distribution"}
+
+var tagActions = []string{"image.build", "image.tag", "image.commit", "image.import"}
 
 func (a about) covers(action actionID) bool {
 	create := traitsOf(action)&traitCreates != 0
@@ -64,6 +67,8 @@ func (a about) covers(action actionID) bool {
 		return create || name == "container.update"
 	case onImageUse:
 		return create || slices.Contains(imageActions, name)
+	case onTag:
+		return slices.Contains(tagActions, name)
 	case onCopy:
 		return strings.HasPrefix(name, "container.copy.")
 	case onExec:
@@ -137,8 +142,12 @@ func findCheck(name string) *checkSpec {
 
 // fails returns why the request fails the check; "" if it passes.
 func (c *Check) fails(in checkInput) string {
-	if !c.spec.about.covers(in.action) {
+	switch {
+	case !c.spec.about.covers(in.action):
 		return ""
+	case in.facts.Rollback && traitsOf(in.action)&traitCreates != 0:
+		// What will run is not in the request.
+		return "a rollback runs a specification that is not known"
 	}
 	return c.spec.judge(in, &c.Args)
 }
@@ -214,7 +223,7 @@ func (d *decoder) argument(p param, a *Args) func(*yaml.Node, string) {
 		switch p.kind {
 		case listParam:
 			var list []string
-			d.texts(&list, maxRuleList, check)(n, at)
+			d.texts(&list, maxRuleList, check)(numbersAsText(n), at)
 			setArg(&a.Lists, p.name, list)
 		case textParam:
 			// Numbers are written without quotes; the check says whether they fit.
@@ -233,6 +242,21 @@ func (d *decoder) argument(p param, a *Args) func(*yaml.Node, string) {
 			setArg(&a.Bools, p.name, v)
 		}
 	}
+}
+
+// numbersAsText returns n with its whole numbers as text: ports and ids are written
+// without quotes.
+func numbersAsText(n *yaml.Node) *yaml.Node {
+	m := *n
+	m.Content = slices.Clone(n.Content)
+	for i, c := range m.Content {
+		if c.Kind == yaml.ScalarNode && c.Tag == "!!int" {
+			text := *c
+			text.Tag = "!!str"
+			m.Content[i] = &text
+		}
+	}
+	return &m
 }
 
 func setArg[V any](m *map[string]V, name string, v V) {

@@ -47,6 +47,24 @@ var contentChecks = []checkSpec{
 		},
 	},
 	{
+		name: "tags", about: onTag, doc: "the names that a build, tag, commit or import gives to an image are among those in allow",
+		params: allow("image globs", checkImagePattern), need: needAllow,
+		judge: func(in checkInput, a *Args) string {
+			tags := in.facts.Tags
+			if in.facts.Repository != "" {
+				tags = append(slices.Clone(tags), imageRef(&apicall.Facts{
+					Registry: in.facts.Registry, Repository: in.facts.Repository, Tag: in.facts.Tag,
+				}))
+			}
+			for _, tag := range tags {
+				if !slices.ContainsFunc(a.Lists["allow"], func(p string) bool { return matchImagePattern(p, tag, "") }) {
+					return "tag " + quote(tag)
+				}
+			}
+			return ""
+		},
+	},
+	{
 		name: "names", about: onMake, doc: "the name that is given is one of those in allow",
 		params: allow("names, globs", nil), need: needAllow,
 		judge: func(in checkInput, a *Args) string {
@@ -57,9 +75,11 @@ var contentChecks = []checkSpec{
 		name: "noReservedLabels", doc: "no label of the gate's own (" + LabelPrefix + "*) is given",
 		judge: func(in checkInput, _ *Args) string {
 			var bad []string
-			for k := range in.facts.Labels {
-				if isReservedLabel(k) {
-					bad = append(bad, k)
+			for _, labels := range []map[string]string{in.facts.Labels, in.facts.TaskLabels} {
+				for k := range labels {
+					if isReservedLabel(k) {
+						bad = append(bad, k)
+					}
 				}
 			}
 			if len(bad) == 0 {

@@ -78,6 +78,9 @@ var hostChecks = []checkSpec{
 	{
 		name: "volumeDrivers", doc: "volumes are of the driver local, or of those in allow", params: allow("drivers, globs", nil),
 		judge: func(in checkInput, a *Args) string {
+			if d := in.facts.Driver; mainKind(in.action) == apicall.ResourceVolume && d != "" && d != "local" && !a.allowed(d) {
+				return "volume driver " + quote(d)
+			}
 			for i := range in.facts.HostMounts {
 				m := &in.facts.HostMounts[i]
 				if m.Driver != "" && m.Driver != "local" && !a.allowed(m.Driver) {
@@ -91,6 +94,11 @@ var hostChecks = []checkSpec{
 		name: "volumeOptions",
 		doc:  "no option of a volume driver: with type, device and o the local driver mounts anything; size and uid of tmpfs pass",
 		judge: func(in checkInput, _ *Args) string {
+			if mainKind(in.action) == apicall.ResourceVolume {
+				if k := badVolumeOption(in.facts.DriverOptions); k != "" {
+					return "volume option " + quote(k)
+				}
+			}
 			for i := range in.facts.HostMounts {
 				m := &in.facts.HostMounts[i]
 				if k := badVolumeOption(m.Options); k != "" {
@@ -148,7 +156,8 @@ func judgeHostMounts(in checkInput, a *Args) string {
 			return mountText(m, m.Source) + ": not resolved to a path of the host"
 		}
 		inside := func(dir string) bool { return under(dir, m.Resolved) }
-		if slices.ContainsFunc(a.Lists["allow"], inside) || m.ReadOnly && slices.ContainsFunc(a.Lists["readOnly"], inside) {
+		readOnly := m.ReadOnly && !m.Shallow // a mount below a shallow one stays writable
+		if slices.ContainsFunc(a.Lists["allow"], inside) || readOnly && slices.ContainsFunc(a.Lists["readOnly"], inside) {
 			continue
 		}
 		if slices.ContainsFunc(a.Lists["readOnly"], inside) {

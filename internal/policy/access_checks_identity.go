@@ -16,6 +16,7 @@ var identityChecks = []checkSpec{
 		doc: "the user is not root, by any spelling (\"\", root, 0, 00, 0:0), nor by the image's default",
 		params: []param{
 			{"numeric", boolParam, "only a number passes: a name is what the image's /etc/passwd makes of it", nil},
+			{"apiOnly", boolParam, "the container's runtime policy does not get exec.asRoot: deny", nil},
 		},
 		judge: func(in checkInput, a *Args) string { return rootReason(in, a.Bools["numeric"]) },
 	},
@@ -205,12 +206,12 @@ func isRootSpelling(s string) bool {
 	return err == nil && n == 0
 }
 
-// isPlainName reports whether s can only be read as a name, and looks like one.
+// isPlainName reports whether s can only be read as a name, as useradd(8) takes them.
 func isPlainName(s string) bool {
-	if s == "" || len(s) > maxNameLen || strings.Trim(s, "0123456789+-_.") == "" {
+	if s == "" || len(s) > maxNameLen || s[0] >= '0' && s[0] <= '9' || strings.ContainsRune("+-.$", rune(s[0])) {
 		return false
 	}
 	return !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.' && r != '$'
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.$", r)
 	})
 }

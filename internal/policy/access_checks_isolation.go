@@ -2,6 +2,8 @@ package policy
 
 import (
 	"strings"
+
+	"github.com/belay-project/belay/internal/apicall"
 )
 
 // isolationChecks are about the walls between a container, the host and its
@@ -74,6 +76,15 @@ var isolationChecks = []checkSpec{
 				}
 			}
 			return ""
+		},
+	},
+	{
+		name: "networkDrivers", doc: "a network is made with the driver bridge, or one of allow (macvlan and ipvlan reach the host's network)",
+		params: allow("drivers, globs", nil),
+		judge: func(in checkInput, a *Args) string {
+			d := in.facts.Driver
+			bad := mainKind(in.action) == apicall.ResourceNetwork && d != "" && d != "bridge" && !a.allowed(d)
+			return failIf(bad, "network driver %s", quote(d))
 		},
 	},
 	{
