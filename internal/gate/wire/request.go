@@ -42,9 +42,11 @@ func (q *Request) Header(h http.Header) {
 	}
 }
 
-// repeatable fields may come more than once: they say what a client can read.
+// repeatable fields may come more than once: they say what a client can read, and what
+// the session of a build offers.
 func repeatable(name string) bool {
-	return name == "Accept" || name == "Accept-Encoding" || name == "Accept-Language"
+	return name == "Accept" || name == "Accept-Encoding" || name == "Accept-Language" ||
+		strings.HasPrefix(name, "X-Docker-Expose-Session-")
 }
 
 const maxFields = 100
