@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/verdict"
 )
 
 // AccessTestKind is the kind of documents that hold requests and what is expected of
@@ -46,9 +47,9 @@ type Expectation struct {
 
 // The decisions of an expectation.
 const (
-	ExpectAllowed   = "allowed"
-	ExpectDenied    = "denied"
-	ExpectWouldDeny = "would_deny"
+	ExpectAllowed   = string(verdict.Allowed)
+	ExpectDenied    = string(verdict.Denied)
+	ExpectWouldDeny = string(verdict.WouldDeny)
 )
 
 // ParseTests reads a file of tests, which may hold policies too.
