@@ -218,7 +218,7 @@ type Facts struct {
 
 	// Builds, pulls, commits, imports.
 	Remote     string // build context, import source or plugin reference that the daemon would fetch
-	Registry   string // host of the image's registry, "docker.io" by default
+	Registry   string // host of the image's registry, "docker.io" by default, "?" for an image that is named by its id
 	Repository string // without registry and tag
 	Tag        string
 	BuildArgs  map[string]string

@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 )
@@ -58,8 +59,15 @@ const (
 	CodeBadNumber        = "bad_number"        // a number out of the field's range
 	CodeLabelReserved    = "label_reserved"    // a label in the gate's own name space
 	CodeCannotRewrite    = "cannot_rewrite"    // an obligation or a resolved name does not fit
-	CodeVersionSemantics = "version_semantics" // a field that this API version reads in another way
 )
+
+// codeOf returns the reason code of an error of this package.
+func codeOf(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return ""
+}
 
 func errorf(status int, code, path, format string, args ...any) *Error {
 	return &Error{Status: status, Code: code, Path: path, Msg: fmt.Sprintf(format, args...)}

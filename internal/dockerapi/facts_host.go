@@ -213,6 +213,9 @@ func plainTmpfs(o string) bool {
 // is an error for a mount that has no path to rewrite, and for a path that a bind
 // cannot spell.
 func (r *Request) SetMountSource(i int, resolved string) error {
+	if i >= len(r.mounts) {
+		return badRequest(CodeCannotRewrite, "Mounts", "the mount is not of this request")
+	}
 	at := r.mounts[i]
 	m := &r.Call.Facts.HostMounts[i]
 	if at.node == nil || !path.IsAbs(resolved) {
@@ -223,6 +226,6 @@ func (r *Request) SetMountSource(i int, resolved string) error {
 	}
 	at.node.text = resolved + at.rest
 	m.Resolved = resolved
-	r.refresh()
+	r.changed()
 	return nil
 }

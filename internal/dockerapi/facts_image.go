@@ -15,15 +15,28 @@ import (
 	"github.com/belay-project/belay/internal/apicall"
 )
 
-// readImageRef splits an image's name as the daemon does. What is no name, an image's
-// id, has no registry until the gate has looked it up.
+// readImageRef splits the name of an image to use as the daemon does.
 func (r *Request) readImageRef(name string) {
 	f := &r.Call.Facts
+	if isImageID(name) {
+		f.Registry = UnknownRegistry
+		return
+	}
 	f.Registry, f.Repository, f.Tag = splitImage(name)
 }
 
+// UnknownRegistry is the registry of an image that is named by its id or the beginning
+// of one: it may come from anywhere.
+const UnknownRegistry = "?"
+
+// isImageID says that the daemon may take an image's name for an id. "cafe" could be
+// either: where there is no image of the name, the daemon looks for one of the id.
+func isImageID(name string) bool {
+	return name != "" && strings.Trim(strings.TrimPrefix(name, "sha256:"), "0123456789abcdef") == ""
+}
+
 // splitImage returns registry ("docker.io" by default), repository and tag or digest
-// of an image's name. All are empty for an id or what is no name at all.
+// of an image's name. All are empty for what is no name.
 //
 // The tag of a name without one is "latest", which is what the daemon takes.
 func splitImage(name string) (registry, repository, tag string) {
@@ -153,7 +166,7 @@ func factsTag(r *Request) error {
 func factsPush(r *Request) error {
 	f := &r.Call.Facts
 	f.Image = r.names[0]
-	r.readImageRef(r.names[0])
+	f.Registry, f.Repository, f.Tag = splitImage(r.names[0])
 	if tag := r.Query.Get("tag"); tag != "" {
 		f.Tag = tag
 	} else if !hasTag(r.names[0]) {
@@ -182,8 +195,9 @@ func factsSearch(r *Request) error {
 }
 
 func factsDistribution(r *Request) error {
-	r.Call.Facts.Image = r.names[0]
-	r.readImageRef(r.names[0])
+	f := &r.Call.Facts
+	f.Image = r.names[0]
+	f.Registry, f.Repository, f.Tag = splitImage(r.names[0])
 	return nil
 }
 
@@ -353,7 +367,7 @@ func factsPluginRemote(r *Request) error {
 		return badRequest(CodeBadValue, "remote", "the plugin's reference is missing")
 	}
 	f.Image = f.Remote
-	r.readImageRef(f.Remote)
+	f.Registry, f.Repository, f.Tag = splitImage(f.Remote)
 	if name := r.Query.Get("name"); name != "" {
 		f.Name = name
 		r.addResource(apicall.ResourcePlugin, name, ref{})
@@ -378,11 +392,7 @@ func pluginPrivilege(name string, values []string) []string {
 	return out
 }
 
-func factsPluginPush(r *Request) error {
-	r.Call.Facts.Image = r.names[0]
-	r.readImageRef(r.names[0])
-	return nil
-}
+func factsPluginPush(r *Request) error { return factsDistribution(r) }
 
 // factsPluginSet reads POST /plugins/{name}/set: settings may be mounts' sources and
 // devices' paths of a plugin that runs as root.

@@ -24,7 +24,10 @@ func (r *Request) readFilters() error {
 	n, _, err := readJSON([]byte(raw), filterSetSchema, r.opt, "filters")
 	if err != nil {
 		list, _, listErr := readJSON([]byte(raw), filterListSchema, r.opt, "filters")
-		if listErr != nil {
+		switch {
+		case listErr != nil && codeOf(err) == CodeWrongType:
+			return listErr
+		case listErr != nil:
 			return err
 		}
 		n = setForm(list)

@@ -1,7 +1,6 @@
 package dockerapi
 
 import (
-	"errors"
 	"net/http"
 	"testing"
 )
@@ -54,9 +53,8 @@ func encode(t *testing.T, r *Request) (string, string) {
 
 // code returns the reason code of an error, "" for none.
 func code(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
-		return e.Code
+	if c := codeOf(err); c != "" {
+		return c
 	}
 	if err != nil {
 		return "not an *Error: " + err.Error()

@@ -92,12 +92,13 @@ func boolNodeOf(v bool) *node { return &node{kind: boolNode, text: strconv.Forma
 
 // reader is one strict pass over a JSON text, guided by a schema.
 type reader struct {
-	raw     []byte
+	raw     string
 	pos     int
 	depth   int
 	left    int // keys and elements
 	max     int // depth
-	path    []string
+	path    []step
+	slab    []node
 	drop    bool // unknown fields are dropped and recorded
 	dropped []string
 }
@@ -105,9 +106,9 @@ type reader struct {
 // readJSON reads one JSON value and nothing else. at is the path of the value in
 // messages.
 func readJSON(raw []byte, s *schema, opt Options, at string) (*node, []string, error) {
-	r := &reader{raw: raw, left: opt.Limits.keys(), max: opt.Limits.depth(), drop: opt.DropUnknown}
+	r := &reader{left: opt.Limits.keys(), max: opt.Limits.depth(), drop: opt.DropUnknown, path: make([]step, 0, 12)}
 	if at != "" {
-		r.path = append(r.path, at)
+		r.path = append(r.path, step{key: at})
 	}
 	if len(raw) > opt.Limits.bodyBytes() {
 		return nil, nil, errorf(413, CodeBodyTooLarge, at, "more than %d bytes", opt.Limits.bodyBytes())
@@ -118,6 +119,7 @@ func readJSON(raw []byte, s *schema, opt Options, at string) (*node, []string, e
 	if !utf8.Valid(raw) {
 		return nil, nil, r.fail(CodeBadUTF8, "is not UTF-8")
 	}
+	r.raw = string(raw) // once: every string in the tree is a piece of it
 	r.space()
 	n, err := r.value(s)
 	if err != nil {
@@ -131,7 +133,45 @@ func readJSON(raw []byte, s *schema, opt Options, at string) (*node, []string, e
 }
 
 func (r *reader) fail(code, format string, args ...any) *Error {
-	return badRequest(code, strings.TrimPrefix(strings.Join(r.path, ""), "."), format, args...)
+	return badRequest(code, r.where(), format, args...)
+}
+
+// step is a part of the path to a value: a key, or an element of an array.
+type step struct {
+	key   string
+	index int
+	elem  bool
+}
+
+// where writes the path down.
+func (r *reader) where() string {
+	var b strings.Builder
+	for i, s := range r.path {
+		switch {
+		case s.elem:
+			b.WriteString("[" + strconv.Itoa(s.index) + "]")
+		case i > 0:
+			b.WriteString("." + s.key)
+		default:
+			b.WriteString(s.key)
+		}
+	}
+	return b.String()
+}
+
+// node returns a new node. They are made many at a time: a body has hundreds.
+func (r *reader) node(kind nodeKind) *node {
+	if len(r.slab) == cap(r.slab) {
+		r.slab = make([]node, 0, min(max(2*cap(r.slab), 8), 128))
+	}
+	r.slab = append(r.slab, node{kind: kind})
+	return &r.slab[len(r.slab)-1]
+}
+
+func (r *reader) textNode(kind nodeKind, text string) *node {
+	n := r.node(kind)
+	n.text = text
+	return n
 }
 
 func (r *reader) space() {
@@ -196,7 +236,7 @@ func (r *reader) mismatch(s *schema, kind nodeKind) error {
 }
 
 func (r *reader) literal(word string, kind nodeKind, s *schema) (*node, error) {
-	if !bytes.HasPrefix(r.raw[r.pos:], []byte(word)) {
+	if !strings.HasPrefix(r.raw[r.pos:], word) {
 		return nil, r.fail(CodeBadJSON, "is not JSON at byte %d", r.pos)
 	}
 	r.pos += len(word)
@@ -204,7 +244,7 @@ func (r *reader) literal(word string, kind nodeKind, s *schema) (*node, error) {
 	if kind == boolNode && s != nil && s.shape != boolShape && s.shape != anyShape {
 		return nil, r.mismatch(s, kind)
 	}
-	return &node{kind: kind, text: word}, nil
+	return r.textNode(kind, word), nil
 }
 
 func (r *reader) array(s *schema) (*node, error) {
@@ -218,7 +258,7 @@ func (r *reader) array(s *schema) (*node, error) {
 	default:
 		return nil, r.mismatch(s, arrayNode)
 	}
-	n := &node{kind: arrayNode}
+	n := r.node(arrayNode)
 	r.space()
 	if r.peek() == ']' {
 		r.pos++
@@ -228,7 +268,7 @@ func (r *reader) array(s *schema) (*node, error) {
 		if err := r.count(); err != nil {
 			return nil, err
 		}
-		r.path = append(r.path, "["+strconv.Itoa(i)+"]")
+		r.path = append(r.path, step{index: i, elem: true})
 		r.space()
 		kid, err := r.value(elem)
 		if err != nil {
@@ -253,7 +293,7 @@ func (r *reader) object(s *schema) (*node, error) {
 	if s != nil && s.shape != structShape && s.shape != mapShape && s.shape != anyShape {
 		return nil, r.mismatch(s, objectNode)
 	}
-	n := &node{kind: objectNode}
+	n := r.node(objectNode)
 	seen := keySet{}
 	r.space()
 	if r.peek() == '}' {
@@ -278,7 +318,7 @@ func (r *reader) object(s *schema) (*node, error) {
 		}
 		r.pos++
 		r.space()
-		r.path = append(r.path, "."+key)
+		r.path = append(r.path, step{key: key})
 		if err := r.member(n, &seen, s, key); err != nil {
 			return nil, err
 		}
@@ -349,7 +389,7 @@ func (r *reader) unknown(s *schema, seen *keySet, key string) error {
 	if !r.drop {
 		return r.fail(CodeUnknownField, "is no field of this request in any API version from 1.%d to 1.%d", MinMinor, MaxMinor)
 	}
-	r.dropped = append(r.dropped, strings.TrimPrefix(strings.Join(r.path, ""), "."))
+	r.dropped = append(r.dropped, r.where())
 	return nil
 }
 

@@ -13,9 +13,11 @@ func (r *reader) stringValue(s *schema) (*node, error) {
 	}
 	switch {
 	case s == nil, s.shape == stringShape, s.shape == anyShape:
-		return textNode(text), nil
+		return r.textNode(stringNode, text), nil
 	case s.shape == arrayShape && s.lone:
-		return &node{kind: arrayNode, kids: []*node{textNode(text)}}, nil
+		n := r.node(arrayNode)
+		n.kids = []*node{r.textNode(stringNode, text)}
+		return n, nil
 	}
 	return nil, r.mismatch(s, stringNode)
 }
@@ -28,7 +30,7 @@ func (r *reader) str() (string, error) {
 		switch c := r.raw[i]; {
 		case c == '"':
 			r.pos = i + 1
-			return string(r.raw[start:i]), nil
+			return r.raw[start:i], nil
 		case c == '\\':
 			return r.escaped(start, i)
 		case c < 0x20:
@@ -116,7 +118,7 @@ func (r *reader) hex4(i int) (rune, bool) {
 		return 0, false
 	}
 	var v rune
-	for _, c := range r.raw[i+2 : i+6] {
+	for _, c := range []byte(r.raw[i+2 : i+6]) {
 		d := unhex(c)
 		if d < 0 {
 			return 0, false
@@ -134,10 +136,10 @@ func (r *reader) number(s *schema) (*node, error) {
 	if !ok {
 		return nil, r.fail(CodeBadJSON, "is not JSON at byte %d", i)
 	}
-	text := string(r.raw[start:i])
+	text := r.raw[start:i]
 	r.pos = i
 	if s == nil {
-		return &node{kind: numberNode, text: text}, nil
+		return r.textNode(numberNode, text), nil
 	}
 	switch s.shape {
 	case intShape:
@@ -160,11 +162,11 @@ func (r *reader) number(s *schema) (*node, error) {
 	default:
 		return nil, r.mismatch(s, numberNode)
 	}
-	return &node{kind: numberNode, text: text}, nil
+	return r.textNode(numberNode, text), nil
 }
 
 // scanNumber follows the grammar of RFC 8259 and returns the end of the number.
-func scanNumber(raw []byte, i int) (end int, integer, ok bool) {
+func scanNumber(raw string, i int) (end int, integer, ok bool) {
 	digits := func() bool {
 		from := i
 		for i < len(raw) && raw[i] >= '0' && raw[i] <= '9' {

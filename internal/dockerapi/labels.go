@@ -38,7 +38,7 @@ func (r *Request) stripLabels(n *node, key string) {
 		keys, kids = append(keys, k), append(kids, labels.kids[i])
 	}
 	labels.keys, labels.kids = keys, kids
-	r.refresh()
+	r.changed()
 }
 
 // withoutReserved returns labels without the gate's own.

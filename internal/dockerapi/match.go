@@ -75,7 +75,7 @@ func (t *table) match(method, path string) (Match, error) {
 		}
 		// The daemon's first match is the route, also where its name then turns
 		// out to be none that we take.
-		if r.noSlash() && (strings.Contains(m.vars[0], "/") || strings.Contains(m.vars[1], "/")) {
+		if !slashInNames(r.Kind) && (strings.Contains(m.vars[0], "/") || strings.Contains(m.vars[1], "/")) {
 			return Match{}, errSlashInName
 		}
 		m.Route = r
@@ -84,15 +84,15 @@ func (t *table) match(method, path string) (Match, error) {
 	return Match{}, errNoRoute
 }
 
-// noSlash says that names of the route's kind have no slash. The daemon would read
-// "parent/alias" as a link of parent, which is another container than the one that
-// the name seems to tell.
-func (r *Route) noSlash() bool {
-	switch r.Kind {
+// slashInNames says that names of a kind may have slashes. The daemon would read a
+// container's "parent/alias" as a link of parent, which is another container than the
+// one that the name seems to tell.
+func slashInNames(k apicall.ResourceKind) bool {
+	switch k {
 	case apicall.ResourceImage, apicall.ResourcePlugin, apicall.ResourceDistribution, apicall.ResourceSystem:
-		return false
+		return true
 	}
-	return true
+	return false
 }
 
 // pattern is a compiled route pattern: a literal, or prefix + variable + suffix, or

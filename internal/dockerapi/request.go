@@ -34,20 +34,25 @@ type Request struct {
 	// Header has what is passed on.
 	Header http.Header
 	// Body is a pointer to the daemon's own type, decoded from our encoding of the
-	// body; nil if the route takes no JSON or an optional body was not there.
-	// Change it with the Set methods only: what is in here is not written out.
+	// body; nil if the route takes no JSON or an optional body was not there. It is
+	// what was asked: changes to it are not sent, and those of the Set methods and
+	// the loss of reserved labels are not in it.
 	Body any
 	// Call is what policies judge. Parse fills in all but the subject and what has
 	// to be looked up.
 	Call apicall.Call
 
-	opt    Options
-	minor  int // the API version that the daemon will use
-	names  [2]string
-	root   *node
-	refs   [][]ref // parallel to Call.Resources
-	mounts []mountRef
-	stream bool
+	opt   Options
+	minor int // the API version that the daemon will use
+	names [2]string
+	root  *node
+	// encoded is our encoding of root; nil after a change.
+	encoded []byte
+	refs    [][]ref // parallel to Call.Resources
+	mounts  []mountRef
+	stream  bool
+	// nameErr is the first name that is none; describe returns it.
+	nameErr error
 }
 
 // Parse reads a request whose route is known. rawQuery is what follows "?", header
@@ -135,19 +140,18 @@ func (r *Request) readBody(body []byte) error {
 	}
 	r.root = n
 	r.Call.Facts.DroppedFields = append(r.Call.Facts.DroppedFields, dropped...)
-	return r.decodeBody()
-}
-
-// decodeBody reads our own encoding back with the daemon's types: what is judged is
-// what is sent.
-func (r *Request) decodeBody() error {
-	target := r.Route.body.json()
-	if err := json.Unmarshal(appendJSON(nil, r.root), target); err != nil {
+	// Our own encoding is read back with the daemon's types: what is judged is what
+	// is sent.
+	r.encoded = appendJSON(make([]byte, 0, len(body)), n)
+	if err := json.Unmarshal(r.encoded, target); err != nil {
 		return badRequest(CodeBadValue, "", "the body has a value that the API does not take: %s", typeErrorField(err))
 	}
 	r.Body = target
 	return nil
 }
+
+// changed says that the body is another than the one that was encoded.
+func (r *Request) changed() { r.encoded = nil }
 
 // typeErrorField names the field at fault and not its value.
 func typeErrorField(err error) string {
@@ -172,10 +176,12 @@ func (r *Request) describe() error {
 	if err := r.readFilters(); err != nil {
 		return err
 	}
-	if r.Route.facts == nil {
-		return nil
+	if r.Route.facts != nil {
+		if err := r.Route.facts(r); err != nil {
+			return err
+		}
 	}
-	return r.Route.facts(r)
+	return r.nameErr
 }
 
 // appendPath writes the path without its version.
@@ -209,7 +215,8 @@ func appendName(b []byte, name string, escape bool) []byte {
 const upperHex = "0123456789ABCDEF"
 
 // Encode writes the request for the daemon: the target with version and query, the
-// headers to send and the body (nil if there is none or it is a stream). The caller
+// headers to send and the body (nil if there is none or it is a stream; not to be
+// written to). The caller
 // adds what belongs to the connection: Host, length, Upgrade.
 func (r *Request) Encode() (target string, header http.Header, body []byte, err error) {
 	b := make([]byte, 0, 128)
@@ -220,13 +227,13 @@ func (r *Request) Encode() (target string, header http.Header, body []byte, err 
 	if len(r.Query) > 0 {
 		b = r.Query.appendTo(append(b, '?'))
 	}
-	if r.root != nil {
-		body = appendJSON(make([]byte, 0, 1024), r.root)
+	if r.root != nil && r.encoded == nil {
+		r.encoded = appendJSON(make([]byte, 0, 1024), r.root)
 	}
 	header = r.Header.Clone()
 	if r.Route.HasStream() && !r.stream {
 		delete(header, "Content-Type")
 		delete(header, "Content-Encoding")
 	}
-	return string(b), header, body, nil
+	return string(b), header, r.encoded, nil
 }

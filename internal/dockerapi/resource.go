@@ -1,6 +1,8 @@
 package dockerapi
 
 import (
+	"strings"
+
 	"github.com/belay-project/belay/internal/apicall"
 )
 
@@ -30,6 +32,9 @@ func (r *Request) addResource(kind apicall.ResourceKind, name string, at ref) {
 	if name == "" {
 		return
 	}
+	if r.nameErr == nil {
+		r.nameErr = checkName(kind, name)
+	}
 	for i := range r.Call.Resources {
 		if res := &r.Call.Resources[i]; res.Kind == kind && res.Asked == name {
 			r.refs[i] = append(r.refs[i], at)
@@ -38,6 +43,26 @@ func (r *Request) addResource(kind apicall.ResourceKind, name string, at ref) {
 	}
 	r.Call.Resources = append(r.Call.Resources, apicall.Resource{Kind: kind, Asked: name})
 	r.refs = append(r.refs, []ref{at})
+}
+
+// checkName refuses a name that is none of its kind. The gate asks the daemon about
+// names in paths: one from a body must not become another path there.
+func checkName(kind apicall.ResourceKind, name string) error {
+	for i := 0; i < len(name); i++ {
+		if c := name[i]; c < ' ' || c > '~' || c == '\\' || c == '?' || c == '#' || c == '%' {
+			return badRequest(CodeBadValue, "", "a name has a character that no name has")
+		}
+	}
+	noSlash := !slashInNames(kind)
+	for seg := range strings.SplitSeq(name, "/") {
+		switch {
+		case seg == "" || seg == "." || seg == "..":
+			return badRequest(CodeBadValue, "", "a name has an empty or dot segment")
+		case noSlash && len(seg) < len(name):
+			return errSlashInName
+		}
+	}
+	return nil
 }
 
 // rewritable says that the daemon takes the id of a kind wherever it takes the name,
@@ -84,15 +109,6 @@ func (r *Request) SetResource(i int, id string) {
 		}
 	}
 	if inBody {
-		r.refresh()
-	}
-}
-
-// refresh decodes the body again after a change of ours. It cannot fail for what is
-// written here, strings and numbers where such stood; if it did, the body that is
-// shown would be old, and the one that is sent still ours.
-func (r *Request) refresh() {
-	if err := r.decodeBody(); err != nil {
-		return
+		r.changed()
 	}
 }

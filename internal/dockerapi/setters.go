@@ -32,7 +32,8 @@ func (r *Request) SetLabel(key, value string) error {
 		r.Call.Facts.Labels = map[string]string{}
 	}
 	r.Call.Facts.Labels[key] = value
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
 
 // SetUser sets the user that a new container or exec runs as.
@@ -46,7 +47,8 @@ func (r *Request) SetUser(user string) error {
 		return r.errNotCreate("a user")
 	}
 	r.Call.Facts.User, r.Call.Facts.UserSet = user, true
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
 
 // SetImage puts what an image was resolved to in place of its name: a digest
@@ -62,7 +64,8 @@ func (r *Request) SetImage(image, digest string) error {
 		return r.errNotCreate("an image")
 	}
 	r.Call.Facts.ImageDigest = digest
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
 
 // SetMemory sets the memory limit in bytes. A limit that was asked for and is lower
@@ -97,7 +100,8 @@ func (r *Request) setLimit(key string, fact *int64, limit int64) error {
 	r.root.object("HostConfig").set(key, intNode(limit))
 	*fact = limit
 	r.Call.Facts.LimitsSet = true
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
 
 // SetNoNewPrivileges turns no-new-privileges on, over whatever the request says of it.
@@ -123,7 +127,8 @@ func (r *Request) SetNoNewPrivileges() error {
 		opts[i] = kid.text
 	}
 	readSecurityOpt(f, opts)
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
 
 // SetReadOnly makes the container's root file system read-only.
@@ -137,7 +142,8 @@ func (r *Request) SetReadOnly() error {
 		return r.errNotCreate("a read-only root")
 	}
 	r.Call.Facts.ReadOnly = true
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
 
 // SetAnnotation sets an annotation, which daemons from API 1.43 on give to the
@@ -147,5 +153,6 @@ func (r *Request) SetAnnotation(key, value string) error {
 		return r.errNotCreate("an annotation")
 	}
 	r.root.object("HostConfig").object("Annotations").set(key, textNode(value))
-	return r.decodeBody()
+	r.changed()
+	return nil
 }
