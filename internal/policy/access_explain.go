@@ -57,10 +57,6 @@ func (s *Access) notAllowed(in *input, ids []uint32, mode verdict.Mode) AccessDe
 		if len(d.Checks) > 0 {
 			d.Reason += ": " + d.Checks[0]
 		}
-		return d
-	}
-	if p := s.firstPolicy(ids, mode); p != nil {
-		d.Policy, d.Revision = p.Name, p.Revision
 	}
 	return d
 }
@@ -105,20 +101,6 @@ func (s *Access) candidates(action actionID, ids []uint32, mode verdict.Mode) []
 		}
 	}
 	return sortedSet(out, func(a, b *compiledRule) int { return a.ord - b.ord })
-}
-
-func (s *Access) firstPolicy(ids []uint32, mode verdict.Mode) *AccessPolicy {
-	for _, p := range s.policies {
-		if p.Spec.Mode != mode {
-			continue
-		}
-		for _, c := range ids {
-			if slices.Contains(s.classes[c].policies, p) {
-				return p
-			}
-		}
-	}
-	return nil
 }
 
 // AccessTrace is how a decision came about.
