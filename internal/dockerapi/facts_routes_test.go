@@ -156,6 +156,9 @@ func TestRouteFacts(t *testing.T) {
 		{name: "rename", call: post("/containers/c/rename", "name=/new", ""), facts: apicall.Facts{Name: "new"}, resources: []string{"container:c"}},
 		{name: "rename to nothing", call: post("/containers/c/rename", "", ""), code: CodeBadValue},
 		{name: "delete", call: call{method: "DELETE", path: "/containers/c", query: "force=true&v=1&link=0"}, facts: apicall.Facts{Force: true}, resources: []string{"container:c"}},
+		{name: "C4 platform", call: call{method: "GET", path: "/images/i/json", query: `platform={"os":"linux","os":"evil"}`}, code: CodeDuplicateKey},
+		{name: "C6 platform", call: call{method: "GET", path: "/images/get", query: `names=a&platform={"OS":"linux"}`}, code: CodeWrongCase},
+		{name: "platform", call: call{method: "GET", path: "/images/i/json", query: `platform={"os":"linux","architecture":"amd64","os.version":"1"}`}, resources: []string{"image:i"}},
 		{name: "build cancel", call: post("/build/cancel", "id=b", ""), resources: []string{"build:b"}},
 		{name: "image delete", call: call{method: "DELETE", path: "/images/r.io/a/b:c", query: "force=1"}, facts: apicall.Facts{Force: true}, resources: []string{"image:r.io/a/b:c"}},
 	})
@@ -186,8 +189,13 @@ func TestFilters(t *testing.T) {
 		})
 	}
 	r := mustParse(t, list(`{"label":["x"]}`))
-	r.SetFilter("label", "belay.dev/owner=a")
+	if err := r.SetFilter("label", "belay.dev/owner=a"); err != nil {
+		t.Fatal(err)
+	}
 	if got, want := r.Query.Get("filters"), `{"label":{"belay.dev/owner=a":true,"x":true}}`; got != want {
 		t.Errorf("SetFilter: got %s, want %s", got, want)
+	}
+	if err := mustParse(t, call{method: "GET", path: "/system/df"}).SetFilter("label", "a"); code(err) != CodeCannotRewrite {
+		t.Errorf("SetFilter where there are none: got %v", err)
 	}
 }

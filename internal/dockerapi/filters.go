@@ -3,7 +3,10 @@ package dockerapi
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 var (
@@ -69,8 +72,12 @@ func setForm(list *node) *node {
 
 // SetFilter adds a value to a filter of the request, for a list that must show only a
 // caller's own things. Values of one key are alternatives to the daemon but for
-// labels, all of which must match; so it is for labels.
-func (r *Request) SetFilter(key, value string) {
+// labels, all of which must match; so it is for labels. It fails for a route that has
+// no filters: its answer must be filtered instead.
+func (r *Request) SetFilter(key, value string) error {
+	if r.Route.keys.find("filters") == nil {
+		return badRequest(CodeCannotRewrite, "filters", "%s has no filters", r.Call.Action)
+	}
 	sets := map[string]map[string]bool{}
 	for k, values := range r.Call.Facts.Filters {
 		sets[k] = make(map[string]bool, len(values)+1)
@@ -84,11 +91,31 @@ func (r *Request) SetFilter(key, value string) {
 	sets[key][value] = true
 	own, err := json.Marshal(sets)
 	if err != nil {
-		return // a map of maps of booleans always marshals
+		return badRequest(CodeCannotRewrite, "filters", "the filter cannot be written")
 	}
 	r.Query = r.Query.set("filters", string(own))
 	if r.Call.Facts.Filters == nil {
 		r.Call.Facts.Filters = map[string][]string{}
 	}
 	r.Call.Facts.Filters[key] = slices.Sorted(maps.Keys(sets[key]))
+	return nil
+}
+
+// platformSchema is what a query value platform or platforms holds where it is JSON.
+var platformSchema = schemaOf(reflect.TypeFor[ocispec.Platform]())
+
+// readPlatforms reads those values as strictly as a body.
+func (r *Request) readPlatforms() error {
+	for i := range r.Query {
+		p := &r.Query[i]
+		if p.Value == "" || p.Key != "platform" && p.Key != "platforms" || r.Route.keys.find(p.Key).kind != jsonValue {
+			continue
+		}
+		n, _, err := readJSON([]byte(p.Value), platformSchema, r.opt, p.Key)
+		if err != nil {
+			return err
+		}
+		p.Value = string(appendJSON(nil, n))
+	}
+	return nil
 }

@@ -14,9 +14,10 @@ import (
 // [Request.SetLabel].
 const ReservedLabelPrefix = "belay.dev/"
 
-// isReserved says that a label is the gate's own, in any case: label filters and
-// other tools may not tell case.
+// isReserved says that a label is the gate's own, in any case and with any space
+// before it: not every tool that reads labels tells them apart.
 func isReserved(key string) bool {
+	key = strings.TrimSpace(key)
 	return len(key) >= len(ReservedLabelPrefix) && strings.EqualFold(key[:len(ReservedLabelPrefix)], ReservedLabelPrefix)
 }
 

@@ -46,6 +46,7 @@ var legacyFields = []legacyField{
 	{in: configType, name: "Cmd", lone: true, from: 24, to: 51},
 	{in: configType, name: "Entrypoint", lone: true, from: 24, to: 51},
 	{in: configType, name: "Shell", lone: true, from: 24, to: 51},
+	{in: reflect.TypeFor[container.CreateRequest](), name: "Cpuset", typ: textKind, from: 24, to: 43},
 	{in: hostType, name: "CapAdd", lone: true, from: 24, to: 51},
 	{in: hostType, name: "CapDrop", lone: true, from: 24, to: 51},
 	{in: hostType, name: "Capabilities", typ: textsType, from: 40, to: 40},

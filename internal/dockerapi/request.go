@@ -176,6 +176,9 @@ func (r *Request) describe() error {
 	if err := r.readFilters(); err != nil {
 		return err
 	}
+	if err := r.readPlatforms(); err != nil {
+		return err
+	}
 	if r.Route.facts != nil {
 		if err := r.Route.facts(r); err != nil {
 			return err
