@@ -225,7 +225,8 @@ func (t *terminal) writeTests(a *testAnswer, errs policy.Errors) error {
 			fmt.Fprintln(t.out, "      "+clean(d))
 		}
 		if !a.Tests[i].OK {
-			fmt.Fprintln(t.out, t.colours.paint(grey, "      "+clean(place(a.Tests[i].File, a.Tests[i].Line)+": "+a.Tests[i].Reason)))
+			why := strings.Join(append([]string{place(a.Tests[i].File, a.Tests[i].Line), a.Tests[i].Reason}, a.Tests[i].Checks...), ": ")
+			fmt.Fprintln(t.out, t.colours.paint(grey, "      "+clean(why)))
 		}
 	}
 	if len(a.Tests) > 0 {

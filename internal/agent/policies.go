@@ -218,7 +218,16 @@ func (p *policies) status() control.PolicySet {
 	}
 	for _, rp := range p.all {
 		s.Policies = append(s.Policies, control.PolicyStatus{
-			Name: rp.Name, Revision: rp.Revision, Mode: rp.Spec.Mode.String(), File: rp.File, Line: rp.Line, Refused: p.refused[rp.Name],
+			Kind: policy.Kind, Name: rp.Name, Revision: rp.Revision, Mode: rp.Spec.Mode.String(), File: rp.File, Line: rp.Line,
+			Refused: p.refused[rp.Name],
+		})
+	}
+	if p.set == nil {
+		return s
+	}
+	for _, ap := range p.set.AccessPolicies() {
+		s.Policies = append(s.Policies, control.PolicyStatus{
+			Kind: policy.AccessKind, Name: ap.Name, Revision: ap.Revision, Mode: ap.Spec.Mode.String(), File: ap.File, Line: ap.Line,
 		})
 	}
 	return s

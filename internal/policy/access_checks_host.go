@@ -23,11 +23,14 @@ var hostChecks = []checkSpec{
 		name: "noSocketMounts",
 		doc: "no socket of a container runtime or of Belay is mounted, nor a directory that holds one " +
 			"(docker.sock, containerd.sock, crio.sock, podman.sock, the BuildKit and control sockets)",
-		params: []param{{"also", listParam, "further sockets and directories", checkRoot}},
+		params: []param{
+			{"also", listParam, "further sockets and directories", checkRoot},
+			{"allow", listParam, "sockets that may be mounted: the gate's own", checkRoot},
+		},
 		judge: func(in checkInput, a *Args) string {
 			for i := range in.facts.HostMounts {
 				m := &in.facts.HostMounts[i]
-				if why := socketMount(m, a.Lists["also"]); why != "" {
+				if why := socketMount(m, a); why != "" {
 					return why
 				}
 			}
@@ -214,9 +217,13 @@ var socketNames = []string{
 	"buildkitd.sock", "cri-dockerd.sock", "dockershim.sock", "kubelet.sock", "control.sock", "nri.sock",
 }
 
-func socketMount(m *apicall.HostMount, also []string) string {
+func socketMount(m *apicall.HostMount, a *Args) string {
+	also := a.Lists["also"]
 	for _, p := range hostPaths(m) {
 		q := withoutVarRun(p)
+		if slices.ContainsFunc(a.Lists["allow"], func(s string) bool { return withoutVarRun(s) == q }) {
+			continue
+		}
 		hit := slices.Contains(socketNames, path.Base(q))
 		for _, list := range [][]string{sockets, also} {
 			hit = hit || slices.ContainsFunc(list, func(s string) bool { return overlaps(withoutVarRun(s), q) })

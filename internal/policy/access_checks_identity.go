@@ -121,8 +121,11 @@ var identityChecks = []checkSpec{
 		},
 	},
 	{
-		name: "systemPaths", doc: "the masked and read-only paths of /proc and /sys stay so",
+		name: "systemPaths", doc: "the masked and read-only paths of /proc and /sys stay so, and cgroups are not writable",
 		judge: func(in checkInput, _ *Args) string {
+			if hasOption(in.facts, "writable-cgroups=") {
+				return "writable cgroups"
+			}
 			return failIf(in.facts.SystemPathsOpen, "paths of /proc and /sys are unmasked")
 		},
 	},

@@ -10,12 +10,13 @@ import (
 // neighbours.
 var isolationChecks = []checkSpec{
 	{
-		name: "noHostNamespaces", doc: "no namespace is the host's (pid, net, ipc, uts, cgroup, userns), but those in allow",
+		name: "noHostNamespaces", doc: "no namespace is the host's (pid, net, ipc, uts, cgroup, userns) or a path of the host's, but those in allow",
 		params: allow("namespaces: pid, net, ipc, uts, cgroup, userns", checkNamespace),
 		judge: func(in checkInput, a *Args) string {
 			for _, ns := range in.facts.Namespaces {
-				if kind, of, _ := strings.Cut(ns, "="); of == "host" && !a.allowed(kind) {
-					return "namespace " + ns
+				kind, of, _ := strings.Cut(ns, "=")
+				if (of == "host" || strings.HasPrefix(of, "ns:")) && !a.allowed(kind) {
+					return "namespace " + quote(ns)
 				}
 			}
 			if !a.allowed("net") {
@@ -29,12 +30,12 @@ var isolationChecks = []checkSpec{
 		},
 	},
 	{
-		name: "noJoinedNamespaces", doc: "no namespace is another container's or a path's, but those in allow",
+		name: "noJoinedNamespaces", doc: "no namespace is another container's, but those in allow; paths and unknown spellings fail",
 		params: allow("namespaces: pid, net, ipc", checkNamespace),
 		judge: func(in checkInput, a *Args) string {
 			for _, ns := range in.facts.Namespaces {
 				kind, of, _ := strings.Cut(ns, "=")
-				if of != "host" && of != "shareable" && !a.allowed(kind) {
+				if of != "host" && of != "shareable" && !(strings.HasPrefix(of, "container:") && a.allowed(kind)) {
 					return "namespace " + quote(ns)
 				}
 			}

@@ -71,7 +71,7 @@ var checkCases = []struct {
 	{check: "seccomp: {allow: [custom]}", fail: []string{"{seccomp: unconfined}"}, pass: []string{"{seccomp: custom}"}},
 	{check: "apparmor", fail: []string{"{appArmor: unconfined}", "{appArmor: other}"}, pass: []string{"{}", "{appArmor: docker-default}"}},
 	{check: "selinux", fail: []string{"{selinuxDisabled: true}"}, pass: []string{"{}"}},
-	{check: "systemPaths", fail: []string{"{systemPathsOpen: true}"}, pass: []string{"{}"}},
+	{check: "systemPaths", fail: []string{"{systemPathsOpen: true}", "{securityOpt: [writable-cgroups=true]}"}, pass: []string{"{}"}},
 	{check: "securityOptions", fail: []string{"{securityOpt: [label=disable]}", "{securityOpt: [no-new-privileges=false]}"}, pass: []string{"{securityOpt: [no-new-privileges=true]}"}},
 	{check: `commands: {allow: [pg_dump, "/opt/*"]}`, on: "container.exec", fail: []string{"{cmd: [sh, -c, pg_dump]}", "{}"}, pass: []string{"{cmd: [pg_dump, x]}", "{cmd: [/opt/x]}"}},
 	// D6
@@ -79,12 +79,13 @@ var checkCases = []struct {
 		check: "noHostNamespaces",
 		fail: []string{
 			"{namespaces: [pid=host]}", "{namespaces: [net=host]}", "{namespaces: [ipc=host]}", "{namespaces: [uts=host]}", "{namespaces: [cgroup=host]}",
-			"{namespaces: [userns=host]}", "{networks: [host]}",
+			"{namespaces: [userns=host]}", "{networks: [host]}", "{namespaces: ['net=ns:/proc/1/ns/net']}",
 		},
 		pass: []string{"{}", "{networks: [bridge]}", "{namespaces: [ipc=shareable]}"},
 	},
 	{check: "noHostNamespaces: {allow: [net]}", fail: []string{"{namespaces: [pid=host, net=host]}"}, pass: []string{"{namespaces: [net=host], networks: [host]}"}},
 	{check: "noJoinedNamespaces", fail: []string{"{namespaces: ['net=container:abc']}", "{namespaces: ['net=ns:/proc/1/ns/net']}", "{namespaces: ['pid=container:x']}"}, pass: []string{"{}", "{namespaces: [net=host]}"}},
+	{check: "noJoinedNamespaces: {allow: [net]}", fail: []string{"{namespaces: ['net=ns:/proc/1/ns/net']}", "{namespaces: ['pid=container:x']}", "{namespaces: ['net=Host']}"}, pass: []string{"{namespaces: ['net=container:abc']}"}},
 	{check: "noShareableIPC", fail: []string{"{namespaces: [ipc=shareable]}"}, pass: []string{"{}"}},
 	{check: "noHostUserns", fail: []string{"{namespaces: [userns=host]}"}, pass: []string{"{}"}},
 	{check: "networks", fail: []string{"{networks: [host]}", "{networks: [prod]}"}, pass: []string{"{}", "{networks: [bridge]}", "{networks: [default]}"}},
@@ -118,6 +119,7 @@ var checkCases = []struct {
 		pass: []string{"{}", "{hostMounts: [{source: /srv}]}", "{hostMounts: [{source: /run/myapp}]}", "{hostMounts: [{source: /var/log}]}"},
 	},
 	{check: "noSocketMounts: {also: [/srv/secret.sock]}", fail: []string{"{hostMounts: [{source: /srv}]}", "{hostMounts: [{source: /srv/secret.sock}]}"}, pass: []string{"{hostMounts: [{source: /opt}]}"}},
+	{check: "noSocketMounts: {allow: [/run/belay/docker.sock]}", fail: []string{"{hostMounts: [{source: /run/belay}]}", "{hostMounts: [{source: /run/docker.sock}]}", "{hostMounts: [{source: /run/belay/docker.sock, resolved: /run/docker.sock}]}"}, pass: []string{"{hostMounts: [{source: /var/run/belay/docker.sock}]}"}},
 	{
 		check: "noSensitiveMounts: {allow: [/etc/ssl]}",
 		fail:  []string{"{hostMounts: [{source: /}]}", "{hostMounts: [{source: /var}]}", "{hostMounts: [{source: /etc}]}", "{hostMounts: [{source: /etc/ssl, resolved: /etc/shadow}]}", "{hostMounts: [{source: /proc/sys}]}", "{hostMounts: [{source: /var/lib/docker/volumes}]}"},

@@ -18,6 +18,12 @@ const (
 	ReasonUnnamed = "no access policy names the caller"
 	// ReasonNoRule: policies name the caller, and none of their rules allows this.
 	ReasonNoRule = "no rule allows it"
+	// ReasonForbidden: a rule forbids it.
+	ReasonForbidden = "the rule forbids it"
+	// ReasonChecks: a rule is about it, and the request fails the rule's checks.
+	ReasonChecks = "it fails checks"
+	// ReasonSecondFactor: within an elevation it would be allowed.
+	ReasonSecondFactor = "it needs a second factor"
 	// ReasonAction: the action is not one that rules can name.
 	ReasonAction = "the action is not known"
 )

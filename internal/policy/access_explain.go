@@ -19,11 +19,7 @@ func (s *Access) denied(in *input, ids []uint32, r *compiledRule, mode verdict.M
 	var d AccessDecision
 	if r != nil {
 		d = AccessDecision{Policy: r.policy.Name, Revision: r.policy.Revision, Rule: r.Name}
-		d.Checks = r.failures(&probe, nil)
-		d.Reason = "forbidden by rule " + r.fullName()
-		if len(d.Checks) > 0 {
-			d.Reason += ": " + d.Checks[0]
-		}
+		d.Reason, d.Checks = ReasonForbidden, r.failures(&probe, nil)
 	} else {
 		d = s.notAllowed(&probe, ids, mode)
 	}
@@ -31,7 +27,7 @@ func (s *Access) denied(in *input, ids []uint32, r *compiledRule, mode verdict.M
 		probe.elevated = true
 		d.NeedSecondFactor = s.forbidding(&probe, ids, mode) == nil && s.allowing(&probe, ids, mode) != nil
 		if d.NeedSecondFactor {
-			d.Reason = "it needs a second factor: " + d.Reason
+			d.Reason = ReasonSecondFactor
 		}
 	}
 	return d
@@ -53,10 +49,7 @@ func (s *Access) notAllowed(in *input, ids []uint32, mode verdict.Mode) AccessDe
 	}
 	if nearest != nil {
 		d.Policy, d.Revision, d.Rule = nearest.policy.Name, nearest.policy.Revision, nearest.Name
-		d.Reason = "rule " + nearest.fullName() + " does not allow it"
-		if len(d.Checks) > 0 {
-			d.Reason += ": " + d.Checks[0]
-		}
+		d.Reason = ReasonChecks
 	}
 	return d
 }
@@ -72,8 +65,6 @@ func (s *Access) about(r *compiledRule, in *input) bool {
 	}
 	return r.when == nil || s.holds(r, in, forbid)
 }
-
-func (r *compiledRule) fullName() string { return r.policy.Name + "/" + r.Name }
 
 // failures appends each failed check of the rule to list, as "name: why".
 func (r *compiledRule) failures(in *input, list []string) []string {

@@ -57,7 +57,7 @@ func (s *ResourceSelector) covers(in *input) bool {
 	t := traitsOf(in.action)
 	switch {
 	case t&traitBulk != 0:
-		return s.asFilter()
+		return mainKind(in.action) != apicall.ResourceBuild && s.asFilter() // caches have no labels
 	case len(in.resources) == 0 && t&traitList != 0:
 		return true
 	case len(in.resources) == 0:
