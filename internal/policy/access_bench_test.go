@@ -56,6 +56,64 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// oneName is a set of n rules of one caller that differ in the name of a container.
+func oneName(tb testing.TB, n int) *Access {
+	var b strings.Builder
+	b.WriteString(forAlice + "  rules:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "    - {effect: allow, actions: [container.inspect, container.list], resources: {names: [c-%d]}}\n", i)
+	}
+	return accessSet(tb, access("p", b.String()))
+}
+
+// The index by name finds what a walk over all rules finds.
+func TestRulesByName(t *testing.T) {
+	s := oneName(t, 100)
+	for _, tt := range []struct {
+		res  apicall.Resource
+		want string
+	}{
+		{apicall.Resource{Kind: apicall.ResourceContainer, ID: "x", Names: []string{"/c-7"}}, "rules[7]"},
+		{apicall.Resource{Kind: apicall.ResourceContainer, ID: "x", Names: []string{"/other", "/c-9", "/c-3"}}, "rules[3]"},
+		{apicall.Resource{Kind: apicall.ResourceContainer, ID: "c-5", Names: []string{"/x"}}, "rules[5]"},
+		{apicall.Resource{Kind: apicall.ResourceContainer, ID: "x", Asked: "c-5", Names: []string{"/x"}}, ""},
+		{apicall.Resource{Kind: apicall.ResourceContainer, ID: "x", Names: []string{"/c-5/c-6"}}, ""},
+	} {
+		if d := s.Decide(&apicall.Call{Subject: alice, Action: "container.inspect", Resources: []apicall.Resource{tt.res}}, at); d.Rule != tt.want {
+			t.Errorf("%+v: got rule %q, want %q", tt.res, d.Rule, tt.want)
+		}
+		if got := s.Visible(&alice, "container.list", &tt.res); got != (tt.want != "") {
+			t.Errorf("%+v: visible %v", tt.res, got)
+		}
+	}
+}
+
+func BenchmarkDecideByName(b *testing.B) {
+	for _, n := range []int{10, 9999} {
+		s := oneName(b, n)
+		res := apicall.Resource{Kind: apicall.ResourceContainer, ID: "x", Names: []string{"/c-5"}}
+		list := &apicall.Call{Subject: alice, Action: "container.list"}
+		for name, call := range map[string]*apicall.Call{
+			"inspect": {Subject: alice, Action: "container.inspect", Resources: []apicall.Resource{res}},
+			"list":    list,
+			"deny":    {Subject: alice, Action: "container.inspect", Resources: []apicall.Resource{theirs}},
+		} {
+			b.Run(fmt.Sprintf("%s/rules=%d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					s.Decide(call, at)
+				}
+			})
+		}
+		b.Run(fmt.Sprintf("visible/rules=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				s.VisibleTo(list, &theirs, at)
+			}
+		})
+	}
+}
+
 func BenchmarkDecide(b *testing.B) {
 	for _, n := range []int{10, 10000} {
 		s := manyRules(b, n)

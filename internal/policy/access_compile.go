@@ -42,11 +42,9 @@ type ruleKey struct {
 	action actionID
 }
 
-// ruleList holds the rules of one class for one action, by mode, in total order.
+// ruleList holds the rules of one class for one action, by mode.
 type ruleList struct {
-	forbid, allow [slots][]*compiledRule
-	// scoped: a forbid names resources, so that answers with many things are filtered.
-	scoped [slots]bool
+	forbid, allow [slots]ruleSet
 }
 
 type compiledRule struct {
@@ -134,10 +132,9 @@ func compileAccess(ps []*AccessPolicy) *Access {
 func (l *ruleList) add(rules []*compiledRule, mode verdict.Mode) {
 	for _, r := range rules {
 		if r.Effect == EffectForbid {
-			l.forbid[mode] = append(l.forbid[mode], r)
-			l.scoped[mode] = l.scoped[mode] || r.scoped()
+			l.forbid[mode].add(r)
 		} else {
-			l.allow[mode] = append(l.allow[mode], r)
+			l.allow[mode].add(r)
 		}
 	}
 }

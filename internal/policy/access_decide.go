@@ -157,17 +157,20 @@ func (s *Access) lists(class uint32, action actionID) [2]*ruleList {
 // forbidding returns the first rule in total order that forbids the call; nil: none.
 func (s *Access) forbidding(in *input, ids []uint32, mode verdict.Mode) *compiledRule {
 	var first *compiledRule
+	var buf [8][]*compiledRule
 	for _, c := range ids {
 		for _, l := range s.lists(c, in.action) {
 			if l == nil {
 				continue
 			}
-			for _, r := range l.forbid[mode] {
-				if first != nil && r.ord >= first.ord {
-					break
-				}
-				if s.forbids(r, in) {
-					first = r
+			for _, list := range l.forbid[mode].possible(in, buf[:0]) {
+				for _, r := range list {
+					if first != nil && r.ord >= first.ord {
+						break
+					}
+					if s.forbids(r, in) {
+						first = r
+					}
 				}
 			}
 		}
@@ -178,31 +181,40 @@ func (s *Access) forbidding(in *input, ids []uint32, mode verdict.Mode) *compile
 // allowing returns the first rule in total order that allows the call; nil: none. For
 // calls whose answers are filtered a rule about everything goes first.
 func (s *Access) allowing(in *input, ids []uint32, mode verdict.Mode) *compiledRule {
-	preferWhole := in.thing == nil && traitsOf(in.action)&(traitList|traitBulk) != 0
+	if in.thing == nil && traitsOf(in.action)&(traitList|traitBulk) != 0 {
+		if r := s.firstAllowing(in, ids, mode, true); r != nil {
+			return r
+		}
+	}
+	return s.firstAllowing(in, ids, mode, false)
+}
+
+func (s *Access) firstAllowing(in *input, ids []uint32, mode verdict.Mode, whole bool) *compiledRule {
 	var first *compiledRule
+	var buf [8][]*compiledRule
 	for _, c := range ids {
 		for _, l := range s.lists(c, in.action) {
 			if l == nil {
 				continue
 			}
-			for _, r := range l.allow[mode] {
-				if first != nil && !better(r, first, preferWhole) {
-					continue
-				}
-				if s.allows(r, in) {
-					first = r
+			lists := append(buf[:0], l.allow[mode].whole)
+			if !whole {
+				lists = l.allow[mode].possible(in, buf[:0])
+			}
+			for _, list := range lists {
+				for _, r := range list {
+					if first != nil && r.ord >= first.ord {
+						break
+					}
+					if s.allows(r, in) {
+						first = r
+						break
+					}
 				}
 			}
 		}
 	}
 	return first
-}
-
-func better(r, than *compiledRule, preferWhole bool) bool {
-	if preferWhole && r.scoped() != than.scoped() {
-		return !r.scoped()
-	}
-	return r.ord < than.ord
 }
 
 // forbids reports whether r, of effect forbid, forbids the call.
@@ -300,7 +312,10 @@ func (s *Access) allowed(in *input, ids []uint32, r *compiledRule) AccessDecisio
 func (s *Access) scopedForbid(action actionID, ids []uint32) bool {
 	for _, c := range ids {
 		for _, l := range s.lists(c, action) {
-			if l != nil && l.scoped[verdict.ModeEnforce] {
+			if l == nil {
+				continue
+			}
+			if f := &l.forbid[verdict.ModeEnforce]; len(f.whole) < len(f.all) {
 				return true
 			}
 		}

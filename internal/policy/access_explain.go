@@ -38,7 +38,7 @@ func (s *Access) denied(in *input, ids []uint32, r *compiledRule, mode verdict.M
 func (s *Access) notAllowed(in *input, ids []uint32, mode verdict.Mode) AccessDecision {
 	d := AccessDecision{Reason: ReasonNoRule}
 	var nearest *compiledRule
-	for _, r := range s.candidates(in.action, ids, mode) {
+	for _, r := range s.candidates(in, ids, mode, false) {
 		if r.Effect != EffectAllow || !s.about(r, in) || len(d.Checks) >= maxFailedChecks {
 			continue
 		}
@@ -80,14 +80,23 @@ func (r *compiledRule) failures(in *input, list []string) []string {
 	return list
 }
 
-// candidates returns the rules for the action, each once, in total order.
-func (s *Access) candidates(action actionID, ids []uint32, mode verdict.Mode) []*compiledRule {
+// candidates returns the rules for the action, each once, in total order; not all of
+// them but those that can be about the call if all is false.
+func (s *Access) candidates(in *input, ids []uint32, mode verdict.Mode, all bool) []*compiledRule {
 	var out []*compiledRule
 	for _, c := range ids {
-		for _, l := range s.lists(c, action) {
-			if l != nil {
-				out = append(out, l.forbid[mode]...)
-				out = append(out, l.allow[mode]...)
+		for _, l := range s.lists(c, in.action) {
+			if l == nil {
+				continue
+			}
+			for _, set := range []*ruleSet{&l.forbid[mode], &l.allow[mode]} {
+				if all {
+					out = append(out, set.all...)
+					continue
+				}
+				for _, list := range set.possible(in, nil) {
+					out = append(out, list...)
+				}
 			}
 		}
 	}
@@ -137,7 +146,7 @@ func (s *Access) Explain(call *apicall.Call, now time.Time) AccessTrace {
 			t.Policies = append(t.Policies, p.Name)
 		}
 	}
-	rules := append(s.candidates(id, ids, verdict.ModeEnforce), s.candidates(id, ids, verdict.ModeAudit)...)
+	rules := append(s.candidates(&in, ids, verdict.ModeEnforce, true), s.candidates(&in, ids, verdict.ModeAudit, true)...)
 	slices.SortStableFunc(rules, func(a, b *compiledRule) int { return a.ord - b.ord })
 	for _, r := range rules {
 		rt := RuleTrace{

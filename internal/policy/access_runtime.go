@@ -32,7 +32,7 @@ func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy 
 		return nil
 	}
 	out := map[*AccessPolicy]*RuntimePolicy{}
-	for _, r := range s.candidates(id, ids, verdict.ModeEnforce) {
+	for _, r := range s.candidates(&in, ids, verdict.ModeEnforce, true) {
 		forbid := r.Effect == EffectForbid && s.about(r, &in) && !(r.Require == SecondFactor && in.elevated)
 		if (r == allowed || forbid) && r.inKernel() {
 			out[r.policy] = r.runtime()
