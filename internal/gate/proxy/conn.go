@@ -28,11 +28,18 @@ type conn struct {
 	sub    apicall.Subject
 	caller *caller
 	req    wire.Request
-	header http.Header // of req; its map is used again
-	out    []byte      // what is about to be written
-	busy   atomic.Bool // a request is under way
-	gone   bool        // the client has ended its side
-	x      exchange
+	header http.Header  // of req; its map is used again
+	out    []byte       // what is about to be written
+	busy   atomic.Bool  // a request is under way
+	due    atomic.Int64 // when what is read must be there, in Unix nanoseconds; 0: no matter
+	gone   bool         // the client has ended its side
+
+	// watching is held while the watcher of an answer is started. asked is when the daemon
+	// was asked, in Unix nanoseconds, while nobody watches; 0 otherwise.
+	watching sync.Mutex
+	asked    atomic.Int64
+
+	x exchange
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -122,7 +129,7 @@ func (c *conn) next() bool {
 		c.badHead(err)
 		return false
 	}
-	_ = c.nc.SetReadDeadline(time.Time{})
+	c.due.Store(0)
 	keep := c.x.run(c)
 	c.busy.Store(false)
 	c.mu.Lock()
@@ -141,8 +148,10 @@ func (c *conn) next() bool {
 // await waits for the first byte of a request.
 func (c *conn) await() bool {
 	l := &c.s.o.Limits
+	// Timers cost more than all the parsing of a small request: the server's own clock looks
+	// after these two (see clock.go).
 	if len(c.r.Buffered()) == 0 {
-		_ = c.nc.SetReadDeadline(time.Now().Add(l.IdleTime))
+		c.due.Store(time.Now().Add(l.IdleTime).UnixNano())
 		c.mu.Lock()
 		closing := c.closing
 		c.mu.Unlock()
@@ -151,7 +160,7 @@ func (c *conn) await() bool {
 		}
 	}
 	c.busy.Store(true)
-	_ = c.nc.SetReadDeadline(time.Now().Add(l.HeadTime))
+	c.due.Store(time.Now().Add(l.HeadTime).UnixNano())
 	return true
 }
 

@@ -7,9 +7,11 @@ import (
 	"net/http"
 
 	"strings"
+	"sync"
 
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/gate/wire"
 )
 
 // filter narrows an answer to what the caller may see. It appends what is left to dst.
@@ -75,11 +77,15 @@ func (x *exchange) passFiltered(f filter) (bool, error) {
 	head := append([]byte(nil), x.resp.Raw...)
 	framing := x.resp.Framing
 	b.r.Consume(len(head))
-	body, err := readBody(&b.r, framing, c.s.o.Limits.FilterBytes)
+	in, kept := scratch.Get().(*[]byte), scratch.Get().(*[]byte)
+	defer scratch.Put(in)
+	defer scratch.Put(kept)
+	src := wire.NewBody(&b.r, framing)
+	body, err := readAll(&src, (*in)[:0], c.s.o.Limits.FilterBytes)
 	if err != nil {
 		return false, x.unfiltered(err)
 	}
-	out, err := f(x, make([]byte, 0, len(body)), body)
+	out, err := f(x, (*kept)[:0], body)
 	if err != nil {
 		return false, x.unfiltered(err)
 	}
@@ -92,6 +98,9 @@ func (x *exchange) passFiltered(f filter) (bool, error) {
 	return framing.Chunked || framing.Length >= 0, nil
 }
 
+// scratch holds bodies while they are filtered; larger ones are not kept.
+var scratch = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
+
 // unfiltered answers in place of what cannot be filtered.
 func (x *exchange) unfiltered(err error) error {
 	x.c.s.counts.unfiltered.Add(1)
@@ -100,8 +109,9 @@ func (x *exchange) unfiltered(err error) error {
 	return fmt.Errorf("filter: %w", err)
 }
 
-// reader reads of one thing what policies ask about. It fills res and reuses it.
-type reader func(element []byte, res *apicall.Resource) error
+// reader reads of the thing at the beginning of b what policies ask about, fills res with
+// it, and returns the thing's length.
+type reader func(b []byte, res *apicall.Resource) (int, error)
 
 // sees reports whether the caller may see res.
 func (x *exchange) sees(res *apicall.Resource) bool {
@@ -119,20 +129,18 @@ func (x *exchange) appendVisible(dst, array []byte, read reader) ([]byte, error)
 	}
 	dst = append(dst, '[')
 	first := true
-	err := eachElement(array, func(e []byte) error {
+	err := eachObject(array, func(b []byte) (int, error) {
 		*x.see = apicall.Resource{Names: x.see.Names[:0]}
-		if err := read(e, x.see); err != nil {
-			return err
-		}
-		if !x.sees(x.see) {
-			return nil
+		n, err := read(b, x.see)
+		if err != nil || !x.sees(x.see) {
+			return n, err
 		}
 		if !first {
 			dst = append(dst, ',')
 		}
 		first = false
-		dst = append(dst, e...)
-		return nil
+		dst = append(dst, b[:n]...)
+		return n, nil
 	})
 	return append(dst, ']'), err
 }
@@ -173,14 +181,14 @@ func membersOf(readers map[string]reader) filter {
 }
 
 // readNothing hides everything: nothing is known of whose it is.
-func readNothing(_ []byte, res *apicall.Resource) error {
+func readNothing(b []byte, res *apicall.Resource) (int, error) {
 	res.Kind = apicall.ResourceBuild
-	return nil
+	return skipValue(b, 0)
 }
 
-func readContainer(e []byte, res *apicall.Resource) error {
+func readContainer(e []byte, res *apicall.Resource) (int, error) {
 	res.Kind = apicall.ResourceContainer
-	return eachMember(e, func(name, v []byte) (err error) {
+	return members(e, func(name, v []byte) (err error) {
 		switch string(name) {
 		case `"Id"`:
 			res.ID, err = text(v)
@@ -201,9 +209,9 @@ func readContainer(e []byte, res *apicall.Resource) error {
 	})
 }
 
-func readImage(e []byte, res *apicall.Resource) error {
+func readImage(e []byte, res *apicall.Resource) (int, error) {
 	res.Kind = apicall.ResourceImage
-	return eachMember(e, func(name, v []byte) (err error) {
+	return members(e, func(name, v []byte) (err error) {
 		switch string(name) {
 		case `"Id"`:
 			res.ID, err = text(v)
@@ -226,26 +234,24 @@ func readImage(e []byte, res *apicall.Resource) error {
 	})
 }
 
-func readNetwork(e []byte, res *apicall.Resource) error {
+func readNetwork(e []byte, res *apicall.Resource) (int, error) {
 	return readNamed(apicall.ResourceNetwork, `"Id"`, e, res)
 }
 
-func readPlugin(e []byte, res *apicall.Resource) error {
+func readPlugin(e []byte, res *apicall.Resource) (int, error) {
 	return readNamed(apicall.ResourcePlugin, `"Id"`, e, res)
 }
 
 // readVolume: a volume's name is its id.
-func readVolume(e []byte, res *apicall.Resource) error {
-	if err := readNamed(apicall.ResourceVolume, `"Name"`, e, res); err != nil {
-		return err
-	}
+func readVolume(e []byte, res *apicall.Resource) (int, error) {
+	n, err := readNamed(apicall.ResourceVolume, `"Name"`, e, res)
 	res.Names = append(res.Names[:0], res.ID)
-	return nil
+	return n, err
 }
 
-func readNamed(kind apicall.ResourceKind, id string, e []byte, res *apicall.Resource) error {
+func readNamed(kind apicall.ResourceKind, id string, e []byte, res *apicall.Resource) (int, error) {
 	res.Kind = kind
-	return eachMember(e, func(name, v []byte) (err error) {
+	return members(e, func(name, v []byte) (err error) {
 		switch string(name) {
 		case id:
 			res.ID, err = text(v)
@@ -262,9 +268,9 @@ func readNamed(kind apicall.ResourceKind, id string, e []byte, res *apicall.Reso
 
 // readSpec reads what a swarm calls its things by.
 func readSpec(kind apicall.ResourceKind) reader {
-	return func(e []byte, res *apicall.Resource) error {
+	return func(e []byte, res *apicall.Resource) (int, error) {
 		res.Kind = kind
-		return eachMember(e, func(name, v []byte) (err error) {
+		return members(e, func(name, v []byte) (err error) {
 			switch string(name) {
 			case `"ID"`:
 				res.ID, err = text(v)
@@ -283,8 +289,12 @@ func readSpec(kind apicall.ResourceKind) reader {
 }
 
 // readTask: the labels of a task's containers are its service's choice.
-func readTask(e []byte, res *apicall.Resource) error {
+func readTask(b []byte, res *apicall.Resource) (int, error) {
 	res.Kind = apicall.ResourceTask
+	n, err := skipValue(b, 0)
+	if err != nil {
+		return 0, err
+	}
 	var t struct {
 		ID     string
 		Labels map[string]string
@@ -295,14 +305,14 @@ func readTask(e []byte, res *apicall.Resource) error {
 			}
 		}
 	}
-	if err := json.Unmarshal(e, &t); err != nil {
-		return err
+	if err := json.Unmarshal(b[:n], &t); err != nil {
+		return 0, err
 	}
 	res.ID, res.Labels, res.Image = t.ID, t.Labels, t.Spec.ContainerSpec.Image
 	if len(res.Labels) == 0 {
 		res.Labels = t.Spec.ContainerSpec.Labels
 	}
-	return nil
+	return n, nil
 }
 
 // text reads a JSON string, null as empty.
@@ -319,6 +329,9 @@ func labels(v []byte) (map[string]string, error) {
 	if string(v) == "null" || string(v) == "{}" {
 		return nil, nil
 	}
+	if m, ok := parsed.get(v); ok {
+		return m, nil
+	}
 	m := map[string]string{}
 	err := eachMember(v, func(name, value []byte) error {
 		k, err := text(name)
@@ -328,7 +341,44 @@ func labels(v []byte) (map[string]string, error) {
 		m[k], err = text(value)
 		return err
 	})
-	return m, err
+	if err != nil {
+		return nil, err
+	}
+	parsed.put(v, m)
+	return m, nil
+}
+
+// labelCache remembers what label texts say: those who poll lists show the same ones again
+// and again. Its maps are never changed.
+type labelCache struct {
+	// mu guards the fields below.
+	mu    sync.RWMutex
+	texts map[string]map[string]string
+	bytes int
+}
+
+// maxLabelCache bounds the texts that are kept.
+const maxLabelCache = 256 << 10
+
+var parsed labelCache
+
+func (c *labelCache) get(text []byte) (map[string]string, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	m, ok := c.texts[string(text)]
+	return m, ok
+}
+
+func (c *labelCache) put(text []byte, m map[string]string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.texts == nil || c.bytes+len(text) > maxLabelCache {
+		c.texts, c.bytes = map[string]map[string]string{}, 0
+	}
+	if len(text) <= maxLabelCache/16 {
+		c.texts[string(text)] = m
+		c.bytes += len(text)
+	}
 }
 
 // redacted are the answers that show the environment of containers.
@@ -424,16 +474,17 @@ func (x *exchange) visibleContainers() (map[string]bool, error) {
 		return nil, fmt.Errorf("list containers: status %d", status)
 	}
 	out := map[string]bool{}
-	err = eachElement(body, func(e []byte) error {
+	err = eachObject(body, func(b []byte) (int, error) {
 		var res apicall.Resource
-		if err := readContainer(e, &res); err != nil {
-			return err
+		n, err := readContainer(b, &res)
+		if err != nil {
+			return 0, err
 		}
 		setOwner(&res)
 		if x.rules.Visible(&x.c.sub, "container.list", &res) {
 			out[res.ID] = true
 		}
-		return nil
+		return n, nil
 	})
 	return out, err
 }

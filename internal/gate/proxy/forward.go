@@ -6,37 +6,34 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/belay-project/belay/internal/dockerapi"
 	"github.com/belay-project/belay/internal/gate/wire"
 )
 
-// quick is how long an answer may take before the gate begins to watch whether the
-// client still waits for it. Most come sooner, and need no second goroutine.
-const quick = 50 * time.Millisecond
-
 // forward sends the request to the daemon and passes its answer on.
 func (x *exchange) forward() (keep bool) {
 	c := x.c
+	method := x.match.Route.Method
+	again := (method == http.MethodGet || method == http.MethodHead) && !x.tunnels()
 	for attempt := 0; ; attempt++ {
-		ctx, cancel := x.lookup()
-		b, err := c.s.up.get(ctx)
-		cancel()
+		b, err := c.s.up.get(!again || attempt > 0)
 		if err != nil {
 			return x.deny(x.daemonGone(err))
 		}
-		err = x.send(b)
-		if err == nil {
+		if err = x.send(b); err == nil {
 			x.b = b
-			return x.answered(x.await())
+			err = x.await()
+			if err == nil || !errors.Is(err, io.EOF) || !b.used || !again || x.w != nil {
+				return x.answered(err)
+			}
+			c.releases()
 		}
 		b.nc.Close()
 		// A connection that the daemon closed while it was idle took nothing.
-		if b.used && attempt == 0 {
-			continue
+		if !b.used || attempt > 0 {
+			return x.deny(x.daemonGone(err))
 		}
-		return x.deny(x.daemonGone(err))
 	}
 }
 
@@ -98,27 +95,19 @@ func (x *exchange) await() error {
 	c, b := x.c, x.b
 	c.holds(b.nc)
 	method := x.match.Route.Method
-	if x.stream == nil && !x.tunnels() {
-		_ = b.nc.SetReadDeadline(time.Now().Add(quick))
-		err := b.r.Fill(backendBuffer)
-		if err == nil {
-			_ = b.nc.SetReadDeadline(time.Time{})
-			if err = b.r.ReadResponse(&x.resp, method); err == nil && x.short() {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			x.watch()
-			return nil
-		}
-		_ = b.nc.SetReadDeadline(time.Time{})
-		if !isTimeout(err) {
-			return err
-		}
+	if x.stream != nil || x.tunnels() {
+		x.watch()
+		return b.r.ReadResponse(&x.resp, method)
 	}
-	x.watch()
-	return b.r.ReadResponse(&x.resp, method)
+	c.asked.Store(x.start.UnixNano())
+	err := b.r.ReadResponse(&x.resp, method)
+	c.watching.Lock()
+	defer c.watching.Unlock()
+	unwatched := c.asked.Swap(0) != 0
+	if err == nil && unwatched && !x.short() {
+		x.watch()
+	}
+	return err
 }
 
 // short tells whether the answer is most likely there already, so that nobody needs to
@@ -136,11 +125,6 @@ func (x *exchange) tunnels() bool {
 		return true
 	}
 	return false
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
 }
 
 // answered passes the answer on, or says that none came.

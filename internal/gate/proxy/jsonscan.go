@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 )
 
@@ -17,12 +18,19 @@ func skipSpace(b []byte, i int) int {
 
 // skipString returns the index after the string that begins at i.
 func skipString(b []byte, i int) (int, error) {
-	for i++; i < len(b); i++ {
-		switch b[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1, nil
+	for i++; i < len(b); {
+		n := bytes.IndexByte(b[i:], '"')
+		if n < 0 {
+			return 0, errJSON
+		}
+		i += n + 1
+		// A quote is the end unless an odd number of backslashes is before it.
+		slashes := 0
+		for j := i - 2; j >= 0 && b[j] == '\\'; j-- {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			return i, nil
 		}
 	}
 	return 0, errJSON
@@ -102,44 +110,80 @@ func eachElement(b []byte, f func(element []byte) error) error {
 
 // eachMember calls f with each name, quotes included, and value of the object that b is.
 func eachMember(b []byte, f func(name, value []byte) error) error {
+	_, err := members(b, f)
+	return err
+}
+
+// members is eachMember for an object at the beginning of b. It returns its length.
+func members(b []byte, f func(name, value []byte) error) (int, error) {
 	i := skipSpace(b, 0)
 	if i >= len(b) || b[i] != '{' {
-		return errJSON
+		return 0, errJSON
 	}
 	if i = skipSpace(b, i+1); i < len(b) && b[i] == '}' {
-		return nil
+		return i + 1, nil
 	}
 	for {
 		if i >= len(b) || b[i] != '"' {
-			return errJSON
+			return 0, errJSON
 		}
 		nameEnd, err := skipString(b, i)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		name := b[i:nameEnd]
 		if i = skipSpace(b, nameEnd); i >= len(b) || b[i] != ':' {
-			return errJSON
+			return 0, errJSON
 		}
 		i = skipSpace(b, i+1)
 		end, err := skipValue(b, i)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if err := f(name, b[i:end]); err != nil {
-			return err
+			return 0, err
 		}
 		i = skipSpace(b, end)
 		if i >= len(b) {
-			return errJSON
+			return 0, errJSON
 		}
 		switch b[i] {
 		case ',':
 			i = skipSpace(b, i+1)
 		case '}':
+			return i + 1, nil
+		default:
+			return 0, errJSON
+		}
+	}
+}
+
+// eachObject calls f with what begins with each object of the array that b is; f returns
+// the object's length.
+func eachObject(b []byte, f func(rest []byte) (int, error)) error {
+	i := skipSpace(b, 0)
+	if i >= len(b) || b[i] != '[' {
+		return errJSON
+	}
+	if i = skipSpace(b, i+1); i < len(b) && b[i] == ']' {
+		return nil
+	}
+	for i < len(b) {
+		n, err := f(b[i:])
+		if err != nil {
+			return err
+		}
+		if i = skipSpace(b, i+n); i >= len(b) {
+			break
+		}
+		switch b[i] {
+		case ',':
+			i = skipSpace(b, i+1)
+		case ']':
 			return nil
 		default:
 			return errJSON
 		}
 	}
+	return errJSON
 }

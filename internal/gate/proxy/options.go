@@ -94,6 +94,8 @@ type Options struct {
 	Parse dockerapi.Options
 
 	Limits Limits
+
+	proc string // where procfs is, for tests
 }
 
 // Limits bounds what callers may cost. 0 is the default that the field names; a

@@ -48,6 +48,10 @@ type Server struct {
 	own       *net.UnixListener // the socket that is ours to remove
 	ownStat   os.FileInfo
 
+	life  context.Context // until Close
+	end   context.CancelFunc
+	clock sync.WaitGroup
+
 	// mu guards what follows.
 	mu       sync.Mutex
 	open     map[*conn]struct{}
@@ -63,8 +67,9 @@ func Listen(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, open: map[*conn]struct{}{}}
+	s.life, s.end = context.WithCancel(context.Background())
 	s.up = &upstream{path: o.Upstream, tickets: o.Tickets}
-	s.who.Workload = o.Workload
+	s.who.Workload, s.who.Proc = o.Workload, o.proc
 	s.callers.limits = &s.o.Limits
 	s.counts.init(o.Health)
 	s.listeners = append(s.listeners, o.Inherited...)
@@ -128,8 +133,10 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range s.listeners {
 		accepting.Go(func() { errs <- s.accept(l) })
 	}
-	tick := time.NewTicker(15 * time.Second)
-	defer tick.Stop()
+	// It goes on while streams drain, and ends with the server.
+	s.clock.Go(func() { s.keepTime(s.life) })
+	sweep := time.NewTicker(15 * time.Second)
+	defer sweep.Stop()
 	var err error
 	for done := false; !done; {
 		select {
@@ -137,7 +144,7 @@ func (s *Server) Run(ctx context.Context) error {
 			done = true
 		case err = <-errs:
 			done = true
-		case now := <-tick.C:
+		case now := <-sweep.C:
 			s.up.reap(now)
 			s.callers.forget(now)
 		}
@@ -236,6 +243,8 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	s.wg.Wait()
+	s.end()
+	s.clock.Wait()
 	s.up.close()
 }
 

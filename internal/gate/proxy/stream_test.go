@@ -192,8 +192,7 @@ func TestUnmanagedRule(t *testing.T) {
 
 // A caller that is nobody is refused, and counted.
 func TestNobody(t *testing.T) {
-	g := startGate(t, own)
-	g.who.Proc = t.TempDir() // where no cgroup can be read
+	g := startGate(t, own, func(o *Options) { o.proc = t.TempDir() }) // where no cgroup can be read
 	r := g.raw(t, "GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
 	if r.StatusCode != 403 || g.counter("gate_no_identity") != 1 || len(g.d.requests()) > 0 {
 		t.Errorf("status %d, counted %d, daemon saw %v", r.StatusCode, g.counter("gate_no_identity"), g.d.requests())

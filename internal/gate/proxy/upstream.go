@@ -55,19 +55,21 @@ type backend struct {
 	ok    bool
 }
 
-func (u *upstream) get(ctx context.Context) (*backend, error) {
+// get returns a connection from the pool, or a new one. With checked false it may be one
+// that the daemon has closed meanwhile: for requests that can be sent again.
+func (u *upstream) get(checked bool) (*backend, error) {
 	for {
 		u.mu.Lock()
 		n := len(u.idle)
 		if n == 0 {
 			u.mu.Unlock()
-			return u.dial(ctx)
+			return u.dial()
 		}
 		b := u.idle[n-1]
 		u.idle[n-1] = nil
 		u.idle = u.idle[:n-1]
 		u.mu.Unlock()
-		if b.usable() {
+		if !checked || b.usable() {
 			b.used = true
 			return b, nil
 		}
@@ -75,9 +77,8 @@ func (u *upstream) get(ctx context.Context) (*backend, error) {
 	}
 }
 
-func (u *upstream) dial(ctx context.Context) (*backend, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	c, err := d.DialContext(ctx, "unix", u.path)
+func (u *upstream) dial() (*backend, error) {
+	c, err := net.DialTimeout("unix", u.path, dialTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDaemon, err)
 	}
@@ -170,7 +171,7 @@ func (u *upstream) appendHead(dst []byte, method, target string, kind ticket.Bod
 // Errors: wrap errDaemon.
 func (u *upstream) ask(ctx context.Context, target string, limit int) (status int, body []byte, err error) {
 	for attempt := 0; ; attempt++ {
-		b, err := u.get(ctx)
+		b, err := u.get(attempt > 0)
 		if err != nil {
 			return 0, nil, err
 		}
