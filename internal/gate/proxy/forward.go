@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belay-project/belay/internal/dockerapi"
 	"github.com/belay-project/belay/internal/gate/wire"
 )
@@ -24,7 +26,7 @@ func (x *exchange) forward() (keep bool) {
 		if err = x.send(b); err == nil {
 			x.b = b
 			err = x.await()
-			if err == nil || !errors.Is(err, io.EOF) || !b.used || !again || x.w != nil {
+			if err == nil || !stale(err) || !b.used || !again || x.w != nil {
 				return x.answered(err)
 			}
 			c.releases()
@@ -35,6 +37,11 @@ func (x *exchange) forward() (keep bool) {
 			return x.deny(x.daemonGone(err))
 		}
 	}
+}
+
+// stale tells whether the other side had closed the connection before it was used.
+func stale(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 // send writes the request's head, and its body if that is not a stream.
@@ -149,7 +156,7 @@ func (x *exchange) answered(err error) (keep bool) {
 	whole, err := x.passOn()
 	sent := x.unwatch()
 	switch {
-	case whole && !x.resp.Close && sent:
+	case whole && !x.resp.Close && sent && !c.gone: // the watcher closes it when the client leaves
 		c.s.up.put(b)
 	default:
 		b.nc.Close()

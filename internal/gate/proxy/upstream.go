@@ -181,7 +181,7 @@ func (u *upstream) ask(ctx context.Context, target string, limit int) (status in
 		}
 		b.nc.Close()
 		// A connection may have died just when it was taken from the pool.
-		if b.used && attempt == 0 && errors.Is(err, io.EOF) {
+		if b.used && attempt == 0 && stale(err) {
 			continue
 		}
 		return 0, nil, fmt.Errorf("%w: %s: %w", errDaemon, target, err)
