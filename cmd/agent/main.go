@@ -99,6 +99,7 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.GateSocket, "gate-socket", "", `where Docker's API is offered through the gate (default docker.sock in --run-dir; "none" for no gate)`)
 	f.StringVar(&cfg.GateGroup, "gate-group", "", "group of the gate's socket (default: that of Docker's own)")
 	f.StringVar(&cfg.GateMode, "gate-mode", "", "mode of the gate's socket (default 0660)")
+	f.StringVar(&cfg.AuthzSocket, "authz-socket", "", "socket of the authorisation plugin that refuses what did not come through the gate, such as /run/docker/plugins/belay.sock")
 	f.StringVar(&tls.Addr, "gate-tls", "", "address on which the gate is offered with client certificates too, such as :2376")
 	f.StringVar(&tls.CertFile, "gate-tls-cert", "", "certificate of the gate")
 	f.StringVar(&tls.KeyFile, "gate-tls-key", "", "key of the certificate")

@@ -93,6 +93,9 @@ func (a *Agent) open() error {
 	if _, err := groupID(a.cfg.SocketGroup); err != nil {
 		return err
 	}
+	if a.cfg.AuthzSocket != "" && a.cfg.GateSocket != "none" {
+		a.tickets = ticket.New(nil)
+	}
 	if err := a.openSources(); err != nil {
 		return err
 	}
@@ -197,7 +200,7 @@ func (a *Agent) enact() error {
 
 func (a *Agent) openSources() error {
 	if a.cfg.DockerHost != "none" {
-		d, err := workload.NewDocker(workload.DockerOptions{Host: a.cfg.DockerHost, Log: a.log})
+		d, err := workload.NewDocker(workload.DockerOptions{Host: a.cfg.DockerHost, Sign: a.sign(), Log: a.log})
 		if err != nil {
 			return err
 		}
@@ -232,6 +235,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.reportLosses(ctx) })
 	if a.cfg.GateSocket != "none" && a.cfg.DockerHost != "none" {
 		g.Go(func() error { a.runGate(ctx); return nil })
+		if a.tickets != nil {
+			g.Go(func() error { a.runPlugin(ctx); return nil })
+		}
 	}
 	for _, s := range a.sources {
 		g.Go(func() error { return s.Run(ctx, a.binder.apply) })

@@ -35,6 +35,9 @@ type Config struct {
 	// GateGroup owns the gate's socket, and may call while no AccessPolicy is in force; the
 	// group of the engine's own socket. GateMode is the socket's mode, in octal; 0660.
 	GateGroup, GateMode string
+	// AuthzSocket is where the engine finds the gate's authorisation plugin, such as
+	// /run/docker/plugins/belay.sock; empty: there is none.
+	AuthzSocket string
 	// GateTLS opens the gate on TCP too; nil: not.
 	GateTLS *proxy.TLSOptions
 	// SocketGroup may use the control socket besides root; empty: root only.
