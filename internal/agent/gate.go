@@ -32,7 +32,7 @@ const (
 // runGate serves the gate until ctx ends. Whatever happens to it, enforcement goes on:
 // it reports to health and tries again.
 func (a *Agent) runGate(ctx context.Context) {
-	inherited, err := proxy.Activated("belay-gate")
+	inherited, err := proxy.Activated(gateName)
 	if err != nil {
 		a.log.Error("sockets of systemd", attr.Error, err.Error())
 	}
@@ -58,6 +58,9 @@ func (a *Agent) serveGate(ctx context.Context, inherited []net.Listener) error {
 	s, err := proxy.Listen(o)
 	if err != nil {
 		return err
+	}
+	if len(inherited) == 0 {
+		a.storeGate(s)
 	}
 	a.health.SetOK("gate")
 	a.log.Info("the gate is open", attr.Socket, o.Socket)

@@ -56,6 +56,7 @@ type Server struct {
 	mu       sync.Mutex
 	open     map[*conn]struct{}
 	draining bool
+	kept     bool // somebody else holds the sockets too
 	wg       sync.WaitGroup
 }
 
@@ -106,13 +107,38 @@ func (s *Server) listen() error {
 	return nil
 }
 
+// inherits tells whether a socket at path was handed over. It may have been made under
+// another name, see listenUnix.
 func (s *Server) inherits(path string) bool {
 	for _, l := range s.o.Inherited {
-		if l.Addr().Network() == "unix" && l.Addr().String() == path {
+		name := l.Addr().String()
+		if l.Addr().Network() == "unix" && (name == path || name == path+newSuffix) {
 			return true
 		}
 	}
 	return false
+}
+
+// Files returns copies of the sockets on which unix connections are taken, for whoever
+// is to hold them over a restart. From then on the socket's file stays when the gate
+// stops: a client that connects meanwhile waits for the next gate.
+func (s *Server) Files() ([]*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*os.File
+	for _, l := range s.listeners {
+		ul, ok := l.(*net.UnixListener)
+		if !ok {
+			continue
+		}
+		f, err := ul.File()
+		if err != nil {
+			return out, fmt.Errorf("copy the gate's socket: %w", err)
+		}
+		out = append(out, f)
+	}
+	s.kept = true
+	return out, nil
 }
 
 // Addr returns the address of the TCP listener; nil without one.
@@ -210,7 +236,7 @@ func (s *Server) stopAccepting() bool {
 	s.draining = true
 	// The path is removed first: a client must not find a socket that nobody serves. It may
 	// be another gate's by now.
-	if s.own != nil {
+	if s.own != nil && !s.kept {
 		if st, err := os.Lstat(s.o.Socket); err == nil && os.SameFile(st, s.ownStat) {
 			os.Remove(s.o.Socket)
 		}
