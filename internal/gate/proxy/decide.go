@@ -159,6 +159,11 @@ func notFound(res *apicall.Resource) string {
 // oblige changes the request as the decision demands.
 func (x *exchange) oblige() error { return applyObligations(x.req, &x.dec) }
 
+// starts tells whether a call can run a container's program for the first time.
+func starts(action string) bool {
+	return action == "container.start" || action == "container.restart"
+}
+
 // resolve asks the daemon and the host for what the request's names stand for.
 func (x *exchange) resolve() *refusal {
 	call := &x.req.Call
@@ -182,6 +187,11 @@ func (x *exchange) resolve() *refusal {
 			s.counts.unresolved.Add(1)
 			s.o.Log.Warn("a name in a request cannot be resolved", attr.Error, err.Error())
 			return &refusal{status: http.StatusForbidden, cause: "unresolved", msg: "belay: " + err.Error()}
+		}
+		if f.Kind == apicall.ResourceContainer && starts(call.Action) && !s.images.same(f.ID, f.ImageID) {
+			s.counts.unresolved.Add(1)
+			return &refusal{status: http.StatusConflict, cause: "image_changed",
+				msg: "belay: the image's name was given to another image while the container was created; create it again"}
 		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)

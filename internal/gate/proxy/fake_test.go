@@ -33,9 +33,10 @@ type daemon struct {
 	socket string
 	srv    *http.Server
 
-	// mu guards seen.
-	mu   sync.Mutex
-	seen []seenRequest
+	// mu guards what follows.
+	mu    sync.Mutex
+	seen  []seenRequest
+	image string // of its containers; sha256:aa
 }
 
 type seenRequest struct {
@@ -43,10 +44,15 @@ type seenRequest struct {
 	header            http.Header
 }
 
-func (d *daemon) requests() []seenRequest {
+func (d *daemon) requests() (out []seenRequest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return append([]seenRequest(nil), d.seen...)
+	for _, r := range d.seen {
+		if r.uri != imageEvents { // heard at all times
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // acted returns what reached the daemon but for the gate's own questions.
@@ -106,6 +112,9 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("follow") != "" {
 			<-r.Context().Done()
 		}
+	case p == "/events" && r.RequestURI == imageEvents:
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
 	case p == "/events":
 		for _, id := range []string{idWeb, idDB} {
 			owner := map[string]string{idWeb: me(), idDB: "uid:4294967294"}[id]
@@ -137,8 +146,14 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		http.Error(w, `{"message":"No such container"}`, http.StatusNotFound)
 		return
 	}
+	d.mu.Lock()
+	image := d.image
+	d.mu.Unlock()
+	if image == "" {
+		image = "sha256:aa"
+	}
 	writeJSON(w, map[string]any{
-		"Id": id, "Name": "/" + name, "Image": "sha256:aa",
+		"Id": id, "Name": "/" + name, "Image": image,
 		"Config": map[string]any{"Image": "app", "Labels": map[string]string{policy.OwnerLabel: owner}, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }

@@ -16,6 +16,10 @@ import (
 // forward sends the request to the daemon and passes its answer on.
 func (x *exchange) forward() (keep bool) {
 	c := x.c
+	if changesImages(x.req.Call.Action) {
+		c.s.images.forget(asBefore)
+		defer c.s.images.forget(asBefore)
+	}
 	method := x.match.Route.Method
 	again := (method == http.MethodGet || method == http.MethodHead) && !x.tunnels()
 	for attempt := 0; ; attempt++ {
@@ -242,6 +246,7 @@ func (x *exchange) passOn() (whole bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		x.noteCreated(buf[head : head+n])
 		if _, err := c.nc.Write(buf[:head+n]); err != nil {
 			return false, err
 		}

@@ -270,7 +270,7 @@ func (x *exchange) resolveImage(ctx context.Context) *refusal {
 	if facts.Image == "" || x.req.Call.Action != "container.create" {
 		return nil
 	}
-	f, err := x.c.s.findImage(ctx, facts.Image)
+	f, err := x.c.s.image(ctx, facts.Image)
 	switch {
 	case errors.Is(err, errNotFound):
 		// The client pulls it, and asks again.

@@ -44,6 +44,7 @@ type Server struct {
 	who       peer.Identifier
 	callers   callers
 	counts    counters
+	images    images
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
 	ownStat   os.FileInfo
@@ -161,6 +162,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	// It goes on while streams drain, and ends with the server.
 	s.clock.Go(func() { s.keepTime(s.life) })
+	s.clock.Go(func() { s.watchImages(s.life) })
 	sweep := time.NewTicker(15 * time.Second)
 	defer sweep.Stop()
 	var err error
