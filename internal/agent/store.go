@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -29,11 +28,12 @@ func (a *Agent) storeGate(s *proxy.Server) {
 }
 
 func storeSockets(addr string, s *proxy.Server) error {
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: addr, Net: "unixgram"})
+	// net's connected datagram sockets send no descriptors.
+	to, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("reach systemd: %w", err)
 	}
-	defer c.Close()
+	defer unix.Close(to)
 	files, err := s.Files()
 	if err != nil {
 		return err
@@ -41,9 +41,17 @@ func storeSockets(addr string, s *proxy.Server) error {
 	var fds []int
 	for _, f := range files {
 		defer f.Close()
-		fds = append(fds, int(f.Fd()))
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return fmt.Errorf("copy of the gate's socket: %w", err)
+		}
+		// Not File.Fd, which would make the gate's own socket blocking too.
+		if err := raw.Control(func(fd uintptr) { fds = append(fds, int(fd)) }); err != nil {
+			return fmt.Errorf("copy of the gate's socket: %w", err)
+		}
 	}
-	if _, _, err := c.WriteMsgUnix([]byte("FDSTORE=1\nFDNAME="+gateName), unix.UnixRights(fds...), nil); err != nil {
+	err = unix.Sendmsg(to, []byte("FDSTORE=1\nFDNAME="+gateName), unix.UnixRights(fds...), &unix.SockaddrUnix{Name: addr}, 0)
+	if err != nil {
 		return fmt.Errorf("leave the gate's socket with systemd: %w", err)
 	}
 	return nil

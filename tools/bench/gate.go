@@ -67,7 +67,7 @@ func gates(ctx context.Context, b *bench) (out []figure, err error) {
 		return nil, err
 	}
 	out = append(out, plain("Engine", "%s, %s", g.e.Version, g.e.Driver))
-	for _, part := range []func(context.Context) ([]figure, error){g.latencies, g.concurrency, g.memory, g.streams} {
+	for _, part := range []func(context.Context) ([]figure, error){g.memory, g.latencies, g.concurrency, g.streams} {
 		figs, err := part(ctx)
 		out = append(out, figs...)
 		if err != nil {
