@@ -227,9 +227,8 @@ func (x *exchange) deny(r *refusal) bool {
 		x.ev.Reason = r.msg
 	}
 	closing := !x.drained()
-	x.ev.Duration = time.Since(x.start)
-	c.answer(r, closing)
 	x.record(r.status)
+	c.answer(r, closing)
 	if closing {
 		c.linger()
 	}
