@@ -13,6 +13,7 @@ import (
 
 	"github.com/belay-project/belay/internal/agent"
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/gate/proxy"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -41,6 +42,7 @@ func main() {
 func runCommand() *cobra.Command {
 	var cfg agent.Config
 	var unload bool
+	var tls proxy.TLSOptions
 	var logFormat, logLevel string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -64,6 +66,9 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 			cfg.Log, cfg.Version = log, version
 			if cfg.Containerd == "none" {
 				cfg.Containerd = ""
+			}
+			if tls.Addr != "" {
+				cfg.GateTLS = &tls
 			}
 			if unload {
 				removed, err := agent.Unload(cfg)
@@ -102,6 +107,14 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.DurationVar(&cfg.CanaryEvery, "canary-every", 0, "time between two tests of whether a denial works (default 1m)")
 	f.Int64Var(&cfg.JournalBytes, "journal-bytes", 0, "bound of the journal (default 256 MiB)")
 	f.StringVar(&cfg.SocketGroup, "socket-group", "", "group that may use the control socket besides root")
+	f.StringVar(&cfg.GateSocket, "gate-socket", "", `where Docker's API is offered through the gate (default docker.sock in --run-dir; "none" for no gate)`)
+	f.StringVar(&cfg.GateGroup, "gate-group", "", "group of the gate's socket (default: that of Docker's own)")
+	f.StringVar(&cfg.GateMode, "gate-mode", "", "mode of the gate's socket (default 0660)")
+	f.StringVar(&cfg.AuthzSocket, "authz-socket", "", "socket of the authorisation plugin that refuses what did not come through the gate, such as /run/docker/plugins/belay.sock")
+	f.StringVar(&tls.Addr, "gate-tls", "", "address on which the gate is offered with client certificates too, such as :2376")
+	f.StringVar(&tls.CertFile, "gate-tls-cert", "", "certificate of the gate")
+	f.StringVar(&tls.KeyFile, "gate-tls-key", "", "key of the certificate")
+	f.StringVar(&tls.ClientCAFile, "gate-tls-client-ca", "", "certificates that sign clients'")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&unload, "unload", false, "remove the kernel side of --run-dir and exit")

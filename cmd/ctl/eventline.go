@@ -79,6 +79,8 @@ func deed(r *journal.Record) string {
 		s = "call bpf(2)" + by(r)
 	case journal.KindLoss:
 		s = lossDeed(r)
+	case journal.KindAPI:
+		s = apiDeed(r.API)
 	}
 	switch {
 	case r.Message == "":
@@ -91,6 +93,25 @@ func deed(r *journal.Record) string {
 		s += " (bound late)"
 	}
 	return s
+}
+
+func apiDeed(a *journal.API) string {
+	if a == nil {
+		return "call the API"
+	}
+	s := a.Action
+	if s == "" {
+		s = a.Method + " " + a.Path
+	}
+	if len(a.Resources) > 0 {
+		id := a.Resources[0]
+		s += " of " + id[:min(len(id), 12)]
+	}
+	who := a.Caller
+	if who == "" && a.UID != nil {
+		who = "uid " + strconv.FormatUint(uint64(*a.UID), 10)
+	}
+	return s + " by " + strings.TrimSpace(a.CallerKind+" "+who)
 }
 
 func execDeed(r *journal.Record) string {

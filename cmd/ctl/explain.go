@@ -12,23 +12,40 @@ import (
 )
 
 func explainCommand(t *terminal) *cobra.Command {
-	return &cobra.Command{
-		Use:   "explain CONTAINER",
-		Short: "Say which rules apply to a container, and why",
+	var (
+		request string
+		with    []string
+	)
+	cmd := &cobra.Command{
+		Use:   "explain CONTAINER | explain --request FILE",
+		Short: "Say which rules apply to a container or a request, and why",
 		Long: `explain shows every rule that applies to a container: its value and mode, what this
 host can do about a violation (LEVEL), which policy decided, where that is written,
 and which other policies lost.
 
-CONTAINER is a name, an ID, or the beginning of an ID.`,
+CONTAINER is a name, an ID, or the beginning of an ID.
+
+With --request it needs no agent: it shows, for each request in FILE (a document of
+kind AccessTest), which rule of the access policies decides, and every check that the
+request fails. The policies are those that the document names, and those of --policy.`,
 		Example: `  belay explain web-1
+  belay explain --request create.yaml --policy /etc/belay/policies
   belay explain 3f2a -o json | jq '.lines[] | select(.rule == "exec.drift")'`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
+			switch {
+			case request != "" && len(args) > 0:
+				return fmt.Errorf("want a container or --request, got both")
+			case request == "" && len(with) > 0:
+				return fmt.Errorf("--policy goes with --request")
+			case request == "" && len(args) != 1:
 				return fmt.Errorf("want one container, got %d", len(args))
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if request != "" {
+				return t.explainRequests(request, with)
+			}
 			e, err := t.client().Explain(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -40,6 +57,9 @@ CONTAINER is a name, an ID, or the beginning of an ID.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&request, "request", "", "file with requests to explain")
+	cmd.Flags().StringArrayVar(&with, "policy", nil, "with --request: file or directory of policies to ask too (repeatable)")
+	return cmd
 }
 
 func (t *terminal) writeExplanation(e *control.Explanation) {

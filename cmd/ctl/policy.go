@@ -17,12 +17,13 @@ import (
 )
 
 func policyCommand(t *terminal) *cobra.Command {
-	return group("policy", "Check policy files, and make the agent read its own again",
+	return group("policy", "Check and test policy files, and make the agent read its own again",
 		`policy holds what has to do with policy files. What they may say is in
-docs/policy-reference.md.`,
+docs/policy-reference.md (RuntimePolicy) and docs/access-policy.md (AccessPolicy).`,
 		`  belay policy check /etc/belay/policies
+  belay policy test requests.yaml
   belay policy reload`,
-		policyCheckCommand(t), policyReloadCommand(t))
+		policyCheckCommand(t), policyTestCommand(t), policyReloadCommand(t))
 }
 
 func policyReloadCommand(t *terminal) *cobra.Command {
@@ -56,12 +57,13 @@ type checkAnswer struct {
 }
 
 type checkedEntry struct {
+	Kind     string   `json:"kind"`
 	Name     string   `json:"name"`
 	Revision string   `json:"revision"`
 	File     string   `json:"file"`
 	Line     int      `json:"line"`
 	Mode     string   `json:"mode"`
-	Selector string   `json:"selector"`
+	Selector string   `json:"selector"` // which containers, or which callers
 	Rules    []string `json:"rules"`
 }
 
@@ -84,7 +86,7 @@ would, and prints everything that is wrong, one error a line:
 
 All files are checked as one set, because two policies may not have one name. "-"
 reads standard input. With no error it prints one line a policy, in the order in
-which they are asked: name, mode, which containers, and the rules it sets.
+which they are asked: name, mode, which containers or callers, and the rules it sets.
 
 What this host's kernel can do about each rule is not checked: see "belay status".`,
 		Example: `  belay policy check policies/hardened.yaml
@@ -119,15 +121,15 @@ What this host's kernel can do about each rule is not checked: see "belay status
 // readPolicies reads all of args into one set.
 func readPolicies(stdin io.Reader, args []string) (*policy.Set, policy.Errors) {
 	var (
-		all  []*policy.RuntimePolicy
+		all  policy.Documents
 		errs policy.Errors
 	)
 	for _, arg := range args {
-		ps, err := readPolicyArg(stdin, arg)
-		all = append(all, ps...)
+		docs, err := readPolicyArg(stdin, arg)
+		all.Append(docs)
 		errs = append(errs, asErrors(arg, err)...)
 	}
-	set, err := policy.NewSet(all)
+	set, err := policy.NewSet(all.Runtime, all.Access...)
 	errs = append(errs, asErrors("", err)...)
 	if len(errs) > 0 {
 		return &policy.Set{}, errs
@@ -135,31 +137,35 @@ func readPolicies(stdin io.Reader, args []string) (*policy.Set, policy.Errors) {
 	return set, nil
 }
 
-func readPolicyArg(stdin io.Reader, arg string) ([]*policy.RuntimePolicy, error) {
+func readPolicyArg(stdin io.Reader, arg string) (policy.Documents, error) {
 	if arg == "-" {
-		var b bytes.Buffer
-		// One byte more than the limit, so that Parse sees that it was passed.
-		if _, err := b.ReadFrom(io.LimitReader(stdin, policy.MaxFileBytes+1)); err != nil {
-			return nil, fmt.Errorf("read standard input: %w", err)
+		data, err := readBounded(stdin)
+		if err != nil {
+			return policy.Documents{}, fmt.Errorf("read standard input: %w", err)
 		}
-		return policy.Parse("<stdin>", b.Bytes())
+		return policy.ParseAll("<stdin>", data)
 	}
+	read := policy.LoadDir
 	info, err := os.Stat(arg)
 	if err != nil || !info.IsDir() {
-		set, err := policy.ParseFiles(arg)
-		if err != nil {
-			return nil, err
-		}
-		return set.Policies(), nil
+		read = func(file string) (*policy.Set, error) { return policy.ParseFiles(file) }
 	}
-	set, err := policy.LoadDir(arg)
+	set, err := read(arg)
 	if err != nil {
-		return nil, err
+		return policy.Documents{}, err
 	}
-	if len(set.Policies()) == 0 {
-		return nil, &policy.Error{File: arg, Msg: "no *.yaml or *.yml file in this directory", Fix: "name another"}
+	if set.Len() == 0 {
+		return policy.Documents{}, &policy.Error{File: arg, Msg: "no *.yaml or *.yml file in this directory", Fix: "name another"}
 	}
-	return set.Policies(), nil
+	return policy.Documents{Runtime: set.Policies(), Access: set.AccessPolicies()}, nil
+}
+
+// readBounded reads one byte more than a policy file may have, so that the parser sees
+// that it is too large.
+func readBounded(r io.Reader) ([]byte, error) {
+	var b bytes.Buffer
+	_, err := b.ReadFrom(io.LimitReader(r, policy.MaxFileBytes+1))
+	return b.Bytes(), err
 }
 
 func asErrors(file string, err error) policy.Errors {
@@ -189,8 +195,14 @@ func answerOf(set *policy.Set, errs policy.Errors) checkAnswer {
 	a.Revision = set.Revision()
 	for _, p := range set.Policies() {
 		a.Policies = append(a.Policies, checkedEntry{
-			Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
+			Kind: policy.Kind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
 			Mode: p.Spec.Mode.String(), Selector: selectorText(p.Spec.Selector), Rules: ruleTexts(&p.Spec),
+		})
+	}
+	for _, p := range set.AccessPolicies() {
+		a.Policies = append(a.Policies, checkedEntry{
+			Kind: policy.AccessKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
+			Mode: p.Spec.Mode.String(), Selector: p.Spec.Subjects.String(), Rules: accessRuleTexts(&p.Spec),
 		})
 	}
 	return a

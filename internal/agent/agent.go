@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/gate/ticket"
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
@@ -47,6 +49,8 @@ type Agent struct {
 	starts   chan startedContainer
 	scripts  chan *enforce.Event
 	levels   map[verdict.Rule]verdict.Level
+	rules    atomic.Pointer[gateRuleSet]
+	tickets  *ticket.Keeper // nil without the authorisation plugin
 
 	// mu guards canary.
 	mu     sync.Mutex
@@ -70,8 +74,9 @@ func Open(cfg Config) (*Agent, error) {
 	if a.host, err = (hostinfo.Host{}).Info(); err != nil {
 		return nil, fmt.Errorf("read the host's identity: %w", err)
 	}
-	for _, dir := range []string{cfg.RunDir, cfg.StateDir} {
-		if err := os.MkdirAll(dir, 0o750); err != nil {
+	// Callers of the gate pass through the run directory; each thing in it has a mode of its own.
+	for dir, mode := range map[string]os.FileMode{cfg.RunDir: 0o751, cfg.StateDir: 0o750} {
+		if err := os.MkdirAll(dir, mode); err != nil {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 	}
@@ -89,6 +94,9 @@ func (a *Agent) open() error {
 	// What the configuration gets wrong is found before anything is attached.
 	if _, err := groupID(a.cfg.SocketGroup); err != nil {
 		return err
+	}
+	if a.cfg.AuthzSocket != "" && a.cfg.GateSocket != "none" {
+		a.tickets = ticket.New(nil)
 	}
 	if err := a.openSources(); err != nil {
 		return err
@@ -198,7 +206,7 @@ func (a *Agent) enact() error {
 
 func (a *Agent) openSources() error {
 	if a.cfg.DockerHost != "none" {
-		d, err := workload.NewDocker(workload.DockerOptions{Host: a.cfg.DockerHost, Log: a.log})
+		d, err := workload.NewDocker(workload.DockerOptions{Host: a.cfg.DockerHost, Sign: a.sign(), Log: a.log})
 		if err != nil {
 			return err
 		}
@@ -232,6 +240,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followStarts(ctx) })
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
+	if a.cfg.GateSocket != "none" && a.cfg.DockerHost != "none" {
+		g.Go(func() error { a.runGate(ctx); return nil })
+		if a.tickets != nil {
+			g.Go(func() error { a.runPlugin(ctx); return nil })
+		}
+	}
 	for _, s := range a.sources {
 		g.Go(func() error { return s.Run(ctx, a.binder.apply) })
 	}

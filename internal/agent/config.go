@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/belay-project/belay/internal/gate/proxy"
 )
 
 // Config says where an agent lives and what it watches. Zero values have the defaults
@@ -30,6 +32,17 @@ type Config struct {
 	CanaryEvery time.Duration
 	// JournalBytes bounds the journal; 256 MiB.
 	JournalBytes int64
+	// GateSocket is where Docker's API is offered through the gate: docker.sock in RunDir.
+	// "none" opens no gate. Without an engine (DockerHost) there is none either.
+	GateSocket string
+	// GateGroup owns the gate's socket, and may call while no AccessPolicy is in force; the
+	// group of the engine's own socket. GateMode is the socket's mode, in octal; 0660.
+	GateGroup, GateMode string
+	// AuthzSocket is where the engine finds the gate's authorisation plugin, such as
+	// /run/docker/plugins/belay.sock; empty: there is none.
+	AuthzSocket string
+	// GateTLS opens the gate on TCP too; nil: not.
+	GateTLS *proxy.TLSOptions
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string
@@ -54,6 +67,9 @@ func (c *Config) fill() error {
 		if *d.to == "" {
 			*d.to = d.def
 		}
+	}
+	if c.GateSocket == "" {
+		c.GateSocket = filepath.Join(c.RunDir, "docker.sock")
 	}
 	if c.CanaryEvery <= 0 {
 		c.CanaryEvery = time.Minute

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -68,9 +67,19 @@ func (p *policies) load(asked bool) error {
 	return err
 }
 
-// vanished returns an error if set is empty and the former one was not. p.mu is held.
+// vanished returns an error if set holds nothing and the former one did, or no
+// AccessPolicy and the former one did: without any the API is open to whom the daemon
+// trusts. p.mu is held.
 func (p *policies) vanished(set *policy.Set, asked bool) error {
-	if p.former == nil || len(p.former.Policies()) == 0 || len(set.Policies()) > 0 {
+	switch {
+	case p.former == nil:
+		return nil
+	case len(p.former.AccessPolicies()) > 0 && len(set.AccessPolicies()) == 0 && set.Len() > 0:
+		if asked {
+			return nil
+		}
+		return fmt.Errorf("%s holds no AccessPolicy any more; fix: if none is wanted, run belay policy reload", p.dir)
+	case p.former.Len() == 0 || set.Len() > 0:
 		return nil
 	}
 	if _, err := os.Stat(p.dir); err != nil {
@@ -104,14 +113,7 @@ func (p *policies) keep() {
 }
 
 func (p *policies) save() error {
-	var b bytes.Buffer
-	for i, rp := range p.set.Policies() {
-		if i > 0 {
-			b.WriteString("---\n")
-		}
-		b.Write(rp.Canonical())
-	}
-	if err := atomicfile.WriteFile(p.lastGood, b.Bytes(), 0o600); err != nil {
+	if err := atomicfile.WriteFile(p.lastGood, p.set.Canonical(), 0o600); err != nil {
 		return fmt.Errorf("keep the policies for the next start: %w", err)
 	}
 	return nil
@@ -158,7 +160,7 @@ func (p *policies) refuse(levels map[verdict.Rule]verdict.Level) (bool, error) {
 	if len(p.refused) == 0 {
 		return false, nil
 	}
-	set, err := policy.NewSet(keep)
+	set, err := policy.NewSet(keep, p.set.AccessPolicies()...)
 	if err != nil {
 		return false, err
 	}
@@ -216,7 +218,16 @@ func (p *policies) status() control.PolicySet {
 	}
 	for _, rp := range p.all {
 		s.Policies = append(s.Policies, control.PolicyStatus{
-			Name: rp.Name, Revision: rp.Revision, Mode: rp.Spec.Mode.String(), File: rp.File, Line: rp.Line, Refused: p.refused[rp.Name],
+			Kind: policy.Kind, Name: rp.Name, Revision: rp.Revision, Mode: rp.Spec.Mode.String(), File: rp.File, Line: rp.Line,
+			Refused: p.refused[rp.Name],
+		})
+	}
+	if p.set == nil {
+		return s
+	}
+	for _, ap := range p.set.AccessPolicies() {
+		s.Policies = append(s.Policies, control.PolicyStatus{
+			Kind: policy.AccessKind, Name: ap.Name, Revision: ap.Revision, Mode: ap.Spec.Mode.String(), File: ap.File, Line: ap.Line,
 		})
 	}
 	return s

@@ -101,3 +101,44 @@ func TestChangedWaitsForRest(t *testing.T) {
 		t.Error("a directory at rest was not read")
 	}
 }
+
+// TestAccessVanishes: AccessPolicies end only when asked to, while others stay; and
+// they are among the last good policies.
+func TestAccessVanishes(t *testing.T) {
+	p, file := newPolicies(t)
+	access := filepath.Join(p.dir, "access.yaml")
+	write(t, file, document("a", "exec: {asRoot: deny}"))
+	write(t, access, "apiVersion: belay.dev/v1\nkind: AccessPolicy\nmetadata: {name: b}\n"+
+		"spec: {mode: enforce, subjects: {users: [root]}, rules: [{effect: allow, actions: ['*']}]}\n")
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	p.keep()
+	if err := os.Remove(access); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []*policies{p, {dir: p.dir, lastGood: p.lastGood}} {
+		if err := q.load(false); err == nil || len(q.current().AccessPolicies()) != 1 {
+			t.Errorf("error %v, %d access policies in force; want the last good one", err, len(q.current().AccessPolicies()))
+		}
+		if s := q.status(); len(s.Policies) != 2 || s.Policies[1].Kind != "AccessPolicy" {
+			t.Errorf("status lists %+v, want both policies", s.Policies)
+		}
+	}
+	if err := p.load(true); err != nil || len(p.current().AccessPolicies()) != 0 || len(p.current().Policies()) != 1 {
+		t.Errorf("asked: error %v, want the AccessPolicy gone", err)
+	}
+	// A level that the host does not give is no matter of AccessPolicies.
+	write(t, file, document("a", "require: prevent, exec: {asRoot: deny}"))
+	write(t, access, "apiVersion: belay.dev/v1\nkind: AccessPolicy\nmetadata: {name: b}\n"+
+		"spec: {mode: enforce, subjects: {users: [root]}, rules: [{effect: allow, actions: ['*']}]}\n")
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.refuse(map[verdict.Rule]verdict.Level{verdict.RuleAsRoot: verdict.Kill}); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.current().AccessPolicies()) != 1 {
+		t.Error("refusing a RuntimePolicy has lost the AccessPolicies")
+	}
+}

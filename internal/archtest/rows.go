@@ -62,15 +62,22 @@ var Packages = []Package{
 	{Path: "internal/agent", Row: RowAssembly},
 
 	{Path: "internal/control", Row: RowFeature},
+	{Path: "internal/gate/proxy", Row: RowFeature},
+	{Path: "internal/gate/authz", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
+	{Path: "internal/dockerapi", Row: RowCore},
+	{Path: "internal/gate/wire", Row: RowCore},
+	{Path: "internal/gate/peer", Row: RowCore},
+	{Path: "internal/gate/ticket", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
 
 	{Path: "internal/ident", Row: RowVocabulary},
+	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},
 	{Path: "internal/attr", Row: RowVocabulary},
 	{Path: "internal/hostinfo", Row: RowVocabulary},
@@ -112,8 +119,8 @@ var Bans = []Ban{
 		Why: "binaries are static and build without a C compiler; only the tests of the pure headers need one",
 	},
 	{
-		Import: "github.com/moby", Allowed: []string{"internal/workload", "test"},
-		Why: "one package talks to container runtimes; what it learns leaves it in its own types",
+		Import: "github.com/moby", Allowed: []string{"internal/workload", "internal/dockerapi", "test"},
+		Why: "one package talks to container runtimes and one reads requests to them, with the daemon's own types; what they learn leaves them in ours",
 	},
 	{
 		Import: "github.com/containerd", Allowed: []string{"internal/workload", "test"},
@@ -122,6 +129,10 @@ var Bans = []Ban{
 	{
 		Import: "go.yaml.in/yaml", Allowed: []string{"internal/policy", "test", "tools"},
 		Why: "documents are read in one place, strictly, with file and line (docs/adr/0005-yaml.md)",
+	},
+	{
+		Import: "cel.dev/cel-go", Allowed: []string{"internal/policy"},
+		Why: "expressions are compiled and bounded in one place (docs/adr/0007-cel.md)",
 	},
 	{
 		Import: "gopkg.in/yaml.v3", TestsToo: true,

@@ -81,6 +81,7 @@ type PolicySet struct {
 
 // PolicyStatus is one policy, in total order.
 type PolicyStatus struct {
+	Kind     string `json:"kind,omitempty"` // "" is RuntimePolicy
 	Name     string `json:"name"`
 	Revision string `json:"revision"`
 	Mode     string `json:"mode"`

@@ -102,6 +102,12 @@ func trimTexts(t *Record) {
 		cut(&o.Type, &o.Path, (*string)(&o.Layer), &o.Addr, &o.LocalAddr, &o.Protocol)
 		t.Object = &o
 	}
+	if t.API != nil {
+		a := *t.API
+		cut(&a.Action, &a.Method, &a.Path, &a.CallerKind, &a.Caller, &a.Remote, &a.Cause)
+		a.Resources, a.Checks = nil, nil
+		t.API = &a
+	}
 	if p := t.Process; p != nil {
 		cut(&p.Comm, &p.Cwd)
 		p.Ancestors = slices.Clone(p.Ancestors[:min(len(p.Ancestors), trimmedItems)])

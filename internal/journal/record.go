@@ -27,6 +27,7 @@ const (
 	KindContainer Kind = "container" // a container came, started or went
 	KindAgent     Kind = "agent"     // the agent itself: start, stop, policies, adoption
 	KindLoss      Kind = "loss"      // records are missing here; see Record.Lost
+	KindAPI       Kind = "api"       // a call of the container engine's API reached the gate
 )
 
 // Layer says where in a container's view a file lies.
@@ -72,6 +73,7 @@ type Record struct {
 	Policy    *Policy          `json:"policy,omitzero"`    // nil: no rule matched
 	Hook      string           `json:"hook,omitempty"`     // attach point, such as bprm_check_security
 	Object    *Object          `json:"object,omitzero"`    // what was acted upon
+	API       *API             `json:"api,omitzero"`       // the call; of [KindAPI] only
 	Decision  verdict.Decision `json:"decision,omitempty"`
 	Errno     int              `json:"errno,omitempty"` // what the caller got, positive; 0: none
 	Level     string           `json:"level,omitempty"` // what this host can do about it: verdict.Level's name
@@ -151,6 +153,25 @@ type Object struct {
 	LocalAddr     string `json:"localAddr,omitempty"`
 	LocalPort     uint16 `json:"localPort,omitempty"`
 	Protocol      string `json:"protocol,omitempty"` // tcp, udp, sctp, or a number
+}
+
+// API is a call that the gate judged. Its container, in Record.Container, is the caller's if
+// the caller is in one.
+type API struct {
+	Action     string   `json:"action,omitempty"` // of docs/access-policy.md; empty if the call has no route
+	Method     string   `json:"method"`
+	Path       string   `json:"path"`                // as sent, without the query
+	Resources  []string `json:"resources,omitempty"` // full IDs of what the call is about
+	CallerKind string   `json:"callerKind"`          // user, certificate, token, container, nobody
+	Caller     string   `json:"caller,omitempty"`    // user name, common name, token's name, container's name
+	UID        *uint32  `json:"uid,omitempty"`       // of a user or of a process in a container
+	PID        int32    `json:"pid,omitempty"`       // that connected
+	Remote     string   `json:"remote,omitempty"`    // address on TCP
+	Status     int      `json:"status,omitempty"`    // HTTP status that was answered; 0: the client had left
+	DurationUS int64    `json:"durationUs"`          // until the head of the answer, in microseconds
+	Cause      string   `json:"cause,omitempty"`     // stable word for what the gate itself refused
+	Checks     []string `json:"checks,omitempty"`    // failed checks
+	Unmanaged  bool     `json:"unmanaged,omitempty"` // no AccessPolicy is in force: the daemon's own rule was applied
 }
 
 // Denial reports whether the record tells of an act that a rule denies: it was

@@ -17,6 +17,7 @@ type decoder struct {
 	errs  Errors
 	lines map[string]int
 	nodes map[string]*yaml.Node // field to its value, for errors found later
+	home  map[string]string     // where a field of this kind of document belongs
 }
 
 // maxErrors bounds what is kept of a hostile file.
@@ -130,16 +131,29 @@ func (d *decoder) unknownField(k *yaml.Node, at string, fields []field) {
 	for i, f := range fields {
 		names[i] = f.name
 	}
-	home, known := fieldHome[k.Value]
+	home, known := d.home[k.Value]
 	guess, near := closest(k.Value, names)
 	fix := "use one of " + strings.Join(names, ", ")
 	switch {
-	case known && home != at:
+	case known && home != listed(at):
 		fix = "move it to " + home
 	case near:
 		fix = "did you mean " + guess + "?"
 	}
 	d.fail(k, fix, "unknown field %s in %s", quote(k.Value), at)
+}
+
+// listed returns the name of a field without the numbers of list entries.
+func listed(at string) string {
+	var b strings.Builder
+	for {
+		before, rest, ok := strings.Cut(at, "[")
+		if b.WriteString(before); !ok {
+			return b.String()
+		}
+		_, at, _ = strings.Cut(rest, "]")
+		b.WriteString("[]")
+	}
 }
 
 // joinField names a field for a message; "document" is the top, which has no name.

@@ -46,21 +46,91 @@ var fieldHome = map[string]string{
 	"bpf": "spec.guard",
 }
 
-// Parse reads the policies of one file; file is its name for messages. A file may
-// hold several documents, parted by "---".
+// Documents is what files of policies hold, by kind.
+type Documents struct {
+	Runtime []*RuntimePolicy
+	Access  []*AccessPolicy
+}
+
+// Len returns the number of documents of all kinds.
+func (d *Documents) Len() int { return len(d.Runtime) + len(d.Access) }
+
+// Append adds the documents of o.
+func (d *Documents) Append(o Documents) {
+	d.Runtime = append(d.Runtime, o.Runtime...)
+	d.Access = append(d.Access, o.Access...)
+}
+
+// Parse reads the policies of one file for which only RuntimePolicies make sense;
+// see [ParseAll].
+//
+// Errors: as ParseAll; a document of another kind is one of them.
+func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
+	docs, err := ParseAll(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if len(docs.Access) > 0 {
+		return nil, Errors{{
+			File: file, Line: docs.Access[0].Line, Msg: "kind must be " + Kind + " here, got " + quote(AccessKind),
+			Fix: "move it to another file",
+		}}
+	}
+	return docs.Runtime, nil
+}
+
+// ParseAll reads the policies of one file; file is its name for messages. A file may
+// hold several documents of any kind, parted by "---".
 //
 // Errors: [Errors] with everything that is wrong, sorted by line; no policy is
 // returned then. A file without any policy is an error: it is more often a file cut
 // short than a wish.
-func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
+func ParseAll(file string, data []byte) (Documents, error) {
+	var out Documents
+	errs := eachDocument(file, data, func(root *yaml.Node) Errors {
+		d := &decoder{file: file}
+		if !d.checkShape(root, 1) {
+			return d.errs
+		}
+		if kindOf(root) == AccessKind {
+			p, errs := parseAccess(file, root)
+			out.Access = append(out.Access, p)
+			return errs
+		}
+		p, errs := parseRuntime(file, root)
+		out.Runtime = append(out.Runtime, p)
+		return errs
+	})
+	if len(errs) > 0 {
+		return Documents{}, errs
+	}
+	return out, nil
+}
+
+// kindOf returns what a document says it is, "" if it says nothing or too much.
+func kindOf(root *yaml.Node) string {
+	kind := ""
+	for i := 0; root.Kind == yaml.MappingNode && i+1 < len(root.Content); i += 2 {
+		if root.Content[i].Value == "kind" {
+			if kind != "" {
+				return ""
+			}
+			kind = root.Content[i+1].Value
+		}
+	}
+	return kind
+}
+
+// eachDocument calls read for each document of a file until it has found too many
+// errors, and returns them sorted.
+func eachDocument(file string, data []byte, read func(root *yaml.Node) Errors) Errors {
 	if len(data) > MaxFileBytes {
-		return nil, Errors{{
+		return Errors{{
 			File: file, Msg: "the file is larger than " + strconv.Itoa(MaxFileBytes) + " bytes",
 			Fix: "split it",
 		}}
 	}
 	var (
-		out  []*RuntimePolicy
 		errs Errors
 		docs int
 		dec  = yaml.NewDecoder(bytes.NewReader(data))
@@ -85,11 +155,9 @@ func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
 			})
 			break
 		}
-		p, es := parseDocument(file, doc.Content[0])
-		if errs = append(errs, es...); len(errs) > maxErrors {
+		if errs = append(errs, read(doc.Content[0])...); len(errs) > maxErrors {
 			break
 		}
-		out = append(out, p)
 	}
 	if docs == 0 && len(errs) == 0 {
 		errs = append(errs, &Error{
@@ -97,11 +165,8 @@ func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
 			Fix: "delete it, or write a document with apiVersion: " + APIVersion + " and kind: " + Kind,
 		})
 	}
-	if len(errs) > 0 {
-		errs.sortByLine()
-		return nil, errs
-	}
-	return out, nil
+	errs.sortByLine()
+	return errs
 }
 
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
@@ -117,17 +182,15 @@ func syntaxError(file string, err error) *Error {
 	return &Error{File: file, Line: line, Msg: "not valid YAML: " + short(msg[len(m[0]):]), Fix: fix}
 }
 
-func parseDocument(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
-	d := &decoder{file: file, lines: map[string]int{}, nodes: map[string]*yaml.Node{}}
-	if !d.checkShape(root, 1) {
-		return nil, d.errs
-	}
+// parseRuntime reads one document of kind [Kind]; its shape was checked.
+func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
+	d := &decoder{file: file, lines: map[string]int{}, nodes: map[string]*yaml.Node{}, home: fieldHome}
 	p := &RuntimePolicy{File: file, Line: root.Line, lines: d.lines}
 	var m modes
 	d.object(root, topLevel, []field{
 		{"apiVersion", true, d.enum([]string{APIVersion}, func(string) {})},
-		{"kind", true, d.enum([]string{Kind}, func(string) {})},
-		{"metadata", true, func(n *yaml.Node, at string) { d.metadata(n, at, p) }},
+		{"kind", true, d.enum([]string{Kind, AccessKind}, func(string) {})},
+		{"metadata", true, func(n *yaml.Node, at string) { d.metadata(n, at, &p.Name, &p.Annotations) }},
 		{"spec", true, func(n *yaml.Node, at string) { d.spec(n, at, &p.Spec, &m) }},
 	})
 	m.resolve(&p.Spec)
@@ -175,20 +238,20 @@ func (d *decoder) mode(dst **verdict.Mode) func(*yaml.Node, string) {
 	})
 }
 
-func (d *decoder) metadata(n *yaml.Node, at string, p *RuntimePolicy) {
+func (d *decoder) metadata(n *yaml.Node, at string, name *string, annotations *map[string]string) {
 	d.object(n, at, []field{
 		{"name", true, func(n *yaml.Node, at string) {
-			d.str(&p.Name)(n, at)
+			d.str(name)(n, at)
 			switch {
-			case p.Name == "":
-			case p.Name == BuiltIn:
+			case *name == "":
+			case *name == BuiltIn:
 				d.fail(n, "choose another name", "%s: %q is the name of Belay's own rules", at, BuiltIn)
-			case !isDNSLabel(p.Name):
+			case !isDNSLabel(*name):
 				d.fail(n, "use at most 63 of a-z, 0-9 and -, with a letter or digit at both ends",
-					"%s: %s is not a DNS label", at, quote(p.Name))
+					"%s: %s is not a DNS label", at, quote(*name))
 			}
 		}},
-		{"annotations", false, d.stringMap(&p.Annotations)},
+		{"annotations", false, d.stringMap(annotations)},
 	})
 }
 

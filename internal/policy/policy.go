@@ -1,12 +1,13 @@
-// Package policy reads what operators write (RuntimePolicy documents), decides what
-// several of them come to for one container, and is the reference for what the
-// kernel side must answer.
+// Package policy reads what operators write. Of RuntimePolicy documents it decides
+// what several come to for one container, and is the reference for what the kernel
+// side must answer. Of AccessPolicy documents it decides whether a caller may do what
+// it asks of a container daemon's API ([Access]).
 //
 // It owns no state but the values that it returns, all of them immutable once
 // returned and safe for concurrent use. It reads policy files ([ParseFiles],
 // [LoadDir]) and nothing else; it never asks the kernel or a container runtime, and
 // it never guesses: what it cannot read exactly is an error with file, line and fix.
-// Row: core (imports ident, verdict and the YAML parser).
+// Row: core (imports ident, verdict, apicall, the YAML parser and CEL).
 package policy
 
 import (

@@ -24,44 +24,96 @@ const MaxPolicies = 4096
 // empty set.
 type Set struct {
 	policies []*RuntimePolicy
+	access   []*AccessPolicy
+	compiled *Access
 }
 
-// NewSet orders ps. It keeps the policies and not the slice.
+// NewSet orders policies. It keeps the policies and not the slices.
 //
 // Errors: [Errors] if two policies have one name, naming both files; if there are
-// more than [MaxPolicies].
-func NewSet(ps []*RuntimePolicy) (*Set, error) {
+// more than [MaxPolicies] of a kind.
+func NewSet(ps []*RuntimePolicy, access ...*AccessPolicy) (*Set, error) {
 	var errs Errors
-	first := make(map[string]*RuntimePolicy, len(ps))
-	for _, p := range ps {
-		if q, dup := first[p.Name]; dup {
-			errs = append(errs, &Error{
-				File: p.File, Line: p.Line,
-				Msg: fmt.Sprintf("policy %q is already defined at %s:%d", p.Name, q.File, q.Line),
-				Fix: "rename one of the two: the order of policies, and what events say, need unique names",
-			})
-			continue
-		}
-		first[p.Name] = p
+	names := make(placesByName, len(ps)+len(access))
+	for i, p := range ps {
+		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
 	}
-	if len(ps) > MaxPolicies {
-		p := ps[MaxPolicies]
-		errs = append(errs, &Error{
-			File: p.File, Line: p.Line,
-			Msg: fmt.Sprintf("%d policies in one set, more than %d", len(ps), MaxPolicies), Fix: "merge some",
-		})
+	for i, p := range access {
+		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
 	}
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	s := &Set{policies: slices.Clone(ps)}
+	s := &Set{policies: slices.Clone(ps), access: slices.Clone(access)}
+	orderAccess(s.access)
+	s.compiled = compileAccess(s.access)
 	slices.SortFunc(s.policies, func(a, b *RuntimePolicy) int {
 		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), cmp.Compare(a.Name, b.Name))
 	})
 	return s, nil
 }
 
-// Policies returns the policies in total order.
+// place is where a document begins.
+type place struct {
+	file string
+	line int
+}
+
+type placesByName map[string]place
+
+// add notes a document, the i-th of its kind, and says what is wrong with it in a set.
+func (names placesByName) add(name string, at place, i int) Errors {
+	if q, dup := names[name]; dup {
+		return Errors{{
+			File: at.file, Line: at.line,
+			Msg: fmt.Sprintf("policy %q is already defined at %s:%d", name, q.file, q.line),
+			Fix: "rename one of the two: the order of policies, and what events say, need unique names",
+		}}
+	}
+	names[name] = at
+	if i == MaxPolicies {
+		return Errors{{
+			File: at.file, Line: at.line,
+			Msg: fmt.Sprintf("more than %d policies of one kind in one set", MaxPolicies), Fix: "merge some",
+		}}
+	}
+	return nil
+}
+
+// AccessPolicies returns the policies on who may call the API, in total order.
+func (s *Set) AccessPolicies() []*AccessPolicy { return slices.Clone(s.access) }
+
+// Access returns what the AccessPolicies of the set come to. It is never nil.
+func (s *Set) Access() *Access {
+	if s.compiled == nil {
+		return &Access{}
+	}
+	return s.compiled
+}
+
+// Len returns the number of policies of all kinds.
+func (s *Set) Len() int { return len(s.policies) + len(s.access) }
+
+// Canonical returns all documents in their normal form, in total order, as one file
+// that [ParseAll] reads; empty for an empty set.
+func (s *Set) Canonical() []byte {
+	var b bytes.Buffer
+	add := func(doc []byte) {
+		if b.Len() > 0 {
+			b.WriteString("---\n")
+		}
+		b.Write(doc)
+	}
+	for _, p := range s.policies {
+		add(p.Canonical())
+	}
+	for _, p := range s.access {
+		add(p.Canonical())
+	}
+	return b.Bytes()
+}
+
+// Policies returns the RuntimePolicies in total order.
 func (s *Set) Policies() []*RuntimePolicy { return slices.Clone(s.policies) }
 
 // Revision returns a hex digest of the set: equal for equal policies, whatever files
@@ -69,6 +121,9 @@ func (s *Set) Policies() []*RuntimePolicy { return slices.Clone(s.policies) }
 func (s *Set) Revision() string {
 	var b bytes.Buffer
 	for _, p := range s.policies {
+		b.Write(p.Canonical())
+	}
+	for _, p := range s.access {
 		b.Write(p.Canonical())
 	}
 	return revisionOf(b.Bytes())
@@ -80,7 +135,7 @@ func (s *Set) Revision() string {
 // be read is one of them and wraps the cause.
 func ParseFiles(files ...string) (*Set, error) {
 	var (
-		ps   []*RuntimePolicy
+		docs Documents
 		errs Errors
 	)
 	for _, f := range files {
@@ -89,14 +144,14 @@ func ParseFiles(files ...string) (*Set, error) {
 			errs = append(errs, &Error{File: f, Msg: "read policy file: " + reason(err), Err: err})
 			continue
 		}
-		got, err := Parse(f, data)
+		got, err := ParseAll(f, data)
 		if es, ok := errors.AsType[Errors](err); ok {
 			errs = append(errs, es...)
 			continue
 		}
-		ps = append(ps, got...)
+		docs.Append(got)
 	}
-	s, err := NewSet(ps)
+	s, err := NewSet(docs.Runtime, docs.Access...)
 	if es, ok := errors.AsType[Errors](err); ok {
 		errs = append(errs, es...)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ type DockerOptions struct {
 	Host string
 	// ImageCache is the number of images whose digests are remembered; 0 means 512.
 	ImageCache int
+	// Sign puts on a request what the engine's authorisation plugin asks for; nil: nothing.
+	// target is what follows the method in the request line.
+	Sign func(h http.Header, method, target string)
 	// Log receives connects and failures; nil discards them.
 	Log *slog.Logger
 }
@@ -38,6 +42,7 @@ type Docker struct {
 	f      *follower
 	socket string
 	host   string
+	sign   func(h http.Header, method, target string)
 	// images holds, per image ID, the digests that name the image. An image ID is the
 	// digest of content, so an entry can lack a digest but never hold a wrong one.
 	images *lru.Cache[string, []string]
@@ -61,7 +66,7 @@ func NewDocker(o DockerOptions) (*Docker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image cache: %w", err)
 	}
-	d := &Docker{socket: socket, host: o.Host, images: images}
+	d := &Docker{socket: socket, host: o.Host, sign: o.Sign, images: images}
 	d.f = newFollower(RuntimeDocker, o.Host, o.Log, d.dial)
 	return d, nil
 }
@@ -74,6 +79,9 @@ func (d *Docker) Status() Status { return d.f.status() }
 
 func (d *Docker) dial(ctx context.Context) (engine, string, func(), error) {
 	httpClient, closeIdle := boundedClient(d.socket)
+	if d.sign != nil {
+		httpClient.Transport = signer{httpClient.Transport, d.sign}
+	}
 	cli, err := client.New(client.WithHost(d.host), client.WithHTTPClient(httpClient), client.WithUserAgent("belay-agent"))
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("docker client: %w", err)
@@ -87,6 +95,19 @@ func (d *Docker) dial(ctx context.Context) (engine, string, func(), error) {
 		return nil, "", nil, fmt.Errorf("ping docker: %w", err)
 	}
 	return &dockerEngine{cli: cli, d: d}, cli.ClientVersion(), closeIdle, nil
+}
+
+// signer signs each request on its way.
+type signer struct {
+	next http.RoundTripper
+	sign func(h http.Header, method, target string)
+}
+
+// RoundTrip implements [http.RoundTripper]. It changes a copy: the request is its caller's.
+func (s signer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	s.sign(r.Header, r.Method, r.URL.RequestURI())
+	return s.next.RoundTrip(r)
 }
 
 // dockerEngine is one connection to an engine.

@@ -43,6 +43,7 @@ var sections = []section{
 	{"vm-6.12", "Kernel 6.12, modret, in instructions", "", vm("6.12", "modret")},
 	{"agent", "The agent", agentText, agent},
 	{"start", "A container start", startText, starts},
+	{"gate", "The gate", gateText, gates},
 }
 
 func main() {
@@ -51,6 +52,8 @@ func main() {
 	var err error
 	if len(os.Args) > 1 && os.Args[1] == "guest" {
 		err = guest(ctx, os.Args[2:])
+	} else if len(os.Args) > 1 && os.Args[1] == gateRole {
+		err = gateTarget(ctx, os.Args[2:])
 	} else {
 		err = run(ctx)
 	}

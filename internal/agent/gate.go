@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/gate/peer"
+	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+const (
+	// gateRetry is the time between two tries to open the gate.
+	gateRetry = 10 * time.Second
+	// gateDrain is how long streams may go on after the agent was told to stop.
+	gateDrain = 5 * time.Second
+)
+
+// runGate serves the gate until ctx ends. Whatever happens to it, enforcement goes on:
+// it reports to health and tries again.
+func (a *Agent) runGate(ctx context.Context) {
+	inherited, err := proxy.Activated(gateName)
+	if err != nil {
+		a.log.Error("sockets of systemd", attr.Error, err.Error())
+	}
+	for ctx.Err() == nil {
+		if err := a.serveGate(ctx, inherited); err != nil {
+			a.health.SetFailed("gate", err.Error())
+			a.log.Error("the gate is closed; callers have no way to Docker through it", attr.Error, err.Error())
+		}
+		inherited = nil // they are closed with the gate that had them
+		select {
+		case <-ctx.Done():
+		case <-time.After(gateRetry):
+		}
+	}
+}
+
+func (a *Agent) serveGate(ctx context.Context, inherited []net.Listener) error {
+	o, err := a.gateOptions()
+	if err != nil {
+		return err
+	}
+	o.Inherited = inherited
+	s, err := proxy.Listen(o)
+	if err != nil {
+		return err
+	}
+	if len(inherited) == 0 {
+		a.storeGate(s)
+	}
+	a.health.SetOK("gate")
+	a.log.Info("the gate is open", attr.Socket, o.Socket)
+	err = s.Run(ctx)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateDrain)
+	defer cancel()
+	s.Drain(drain)
+	s.Close()
+	return err
+}
+
+// gateOptions reads of the daemon's socket who may call without policies: its group.
+func (a *Agent) gateOptions() (proxy.Options, error) {
+	upstream, ok := strings.CutPrefix(a.cfg.DockerHost, "unix://")
+	if !ok {
+		return proxy.Options{}, fmt.Errorf("the gate stands in front of a unix socket, and the engine's address is %s", a.cfg.DockerHost)
+	}
+	if same(upstream, a.cfg.GateSocket) {
+		return proxy.Options{}, fmt.Errorf("the gate's socket %s is the engine's own", upstream)
+	}
+	mode, err := gateMode(a.cfg.GateMode)
+	if err != nil {
+		return proxy.Options{}, err
+	}
+	o := proxy.Options{
+		Upstream: upstream, Socket: a.cfg.GateSocket, Mode: mode, Policies: a.gateRules, Workload: gateWorkload{a},
+		Recorder: a, Health: a.health, Log: a.log, TLS: a.cfg.GateTLS, Tickets: a.tickets,
+	}
+	if a.cfg.GateGroup != "" {
+		o.GID, err = groupID(a.cfg.GateGroup)
+		return o, err
+	}
+	var st unix.Stat_t
+	switch err := unix.Stat(upstream, &st); {
+	case err == nil:
+		o.GID = int(st.Gid)
+	case !errors.Is(err, fs.ErrNotExist):
+		return o, fmt.Errorf("look at the engine's socket: %w", err)
+	}
+	return o, nil
+}
+
+// gateMode reads an octal mode; empty is 0660.
+func gateMode(s string) (fs.FileMode, error) {
+	if s == "" {
+		return 0o660, nil
+	}
+	var m uint32
+	if n, err := fmt.Sscanf(s, "%o", &m); err != nil || n != 1 || m > 0o777 {
+		return 0, fmt.Errorf("mode of the gate's socket: %q is no octal mode such as 0660", s)
+	}
+	return fs.FileMode(m), nil
+}
+
+func same(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+// gateRules returns the access policies in force. They are compiled once a set.
+func (a *Agent) gateRules() proxy.Rules {
+	set := a.policies.current()
+	if c := a.rules.Load(); c != nil && c.set == set {
+		return c.rules
+	}
+	c := &gateRuleSet{set: set}
+	if set != nil {
+		c.rules = proxy.RulesOf(set)
+	}
+	a.rules.Store(c)
+	return c.rules
+}
+
+type gateRuleSet struct {
+	set   *policy.Set
+	rules proxy.Rules
+}
+
+// gateWorkload tells the gate which container a caller is in.
+type gateWorkload struct{ a *Agent }
+
+// ContainerOf implements [peer.Workload]. A container that the engine itself knows may have
+// its cgroup below that of another, whose id its creator chose as the parent.
+func (w gateWorkload) ContainerOf(path string) (string, bool) {
+	id, ok := peer.ContainerOf(path)
+	if !ok {
+		return "", false
+	}
+	parts := strings.Split(path, "/")
+	for i := range parts {
+		inner, ok := peer.ContainerOf(strings.Join(parts[i:], "/"))
+		if !ok {
+			break
+		}
+		if _, known := w.a.binder.registry.Get(ident.ContainerID(inner)); known {
+			id = inner
+		}
+	}
+	return id, true
+}
+
+// Describe implements [peer.Workload]. Labels are those that the container was created
+// with; the gate's own among them are not told apart from an image's, and left out.
+func (w gateWorkload) Describe(sub *apicall.Subject) {
+	c, ok := w.a.binder.registry.Get(ident.ContainerID(sub.ContainerID))
+	if !ok {
+		return
+	}
+	sub.ContainerName, sub.ImageDigest, sub.ContainerLabels = c.Name, c.ImageDigest, clientLabels(c.Labels)
+}
+
+// Bounds of what of a call goes into a record: callers choose it.
+const (
+	maxRecordedIDs    = 16
+	maxRecordedChecks = 16
+	maxRecordedText   = 512
+)
+
+// Record implements [proxy.Recorder].
+func (a *Agent) Record(ev *proxy.Event) {
+	cut := func(s string) string { return s[:min(len(s), maxRecordedText)] }
+	call := &journal.API{
+		Action: ev.Action, Method: ev.Method, Path: ev.Path, Status: ev.Status, DurationUS: ev.Duration.Microseconds(),
+		Cause: ev.Cause, Unmanaged: ev.Unmanaged, PID: ev.Subject.PID,
+	}
+	for _, id := range ev.IDs[:min(len(ev.IDs), maxRecordedIDs)] {
+		call.Resources = append(call.Resources, cut(id))
+	}
+	for _, c := range ev.Checks[:min(len(ev.Checks), maxRecordedChecks)] {
+		call.Checks = append(call.Checks, cut(c))
+	}
+	r := &journal.Record{
+		BootID: a.host.BootID, Host: a.host.Hostname, Time: ev.Time, Kind: journal.KindAPI,
+		Decision: verdict.Decision(ev.Decision), API: call, Message: cut(ev.Reason),
+	}
+	a.describeCaller(ev.Subject, r)
+	if ev.Policy != "" {
+		r.Policy = &journal.Policy{Name: ev.Policy, Revision: ev.Revision, Rule: ev.Rule, Mode: verdict.ModeEnforce.String()}
+		if ev.Decision == proxy.WouldDeny {
+			r.Policy.Mode = verdict.ModeAudit.String()
+		}
+	}
+	a.journal.Append(r)
+}
+
+func (a *Agent) describeCaller(sub *apicall.Subject, r *journal.Record) {
+	call := r.API
+	switch sub.Kind {
+	case apicall.User:
+		call.CallerKind, call.Caller, call.UID = "user", sub.Name, new(sub.UID)
+	case apicall.Certificate:
+		call.CallerKind, call.Caller = "certificate", sub.CN
+	case apicall.Token:
+		call.CallerKind, call.Caller = "token", sub.Token
+	case apicall.Container:
+		call.CallerKind, call.Caller, call.UID = "container", sub.ContainerName, new(sub.UID)
+		r.Container = &journal.Container{ID: ident.ContainerID(sub.ContainerID), Name: sub.ContainerName, Digest: sub.ImageDigest, Class: "container"}
+	default:
+		call.CallerKind = "nobody"
+	}
+	if sub.Remote.IsValid() {
+		call.Remote = sub.Remote.String()
+	}
+}

@@ -1,0 +1,148 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxProcFile bounds what is read of /proc/PID/cgroup: a line for each of at most
+// thirteen hierarchies, each with a path of up to PATH_MAX bytes.
+const maxProcFile = 64 << 10
+
+// ErrEnded is returned if the peer's process has ended: its cgroup cannot be known
+// any more.
+var ErrEnded = errors.New("the process that connected has ended")
+
+// cgroups returns the peer's cgroup paths, that of the v2 hierarchy first.
+func (id *Identifier) cgroups(c credentials) ([]string, error) {
+	proc := id.Proc
+	if proc == "" {
+		proc = "/proc"
+	}
+	dir := proc + "/" + strconv.Itoa(int(c.pid))
+	before, err := startTime(dir)
+	if err != nil {
+		return nil, err
+	}
+	text, err := readProc(dir + "/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	// The number was the peer's while the file was read only if the peer is there still.
+	if c.pidfd >= 0 {
+		if err := unix.PidfdSendSignal(c.pidfd, 0, nil, 0); errors.Is(err, unix.ESRCH) {
+			return nil, ErrEnded
+		} else if err != nil && !errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("ask whether the process is there: %w", err)
+		}
+	}
+	after, err := startTime(dir)
+	if err != nil {
+		return nil, err
+	}
+	if after != before {
+		return nil, ErrEnded
+	}
+	return parseCgroups(text)
+}
+
+// parseCgroups reads /proc/PID/cgroup; see cgroups(7).
+func parseCgroups(text string) ([]string, error) {
+	var paths []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		n, rest, ok1 := strings.Cut(line, ":")
+		_, path, ok2 := strings.Cut(rest, ":")
+		if !ok1 || !ok2 || !strings.HasPrefix(path, "/") {
+			return nil, fmt.Errorf("line %.80q of the cgroup file has another form", line)
+		}
+		path = strings.TrimSuffix(path, " (deleted)")
+		if n == "0" {
+			paths = append([]string{path}, paths...)
+		} else {
+			paths = append(paths, path)
+		}
+	}
+	if len(paths) == 0 {
+		return nil, errors.New("the process is in no cgroup")
+	}
+	return paths, nil
+}
+
+func readProc(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxProcFile))
+	if err != nil {
+		return "", err
+	}
+	if len(b) == maxProcFile {
+		return "", fmt.Errorf("%s is too long", path)
+	}
+	return string(b), nil
+}
+
+// startTime returns when a process started, in clock ticks since boot. One that is
+// dying has no more than a number: cgroup v1 files show all such in the root.
+//
+// Source: /proc/PID/stat, fields 3 and 22; proc_pid_stat(5).
+func startTime(dir string) (uint64, error) {
+	text, err := readProc(dir + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(f) < 20 {
+		return 0, fmt.Errorf("%s/stat has another form", dir)
+	}
+	if f[0] == "Z" || f[0] == "X" {
+		return 0, ErrEnded
+	}
+	return strconv.ParseUint(f[19], 10, 64)
+}
+
+// ContainerOf tells by the names of a cgroup path whose it is. The shapes are those
+// that the kernel side knows: 64 hexadecimal digits, alone or behind a prefix and before
+// ".scope" (Docker, containerd, CRI-O, Podman), and buildkit/<25 characters> for a step of
+// a build, whose id is "". The outermost name counts: what a container makes inside of its
+// own cgroup stays its own.
+func ContainerOf(path string) (id string, ok bool) {
+	parent := ""
+	for name := range strings.SplitSeq(path, "/") {
+		if parent == "buildkit" && isBuildStep(name) {
+			return "", true
+		}
+		if id, ok := containerName(name); ok {
+			return id, true
+		}
+		parent = name
+	}
+	return "", false
+}
+
+func isBuildStep(name string) bool {
+	return len(name) == 25 && strings.Trim(name, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
+}
+
+func containerName(name string) (string, bool) {
+	if len(name) != 64 {
+		rest := strings.TrimSuffix(name, ".scope")
+		if len(rest) < 66 || rest[len(rest)-65] != '-' || strings.HasSuffix(rest[:len(rest)-65], "conmon") {
+			return "", false
+		}
+		name = rest[len(rest)-64:]
+	}
+	if strings.Trim(name, "0123456789abcdef") != "" {
+		return "", false
+	}
+	return name, true
+}

@@ -1,0 +1,194 @@
+// Package peer knows who is at the other end of a connection to the gate: a user of
+// the host, a process in a container, or the holder of a client certificate.
+//
+// A unix peer's credentials and groups are those that the kernel recorded at
+// connect(2). Its cgroup is read from /proc, under the guard of the peer's pidfd, so
+// that a process which took the number of one that ended is never asked in its place.
+// Whoever is in a container is the container, whatever its uid. What cannot be read is
+// an error, and the caller is nobody.
+//
+// It owns a small cache of user and group names and no other state; it decides nothing.
+// It imports apicall (row: core).
+package peer
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/apicall"
+)
+
+// Workload knows containers by their cgroups.
+type Workload interface {
+	// ContainerOf returns the id of the container that a cgroup belongs to, and false
+	// if it belongs to none. The path is that of /proc/PID/cgroup. An empty id with
+	// true is a container that is not known, such as a step of a build.
+	ContainerOf(cgroupPath string) (id string, ok bool)
+	// Describe fills in name, labels and image digest of a container's subject.
+	Describe(sub *apicall.Subject)
+}
+
+// Identifier tells who the peer of a connection is. The zero value knows containers by
+// the names of their cgroups only.
+type Identifier struct {
+	Workload Workload // nil: by the shape of cgroup names alone
+	// Proc is where procfs is mounted; "/proc".
+	Proc  string
+	names nameCache
+}
+
+// ErrUnknown is returned if the kernel does not say who the peer is.
+var ErrUnknown = errors.New("who is calling is unknown")
+
+// Of returns the subject at the other end of c. A TLS connection must have shaken hands.
+//
+// Errors: wraps [ErrUnknown].
+func (id *Identifier) Of(c net.Conn) (apicall.Subject, error) {
+	if tc, ok := c.(*tls.Conn); ok {
+		return ofCertificate(tc)
+	}
+	uc, ok := c.(syscall.Conn)
+	if !ok {
+		return apicall.Subject{}, fmt.Errorf("%w: a %T is no socket", ErrUnknown, c)
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	var cred credentials
+	if err := raw.Control(func(fd uintptr) { cred = readCredentials(int(fd)) }); err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	defer cred.close()
+	if cred.err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, cred.err)
+	}
+	return id.ofProcess(cred)
+}
+
+func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
+	sub := apicall.Subject{UID: cred.uid, GID: cred.gid, GIDs: cred.groups, PID: cred.pid}
+	if cred.pid <= 0 {
+		return apicall.Subject{}, fmt.Errorf("%w: the process is in a PID namespace that is not ours", ErrUnknown)
+	}
+	paths, err := id.cgroups(cred)
+	if err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: cgroup of process %d: %w", ErrUnknown, cred.pid, err)
+	}
+	for _, p := range paths {
+		cid, ok := id.containerOf(p)
+		if !ok {
+			continue
+		}
+		// Before any uid: root of a container is not root of the host.
+		sub.Kind, sub.ContainerID = apicall.Container, cid
+		if id.Workload != nil && cid != "" {
+			id.Workload.Describe(&sub)
+		}
+		return sub, nil
+	}
+	sub.Kind = apicall.User
+	if sub.Name, err = id.names.user(sub.UID); err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: name of uid %d: %w", ErrUnknown, sub.UID, err)
+	}
+	if sub.Groups, err = id.names.groups(sub.GID, sub.GIDs); err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return sub, nil
+}
+
+func (id *Identifier) containerOf(path string) (string, bool) {
+	if id.Workload != nil {
+		return id.Workload.ContainerOf(path)
+	}
+	return ContainerOf(path)
+}
+
+func ofCertificate(c *tls.Conn) (apicall.Subject, error) {
+	st := c.ConnectionState()
+	if len(st.VerifiedChains) == 0 || len(st.PeerCertificates) == 0 {
+		return apicall.Subject{}, fmt.Errorf("%w: no verified client certificate", ErrUnknown)
+	}
+	leaf := st.PeerCertificates[0]
+	sub := apicall.Subject{Kind: apicall.Certificate, CN: leaf.Subject.CommonName, Orgs: leaf.Subject.Organization}
+	sub.SANs = append(sub.SANs, leaf.DNSNames...)
+	sub.SANs = append(sub.SANs, leaf.EmailAddresses...)
+	for _, u := range leaf.URIs {
+		sub.SANs = append(sub.SANs, u.String())
+	}
+	for _, ip := range leaf.IPAddresses {
+		sub.SANs = append(sub.SANs, ip.String())
+	}
+	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
+		sub.Remote = a.Addr().Unmap()
+	}
+	return sub, nil
+}
+
+// credentials are what the kernel recorded of a peer at connect(2).
+type credentials struct {
+	pid      int32
+	uid, gid uint32
+	groups   []uint32
+	pidfd    int // -1: this kernel has none
+	err      error
+}
+
+func (c *credentials) close() {
+	if c.pidfd >= 0 {
+		unix.Close(c.pidfd)
+	}
+}
+
+func readCredentials(fd int) (c credentials) {
+	c.pidfd = -1
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		c.err = fmt.Errorf("SO_PEERCRED: %w", err)
+		return c
+	}
+	c.pid, c.uid, c.gid = cred.Pid, cred.Uid, cred.Gid
+	if c.groups, c.err = peerGroups(fd); c.err != nil {
+		return c
+	}
+	// SO_PEERPIDFD is there since Linux 6.5; see include/uapi/asm-generic/socket.h.
+	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	switch {
+	case err == nil:
+		c.pidfd = pidfd
+	case errors.Is(err, unix.ENOPROTOOPT), errors.Is(err, unix.EINVAL):
+		// an older kernel: the start time is compared
+	default: // ESRCH, ENODATA: the process has ended and was reaped
+		c.err = fmt.Errorf("SO_PEERPIDFD: %w", err)
+	}
+	return c
+}
+
+// maxGroups is NGROUPS_MAX of include/uapi/linux/limits.h.
+const maxGroups = 65536
+
+// peerGroups reads SO_PEERGROUPS (since Linux 4.13, see socket(7)), for which
+// golang.org/x/sys has no function.
+func peerGroups(fd int) ([]uint32, error) {
+	for n := 64; n <= maxGroups; n *= 4 {
+		buf := make([]uint32, n)
+		size := uint32(n) * 4
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&size)), 0)
+		switch errno {
+		case 0:
+			return buf[:min(int(size/4), n):min(int(size/4), n)], nil
+		case unix.ERANGE: // the list is longer
+		default:
+			return nil, fmt.Errorf("SO_PEERGROUPS: %w", errno)
+		}
+	}
+	return nil, errors.New("SO_PEERGROUPS: more groups than the kernel allows")
+}

@@ -1,0 +1,166 @@
+package peer
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/apicall"
+)
+
+const someID = "5a9c1e0f7b2d4836a1c95e7f30b8d2465a9c1e0f7b2d4836a1c95e7f30b8d246"
+
+func TestContainerOf(t *testing.T) {
+	other := strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		name, path, id string
+		ok             bool
+	}{
+		{"docker", "/docker/" + someID, someID, true},
+		{"systemd", "/system.slice/docker-" + someID + ".scope", someID, true},
+		{"cri-o", "/kubepods.slice/kubepods-pod1.slice/crio-" + someID + ".scope", someID, true},
+		{"podman", "/machine.slice/libpod-" + someID + ".scope/container", someID, true},
+		{"nested belongs to the outer", "/docker/" + someID + "/docker/" + other, someID, true},
+		{"build step", "/docker/buildkit/abcdefghijklmnopqrstuvwxy", "", true},
+		{"conmon", "/machine.slice/libpod-conmon-" + someID + ".scope", "", false},
+		{"user", "/user.slice/user-1000.slice/session-3.scope", "", false},
+		{"root", "/", "", false},
+		{"upper case", "/docker/" + strings.ToUpper(someID), "", false},
+		{"short", "/docker/" + someID[:63], "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if id, ok := ContainerOf(c.path); id != c.id || ok != c.ok {
+				t.Errorf("got %q, %v, want %q, %v", id, ok, c.id, c.ok)
+			}
+		})
+	}
+}
+
+func TestParseCgroups(t *testing.T) {
+	got, err := parseCgroups("12:pids:/docker/x\n1:name=systemd:/a:b\n0::/docker/y\n")
+	if want := []string{"/docker/y", "/docker/x", "/a:b"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	for _, text := range []string{"", "0:/docker\n", "nonsense\n", "0::relative\n"} {
+		if got, err := parseCgroups(text); err == nil {
+			t.Errorf("parseCgroups(%q) = %q, want an error", text, got)
+		}
+	}
+}
+
+// pair returns both ends of a connected unix socket.
+func pair(t *testing.T) (client, server *net.UnixConn) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if client, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.AcceptUnix(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+func TestOfUser(t *testing.T) {
+	_, server := pair(t)
+	var id Identifier
+	sub, err := id.Of(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := id.cgroups(credentials{pid: int32(os.Getpid()), pidfd: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := apicall.User
+	if slices.ContainsFunc(paths, func(p string) bool { _, ok := ContainerOf(p); return ok }) {
+		want = apicall.Container // the test itself runs in a container
+	}
+	if sub.Kind != want || sub.UID != uint32(os.Getuid()) || sub.PID != int32(os.Getpid()) {
+		t.Errorf("got %+v, want kind %d of this process", sub, want)
+	}
+}
+
+// inContainer says that every cgroup is a container's.
+type inContainer struct{}
+
+func (inContainer) ContainerOf(string) (string, bool) { return someID, true }
+func (inContainer) Describe(s *apicall.Subject)       { s.ContainerName = "web" }
+
+// A process in a container is never user root.
+func TestContainerBeforeUID(t *testing.T) {
+	_, server := pair(t)
+	id := Identifier{Workload: inContainer{}}
+	sub, err := id.Of(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sub.Kind != apicall.Container || sub.ContainerID != someID || sub.ContainerName != "web" || sub.Name != "" {
+		t.Errorf("got %+v, want the container", sub)
+	}
+}
+
+func TestEndedPeerIsNobody(t *testing.T) {
+	// A fake /proc where the number has gone to another process, and a kernel without
+	// SO_PEERPIDFD: the file vanishes.
+	id := Identifier{Proc: t.TempDir()}
+	sub, err := id.ofProcess(credentials{pid: 4711, pidfd: -1})
+	if !errors.Is(err, ErrUnknown) || sub.Kind != apicall.Nobody {
+		t.Errorf("got %+v, %v, want nobody and ErrUnknown", sub, err)
+	}
+	if _, err := id.ofProcess(credentials{pid: 0, pidfd: -1}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("pid 0: got %v, want ErrUnknown", err)
+	}
+}
+
+func TestPidfdOfEndedProcess(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "4711"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "4711", "cgroup"), []byte("0::/\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := os.StartProcess("/bin/true", []string{"true"}, &os.ProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(proc.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := proc.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	stat := "4711 (a) b) S 1 " + strings.Repeat("0 ", 17) + "99 0\n"
+	write := func(stat string) {
+		if err := os.WriteFile(filepath.Join(dir, "4711", "stat"), []byte(stat), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(stat)
+	id := Identifier{Proc: dir}
+	if _, err := id.cgroups(credentials{pid: 4711, pidfd: fd}); !errors.Is(err, ErrEnded) {
+		t.Errorf("got %v, want ErrEnded", err)
+	}
+	if got, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); err != nil || len(got) != 1 {
+		t.Errorf("got %v, %v, want one cgroup", got, err)
+	}
+	write(strings.Replace(stat, " S ", " Z ", 1))
+	if _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); !errors.Is(err, ErrEnded) {
+		t.Errorf("zombie: got %v, want ErrEnded", err)
+	}
+}

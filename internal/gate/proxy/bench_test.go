@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/belay-project/belay/internal/health"
+)
+
+// benchDaemon answers every request with the same bytes, as fast as can be.
+func benchDaemon(b *testing.B, answer string) string {
+	b.Helper()
+	path := b.TempDir() + "/d.sock"
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buf := make([]byte, 64<<10)
+				for {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					if _, err := io.WriteString(c, answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return path
+}
+
+func benchGate(b *testing.B, upstream string) net.Conn {
+	b.Helper()
+	rules := rulesFrom(b, own)
+	s, err := Listen(Options{
+		Upstream: upstream, Socket: b.TempDir() + "/g.sock", Policies: func() Rules { return rules }, Health: health.New(nil), Workload: noContainers{},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	go s.Run(b.Context())
+	b.Cleanup(s.Close)
+	c, err := net.Dial("unix", s.o.Socket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { c.Close() })
+	return c
+}
+
+func benchRequest(b *testing.B, request, answer string) {
+	c := benchGate(b, benchDaemon(b, answer))
+	br := bufio.NewReaderSize(c, 64<<10)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := io.WriteString(c, request); err != nil {
+			b.Fatal(err)
+		}
+		r, err := http.ReadResponse(br, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkPing(b *testing.B) {
+	benchRequest(b, "GET /_ping HTTP/1.1\r\nHost: docker\r\nUser-Agent: bench\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nCache-Control: no-cache\r\nContent-Type: text/plain; charset=utf-8\r\nServer: Docker/20.10\r\nContent-Length: 2\r\n\r\nOK")
+}
+
+func BenchmarkList(b *testing.B) {
+	one := `{"Id":"` + idWeb + `","Names":["/bench0"],"Image":"bench","ImageID":"sha256:` + idDB + `","Command":"/bin/busybox true","Created":1700000000,"Ports":[],"Labels":{"belay.dev/owner":"` + me() + `"},"State":"created","Status":"Created","HostConfig":{"NetworkMode":"none"},"NetworkSettings":{"Networks":{"none":{"IPAMConfig":null,"Links":null,"Aliases":null,"NetworkID":"","EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,"IPv6Gateway":"","GlobalIPv6Address":"","GlobalIPv6PrefixLen":0,"MacAddress":"","DriverOpts":null}}},"Mounts":[]}`
+	list := "[" + strings.Repeat(one+",", 9) + one + "]\n"
+	benchRequest(b, "GET /v1.41/containers/json?all=1 HTTP/1.1\r\nHost: docker\r\nUser-Agent: bench\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: Docker/20.10\r\nTransfer-Encoding: chunked\r\n\r\n"+
+			hex(len(list))+"\r\n"+list+"\r\n0\r\n\r\n")
+}
+
+func hex(n int) string {
+	const digits = "0123456789abcdef"
+	out := ""
+	for ; n > 0; n /= 16 {
+		out = string(digits[n%16]) + out
+	}
+	return out
+}

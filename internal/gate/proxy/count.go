@@ -1,0 +1,38 @@
+package proxy
+
+import "github.com/belay-project/belay/internal/health"
+
+// counters are what the gate counts; each has a name in `belay status`.
+type counters struct {
+	allowed, denied, wouldDeny, unmanaged                        *health.Counter
+	noIdentity, refused, malformed, http2, limited, rate         *health.Counter
+	daemonErrors, unfiltered, unresolved, acceptErrors, canceled *health.Counter
+	streams, hidden                                              *health.Counter
+}
+
+func (c *counters) init(r *health.Registry) {
+	for _, n := range []struct {
+		to   **health.Counter
+		name string
+	}{
+		{&c.allowed, "gate_allowed"},            // forwarded
+		{&c.denied, "gate_denied"},              // refused by a policy, or for want of one
+		{&c.wouldDeny, "gate_would_deny"},       // forwarded, since the policy that denies audits
+		{&c.unmanaged, "gate_unmanaged"},        // forwarded with no access policy on this host
+		{&c.noIdentity, "gate_no_identity"},     // refused: who calls could not be read
+		{&c.refused, "gate_refused"},            // refused by the parser: no route, or not strict
+		{&c.malformed, "gate_malformed"},        // refused: no HTTP/1.1, or with two meanings
+		{&c.http2, "gate_http2"},                // refused: HTTP/2 with prior knowledge
+		{&c.limited, "gate_over_connections"},   // refused: too many connections
+		{&c.rate, "gate_over_rate"},             // refused: too many requests in a time
+		{&c.daemonErrors, "gate_daemon_errors"}, // the daemon could not be reached, or broke off
+		{&c.unfiltered, "gate_unfiltered"},      // an answer withheld: it could not be filtered
+		{&c.unresolved, "gate_unresolved"},      // refused: a name or path could not be resolved
+		{&c.acceptErrors, "gate_accept_errors"}, // connections that could not be taken
+		{&c.canceled, "gate_client_gone"},       // the client left before its answer was whole
+		{&c.streams, "gate_streams"},            // connections that became raw streams
+		{&c.hidden, "gate_hidden"},              // things left out of lists and events
+	} {
+		*n.to = r.Counter(n.name)
+	}
+}

@@ -1,0 +1,207 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/dockerapi"
+)
+
+// decide looks up what the request names, asks the policies, and does what they oblige
+// the gate to do.
+func (x *exchange) decide() *refusal {
+	call := &x.req.Call
+	if r := x.resolve(); r != nil {
+		return r
+	}
+	d := x.rules.Decide(call, x.start)
+	x.dec = d
+	x.ev.Policy, x.ev.Revision, x.ev.Rule, x.ev.Reason, x.ev.Checks = d.Policy, d.Revision, d.Rule, d.Reason, d.Checks
+	for i := range call.Resources {
+		if id := call.Resources[i].ID; id != "" {
+			x.ev.IDs = append(x.ev.IDs, id)
+		}
+	}
+	if !d.Allowed {
+		x.c.s.counts.denied.Add(1)
+		return x.denial()
+	}
+	if !x.rules.Enforced() {
+		// All policies audit: they say what they would deny, and the daemon's own rule holds.
+		if r := x.daemonRule(); r != nil {
+			return r
+		}
+	}
+	if x.ev.Decision = Allowed; d.Audit {
+		x.ev.Decision = WouldDeny
+	}
+	if d.Scope.Filter && !canFilter(call.Action) {
+		x.ev.Decision = Denied
+		x.c.s.counts.unfiltered.Add(1)
+		return &refusal{status: http.StatusForbidden, cause: "cannot_filter",
+			msg: "belay: " + call.Action + " is allowed for some things only, and its answer cannot be narrowed to them"}
+	}
+	if call.Action == "image.build" && x.req.Query.Get("version") == "2" && x.req.Query.Get("session") != "" && !x.maySession() {
+		// The build would end at its session, with an error that says nothing.
+		x.ev.Decision = Denied
+		x.c.s.counts.denied.Add(1)
+		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
+	}
+	if err := x.oblige(); err != nil {
+		x.ev.Decision = Denied
+		return x.unparsed(err)
+	}
+	return nil
+}
+
+// maySession tells whether the caller may open a session of BuildKit, which is a tunnel
+// that the gate does not look into.
+func (x *exchange) maySession() bool {
+	if x.rules == nil {
+		return true
+	}
+	d := x.rules.Decide(&apicall.Call{Subject: x.c.sub, Action: "build.session", Method: http.MethodPost, Path: "/session"}, x.start)
+	return d.Allowed
+}
+
+// denial words a denial. What the caller may not even see does not exist for it.
+func (x *exchange) denial() *refusal {
+	call, d := &x.req.Call, &x.dec
+	if len(call.Resources) > 0 {
+		if res := &call.Resources[0]; x.hides(res) {
+			return &refusal{status: http.StatusNotFound, cause: "hidden", msg: notFound(res)}
+		}
+	}
+	if x.match.Route.Stream == dockerapi.Upgrade {
+		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
+	}
+	var b strings.Builder
+	b.WriteString("belay: " + call.Action + " is denied")
+	if d.Policy != "" {
+		b.WriteString(" by policy " + d.Policy)
+		if d.Rule != "" {
+			b.WriteString(", rule " + d.Rule)
+		}
+	}
+	if d.Reason != "" {
+		b.WriteString(": " + d.Reason)
+	}
+	if len(d.Checks) > 0 {
+		b.WriteString(": " + strings.Join(d.Checks, "; "))
+	}
+	if d.NeedSecondFactor {
+		b.WriteString(" (allowed after: belay elevate)")
+	}
+	return &refusal{status: http.StatusForbidden, msg: b.String()}
+}
+
+// hides tells whether a thing is not there for the caller, or not there at all.
+func (x *exchange) hides(res *apicall.Resource) bool {
+	group, ok := groupOf(res.Kind)
+	if !ok || isNew(x.req.Call.Action, res) {
+		return false
+	}
+	if res.ID == "" {
+		return true
+	}
+	sub := &x.c.sub
+	return !x.rules.Visible(sub, group+".inspect", res) && !x.rules.Visible(sub, group+".list", res)
+}
+
+// isNew tells whether the call is about making a thing of that kind.
+func isNew(action string, res *apicall.Resource) bool {
+	return strings.HasSuffix(action, ".create") || res.Kind == apicall.ResourceImage
+}
+
+// groupOf returns the beginning of the names of actions about things of a kind.
+func groupOf(k apicall.ResourceKind) (string, bool) {
+	switch k {
+	case apicall.ResourceContainer, apicall.ResourceExec:
+		return "container", true
+	case apicall.ResourceVolume:
+		return "volume", true
+	case apicall.ResourceNetwork:
+		return "network", true
+	case apicall.ResourceService:
+		return "service", true
+	case apicall.ResourceSecret:
+		return "secret", true
+	case apicall.ResourceConfig:
+		return "config", true
+	}
+	return "", false
+}
+
+// notFound is what the daemon itself says of a thing that does not exist.
+func notFound(res *apicall.Resource) string {
+	switch res.Kind {
+	case apicall.ResourceContainer:
+		return "No such container: " + res.Asked
+	case apicall.ResourceExec:
+		return "No such exec instance: " + res.Asked
+	case apicall.ResourceVolume:
+		return "get " + res.Asked + ": no such volume"
+	case apicall.ResourceNetwork:
+		return "network " + res.Asked + " not found"
+	case apicall.ResourceService:
+		return "service " + res.Asked + " not found"
+	case apicall.ResourceSecret:
+		return "secret " + res.Asked + " not found"
+	case apicall.ResourceConfig:
+		return "config " + res.Asked + " not found"
+	}
+	return "not found: " + res.Asked
+}
+
+// oblige changes the request as the decision demands.
+func (x *exchange) oblige() error { return applyObligations(x.req, &x.dec) }
+
+// starts tells whether a call can run a container's program for the first time.
+func starts(action string) bool {
+	return action == "container.start" || action == "container.restart"
+}
+
+// resolve asks the daemon and the host for what the request's names stand for.
+func (x *exchange) resolve() *refusal {
+	call := &x.req.Call
+	if len(call.Resources) == 0 && call.Facts.Image == "" && len(call.Facts.HostMounts) == 0 {
+		return nil
+	}
+	ctx, cancel := x.lookup()
+	defer cancel()
+	s := x.c.s
+	for i := range call.Resources {
+		res := &call.Resources[i]
+		f, err := s.find(ctx, res.Kind, res.Asked)
+		switch {
+		case errors.Is(err, errNotFound):
+			continue // it may be what the call makes; the policy knows it by its empty ID
+		case errors.Is(err, errNotResolved):
+			continue // a kind that has no names
+		case errors.Is(err, errDaemon):
+			return x.daemonGone(err)
+		case err != nil:
+			s.counts.unresolved.Add(1)
+			s.o.Log.Warn("a name in a request cannot be resolved", attr.Error, err.Error())
+			return &refusal{status: http.StatusForbidden, cause: "unresolved", msg: "belay: " + err.Error()}
+		}
+		if f.Kind == apicall.ResourceContainer && starts(call.Action) && !s.images.same(f.ID, f.ImageID) {
+			s.counts.unresolved.Add(1)
+			return &refusal{status: http.StatusConflict, cause: "image_changed",
+				msg: "belay: the image's name was given to another image while the container was created; create it again"}
+		}
+		f.fill(res)
+		x.req.SetResource(i, f.ID)
+		if f.Kind == apicall.ResourceVolume {
+			// A volume that was made before can stand for any place of the host.
+			noteVolume(&call.Facts, res.Asked, f)
+		}
+	}
+	if r := x.resolveImage(ctx); r != nil {
+		return r
+	}
+	return x.resolveMounts()
+}

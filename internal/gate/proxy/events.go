@@ -1,0 +1,132 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+
+	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/gate/wire"
+)
+
+// maxEvent bounds one event; its labels are a container's.
+const maxEvent = 1 << 20
+
+// passEvents passes on the events that are about what the caller may see. An event
+// that cannot be read ends the stream.
+func (x *exchange) passEvents() (bool, error) {
+	c, b := x.c, x.b
+	c.out = x.resp.AppendHead(c.out[:0], false, "Transfer-Encoding: chunked\r\n")
+	framing := x.resp.Framing
+	b.r.Consume(len(x.resp.Raw))
+	if _, err := c.nc.Write(c.out); err != nil {
+		return false, err
+	}
+	body := wire.NewBody(&b.r, framing)
+	var held []byte // what was read of events that are not whole
+	buf := make([]byte, 8<<10)
+	for {
+		n, err := body.Read(buf)
+		held = append(held, buf[:n]...)
+		rest, werr := x.passWhole(held)
+		if werr != nil {
+			return false, werr
+		}
+		if held = append(held[:0], rest...); len(held) > maxEvent {
+			return false, x.brokenEvents(errTooLong)
+		}
+		if errors.Is(err, io.EOF) {
+			if len(bytes.TrimSpace(held)) > 0 {
+				return false, x.brokenEvents(errJSON)
+			}
+			_, err := c.nc.Write([]byte("0\r\n\r\n"))
+			return err == nil && framing.Chunked, err
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+func (x *exchange) brokenEvents(err error) error {
+	x.c.s.counts.unfiltered.Add(1)
+	return err
+}
+
+// passWhole sends the events in b that are whole and visible, and returns what is left.
+func (x *exchange) passWhole(b []byte) (rest []byte, err error) {
+	var out []byte
+	for {
+		i := skipSpace(b, 0)
+		// Events are objects. One that is not whole has no end yet.
+		if i >= len(b) {
+			break
+		}
+		if b[i] != '{' {
+			return nil, x.brokenEvents(errJSON)
+		}
+		end, err := skipValue(b, i)
+		if err != nil {
+			break
+		}
+		ok, err := x.seesEvent(b[i:end])
+		if err != nil {
+			return nil, x.brokenEvents(err)
+		}
+		if ok {
+			out = append(append(out, b[i:end]...), '\n')
+		}
+		b = b[end:]
+	}
+	if len(out) > 0 {
+		return b, x.c.writeChunk(out)
+	}
+	return b, nil
+}
+
+var eventKinds = map[string]apicall.ResourceKind{
+	"container": apicall.ResourceContainer, "image": apicall.ResourceImage, "volume": apicall.ResourceVolume,
+	"network": apicall.ResourceNetwork, "plugin": apicall.ResourcePlugin, "service": apicall.ResourceService,
+	"node": apicall.ResourceNode, "secret": apicall.ResourceSecret, "config": apicall.ResourceConfig,
+}
+
+func (x *exchange) seesEvent(b []byte) (bool, error) {
+	var ev struct {
+		Type  string
+		Actor struct {
+			ID         string
+			Attributes map[string]string
+		}
+	}
+	if err := json.Unmarshal(b, &ev); err != nil {
+		return false, err
+	}
+	kind, ok := eventKinds[ev.Type]
+	if !ok {
+		x.c.s.counts.hidden.Add(1)
+		return false, nil // about the daemon itself, or of a kind that is yet to come
+	}
+	at := ev.Actor.Attributes
+	res := apicall.Resource{Kind: kind, ID: ev.Actor.ID, Labels: at, Image: at["image"]}
+	if n := at["name"]; n != "" {
+		res.Names = []string{strings.TrimPrefix(n, "/")}
+	}
+	// Attributes of these have no labels among them.
+	if kind == apicall.ResourceVolume || kind == apicall.ResourceNetwork {
+		res.Labels = x.labelsOf(kind, ev.Actor.ID)
+	}
+	return x.sees(&res), nil
+}
+
+// labelsOf asks for the labels of a thing that an event is about; nil if it is gone.
+func (x *exchange) labelsOf(kind apicall.ResourceKind, id string) map[string]string {
+	ctx, cancel := x.lookup()
+	defer cancel()
+	f, err := x.c.s.find(ctx, kind, id)
+	if err != nil {
+		return nil
+	}
+	return f.Labels
+}

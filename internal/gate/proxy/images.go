@@ -1,0 +1,195 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/gate/ticket"
+	"github.com/belay-project/belay/internal/gate/wire"
+)
+
+// images remembers what the daemon said of images by the names that requests use: to
+// ask takes longer than all else that the gate does about a create. It believes itself
+// only while it hears the daemon's events about images, and forgets everything at each of
+// them and at each call of the gate's own that can change an image.
+//
+// A name can be moved between the question and the create, with or without this: so the
+// image that a new container was judged by is remembered, and compared before it starts.
+type images struct {
+	// mu guards what follows.
+	mu        sync.Mutex
+	live      bool   // the events are being heard
+	turn      uint64 // counts what made us forget
+	byName    map[string]*found
+	judged    map[string]string // container id to image id
+	judgedOld map[string]string // of the generation before
+}
+
+const (
+	maxImages = 512
+	maxJudged = 4096 // of each of two generations
+)
+
+// get returns what is known of an image, and the turn to give to put.
+func (m *images) get(name string) (*found, uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.live {
+		return nil, m.turn
+	}
+	return m.byName[name], m.turn
+}
+
+// put remembers an answer to a question that was asked at turn.
+func (m *images) put(name string, f *found, turn uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.live || m.turn != turn || len(m.byName) >= maxImages {
+		return
+	}
+	if m.byName == nil {
+		m.byName = map[string]*found{}
+	}
+	m.byName[name] = f
+}
+
+// forget drops all answers; live says whether events are heard from here on.
+func (m *images) forget(live func(before bool) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.turn++
+	clear(m.byName)
+	m.live = live(m.live)
+}
+
+func asBefore(live bool) bool { return live }
+
+// judge notes by which image a new container was judged.
+func (m *images) judge(container, image string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.judged == nil || len(m.judged) >= maxJudged {
+		m.judgedOld, m.judged = m.judged, map[string]string{}
+	}
+	m.judged[container] = image
+}
+
+// same tells whether a container has the image that it was judged by, as far as that is
+// known.
+func (m *images) same(container, image string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	want, ok := m.judged[container]
+	if !ok {
+		want, ok = m.judgedOld[container]
+	}
+	return !ok || want == image
+}
+
+// changesImages tells whether a call can give an image's name to another image.
+func changesImages(action string) bool {
+	switch action {
+	case "image.build", "image.pull", "image.import", "image.load", "image.tag", "image.delete", "image.prune", "image.commit",
+		"build.session", "build.grpc", "plugin.install":
+		return true
+	}
+	return false
+}
+
+const imageEvents = `/events?filters=%7B%22type%22%3A%5B%22image%22%5D%7D`
+
+// watchImages hears the daemon's events about images until ctx ends.
+func (s *Server) watchImages(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := s.hearImages(ctx)
+		s.images.forget(func(bool) bool { return false })
+		if err != nil && ctx.Err() == nil {
+			s.o.Log.Debug("events about images ended", attr.Error, err.Error())
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+// settle is how long the daemon may take from its answer to its subscription: 20.10 answers
+// first.
+const settle = time.Second
+
+func (s *Server) hearImages(ctx context.Context) error {
+	b, err := s.up.dial()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { b.nc.Close() })
+	defer stop()
+	defer b.nc.Close()
+	head := append(s.up.appendHead(nil, http.MethodGet, imageEvents, ticket.None, nil), "\r\n"...)
+	if _, err := b.nc.Write(head); err != nil {
+		return err
+	}
+	var resp wire.Response
+	if err := b.r.ReadResponse(&resp, http.MethodGet); err != nil {
+		return err
+	}
+	if resp.Status != http.StatusOK {
+		return errors.New("the daemon gives no events")
+	}
+	body := wire.NewBody(&b.r, resp.Framing)
+	b.r.Consume(len(resp.Raw))
+	var ended atomic.Bool
+	heard := time.AfterFunc(settle, func() { s.images.forget(func(bool) bool { return !ended.Load() }) })
+	defer func() {
+		ended.Store(true)
+		heard.Stop()
+	}()
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := body.Read(buf)
+		if n > 0 {
+			s.images.forget(asBefore)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// image asks what an image's name stands for.
+func (s *Server) image(ctx context.Context, name string) (*found, error) {
+	f, turn := s.images.get(name)
+	if f != nil {
+		return f, nil
+	}
+	f, err := s.findImage(ctx, name)
+	if err == nil {
+		s.images.put(name, f, turn)
+	}
+	return f, err
+}
+
+// noteCreated remembers by which image the container in this answer was judged.
+func (x *exchange) noteCreated(body []byte) {
+	if x.resp.Status != http.StatusCreated || x.req.Call.Action != "container.create" || x.rules == nil {
+		return
+	}
+	if i := strings.IndexByte(string(body[:min(len(body), 64)]), '{'); i >= 0 {
+		_ = eachMember(body[i:], func(name, v []byte) error {
+			if id, err := text(v); err == nil && string(name) == `"Id"` && isID(id) {
+				x.c.s.images.judge(id, x.req.Call.Facts.ImageDigest)
+			}
+			return nil
+		})
+	}
+}

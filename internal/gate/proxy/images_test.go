@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"testing"
+	"time"
+)
+
+// An image's name that moves between the check and the create: the container that came of
+// it does not start.
+func TestImageMoves(t *testing.T) {
+	g := startGate(t, own)
+	c := g.client(t)
+	if status, body := do(t, c, "POST", "/containers/create?name=x", `{"Image":"app"}`); status != 201 {
+		t.Fatal(status, body)
+	}
+	if status, body := do(t, c, "POST", "/containers/web/start", ""); status != 204 {
+		t.Errorf("with the image that was judged: %d, %s", status, body)
+	}
+	g.d.mu.Lock()
+	g.d.image = "sha256:bb"
+	g.d.mu.Unlock()
+	if status, body := do(t, c, "POST", "/containers/web/start", ""); status != 409 {
+		t.Errorf("with another image: %d, %s", status, body)
+	}
+}
+
+func TestImages(t *testing.T) {
+	var m images
+	f := &found{ID: "sha256:aa"}
+	_, turn := m.get("app")
+	m.put("app", f, turn)
+	if got, _ := m.get("app"); got != nil {
+		t.Error("it remembers though it hears nothing")
+	}
+	m.forget(func(bool) bool { return true })
+	_, turn = m.get("app")
+	m.put("app", f, turn)
+	if got, _ := m.get("app"); got != f {
+		t.Error("it does not remember")
+	}
+	_, turn = m.get("app")
+	m.forget(asBefore)
+	m.put("app", f, turn)
+	if got, _ := m.get("app"); got != nil {
+		t.Error("an answer from before a change is remembered")
+	}
+	m.judge("c", "sha256:aa")
+	if !m.same("c", "sha256:aa") || m.same("c", "sha256:bb") || !m.same("d", "sha256:bb") {
+		t.Error("judged images are mixed up")
+	}
+}
+
+// With the daemon's events heard, an image is asked for once until something changes.
+func TestImagesAreAskedOnce(t *testing.T) {
+	g := startGate(t, own)
+	c := g.client(t)
+	deadline := time.Now().Add(10 * time.Second)
+	for live := false; !live; time.Sleep(20 * time.Millisecond) {
+		g.images.mu.Lock()
+		live = g.images.live
+		g.images.mu.Unlock()
+		if time.Now().After(deadline) {
+			t.Fatal("the events are not heard")
+		}
+	}
+	asked := func() (n int) {
+		for _, r := range g.d.requests() {
+			if r.uri == "/images/app/json" {
+				n++
+			}
+		}
+		return n
+	}
+	for range 3 {
+		do(t, c, "POST", "/containers/create?name=x", `{"Image":"app"}`)
+	}
+	if n := asked(); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+	do(t, c, "POST", "/images/load?quiet=1", "")
+	do(t, c, "POST", "/containers/create?name=x", `{"Image":"app"}`)
+	if n := asked(); n != 2 {
+		t.Errorf("after a load: asked %d times, want twice", n)
+	}
+}

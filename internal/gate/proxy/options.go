@@ -1,0 +1,171 @@
+package proxy
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/dockerapi"
+	"github.com/belay-project/belay/internal/gate/peer"
+	"github.com/belay-project/belay/internal/gate/ticket"
+	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/policy"
+)
+
+// Recorder takes a record of every decision. Record is called once for each request,
+// must not block, and must not keep ev.
+type Recorder interface {
+	Record(ev *Event)
+}
+
+// The outcomes of a decision.
+const (
+	Allowed   = "allowed"
+	Denied    = "denied"
+	WouldDeny = "would_deny" // denied by a policy that audits: it was forwarded
+)
+
+// Event is one decision.
+type Event struct {
+	Time     time.Time
+	Subject  *apicall.Subject
+	Action   string // "" if the request has no route
+	Method   string
+	Path     string // as sent, without the query, cut to 512 bytes
+	IDs      []string
+	Decision string // Allowed, Denied, WouldDeny
+	Policy   string // name; "" if no policy decided
+	Revision string
+	Rule     string
+	Reason   string // for people
+	Cause    string // stable word for what the gate itself refused; "" otherwise
+	Checks   []string
+	Status   int           // answered; 0: the client was gone before
+	Duration time.Duration // until the head of the answer
+	// Unmanaged: no AccessPolicy is configured, and the daemon's own rule was applied.
+	Unmanaged bool
+}
+
+// Policies gives the access policies in force, nil if none was ever configured.
+type Policies func() Rules
+
+// Rules is what a set of access policies answers; *policy.Access is one.
+type Rules interface {
+	Decide(call *apicall.Call, now time.Time) policy.AccessDecision
+	// VisibleTo tells whether the caller may see a thing in the answer to a call that
+	// was allowed with Scope.Filter.
+	VisibleTo(call *apicall.Call, res *apicall.Resource, now time.Time) bool
+	// Visible is that for a call without facts.
+	Visible(sub *apicall.Subject, action string, res *apicall.Resource) bool
+	// Enforced tells whether any policy is enforced. If none is, the daemon's own rule holds.
+	Enforced() bool
+}
+
+// Options says what a gate listens on and what is behind it. Zero values have the
+// defaults that the fields name.
+type Options struct {
+	// Upstream is the path of the daemon's socket. Required.
+	Upstream string
+
+	// Socket is the path of the gate's own socket; "" if there is none. Its group is GID
+	// and its mode Mode (0660).
+	Socket string
+	GID    int
+	Mode   fs.FileMode
+	// Inherited are sockets that somebody else has opened: systemd, or the gate before.
+	Inherited []net.Listener
+	// TLS is the TCP listener; nil: none.
+	TLS *TLSOptions
+	// Origins are the values of the Origin header that are taken on TCP. A browser sends one;
+	// others do not.
+	Origins []string
+
+	Policies Policies
+	Workload peer.Workload
+	Recorder Recorder         // nil: nobody
+	Health   *health.Registry // nil: a registry of its own
+	Tickets  *ticket.Keeper   // nil: requests get no ticket
+	Log      *slog.Logger     // nil discards
+
+	// Parse is what the operator leaves to the parser; its limit of a body is Limits.BodyBytes.
+	Parse dockerapi.Options
+
+	Limits Limits
+
+	proc string // where procfs is, for tests
+}
+
+// Limits bounds what callers may cost. 0 is the default that the field names; a
+// negative number of requests is no bound.
+type Limits struct {
+	HeadBytes int           // 64 KiB
+	BodyBytes int           // of bodies that are parsed; 4 MiB
+	HeadTime  time.Duration // from the first byte to the end of the head; 10 s
+	BodyTime  time.Duration // for a body that is parsed; 30 s
+	IdleTime  time.Duration // between requests; 3 min
+	// SendTime is how long a streamed request body may make no progress; 5 min.
+	SendTime time.Duration
+
+	Conns          int // open connections, of all callers; 8192
+	ConnsPerCaller int // 2048
+	// Rate is requests per second of one caller, with Burst at once; 0: no bound.
+	Rate, Burst float64
+	// FilterBytes bounds an answer that is filtered in memory; 64 MiB.
+	FilterBytes int
+}
+
+func (o *Options) fill() error {
+	if o.Upstream == "" {
+		return errors.New("gate: Options.Upstream is required")
+	}
+	if o.Policies == nil {
+		o.Policies = func() Rules { return nil }
+	}
+	if o.Health == nil {
+		o.Health = health.New(nil)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Mode == 0 {
+		o.Mode = 0o660
+	}
+	o.Limits.fill()
+	return nil
+}
+
+func (l *Limits) fill() {
+	for _, d := range []struct {
+		to  *int
+		def int
+	}{
+		{&l.HeadBytes, 64 << 10},
+		{&l.BodyBytes, 4 << 20},
+		{&l.Conns, 8192},
+		{&l.ConnsPerCaller, 2048},
+		{&l.FilterBytes, 64 << 20},
+	} {
+		if *d.to <= 0 {
+			*d.to = d.def
+		}
+	}
+	for _, d := range []struct {
+		to  *time.Duration
+		def time.Duration
+	}{
+		{&l.HeadTime, 10 * time.Second},
+		{&l.BodyTime, 30 * time.Second},
+		{&l.IdleTime, 3 * time.Minute},
+		{&l.SendTime, 5 * time.Minute},
+	} {
+		if *d.to <= 0 {
+			*d.to = d.def
+		}
+	}
+	if l.Rate > 0 && l.Burst < 1 {
+		l.Burst = max(1, l.Rate)
+	}
+}

@@ -1,0 +1,280 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/gate/peer"
+)
+
+// tlsListener accepts TCP connections that are yet to shake hands.
+type tlsListener struct {
+	net.Listener
+	config *tls.Config
+}
+
+func newTLSListener(addr string, config *tls.Config) (*tlsListener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for TLS: %w", err)
+	}
+	return &tlsListener{Listener: l, config: config}, nil
+}
+
+// Accept implements [net.Listener].
+func (l *tlsListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tls.Server(c, l.config), nil
+}
+
+// Server is one gate. Make one with [Listen].
+type Server struct {
+	o         Options
+	up        *upstream
+	who       peer.Identifier
+	callers   callers
+	counts    counters
+	images    images
+	listeners []net.Listener
+	own       *net.UnixListener // the socket that is ours to remove
+	ownStat   os.FileInfo
+
+	life  context.Context // until Close
+	end   context.CancelFunc
+	clock sync.WaitGroup
+
+	// mu guards what follows.
+	mu       sync.Mutex
+	open     map[*conn]struct{}
+	draining bool
+	kept     bool // somebody else holds the sockets too
+	wg       sync.WaitGroup
+}
+
+// Listen opens the sockets. Callers that connect before [Server.Run] wait.
+//
+// Errors: [ErrInUse] if another process answers on the socket.
+func Listen(o Options) (*Server, error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	s := &Server{o: o, open: map[*conn]struct{}{}}
+	s.life, s.end = context.WithCancel(context.Background())
+	s.up = &upstream{path: o.Upstream, tickets: o.Tickets}
+	s.who.Workload, s.who.Proc = o.Workload, o.proc
+	s.callers.limits = &s.o.Limits
+	s.counts.init(o.Health)
+	s.listeners = append(s.listeners, o.Inherited...)
+	if err := s.listen(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	if len(s.listeners) == 0 {
+		return nil, errors.New("gate: there is nothing to listen on")
+	}
+	return s, nil
+}
+
+func (s *Server) listen() error {
+	// A socket that was handed to us is at the same path already.
+	if s.o.Socket != "" && !s.inherits(s.o.Socket) {
+		l, err := listenUnix(s.o.Socket, s.o.GID, s.o.Mode)
+		if err != nil {
+			return err
+		}
+		s.own = l
+		s.listeners = append(s.listeners, l)
+		if s.ownStat, err = os.Lstat(s.o.Socket); err != nil {
+			return fmt.Errorf("look at the gate's socket: %w", err)
+		}
+	}
+	if s.o.TLS != nil {
+		l, err := listenTLS(s.o.TLS, s.o.Log)
+		if err != nil {
+			return err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return nil
+}
+
+// inherits tells whether a socket at path was handed over. It may have been made under
+// another name, see listenUnix.
+func (s *Server) inherits(path string) bool {
+	for _, l := range s.o.Inherited {
+		name := l.Addr().String()
+		if l.Addr().Network() == "unix" && (name == path || name == path+newSuffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Files returns copies of the sockets on which unix connections are taken, for whoever
+// is to hold them over a restart. From then on the socket's file stays when the gate
+// stops: a client that connects meanwhile waits for the next gate.
+func (s *Server) Files() ([]*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*os.File
+	for _, l := range s.listeners {
+		ul, ok := l.(*net.UnixListener)
+		if !ok {
+			continue
+		}
+		f, err := ul.File()
+		if err != nil {
+			return out, fmt.Errorf("copy the gate's socket: %w", err)
+		}
+		out = append(out, f)
+	}
+	s.kept = true
+	return out, nil
+}
+
+// Addr returns the address of the TCP listener; nil without one.
+func (s *Server) Addr() net.Addr {
+	for _, l := range s.listeners {
+		if l.Addr().Network() == "tcp" {
+			return l.Addr()
+		}
+	}
+	return nil
+}
+
+// Run answers until ctx ends, and returns nil then. Requests and streams that are open
+// at that moment go on until [Server.Drain] or [Server.Close].
+func (s *Server) Run(ctx context.Context) error {
+	errs := make(chan error, len(s.listeners))
+	var accepting sync.WaitGroup
+	for _, l := range s.listeners {
+		accepting.Go(func() { errs <- s.accept(l) })
+	}
+	// It goes on while streams drain, and ends with the server.
+	s.clock.Go(func() { s.keepTime(s.life) })
+	s.clock.Go(func() { s.watchImages(s.life) })
+	sweep := time.NewTicker(15 * time.Second)
+	defer sweep.Stop()
+	var err error
+	for done := false; !done; {
+		select {
+		case <-ctx.Done():
+			done = true
+		case err = <-errs:
+			done = true
+		case now := <-sweep.C:
+			s.up.reap(now)
+			s.callers.forget(now)
+		}
+	}
+	stopped := s.stopAccepting()
+	accepting.Wait()
+	if ctx.Err() != nil || !stopped {
+		return nil
+	}
+	return fmt.Errorf("accept connections: %w", err)
+}
+
+// accept takes connections until its listener is closed.
+func (s *Server) accept(l net.Listener) error {
+	for delay := time.Millisecond; ; {
+		nc, err := l.Accept()
+		if err == nil {
+			delay = time.Millisecond
+			s.start(nc)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		// Out of descriptors, most likely: what is open must end first.
+		s.counts.acceptErrors.Add(1)
+		s.o.Log.Warn("connection not accepted", attr.Error, err.Error())
+		time.Sleep(delay) //nolint:forbidigo // nothing else can be waited for
+		delay = min(2*delay, time.Second)
+	}
+}
+
+func (s *Server) start(nc net.Conn) {
+	c := &conn{s: s, nc: nc}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		nc.Close()
+		return
+	}
+	s.open[c] = struct{}{}
+	s.wg.Go(func() {
+		defer s.forget(c)
+		c.serve()
+	})
+}
+
+func (s *Server) forget(c *conn) {
+	c.nc.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+// stopAccepting closes the listeners and ends connections between two requests. It
+// returns false if that was done before.
+func (s *Server) stopAccepting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.draining = true
+	// The path is removed first: a client must not find a socket that nobody serves. It may
+	// be another gate's by now.
+	if s.own != nil && !s.kept {
+		if st, err := os.Lstat(s.o.Socket); err == nil && os.SameFile(st, s.ownStat) {
+			os.Remove(s.o.Socket)
+		}
+	}
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.open {
+		c.drain()
+	}
+	return true
+}
+
+// Drain waits until what is open has ended, or ctx ends.
+func (s *Server) Drain(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Close ends everything at once, streams included, and waits for it.
+func (s *Server) Close() {
+	s.stopAccepting()
+	s.mu.Lock()
+	for c := range s.open {
+		c.abort()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+	s.end()
+	s.clock.Wait()
+	s.up.close()
+}
+
+// Open returns the number of open connections.
+func (s *Server) Open() int { return s.callers.total() }
