@@ -13,6 +13,7 @@ import (
 
 	"github.com/belay-project/belay/internal/agent"
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/gate/authz"
 	"github.com/belay-project/belay/internal/gate/proxy"
 )
 
@@ -110,7 +111,9 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.GateSocket, "gate-socket", "", `where Docker's API is offered through the gate (default docker.sock in --run-dir; "none" for no gate)`)
 	f.StringVar(&cfg.GateGroup, "gate-group", "", "group of the gate's socket (default: that of Docker's own)")
 	f.StringVar(&cfg.GateMode, "gate-mode", "", "mode of the gate's socket (default 0660)")
-	f.StringVar(&cfg.AuthzSocket, "authz-socket", "", "socket of the authorisation plugin that refuses what did not come through the gate, such as /run/docker/plugins/belay.sock")
+	f.StringVar(&cfg.AuthzSocket, "authz-plugin", "", "socket of the authorisation plugin that refuses what did not come through the gate, such as "+authz.DefaultSocket)
+	f.StringVar(&cfg.AuthzClientCA, "authz-client-ca", "", "certificates that sign those of callers whom access policies may let use Docker's own TLS listener (default: nobody)")
+	f.DurationVar(&cfg.BreakGlassFor, "break-glass-for", 0, "how long the file break-glass in --run-dir lets requests around the gate pass (default 15m, at most 1h)")
 	f.StringVar(&tls.Addr, "gate-tls", "", "address on which the gate is offered with client certificates too, such as :2376")
 	f.StringVar(&tls.CertFile, "gate-tls-cert", "", "certificate of the gate")
 	f.StringVar(&tls.KeyFile, "gate-tls-key", "", "key of the certificate")

@@ -95,7 +95,7 @@ func (a *Agent) open() error {
 	if _, err := groupID(a.cfg.SocketGroup); err != nil {
 		return err
 	}
-	if a.cfg.AuthzSocket != "" && a.cfg.GateSocket != "none" {
+	if a.cfg.AuthzSocket != "" {
 		a.tickets = ticket.New(nil)
 	}
 	if err := a.openSources(); err != nil {

@@ -39,8 +39,14 @@ type Config struct {
 	// group of the engine's own socket. GateMode is the socket's mode, in octal; 0660.
 	GateGroup, GateMode string
 	// AuthzSocket is where the engine finds the gate's authorisation plugin, such as
-	// /run/docker/plugins/belay.sock; empty: there is none.
+	// /run/docker/plugins/belay.sock; empty: there is none. It needs the gate.
 	AuthzSocket string
+	// AuthzClientCA is a file of certificates that sign those of callers who may use the
+	// engine's own TLS listener, if an AccessPolicy lets them; empty: nobody may.
+	AuthzClientCA string
+	// BreakGlassFor is how long the file break-glass in RunDir lets requests around the
+	// gate pass, from its modification; 15 min, at most 1 h.
+	BreakGlassFor time.Duration
 	// GateTLS opens the gate on TCP too; nil: not.
 	GateTLS *proxy.TLSOptions
 	// SocketGroup may use the control socket besides root; empty: root only.
@@ -71,6 +77,10 @@ func (c *Config) fill() error {
 	if c.GateSocket == "" {
 		c.GateSocket = filepath.Join(c.RunDir, "docker.sock")
 	}
+	if c.AuthzSocket != "" && (c.GateSocket == "none" || c.DockerHost == "none") {
+		return errors.New("the authorisation plugin refuses what does not come through the gate, and there is no gate: " +
+			"leave out --authz-plugin, or open the gate")
+	}
 	if c.CanaryEvery <= 0 {
 		c.CanaryEvery = time.Minute
 	}
@@ -86,6 +96,7 @@ func (c *Config) PinDir() string { return filepath.Join(c.RunDir, "bpf") }
 // Socket is the control socket.
 func (c *Config) Socket() string { return filepath.Join(c.RunDir, "control.sock") }
 
+func (c *Config) breakGlass() string { return filepath.Join(c.RunDir, "break-glass") }
 func (c *Config) journalDir() string { return filepath.Join(c.StateDir, "journal") }
 func (c *Config) lastGood() string   { return filepath.Join(c.StateDir, "last-good.yaml") }
 func (c *Config) setsFile() string   { return filepath.Join(c.StateDir, "sets.json") }

@@ -171,6 +171,7 @@ type API struct {
 	DurationUS int64    `json:"durationUs"`          // until the head of the answer, in microseconds
 	Cause      string   `json:"cause,omitempty"`     // stable word for what the gate itself refused
 	Checks     []string `json:"checks,omitempty"`    // failed checks
+	Direct     bool     `json:"direct,omitempty"`    // it did not come through the gate: the authorisation plugin judged it
 	Unmanaged  bool     `json:"unmanaged,omitempty"` // no AccessPolicy is in force: the daemon's own rule was applied
 }
 

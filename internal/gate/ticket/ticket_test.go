@@ -48,6 +48,17 @@ func TestTake(t *testing.T) {
 	}
 }
 
+// A ticket whose body was not shown is used up: its caller may let it pass all the same.
+func TestTakeOnceWithoutBody(t *testing.T) {
+	k := New(nil)
+	tk := string(k.Append(nil, "POST", "/auth", Digest, []byte("{}")))
+	for _, want := range []error{ErrNoBody, ErrUsed} {
+		if err := k.Take(tk, "POST", "/auth", nil); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+}
+
 func TestTakeOnce(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	k := New(func() time.Time { return now })
