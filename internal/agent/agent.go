@@ -117,7 +117,7 @@ func (a *Agent) open() error {
 	a.kernel, err = enforce.Open(enforce.Options{
 		PinDir: a.cfg.PinDir(), Backend: a.cfg.Backend, Scopes: a.cfg.Scopes, ReportAllowed: a.cfg.ReportAllowed,
 		SignalSyscalls: a.cfg.SignalSyscalls, SetsFile: a.cfg.setsFile(),
-		Floor:          a.policies.current().Floor(), Build: buildPolicy(a.policies.current()), Log: a.log,
+		Floor: a.policies.current().Floor(), Build: buildPolicy(a.policies.current()), Log: a.log,
 	})
 	if err != nil {
 		return err
