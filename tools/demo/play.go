@@ -56,6 +56,11 @@ func (s *stage) play(ctx context.Context, p phase, t *table) error {
 		res.Phase, res.Mode, res.Seconds = p.title, p.mode, time.Since(start).Seconds()
 		t.row(res)
 	}
+	if p.finish != nil {
+		if err := p.finish(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", p.title, err)
+		}
+	}
 	return nil
 }
 
@@ -63,7 +68,9 @@ func (s *stage) play(ctx context.Context, p phase, t *table) error {
 func (s *stage) judge(ctx context.Context, sc scene, r lab.Result, start time.Time) result {
 	took := strings.Contains(r.Text(), sc.ran)
 	res := result{Scene: sc.name, Tried: sc.tried, Expected: sc.want.String(), Rule: sc.rule, Promised: true, Happened: manner(r, took, sc.ran), Output: r.Text()}
-	if sc.rule != "" {
+	if sc.gate {
+		res.Level = "prevent"
+	} else if sc.rule != "" {
 		res.Level = s.status.Level(sc.rule)
 	}
 	switch {
@@ -85,6 +92,13 @@ func (s *stage) judge(ctx context.Context, sc scene, r lab.Result, start time.Ti
 		return res
 	}
 	res.Kept, res.Policy, res.Hook, res.Decision, res.Layer = true, e.Policy.Name, e.Hook, e.Decision, e.Process.Executable.Layer
+	if sc.gate {
+		res.Rule, res.Hook = e.API.Action, "gate"
+		res.Happened = "refused: " + strings.TrimPrefix(e.Message, "belay: ")
+		if len(e.API.Checks) > 0 {
+			res.Happened = "refused by " + strings.Join(e.API.Checks, ", ")
+		}
+	}
 	return res
 }
 
@@ -101,8 +115,12 @@ func (s *stage) record(ctx context.Context, sc scene, start time.Time) *lab.Even
 			return false
 		}
 		for _, e := range all {
+			if sc.gate && e.Kind == "api" && e.Decision == "denied" && strings.HasPrefix(e.API.Action, sc.rule) {
+				found = &e
+				return true
+			}
 			wouldDeny := e.Decision == "would_deny"
-			if e.Policy.Rule == sc.rule && e.Container.Name == where && wouldDeny == (sc.want == reported) {
+			if !sc.gate && e.Policy.Rule == sc.rule && e.Container.Name == where && wouldDeny == (sc.want == reported) {
 				found = &e
 				return true
 			}

@@ -33,7 +33,10 @@ type scene struct {
 	where string
 	// blind: no agent runs, so records are looked for later.
 	blind bool
-	act   func(ctx context.Context, s *stage) lab.Result
+	// gate: the gate denies it. rule is then the action, or a part of its name, and the record
+	// names the caller and not a container.
+	gate bool
+	act  func(ctx context.Context, s *stage) lab.Result
 }
 
 // phase is a group of scenes under the same conditions.
@@ -41,6 +44,7 @@ type phase struct {
 	title, mode string
 	short       bool
 	prepare     func(ctx context.Context, s *stage) error
+	finish      func(ctx context.Context, s *stage) error
 	scenes      []scene
 }
 
@@ -49,6 +53,7 @@ var phases = []phase{
 	{title: "Root", mode: "enforce", short: true, prepare: func(ctx context.Context, s *stage) error { return s.company(ctx) }, scenes: rootScenes(denied)},
 	{title: "Only what the image holds may run", mode: "enforce", short: true, scenes: driftScenes(denied)},
 	{title: "SSH, played by uid 1000", mode: "enforce", short: true, scenes: sshScenes(denied)},
+	{title: "Docker's API through the gate: alice (uid 20001) creates, bob (uid 20002) starts", mode: "enforce", short: true, prepare: openGate, finish: closeGate, scenes: gateScenes},
 	{title: "A second Docker Engine outside the scope", mode: "none", short: true, scenes: []scene{{
 		name: "root there", tried: "docker -H other run app", want: runs, ran: "ran hello uid=0", short: true,
 		act: func(ctx context.Context, s *stage) lab.Result {

@@ -241,6 +241,10 @@ type Event struct {
 		Addr string `json:"addr"`
 		Port int    `json:"port"`
 	} `json:"object"`
+	API struct {
+		Action string   `json:"action"`
+		Checks []string `json:"checks"`
+	} `json:"api"`
 	Message string `json:"message"`
 }
 
