@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/verdict"
@@ -53,7 +54,18 @@ func withSyscalls(t *testing.T, f func(h *host)) {
 		h.opts = was
 		h.reopen(t)
 	}()
-	f(h)
+	// The programs of the backend that was in use go when the kernel gets to it, and deny
+	// until then.
+	h.enact(t, document("enforced", "enforce", driftPolicy))
+	for range 60 {
+		r := h.attack(t, attackCase{name: "e5-mmap"}, newID())
+		if evs := h.take(r.id, verdict.RuleDrift); len(evs) > 0 && evs[0].Decision == verdict.Killed {
+			f(h)
+			return
+		}
+		time.Sleep(500 * time.Millisecond) //nolint:forbidigo // the kernel tells of it in no other way
+	}
+	t.Fatal("what is mapped is not killed for")
 }
 
 // With --signal-syscalls, the signal backend kills for mappings and for key files; audited,
