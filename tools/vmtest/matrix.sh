@@ -22,7 +22,7 @@ at_once=2
 	[ "$BELAY_VM_CPUS" = 1 ] || at_once=1
 work=$(mktemp -d)
 running=()
-trap 'kill "${running[@]}" 2>/dev/null; wait; rm -rf "$work"' EXIT
+trap 'kill "${running[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

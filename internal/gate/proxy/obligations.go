@@ -41,7 +41,9 @@ var makes = map[string]bool{
 // met is an error: the call is denied.
 func applyObligations(r *dockerapi.Request, d *policy.AccessDecision) error {
 	for _, k := range slices.Sorted(maps.Keys(d.Scope.Labels)) {
-		r.SetFilter("label", k+"="+d.Scope.Labels[k])
+		if err := r.SetFilter("label", k+"="+d.Scope.Labels[k]); err != nil {
+			return err
+		}
 	}
 	labels := d.Labels
 	if labels[policy.OwnerLabel] == "" && makes[r.Call.Action] {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"path"
 	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -290,7 +291,12 @@ func noteVolume(facts *apicall.Facts, name string, f *found) {
 	if len(f.Options) == 0 && (f.Driver == "" || f.Driver == "local") {
 		return
 	}
+	device := f.Options["device"]
+	real := device
+	if path.IsAbs(device) {
+		real, _ = realPath(device) // unresolved: every check on it fails
+	}
 	facts.HostMounts = append(facts.HostMounts, apicall.HostMount{
-		Via: "volume", Source: f.Options["device"], Resolved: f.Options["device"], Driver: f.Driver, Options: f.Options, Target: name,
+		Via: "volume", Source: device, Resolved: real, Driver: f.Driver, Options: f.Options, Target: name,
 	})
 }
