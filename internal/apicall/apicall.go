@@ -78,6 +78,8 @@ const (
 	ResourceSession
 	ResourceSystem
 	ResourceDistribution
+	ResourceRuntimePolicy // Belay's own policies, by kind
+	ResourceAccessPolicy
 )
 
 // Resource is one thing that a call reads or changes, resolved to what the daemon
@@ -256,6 +258,9 @@ type Facts struct {
 	// Paths are host paths that the daemon itself would read or write (checkpoint
 	// directories and the like).
 	Paths []string
+	// NamesCaller: the AccessPolicy that is changed names the caller among its subjects,
+	// before the change or after it.
+	NamesCaller bool
 	// DroppedFields are fields that no API version knows, where the option to drop
 	// them is on.
 	DroppedFields []string

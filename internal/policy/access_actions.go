@@ -96,6 +96,7 @@ var actions = []string{
 	"plugin.push",
 	"plugin.set",
 	"plugin.upgrade",
+	"policy.create",
 	"policy.delete",
 	"policy.history",
 	"policy.list",
@@ -173,7 +174,7 @@ var actionTraits = func() []traits {
 		group, verb, _ := strings.Cut(a, ".")
 		var t traits
 		switch {
-		case a == "system.events" || a == "system.df" || verb == "list" && group != "policy":
+		case a == "system.events" || a == "system.df" || verb == "list":
 			t |= traitList
 		case verb == "prune" || a == "build.grpc.prune":
 			t |= traitBulk
@@ -181,7 +182,7 @@ var actionTraits = func() []traits {
 			t |= traitCreates | traitMakes | traitNew
 		case a == "service.update":
 			t |= traitCreates | traitMakes
-		case verb == "create" && group != "plugin" || a == "image.build" || a == "build.grpc.solve":
+		case verb == "create" && group != "plugin" && group != "policy" || a == "image.build" || a == "build.grpc.solve":
 			t |= traitMakes | traitNew
 		}
 		ts[i+1] = t

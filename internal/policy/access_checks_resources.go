@@ -94,6 +94,12 @@ var resourceChecks = []checkSpec{
 		},
 	},
 	{
+		name: "notOwnPolicy", doc: "the AccessPolicy that is changed does not name the caller, neither before nor after: nobody widens his own rights",
+		judge: func(in checkInput, _ *Args) string {
+			return failIf(in.facts.NamesCaller, "the policy names the caller")
+		},
+	},
+	{
 		name: "noForce", doc: "nothing is forced",
 		judge: func(in checkInput, _ *Args) string { return failIf(in.facts.Force, "force") },
 	},

@@ -324,7 +324,8 @@ var resourceKinds = map[string]apicall.ResourceKind{
 	"service": apicall.ResourceService, "task": apicall.ResourceTask, "node": apicall.ResourceNode,
 	"secret": apicall.ResourceSecret, "config": apicall.ResourceConfig, "swarm": apicall.ResourceSwarm,
 	"build": apicall.ResourceBuild, "session": apicall.ResourceSession, "system": apicall.ResourceSystem,
-	"distribution": apicall.ResourceDistribution,
+	"distribution":  apicall.ResourceDistribution,
+	"runtimePolicy": apicall.ResourceRuntimePolicy, "accessPolicy": apicall.ResourceAccessPolicy,
 }
 
 var resourceKindNames = func() []string {

@@ -8,9 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/belay-project/belay/internal/ident"
 )
@@ -161,27 +159,14 @@ func ParseFiles(files ...string) (*Set, error) {
 	return s, nil
 }
 
-// LoadDir reads *.yaml and *.yml of a directory, in the order of their names, into
-// one set. Names that start with a dot are left out: editors and Kubernetes volumes
-// keep their own there. A directory that does not exist is an empty set.
+// LoadDir reads the files of a directory ([DirFiles]) into one set. A directory that
+// does not exist is an empty set.
 //
 // Errors: as [ParseFiles].
 func LoadDir(dir string) (*Set, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &Set{}, nil
-	}
+	files, err := DirFiles(dir)
 	if err != nil {
-		return nil, Errors{{File: dir, Msg: "read policy directory: " + reason(err), Err: err}}
-	}
-	var files []string
-	for _, e := range entries {
-		name := e.Name()
-		ext := filepath.Ext(name)
-		if e.IsDir() || strings.HasPrefix(name, ".") || ext != ".yaml" && ext != ".yml" {
-			continue
-		}
-		files = append(files, filepath.Join(dir, name))
+		return nil, err
 	}
 	return ParseFiles(files...)
 }

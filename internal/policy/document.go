@@ -1,0 +1,161 @@
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/belay-project/belay/internal/apicall"
+)
+
+// Entry is one document of a set of either kind, for those who manage policies and do
+// not ask what they say.
+type Entry struct {
+	Kind, Name, Revision string
+	File                 string
+	Line                 int
+	Annotations          map[string]string
+	// Runtime or Access is the policy itself; the other is nil.
+	Runtime *RuntimePolicy
+	Access  *AccessPolicy
+}
+
+// Entries returns the documents in order of their names.
+func (d *Documents) Entries() []Entry {
+	out := make([]Entry, 0, d.Len())
+	for _, p := range d.Runtime {
+		out = append(out, Entry{Kind: Kind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line, Annotations: p.Annotations, Runtime: p})
+	}
+	for _, p := range d.Access {
+		out = append(out, Entry{Kind: AccessKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line, Annotations: p.Annotations, Access: p})
+	}
+	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Resource returns what the rules of AccessPolicies see of the document. Its labels are
+// the annotations.
+func (e *Entry) Resource() apicall.Resource {
+	kind := apicall.ResourceRuntimePolicy
+	if e.Access != nil {
+		kind = apicall.ResourceAccessPolicy
+	}
+	return apicall.Resource{Kind: kind, Asked: e.Name, ID: e.Name, Names: []string{e.Name}, Labels: e.Annotations}
+}
+
+// Names reports whether the policy names the caller among its subjects.
+func (p *AccessPolicy) Names(sub *apicall.Subject) bool {
+	return len(compileAccess([]*AccessPolicy{p}).match(sub, nil)) > 0
+}
+
+// Names reports whether any policy that is enforced names the caller. One who is not
+// named is denied everything.
+func (s *Access) Names(sub *apicall.Subject) bool { return s.anyEnforced(s.match(sub, nil)) }
+
+// Enforced reports whether any policy is in enforce mode. If none is, nothing is denied.
+func (s *Access) Enforced() bool { return s.enforced }
+
+// CutDocument returns the text of the document whose first line is line (from 1) in a
+// file of policies, with the comments before it, and the rest of the file without it.
+//
+// Errors: if the file has no such document; if it ends documents with "...", which
+// leaves open whose the text after it is.
+func CutDocument(file []byte, line int) (doc, before, after []byte, err error) {
+	var starts []int // offsets of sections
+	starts = append(starts, 0)
+	at, offset, wanted := 0, 0, -1
+	for l := range bytes.Lines(file) {
+		at++
+		switch {
+		case isMarker(l, "..."):
+			return nil, nil, nil, fmt.Errorf("line %d: a document ends with %q; fix: delete that line", at, "...")
+		case isMarker(l, "---") && offset > 0:
+			starts = append(starts, offset)
+		}
+		if at == line {
+			wanted = len(starts) - 1
+		}
+		offset += len(l)
+	}
+	if wanted < 0 {
+		return nil, nil, nil, fmt.Errorf("there is no line %d", line)
+	}
+	end := len(file)
+	if wanted+1 < len(starts) {
+		end = starts[wanted+1]
+	}
+	doc = file[starts[wanted]:end]
+	if isMarker(doc, "---") { // the marker is not the document's; what follows it in its line is
+		doc = bytes.TrimLeft(doc[3:], " \t\r")
+		doc = bytes.TrimPrefix(doc, []byte("\n"))
+	}
+	return doc, file[:starts[wanted]], file[end:], nil
+}
+
+// isMarker reports whether a line is a marker of YAML 1.2, section 9.1.2: it stands at
+// the line's start, also inside a block of text, and white space follows.
+func isMarker(line []byte, marker string) bool {
+	rest, ok := bytes.CutPrefix(line, []byte(marker))
+	return ok && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
+}
+
+// JoinDocuments makes a file of sections, each of which may begin with a marker. Empty
+// ones are left out.
+func JoinDocuments(sections ...[]byte) []byte {
+	var out []byte
+	for _, s := range sections {
+		if len(bytes.TrimSpace(s)) == 0 {
+			continue
+		}
+		if len(out) > 0 && !isMarker(s, "---") {
+			out = append(out, "---\n"...)
+		}
+		out = append(out, s...)
+		if out[len(out)-1] != '\n' {
+			out = append(out, '\n')
+		}
+	}
+	return out
+}
+
+// DirFiles returns the files of a directory that hold policies: *.yaml and *.yml, in
+// the order of their names. Names that start with a dot are left out: editors and
+// Kubernetes volumes keep their own there. A directory that does not exist has none.
+//
+// Errors: [Errors] if the directory cannot be read.
+func DirFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, Errors{{File: dir, Msg: "read policy directory: " + reason(err), Err: err}}
+	}
+	var files []string
+	for _, e := range entries {
+		name := e.Name()
+		ext := filepath.Ext(name)
+		if e.IsDir() || strings.HasPrefix(name, ".") || ext != ".yaml" && ext != ".yml" {
+			continue
+		}
+		files = append(files, filepath.Join(dir, name))
+	}
+	return files, nil
+}
+
+// ReadFile reads a file of policies of bounded size, one byte more than [MaxFileBytes]
+// at most, so that [ParseAll] sees that it is too large.
+//
+// Errors: [Errors] if it cannot be read or is no regular file.
+func ReadFile(name string) ([]byte, error) {
+	data, err := readPolicyFile(name)
+	if err != nil {
+		return nil, Errors{{File: name, Msg: "read policy file: " + reason(err), Err: err}}
+	}
+	return data, nil
+}
