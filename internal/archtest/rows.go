@@ -75,6 +75,7 @@ var Packages = []Package{
 	{Path: "internal/gate/ticket", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
+	{Path: "internal/revision", Row: RowCore},
 
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
