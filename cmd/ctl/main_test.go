@@ -7,9 +7,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
@@ -75,6 +78,10 @@ func fakeAgent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	s, err := control.Listen(fileAgent{ts.MkAbs(args[0])}, control.Options{
 		Path: filepath.Join(ts.Getenv("RUN"), control.SocketName), GID: os.Getegid(),
+		Manage: &control.ManageOptions{
+			Manager:  fileManager{ts.MkAbs(args[0])},
+			Identify: func(net.Conn) (apicall.Subject, error) { return apicall.Subject{Kind: apicall.User, UID: 1000}, nil },
+		},
 	})
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -154,6 +161,52 @@ func (f fileAgent) Events(ctx context.Context, q journal.ReadOptions, emit func(
 		<-ctx.Done()
 	}
 	return lines.Err()
+}
+
+// fileManager answers with policies.json, history.json and change.json, and writes
+// what it was asked for into asked.json.
+type fileManager struct{ dir string }
+
+func (f fileManager) Policies(_ context.Context, _ *control.Caller, q control.PolicyQuery) (*control.PolicyList, error) {
+	l, err := readAnswer[control.PolicyList](fileAgent(f), "policies.json")
+	if err != nil || q.Name == "" {
+		return l, err
+	}
+	l.Policies = slices.DeleteFunc(l.Policies, func(p control.ManagedPolicy) bool {
+		return p.Name != q.Name || q.Revision != 0 && p.Revision > q.Revision
+	})
+	if len(l.Policies) == 0 {
+		return nil, fmt.Errorf("%w: %s", control.ErrNoPolicy, q.Name)
+	}
+	l.Policies = l.Policies[len(l.Policies)-1:]
+	return l, nil
+}
+
+func (f fileManager) History(_ context.Context, _ *control.Caller, name string) (*control.History, error) {
+	if name == "secret" {
+		return nil, fmt.Errorf("%w: policy.history of secret is denied: no rule allows it", control.ErrForbidden)
+	}
+	return readAnswer[control.History](fileAgent(f), "history.json")
+}
+
+func (f fileManager) Change(_ context.Context, _ *control.Caller, c *control.ChangeRequest) (*control.ChangeResult, error) {
+	asked, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(f.dir, "asked.json"), asked, 0o600); err != nil {
+		return nil, err
+	}
+	for i := range c.Files {
+		if _, err := policy.ParseAll(c.Files[i].Name, []byte(c.Files[i].Text)); err != nil {
+			return nil, err
+		}
+	}
+	res, err := readAnswer[control.ChangeResult](fileAgent(f), "change.json")
+	if err == nil && c.DryRun {
+		res.DryRun, res.Revision = true, 0
+	}
+	return res, err
 }
 
 // writeJournal writes a journal with three records.

@@ -17,13 +17,20 @@ import (
 )
 
 func policyCommand(t *terminal) *cobra.Command {
-	return group("policy", "Check and test policy files, and make the agent read its own again",
-		`policy holds what has to do with policy files. What they may say is in
-docs/policy-reference.md (RuntimePolicy) and docs/access-policy.md (AccessPolicy).`,
+	return group("policy", "Check, test, change and roll back policies",
+		`policy holds what has to do with policies. What they may say is in
+docs/policy-reference.md (RuntimePolicy) and docs/access-policy.md (AccessPolicy).
+
+"check" and "test" read files and need no agent. The others ask the agent. Who may list,
+read, create, update, delete and roll back policies is itself a matter of access policies
+(actions policy.*); while none is enforced, only root may. See docs/policy-management.md.`,
 		`  belay policy check /etc/belay/policies
   belay policy test requests.yaml
-  belay policy reload`,
-		policyCheckCommand(t), policyTestCommand(t), policyReloadCommand(t))
+  belay policy apply web.yaml -m "nginx 1.28 writes its cache elsewhere"
+  belay policy history web
+  belay policy rollback web`,
+		policyCheckCommand(t), policyTestCommand(t), policyListCommand(t), policyShowCommand(t), policyApplyCommand(t),
+		policyDeleteCommand(t), policyHistoryCommand(t), policyDiffCommand(t), policyRollbackCommand(t), policyReloadCommand(t))
 }
 
 func policyReloadCommand(t *terminal) *cobra.Command {

@@ -35,7 +35,7 @@ type terminal struct {
 
 // client returns a client of the agent. It does not connect yet.
 func (t *terminal) client() *control.Client {
-	return control.NewClient(filepath.Join(t.runDir, control.SocketName))
+	return control.NewClient(filepath.Join(t.runDir, control.SocketName)).Or(filepath.Join(t.runDir, control.UsersSocketName))
 }
 
 // format is the value of -o.
@@ -102,7 +102,7 @@ shows what was denied, and checks policy files and journals.
 
 "policy check" and "journal verify" work without an agent. All other commands talk to
 the agent over control.sock in its run directory, as root or as a member of the
-socket's group.`,
+socket's group; those of "policy" also over users.sock, as far as policies let the user.`,
 		Example: `  belay status
   belay events --follow --denials
   belay explain web-1

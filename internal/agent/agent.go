@@ -45,6 +45,7 @@ type Agent struct {
 	records  string // directory of the journal
 	health   *health.Registry
 	binder   *binder
+	manager  *manager
 	sources  []workload.Source
 	starts   chan startedContainer
 	scripts  chan *enforce.Event
@@ -101,10 +102,13 @@ func (a *Agent) open() error {
 	if err := a.openSources(); err != nil {
 		return err
 	}
-	a.policies = &policies{dir: a.cfg.PolicyDir, lastGood: a.cfg.lastGood()}
+	a.policies = &policies{dir: a.cfg.PolicyDir, shipped: a.cfg.ShippedDir, lastGood: a.cfg.lastGood()}
 	// Before the kernel side: a second agent on this state directory must leave nothing
 	// attached behind.
 	if err := a.openJournal(); err != nil {
+		return err
+	}
+	if err := a.openManager(); err != nil {
 		return err
 	}
 	if err := a.policies.load(false); err != nil {
@@ -129,6 +133,9 @@ func (a *Agent) open() error {
 	a.binder = newBinder(a)
 	if err := a.enact(); err != nil {
 		return err
+	}
+	if a.policies.status().Error == "" {
+		a.manager.recordEdits(nil)
 	}
 	if err := a.binder.recall(); err != nil {
 		a.log.Warn("containers known to the last agent", attr.Error, err.Error())
@@ -226,14 +233,23 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	srv, err := control.Listen(a, control.Options{Path: a.cfg.Socket(), GID: gid, Log: a.log})
+	srv, err := control.Listen(a, control.Options{Path: a.cfg.Socket(), GID: gid, Manage: a.manageOptions(), Log: a.log})
 	if err != nil {
 		return err
+	}
+	var users *control.Server
+	if a.cfg.UsersGroup != "" {
+		if users, err = a.listenUsers(); err != nil {
+			return errors.Join(err, srv.Close())
+		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.journal.Run(ctx) })
 	g.Go(func() error { return a.kernel.Run(ctx, a.record) })
 	g.Go(func() error { return srv.Run(ctx) })
+	if users != nil {
+		g.Go(func() error { return users.Run(ctx) })
+	}
 	g.Go(func() error { return a.binder.keep(ctx) })
 	g.Go(func() error { return a.watchPolicies(ctx) })
 	g.Go(func() error { return a.watchCanary(ctx) })

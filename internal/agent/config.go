@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/gate/proxy"
 )
 
@@ -15,6 +16,13 @@ type Config struct {
 	RunDir    string // /run/belay: lock, pins, sockets
 	StateDir  string // /var/lib/belay: journal, last good policies, known containers
 	PolicyDir string // /etc/belay/policies
+	// ShippedDir holds policies that are in force unless a document of the same name in
+	// PolicyDir overrides them; empty: none. It must exist if it is named.
+	ShippedDir string
+	// UsersGroup may open the socket on which callers manage policies as far as the
+	// AccessPolicies let them; "*" is everybody, empty leaves it out. Root and SocketGroup
+	// use the control socket.
+	UsersGroup string
 	// DockerHost is the engine's address; unix:///var/run/docker.sock. "none" follows no engine.
 	DockerHost string
 	// Containerd is containerd's socket; empty follows none.
@@ -96,6 +104,10 @@ func (c *Config) PinDir() string { return filepath.Join(c.RunDir, "bpf") }
 // Socket is the control socket.
 func (c *Config) Socket() string { return filepath.Join(c.RunDir, "control.sock") }
 
+// UsersSocket is the socket for those who may not open the control socket.
+func (c *Config) UsersSocket() string { return filepath.Join(c.RunDir, control.UsersSocketName) }
+
+func (c *Config) historyDir() string { return filepath.Join(c.StateDir, "policy-history") }
 func (c *Config) breakGlass() string { return filepath.Join(c.RunDir, "break-glass") }
 func (c *Config) journalDir() string { return filepath.Join(c.StateDir, "journal") }
 func (c *Config) lastGood() string   { return filepath.Join(c.StateDir, "last-good.yaml") }

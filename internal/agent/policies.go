@@ -21,6 +21,7 @@ import (
 // policies holds the set in force. It is replaced as a whole, or not at all.
 type policies struct {
 	dir      string
+	shipped  string // directory of the policies that ship; empty: none
 	lastGood string
 
 	// mu guards what follows.
@@ -30,6 +31,8 @@ type policies struct {
 	unkept  string            // why the set in force would not survive a restart
 	refused map[string]string // policy name to why this host does not take it
 	all     []*policy.RuntimePolicy
+	docs    map[string]*storedPolicy // what set was made of, by name
+	oldDocs map[string]*storedPolicy // what former was made of
 	loaded  time.Time
 	broken  string // why the directory's present content is not in force
 	print   string // fingerprint of the directory at the last load
@@ -45,41 +48,53 @@ type policies struct {
 func (p *policies) load(asked bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.print = fingerprint(p.dir)
-	p.former = p.set
+	p.print = p.look()
+	p.former, p.oldDocs = p.set, p.docs
 	if p.set == nil {
 		if last, err := policy.ParseFiles(p.lastGood); err == nil {
-			p.former = last
+			p.former, p.oldDocs = last, documentsOf(last)
 		}
 	}
-	set, err := policy.LoadDir(p.dir)
+	set, docs, err := readPolicies(p.dir, p.shipped, nil)
 	if err == nil {
-		err = p.vanished(set, asked)
+		err = p.vanished(set, docs, asked)
 	}
 	if err == nil {
-		p.set, p.all, p.broken, p.loaded = set, set.Policies(), "", time.Now()
+		p.set, p.all, p.docs, p.broken, p.loaded = set, set.Policies(), docs, "", time.Now()
 		return nil
 	}
 	p.broken = err.Error()
 	if p.set == nil && p.former != nil {
-		p.set, p.all, p.loaded = p.former, p.former.Policies(), time.Now()
+		p.set, p.all, p.docs, p.loaded = p.former, p.former.Policies(), p.oldDocs, time.Now()
 	}
 	return err
 }
 
-// vanished returns an error if set holds nothing and the former one did, or no
-// AccessPolicy and the former one did: without any the API is open to whom the daemon
-// trusts. p.mu is held.
-func (p *policies) vanished(set *policy.Set, asked bool) error {
-	switch {
-	case p.former == nil:
+// vanished returns an error if the directory holds nothing and the former set had what
+// does not ship, or no AccessPolicy is left and there was one: without any the API is
+// open to whom the daemon trusts. p.mu is held.
+func (p *policies) vanished(set *policy.Set, docs map[string]*storedPolicy, asked bool) error {
+	if p.former == nil {
 		return nil
+	}
+	formerly, own := 0, 0
+	for name := range p.oldDocs {
+		if d := docs[name]; d == nil || d.shipped == nil {
+			formerly++
+		}
+	}
+	for _, d := range docs {
+		if d.own {
+			own++
+		}
+	}
+	switch {
 	case len(p.former.AccessPolicies()) > 0 && len(set.AccessPolicies()) == 0 && set.Len() > 0:
 		if asked {
 			return nil
 		}
 		return fmt.Errorf("%s holds no AccessPolicy any more; fix: if none is wanted, run belay policy reload", p.dir)
-	case p.former.Len() == 0 || set.Len() > 0:
+	case formerly == 0 || own > 0:
 		return nil
 	}
 	if _, err := os.Stat(p.dir); err != nil {
@@ -98,7 +113,7 @@ func (p *policies) rollback(why error) {
 	if p.former == nil {
 		return
 	}
-	p.set, p.all, p.broken = p.former, p.former.Policies(), why.Error()
+	p.set, p.all, p.docs, p.broken = p.former, p.former.Policies(), p.oldDocs, why.Error()
 }
 
 // keep saves the set in force as the last good one, for a start at which the directory
@@ -186,7 +201,7 @@ func (p *policies) current() *policy.Set {
 func (p *policies) changed() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := fingerprint(p.dir)
+	now := p.look()
 	rest := now == p.seen
 	p.seen = now
 	return rest && now != p.print
@@ -231,6 +246,14 @@ func (p *policies) status() control.PolicySet {
 		})
 	}
 	return s
+}
+
+// look returns the fingerprint of what the policies are read from.
+func (p *policies) look() string {
+	if p.shipped == "" {
+		return fingerprint(p.dir)
+	}
+	return fingerprint(p.dir) + "shipped\n" + fingerprint(p.shipped)
 }
 
 // fingerprint changes when a file of the directory does: names, sizes, inodes, times.

@@ -21,7 +21,19 @@ func (a *Agent) Reload(context.Context) (*control.PolicySet, error) {
 	return &s, err
 }
 
+// reload makes the policy directory be in force, and what was edited in it a revision.
 func (a *Agent) reload(asked bool) error {
+	a.manager.mu.Lock()
+	defer a.manager.mu.Unlock()
+	if err := a.load(asked); err != nil {
+		return err
+	}
+	a.manager.recordEdits(nil)
+	return nil
+}
+
+// load is reload without revisions; manager.mu is held.
+func (a *Agent) load(asked bool) error {
 	err := a.policies.load(asked)
 	if err != nil {
 		a.health.SetDegraded("policies", err.Error())

@@ -31,6 +31,7 @@ const (
 // other end does, errors included ([Error]). Safe for concurrent use.
 type Client struct {
 	socket string
+	other  string // to try where socket may not be opened; empty: none
 	http   *http.Client
 }
 
@@ -40,15 +41,25 @@ var _ Agent = (*Client)(nil)
 // first question.
 func NewClient(socket string) *Client {
 	dialer := &net.Dialer{Timeout: dialTimeout}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{
+	c := &Client{socket: socket}
+	c.http = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", socket)
+			conn, err := dialer.DialContext(ctx, "unix", socket)
+			if c.other != "" && errors.Is(err, fs.ErrPermission) {
+				conn, oerr := dialer.DialContext(ctx, "unix", c.other)
+				if errors.Is(oerr, fs.ErrNotExist) {
+					return nil, err
+				}
+				return conn, oerr
+			}
+			return conn, err
 		},
 		DisableKeepAlives:      true, // one command, one question
 		DisableCompression:     true,
 		ResponseHeaderTimeout:  requestTimeout + time.Second,
 		MaxResponseHeaderBytes: maxHeaderBytes,
-	}}}
+	}}
+	return c
 }
 
 // Status returns the state of the agent.
@@ -94,7 +105,7 @@ func (c *Client) Reload(ctx context.Context) (*PolicySet, error) {
 // q.Follow, until ctx does; it then returns nil. An error of emit ends it too and is
 // returned.
 func (c *Client) Events(ctx context.Context, q journal.ReadOptions, emit func(*journal.Record) error) error {
-	resp, err := c.send(ctx, http.MethodGet, "/v1/events", eventQuery(q))
+	resp, err := c.send(ctx, http.MethodGet, "/v1/events", eventQuery(q), nil)
 	if err == nil {
 		defer resp.Body.Close()
 		err = readLines(resp.Body, emit)
@@ -131,9 +142,13 @@ func readLines(r io.Reader, emit func(*journal.Record) error) error {
 }
 
 func (c *Client) ask(ctx context.Context, method, path string, q url.Values, into any) error {
+	return c.askWith(ctx, method, path, q, nil, into)
+}
+
+func (c *Client) askWith(ctx context.Context, method, path string, q url.Values, body io.Reader, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout+requestTimeout)
 	defer cancel()
-	resp, err := c.send(ctx, method, path, q)
+	resp, err := c.send(ctx, method, path, q, body)
 	if err != nil {
 		return err
 	}
@@ -145,9 +160,9 @@ func (c *Client) ask(ctx context.Context, method, path string, q url.Values, int
 }
 
 // send returns an answer with status 200; the caller closes its body.
-func (c *Client) send(ctx context.Context, method, path string, q url.Values) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "agent", Path: path, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
@@ -159,11 +174,11 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values) (*
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	var body errorBody
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLineBytes)).Decode(&body); err != nil || body.Error == "" {
-		body.Error = "the agent answered " + resp.Status
+	var failed errorBody
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLineBytes)).Decode(&failed); err != nil || failed.Error == "" {
+		failed.Error = "the agent answered " + resp.Status
 	}
-	return nil, &Error{Status: resp.StatusCode, Message: body.Error}
+	return nil, &Error{Status: resp.StatusCode, Message: failed.Error}
 }
 
 // explain says what a failed connection means to a person.

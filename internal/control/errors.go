@@ -22,7 +22,7 @@ var ErrNotRunning = errors.New("the agent is not running")
 var ErrInUse = errors.New("another agent is running")
 
 // Error is the agent's answer to a request that it refused or could not fulfil.
-// [errors.Is] finds [ErrNotFound] and [ErrAmbiguous] in it.
+// [errors.Is] finds the sentinels of this package in it.
 type Error struct {
 	Status  int    // of HTTP
 	Message string // may have several lines, and text that a container chose
@@ -33,6 +33,16 @@ func (e *Error) Error() string { return e.Message }
 
 // Is makes the sentinels of this package work on both sides of the socket.
 func (e *Error) Is(target error) bool {
+	switch target {
+	case ErrForbidden:
+		return e.Status == http.StatusForbidden
+	case ErrNoPolicy:
+		return e.Status == http.StatusNotFound
+	case ErrChanged:
+		return e.Status == http.StatusPreconditionFailed
+	case ErrRefused:
+		return e.Status == http.StatusUnprocessableEntity
+	}
 	return target == ErrNotFound && e.Status == http.StatusNotFound ||
 		target == ErrAmbiguous && e.Status == http.StatusConflict
 }
@@ -50,7 +60,13 @@ func statusOf(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, ErrAmbiguous):
 		return http.StatusConflict
-	case errors.As(err, &policy):
+	case errors.Is(err, ErrForbidden):
+		return http.StatusForbidden
+	case errors.Is(err, ErrNoPolicy):
+		return http.StatusNotFound
+	case errors.Is(err, ErrChanged):
+		return http.StatusPreconditionFailed
+	case errors.As(err, &policy), errors.Is(err, ErrRefused):
 		return http.StatusUnprocessableEntity
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,6 +41,11 @@ type Options struct {
 	// GID is the group that may use the socket besides root, and that owns it. 0, the
 	// group of root, gives access to root alone.
 	GID int
+	// Manage lets callers manage policies; nil: nobody can.
+	Manage *ManageOptions
+	// UsersOnly serves what Manage gives and nothing else, to every caller that reaches the
+	// socket. Its mode is 0660, or 0666 with GID 0.
+	UsersOnly bool
 	// Log gets what nobody else hears of; nil discards it.
 	Log *slog.Logger
 }
@@ -53,6 +59,9 @@ type Server struct {
 	socket  net.Listener
 	lock    *os.File
 	streams chan struct{} // a token for each event stream
+	manage  *ManageOptions
+	changes chan struct{} // a token for each change that is read
+	users   bool          // serves manageRoutes only
 	timeout time.Duration // of a request, both ways; tests shorten it
 	close   func() error
 }
@@ -63,13 +72,18 @@ type Server struct {
 // A socket that nobody listens on is replaced.
 // Errors: [ErrInUse] if another agent has the socket.
 func Listen(agent Agent, o Options) (*Server, error) {
-	l, lock, err := listenUnix(o.Path, o.GID)
+	mode := fs.FileMode(socketMode)
+	if o.UsersOnly && o.GID == 0 {
+		mode = openMode
+	}
+	l, lock, err := listenUnix(o.Path, o.GID, mode)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
 		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
+		manage: o.Manage, changes: make(chan struct{}, maxChanges), users: o.UsersOnly,
 	}
 	s.close = sync.OnceValue(s.release)
 	if s.log == nil {
@@ -95,11 +109,15 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, readPeer(c))
+			return context.WithValue(context.WithValue(ctx, connKey{}, c), peerKey{}, readPeer(c))
 		},
 	}
 	done := make(chan error, 1)
-	go func() { done <- h.Serve(limitConns(s.socket, maxConnections)) }()
+	conns := limitConns(s.socket, maxConnections)
+	if s.users {
+		conns = limitUsers(conns, maxPerUser)
+	}
+	go func() { done <- h.Serve(conns) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve %s: %w", s.path, err)
@@ -139,6 +157,8 @@ type route struct {
 	method, path string
 	params       []string // of the query; any other is an error
 	answer       answer   // nil: the event stream
+	forAll       bool     // the answer decides by who asks, not the socket
+	body         bool     // it has one, of up to maxChangeBytes
 }
 
 // routes is all that the socket answers.
@@ -150,6 +170,16 @@ var routes = []route{
 	{method: http.MethodGet, path: "/v1/explain", params: []string{"container"}, answer: explain},
 	{method: http.MethodGet, path: "/v1/events", params: []string{"since", "follow", "denials"}},
 	{method: http.MethodPost, path: "/v1/reload", answer: reload},
+}
+
+func (s *Server) routes() []route {
+	switch {
+	case s.users:
+		return manageRoutes
+	case s.manage != nil:
+		return slices.Concat(routes, manageRoutes)
+	}
+	return routes
 }
 
 func containers(s *Server, r *http.Request) (any, error) {
@@ -183,7 +213,9 @@ func badRequest(format string, args ...any) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	for _, rt := range routes {
+	served := map[string]route{}
+	for _, rt := range s.routes() {
+		served[rt.path] = rt
 		mux.HandleFunc(rt.path, func(w http.ResponseWriter, r *http.Request) { s.serve(rt, w, r) })
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -192,13 +224,18 @@ func (s *Server) handler() http.Handler {
 	own := uint32(os.Geteuid())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := peerOf(r.Context())
-		if err := p.check(own, s.gid); err != nil {
+		rt := served[r.URL.Path]
+		if err := p.check(own, s.gid); err != nil && !rt.forAll {
 			s.log.Warn("control request refused", attr.UID, p.uid, attr.PID, p.pid, attr.Error, err)
 			w.Header().Set("Connection", "close")
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+		limit := int64(maxBodyBytes)
+		if rt.body {
+			limit = maxChangeBytes
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		mux.ServeHTTP(w, r)
 	})
 }
