@@ -48,10 +48,17 @@ type manager struct {
 
 var _ control.Manager = (*manager)(nil)
 
-// known reports whether a caller could be allowed anything.
-func (m *manager) known(sub *apicall.Subject) bool {
+// screen refuses a caller who cannot be allowed to change anything.
+func (m *manager) screen(who *control.Caller) error {
 	access := m.policies.current().Access()
-	return access.Enforced() && access.Names(sub) || !access.Enforced() && isHostRoot(sub)
+	if access.Enforced() && access.Names(&who.Subject) || !access.Enforced() && isHostRoot(&who.Subject) {
+		return nil
+	}
+	_, err := m.ask(who, actUpdate, apicall.Facts{})
+	if err == nil { // the policies changed in between
+		err = fmt.Errorf("%w: try again", control.ErrForbidden)
+	}
+	return err
 }
 
 func isHostRoot(sub *apicall.Subject) bool { return sub.Kind == apicall.User && sub.UID == 0 }

@@ -35,7 +35,7 @@ func (a *Agent) openManager() error {
 
 func (a *Agent) manageOptions() *control.ManageOptions {
 	id := &peer.Identifier{Workload: gateWorkload{a}}
-	return &control.ManageOptions{Manager: a.manager, Identify: id.Of, Known: a.manager.known}
+	return &control.ManageOptions{Manager: a.manager, Identify: id.Of, Screen: a.manager.screen}
 }
 
 // listenUsers opens the socket for others than root.

@@ -148,8 +148,16 @@ var Bans = []Ban{
 		Why: "it panics on unexported fields and is slow: it compares in tests",
 	},
 	{
-		Import: "github.com/rogpeppe/go-internal", Allowed: []string{"test"},
-		Why: "testscript and txtar are for tests",
+		Import: "github.com/rogpeppe/go-internal/testscript", Allowed: []string{"test"},
+		Why: "it is for tests",
+	},
+	{
+		Import: "github.com/rogpeppe/go-internal/txtar", Allowed: []string{"test"},
+		Why: "it is for tests",
+	},
+	{
+		Import: "github.com/rogpeppe/go-internal/diff", Allowed: []string{"cmd/ctl", "test"},
+		Why: "one binary shows how texts differ; the agent keeps texts and compares nothing",
 	},
 	{
 		Import: "testing", Allowed: []string{

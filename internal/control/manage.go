@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
-	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/revision"
 )
@@ -199,9 +198,10 @@ func change(s *Server, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.manage.Known != nil && !s.manage.Known(&who.Subject) {
-		s.log.Warn("change of policies refused", attr.UID, who.Subject.UID, attr.PID, who.Subject.PID)
-		return nil, fmt.Errorf("%w: no access policy lets you change policies", ErrForbidden)
+	if s.manage.Screen != nil {
+		if err := s.manage.Screen(who); err != nil {
+			return nil, err
+		}
 	}
 	select {
 	case s.changes <- struct{}{}:
@@ -226,7 +226,7 @@ type ManageOptions struct {
 	Manager Manager
 	// Identify says who is at the other end of a connection.
 	Identify func(net.Conn) (apicall.Subject, error)
-	// Known reports whether a caller may change anything at all; nil: unknown. Others do
-	// not get to send a body.
-	Known func(*apicall.Subject) bool
+	// Screen returns an error for a caller who cannot be allowed to change anything, before
+	// a body is read; nil: nobody is screened.
+	Screen func(*Caller) error
 }

@@ -116,7 +116,7 @@ func TestManageRefuses(t *testing.T) {
 	if _, err := c.Status(t.Context()); err != nil {
 		t.Errorf("the other routes: %v", err)
 	}
-	c, _ = serveManager(t, &ManageOptions{Manager: m, Known: func(*apicall.Subject) bool { return false }}, false)
+	c, _ = serveManager(t, &ManageOptions{Manager: m, Screen: func(*Caller) error { return ErrForbidden }}, false)
 	if _, err := c.Change(t.Context(), &ChangeRequest{}); !errors.Is(err, ErrForbidden) || m.asked != nil {
 		t.Errorf("a caller that no policy names: %v", err)
 	}

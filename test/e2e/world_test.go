@@ -105,7 +105,7 @@ func (w *world) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.agent, err = l.NewAgent(ctx, lab.AgentOptions{Name: "agent", Engine: w.engine}); err != nil {
+	if w.agent, err = l.NewAgent(ctx, lab.AgentOptions{Name: "agent", Engine: w.engine, Flags: []string{"--users-group", "*"}}); err != nil {
 		return err
 	}
 	if err := w.agent.SetPolicy("hardened.yaml", hardened); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -119,6 +120,30 @@ func (a *Agent) Unload(ctx context.Context) error {
 // Belay runs the operator's command against the agent.
 func (a *Agent) Belay(ctx context.Context, args ...string) Result {
 	return run(exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.runDir()}, args...)...))
+}
+
+// BelayAs runs the operator's command as a user of the host that may have no name, with
+// text as its input. The lab's directory must let it through.
+func (a *Agent) BelayAs(ctx context.Context, uid uint32, text string, args ...string) Result {
+	cmd := exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.runDir()}, args...)...)
+	cmd.Stdin, cmd.Dir, cmd.Env = strings.NewReader(text), "/", []string{"HOME=/nonexistent"}
+	if uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
+	return run(cmd)
+}
+
+// BelayIn runs the operator's command as root in a cgroup.
+func (a *Agent) BelayIn(ctx context.Context, cgroup, text string, args ...string) Result {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return Result{Code: -1, Stderr: err.Error()}
+	}
+	defer dir.Close()
+	cmd := exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.runDir()}, args...)...)
+	cmd.Stdin = strings.NewReader(text)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	return run(cmd)
 }
 
 // SetPolicy writes a policy file as an editor does: whole, and renamed into place. No
