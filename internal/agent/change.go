@@ -42,13 +42,16 @@ type target struct {
 }
 
 // Change implements [control.Manager].
-func (m *manager) Change(_ context.Context, who *control.Caller, c *control.ChangeRequest) (*control.ChangeResult, error) {
+func (m *manager) Change(ctx context.Context, who *control.Caller, c *control.ChangeRequest) (*control.ChangeResult, error) {
 	if err := checkChange(c); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.settle(); err != nil {
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // nobody waits for the answer any more
+	}
+	if err := m.settle(who); err != nil {
 		return nil, err
 	}
 	p, err := m.plan(who, c)
@@ -106,11 +109,13 @@ func checkChange(c *control.ChangeRequest) error {
 
 // settle makes what was edited by hand be in force, and known to the history, before a
 // change is made on top of it.
-func (m *manager) settle() error {
+func (m *manager) settle(who *control.Caller) error {
 	if !m.policies.stale() {
 		return nil
 	}
-	if err := m.reload(false); err != nil {
+	if err := m.reload(false); err != nil && !isHostRoot(&who.Subject) {
+		return fmt.Errorf("%w: what the policy directory holds is not in force; fix: ask an administrator, to whom belay status says why", control.ErrRefused)
+	} else if err != nil {
 		return fmt.Errorf("%w: what the policy directory holds is not in force, and must be mended first: %w", control.ErrRefused, err)
 	}
 	m.recordEdits(nil)
@@ -120,11 +125,17 @@ func (m *manager) settle() error {
 // plan asks whether the caller may, and works out what the files will hold.
 func (m *manager) plan(who *control.Caller, c *control.ChangeRequest) (*plan, error) {
 	p := &plan{files: map[string][]byte{}}
+	docs := m.policies.stored()
+	if c.Op == revision.OpRollback {
+		// Before the history says anything.
+		if err := m.authorize(who, c.Op, docs[c.Name], target{name: c.Name, entry: m.entryOf(docs[c.Name], c.Name)}, &plan{}); err != nil {
+			return nil, err
+		}
+	}
 	targets, err := m.targets(c, p)
 	if err != nil {
 		return nil, err
 	}
-	docs := m.policies.stored()
 	for _, t := range targets {
 		cur := docs[t.name]
 		if err := m.authorize(who, c.Op, cur, t, p); err != nil {
@@ -135,6 +146,19 @@ func (m *manager) plan(who *control.Caller, c *control.ChangeRequest) (*plan, er
 		}
 	}
 	return p, nil
+}
+
+// entryOf returns the policy as it is. One that there is not, and so cannot go either, has
+// its name and the kind that it had.
+func (m *manager) entryOf(d *storedPolicy, name string) *policy.Entry {
+	if d != nil {
+		return &d.Entry
+	}
+	e := &policy.Entry{Name: name}
+	if m.history.States()[name].Kind == policy.AccessKind {
+		e.Access = &policy.AccessPolicy{}
+	}
+	return e
 }
 
 // targets reads what the policies shall become.

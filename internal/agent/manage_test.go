@@ -213,6 +213,13 @@ func TestRollbackIsNoDelete(t *testing.T) {
 	if m.inForce("web") != "" {
 		t.Error("web is in force still")
 	}
+	m.must(m.named(alice, revision.OpRollback, "web"))
+	if m.inForce("web") == "" {
+		t.Error("what was taken away does not come back")
+	}
+	if _, err := m.named(bob, revision.OpRollback, "never-there"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("bob learns what there was: %v", err)
+	}
 }
 
 func TestChangeAndRollback(t *testing.T) {

@@ -152,3 +152,36 @@ func globDefinition(pattern, s string) bool {
 	}
 	return s != "" && s[0] == pattern[0] && globDefinition(pattern[1:], s[1:])
 }
+
+// FuzzCutDocument: whatever parses can be taken apart and put together, and means the
+// same.
+func FuzzCutDocument(f *testing.F) {
+	f.Add([]byte(docA + "---\n" + docB + "--- " + docC))
+	f.Add([]byte("%YAML 1.2\n---\n" + docA + "...\n---\n" + docC))
+	f.Add([]byte("\ufeff" + docA + "---\r\n" + docC + "\r\n"))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		docs, err := ParseAll("f", file)
+		if err != nil {
+			return
+		}
+		for _, e := range docs.Entries() {
+			doc, before, after, err := CutDocument(file, e.Line)
+			if err != nil {
+				continue // it says so, and the agent refuses
+			}
+			got, err := ParseAll("doc", doc)
+			if err != nil || got.Len() != 1 || got.Entries()[0].Revision != e.Revision {
+				continue // the trial of the change finds it
+			}
+			rest, err := ParseAll("rest", JoinDocuments(before, after))
+			if err != nil {
+				continue
+			}
+			for _, r := range rest.Entries() {
+				if r.Name == e.Name && docs.Len() == rest.Len() {
+					t.Fatalf("%s is in the rest: %q", e.Name, JoinDocuments(before, after))
+				}
+			}
+		}
+	})
+}
