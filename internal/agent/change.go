@@ -89,20 +89,17 @@ func (m *manager) Change(ctx context.Context, who *control.Caller, c *control.Ch
 }
 
 func checkChange(c *control.ChangeRequest) error {
-	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{control.ErrRefused}, args...)...)
-	}
 	switch {
 	case len(c.Message) > maxMessage:
-		return refuse("the message has more than %d bytes", maxMessage)
+		return refused("the message has more than %d bytes", maxMessage)
 	case strings.ContainsFunc(c.Message, func(r rune) bool { return !unicode.IsPrint(r) && r != '\n' }):
-		return refuse("the message holds characters that cannot be printed")
+		return refused("the message holds characters that cannot be printed")
 	case c.Op == revision.OpApply && (len(c.Files) == 0 || c.Name != ""):
-		return refuse("an apply takes files")
+		return refused("an apply takes files")
 	case (c.Op == revision.OpDelete || c.Op == revision.OpRollback) && (c.Name == "" || len(c.Files) > 0):
-		return refuse("it takes the name of one policy")
+		return refused("it takes the name of one policy")
 	case c.Op != revision.OpApply && c.Op != revision.OpDelete && c.Op != revision.OpRollback:
-		return refuse("%q is no change of policies", c.Op)
+		return refused("%q is no change of policies", c.Op)
 	}
 	return nil
 }
@@ -278,23 +275,33 @@ func actionsFor(op string, cur *storedPolicy, t target) []string {
 	return []string{actUpdate}
 }
 
-// place puts one target into the files of the plan.
-func (m *manager) place(p *plan, op string, cur *storedPolicy, t target) error {
-	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{control.ErrRefused}, args...)...)
-	}
+// needed says whether a policy must be changed to become what it shall be.
+func needed(op string, cur *storedPolicy, t target) (bool, error) {
 	switch {
 	case cur == nil && t.entry == nil && op == revision.OpRollback:
-		p.unchanged = append(p.unchanged, t.name)
-		return nil
+		return false, nil
 	case cur == nil && t.entry == nil:
-		return fmt.Errorf("%w: %s; fix: belay policy list shows all", control.ErrNoPolicy, t.name)
+		return false, fmt.Errorf("%w: %s; fix: belay policy list shows all", control.ErrNoPolicy, t.name)
 	case t.entry == nil && !cur.own:
-		return refuse("policy %s ships with Belay (%s): it can be overridden by a policy of the same name and never be deleted; "+
+		return false, refused("policy %s ships with Belay (%s): it can be overridden by a policy of the same name and never be deleted; "+
 			"fix: to loosen it, apply an override, such as the same text in mode audit", t.name, cur.File)
 	case cur != nil && t.entry != nil && cur.Kind != t.entry.Kind:
-		return refuse("policy %s is %s, and this is %s; fix: delete the one first, or use another name", t.name, cur.Kind, t.entry.Kind)
-	case cur != nil && t.entry != nil && cur.Revision == t.entry.Revision && bytes.Equal(bytes.TrimSpace([]byte(cur.text)), bytes.TrimSpace(t.text)):
+		return false, refused("policy %s is %s, and this is %s; fix: delete the one first, or use another name", t.name, cur.Kind, t.entry.Kind)
+	case cur != nil && t.entry != nil && cur.Revision == t.entry.Revision:
+		return !bytes.Equal(bytes.TrimSpace([]byte(cur.text)), bytes.TrimSpace(t.text)), nil
+	}
+	return true, nil
+}
+
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{control.ErrRefused}, args...)...)
+}
+
+// place puts one target into the files of the plan.
+func (m *manager) place(p *plan, op string, cur *storedPolicy, t target) error {
+	if change, err := needed(op, cur, t); err != nil {
+		return err
+	} else if !change {
 		p.unchanged = append(p.unchanged, t.name)
 		return nil
 	}
@@ -314,7 +321,7 @@ func (m *manager) place(p *plan, op string, cur *storedPolicy, t target) error {
 	switch {
 	case cur != nil && cur.own:
 		if before, after, err = without(path, old, t.name); err != nil {
-			return refuse("%s: %w", path, err)
+			return refused("%s: %w", path, err)
 		}
 	case exists:
 		before = old // of other policies
@@ -334,7 +341,7 @@ func (m *manager) place(p *plan, op string, cur *storedPolicy, t target) error {
 		if docs, err := policy.ParseAll(path, rest); err != nil || docs.Len() == 0 {
 			rest = nil // comments at most: what is wrong in it would show in the trial
 			if others, err := policy.ParseAll(path, old); err != nil || others.Len() > 1 {
-				return refuse("%s: the other policies of the file cannot be kept; fix: give each a file of its own", path)
+				return refused("%s: the other policies of the file cannot be kept; fix: give each a file of its own", path)
 			}
 		}
 		p.files[path] = rest

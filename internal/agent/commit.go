@@ -24,7 +24,7 @@ import (
 const policyFileMode = 0o600
 
 // commit makes a change: the files, then what is in force, then the revision. Whatever
-// fails, all is put back, by this agent or by the next (recover).
+// fails, all is put back, by this agent or by the next (undoUnfinished).
 func (m *manager) commit(p *plan, rev *revision.Revision) (warning string, err error) {
 	if m.policies.stale() {
 		return "", fmt.Errorf("the policy directory was %w a moment ago by another; fix: try again", control.ErrChanged)
@@ -127,9 +127,9 @@ func restore(pending *revision.Pending) error {
 	return errors.Join(errs...)
 }
 
-// recover puts back what an agent that ended in the middle of a change has left. Files
+// undoUnfinished puts back what an agent that ended in the middle of a change has left. Files
 // that somebody edited since stay as they are.
-func (m *manager) recover() {
+func (m *manager) undoUnfinished() {
 	pending, ok := m.history.Unfinished()
 	switch {
 	case !ok:

@@ -29,7 +29,7 @@ func (a *Agent) openManager() error {
 		policies: a.policies, history: history, reload: a.load, record: a.Record, note: a.note, log: a.log,
 		levels: func() map[verdict.Rule]verdict.Level { return a.levels },
 	}
-	a.manager.recover()
+	a.manager.undoUnfinished()
 	return nil
 }
 
