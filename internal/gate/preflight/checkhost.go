@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,18 +68,77 @@ func (l *look) checkRuntimes() {
 	}
 }
 
-// checkUnit looks for a socket unit that opens Docker's usual socket again.
-func (l *look) checkUnit() {
-	const id, why = "systemd.socket", "docker.socket opens /run/docker.sock for the docker group, in front of the daemon and not of the gate"
-	const enabled = "/etc/systemd/system/sockets.target.wants/docker.socket"
-	switch {
-	case !l.exists(enabled):
-		l.add(id, OK, "docker.socket is not enabled", why, "")
-	case l.daemon != nil && slices.ContainsFunc(l.conf.Hosts, isFD):
-		l.add(id, l.open(), "the daemon listens on what docker.socket opens", why, "systemctl disable --now docker.socket; take -H fd:// out of docker.service (docs/gate.md)")
-	default:
-		l.add(id, Warn, "docker.socket is enabled: at the next boot it takes /run/docker.sock before the gate", why, "systemctl disable --now docker.socket")
+// unitFolders are where a unit is looked for, in systemd's order.
+var unitFolders = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
+// socketUnit returns what docker.socket opens, drop-ins included; there is false if the host
+// has no such unit, or a masked one.
+func (l *look) socketUnit() (opens []string, there bool, err error) {
+	var files []string
+	for _, d := range unitFolders {
+		if p := d + "/docker.socket"; l.exists(p) {
+			files = append(files, p)
+			break
+		}
 	}
+	if len(files) == 0 || l.resolved(files[0]) == "/dev/null" {
+		return nil, false, nil
+	}
+	for _, d := range slices.Backward(unitFolders) {
+		entries, err := os.ReadDir(l.path(d + "/docker.socket.d"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, true, err
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ".conf") {
+				files = append(files, d+"/docker.socket.d/"+e.Name())
+			}
+		}
+	}
+	for _, f := range files {
+		raw, err := l.readFile(f)
+		if err != nil {
+			return nil, true, err
+		}
+		for line := range strings.SplitSeq(string(raw), "\n") {
+			key, value, _ := strings.Cut(line, "=")
+			if strings.TrimSpace(key) != "ListenStream" {
+				continue
+			}
+			if value = strings.TrimSpace(value); value == "" {
+				opens = nil // an empty one takes back those before it
+			} else {
+				opens = append(opens, strings.Replace(value, "%t/", "/run/", 1))
+			}
+		}
+	}
+	return opens, true, nil
+}
+
+// checkUnit looks for a socket unit that opens Docker's usual socket. docker.service
+// requires it: that it is not enabled does not keep it shut.
+func (l *look) checkUnit() {
+	const id, why = "systemd.socket", "docker.socket opens Docker's usual socket for the docker group, before the gate can"
+	opens, there, err := l.socketUnit()
+	switch {
+	case err != nil:
+		l.add(id, Unknown, "docker.socket cannot be read: "+err.Error(), why, "run it as root on the host")
+		return
+	case !there:
+		l.add(id, OK, "there is no docker.socket", why, "")
+		return
+	}
+	for _, p := range opens {
+		if r := l.resolved(p); r == l.resolved("/run/docker.sock") || r == l.resolved(l.Gate) {
+			s := Warn
+			if l.daemon != nil && slices.ContainsFunc(l.daemon.unix, func(u string) bool { return l.resolved(u) == r }) {
+				s = l.open()
+			}
+			l.add(id, s, "docker.socket opens "+p, why, "install deploy/docker/docker.socket.d/belay.conf in /etc/systemd/system/docker.socket.d; systemctl daemon-reload; systemctl restart docker.socket docker")
+			return
+		}
+	}
+	l.add(id, OK, "docker.socket opens "+strings.Join(opens, ", "), why, "")
 }
 
 // container is what of GET /containers/{id}/json is read.

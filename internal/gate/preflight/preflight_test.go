@@ -270,12 +270,24 @@ func TestFindings(t *testing.T) {
 			h.write("/run/crio/crio.sock", "")
 			h.owners["/run/crio/crio.sock"] = owner{mode: 0o666}
 		}, "runtime.other", Fail, "everybody"},
-		{"docker.socket", func(h *host) { h.write("/etc/systemd/system/sockets.target.wants/docker.socket", "") }, "systemd.socket", Warn, "next boot"},
+		{"docker.socket", func(h *host) {
+			h.write("/lib/systemd/system/docker.socket", "[Socket]\nListenStream=/run/docker.sock\n")
+		}, "systemd.socket", Warn, "/run/docker.sock"},
 		{"docker.socket in use", func(h *host) {
-			h.write("/etc/systemd/system/sockets.target.wants/docker.socket", "")
-			h.args("-H", "fd://")
+			h.write("/lib/systemd/system/docker.socket", "[Socket]\nListenStream=/var/run/docker.sock\n")
+			h.write("/proc/77/net/unix", "Num\n0: 2 0 00010000 0001 01 1001 /run/docker.sock\n")
+			h.o.Socket = "/run/docker.sock"
 			h.answers["/info"] = `{}`
-		}, "systemd.socket", Fail, ""},
+		}, "systemd.socket", Fail, "/run/docker.sock"},
+		{"docker.socket moved", func(h *host) {
+			h.write("/lib/systemd/system/docker.socket", "[Socket]\nListenStream=/run/docker.sock\n")
+			h.write("/etc/systemd/system/docker.socket.d/belay.conf", "[Socket]\nListenStream=\nListenStream="+upstream+"\n")
+		}, "systemd.socket", OK, upstream},
+		{"docker.socket moved the wrong way", func(h *host) {
+			h.write("/lib/systemd/system/docker.socket", "[Socket]\nListenStream=/run/docker.sock\n")
+			h.write("/etc/systemd/system/docker.socket.d/belay.conf", "[Socket]\nListenStream="+upstream+"\n")
+		}, "systemd.socket", Warn, "/run/docker.sock"},
+		{"docker.socket cannot be read", func(h *host) { h.write("/etc/systemd/system/docker.socket/x", "") }, "systemd.socket", Unknown, ""},
 		{"privileged", inspect(`"HostConfig":{"Privileged":true}`), "container.bypass", Fail, "web is privileged"},
 		{"pid=host", inspect(`"HostConfig":{"PidMode":"host"}`), "container.bypass", Warn, "processes"},
 		{"the daemon's socket", inspect(`"Mounts":[{"Source":"` + upstream + `"}]`), "container.bypass", Fail, upstream},
