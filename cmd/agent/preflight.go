@@ -72,13 +72,7 @@ could not be made; 2 if a finding about the daemon fails.`,
 			if err := r.print(cmd.OutOrStdout(), output); err != nil {
 				return err
 			}
-			switch {
-			case r.PreflightReport != nil && r.Auto == "":
-				return fmt.Errorf("no backend works on this kernel")
-			case r.Daemon != nil && r.Daemon.Failed():
-				return errBypass
-			}
-			return nil
+			return r.err()
 		},
 	}
 	f := cmd.Flags()
@@ -90,6 +84,17 @@ could not be made; 2 if a finding about the daemon fails.`,
 	f.StringVar(&o.Plugin, "authz-plugin", "", "the agent's --authz-plugin (default: where the daemon looks)")
 	f.StringVar(&o.Name, "plugin-name", "belay", "name of the plugin in the daemon's configuration")
 	return cmd
+}
+
+// err is what preflight ends with.
+func (r *preflightReport) err() error {
+	switch {
+	case r.PreflightReport != nil && r.Auto == "":
+		return errors.New("no backend works on this kernel")
+	case r.Daemon != nil && r.Daemon.Failed():
+		return errBypass
+	}
+	return nil
 }
 
 func (r *preflightReport) print(out io.Writer, output string) error {

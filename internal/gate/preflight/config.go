@@ -62,9 +62,13 @@ func (l *look) readConfig() {
 			}
 		}
 	}
-	if !l.conf.known {
-		return
+	if l.conf.known {
+		l.checkConfig(id, why)
 	}
+}
+
+// checkConfig says who can write daemon.json, and whether containers outlive the daemon.
+func (l *look) checkConfig(id, why string) {
 	who, bad := l.writable(l.conf.File)
 	switch {
 	case bad != nil:
