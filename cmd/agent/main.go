@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -36,6 +37,9 @@ func main() {
 	root.AddCommand(runCommand(), preflightCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "belay-agent:", err)
+		if errors.Is(err, errBypass) {
+			os.Exit(exitBypass)
+		}
 		os.Exit(1)
 	}
 }

@@ -2,50 +2,121 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/gate/preflight"
 )
 
+// errBypass is that the gate can be walked around; its exit status is exitBypass.
+var errBypass = errors.New("the gate can be walked around: see the findings that fail")
+
+const exitBypass = 2
+
+// preflightReport is the JSON of preflight. Parts that were not asked for are left out.
+type preflightReport struct {
+	*enforce.PreflightReport
+	Daemon *preflight.Report `json:"daemon,omitempty"`
+}
+
 func preflightCommand() *cobra.Command {
-	var output string
+	var output, only, runDir, host string
+	var o preflight.Options
 	cmd := &cobra.Command{
 		Use:   "preflight",
-		Short: "Tell what this kernel lets Belay do, and change nothing",
+		Short: "Tell what this kernel lets Belay do and whether the gate can be walked around, and change nothing",
 		Long: `Preflight tries each backend's mechanism on this kernel and shows the level that
-each rule would get. It exits 1 if no backend works.`,
-		Example: "  belay-agent preflight\n  belay-agent preflight -o json",
+each rule would get. Then it looks at the Docker daemon's process, configuration and
+sockets, at the plugin and at the containers that run, and says whether somebody can
+reach the daemon around the gate. A finding is ok, warn, fail or unknown; what cannot be
+read is unknown.
+
+Exit status: 0 if a backend works and no finding fails; 1 if none works or preflight
+could not be made; 2 if a finding about the daemon fails.`,
+		Example: "  belay-agent preflight\n  belay-agent preflight --only daemon --docker-host unix:///run/docker-upstream/docker.sock\n  belay-agent preflight -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
-				return fmt.Errorf("preflight loads BPF programs to try them and needs root")
+				return fmt.Errorf("preflight loads BPF programs to try them, reads the daemon's process and needs root")
 			}
-			r := enforce.Preflight()
-			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				if err := enc.Encode(r); err != nil {
-					return err
+			var r preflightReport
+			switch only {
+			case "", "kernel", "daemon":
+			default:
+				return fmt.Errorf("--only %q: want kernel or daemon", only)
+			}
+			if only != "daemon" {
+				k := enforce.Preflight()
+				r.PreflightReport = &k
+			}
+			if only != "kernel" && host != "none" {
+				socket, ok := strings.CutPrefix(host, "unix://")
+				if !ok {
+					return fmt.Errorf("--docker-host %q: want unix:///path or none", host)
 				}
-			} else {
-				printPreflight(cmd.OutOrStdout(), r)
+				o.Socket = socket
+				if o.Gate == "" {
+					o.Gate = filepath.Join(runDir, "docker.sock")
+				}
+				d := preflight.Run(cmd.Context(), o)
+				r.Daemon = &d
 			}
-			if r.Auto == "" {
-				return fmt.Errorf("no backend works on this kernel")
+			if err := r.print(cmd.OutOrStdout(), output); err != nil {
+				return err
 			}
-			return nil
+			return r.err()
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	f := cmd.Flags()
+	f.StringVarP(&output, "output", "o", "text", "text or json")
+	f.StringVar(&only, "only", "", "kernel or daemon (default: both)")
+	f.StringVar(&runDir, "run-dir", "/run/belay", "the agent's, where the gate's socket is")
+	f.StringVar(&host, "docker-host", "unix:///var/run/docker.sock", `the daemon's own socket; "none" for no Docker`)
+	f.StringVar(&o.Gate, "gate-socket", "", `the gate's (default docker.sock in --run-dir; "none" for no gate)`)
+	f.StringVar(&o.Plugin, "authz-plugin", "", "the agent's --authz-plugin (default: where the daemon looks)")
+	f.StringVar(&o.Name, "plugin-name", "belay", "name of the plugin in the daemon's configuration")
 	return cmd
 }
 
-func printPreflight(out io.Writer, r enforce.PreflightReport) {
+// err is what preflight ends with.
+func (r *preflightReport) err() error {
+	switch {
+	case r.PreflightReport != nil && r.Auto == "":
+		return errors.New("no backend works on this kernel")
+	case r.Daemon != nil && r.Daemon.Failed():
+		return errBypass
+	}
+	return nil
+}
+
+func (r *preflightReport) print(out io.Writer, output string) error {
+	switch output {
+	case "json":
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	case "text":
+	default:
+		return fmt.Errorf("--output %q: want text or json", output)
+	}
+	if r.PreflightReport != nil {
+		printKernel(out, r.PreflightReport)
+	}
+	if r.Daemon != nil {
+		printDaemon(out, r.Daemon)
+	}
+	return nil
+}
+
+func printKernel(out io.Writer, r *enforce.PreflightReport) {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	defer w.Flush()
 	fmt.Fprintln(w, "BACKEND\tUSABLE\tWHY NOT")
@@ -58,5 +129,19 @@ func printPreflight(out io.Writer, r enforce.PreflightReport) {
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "\nnote: %s\n", n)
+	}
+	fmt.Fprintln(w)
+}
+
+// printDaemon shows what is wrong with why and the fix, and what is well in a line.
+func printDaemon(out io.Writer, r *preflight.Report) {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	defer w.Flush()
+	fmt.Fprintln(w, "DAEMON\tFINDING\tWHAT")
+	for _, f := range r.Findings {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.Severity, f.ID, f.What)
+		if f.Fix != "" {
+			fmt.Fprintf(w, "\t\t  why: %s\n\t\t  fix: %s\n", f.Why, f.Fix)
+		}
 	}
 }

@@ -64,6 +64,7 @@ var Packages = []Package{
 	{Path: "internal/control", Row: RowFeature},
 	{Path: "internal/gate/proxy", Row: RowFeature},
 	{Path: "internal/gate/authz", Row: RowFeature},
+	{Path: "internal/gate/preflight", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},

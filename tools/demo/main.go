@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -81,7 +82,7 @@ func demo(ctx context.Context, o options, out io.Writer) (err error) {
 		if ctx.Err() != nil {
 			fmt.Fprintln(os.Stderr, "interrupted; tidying up")
 		}
-		cerr := l.Close()
+		cerr := errors.Join(removeSpec(l), l.Close())
 		if left := l.Leftovers(); len(left) > 0 && cerr == nil {
 			cerr = fmt.Errorf("left behind: %q", left)
 		}

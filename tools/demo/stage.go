@@ -142,7 +142,8 @@ func (s *stage) startAgent(ctx context.Context) error {
 	}
 	s.client = fmt.Sprintf(clientPolicy, digest)
 	if s.agent, err = s.lab.NewAgent(ctx, lab.AgentOptions{
-		Name: "agent", Engine: s.engine, Flags: []string{"--gate-mode", "0666"}, // for users of no group
+		Name: "agent", Engine: s.engine, Flags: []string{"--gate-mode", "0666", // for users of no group
+			"--authz-plugin", pluginSocket(s.lab)}, // asked only while the daemon is told to
 	}); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,8 +161,10 @@ func (e *Engine) startContainerd(ctx context.Context, dir string) error {
 func (e *Engine) startDockerd(ctx context.Context, dir string, extra []string) error {
 	bin := e.lab.opts.Dockerd
 	conf := filepath.Join(dir, "daemon.json") // the host's is for the host's engine
-	if err := os.WriteFile(conf, []byte("{}\n"), 0o600); err != nil {
-		return fmt.Errorf("engine %s: %w", e.name, err)
+	if _, err := os.Stat(conf); errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(conf, []byte("{}\n"), 0o600); err != nil {
+			return fmt.Errorf("engine %s: %w", e.name, err)
+		}
 	}
 	args := []string{
 		"--config-file", conf, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
@@ -187,6 +190,17 @@ func (e *Engine) startDockerd(ctx context.Context, dir string, extra []string) e
 		r := e.Docker(ctx, "version")
 		return r.Code == 0 || strings.Contains(r.Stderr, "authorization denied")
 	})
+}
+
+// Restart ends the daemon in order and starts it again on another socket; args are added as
+// by [Lab.StartEngine]. Its containers go on if it had --live-restore.
+func (e *Engine) Restart(ctx context.Context, socket string, args ...string) error {
+	last := len(e.daemons) - 1
+	if err := e.daemons[last].Stop(time.Minute); err != nil {
+		return err
+	}
+	e.daemons, e.Socket = e.daemons[:last], socket
+	return e.startDockerd(ctx, e.lab.Path(e.name), args)
 }
 
 func (e *Engine) about(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -242,6 +243,63 @@ func TestTampering(t *testing.T) {
 			t.Errorf("%s %s without a ticket: %+v", c.method, c.uri, a)
 		}
 		p.last(t)
+	}
+}
+
+// A service of the plugin runtime has swarm install a plugin on every node.
+func TestTamperingBySwarm(t *testing.T) {
+	p := start(t)
+	for _, c := range []struct {
+		name, uri, body string
+		tamper          bool
+	}{
+		{"by name", "/v1.41/services/create", `{"TaskTemplate":{"Runtime":"plugin","PluginSpec":{"Name":"belay","Remote":"vieux/x"}}}`, true},
+		{"by what is pulled", "/services/create", `{"TaskTemplate":{"PluginSpec":{"Name":"x","Remote":"docker.io/library/belay:1"}}}`, true},
+		{"in another case", "/services/create", `{"tasktemplate":{"pluginspec":{"name":"BELAY"}}}`, true},
+		{"a key twice", "/services/create", `{"TaskTemplate":{"PluginSpec":{"Name":"x"}},"TaskTemplate":{"PluginSpec":{"Name":"belay"}}}`, true},
+		{"an update", "/v1.41/services/s1/update?version=1", `{"TaskTemplate":{"PluginSpec":{"Name":"belay"}}}`, true},
+		{"no JSON", "/services/create", `{`, true},
+		{"another plugin", "/services/create", `{"TaskTemplate":{"PluginSpec":{"Name":"sshfs","Remote":"vieux/sshfs"}}}`, false},
+		{"containers", "/services/create", `{"Name":"belay","TaskTemplate":{"ContainerSpec":{"Image":"belay"}}}`, false},
+	} {
+		h := map[string]string{"Content-Type": "application/json", ticket.Header: string(p.tickets.Append(nil, "POST", c.uri, ticket.Digest, []byte(c.body)))}
+		a := p.ask(t, asked{RequestMethod: "POST", RequestURI: c.uri, RequestBody: []byte(c.body), RequestHeaders: h})
+		if a.Allow != !c.tamper {
+			t.Errorf("%s, with a ticket: %+v", c.name, a)
+		}
+		if c.tamper {
+			if ev := p.last(t); ev.Cause != CauseTamper {
+				t.Errorf("%s: recorded %+v", c.name, ev)
+			}
+		}
+	}
+}
+
+// What changes the daemon itself or leaves its API has no way past the plugin, with no body
+// and with one that the daemon does not show.
+func TestNoWayRound(t *testing.T) {
+	p := start(t)
+	for _, uri := range []string{
+		"/swarm/init", "/swarm/join", "/swarm/update?version=1", "/swarm/leave?force=1", "/swarm/unlock", "/services/create", "/secrets/create", "/configs/create",
+		"/nodes/n/update?version=1", "/plugins/other/disable", "/containers/x/exec", "/exec/0/start", "/session", "/grpc", "/build", "/images/load", "/commit", "/auth", "/nothing",
+	} {
+		for name, h := range map[string]map[string]string{
+			"no body": {"Content-Length": "0"}, "a chunked body": {"Content-Type": "application/json"},
+			"over 1 MiB": {"Content-Type": "application/json", "Content-Length": "1048577"},
+		} {
+			for _, forged := range []string{"", "x", strings.Repeat("0", 128)} {
+				h := maps.Clone(h)
+				if forged != "" {
+					h[ticket.Header] = forged
+				}
+				if a := p.ask(t, asked{RequestMethod: "POST", RequestURI: "/v1.41" + uri, RequestHeaders: h}); a.Allow {
+					t.Errorf("POST %s with %s and ticket %q is allowed", uri, name, forged)
+				}
+				if ev := p.last(t); ev.Cause != CauseNoTicket && ev.Cause != CauseBadTicket {
+					t.Errorf("POST %s with %s: recorded %+v", uri, name, ev)
+				}
+			}
+		}
 	}
 }
 

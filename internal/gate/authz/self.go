@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,7 +26,13 @@ func (p *Plugin) tampers(q *question) bool {
 		return false
 	}
 	m, err := dockerapi.FindRoute(q.method, path)
-	if err != nil || !slices.Contains(meddling, m.Route.Action) {
+	if err != nil {
+		return false
+	}
+	if m.Route.Action == "service.create" || m.Route.Action == "service.update" {
+		return p.servesOwn(q.body)
+	}
+	if !slices.Contains(meddling, m.Route.Action) {
 		return false
 	}
 	if m.Route.Vars() > 0 && p.isOwn(m.Var(0)) {
@@ -42,6 +49,25 @@ func (p *Plugin) tampers(q *question) bool {
 		}
 	}
 	return false
+}
+
+// servesOwn tells whether a service would have swarm install a plugin of this one's name on
+// its nodes. No body is for the judgement of the ticket to deny.
+func (p *Plugin) servesOwn(body []byte) bool {
+	if len(body) == 0 {
+		return false
+	}
+	// Read as the daemon does, letter case and keys that come twice included.
+	var spec struct {
+		TaskTemplate struct {
+			PluginSpec *struct{ Name, Remote string }
+		}
+	}
+	if err := json.Unmarshal(body, &spec); err != nil {
+		return true // whatever it is, no service comes of it
+	}
+	ps := spec.TaskTemplate.PluginSpec
+	return ps != nil && (p.isOwn(ps.Name) || p.isOwn(ps.Remote))
 }
 
 // isOwn tells whether a reference names this plugin, whatever tag, digest or spelling of
