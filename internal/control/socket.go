@@ -29,7 +29,7 @@ const (
 // listenUnix takes the socket at path. A stale socket is replaced, a live one never.
 // The lock file beside it stays: whoever holds its lock owns the socket, so two
 // agents that start at the same moment cannot both take a stale one for their own.
-func listenUnix(path string, gid int) (*net.UnixListener, *os.File, error) {
+func listenUnix(path string, gid int, mode fs.FileMode) (*net.UnixListener, *os.File, error) {
 	if n := len(path) + len(newSuffix); n > maxPath {
 		return nil, nil, fmt.Errorf("socket path %q is %d bytes too long for the kernel: use a shorter run directory", path, n-maxPath)
 	}
@@ -37,7 +37,7 @@ func listenUnix(path string, gid int) (*net.UnixListener, *os.File, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	l, err := bindOver(path, gid)
+	l, err := bindOver(path, gid, mode)
 	if err != nil {
 		lock.Close()
 		return nil, nil, err
@@ -63,7 +63,7 @@ func lockSocket(path string) (*os.File, error) {
 	return lock, nil
 }
 
-func bindOver(path string, gid int) (*net.UnixListener, error) {
+func bindOver(path string, gid int, mode fs.FileMode) (*net.UnixListener, error) {
 	if err := checkReplaceable(path); err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func bindOver(path string, gid int) (*net.UnixListener, error) {
 	}
 	// It would remove the temporary name, which is gone by then.
 	l.SetUnlinkOnClose(false)
-	if err := publish(tmp, path, gid); err != nil {
+	if err := publish(tmp, path, gid, mode); err != nil {
 		l.Close()
 		os.Remove(tmp)
 		return nil, err
@@ -85,7 +85,7 @@ func bindOver(path string, gid int) (*net.UnixListener, error) {
 	return l, nil
 }
 
-func publish(tmp, path string, gid int) error {
+func publish(tmp, path string, gid int, mode fs.FileMode) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(tmp, &st); err != nil {
 		return fmt.Errorf("look at the control socket: %w", err)
@@ -96,7 +96,7 @@ func publish(tmp, path string, gid int) error {
 			return fmt.Errorf("give the control socket to group %d: %w", gid, err)
 		}
 	}
-	if err := os.Chmod(tmp, socketMode); err != nil {
+	if err := os.Chmod(tmp, mode); err != nil {
 		return fmt.Errorf("set the mode of the control socket: %w", err)
 	}
 	if err := os.Rename(tmp, path); err != nil {
