@@ -3,7 +3,6 @@ package lab
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -22,6 +22,9 @@ type Login struct {
 	out *bufio.Reader
 	dir string
 	n   int
+
+	once sync.Once
+	err  error
 }
 
 // Login starts a session. In its lines docker is the engine's command at the agent's gate and
@@ -47,6 +50,7 @@ func (a *Agent) Login(ctx context.Context, e *Engine, uid uint32) (*Login, error
 		os.RemoveAll(dir)
 		return nil, fmt.Errorf("log in as uid %d: %w", uid, err)
 	}
+	a.lab.push(l.Close)
 	return l, nil
 }
 
@@ -79,7 +83,7 @@ func (l *Login) start(ctx context.Context, e *Engine, runDir string, uid uint32)
 func (l *Login) Run(line string) Result {
 	l.n++
 	mark := fmt.Sprintf("--login-%d-", l.n)
-	if _, err := fmt.Fprintf(l.in, "%s </dev/null 2>&1\necho; echo \"%s$?\"\n", line, mark); err != nil {
+	if _, err := fmt.Fprintf(l.in, "{ %s; } </dev/null 2>&1\ncode=$?; echo; echo \"%s$code\"\n", line, mark); err != nil {
 		return Result{Code: -1, Stderr: err.Error()}
 	}
 	var out strings.Builder
@@ -99,9 +103,12 @@ func (l *Login) Run(line string) Result {
 	}
 }
 
-// Close ends the session.
+// Close ends the session. The lab does it too.
 func (l *Login) Close() error {
-	l.in.Close()
-	_ = l.cmd.Wait() // the last line's status
-	return errors.Join(os.RemoveAll(l.dir))
+	l.once.Do(func() {
+		l.in.Close()
+		_ = l.cmd.Wait() // the last line's status
+		l.err = os.RemoveAll(l.dir)
+	})
+	return l.err
 }
