@@ -106,11 +106,11 @@ func TestSecondFactor(t *testing.T) {
 	// Another elevation ends by itself.
 	time.Sleep(time.Until(nextPeriod(time.Now())))
 	code = codeIn(t, secret, factor.Period)
-	if r := one.Run("echo " + code + " | belay elevate --action exec --for 4s"); r.Code != 0 {
+	if r := one.Run("echo " + code + " | belay elevate --action exec --for 15s"); r.Code != 0 {
 		t.Fatalf("elevate: %s", r.Text())
 	}
 	enters(one, "other", true)
-	time.Sleep(4 * time.Second)
+	time.Sleep(15 * time.Second)
 	enters(one, "other", false)
 
 	// A restart of the agent is the end of all.
