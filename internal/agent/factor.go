@@ -40,6 +40,7 @@ type secondFactor struct {
 	container func(ref string) (id ident.ContainerID, name string, err error)
 	append    func(*journal.Record)
 	count     func(name string)
+	report    func() // tells health of enrolments that cannot be read
 	now       func() time.Time
 }
 
@@ -74,15 +75,18 @@ func (a *Agent) factorOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.report = func() {
+		if n := len(store.Unreadable()); n > 0 {
+			a.health.SetDegraded("second-factor", fmt.Sprintf("%d enrolments cannot be read; belay elevate --list as root names them", n))
+		} else {
+			a.health.SetOK("second-factor")
+		}
+	}
 	a.factor.Store(f)
 	defer a.factor.Store(nil)
 	source, path := store.KeyFrom()
 	a.log.Info("second factors are taken", attr.Socket, a.cfg.FactorSocket(), attr.Reason, "key from "+source+" "+path)
-	if n := len(store.Unreadable()); n > 0 {
-		a.health.SetDegraded("second-factor", fmt.Sprintf("%d enrolments cannot be read; belay elevate --list as root names them", n))
-	} else {
-		a.health.SetOK("second-factor")
-	}
+	f.report()
 	return s.Run(ctx)
 }
 

@@ -39,6 +39,7 @@ func newFactorWorld(t *testing.T) *factorWorld {
 		store: store, live: &factor.Elevations{}, max: time.Hour, issuer: "Belay test", now: now,
 		append: func(r *journal.Record) { w.records = append(w.records, r) },
 		count:  func(name string) { w.counts[name]++ },
+		report: func() {},
 		container: func(ref string) (ident.ContainerID, string, error) {
 			if ref != "web" {
 				return "", "", control.ErrNotFound

@@ -88,6 +88,7 @@ func (f *secondFactor) Remove(_ context.Context, c *control.Caller, q *control.R
 	if err := f.store.Remove(uid); err != nil {
 		return nil, f.fail(c, uid, err)
 	}
+	f.report()
 	dropped := f.live.Drop(&uid, nil, f.now())
 	f.count("factor_removed")
 	f.note(c, verdict.Allowed, "a second factor was removed", &journal.Factor{Event: "removed", UID: uid, Recovery: recovery})

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/gate/factor"
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/tools/lab"
 )
 
@@ -81,6 +83,7 @@ func TestSecondFactor(t *testing.T) {
 		}
 	}
 	enters(one, "vault", false)
+	fromContainer(t, w, w.lab.Path("factor", "run", control.FactorSocketName))
 	secret := enrolLive(t, a)
 	enters(one, "vault", false)
 
@@ -130,6 +133,23 @@ func TestSecondFactor(t *testing.T) {
 	inJournal(t, a)
 }
 
+// fromContainer asks for an enrolment as root in a container would, to whom the socket was
+// given: it is refused whatever its uid.
+func fromContainer(t *testing.T, w *world, socket string) {
+	t.Helper()
+	curl, err := exec.LookPath("curl")
+	testneed.Need(t, "curl", err == nil, "it calls from a cgroup: apt-get install curl")
+	id := strings.TrimSpace(w.engine.Docker(t.Context(), "inspect", "-f", "{{.Id}}", "vault").Stdout)
+	for _, call := range []string{"enrol", "elevate", "list"} {
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `echo $$ >"$1" && exec "$2" -s --unix-socket "$3" -d "{}" "http://agent/v1/factor/$4"`,
+			"sh", w.procsOf(t, id), curl, socket, call)
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "a process in a container has no second factor") {
+			t.Errorf("%s from a container: %s, %v", call, out, err)
+		}
+	}
+}
+
 // enrolLive enrols uid 5003 as root would, who names it: it has no name of its own.
 func enrolLive(t *testing.T, a *lab.Agent) (secret string) {
 	t.Helper()
@@ -169,7 +189,7 @@ func inJournal(t *testing.T, a *lab.Agent) {
 		t.Fatal(r.Err())
 	}
 	for _, want := range []string{
-		`"event":"enrolled"`, `"event":"elevated"`, `"event":"dropped"`, `"cause":"wrong"`, `"cause":"used"`, `"action":"container.exec"`, `"elevation":"`,
+		`"cause":"container"`, `"event":"enrolled"`, `"event":"elevated"`, `"event":"dropped"`, `"cause":"wrong"`, `"cause":"used"`, `"action":"container.exec"`, `"elevation":"`,
 	} {
 		if !strings.Contains(r.Stdout, want) {
 			t.Errorf("the journal has no %s", want)
