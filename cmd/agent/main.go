@@ -120,6 +120,8 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.AuthzSocket, "authz-plugin", "", "socket of the authorisation plugin that refuses what did not come through the gate, such as "+authz.DefaultSocket)
 	f.StringVar(&cfg.AuthzClientCA, "authz-client-ca", "", "certificates that sign those of callers whom access policies may let use Docker's own TLS listener (default: nobody)")
 	f.DurationVar(&cfg.BreakGlassFor, "break-glass-for", 0, "how long the file break-glass in --run-dir lets requests around the gate pass (default 15m, at most 1h)")
+	f.DurationVar(&cfg.ElevateMax, "elevate-max", 0, "longest elevation that a second factor gives (default 1h, at most 24h)")
+	f.BoolVar(&cfg.EnrolByRoot, "enroll-by-root", false, "only root enrols second factors, for users too (belay enroll --user NAME)")
 	f.StringVar(&tls.Addr, "gate-tls", "", "address on which the gate is offered with client certificates too, such as :2376")
 	f.StringVar(&tls.CertFile, "gate-tls-cert", "", "certificate of the gate")
 	f.StringVar(&tls.KeyFile, "gate-tls-key", "", "key of the certificate")

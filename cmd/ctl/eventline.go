@@ -81,6 +81,8 @@ func deed(r *journal.Record) string {
 		s = lossDeed(r)
 	case journal.KindAPI:
 		s = apiDeed(r.API)
+	case journal.KindFactor:
+		s = factorDeed(r.Factor)
 	}
 	switch {
 	case r.Message == "":
@@ -111,7 +113,28 @@ func apiDeed(a *journal.API) string {
 	if who == "" && a.UID != nil {
 		who = "uid " + strconv.FormatUint(uint64(*a.UID), 10)
 	}
-	return s + " by " + strings.TrimSpace(a.CallerKind+" "+who)
+	s += " by " + strings.TrimSpace(a.CallerKind+" "+who)
+	if a.Elevation != "" {
+		s += " under elevation " + a.Elevation
+	}
+	return s
+}
+
+func factorDeed(f *journal.Factor) string {
+	if f == nil {
+		return "second factor"
+	}
+	s := "second factor of " + userText(f.User, f.UID) + " " + f.Event
+	if f.CallerUID != f.UID {
+		s += " by " + userText("", f.CallerUID)
+	}
+	if f.Elevation != "" {
+		s += " " + f.Elevation
+	}
+	if len(f.Actions) > 0 {
+		s += " (" + strings.Join(f.Actions, ", ") + ")"
+	}
+	return s
 }
 
 func execDeed(r *journal.Record) string {

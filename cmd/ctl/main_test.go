@@ -65,8 +65,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"fakeagent": fakeAgent,
-			"journal":   writeJournal,
+			"fakeagent":  fakeAgent,
+			"journal":    writeJournal,
+			"fakefactor": fakeFactor,
 		},
 	})
 }

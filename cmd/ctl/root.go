@@ -102,7 +102,8 @@ shows what was denied, and checks policy files and journals.
 
 "policy check" and "journal verify" work without an agent. All other commands talk to
 the agent over control.sock in its run directory, as root or as a member of the
-socket's group; those of "policy" also over users.sock, as far as policies let the user.`,
+socket's group; those of "policy" also over users.sock, as far as policies let the user.
+"enroll" and "elevate" are for every user of the host.`,
 		Example: `  belay status
   belay events --follow --denials
   belay explain web-1
@@ -124,7 +125,7 @@ socket's group; those of "policy" also over users.sock, as far as policies let t
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
 	root.AddCommand(statusCommand(t), containersCommand(t), eventsCommand(t), explainCommand(t),
-		policyCommand(t), journalCommand(t), versionCommand(t))
+		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), versionCommand(t))
 	return root, started
 }
 

@@ -100,7 +100,23 @@ func (t *terminal) writeAgent(st *control.Status) {
 		journal, c = journal+", last error: "+j.LastError, red
 	}
 	tb.row(plain("journal"), cell{journal, c})
+	if st.Factor != nil {
+		text, c := factorText(st.Factor)
+		tb.row(plain("second factor"), cell{text, c})
+	}
 	tb.writeTo(t.out)
+}
+
+// factorText tells how many have a second factor, and where the key is from that seals it.
+func factorText(f *control.FactorStatus) (string, colour) {
+	if f.Key == "" {
+		return "none can be shown: " + f.Error, yellow
+	}
+	s := fmt.Sprintf("%s enrolled, %s live, key from %s", count(f.Enrolled, "user", "users"), count(f.Elevations, "elevation", "elevations"), f.Key)
+	if f.Unreadable > 0 {
+		return fmt.Sprintf("%s; %d cannot be read", s, f.Unreadable), yellow
+	}
+	return s, noColour
 }
 
 // canary tells how the last test denial went.

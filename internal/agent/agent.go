@@ -20,6 +20,7 @@ import (
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/gate/factor"
 	"github.com/belay-project/belay/internal/gate/ticket"
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/hostinfo"
@@ -52,6 +53,9 @@ type Agent struct {
 	levels   map[verdict.Rule]verdict.Level
 	rules    atomic.Pointer[gateRuleSet]
 	tickets  *ticket.Keeper // nil without the authorisation plugin
+
+	elevations factor.Elevations
+	factor     atomic.Pointer[secondFactor] // nil while there is none
 
 	// mu guards canary.
 	mu     sync.Mutex
@@ -256,8 +260,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followStarts(ctx) })
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
-	if a.cfg.GateSocket != "none" && a.cfg.DockerHost != "none" {
+	if a.cfg.gate() {
 		g.Go(func() error { a.runGate(ctx); return nil })
+		g.Go(func() error { a.serveFactor(ctx); return nil })
 		if a.tickets != nil {
 			g.Go(func() error { a.runPlugin(ctx); return nil })
 		}

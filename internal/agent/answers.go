@@ -46,6 +46,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 	canary := a.canary
 	a.mu.Unlock()
 	s.Canary = &canary
+	s.Factor = a.factorStatus()
 	s.Enforcing, s.Why = a.enforcing()
 	return s, nil
 }

@@ -434,7 +434,7 @@ func (m *manager) shown(who *control.Caller, cs []revision.Change) []revision.Ch
 	out := slices.Clone(cs)
 	docs := m.policies.stored()
 	for i := range out {
-		call := &apicall.Call{Subject: who.Subject, Action: actRead, Resources: []apicall.Resource{resourceOr(docs[out[i].Name], out[i].Name)}}
+		call := m.call(who, actRead, resourceOr(docs[out[i].Name], out[i].Name))
 		if d := m.decide(call); !d.Allowed {
 			out[i].Before, out[i].After = "", ""
 		}

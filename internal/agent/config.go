@@ -57,6 +57,10 @@ type Config struct {
 	BreakGlassFor time.Duration
 	// GateTLS opens the gate on TCP too; nil: not.
 	GateTLS *proxy.TLSOptions
+	// ElevateMax is the longest elevation that a second factor gives; 1 h, at most 24 h.
+	ElevateMax time.Duration
+	// EnrolByRoot lets root alone enrol second factors; else users enrol themselves.
+	EnrolByRoot bool
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string
@@ -95,7 +99,7 @@ func (c *Config) fill() error {
 	if c.JournalBytes <= 0 {
 		c.JournalBytes = 256 << 20
 	}
-	return nil
+	return c.fillFactor()
 }
 
 // PinDir is where the kernel side is pinned.

@@ -88,6 +88,7 @@ func (a *Agent) gateOptions() (proxy.Options, error) {
 	o := proxy.Options{
 		Upstream: upstream, Socket: a.cfg.GateSocket, Mode: mode, Policies: a.gateRules, Workload: gateWorkload{a},
 		Recorder: a, Health: a.health, Log: a.log, TLS: a.cfg.GateTLS, Tickets: a.tickets,
+		Elevations: &a.elevations,
 	}
 	if a.cfg.GateGroup != "" {
 		o.GID, err = groupID(a.cfg.GateGroup)
@@ -188,7 +189,7 @@ func (a *Agent) Record(ev *proxy.Event) {
 	cut := func(s string) string { return s[:min(len(s), maxRecordedText)] }
 	call := &journal.API{
 		Action: ev.Action, Method: ev.Method, Path: ev.Path, Status: ev.Status, DurationUS: ev.Duration.Microseconds(),
-		Cause: ev.Cause, Unmanaged: ev.Unmanaged, PID: ev.Subject.PID,
+		Cause: ev.Cause, Unmanaged: ev.Unmanaged, PID: ev.Subject.PID, Elevation: ev.Elevation,
 	}
 	for _, id := range ev.IDs[:min(len(ev.IDs), maxRecordedIDs)] {
 		call.Resources = append(call.Resources, cut(id))

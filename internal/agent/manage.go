@@ -39,7 +39,9 @@ type manager struct {
 	levels func() map[verdict.Rule]verdict.Level
 	record func(*proxy.Event)
 	note   func(message string)
-	log    *slog.Logger
+	// elevated tells whether a live elevation of the caller covers an action; nil: never.
+	elevated func(sub *apicall.Subject, action string) bool
+	log      *slog.Logger
 
 	// mu is held while policies are changed or loaded: one change at a time. It is taken
 	// before policies.mu.
@@ -65,13 +67,22 @@ func isHostRoot(sub *apicall.Subject) bool { return sub.Kind == apicall.User && 
 
 // ask decides on one action of one policy, and records what is denied.
 func (m *manager) ask(who *control.Caller, action string, facts apicall.Facts, res ...apicall.Resource) (policy.AccessDecision, error) {
-	call := &apicall.Call{Subject: who.Subject, Action: action, Resources: res, Facts: facts}
+	call := m.call(who, action, res...)
+	call.Facts = facts
 	d := m.decide(call)
 	if d.Allowed {
 		return d, nil
 	}
 	m.tell(who, action, res, &d, "")
 	return d, fmt.Errorf("%w: %s", control.ErrForbidden, denialText(action, res, &d))
+}
+
+// call is what the policies are asked about.
+func (m *manager) call(who *control.Caller, action string, res ...apicall.Resource) *apicall.Call {
+	return &apicall.Call{
+		Subject: who.Subject, Action: action, Resources: res,
+		Elevated: m.elevated != nil && m.elevated(&who.Subject, action),
+	}
 }
 
 // decide asks the policies. Where none is enforced the zero value stands, except for
@@ -107,7 +118,7 @@ func denialText(action string, res []apicall.Resource, d *policy.AccessDecision)
 		b.WriteString(": " + strings.Join(d.Checks, "; "))
 	}
 	if d.NeedSecondFactor {
-		b.WriteString(" (allowed after: belay elevate)")
+		b.WriteString(" (allowed after: belay elevate --action " + policy.ElevationHint(action) + ")")
 	}
 	return b.String()
 }
@@ -168,7 +179,7 @@ func (m *manager) list(who *control.Caller, list *control.PolicyList) error {
 	if err != nil {
 		return err
 	}
-	call := &apicall.Call{Subject: who.Subject, Action: actList}
+	call := m.call(who, actList)
 	docs := m.policies.stored()
 	for _, name := range sortedNames(docs) {
 		res := docs[name].Resource()
@@ -248,7 +259,7 @@ func (m *manager) History(_ context.Context, who *control.Caller, name string) (
 			}
 			ok, asked := may[c.Name]
 			if !asked {
-				call := &apicall.Call{Subject: who.Subject, Action: actHistory, Resources: []apicall.Resource{resourceOr(docs[c.Name], c.Name)}}
+				call := m.call(who, actHistory, resourceOr(docs[c.Name], c.Name))
 				d := m.decide(call)
 				ok = d.Allowed
 				may[c.Name] = ok

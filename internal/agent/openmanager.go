@@ -3,7 +3,9 @@ package agent
 import (
 	"fmt"
 	"path/filepath"
+	"time"
 
+	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/gate/peer"
@@ -27,10 +29,26 @@ func (a *Agent) openManager() error {
 	}
 	a.manager = &manager{
 		policies: a.policies, history: history, reload: a.load, record: a.Record, note: a.note, log: a.log,
-		levels: func() map[verdict.Rule]verdict.Level { return a.levels },
+		levels: func() map[verdict.Rule]verdict.Level { return a.levels }, elevated: a.elevatedFor,
 	}
 	a.manager.undoUnfinished()
 	return nil
+}
+
+// elevatedFor tells whether a user of this host has shown a second factor for an action, in
+// the login session that it calls from. A session that cannot be known has no elevation.
+func (a *Agent) elevatedFor(sub *apicall.Subject, action string) bool {
+	if sub.Kind != apicall.User || !a.elevations.Any(sub.UID) {
+		return false
+	}
+	id := &peer.Identifier{Workload: gateWorkload{a}}
+	session, err := id.Session(sub)
+	if err != nil {
+		a.log.Warn("the login session of a caller is not known: no elevation counts", attr.PID, sub.PID, attr.Error, err.Error())
+		return false
+	}
+	_, ok := a.elevations.Covering(sub.UID, session, action, nil, time.Now())
+	return ok
 }
 
 func (a *Agent) manageOptions() *control.ManageOptions {

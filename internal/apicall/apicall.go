@@ -37,6 +37,9 @@ type Subject struct {
 	Name   string
 	Groups []string // names of GID and GIDs
 	PID    int32    // for the record only: a decision never rests on it
+	// PIDStart is when that process started, in clock ticks since boot: with it the number
+	// stands for one process.
+	PIDStart uint64
 
 	// Certificate: fields of the verified leaf certificate.
 	CN   string
@@ -97,6 +100,8 @@ type Resource struct {
 	// Image and ImageDigest are a container's image, or the image itself.
 	Image       string
 	ImageDigest string
+	// ContainerID is the container of an exec.
+	ContainerID string
 }
 
 // HostMount is a piece of the host that a request would put into a container.

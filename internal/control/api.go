@@ -52,6 +52,7 @@ type Status struct {
 	Journal    journal.Stats     `json:"journal"`
 	Health     health.Snapshot   `json:"health"`
 	Canary     *Canary           `json:"canary,omitempty"`
+	Factor     *FactorStatus     `json:"secondFactor,omitempty"` // nil: without a gate there is none
 }
 
 // BackendStatus tells whether a backend works on this kernel.

@@ -137,14 +137,16 @@ func (s *Server) Run(ctx context.Context) error {
 // itself.
 func (s *Server) Close() error { return s.close() }
 
-func (s *Server) release() error {
+func (s *Server) release() error { return releaseSocket(s.lock, s.socket, s.path) }
+
+func releaseSocket(lock *os.File, socket net.Listener, path string) error {
 	// The lock goes last: once it is free the file could be the next agent's.
-	defer s.lock.Close()
-	err := os.Remove(s.path)
+	defer lock.Close()
+	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil // an operator was quicker
 	}
-	if cerr := s.socket.Close(); !errors.Is(cerr, net.ErrClosed) {
+	if cerr := socket.Close(); !errors.Is(cerr, net.ErrClosed) {
 		err = errors.Join(err, cerr)
 	}
 	return err
@@ -275,9 +277,13 @@ type errorBody struct {
 }
 
 func (s *Server) write(w http.ResponseWriter, status int, body any) {
+	answerJSON(w, s.log, status, body)
+}
+
+func answerJSON(w http.ResponseWriter, log *slog.Logger, status int, body any) {
 	b, err := json.Marshal(body)
 	if err != nil {
-		s.log.Error("control answer cannot be encoded", attr.Error, err)
+		log.Error("control answer cannot be encoded", attr.Error, err)
 		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")

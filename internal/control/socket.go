@@ -16,7 +16,7 @@ const SocketName = "control.sock"
 
 const (
 	socketMode = 0o660
-	openMode   = 0o666 // of the socket for users
+	openMode   = 0o666 // of the sockets for users
 	// maxPath is sizeof(sun_path) without its final NUL; see unix(7).
 	maxPath = 107
 	// The socket is made under this name and renamed when mode and group are right, so

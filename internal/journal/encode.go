@@ -108,6 +108,12 @@ func trimTexts(t *Record) {
 		a.Resources, a.Checks = nil, nil
 		t.API = &a
 	}
+	if t.Factor != nil {
+		f := *t.Factor
+		cut(&f.Event, &f.User, &f.Session, &f.Elevation, &f.Target, &f.Cause)
+		f.Actions = nil
+		t.Factor = &f
+	}
 	if p := t.Process; p != nil {
 		cut(&p.Comm, &p.Cwd)
 		p.Ancestors = slices.Clone(p.Ancestors[:min(len(p.Ancestors), trimmedItems)])

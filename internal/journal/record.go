@@ -28,6 +28,7 @@ const (
 	KindAgent     Kind = "agent"     // the agent itself: start, stop, policies, adoption
 	KindLoss      Kind = "loss"      // records are missing here; see Record.Lost
 	KindAPI       Kind = "api"       // a call of the container engine's API reached the gate
+	KindFactor    Kind = "factor"    // a user's second factor: enrolled, shown, refused
 )
 
 // Layer says where in a container's view a file lies.
@@ -74,6 +75,7 @@ type Record struct {
 	Hook      string           `json:"hook,omitempty"`     // attach point, such as bprm_check_security
 	Object    *Object          `json:"object,omitzero"`    // what was acted upon
 	API       *API             `json:"api,omitzero"`       // the call; of [KindAPI] only
+	Factor    *Factor          `json:"factor,omitzero"`    // of [KindFactor] only
 	Decision  verdict.Decision `json:"decision,omitempty"`
 	Errno     int              `json:"errno,omitempty"` // what the caller got, positive; 0: none
 	Level     string           `json:"level,omitempty"` // what this host can do about it: verdict.Level's name
@@ -173,6 +175,7 @@ type API struct {
 	Checks     []string `json:"checks,omitempty"`    // failed checks
 	Direct     bool     `json:"direct,omitempty"`    // it did not come through the gate: the authorisation plugin judged it
 	Unmanaged  bool     `json:"unmanaged,omitempty"` // no AccessPolicy is in force: the daemon's own rule was applied
+	Elevation  string   `json:"elevation,omitempty"` // ID of the elevation that the call was made under
 }
 
 // Denial reports whether the record tells of an act that a rule denies: it was
@@ -189,7 +192,7 @@ func (r *Record) Denial() bool {
 // urgent reports whether r may use the part of the queue that ordinary records may
 // not fill.
 func (r *Record) urgent() bool {
-	return r.Denial() || r.Kind == KindLoss || r.Kind == KindAgent
+	return r.Denial() || r.Kind == KindLoss || r.Kind == KindAgent || r.Kind == KindFactor
 }
 
 // Caps is a set of capabilities, bit n being capability n of capabilities(7). Its

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -41,6 +42,10 @@ func (s *structInfo) names() []string {
 	return out
 }
 
+// hidden are fields that policies do not see. A pid is for the record: it can be another
+// process's a moment later. An exec's container is for elevations.
+var hidden = []string{"Subject.PID", "Subject.PIDStart", "Resource.ContainerID"}
+
 // structs is every such struct, by its name in expressions.
 var structs = func() map[string]*structInfo {
 	m := map[string]*structInfo{}
@@ -51,8 +56,7 @@ var structs = func() map[string]*structInfo {
 		s := &structInfo{name: t.Name(), typ: t}
 		for i := range t.NumField() {
 			f := t.Field(i)
-			// A pid is for the record: it can be another process's a moment later.
-			if f.IsExported() && !(s.name == "Subject" && f.Name == "PID") {
+			if f.IsExported() && !slices.Contains(hidden, s.name+"."+f.Name) {
 				s.fields = append(s.fields, fieldInfo{lowerCamel(f.Name), i, f.Type})
 			}
 		}

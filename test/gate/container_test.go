@@ -24,17 +24,7 @@ func TestCallerInContainer(t *testing.T) {
 	}
 	t.Cleanup(func() { w.engine.Docker(context.WithoutCancel(t.Context()), "rm", "-f", "caller") })
 	id := strings.TrimSpace(r.Stdout)
-	var procs string
-	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		p := filepath.Join(root, w.engine.Scope, id, "cgroup.procs")
-		if _, err := os.Stat(p); err == nil {
-			procs = p
-			break
-		}
-	}
-	if procs == "" {
-		t.Fatal("the container's cgroup is not found")
-	}
+	procs := w.procsOf(t, id)
 	for _, policy := range []string{"", developers} {
 		g := w.start(t, policy)
 		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `echo $$ >"$1" && exec "$2" -s --unix-socket "$3" http://d/_ping`, "sh", procs, curl, g.socket)
@@ -49,4 +39,17 @@ func TestCallerInContainer(t *testing.T) {
 			t.Errorf("record %+v of %+v", ev, ev.Subject)
 		}
 	}
+}
+
+// procsOf returns the file that puts a process into a container's cgroup.
+func (w *world) procsOf(t *testing.T, id string) string {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		p := filepath.Join(root, w.engine.Scope, id, "cgroup.procs")
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	t.Fatal("the container's cgroup is not found")
+	return ""
 }

@@ -53,6 +53,8 @@ type stage struct {
 	client  string // policy text
 	started int    // containers, for unique names
 
+	login, elsewhere *lab.Login // two sessions of the third user, while the gate's scenes are played
+
 	noAgentSince time.Time // when the agent was killed
 }
 

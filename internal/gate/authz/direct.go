@@ -45,6 +45,10 @@ func (p *Plugin) judgeDirect(ctx context.Context, q *question, ev *Event) answer
 	d := rules.Decide(&req.Call, ev.Time)
 	ev.Policy, ev.Revision, ev.Rule, ev.Reason, ev.Checks = d.Policy, d.Revision, d.Rule, d.Reason, d.Checks
 	if !d.Allowed {
+		if d.NeedSecondFactor {
+			// Nobody can show one with a certificate: who holds it may be a program.
+			ev.Reason += ", which only a user of this host can show, at the gate"
+		}
 		return p.deny(q, ev)
 	}
 	if why := unmet(req, &d); why != "" {

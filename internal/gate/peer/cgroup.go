@@ -19,37 +19,42 @@ const maxProcFile = 64 << 10
 // any more.
 var ErrEnded = errors.New("the process that connected has ended")
 
-// cgroups returns the peer's cgroup paths, that of the v2 hierarchy first.
-func (id *Identifier) cgroups(c credentials) ([]string, error) {
-	proc := id.Proc
-	if proc == "" {
-		proc = "/proc"
+func (id *Identifier) proc() string {
+	if id.Proc == "" {
+		return "/proc"
 	}
-	dir := proc + "/" + strconv.Itoa(int(c.pid))
+	return id.Proc
+}
+
+// cgroups returns the peer's cgroup paths, that of the v2 hierarchy first, and when it
+// started, in clock ticks since boot.
+func (id *Identifier) cgroups(c credentials) (paths []string, start uint64, err error) {
+	dir := id.proc() + "/" + strconv.Itoa(int(c.pid))
 	before, err := startTime(dir)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	text, err := readProc(dir + "/cgroup")
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	// The number was the peer's while the file was read only if the peer is there still.
 	if c.pidfd >= 0 {
 		if err := unix.PidfdSendSignal(c.pidfd, 0, nil, 0); errors.Is(err, unix.ESRCH) {
-			return nil, ErrEnded
+			return nil, 0, ErrEnded
 		} else if err != nil && !errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("ask whether the process is there: %w", err)
+			return nil, 0, fmt.Errorf("ask whether the process is there: %w", err)
 		}
 	}
 	after, err := startTime(dir)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if after != before {
-		return nil, ErrEnded
+		return nil, 0, ErrEnded
 	}
-	return parseCgroups(text)
+	paths, err = parseCgroups(text)
+	return paths, before, err
 }
 
 // parseCgroups reads /proc/PID/cgroup; see cgroups(7).

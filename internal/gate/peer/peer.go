@@ -78,10 +78,11 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 	if cred.pid <= 0 {
 		return apicall.Subject{}, fmt.Errorf("%w: the process is in a PID namespace that is not ours", ErrUnknown)
 	}
-	paths, err := id.cgroups(cred)
+	paths, start, err := id.cgroups(cred)
 	if err != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: cgroup of process %d: %w", ErrUnknown, cred.pid, err)
 	}
+	sub.PIDStart = start
 	for _, p := range paths {
 		cid, ok := id.containerOf(p)
 		if !ok {

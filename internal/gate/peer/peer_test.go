@@ -80,7 +80,7 @@ func TestOfUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths, err := id.cgroups(credentials{pid: int32(os.Getpid()), pidfd: -1})
+	paths, _, err := id.cgroups(credentials{pid: int32(os.Getpid()), pidfd: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,14 +153,14 @@ func TestPidfdOfEndedProcess(t *testing.T) {
 	}
 	write(stat)
 	id := Identifier{Proc: dir}
-	if _, err := id.cgroups(credentials{pid: 4711, pidfd: fd}); !errors.Is(err, ErrEnded) {
+	if _, _, err := id.cgroups(credentials{pid: 4711, pidfd: fd}); !errors.Is(err, ErrEnded) {
 		t.Errorf("got %v, want ErrEnded", err)
 	}
-	if got, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); err != nil || len(got) != 1 {
+	if got, _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); err != nil || len(got) != 1 {
 		t.Errorf("got %v, %v, want one cgroup", got, err)
 	}
 	write(strings.Replace(stat, " S ", " Z ", 1))
-	if _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); !errors.Is(err, ErrEnded) {
+	if _, _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); !errors.Is(err, ErrEnded) {
 		t.Errorf("zombie: got %v, want ErrEnded", err)
 	}
 }

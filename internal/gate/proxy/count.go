@@ -7,7 +7,7 @@ type counters struct {
 	allowed, denied, wouldDeny, unmanaged                        *health.Counter
 	noIdentity, refused, malformed, http2, limited, rate         *health.Counter
 	daemonErrors, unfiltered, unresolved, acceptErrors, canceled *health.Counter
-	streams, hidden                                              *health.Counter
+	streams, hidden, elevated, noSession                         *health.Counter
 }
 
 func (c *counters) init(r *health.Registry) {
@@ -32,6 +32,8 @@ func (c *counters) init(r *health.Registry) {
 		{&c.canceled, "gate_client_gone"},       // the client left before its answer was whole
 		{&c.streams, "gate_streams"},            // connections that became raw streams
 		{&c.hidden, "gate_hidden"},              // things left out of lists and events
+		{&c.elevated, "gate_elevated"},          // calls made under an elevation
+		{&c.noSession, "gate_no_session"},       // a caller's login session is not known: no elevation counts
 	} {
 		*n.to = r.Counter(n.name)
 	}

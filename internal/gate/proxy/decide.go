@@ -17,6 +17,7 @@ func (x *exchange) decide() *refusal {
 	if r := x.resolve(); r != nil {
 		return r
 	}
+	x.elevate(call)
 	d := x.rules.Decide(call, x.start)
 	x.dec = d
 	x.ev.Policy, x.ev.Revision, x.ev.Rule, x.ev.Reason, x.ev.Checks = d.Policy, d.Revision, d.Rule, d.Reason, d.Checks
@@ -63,8 +64,9 @@ func (x *exchange) maySession() bool {
 	if x.rules == nil {
 		return true
 	}
-	d := x.rules.Decide(&apicall.Call{Subject: x.c.sub, Action: "build.session", Method: http.MethodPost, Path: "/session"}, x.start)
-	return d.Allowed
+	call := &apicall.Call{Subject: x.c.sub, Action: "build.session", Method: http.MethodPost, Path: "/session"}
+	x.elevate(call)
+	return x.rules.Decide(call, x.start).Allowed
 }
 
 // denial words a denial. What the caller may not even see does not exist for it.
@@ -93,7 +95,7 @@ func (x *exchange) denial() *refusal {
 		b.WriteString(": " + strings.Join(d.Checks, "; "))
 	}
 	if d.NeedSecondFactor {
-		b.WriteString(" (allowed after: belay elevate)")
+		b.WriteString(x.elevateHint())
 	}
 	return &refusal{status: http.StatusForbidden, msg: b.String()}
 }

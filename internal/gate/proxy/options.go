@@ -47,6 +47,7 @@ type Event struct {
 	Duration time.Duration // until the head of the answer
 	// Unmanaged: no AccessPolicy is configured, and the daemon's own rule was applied.
 	Unmanaged bool
+	Elevation string // under which the call was made; "": none
 }
 
 // Policies gives the access policies in force, nil if none was ever configured.
@@ -62,6 +63,16 @@ type Rules interface {
 	Visible(sub *apicall.Subject, action string, res *apicall.Resource) bool
 	// Enforced tells whether any policy is enforced. If none is, the daemon's own rule holds.
 	Enforced() bool
+}
+
+// Elevations knows who has shown a second factor. It is asked for users of the host only:
+// a certificate, a token and a container have nobody who could show one.
+type Elevations interface {
+	// Any tells cheaply whether a user may have one.
+	Any(uid uint32) bool
+	// Covering returns the ID of a live elevation of the user in the login session for an
+	// action on containers, which are the full ids of those that the call is about.
+	Covering(uid uint32, session, action string, containers []string, now time.Time) (id string, ok bool)
 }
 
 // Options says what a gate listens on and what is behind it. Zero values have the
@@ -84,11 +95,13 @@ type Options struct {
 	Origins []string
 
 	Policies Policies
-	Workload peer.Workload
-	Recorder Recorder         // nil: nobody
-	Health   *health.Registry // nil: a registry of its own
-	Tickets  *ticket.Keeper   // nil: requests get no ticket
-	Log      *slog.Logger     // nil discards
+	// Elevations are live second factors; nil: nobody has one.
+	Elevations Elevations
+	Workload   peer.Workload
+	Recorder   Recorder         // nil: nobody
+	Health     *health.Registry // nil: a registry of its own
+	Tickets    *ticket.Keeper   // nil: requests get no ticket
+	Log        *slog.Logger     // nil discards
 
 	// Parse is what the operator leaves to the parser; its limit of a body is Limits.BodyBytes.
 	Parse dockerapi.Options

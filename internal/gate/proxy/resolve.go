@@ -30,6 +30,7 @@ type found struct {
 	Labels map[string]string
 	// of a container: its image as its creator wrote it, and the image's id
 	Image, ImageID string
+	ContainerID    string            // of an exec
 	User           string            // of an image's configuration
 	Options        map[string]string // of a volume's driver
 	Driver         string
@@ -37,6 +38,7 @@ type found struct {
 
 func (f *found) fill(res *apicall.Resource) {
 	res.ID, res.Names, res.Labels, res.Image, res.ImageDigest = f.ID, f.Names, f.Labels, f.Image, f.ImageID
+	res.ContainerID = f.ContainerID
 	setOwner(res)
 }
 
@@ -157,7 +159,7 @@ func (s *Server) findExec(ctx context.Context, name string) (*found, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.Kind, f.ID = apicall.ResourceExec, a.ID
+	f.Kind, f.ID, f.ContainerID = apicall.ResourceExec, a.ID, f.ID
 	return f, nil
 }
 
