@@ -186,7 +186,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 {
 	struct bl_exec_facts f = { .allow_bits = ~0U, .path_verdict = { BL_ALLOW, BL_ALLOW } };
 	struct bl_decision d = { .verdict = BL_ALLOW, .rule = BL_R_NONE };
-	struct bl_config *cfg = bl_config();
+	struct bl_config *cfg;
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 	struct bl_policy *p;
@@ -195,6 +195,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 
 	if (!bl_armed(&w, &c))
 		return 0;
+	cfg = bl_config();
 	p = bl_policy_of(c, &set);
 	if (bl_backend == BL_SIGNAL) {
 		if (!p) {

@@ -2,7 +2,7 @@
 /*
  * ssh: SSH by protocol, on any port. Cgroup programs at the root of the v2 hierarchy,
  * the same under every backend: they see every packet that a socket of the host sends,
- * and cost those of no container one hash lookup. A socket is its maker's: the cgroup
+ * and cost TCP of no container one hash lookup. A socket is its maker's: the cgroup
  * it was made in says whose it is.
  *
  * Not seen: AF_PACKET, TUN and whatever else leaves without passing ip_output with its
@@ -433,17 +433,20 @@ static __always_inline int bl_egress_tcp(struct __sk_buff *skb, struct bpf_sock 
 SEC("cgroup_skb/egress")
 int bl_egress(struct __sk_buff *skb)
 {
-	__u64 id = bpf_skb_cgroup_id(skb), *known, *over, top;
+	__u64 id, *known, *over, top;
 	struct bpf_sock *sk;
 
-	known = bpf_map_lookup_elem(&bl_cgroups, &id);
-	over = known ? NULL : bl_global(BL_G_OVERFLOW);
 	sk = skb->sk;
 	if (!sk)
 		return BL_CG_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)	/* no data leaves before there is a full socket */
 		return BL_CG_PASS;
+	if (sk->type != SOCK_RAW && (sk->type != SOCK_STREAM || sk->protocol != IPPROTO_TCP))
+		return BL_CG_PASS;
+	id = bpf_skb_cgroup_id(skb);
+	known = bpf_map_lookup_elem(&bl_cgroups, &id);
+	over = known ? NULL : bl_global(BL_G_OVERFLOW);
 	if (known)
 		top = *known;
 	else if (over && *over)
@@ -456,7 +459,5 @@ int bl_egress(struct __sk_buff *skb)
 		return BL_CG_PASS;
 	if (sk->type == SOCK_RAW)
 		return bl_egress_raw(skb, sk, top);
-	if (sk->type != SOCK_STREAM || sk->protocol != IPPROTO_TCP)
-		return BL_CG_PASS;
 	return bl_egress_tcp(skb, sk, top);
 }

@@ -145,6 +145,16 @@ static __always_inline __u32 bl_mnt_ns(struct task_struct *task)
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 }
 
+/* The label of a task, NULL if it has none. A task for which no program has stored anything,
+ * as most of the host's, is told by a load instead of a call.
+ */
+static __always_inline struct bl_task *bl_label(struct task_struct *task)
+{
+	if (!task->bpf_storage)
+		return NULL;
+	return bpf_task_storage_get(&bl_tasks, task, 0, 0);
+}
+
 /* Who a task is: the answer of bl_who. */
 struct bl_who {
 	struct bl_task *label;	/* NULL if none could be stored */
@@ -193,12 +203,13 @@ static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl
 }
 
 /* Who is current? Returns its state. The label is asked before the cgroup. Tasks of the
- * host have none, and cost two lookups that find nothing.
+ * host have none, nor has the leader of their threads: they cost a lookup that finds
+ * nothing.
  */
 static __always_inline int bl_who(struct bl_who *w)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	struct task_struct *task = bpf_get_current_task_btf(), *leader;
+	struct bl_task *t = bl_label(task);
 	__u64 top;
 
 	if (t && t->state != BL_HOST) {
@@ -209,8 +220,11 @@ static __always_inline int bl_who(struct bl_who *w)
 		return t->state;
 	}
 	top = bl_container_of(bl_cgroup_of(task));
-	if (!top && task->pid == task->tgid)
-		return BL_HOST;
+	if (!top) {
+		leader = task->group_leader;
+		if (leader == task || (leader && !leader->bpf_storage))
+			return BL_HOST;
+	}
 	bl_who_slow(task, top, w);
 	return w->state;
 }
