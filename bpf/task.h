@@ -51,6 +51,8 @@ static __always_inline int bl_recognise(struct cgroup *cg, char *buf, __u8 *id)
 	int off;
 
 	len = bpf_probe_read_kernel_str(buf, BL_CGNAME, src);
+	if (len < 0)
+		bl_count(BL_E_READ);
 	if (len <= 1 || len == BL_CGNAME)	/* cut: too long to be a container's */
 		return BL_CG_OTHER;
 	len--;
