@@ -17,7 +17,7 @@ static __always_inline void bl_overflowed(void)
 
 	bl_count(BL_E_CGROUP_FULL);
 	if (over)
-		*over = 1;
+		__sync_fetch_and_add(over, 1);
 }
 
 /* Is current no container's? verifier: 6.1; bl_who would need more stack than is left. */

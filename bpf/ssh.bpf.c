@@ -60,7 +60,7 @@ int bl_sockops(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-/* bl_cgroups was full once. A raw socket cannot be read as a struct sock: of its
+/* bl_cgroups was full. A raw socket cannot be read as a struct sock: of its
  * cgroups only the ids can be asked.
  */
 static __always_inline __u64 bl_skb_container_slow(struct __sk_buff *skb, struct bpf_sock *sk)
@@ -433,7 +433,7 @@ static __always_inline int bl_egress_tcp(struct __sk_buff *skb, struct bpf_sock 
 SEC("cgroup_skb/egress")
 int bl_egress(struct __sk_buff *skb)
 {
-	__u64 id, *known, *over, top;
+	__u64 id, *known, top;
 	struct bpf_sock *sk;
 
 	sk = skb->sk;
@@ -446,10 +446,9 @@ int bl_egress(struct __sk_buff *skb)
 		return BL_CG_PASS;
 	id = bpf_skb_cgroup_id(skb);
 	known = bpf_map_lookup_elem(&bl_cgroups, &id);
-	over = known ? NULL : bl_global(BL_G_OVERFLOW);
 	if (known)
 		top = *known;
-	else if (over && *over)
+	else if (bl_overflow())
 		top = bl_skb_container_slow(skb, sk);
 	else if (sk->protocol == IPPROTO_TCP)
 		top = bl_dead_container(sk);

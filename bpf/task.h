@@ -106,7 +106,15 @@ __noinline int bl_by_name(__u64 cgroup)
 	       bl_scoped_below((struct cgroup *)BPF_CORE_READ(cg, self.parent));
 }
 
-/* bl_cgroups was full once: look at the ancestors, by id and then by name. */
+/* Are there cgroups of containers that bl_cgroups had no room for? */
+static __always_inline int bl_overflow(void)
+{
+	__u64 *over = bl_global(BL_G_OVERFLOW), *mended = bl_global(BL_G_MENDED);
+
+	return over && mended && *over != *mended;
+}
+
+/* bl_cgroups was full: look at the ancestors, by id and then by name. */
 __noinline __u64 bl_container_slow(__u64 cgroup)
 {
 	struct cgroup *cg = (void *)cgroup;
@@ -130,12 +138,10 @@ static __always_inline __u64 bl_container_of(struct cgroup *cg)
 {
 	__u64 id = cg->kn->id;
 	__u64 *top = bpf_map_lookup_elem(&bl_cgroups, &id);
-	__u64 *over;
 
 	if (top)
 		return *top;
-	over = bl_global(BL_G_OVERFLOW);
-	if (over && *over)
+	if (bl_overflow())
 		/* self.cgroup is cg again, as the plain number that a global function takes */
 		return bl_container_slow((__u64)BPF_CORE_READ(cg, self.cgroup));
 	return 0;
