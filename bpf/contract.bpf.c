@@ -124,11 +124,15 @@ int bl_bench_run(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* What it costs to be called and timed at all: bpf_stats of programs that do nothing. */
+/* What it costs to be called and timed at all: bpf_stats of programs that return at once.
+ * The body of bl_exec_done is there, since the size of a program decides how cold it is.
+ */
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(bl_bench_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	return 0;
+	if (old_pid >= 0)	/* always */
+		return 0;
+	return bl_after_exec(task, bprm);
 }
 
 SEC("cgroup_skb/egress")

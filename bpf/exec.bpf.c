@@ -181,12 +181,11 @@ int BPF_PROG(bl_mod_creds, struct linux_binprm *bprm, struct file *file)
 /* After the exec. lsm: reports. modret: kills for file capabilities, which its
  * earlier hook cannot see. signal: judges everything, and kills.
  */
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+static __always_inline int bl_after_exec(struct task_struct *task, struct linux_binprm *bprm)
 {
 	struct bl_exec_facts f = { .allow_bits = ~0U, .path_verdict = { BL_ALLOW, BL_ALLOW } };
 	struct bl_decision d = { .verdict = BL_ALLOW, .rule = BL_R_NONE };
-	struct bl_config *cfg = bl_config();
+	struct bl_config *cfg;
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 	struct bl_policy *p;
@@ -195,6 +194,7 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 
 	if (!bl_armed(&w, &c))
 		return 0;
+	cfg = bl_config();
 	p = bl_policy_of(c, &set);
 	if (bl_backend == BL_SIGNAL) {
 		if (!p) {
@@ -229,4 +229,10 @@ int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_b
 	bl_exec_report(&w, c, p, set, d, &f, bprm->file, layer, BL_H_EXEC, decided,
 		       bprm->filename != bprm->interp ? bprm->filename : NULL);
 	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(bl_exec_done, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	return bl_after_exec(task, bprm);
 }

@@ -47,7 +47,11 @@ __noinline __u64 bl_max_mount(__u64 ns)
 	return BPF_CORE_READ(m, mnt_id_unique);
 }
 
-/* uid 0 of a user namespace, as the initial one sees it; -1: it has none. */
+#define BL_ROOT_UNKNOWN	((__u32)-2)
+
+/* uid 0 of a user namespace, as the initial one sees it; -1: it has none; BL_ROOT_UNKNOWN:
+ * it could not be read.
+ */
 __noinline __u32 bl_ns_root(__u64 user_ns)
 {
 	struct user_namespace *ns = (void *)user_ns;
@@ -65,7 +69,10 @@ __noinline __u32 bl_ns_root(__u64 user_ns)
 	for (i = 0; i < 340; i++) {	/* UID_GID_MAP_MAX_EXTENTS */
 		if (i >= n)
 			break;
-		bpf_probe_read_kernel(&e, sizeof(e), from + i * sizeof(e));
+		if (bpf_probe_read_kernel(&e, sizeof(e), from + i * sizeof(e))) {
+			bl_count(BL_E_READ);
+			return BL_ROOT_UNKNOWN;
+		}
 		if (!e.first && e.count)
 			return e.lower_first;
 	}
@@ -82,20 +89,24 @@ static __always_inline void bl_root_facts(const struct bl_container *c, const st
 		f->flags |= BL_F_ROOT;
 		return;
 	}
-	if (c && (uid == c->root_kuid || euid == c->root_kuid)) {
+	if (c && (uid == c->root_kuid || euid == c->root_kuid ||
+		  c->root_kuid == BL_ROOT_UNKNOWN)) {
 		f->flags |= BL_F_ROOT;
 		return;
 	}
 	root = bl_ns_root((__u64)BPF_CORE_READ(cred, user_ns));
-	if (root == uid || root == euid) {
+	if (root == uid || root == euid || root == BL_ROOT_UNKNOWN) {
 		f->flags |= BL_F_NESTED;
 		return;
 	}
 	/* capabilities(7): after execve by a user who is not root, permitted is
 	 * ambient and what the file's own capabilities gave.
 	 */
-	bpf_probe_read_kernel(&permitted, 8, __builtin_preserve_access_index(&cred->cap_permitted));
-	bpf_probe_read_kernel(&ambient, 8, __builtin_preserve_access_index(&cred->cap_ambient));
+	if (bpf_probe_read_kernel(&permitted, 8, __builtin_preserve_access_index(&cred->cap_permitted)) ||
+	    bpf_probe_read_kernel(&ambient, 8, __builtin_preserve_access_index(&cred->cap_ambient))) {
+		bl_count(BL_E_READ);
+		permitted = ~0ULL;
+	}
 	if (permitted & ~ambient)
 		f->flags |= BL_F_FILE_CAPS;
 	/* In a user namespace that the container made, capabilities are root's, whatever
@@ -162,8 +173,12 @@ static __always_inline __u8 bl_overlay_facts(struct inode *inode, struct bl_exec
 	unsigned long flags = 0;
 
 	/* an unreadable or unknown layout counts as the writable layer */
-	if (!bl_ovl_upper ||
-	    bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bl_ovl_upper) || upper) {
+	if (bl_ovl_upper &&
+	    bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bl_ovl_upper)) {
+		bl_count(BL_E_READ);
+		upper = 1;
+	}
+	if (upper) {
 		f->flags |= BL_F_UPPER;
 		if (bl_ovl_flags && bl_ovl_upperdata >= 0 &&
 		    !bpf_probe_read_kernel(&flags, sizeof(flags), (void *)inode + bl_ovl_flags) &&

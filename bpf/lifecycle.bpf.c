@@ -17,7 +17,7 @@ static __always_inline void bl_overflowed(void)
 
 	bl_count(BL_E_CGROUP_FULL);
 	if (over)
-		*over = 1;
+		__sync_fetch_and_add(over, 1);
 }
 
 /* Is current no container's? verifier: 6.1; bl_who would need more stack than is left. */
@@ -174,13 +174,13 @@ int bl_carry_labels(struct bpf_iter__task *ctx)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct bl_task *t = bpf_task_storage_get(&bl_tasks, parent, 0, 0), fresh;
+	struct bl_task *t = bl_label(parent), fresh;
 	struct task_struct *leader = parent->group_leader;
 	__u64 top;
 
 	/* a thread that was moved in with its group has no label of its own yet */
 	if ((!t || t->state == BL_HOST) && leader && leader != parent)
-		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
+		t = bl_label(leader);
 	if (t && t->state != BL_HOST) {
 		fresh = *t;
 	} else {

@@ -73,8 +73,8 @@ struct bl_scratch {
 };
 
 /* cgroup id -> cgroup id of its container. Written by cgroup_mkdir/rmdir and at
- * enrolment, read by every hook. Full: bl_overflow is set and the ancestors of a
- * cgroup that is not found are walked.
+ * enrolment, read by every hook. Full: BL_G_OVERFLOW counts it, and the ancestors of a
+ * cgroup that is not found are walked until the agent has entered those that were missed.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -239,9 +239,10 @@ struct {
 /* Global numbers: see enum bl_global. */
 enum bl_global {
 	BL_G_SEQ = 0,		/* last sequence number given to a record */
-	BL_G_OVERFLOW = 1,	/* bl_cgroups was full once */
+	BL_G_OVERFLOW = 1,	/* how often bl_cgroups was full */
 	BL_G_KEY0 = 2,		/* key of the path hashes, random, kept while the maps are pinned */
 	BL_G_KEY1 = 3,
+	BL_G_MENDED = 4,	/* BL_G_OVERFLOW when the agent last found every cgroup in the map */
 	BL_G_MAX = 8,
 };
 

@@ -2,7 +2,7 @@
 /*
  * ssh: SSH by protocol, on any port. Cgroup programs at the root of the v2 hierarchy,
  * the same under every backend: they see every packet that a socket of the host sends,
- * and cost those of no container one hash lookup. A socket is its maker's: the cgroup
+ * and cost TCP of no container one hash lookup. A socket is its maker's: the cgroup
  * it was made in says whose it is.
  *
  * Not seen: AF_PACKET, TUN and whatever else leaves without passing ip_output with its
@@ -60,7 +60,7 @@ int bl_sockops(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-/* bl_cgroups was full once. A raw socket cannot be read as a struct sock: of its
+/* bl_cgroups was full. A raw socket cannot be read as a struct sock: of its
  * cgroups only the ids can be asked.
  */
 static __always_inline __u64 bl_skb_container_slow(struct __sk_buff *skb, struct bpf_sock *sk)
@@ -433,20 +433,22 @@ static __always_inline int bl_egress_tcp(struct __sk_buff *skb, struct bpf_sock 
 SEC("cgroup_skb/egress")
 int bl_egress(struct __sk_buff *skb)
 {
-	__u64 id = bpf_skb_cgroup_id(skb), *known, *over, top;
+	__u64 id, *known, top;
 	struct bpf_sock *sk;
 
-	known = bpf_map_lookup_elem(&bl_cgroups, &id);
-	over = known ? NULL : bl_global(BL_G_OVERFLOW);
 	sk = skb->sk;
 	if (!sk)
 		return BL_CG_PASS;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk)	/* no data leaves before there is a full socket */
 		return BL_CG_PASS;
+	if (sk->type != SOCK_RAW && (sk->type != SOCK_STREAM || sk->protocol != IPPROTO_TCP))
+		return BL_CG_PASS;
+	id = bpf_skb_cgroup_id(skb);
+	known = bpf_map_lookup_elem(&bl_cgroups, &id);
 	if (known)
 		top = *known;
-	else if (over && *over)
+	else if (bl_overflow())
 		top = bl_skb_container_slow(skb, sk);
 	else if (sk->protocol == IPPROTO_TCP)
 		top = bl_dead_container(sk);
@@ -456,7 +458,5 @@ int bl_egress(struct __sk_buff *skb)
 		return BL_CG_PASS;
 	if (sk->type == SOCK_RAW)
 		return bl_egress_raw(skb, sk, top);
-	if (sk->type != SOCK_STREAM || sk->protocol != IPPROTO_TCP)
-		return BL_CG_PASS;
 	return bl_egress_tcp(skb, sk, top);
 }

@@ -51,6 +51,8 @@ static __always_inline int bl_recognise(struct cgroup *cg, char *buf, __u8 *id)
 	int off;
 
 	len = bpf_probe_read_kernel_str(buf, BL_CGNAME, src);
+	if (len < 0)
+		bl_count(BL_E_READ);
 	if (len <= 1 || len == BL_CGNAME)	/* cut: too long to be a container's */
 		return BL_CG_OTHER;
 	len--;
@@ -104,7 +106,15 @@ __noinline int bl_by_name(__u64 cgroup)
 	       bl_scoped_below((struct cgroup *)BPF_CORE_READ(cg, self.parent));
 }
 
-/* bl_cgroups was full once: look at the ancestors, by id and then by name. */
+/* Are there cgroups of containers that bl_cgroups had no room for? */
+static __always_inline int bl_overflow(void)
+{
+	__u64 *over = bl_global(BL_G_OVERFLOW), *mended = bl_global(BL_G_MENDED);
+
+	return over && mended && *over != *mended;
+}
+
+/* bl_cgroups was full: look at the ancestors, by id and then by name. */
 __noinline __u64 bl_container_slow(__u64 cgroup)
 {
 	struct cgroup *cg = (void *)cgroup;
@@ -128,12 +138,10 @@ static __always_inline __u64 bl_container_of(struct cgroup *cg)
 {
 	__u64 id = cg->kn->id;
 	__u64 *top = bpf_map_lookup_elem(&bl_cgroups, &id);
-	__u64 *over;
 
 	if (top)
 		return *top;
-	over = bl_global(BL_G_OVERFLOW);
-	if (over && *over)
+	if (bl_overflow())
 		/* self.cgroup is cg again, as the plain number that a global function takes */
 		return bl_container_slow((__u64)BPF_CORE_READ(cg, self.cgroup));
 	return 0;
@@ -143,6 +151,16 @@ static __always_inline __u32 bl_mnt_ns(struct task_struct *task)
 {
 	/* nsproxy is NULL in an exiting task */
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+}
+
+/* The label of a task, NULL if it has none. A task for which no program has stored anything,
+ * as most of the host's, is told by a load instead of a call.
+ */
+static __always_inline struct bl_task *bl_label(struct task_struct *task)
+{
+	if (!task->bpf_storage)
+		return NULL;
+	return bpf_task_storage_get(&bl_tasks, task, 0, 0);
 }
 
 /* Who a task is: the answer of bl_who. */
@@ -193,12 +211,13 @@ static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl
 }
 
 /* Who is current? Returns its state. The label is asked before the cgroup. Tasks of the
- * host have none, and cost two lookups that find nothing.
+ * host have none, nor has the leader of their threads: they cost a lookup that finds
+ * nothing.
  */
 static __always_inline int bl_who(struct bl_who *w)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	struct task_struct *task = bpf_get_current_task_btf(), *leader;
+	struct bl_task *t = bl_label(task);
 	__u64 top;
 
 	if (t && t->state != BL_HOST) {
@@ -209,8 +228,11 @@ static __always_inline int bl_who(struct bl_who *w)
 		return t->state;
 	}
 	top = bl_container_of(bl_cgroup_of(task));
-	if (!top && task->pid == task->tgid)
-		return BL_HOST;
+	if (!top) {
+		leader = task->group_leader;
+		if (leader == task || (leader && !leader->bpf_storage))
+			return BL_HOST;
+	}
 	bl_who_slow(task, top, w);
 	return w->state;
 }

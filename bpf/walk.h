@@ -148,6 +148,8 @@ static __always_inline int bl_name(struct bl_scratch *s, __u32 i)
 	long len;
 
 	len = bpf_probe_read_kernel_str(s->name, BL_NAME, BPF_CORE_READ(d, d_name.name));
+	if (len < 0)
+		bl_count(BL_E_READ);
 	return len < 2 ? 0 : len - 1;
 }
 

@@ -273,6 +273,8 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+struct bpf_local_storage;
+
 struct task_struct {
 	unsigned int flags;
 	int pid;
@@ -291,6 +293,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 	struct mm_struct *mm;
+	struct bpf_local_storage *bpf_storage;
 };
 
 struct linux_binprm {

@@ -87,6 +87,7 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 				}
 				return nil
 			}
+			limitProcessors()
 			a, err := agent.Open(cfg)
 			if err != nil {
 				return err

@@ -260,6 +260,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followStarts(ctx) })
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
+	g.Go(func() error { a.settle(ctx); return nil })
 	if a.cfg.gate() {
 		g.Go(func() error { a.runGate(ctx); return nil })
 		g.Go(func() error { a.serveFactor(ctx); return nil })
@@ -279,6 +280,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.note("agent stopped; what it enforced stays enforced")
 	a.log.Info("stopped; what was enforced stays enforced until belay-agent run --unload")
 	return err
+}
+
+// settleAfter is when the runtimes have been listed and the containers that run are bound.
+const settleAfter = 3 * time.Second
+
+// settle gives the system back what only the start needed, once.
+func (a *Agent) settle(ctx context.Context) {
+	t := time.NewTimer(settleAfter)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+		debug.FreeOSMemory()
+	}
 }
 
 // Close gives back what the process holds. The kernel side stays, and enforces.

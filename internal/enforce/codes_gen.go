@@ -14,7 +14,7 @@ var codes = []Code{
 	{8, "path_race", "deny", "renames kept changing a path while it was walked"},
 	{9, "ring_denials", "report", "the ring of denials was full: a record is lost, the denial stands"},
 	{10, "ring_events", "report", "the ring of events was full: a record is lost"},
-	{11, "read", "fail", "a kernel object could not be read"},
+	{11, "read", "deny", "a kernel object could not be read: the worst that it could have said is taken"},
 	{12, "fork_label", "floor", "a child's label could not be stored: its cgroup decides for it"},
 	{13, "sk_storage", "fail", "no memory to follow a TCP stream"},
 	{14, "signal", "report", "SIGKILL could not be sent"},

@@ -18,11 +18,18 @@ import (
 // enrol enters the containers that run already: their cgroups, and what the rules
 // compare with. Their tasks have no label yet, and count as armed from here on.
 func (e *Enforcer) enrol() error {
+	times, _, err := e.overflow()
+	if err != nil {
+		return err
+	}
+	if err := e.forgetGone(); err != nil {
+		return err
+	}
 	found, err := e.root.scan(e.opts.Scopes)
 	if err != nil {
 		return err
 	}
-	fresh := 0
+	fresh, missed := 0, 0
 	for _, f := range found {
 		var top uint64
 		if err := e.maps["bl_cgroups"].Lookup(uint64(f.id), &top); err == nil {
@@ -37,13 +44,20 @@ func (e *Enforcer) enrol() error {
 				return fmt.Errorf("enrol the container in %s: %w", f.dir, err)
 			}
 		}
-		if err := e.maps["bl_cgroups"].Put(uint64(f.id), uint64(f.top)); err != nil {
+		switch err := e.maps["bl_cgroups"].Put(uint64(f.id), uint64(f.top)); {
+		case errors.Is(err, unix.E2BIG):
+			missed++ // found by its ancestors
+		case err != nil:
 			return fmt.Errorf("enrol %s: %w", f.dir, err)
+		default:
+			fresh++
 		}
-		fresh++
 	}
-	if err := e.forgetGone(); err != nil {
+	if err := e.overflowSeen(times, missed); err != nil {
 		return err
+	}
+	if missed > 0 {
+		e.opts.Log.Warn("the kernel's map of cgroups is full; containers in others are found by walking their ancestors", "cgroups", missed)
 	}
 	if fresh == 0 {
 		return nil

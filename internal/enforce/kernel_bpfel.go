@@ -211,6 +211,7 @@ const (
 	kernelBlGlobalBL_G_OVERFLOW kernelBlGlobal = 1
 	kernelBlGlobalBL_G_KEY0     kernelBlGlobal = 2
 	kernelBlGlobalBL_G_KEY1     kernelBlGlobal = 3
+	kernelBlGlobalBL_G_MENDED   kernelBlGlobal = 4
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 

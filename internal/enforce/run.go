@@ -53,7 +53,8 @@ func (e *Enforcer) readRing(ctx context.Context, name string, emit func(*Event))
 	}
 }
 
-// tidy erases policy sets that nothing names any more.
+// tidy erases policy sets that nothing names any more, and enters the cgroups that the map
+// had no room for.
 func (e *Enforcer) tidy(ctx context.Context) error {
 	t := time.NewTicker(garbageAge)
 	defer t.Stop()
@@ -67,6 +68,9 @@ func (e *Enforcer) tidy(ctx context.Context) error {
 			e.mu.Unlock()
 			if err != nil {
 				e.opts.Log.Warn("old policy sets could not be erased", "error", err.Error())
+			}
+			if err := e.mendOverflow(); err != nil {
+				e.opts.Log.Warn("cgroups that the full map lacks could not be entered", "error", err.Error())
 			}
 		}
 	}

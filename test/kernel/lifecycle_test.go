@@ -238,7 +238,12 @@ func TestCgroupMapFull(t *testing.T) {
 		"read x </tmp/go; /tmp/id; echo code $? > /tmp/late; read x </tmp/go", asked, asked)
 	hog := h.run(t, []string{"--detach", "--cap-add", "SYS_ADMIN"}, "/bin/sh", "-c", script)
 	ran(t, hog)
-	defer h.remove(t, hog.id)
+	removed := false
+	defer func() {
+		if !removed {
+			h.remove(t, hog.id)
+		}
+	}()
 	root := fmt.Sprintf("/proc/%d/root", stateOf(t, h.kernel, hog.id).PID)
 	if out := waitFile(t, root+"/tmp/out"); strings.TrimSpace(out) != "code 0" {
 		t.Fatalf("it cannot make cgroups: %s", out)
@@ -257,6 +262,8 @@ func TestCgroupMapFull(t *testing.T) {
 	if failures["cgroup_full"] == 0 {
 		t.Errorf("%d cgroups in a map of %d, and no failure was counted: %v", asked, room, failures)
 	}
+	h.reopen(t) // an agent that starts now has no room for them either
+	h.overflowed(t, true)
 
 	h.enact(t, document("full", "enforce", "  exec: {asRoot: deny, drift: deny, deny: [/bin/id]}\n"+serverPolicy))
 	for range 2 {
@@ -292,4 +299,25 @@ func TestCgroupMapFull(t *testing.T) {
 	}
 	hog.code = 1
 	h.stopped(t, hog, verdict.RuleDrift)
+	// With the hog the walks end, which every cgroup outside the map costs.
+	h.overflowed(t, true)
+	h.remove(t, hog.id)
+	removed = true
+	for range 40 {
+		if over, err := h.kernel.Overflowed(); err != nil || !over {
+			break
+		}
+		time.Sleep(500 * time.Millisecond) //nolint:forbidigo // the kernel side is looked after every ten seconds
+	}
+	h.overflowed(t, false)
+	h.enact(t, rootDenied("asRoot: deny"))
+	h.stopped(t, h.run(t, nil, "/bin/dyn-id"), verdict.RuleAsRoot)
+}
+
+// overflowed asserts whether containers are looked for by walking.
+func (h *host) overflowed(t *testing.T, want bool) {
+	t.Helper()
+	if over, err := h.kernel.Overflowed(); err != nil || over != want {
+		t.Fatalf("overflowed: %v %v, want %v", over, err, want)
+	}
 }

@@ -21,9 +21,10 @@ rule on that lets it pass. A directory rule makes every ancestor of the file be 
 
 // gobench runs benchmarks of internal/enforce and returns their metrics by
 // "Name/sub unit".
-func (b *bench) gobench(ctx context.Context, program, pattern, benchtime string) (map[string]float64, error) {
+func (b *bench) gobench(ctx context.Context, program, pattern, benchtime string, env ...string) (map[string]float64, error) {
 	cmd := exec.CommandContext(ctx, program, "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", benchtime)
 	cmd.Dir = filepath.Join(b.source, "internal", "enforce")
+	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("benchmarks %s: %w\n%s", pattern, err, out)

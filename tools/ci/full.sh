@@ -7,6 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 stages=${STAGES:-unit fuzz native matrix docker modern demo demo-vm}
 export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${BELAY_HAMMER_RETRIES:-10000}
+export BELAY_REUSE_ROUNDS=${BELAY_REUSE_ROUNDS:-100}
 export BELAY_MATRIX=full BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-7200}
 report=docs/test-report.md
 out=$(mktemp -d)
