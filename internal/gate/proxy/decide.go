@@ -50,7 +50,8 @@ func (x *exchange) decide() *refusal {
 		x.c.s.counts.denied.Add(1)
 		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
 	}
-	if err := x.oblige(); err != nil {
+	x.owe()
+	if err := errors.Join(x.oblige(), x.mark()); err != nil {
 		x.ev.Decision = Denied
 		return x.unparsed(err)
 	}
@@ -192,6 +193,11 @@ func (x *exchange) resolve() *refusal {
 			s.counts.unresolved.Add(1)
 			return &refusal{status: http.StatusConflict, cause: "image_changed",
 				msg: "belay: the image's name was given to another image while the container was created; create it again"}
+		}
+		if f.Kind == apicall.ResourceContainer && starts(call.Action) {
+			if r := x.unbound(f); r != nil {
+				return r
+			}
 		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)

@@ -34,6 +34,10 @@ type exchange struct {
 	stream *wire.Body // of the client, passed on; nil: body is all
 	length int64      // of stream; -1: chunked
 
+	// What a create is worth in the kernel, and what of it must be bound.
+	own  []*policy.RuntimePolicy
+	owed string
+
 	see      *apicall.Resource // scratch for filters
 	bodyRead bool              // the client's body was read to its end
 	b        *backend
@@ -98,7 +102,7 @@ func (x *exchange) permit() *refusal {
 	if r := x.daemonRule(); r != nil {
 		return r
 	}
-	if err := x.oblige(); err != nil {
+	if err := errors.Join(x.oblige(), x.mark()); err != nil {
 		return x.unparsed(err)
 	}
 	return nil

@@ -37,6 +37,7 @@ type daemon struct {
 	mu    sync.Mutex
 	seen  []seenRequest
 	image string // of its containers; sha256:aa
+	owed  string // value of the label that says what its containers owe
 }
 
 type seenRequest struct {
@@ -147,14 +148,17 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		return
 	}
 	d.mu.Lock()
-	image := d.image
+	image, labels := d.image, map[string]string{policy.OwnerLabel: owner}
+	if d.owed != "" {
+		labels[policy.BindingLabel] = d.owed
+	}
 	d.mu.Unlock()
 	if image == "" {
 		image = "sha256:aa"
 	}
 	writeJSON(w, map[string]any{
 		"Id": id, "Name": "/" + name, "Image": image,
-		"Config": map[string]any{"Image": "app", "Labels": map[string]string{policy.OwnerLabel: owner}, "Env": []string{"TOKEN=x", "A=b"}},
+		"Config": map[string]any{"Image": "app", "Labels": labels, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }
 
