@@ -199,6 +199,10 @@ func (x *exchange) resolve() *refusal {
 				return r
 			}
 		}
+		if call.Action == "container.exec" && f.Kind == apicall.ResourceContainer {
+			// Without -u an exec runs as the container's own user, which has the image's in it.
+			call.Facts.ImageUser, call.Facts.ImageUserKnown = f.User, true
+		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)
 		if f.Kind == apicall.ResourceVolume {

@@ -114,6 +114,7 @@ func (x *exchange) options() dockerapi.Options {
 	// What no API version knows the daemon does not read: without policies a newer client
 	// passes as it would there.
 	o.DropUnknown = o.DropUnknown || x.rules == nil
+	x.readAs(&o)
 	return o
 }
 

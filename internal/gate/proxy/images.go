@@ -131,6 +131,8 @@ func (s *Server) hearImages(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { b.nc.Close() })
 	defer stop()
 	defer b.nc.Close()
+	s.learn(ctx) // it may be another daemon than before
+	defer s.about.Store(nil)
 	head := append(s.up.appendHead(nil, http.MethodGet, imageEvents, ticket.None, nil), "\r\n"...)
 	if _, err := b.nc.Write(head); err != nil {
 		return err
