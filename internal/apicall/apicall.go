@@ -114,6 +114,9 @@ type HostMount struct {
 	Shallow bool
 	// Propagation is "", "rprivate", "shared", "rshared", "slave", "rslave", "private".
 	Propagation string
+	// GateSocket says that the source is the gate's own socket: the gate put it there in
+	// place of the daemon's, as a policy asks it to, or the request names it.
+	GateSocket bool
 	// Driver and Options are those of a volume.
 	Driver  string
 	Options map[string]string

@@ -8,6 +8,7 @@ type counters struct {
 	noIdentity, refused, malformed, http2, limited, rate         *health.Counter
 	daemonErrors, unfiltered, unresolved, acceptErrors, canceled *health.Counter
 	bound, bindErrors, unremoved, unbound                        *health.Counter
+	replaced                                                     *health.Counter
 	streams, hidden                                              *health.Counter
 }
 
@@ -35,6 +36,7 @@ func (c *counters) init(r *health.Registry) {
 		{&c.bindErrors, "gate_bind_failed"},     // new containers that could not be bound: removed if it was owed
 		{&c.unremoved, "gate_bind_left"},        // of these: not removed; they do not start through the gate
 		{&c.unbound, "gate_unbound"},            // refused: the start of a container that owes a binding
+		{&c.replaced, "gate_socket_replaced"},   // mounts of the daemon's socket that became ones of the gate's
 		{&c.streams, "gate_streams"},            // connections that became raw streams
 		{&c.hidden, "gate_hidden"},              // things left out of lists and events
 	} {

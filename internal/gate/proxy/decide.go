@@ -213,5 +213,8 @@ func (x *exchange) resolve() *refusal {
 	if r := x.resolveImage(ctx); r != nil {
 		return r
 	}
-	return x.resolveMounts()
+	if r := x.resolveMounts(); r != nil {
+		return r
+	}
+	return x.rerouteSocket()
 }

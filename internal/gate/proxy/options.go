@@ -62,6 +62,8 @@ type Rules interface {
 	Visible(sub *apicall.Subject, action string, res *apicall.Resource) bool
 	// RuntimeFor is what the checks of a create are worth in the kernel.
 	RuntimeFor(call *apicall.Call, now time.Time) []*policy.RuntimePolicy
+	// DockerSocket is what becomes of a mount of the daemon's socket, and who says so.
+	DockerSocket(sub *apicall.Subject) (what string, by *policy.AccessPolicy)
 	// Enforced tells whether any policy is enforced. If none is, the daemon's own rule holds.
 	Enforced() bool
 }

@@ -51,6 +51,8 @@ type Server struct {
 	own       *net.UnixListener // the socket that is ours to remove
 	ownStat   os.FileInfo
 
+	notKept sync.Once // says that containers lose the socket at a restart
+
 	life  context.Context // until Close
 	end   context.CancelFunc
 	clock sync.WaitGroup
