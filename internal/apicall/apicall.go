@@ -153,6 +153,9 @@ type Facts struct {
 	UserSet        bool
 	ImageUser      string
 	ImageUserKnown bool
+	// NamedUID is the number that a user given by name has in the container of an exec,
+	// filled in by the gate; "" if it is not known.
+	NamedUID string
 
 	Privileged bool
 	ReadOnly   bool // read-only root file system

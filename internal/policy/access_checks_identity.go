@@ -204,12 +204,28 @@ func rootReason(in checkInput, numeric bool) string {
 		return "no user is given, and the " + whose + " is root"
 	case isRootSpelling(user):
 		return "user " + quote(effectiveUser(in))
-	case isUID(user) || !numeric && isPlainName(user):
+	case isUID(user):
+		return ""
+	case !numeric && isPlainName(user) && !onCreate.covers(in.action):
+		return namedReason(f, user)
+	case !numeric && isPlainName(user):
 		return ""
 	case numeric:
 		return "user " + quote(user) + " is not a number above 0"
 	}
 	return "user " + quote(user) + " is neither a name nor a number above 0"
+}
+
+// namedReason judges a name by the number that it has in the container. Before there is a
+// container, at a create, it is not asked: the image has it.
+func namedReason(f *apicall.Facts, user string) string {
+	switch {
+	case f.NamedUID == "":
+		return "user " + quote(user) + ", whose number in the container is not known"
+	case isRootSpelling(f.NamedUID):
+		return "user " + quote(user) + ", which is 0 in the container"
+	}
+	return ""
 }
 
 // isRootSpelling reports whether an engine would read s as the user or group 0. They

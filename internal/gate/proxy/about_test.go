@@ -46,6 +46,7 @@ func TestAboutDaemon(t *testing.T) {
 
 // An exec without a user runs as the container's own.
 func TestExecUser(t *testing.T) {
+	proc := fakeProc(t, "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\nodd:x:0x5:5:::\n")
 	for _, d := range []struct {
 		name, user, body string
 		want             int
@@ -54,11 +55,14 @@ func TestExecUser(t *testing.T) {
 		{"the container's is root by number", "0:0", `{"Cmd":["id"]}`, 403},
 		{"the container's is another", "1000", `{"Cmd":["id"]}`, 204},
 		{"the container's has a name", "app", `{"Cmd":["id"]}`, 204},
+		{"a name that is 0 there", "1000", `{"Cmd":["id"],"User":"toor:10"}`, 403},
+		{"a name without a number", "odd", `{"Cmd":["id"]}`, 403},
+		{"a name that is not there", "nobody", `{"Cmd":["id"]}`, 403},
 		{"asked for root", "1000", `{"Cmd":["id"],"User":"root"}`, 403},
 		{"asked for another", "", `{"Cmd":["id"],"User":"1000"}`, 204},
 	} {
 		t.Run(d.name, func(t *testing.T) {
-			g := startGate(t, strings.ReplaceAll(bothDoors, "MODE", "enforce"))
+			g := startGate(t, strings.ReplaceAll(bothDoors, "MODE", "enforce"), func(o *Options) { o.proc = proc })
 			g.d.mu.Lock()
 			g.d.user = d.user
 			g.d.mu.Unlock()

@@ -200,8 +200,7 @@ func (x *exchange) resolve() *refusal {
 			}
 		}
 		if call.Action == "container.exec" && f.Kind == apicall.ResourceContainer {
-			// Without -u an exec runs as the container's own user, which has the image's in it.
-			call.Facts.ImageUser, call.Facts.ImageUserKnown = f.User, true
+			x.resolveUser(f)
 		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)

@@ -167,7 +167,7 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		image = "sha256:aa"
 	}
 	writeJSON(w, map[string]any{
-		"Id": id, "Name": "/" + name, "Image": image,
+		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1},
 		"Config": map[string]any{"Image": "app", "User": user, "Labels": labels, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }
