@@ -158,6 +158,14 @@ func TestBothDoors(t *testing.T) {
 			t.Errorf("got %q", out)
 		}
 	})
+	t.Run("through the gate as whom it likes but root", func(t *testing.T) {
+		for args, want := range map[string]string{"": "uid=1000", "-u app": "uid=1000", "-u 77": "uid=77", "-u root": "", "-u 0": "", "-u ghost": ""} {
+			r := h.as(5001).Docker(t.Context(), slices.Concat([]string{"exec"}, strings.Fields(args), []string{"both-gate", "id"})...)
+			if (r.Code == 0) != (want != "") || !strings.Contains(r.Stdout, want) || want == "" && !strings.Contains(r.Stderr, "notRoot") {
+				t.Errorf("exec %s: %s", args, r.Text())
+			}
+		}
+	})
 	t.Run("explained", func(t *testing.T) {
 		text, b := h.explain(t, "both-gate")
 		if !strings.Contains(text, "bound by the gate") || !strings.Contains(text, "uid:5001") || !strings.Contains(text, "no-root") || b["owner"] != "uid:5001" {

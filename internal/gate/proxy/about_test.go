@@ -3,6 +3,7 @@ package proxy
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 const noHostNS = `apiVersion: belay.dev/v1
@@ -32,10 +33,15 @@ func TestAboutDaemon(t *testing.T) {
 	} {
 		t.Run(d.name, func(t *testing.T) {
 			g := startGate(t, noHostNS)
+			for until := time.Now().Add(10 * time.Second); g.about.Load() == nil; time.Sleep(time.Millisecond) {
+				if time.Now().After(until) {
+					t.Fatal("the gate has not asked what the daemon is")
+				}
+			}
 			g.d.mu.Lock()
 			g.d.version, g.d.cgroups = d.version, d.cgroups
 			g.d.mu.Unlock()
-			g.about.Store(nil) // it was asked when the gate started
+			g.about.Store(nil)
 			status, answer := do(t, g.client(t), "POST", d.path, `{"Image":"app","User":"1000"}`)
 			if status != d.want {
 				t.Errorf("got %d %s, want %d", status, answer, d.want)

@@ -37,6 +37,7 @@ type exchange struct {
 	// What a create is worth in the kernel, and what of it must be bound.
 	own  []*policy.RuntimePolicy
 	owed string
+	hold *refusal // of a start that policies allow
 
 	see      *apicall.Resource // scratch for filters
 	bodyRead bool              // the client's body was read to its end
