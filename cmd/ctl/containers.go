@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ POLICY says what binds the container:
   own    the policies that select it
   floor  the policies without a selector: nothing is known of the container yet
   build  a step of an image build: only the guards apply
+  +gate  and what the gate bound at its create, by an AccessPolicy's checks
 Below the table: rules that do not hold for a container, and why.`,
 		Example: `  belay containers
   belay containers -o json | jq -r '.[] | select(.mode != "enforce") | .name'`,
@@ -51,8 +53,12 @@ func (t *terminal) writeContainers(cs []control.Container) {
 		if !c.Armed.IsZero() {
 			started = t.ago(c.Armed)
 		}
+		how := c.Policy
+		if c.Binding != nil && len(c.Binding.Rules) > 0 {
+			how += "+gate"
+		}
 		tb.row(plain(orDash(shortID(c.ID))), plain(orDash(c.Name)), plain(orDash(shortImage(c.Image))), plain(started),
-			cell{c.Mode, modeColour(c.Mode)}, plain(c.Policy), plain(orDash(strings.Join(c.Policies, ", "))))
+			cell{c.Mode, modeColour(c.Mode)}, plain(how), plain(orDash(strings.Join(c.Policies, ", "))))
 		for _, p := range containerNotes(c) {
 			notes = append(notes, fmt.Sprintf("%s: %s", clean(nameOf(c)), clean(p)))
 		}
@@ -68,7 +74,11 @@ func (t *terminal) writeContainers(cs []control.Container) {
 
 // containerNotes is what an operator should know and no column shows.
 func containerNotes(c control.Container) []string {
-	notes := c.Problems
+	notes := slices.Clone(c.Problems)
+	if b := c.Binding; b != nil && b.Lost {
+		notes = append(notes, "the record of what the gate bound at its create is lost; the label belay.dev/runtime keeps "+
+			strings.Join(b.Rules, ", ")+" on it; create it again to start it through the gate")
+	}
 	if c.BoundLate {
 		notes = append(notes, "ran before its policies were bound, so none of them loosens anything for it; restart it to change that")
 	}

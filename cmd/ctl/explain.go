@@ -71,6 +71,12 @@ func (t *terminal) writeExplanation(e *control.Explanation) {
 		tb.row(plain("digest"), plain(c.ImageDigest))
 	}
 	tb.row(plain("policies"), plain(boundBy(c)))
+	if b := c.Binding; b != nil && !b.Lost {
+		tb.row(plain("created by"), plain(b.Owner+", "+t.ago(b.Time)))
+		if len(b.Rules) > 0 {
+			tb.row(plain("bound by the gate"), plain(strings.Join(b.Rules, "; ")))
+		}
+	}
 	tb.row(plain("mode"), cell{c.Mode, modeColour(c.Mode)})
 	tb.row(plain("revision"), plain(e.Revision))
 	tb.writeTo(t.out)

@@ -108,6 +108,9 @@ func (a *Agent) container(id ident.ContainerID, st enforce.ContainerState) contr
 	}
 	c.Policies, c.Mode = summary(eff)
 	c.BoundLate, c.Problems = a.binder.notes(id)
+	if !st.Build {
+		c.Binding = a.binder.binding(id)
+	}
 	if st.Started && !st.Overlay && usesDrift(eff) {
 		c.Problems = append(c.Problems, "exec.drift: unsupported: the storage of this container is no overlay, so image and written files look alike")
 	}

@@ -33,6 +33,7 @@ type binder struct {
 	late     map[ident.ContainerID]bool               // first bound after its start
 	problems map[ident.ContainerID][]string           // rules that do not hold in it
 	names    map[ident.ContainerID][]string           // names that it has had
+	gate     map[ident.ContainerID]*gateBinding       // what the gate has made
 	devs     map[ident.ContainerID]uint32             // device of its root, where inodes were bound
 	listed   map[string]bool                          // runtimes that have told all they hold
 	kept     map[ident.ContainerID]workload.Container // what the state directory is to hold
@@ -54,6 +55,7 @@ func newBinder(a *Agent) *binder {
 		a: a, registry: workload.NewRegistry(), file: a.cfg.knownFile(),
 		late: map[ident.ContainerID]bool{}, problems: map[ident.ContainerID][]string{}, listed: map[string]bool{},
 		names: map[ident.ContainerID][]string{}, devs: map[ident.ContainerID]uint32{},
+		gate: map[ident.ContainerID]*gateBinding{},
 		kept: map[ident.ContainerID]workload.Container{},
 	}
 }
@@ -61,6 +63,11 @@ func newBinder(a *Agent) *binder {
 // recall binds what was known when the last agent ended. A file that cannot be read is
 // reported, and costs no more than what the runtimes will say again.
 func (b *binder) recall() error {
+	// All is read before anything is bound: a container must not lose its gate's half.
+	return errors.Join(b.recallGate(), b.recallKnown(), b.rebind())
+}
+
+func (b *binder) recallKnown() error {
 	raw, err := os.ReadFile(b.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -79,7 +86,7 @@ func (b *binder) recall() error {
 		b.registry.Apply(workload.Change{Kind: workload.Upsert, Runtime: k.Container.Runtime, Cause: "recalled", Container: k.Container})
 		b.late[k.Container.ID], b.names[k.Container.ID] = k.Late, k.Names
 	}
-	return b.rebind()
+	return nil
 }
 
 // remember writes what is known, if it has changed.
@@ -145,6 +152,7 @@ func (b *binder) take(ch workload.Change) (rebound bool) {
 			delete(b.late, id)
 			delete(b.names, id)
 			delete(b.problems, id)
+			b.dropGate(id)
 			if err := b.a.kernel.Unbind(id); err != nil {
 				b.a.log.Warn("binding not removed", attr.ContainerID, string(id), attr.Error, err.Error())
 			}
@@ -184,6 +192,7 @@ func (b *binder) unbindUnknown() {
 			return
 		}
 	}
+	b.forgetUnlisted()
 	alive, err := b.a.kernel.Containers()
 	if err != nil {
 		return // the next listing tries again
@@ -191,7 +200,7 @@ func (b *binder) unbindUnknown() {
 	for _, id := range b.a.kernel.Bound() {
 		key, err := id.Bytes()
 		_, known := b.registry.Get(id)
-		if err != nil || known || b.a.kernel.IsCanary(id) ||
+		if err != nil || known || b.gate[id] != nil || b.a.kernel.IsCanary(id) ||
 			slices.ContainsFunc(alive, func(c enforce.ContainerState) bool { return c.ID == key }) {
 			continue
 		}
@@ -208,6 +217,7 @@ func (b *binder) rebind() error {
 	for _, c := range b.registry.List() {
 		errs = append(errs, b.bind(c))
 	}
+	errs = append(errs, b.bindUnlisted()...)
 	b.mu.Unlock()
 	b.bindRunning()
 	return errors.Join(errs...)
@@ -256,8 +266,8 @@ func (b *binder) bind(c workload.Container) error {
 		b.names[c.ID] = append(n, c.Name)
 	}
 	sub := subject(c, b.late[c.ID])
-	sub.FormerNames = b.names[c.ID]
-	eff := b.a.policies.current().Effective(sub)
+	sub.FormerNames, sub.Labels = b.names[c.ID], b.labels(c)
+	eff := b.a.policies.current().EffectiveWith(sub, b.own(c))
 	var err error
 	if eff.Revision == b.a.policies.current().Floor().Revision {
 		err = b.a.kernel.Unbind(c.ID)
@@ -310,9 +320,9 @@ func (b *binder) notes(id ident.ContainerID) (late bool, problems []string) {
 	return b.late[id], slices.Clone(b.problems[id])
 }
 
-// clientLabels are the labels that policies may select by. Those of Belay's own prefix
-// can loosen and are the gate's to set: without a gate whoever has one made it up, be it
-// a client or the image's author.
+// clientLabels are a container's labels without those of Belay's own prefix: these can
+// loosen, and what the runtime says of them a client or the image's author may have made
+// up. The gate's own record has those that it set.
 func clientLabels(labels map[string]string) map[string]string {
 	out := make(map[string]string, len(labels))
 	for k, v := range labels {

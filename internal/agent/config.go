@@ -111,9 +111,10 @@ func (c *Config) Socket() string { return filepath.Join(c.RunDir, "control.sock"
 // UsersSocket is the socket for those who may not open the control socket.
 func (c *Config) UsersSocket() string { return filepath.Join(c.RunDir, control.UsersSocketName) }
 
-func (c *Config) historyDir() string { return filepath.Join(c.StateDir, "policy-history") }
-func (c *Config) breakGlass() string { return filepath.Join(c.RunDir, "break-glass") }
-func (c *Config) journalDir() string { return filepath.Join(c.StateDir, "journal") }
-func (c *Config) lastGood() string   { return filepath.Join(c.StateDir, "last-good.yaml") }
-func (c *Config) setsFile() string   { return filepath.Join(c.StateDir, "sets.json") }
-func (c *Config) knownFile() string  { return filepath.Join(c.StateDir, "containers.json") }
+func (c *Config) historyDir() string  { return filepath.Join(c.StateDir, "policy-history") }
+func (c *Config) breakGlass() string  { return filepath.Join(c.RunDir, "break-glass") }
+func (c *Config) journalDir() string  { return filepath.Join(c.StateDir, "journal") }
+func (c *Config) lastGood() string    { return filepath.Join(c.StateDir, "last-good.yaml") }
+func (c *Config) setsFile() string    { return filepath.Join(c.StateDir, "sets.json") }
+func (c *Config) bindingsDir() string { return filepath.Join(c.StateDir, "bindings") }
+func (c *Config) knownFile() string   { return filepath.Join(c.StateDir, "containers.json") }

@@ -87,7 +87,7 @@ func (a *Agent) gateOptions() (proxy.Options, error) {
 	}
 	o := proxy.Options{
 		Upstream: upstream, Socket: a.cfg.GateSocket, Mode: mode, Policies: a.gateRules, Workload: gateWorkload{a},
-		Recorder: a, Health: a.health, Log: a.log, TLS: a.cfg.GateTLS, Tickets: a.tickets,
+		Recorder: a, Health: a.health, Log: a.log, TLS: a.cfg.GateTLS, Tickets: a.tickets, Binder: a.binder,
 		Elevations: &a.elevations,
 	}
 	if a.cfg.GateGroup != "" {
@@ -168,13 +168,13 @@ func (w gateWorkload) ContainerOf(path string) (string, bool) {
 }
 
 // Describe implements [peer.Workload]. Labels are those that the container was created
-// with; the gate's own among them are not told apart from an image's, and left out.
+// with; of the gate's prefix only those that the gate itself has set.
 func (w gateWorkload) Describe(sub *apicall.Subject) {
 	c, ok := w.a.binder.registry.Get(ident.ContainerID(sub.ContainerID))
 	if !ok {
 		return
 	}
-	sub.ContainerName, sub.ImageDigest, sub.ContainerLabels = c.Name, c.ImageDigest, clientLabels(c.Labels)
+	sub.ContainerName, sub.ImageDigest, sub.ContainerLabels = c.Name, c.ImageDigest, w.a.binder.trustedLabels(c)
 }
 
 // Bounds of what of a call goes into a record: callers choose it.

@@ -121,6 +121,9 @@ type HostMount struct {
 	Shallow bool
 	// Propagation is "", "rprivate", "shared", "rshared", "slave", "rslave", "private".
 	Propagation string
+	// GateSocket says that the source is the gate's own socket: the gate put it there in
+	// place of the daemon's, as a policy asks it to, or the request names it.
+	GateSocket bool
 	// Driver and Options are those of a volume.
 	Driver  string
 	Options map[string]string
@@ -151,11 +154,15 @@ type Facts struct {
 	Image       string
 	ImageDigest string
 	// User is the user as written; UserSet tells "" from unset. ImageUser is that of
-	// the image's configuration, filled in by the gate (with ImageUserKnown).
+	// the image's configuration, and for an exec the container's own, filled in by the
+	// gate (with ImageUserKnown).
 	User           string
 	UserSet        bool
 	ImageUser      string
 	ImageUserKnown bool
+	// NamedUID is the number that a user given by name has in the container of an exec,
+	// filled in by the gate; "" if it is not known.
+	NamedUID string
 
 	Privileged bool
 	ReadOnly   bool // read-only root file system

@@ -124,8 +124,19 @@ type Container struct {
 	Policies    []string  `json:"policies"`
 	Mode        string    `json:"mode"` // enforce, audit, mixed or none
 	BoundLate   bool      `json:"boundLate,omitempty"`
+	Binding     *Binding  `json:"binding,omitempty"`  // what the gate bound at create; nil: nothing
 	Problems    []string  `json:"problems,omitempty"` // rules that do not hold here, and why
 	Lost        uint64    `json:"lostRecords,omitempty"`
+}
+
+// Binding is what the gate's create has put on a container, until it is destroyed.
+type Binding struct {
+	Time   time.Time         `json:"time,omitzero"`
+	Owner  string            `json:"owner,omitempty"`  // "uid:1000"
+	Rules  []string          `json:"rules,omitempty"`  // what its checks are worth in the kernel, one a policy
+	Labels map[string]string `json:"labels,omitempty"` // those that the gate set
+	// Lost: the record is gone, and the rules are those that the container's label names.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // Explanation is the answer of `belay explain`.

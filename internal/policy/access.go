@@ -122,10 +122,21 @@ type Obligations struct {
 	Labels map[string]string
 	// Defaults are set where the request says nothing.
 	Defaults Defaults
+	// DockerSocket is what becomes of a mount of the daemon's socket: [SocketReplace],
+	// [SocketRefuse] or "". It is of whole policies only, never of a rule.
+	DockerSocket string
 	// RedactEnv holds globs of names of environment variables whose values the answer
 	// must not show.
 	RedactEnv []string
 }
+
+// The values of dockerSocket.
+const (
+	// SocketReplace mounts the gate's socket where a container asks for the daemon's.
+	SocketReplace = "replace"
+	// SocketRefuse refuses the call.
+	SocketRefuse = "refuse"
+)
 
 // Defaults are values for what a request leaves unset. Zero sets nothing.
 type Defaults struct {
@@ -199,10 +210,11 @@ type canonRule struct {
 }
 
 type canonObligations struct {
-	Owner      bool              `yaml:"owner,omitempty"`
-	Labels     map[string]string `yaml:"labels,omitempty"`
-	SetDefault *canonDefaults    `yaml:"setDefault,omitempty"`
-	RedactEnv  []string          `yaml:"redactEnv,omitempty"`
+	Owner        bool              `yaml:"owner,omitempty"`
+	Labels       map[string]string `yaml:"labels,omitempty"`
+	SetDefault   *canonDefaults    `yaml:"setDefault,omitempty"`
+	DockerSocket string            `yaml:"dockerSocket,omitempty"`
+	RedactEnv    []string          `yaml:"redactEnv,omitempty"`
 }
 
 type canonDefaults struct {
@@ -218,7 +230,7 @@ func (o *Obligations) canonical() *canonObligations {
 	if o == nil {
 		return nil
 	}
-	c := &canonObligations{Owner: o.Owner, Labels: o.Labels, RedactEnv: o.RedactEnv}
+	c := &canonObligations{Owner: o.Owner, Labels: o.Labels, DockerSocket: o.DockerSocket, RedactEnv: o.RedactEnv}
 	if d := o.Defaults; d != (Defaults{}) {
 		c.SetDefault = &canonDefaults{
 			Memory: formatBytes(d.MemoryBytes), CPUs: formatCPUs(d.NanoCPUs), PIDs: d.PIDs, User: d.User,

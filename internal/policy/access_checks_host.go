@@ -30,6 +30,9 @@ var hostChecks = []checkSpec{
 		judge: func(in checkInput, a *Args) string {
 			for i := range in.facts.HostMounts {
 				m := &in.facts.HostMounts[i]
+				if m.GateSocket {
+					continue // who calls through it is judged
+				}
 				if why := socketMount(m, a); why != "" {
 					return why
 				}
@@ -45,6 +48,9 @@ var hostChecks = []checkSpec{
 		judge: func(in checkInput, a *Args) string {
 			for i := range in.facts.HostMounts {
 				m := &in.facts.HostMounts[i]
+				if m.GateSocket {
+					continue
+				}
 				for _, p := range hostPaths(m) {
 					if isSensitive(p) && !slices.ContainsFunc(a.Lists["allow"], func(dir string) bool { return under(dir, p) }) {
 						return mountText(m, p)
@@ -149,7 +155,7 @@ var hostChecks = []checkSpec{
 func judgeHostMounts(in checkInput, a *Args) string {
 	for i := range in.facts.HostMounts {
 		m := &in.facts.HostMounts[i]
-		if m.Via == "image" || m.Via == "volumesFrom" {
+		if m.Via == "image" || m.Via == "volumesFrom" || m.GateSocket {
 			continue // other checks are about these
 		}
 		if m.Via == "volume" && m.Source == "" && badVolumeOption(m.Options) == "" {

@@ -168,14 +168,23 @@ func hasOption(f *apicall.Facts, prefix string) bool {
 	return slices.ContainsFunc(f.SecurityOpt, func(o string) bool { return strings.HasPrefix(o, prefix) })
 }
 
+// defaultUser returns the user that the gate sets where the request names none. An exec
+// gets no defaults: it runs as the container's own user.
+func defaultUser(in checkInput) string {
+	if !onCreate.covers(in.action) {
+		return ""
+	}
+	return in.set.User
+}
+
 // effectiveUser returns the user that the process will have: the request's, else the
-// default that the gate sets, else the image's.
+// default that the gate sets, else the image's; for an exec that of the container.
 func effectiveUser(in checkInput) string {
-	switch {
-	case in.facts.User != "":
+	if in.facts.User != "" {
 		return in.facts.User
-	case in.set.User != "":
-		return in.set.User
+	}
+	if u := defaultUser(in); u != "" {
+		return u
 	}
 	return in.facts.ImageUser
 }
@@ -183,20 +192,40 @@ func effectiveUser(in checkInput) string {
 // rootReason says why the user may be root; "" if it is not.
 func rootReason(in checkInput, numeric bool) string {
 	f := in.facts
+	whose := "image's"
+	if !onCreate.covers(in.action) {
+		whose = "container's"
+	}
 	user, _, _ := strings.Cut(effectiveUser(in), ":")
 	switch {
-	case f.User == "" && in.set.User == "" && !f.ImageUserKnown:
-		return "no user is given, and the image's is not known"
+	case f.User == "" && defaultUser(in) == "" && !f.ImageUserKnown:
+		return "no user is given, and the " + whose + " is not known"
 	case user == "" && f.User == "":
-		return "no user is given, and the image's is root"
+		return "no user is given, and the " + whose + " is root"
 	case isRootSpelling(user):
 		return "user " + quote(effectiveUser(in))
-	case isUID(user) || !numeric && isPlainName(user):
+	case isUID(user):
+		return ""
+	case !numeric && isPlainName(user) && !onCreate.covers(in.action):
+		return namedReason(f, user)
+	case !numeric && isPlainName(user):
 		return ""
 	case numeric:
 		return "user " + quote(user) + " is not a number above 0"
 	}
 	return "user " + quote(user) + " is neither a name nor a number above 0"
+}
+
+// namedReason judges a name by the number that it has in the container. Before there is a
+// container, at a create, it is not asked: the image has it.
+func namedReason(f *apicall.Facts, user string) string {
+	switch {
+	case f.NamedUID == "":
+		return "user " + quote(user) + ", whose number in the container is not known"
+	case isRootSpelling(f.NamedUID):
+		return "user " + quote(user) + ", which is 0 in the container"
+	}
+	return ""
 }
 
 // isRootSpelling reports whether an engine would read s as the user or group 0. They

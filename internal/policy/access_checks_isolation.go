@@ -149,6 +149,7 @@ var isolationChecks = []checkSpec{
 	},
 	{
 		name: "readOnlyRoot", about: onCreate, doc: "the root file system is read-only (a default counts)",
+		params: []param{{"apiOnly", boolParam, "the container's runtime policy does not get exec.drift: deny", nil}},
 		judge: func(in checkInput, _ *Args) string {
 			return failIf(!in.facts.ReadOnly && !in.set.ReadOnlyRoot, "the root file system is writable")
 		},

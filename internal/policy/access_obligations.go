@@ -37,8 +37,9 @@ func mergeObligations(a, b *Obligations) Obligations {
 			PIDs: lower(x.PIDs, y.PIDs), User: user,
 			NoNewPrivileges: x.NoNewPrivileges || y.NoNewPrivileges, ReadOnlyRoot: x.ReadOnlyRoot || y.ReadOnlyRoot,
 		},
-		Labels:    a.Labels,
-		RedactEnv: a.RedactEnv,
+		Labels:       a.Labels,
+		DockerSocket: stricterSocket(a.DockerSocket, b.DockerSocket),
+		RedactEnv:    a.RedactEnv,
 	}
 	if len(b.Labels) > 0 {
 		m.Labels = maps.Clone(b.Labels)
@@ -48,6 +49,34 @@ func mergeObligations(a, b *Obligations) Obligations {
 		m.RedactEnv = slices.Concat(a.RedactEnv, b.RedactEnv)
 	}
 	return m
+}
+
+// stricterSocket returns the one of two values of dockerSocket that allows less.
+func stricterSocket(a, b string) string {
+	switch {
+	case a == SocketRefuse || b == SocketRefuse:
+		return SocketRefuse
+	case a != "":
+		return a
+	}
+	return b
+}
+
+// DockerSocket returns what becomes of a mount of the daemon's socket in a call of this
+// caller, and the policy that says so: [SocketRefuse] of any policy in enforce mode goes
+// before [SocketReplace] of another. It is "" if none says anything: the call is judged as
+// it is. It is asked before [Access.Decide], so that the mount which is judged is the one
+// that will be.
+func (s *Access) DockerSocket(sub *apicall.Subject) (what string, by *AccessPolicy) {
+	for _, c := range s.match(sub, nil) {
+		for _, p := range s.classes[c].obligers {
+			v := p.Spec.Obligations.DockerSocket
+			if v != "" && (what == "" || v == SocketRefuse && what != SocketRefuse) {
+				what, by = v, p
+			}
+		}
+	}
+	return what, by
 }
 
 // Redacts reports whether the value of the environment variable must not be shown.

@@ -37,7 +37,7 @@ var accessHome = map[string]string{
 	"when": "spec.rules[]", "require": "spec.rules[]",
 	"own": "spec.rules[].resources", "kinds": "spec.rules[].resources", "names": "spec.rules[].resources",
 	"images": "spec.rules[].resources", "namespaces": "spec.rules[].resources",
-	"owner": "obligations", "setDefault": "obligations", "redactEnv": "obligations",
+	"owner": "obligations", "setDefault": "obligations", "redactEnv": "obligations", "dockerSocket": "spec.obligations",
 	"memory": "obligations.setDefault", "cpus": "obligations.setDefault", "pids": "obligations.setDefault",
 	"noNewPrivileges": "obligations.setDefault", "readOnlyRoot": "obligations.setDefault",
 }
@@ -226,6 +226,9 @@ func (d *decoder) accessRule(n *yaml.Node, at string, r *AccessRule) {
 		{"obligations", false, func(n *yaml.Node, at string) {
 			r.Obligations = &Obligations{}
 			d.obligations(n, at, r.Obligations)
+			if r.Obligations.DockerSocket != "" {
+				d.fail(n, "put it into the obligations below spec", "%s: dockerSocket holds for all calls of the subjects", at)
+			}
 			if r.Effect == EffectForbid {
 				d.fail(n, "put them on the rule that allows, or below spec", "%s: a forbidden call has no obligations", at)
 			}
@@ -277,10 +280,11 @@ func (d *decoder) obligations(n *yaml.Node, at string, o *Obligations) {
 			})
 			def.PIDs = int64(pids)
 		}},
+		{"dockerSocket", false, d.enum([]string{SocketReplace, SocketRefuse}, func(s string) { o.DockerSocket = s })},
 		{"redactEnv", false, d.texts(&o.RedactEnv, maxRuleList, checkTextGlob)},
 	})
 	if n.Kind == yaml.MappingNode && len(n.Content) == 0 {
-		d.fail(n, "delete it, or add owner, labels, setDefault or redactEnv", "%s says nothing", at)
+		d.fail(n, "delete it, or add owner, labels, setDefault, dockerSocket or redactEnv", "%s says nothing", at)
 	}
 }
 

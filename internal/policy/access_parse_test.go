@@ -41,7 +41,7 @@ spec:
       require: secondFactor
       obligations: {owner: true, labels: {belay.dev/x: y}, setDefault: {memory: 512Mi, cpus: 1, pids: 10, user: "65534:65534", noNewPrivileges: true, readOnlyRoot: true}, redactEnv: ["*SECRET*"]}
     - {effect: forbid, actions: [container.delete]}
-  obligations: {owner: true}
+  obligations: {owner: true, dockerSocket: replace}
 `
 
 const id64 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"

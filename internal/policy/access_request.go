@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -195,6 +196,9 @@ func (d *decoder) factsOf(n *yaml.Node, at string, f *apicall.Facts) {
 	d.apiStruct(n, at, structs["Facts"], f)
 	f.UserSet = f.UserSet || f.User != ""
 	f.ImageUserKnown = f.ImageUserKnown || f.ImageUser != ""
+	if user, _, _ := strings.Cut(cmp.Or(f.User, f.ImageUser), ":"); f.NamedUID == "" && isPlainName(user) && !isRootSpelling(user) {
+		f.NamedUID = "1000" // a name alone is not root
+	}
 	for i := range f.HostMounts {
 		m := &f.HostMounts[i]
 		if m.Via == "" {

@@ -165,7 +165,7 @@ func (s *Selector) trusted() bool {
 		return true
 	}
 	for k := range s.Labels {
-		if isBelayLabel(k) {
+		if IsReserved(k) {
 			return true
 		}
 	}

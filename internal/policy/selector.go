@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-func isBelayLabel(key string) bool { return strings.HasPrefix(key, LabelPrefix) }
+// IsReserved reports whether a label is of the prefix that only the gate sets.
+func IsReserved(key string) bool { return strings.HasPrefix(key, LabelPrefix) }
 
 // isDNSLabel is RFC 1123's label in lower case, the form of Kubernetes names.
 func isDNSLabel(s string) bool {

@@ -96,6 +96,7 @@ type gate struct {
 	socket string
 	health *health.Registry
 	server *proxy.Server
+	stop   func() // ends it in order; may be called twice
 
 	// mu guards events.
 	mu     sync.Mutex
@@ -163,13 +164,14 @@ func (w *world) start(t *testing.T, text string, change ...func(*proxy.Options))
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- g.server.Run(ctx) }()
-	t.Cleanup(func() {
+	g.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 		g.server.Close()
 	})
+	t.Cleanup(g.stop)
 	return g
 }
 

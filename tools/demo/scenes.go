@@ -55,6 +55,7 @@ var phases = []phase{
 	{title: "SSH, played by uid 1000", mode: "enforce", short: true, scenes: sshScenes(denied)},
 	{title: "Docker's API through the gate: alice (uid 20001) creates, bob (uid 20002) starts, carol (uid 20003) enters", mode: "enforce", short: true, prepare: openGate, finish: closeGate, scenes: gateScenes},
 	pluginPhase,
+	{title: "One policy, both doors: a check of the gate holds in the kernel too", mode: "enforce", short: true, prepare: openBothDoors, finish: closeBothDoors, scenes: bothDoorsScenes},
 	{title: "A second Docker Engine outside the scope", mode: "none", short: true, scenes: []scene{{
 		name: "root there", tried: "docker -H other run app", want: runs, ran: "ran hello uid=0", short: true,
 		act: func(ctx context.Context, s *stage) lab.Result {

@@ -30,6 +30,9 @@ func (x *exchange) decide() *refusal {
 		x.c.s.counts.denied.Add(1)
 		return x.denial()
 	}
+	if x.hold != nil { // told to those only who may start it
+		return x.hold
+	}
 	if !x.rules.Enforced() {
 		// All policies audit: they say what they would deny, and the daemon's own rule holds.
 		if r := x.daemonRule(); r != nil {
@@ -51,7 +54,8 @@ func (x *exchange) decide() *refusal {
 		x.c.s.counts.denied.Add(1)
 		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
 	}
-	if err := x.oblige(); err != nil {
+	x.owe()
+	if err := errors.Join(x.oblige(), x.mark()); err != nil {
 		x.ev.Decision = Denied
 		return x.unparsed(err)
 	}
@@ -166,6 +170,16 @@ func starts(action string) bool {
 	return action == "container.start" || action == "container.restart"
 }
 
+// mayNotStart says why a container that is there must not start; nil: it may.
+func (x *exchange) mayNotStart(f *found) *refusal {
+	if !x.c.s.images.same(f.ID, f.ImageID) {
+		x.c.s.counts.unresolved.Add(1)
+		return &refusal{status: http.StatusConflict, cause: "image_changed",
+			msg: "belay: the image's name was given to another image while the container was created; create it again"}
+	}
+	return x.unbound(f)
+}
+
 // resolve asks the daemon and the host for what the request's names stand for.
 func (x *exchange) resolve() *refusal {
 	call := &x.req.Call
@@ -190,10 +204,11 @@ func (x *exchange) resolve() *refusal {
 			s.o.Log.Warn("a name in a request cannot be resolved", attr.Error, err.Error())
 			return &refusal{status: http.StatusForbidden, cause: "unresolved", msg: "belay: " + err.Error()}
 		}
-		if f.Kind == apicall.ResourceContainer && starts(call.Action) && !s.images.same(f.ID, f.ImageID) {
-			s.counts.unresolved.Add(1)
-			return &refusal{status: http.StatusConflict, cause: "image_changed",
-				msg: "belay: the image's name was given to another image while the container was created; create it again"}
+		if f.Kind == apicall.ResourceContainer && starts(call.Action) {
+			x.hold = x.mayNotStart(f)
+		}
+		if call.Action == "container.exec" && f.Kind == apicall.ResourceContainer {
+			x.resolveUser(f)
 		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)
@@ -205,5 +220,8 @@ func (x *exchange) resolve() *refusal {
 	if r := x.resolveImage(ctx); r != nil {
 		return r
 	}
-	return x.resolveMounts()
+	if r := x.resolveMounts(); r != nil {
+		return r
+	}
+	return x.rerouteSocket()
 }

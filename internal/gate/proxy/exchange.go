@@ -34,6 +34,11 @@ type exchange struct {
 	stream *wire.Body // of the client, passed on; nil: body is all
 	length int64      // of stream; -1: chunked
 
+	// What a create is worth in the kernel, and what of it must be bound.
+	own  []*policy.RuntimePolicy
+	owed string
+	hold *refusal // of a start that policies allow
+
 	see      *apicall.Resource // scratch for filters
 	bodyRead bool              // the client's body was read to its end
 	b        *backend
@@ -98,7 +103,7 @@ func (x *exchange) permit() *refusal {
 	if r := x.daemonRule(); r != nil {
 		return r
 	}
-	if err := x.oblige(); err != nil {
+	if err := errors.Join(x.oblige(), x.mark()); err != nil {
 		return x.unparsed(err)
 	}
 	return nil
@@ -110,6 +115,7 @@ func (x *exchange) options() dockerapi.Options {
 	// What no API version knows the daemon does not read: without policies a newer client
 	// passes as it would there.
 	o.DropUnknown = o.DropUnknown || x.rules == nil
+	x.readAs(&o)
 	return o
 }
 

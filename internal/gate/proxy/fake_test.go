@@ -34,9 +34,12 @@ type daemon struct {
 	srv    *http.Server
 
 	// mu guards what follows.
-	mu    sync.Mutex
-	seen  []seenRequest
-	image string // of its containers; sha256:aa
+	mu               sync.Mutex
+	seen             []seenRequest
+	image            string // of its containers; sha256:aa
+	version, cgroups string // what it says of itself
+	user             string // of its containers
+	owed             string // value of the label that says what its containers owe
 }
 
 type seenRequest struct {
@@ -48,7 +51,7 @@ func (d *daemon) requests() (out []seenRequest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range d.seen {
-		if r.uri != imageEvents { // heard at all times
+		if r.uri != imageEvents && r.uri != "/version" && r.uri != "/info" { // heard at all times
 			out = append(out, r)
 		}
 	}
@@ -67,7 +70,7 @@ func (d *daemon) acted() (out []seenRequest) {
 
 func startDaemon(t *testing.T) *daemon {
 	t.Helper()
-	d := &daemon{socket: filepath.Join(t.TempDir(), "dockerd.sock")}
+	d := &daemon{version: "1.44", cgroups: "2", socket: filepath.Join(t.TempDir(), "dockerd.sock")}
 	l, err := net.Listen("unix", d.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +84,8 @@ func startDaemon(t *testing.T) *daemon {
 func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	hijacks := strings.HasSuffix(r.URL.Path, "/attach") || strings.HasSuffix(r.URL.Path, "/start") && strings.HasPrefix(r.URL.Path, "/exec/") ||
 		strings.HasSuffix(r.URL.Path, "/session")
-	if rest, ok := strings.CutPrefix(r.URL.Path, "/v1.41"); ok {
-		r.URL.Path = rest
+	for _, v := range []string{"/v1.40", "/v1.41"} {
+		r.URL.Path = strings.TrimPrefix(r.URL.Path, v)
 	}
 	body, _ := io.ReadAll(r.Body)
 	d.mu.Lock()
@@ -93,6 +96,14 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		d.hijack(w, r)
 	case p == "/_ping":
 		io.WriteString(w, "OK")
+	case p == "/version":
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		writeJSON(w, map[string]any{"ApiVersion": d.version})
+	case p == "/info":
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		writeJSON(w, map[string]any{"CgroupVersion": d.cgroups})
 	case p == "/containers/json":
 		writeJSON(w, []any{
 			map[string]any{"Id": idWeb, "Names": []string{"/web"}, "Image": "app", "ImageID": "sha256:aa", "Labels": map[string]string{policy.OwnerLabel: me(), "q": `a"]}\`}},
@@ -147,14 +158,17 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		return
 	}
 	d.mu.Lock()
-	image := d.image
+	image, user, labels := d.image, d.user, map[string]string{policy.OwnerLabel: owner}
+	if d.owed != "" {
+		labels[policy.BindingLabel] = d.owed
+	}
 	d.mu.Unlock()
 	if image == "" {
 		image = "sha256:aa"
 	}
 	writeJSON(w, map[string]any{
-		"Id": id, "Name": "/" + name, "Image": image,
-		"Config": map[string]any{"Image": "app", "Labels": map[string]string{policy.OwnerLabel: owner}, "Env": []string{"TOKEN=x", "A=b"}},
+		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1},
+		"Config": map[string]any{"Image": "app", "User": user, "Labels": labels, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }
 

@@ -156,6 +156,9 @@ func (x *exchange) answered(err error) (keep bool) {
 		x.count(x.resp.Status)
 		return x.becomeTunnel()
 	}
+	if x.created() {
+		return x.passCreated()
+	}
 	x.count(x.resp.Status)
 	whole, err := x.passOn()
 	sent := x.unwatch()
@@ -246,7 +249,6 @@ func (x *exchange) passOn() (whole bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		x.noteCreated(buf[head : head+n])
 		if _, err := c.nc.Write(buf[:head+n]); err != nil {
 			return false, err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,6 +131,8 @@ func (s *Server) hearImages(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { b.nc.Close() })
 	defer stop()
 	defer b.nc.Close()
+	s.learn(ctx) // it may be another daemon than before
+	defer s.about.Store(nil)
 	head := append(s.up.appendHead(nil, http.MethodGet, imageEvents, ticket.None, nil), "\r\n"...)
 	if _, err := b.nc.Write(head); err != nil {
 		return err
@@ -177,19 +178,4 @@ func (s *Server) image(ctx context.Context, name string) (*found, error) {
 		s.images.put(name, f, turn)
 	}
 	return f, err
-}
-
-// noteCreated remembers by which image the container in this answer was judged.
-func (x *exchange) noteCreated(body []byte) {
-	if x.resp.Status != http.StatusCreated || x.req.Call.Action != "container.create" || x.rules == nil {
-		return
-	}
-	if i := strings.IndexByte(string(body[:min(len(body), 64)]), '{'); i >= 0 {
-		_ = eachMember(body[i:], func(name, v []byte) error {
-			if id, err := text(v); err == nil && string(name) == `"Id"` && isID(id) {
-				x.c.s.images.judge(id, x.req.Call.Facts.ImageDigest)
-			}
-			return nil
-		})
-	}
 }

@@ -61,6 +61,10 @@ type Rules interface {
 	VisibleTo(call *apicall.Call, res *apicall.Resource, now time.Time) bool
 	// Visible is that for a call without facts.
 	Visible(sub *apicall.Subject, action string, res *apicall.Resource) bool
+	// RuntimeFor is what the checks of a create are worth in the kernel.
+	RuntimeFor(call *apicall.Call, now time.Time) []*policy.RuntimePolicy
+	// DockerSocket is what becomes of a mount of the daemon's socket, and who says so.
+	DockerSocket(sub *apicall.Subject) (what string, by *policy.AccessPolicy)
 	// Enforced tells whether any policy is enforced. If none is, the daemon's own rule holds.
 	Enforced() bool
 }
@@ -100,6 +104,7 @@ type Options struct {
 	Workload   peer.Workload
 	Recorder   Recorder         // nil: nobody
 	Health     *health.Registry // nil: a registry of its own
+	Binder     Binder           // nil: checks hold in the API alone
 	Tickets    *ticket.Keeper   // nil: requests get no ticket
 	Log        *slog.Logger     // nil discards
 

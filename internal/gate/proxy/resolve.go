@@ -31,7 +31,8 @@ type found struct {
 	// of a container: its image as its creator wrote it, and the image's id
 	Image, ImageID string
 	ContainerID    string            // of an exec
-	User           string            // of an image's configuration
+	User           string            // of an image's configuration, or a container's own
+	PID            int               // of a container that runs
 	Options        map[string]string // of a volume's driver
 	Driver         string
 }
@@ -129,9 +130,10 @@ func isID(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abc
 func (s *Server) findContainer(ctx context.Context, name string) (*found, error) {
 	var a struct {
 		ID, Name, Image string
+		State           struct{ Pid int }
 		Config          struct {
-			Image  string
-			Labels map[string]string
+			Image, User string
+			Labels      map[string]string
 		}
 	}
 	if err := s.get(ctx, "/containers/", name, "/json", &a); err != nil {
@@ -142,7 +144,7 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	}
 	return &found{
 		Kind: apicall.ResourceContainer, ID: a.ID, Names: []string{strings.TrimPrefix(a.Name, "/")}, Labels: a.Config.Labels,
-		Image: a.Config.Image, ImageID: a.Image,
+		Image: a.Config.Image, ImageID: a.Image, User: a.Config.User, PID: a.State.Pid,
 	}, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -45,9 +46,12 @@ type Server struct {
 	callers   callers
 	counts    counters
 	images    images
+	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
 	ownStat   os.FileInfo
+
+	notKept sync.Once // says that containers lose the socket at a restart
 
 	life  context.Context // until Close
 	end   context.CancelFunc

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"sync"
 	"syscall"
@@ -170,12 +171,17 @@ func (u *upstream) appendHead(dst []byte, method, target string, kind ticket.Bod
 //
 // Errors: wrap errDaemon.
 func (u *upstream) ask(ctx context.Context, target string, limit int) (status int, body []byte, err error) {
+	return u.do(ctx, http.MethodGet, target, limit)
+}
+
+// do is ask for a method that may be sent twice.
+func (u *upstream) do(ctx context.Context, method, target string, limit int) (status int, body []byte, err error) {
 	for attempt := 0; ; attempt++ {
 		b, err := u.get(attempt > 0)
 		if err != nil {
 			return 0, nil, err
 		}
-		status, body, err := u.askOn(ctx, b, target, limit)
+		status, body, err := u.askOn(ctx, b, method, target, limit)
 		if err == nil {
 			return status, body, nil
 		}
@@ -188,7 +194,7 @@ func (u *upstream) ask(ctx context.Context, target string, limit int) (status in
 	}
 }
 
-func (u *upstream) askOn(ctx context.Context, b *backend, target string, limit int) (int, []byte, error) {
+func (u *upstream) askOn(ctx context.Context, b *backend, method, target string, limit int) (int, []byte, error) {
 	deadline := time.Now().Add(askTimeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
@@ -196,12 +202,16 @@ func (u *upstream) askOn(ctx context.Context, b *backend, target string, limit i
 	if err := b.nc.SetDeadline(deadline); err != nil {
 		return 0, nil, err
 	}
-	head := append(u.appendHead(make([]byte, 0, 512), "GET", target, ticket.None, nil), "\r\n"...)
+	head := u.appendHead(make([]byte, 0, 512), method, target, ticket.None, nil)
+	if method != http.MethodGet {
+		head = appendLength(head, 0)
+	}
+	head = append(head, "\r\n"...)
 	if _, err := b.nc.Write(head); err != nil {
 		return 0, nil, err
 	}
 	var resp wire.Response
-	if err := b.r.ReadResponse(&resp, "GET"); err != nil {
+	if err := b.r.ReadResponse(&resp, method); err != nil {
 		return 0, nil, err
 	}
 	status, closing, framing := resp.Status, resp.Close, resp.Framing

@@ -9,6 +9,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ const usage = `usage: actor ACT [ARGS]
   loop N PATH ARGS  try to run a program N times
   serve ADDR        a web server; reloads on SIGHUP
   get ADDR          print what a web server there says
+  api METHOD PATH   ask the Docker API at /var/run/docker.sock; prints status and answer
   dial ADDR         connect and print the first line that comes
   sshd ADDR         answer like an SSH server, first line only
   ssh ADDR          speak like an SSH client, first line only
@@ -63,6 +65,7 @@ var acts = map[string]struct {
 	"loop":   {2, loop},
 	"serve":  {1, serve},
 	"get":    {1, get},
+	"api":    {2, api},
 	"dial":   {1, func(a []string) int { return dial(a[0], "") }},
 	"ssh":    {1, func(a []string) int { return dial(a[0], "SSH-2.0-actor\r\n") }},
 	"sshd":   {1, sshd},
@@ -226,6 +229,29 @@ func serve(args []string) int {
 			page <- fmt.Sprintf("served %d", n)
 		}
 	}
+}
+
+// api asks whatever answers at the usual place of the Docker daemon's socket.
+func api(a []string) int {
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", "/var/run/docker.sock")
+		},
+	}}
+	req, err := http.NewRequest(a[0], "http://docker"+a[1], nil)
+	if err != nil {
+		return fail(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fail(err)
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	if _, err := io.Copy(os.Stdout, io.LimitReader(resp.Body, 1<<20)); err != nil {
+		return fail(err)
+	}
+	return 0
 }
 
 func get(args []string) int {

@@ -1,0 +1,301 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/belay-project/belay/internal/atomicfile"
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/workload"
+)
+
+// gateBinding is what the gate made of a create, as the state directory keeps it: one file
+// a container, from before its client hears of it until the runtime destroys it.
+type gateBinding struct {
+	ID       ident.ContainerID `json:"id"`
+	Time     time.Time         `json:"time"`
+	Owner    string            `json:"owner"`
+	Name     string            `json:"name,omitempty"`
+	Image    string            `json:"image,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"` // the request's own
+	Set      map[string]string `json:"set,omitempty"`    // the gate's
+	Policies []keptPolicy      `json:"policies,omitempty"`
+
+	runtime []*policy.RuntimePolicy // of Policies
+}
+
+type keptPolicy struct {
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+	Text string `json:"text"` // canonical
+}
+
+// maxBindingFile bounds one file: a create's labels are at most a body of 4 MiB.
+const maxBindingFile = 16 << 20
+
+// unlistedFor is how long a binding waits for the runtime to know its container: a listing
+// may have been taken just before the container was made.
+const unlistedFor = 10 * time.Minute
+
+// Bind implements [proxy.Binder].
+func (b *binder) Bind(n *proxy.Binding) error {
+	id, err := ident.ParseContainerID(n.ID)
+	if err != nil {
+		return err
+	}
+	g := &gateBinding{
+		ID: id, Time: n.Time, Owner: n.Owner, Name: n.Name, Image: n.Image, Labels: maps.Clone(n.Labels), Set: maps.Clone(n.Set),
+		runtime: slices.Clone(n.Runtime),
+	}
+	for _, rp := range n.Runtime {
+		g.Policies = append(g.Policies, keptPolicy{rp.File, rp.Line, string(rp.Canonical())})
+	}
+	if err := b.bindGate(g); err != nil {
+		b.a.noteBinding(g, "not bound at create by the gate: "+err.Error())
+		return err
+	}
+	if len(g.runtime) > 0 {
+		b.a.noteBinding(g, "bound at create by the gate: "+strings.Join(g.texts(), "; "))
+	}
+	return nil
+}
+
+func (b *binder) bindGate(g *gateBinding) error {
+	b.mu.Lock()
+	b.gate[g.ID] = g
+	err := b.bindKnown(g.ID)
+	b.mu.Unlock()
+	if err == nil {
+		err = b.keepGate(g) // takes as long as the disk does
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil && b.gate[g.ID] != g {
+		_ = os.Remove(b.gateFile(g.ID)) // the container was destroyed meanwhile
+		return nil
+	}
+	if err != nil {
+		delete(b.gate, g.ID)
+		_ = b.bindKnown(g.ID) // without what is its own it is as one that another door let in
+		if _, ok := b.registry.Get(g.ID); !ok {
+			delete(b.late, g.ID)
+			delete(b.names, g.ID)
+		}
+	}
+	return err
+}
+
+// bindKnown binds a container by all that is known of it, which may be its gate's record
+// alone. b.mu is held.
+func (b *binder) bindKnown(id ident.ContainerID) error {
+	if c, ok := b.registry.Get(id); ok {
+		return b.bind(c)
+	}
+	g := b.gate[id]
+	if g == nil {
+		return b.a.kernel.Unbind(id)
+	}
+	// Of the image only its name is known: nothing loosens by it.
+	return b.bind(workload.Container{ID: id, Name: strings.TrimPrefix(g.Name, "/"), Image: g.Image, Labels: g.Labels})
+}
+
+// Bound implements [proxy.Binder].
+func (b *binder) Bound(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.gate[ident.ContainerID(id)] != nil
+}
+
+// own returns the rules that hold for one container alone, by the gate's record or, where
+// that is lost, by the label which says that there was one. b.mu is held.
+func (b *binder) own(c workload.Container) []*policy.RuntimePolicy {
+	if g := b.gate[c.ID]; g != nil {
+		return g.runtime
+	}
+	if rp := policy.RuntimeOwed(c.Labels[policy.BindingLabel]); rp != nil {
+		return []*policy.RuntimePolicy{rp}
+	}
+	return nil
+}
+
+// labels returns the labels by which policies may select a container: those of the gate's
+// prefix by its own record, whatever the runtime says. b.mu is held.
+func (b *binder) labels(c workload.Container) map[string]string {
+	out := clientLabels(c.Labels)
+	if g := b.gate[c.ID]; g != nil {
+		maps.Copy(out, g.Set)
+	}
+	return out
+}
+
+// trustedLabels is labels for other parts of the agent.
+func (b *binder) trustedLabels(c workload.Container) map[string]string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.labels(c)
+}
+
+func (b *binder) gateFile(id ident.ContainerID) string {
+	return filepath.Join(b.a.cfg.bindingsDir(), string(id)+".json")
+}
+
+func (b *binder) keepGate(g *gateBinding) error {
+	raw, err := json.Marshal(g)
+	if err != nil {
+		return fmt.Errorf("keep the binding: %w", err)
+	}
+	if err := atomicfile.WriteFile(b.gateFile(g.ID), raw, 0o600); err != nil {
+		_ = os.Remove(b.gateFile(g.ID)) // only its name may not have reached the disk
+		return fmt.Errorf("keep the binding: %w", err)
+	}
+	return nil
+}
+
+// dropGate forgets the gate's record of a container that is destroyed. b.mu is held.
+func (b *binder) dropGate(id ident.ContainerID) {
+	if b.gate[id] == nil {
+		return
+	}
+	delete(b.gate, id)
+	if err := os.Remove(b.gateFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.a.log.Warn("the record of a binding is not removed", attr.ContainerID, string(id), attr.Error, err.Error())
+	}
+}
+
+// recallGate reads what the gate bound under earlier agents. A record that cannot be read is
+// left where it is and counted: its container has the rules of its label, and does not
+// start through the gate.
+func (b *binder) recallGate() error {
+	dir := b.a.cfg.bindingsDir()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("bindings of the gate: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("bindings of the gate: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		id, err := ident.ParseContainerID(strings.TrimSuffix(e.Name(), ".json"))
+		if err != nil {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // half written by an agent that was killed
+			continue
+		}
+		g, err := readBinding(b.gateFile(id))
+		if err == nil && g.ID != id {
+			err = fmt.Errorf("%s: it is of container %s", e.Name(), g.ID.Short())
+		}
+		if err != nil {
+			b.a.health.Counter("bindings_unreadable").Add(1)
+			errs = append(errs, err)
+			continue
+		}
+		b.gate[id] = g
+	}
+	return errors.Join(errs...)
+}
+
+func readBinding(file string) (*gateBinding, error) {
+	info, err := os.Lstat(file)
+	if err != nil {
+		return nil, fmt.Errorf("binding of the gate: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxBindingFile {
+		return nil, fmt.Errorf("binding of the gate: %s is no record of one", file)
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("binding of the gate: %w", err)
+	}
+	g := new(gateBinding)
+	if err := json.Unmarshal(raw, g); err != nil {
+		return nil, fmt.Errorf("binding of the gate in %s: %w", file, err)
+	}
+	for _, p := range g.Policies {
+		rp, err := policy.RestoreRuntime(p.File, p.Line, []byte(p.Text))
+		if err != nil {
+			return nil, fmt.Errorf("binding of the gate in %s: %w", file, err)
+		}
+		g.runtime = append(g.runtime, rp)
+	}
+	return g, nil
+}
+
+// bindUnlisted binds the containers that the gate made and no runtime has told of yet.
+// b.mu is held.
+func (b *binder) bindUnlisted() []error {
+	var errs []error
+	for id := range b.gate {
+		if _, ok := b.registry.Get(id); !ok {
+			errs = append(errs, b.bindKnown(id))
+		}
+	}
+	return errs
+}
+
+// forgetUnlisted drops the records of containers that were destroyed while no agent ran.
+// All runtimes have told what they hold. b.mu is held.
+func (b *binder) forgetUnlisted() {
+	for id, g := range b.gate {
+		if _, ok := b.registry.Get(id); ok || time.Since(g.Time) < unlistedFor {
+			continue
+		}
+		b.dropGate(id)
+		if err := b.a.kernel.Unbind(id); err != nil {
+			b.a.log.Warn("binding not removed", attr.ContainerID, string(id), attr.Error, err.Error())
+		}
+	}
+}
+
+// texts says of each policy what it binds: "developers: exec.asRoot".
+func (g *gateBinding) texts() []string {
+	var out []string
+	for _, rp := range g.runtime {
+		out = append(out, rp.Name+" ("+rp.Spec.Mode.String()+"): "+denies(rp))
+	}
+	return out
+}
+
+func denies(rp *policy.RuntimePolicy) string {
+	var rules []string
+	for _, r := range rp.Denies() {
+		rules = append(rules, r.String())
+	}
+	return strings.Join(rules, ", ")
+}
+
+// binding describes the gate's record for an answer; nil: there is none.
+func (b *binder) binding(id ident.ContainerID) *control.Binding {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if g := b.gate[id]; g != nil {
+		return &control.Binding{Time: g.Time, Owner: g.Owner, Rules: g.texts(), Labels: maps.Clone(g.Set)}
+	}
+	if c, ok := b.registry.Get(id); ok && len(b.own(c)) > 0 {
+		return &control.Binding{Lost: true, Rules: []string{denies(b.own(c)[0])}}
+	}
+	return nil
+}
+
+// noteBinding puts into the journal what became of a binding.
+func (a *Agent) noteBinding(g *gateBinding, message string) {
+	a.journal.Append(&journal.Record{
+		BootID: a.host.BootID, Host: a.host.Hostname, Time: time.Now(), Kind: journal.KindAgent, Message: message,
+		Container: &journal.Container{ID: g.ID, Name: strings.TrimPrefix(g.Name, "/"), Image: g.Image, Class: "container"},
+	})
+}
+
+var _ proxy.Binder = (*binder)(nil)

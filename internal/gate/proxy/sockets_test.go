@@ -1,0 +1,134 @@
+package proxy
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const rerouting = `apiVersion: belay.dev/v1
+kind: AccessPolicy
+metadata: {name: sockets}
+spec:
+  mode: enforce
+  subjects: {everyone: true}
+  obligations: {dockerSocket: WHAT}
+  rules: [{name: all, effect: allow, actions: ["*"], checks: [CHECKS]}]
+`
+
+// Issue: application containers that call the daemon are rerouted through the gate.
+func TestDockerSocketMounts(t *testing.T) {
+	bind := func(src string) string {
+		return `{"Image":"app","User":"1","HostConfig":{"Binds":["` + src + `:/var/run/docker.sock:ro"]}}`
+	}
+	mount := func(src string) string {
+		return `{"Image":"app","User":"1","HostConfig":{"Mounts":[{"Type":"bind","Source":"` + src + `","Target":"/x"}]}}`
+	}
+	volume := func(src string) string {
+		return `{"Image":"app","User":"1","HostConfig":{"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"DriverConfig":{"Name":"local","Options":{"type":"none","o":"bind","device":"` +
+			src + `"}}}}]}}`
+	}
+	const pass, replaced, refused = "passes", "is replaced", "is refused"
+	for _, what := range []string{"replace", "refuse"} {
+		dir, err := filepath.EvalSymlinks(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "WHAT", what), "CHECKS", "{hostMounts: {allow: ["+dir+"]}}"))
+		socket, err := filepath.EvalSymlinks(g.d.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate, err := filepath.EvalSymlinks(g.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		link, dirLink, hard := filepath.Join(dir, "link"), filepath.Join(dir, "dirlink"), filepath.Join(dir, "hard")
+		for to, from := range map[string]string{link: socket, dirLink: filepath.Dir(socket)} {
+			if err := os.Symlink(from, to); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Link(socket, hard); err != nil {
+			t.Fatal(err)
+		}
+		exact := map[string]string{"replace": replaced, "refuse": refused}[what]
+		for _, c := range []struct{ name, body, want string }{
+			{"by its path", bind(socket), exact},
+			{"by another spelling", bind(filepath.Dir(socket) + "/./x/..//" + filepath.Base(socket)), exact},
+			{"over a symbolic link", bind(link), exact},
+			{"over a linked directory", bind(dirLink + "/" + filepath.Base(socket)), exact},
+			{"over a hard link", bind(hard), exact},
+			{"as a mount", mount(socket), exact},
+			{"its directory", bind(filepath.Dir(socket)), refused},
+			{"its directory over a link", mount(dirLink), refused},
+			{"the root", bind("/"), refused},
+			{"/tmp", mount("/tmp"), refused},
+			{"a volume of it", volume(socket), refused},
+			{"a volume of its directory", volume(dirLink), refused},
+			{"a directory that is allowed", bind(dir), pass},
+			{"the gate's own", bind(gate), map[string]string{"replace": replaced, "refuse": refused}[what]},
+		} {
+			t.Run(what+"/"+c.name, func(t *testing.T) {
+				if c.name == "/tmp" && !strings.HasPrefix(socket, "/tmp/") {
+					t.Skip("the socket is elsewhere: TMPDIR")
+				}
+				before := len(g.d.acted())
+				status, answer := do(t, g.client(t), "POST", "/containers/create", c.body)
+				sent := g.d.acted()[before:]
+				if c.want == refused {
+					if status != 403 || len(sent) != 0 {
+						t.Errorf("got %d %s; the daemon %v", status, answer, sent)
+					}
+					return
+				}
+				if status != 201 || len(sent) != 1 {
+					t.Fatalf("got %d %s; the daemon %v", status, answer, sent)
+				}
+				if strings.Contains(sent[0].body, socket) || strings.Contains(sent[0].body, link) || strings.Contains(sent[0].body, hard) {
+					t.Errorf("the daemon got %s", sent[0].body)
+				}
+				if c.want == replaced && !mountsOf(t, sent[0].body)[gate] {
+					t.Errorf("the daemon got %s, want a mount of %s", sent[0].body, gate)
+				}
+			})
+		}
+		if n := g.counter("gate_socket_replaced"); (n > 0) != (what == "replace") {
+			t.Errorf("%s: counted %d", what, n)
+		}
+	}
+}
+
+// mountsOf returns the sources that a create's body mounts.
+func mountsOf(t *testing.T, body string) map[string]bool {
+	t.Helper()
+	var b struct {
+		HostConfig struct {
+			Binds  []string
+			Mounts []struct{ Source string }
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &b); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]bool{}
+	for _, s := range b.HostConfig.Binds {
+		src, rest, _ := strings.Cut(s, ":")
+		out[src] = rest == "/var/run/docker.sock:ro"
+	}
+	for _, m := range b.HostConfig.Mounts {
+		out[m.Source] = true
+	}
+	return out
+}
+
+// Without the field a mount of the socket is judged as any other.
+func TestDockerSocketUnsaid(t *testing.T) {
+	g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "  obligations: {dockerSocket: WHAT}\n", ""), "CHECKS", "noSocketMounts"))
+	body := `{"Image":"app","User":"1","HostConfig":{"Binds":["/var/run/docker.sock:/s"]}}`
+	if status, answer := do(t, g.client(t), "POST", "/containers/create", body); status != 403 || !strings.Contains(answer, "noSocketMounts") {
+		t.Errorf("got %d %s", status, answer)
+	}
+}
