@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,17 @@ static int do_execveat(char **argv)
 	return lost("execveat");
 }
 
+#ifdef __x86_64__
+static void no_entry(int sig)
+{
+	static const char msg[] = "prim: int 0x80 faults: no 32-bit system calls on this kernel or under its hypervisor\n";
+
+	(void)sig;
+	(void)!write(2, msg, sizeof(msg) - 1);
+	_exit(2);
+}
+#endif
+
 /* int80 PROG: the 32-bit entry, with 32-bit pointers. */
 static int do_int80(char **argv)
 {
@@ -62,6 +74,7 @@ static int do_int80(char **argv)
 		return lost("mmap") + 1;
 	snprintf(low->path, sizeof(low->path), "%s", argv[0]);
 	low->argv[0] = (uint32_t)(uintptr_t)low->path;
+	signal(SIGSEGV, no_entry); /* an exec resets it */
 	__asm__ volatile("int $0x80" : "=a"(ret)
 			 : "a"(11 /* execve */), "b"(low->path), "c"(low->argv), "d"(low->envp)
 			 : "memory", "r8", "r9", "r10", "r11");
