@@ -13,7 +13,7 @@ const UsersSocketName = "users.sock"
 const maxPerUser = 8
 
 // limitUsers closes connections of users that have n already, so that none of them keeps
-// the others out. Root has no bound.
+// the others out.
 func limitUsers(l net.Listener, n int) net.Listener {
 	return &userListener{Listener: l, most: n, open: map[uint32]int{}}
 }
@@ -47,7 +47,7 @@ func (l *userListener) Accept() (net.Conn, error) {
 func (l *userListener) take(uid uint32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if uid != 0 && l.open[uid] >= l.most {
+	if l.open[uid] >= l.most {
 		return false
 	}
 	l.open[uid]++
