@@ -34,6 +34,7 @@ type binder struct {
 	problems map[ident.ContainerID][]string           // rules that do not hold in it
 	names    map[ident.ContainerID][]string           // names that it has had
 	gate     map[ident.ContainerID]*gateBinding       // what the gate has made
+	unsynced []string                                 // records of these that may not be on the disk yet
 	devs     map[ident.ContainerID]uint32             // device of its root, where inodes were bound
 	listed   map[string]bool                          // runtimes that have told all they hold
 	kept     map[ident.ContainerID]workload.Container // what the state directory is to hold
@@ -118,9 +119,9 @@ func (b *binder) keep(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return b.remember()
+			return errors.Join(b.syncGate(), b.remember())
 		case <-t.C:
-			if err := b.remember(); err != nil {
+			if err := errors.Join(b.syncGate(), b.remember()); err != nil {
 				b.a.health.SetDegraded("state", err.Error())
 			} else {
 				b.a.health.SetOK("state")

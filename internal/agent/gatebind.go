@@ -79,7 +79,7 @@ func (b *binder) bindGate(g *gateBinding) error {
 	err := b.bindKnown(g.ID)
 	b.mu.Unlock()
 	if err == nil {
-		err = b.keepGate(g) // takes as long as the disk does
+		err = b.keepGate(g)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -157,9 +157,30 @@ func (b *binder) keepGate(g *gateBinding) error {
 	if err != nil {
 		return fmt.Errorf("keep the binding: %w", err)
 	}
-	if err := atomicfile.WriteFile(b.gateFile(g.ID), raw, 0o600); err != nil {
-		_ = os.Remove(b.gateFile(g.ID)) // only its name may not have reached the disk
+	if err := atomicfile.WriteFileUnsynced(b.gateFile(g.ID), raw, 0o600); err != nil {
 		return fmt.Errorf("keep the binding: %w", err)
+	}
+	b.mu.Lock()
+	b.unsynced = append(b.unsynced, filepath.Base(b.gateFile(g.ID)))
+	b.mu.Unlock()
+	return nil
+}
+
+// syncGate puts new records of the gate on the disk. No create waits for it: where power is
+// lost before, the container has what its label owes, and does not start through the gate.
+func (b *binder) syncGate() error {
+	b.mu.Lock()
+	names := b.unsynced
+	b.unsynced = nil
+	b.mu.Unlock()
+	if len(names) == 0 {
+		return nil
+	}
+	if err := atomicfile.Sync(b.a.cfg.bindingsDir(), names); err != nil {
+		b.mu.Lock()
+		b.unsynced = append(b.unsynced, names...)
+		b.mu.Unlock()
+		return fmt.Errorf("keep the bindings: %w", err)
 	}
 	return nil
 }

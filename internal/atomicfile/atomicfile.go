@@ -7,6 +7,7 @@ package atomicfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -29,9 +30,45 @@ func WriteFile(path string, data []byte, perm fs.FileMode) error {
 	})
 }
 
+// WriteFileUnsynced is [WriteFile] without the wait for the disk: what it wrote survives
+// the process and not a loss of power, after which the file may be missing or short.
+// [Sync] makes up for it.
+func WriteFileUnsynced(path string, data []byte, perm fs.FileMode) error {
+	return replace(path, perm, false, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// Sync makes what [WriteFileUnsynced] wrote durable, all in one directory. Files that are
+// gone by now are left out.
+func Sync(dir string, names []string) error {
+	var errs []error
+	for _, name := range names {
+		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("sync: %w", err))
+		}
+	}
+	return errors.Join(append(errs, SyncDir(dir))...)
+}
+
 // Write is [WriteFile] for content that fill writes piece by piece. An error of
 // fill is returned wrapped, and the old file stays.
 func Write(path string, perm fs.FileMode, fill func(io.Writer) error) error {
+	if err := replace(path, perm, true, fill); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func replace(path string, perm fs.FileMode, sync bool, fill func(io.Writer) error) error {
 	dir := filepath.Dir(path)
 	// Same directory: a rename across file systems is a copy, and not atomic.
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
@@ -39,7 +76,7 @@ func Write(path string, perm fs.FileMode, fill func(io.Writer) error) error {
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
 	tmp := f.Name()
-	if err := finish(f, perm, fill); err != nil {
+	if err := finish(f, perm, sync, fill); err != nil {
 		os.Remove(tmp)
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
@@ -47,16 +84,16 @@ func Write(path string, perm fs.FileMode, fill func(io.Writer) error) error {
 		os.Remove(tmp)
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
-	return SyncDir(dir)
+	return nil
 }
 
-// finish fills, syncs and closes f.
-func finish(f *os.File, perm fs.FileMode, fill func(io.Writer) error) error {
+// finish fills, syncs if it is to, and closes f.
+func finish(f *os.File, perm fs.FileMode, sync bool, fill func(io.Writer) error) error {
 	err := fill(f)
 	if err == nil {
 		err = f.Chmod(perm)
 	}
-	if err == nil {
+	if err == nil && sync {
 		// Without it, ext4 with delayed allocation can keep the rename and lose
 		// the content: https://lwn.net/Articles/322823/
 		err = f.Sync()

@@ -164,3 +164,23 @@ func TestWriteConcurrentReadersSeeWholeFiles(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestWriteFileUnsynced(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, content := range []string{"old", "new"} {
+		if err := WriteFileUnsynced(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		only(t, dir, "f", content, 0o600)
+	}
+	if err := Sync(dir, []string{"f", "gone"}); err != nil {
+		t.Errorf("Sync: %v, want nil: a file that is gone is left out", err)
+	}
+	if err := Sync(filepath.Join(dir, "none"), []string{"f"}); err == nil {
+		t.Error("Sync of a directory that is not there returned nil")
+	}
+	if err := WriteFileUnsynced(filepath.Join(dir, "none", "f"), nil, 0o600); err == nil {
+		t.Error("WriteFileUnsynced into a directory that is not there returned nil")
+	}
+}
