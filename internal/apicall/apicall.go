@@ -144,7 +144,8 @@ type Facts struct {
 	Image       string
 	ImageDigest string
 	// User is the user as written; UserSet tells "" from unset. ImageUser is that of
-	// the image's configuration, filled in by the gate (with ImageUserKnown).
+	// the image's configuration, of an exec that of its container's, filled in by the gate
+	// (with ImageUserKnown).
 	User           string
 	UserSet        bool
 	ImageUser      string

@@ -169,7 +169,7 @@ func hasOption(f *apicall.Facts, prefix string) bool {
 }
 
 // effectiveUser returns the user that the process will have: the request's, else the
-// default that the gate sets, else the image's.
+// default that the gate sets, else the image's; an exec has its container's.
 func effectiveUser(in checkInput) string {
 	switch {
 	case in.facts.User != "":

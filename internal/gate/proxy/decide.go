@@ -195,6 +195,10 @@ func (x *exchange) resolve() *refusal {
 		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)
+		if f.Kind == apicall.ResourceContainer && call.Action == "container.exec" {
+			// An exec that names no user runs as the container's.
+			call.Facts.ImageUser, call.Facts.ImageUserKnown = f.User, true
+		}
 		if f.Kind == apicall.ResourceVolume {
 			// A volume that was made before can stand for any place of the host.
 			noteVolume(&call.Facts, res.Asked, f)

@@ -121,6 +121,12 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 			writeJSON(w, map[string]any{"Type": "container", "Action": "start", "Actor": map[string]any{"ID": id, "Attributes": map[string]string{policy.OwnerLabel: owner}}})
 			w.(http.Flusher).Flush()
 		}
+		// A network that anybody may see, and who joins it.
+		for _, id := range []string{idWeb, idDB, "gone"} {
+			writeJSON(w, map[string]any{"Type": "network", "Action": "connect", "Actor": map[string]any{"ID": "net1", "Attributes": map[string]string{"name": "shared", "container": id}}})
+		}
+	case p == "/networks/net1":
+		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
 	case p == "/containers/create":
 		w.WriteHeader(http.StatusCreated)
 		writeJSON(w, map[string]any{"Id": idWeb, "Warnings": []string{}})
@@ -154,7 +160,7 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 	}
 	writeJSON(w, map[string]any{
 		"Id": id, "Name": "/" + name, "Image": image,
-		"Config": map[string]any{"Image": "app", "Labels": map[string]string{policy.OwnerLabel: owner}, "Env": []string{"TOKEN=x", "A=b"}},
+		"Config": map[string]any{"Image": "app", "User": map[string]string{"web": "1000", "db": ""}[name], "Labels": map[string]string{policy.OwnerLabel: owner}, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }
 
@@ -193,6 +199,7 @@ spec:
     - {name: ping, effect: allow, actions: [system.ping, image.load, image.pull, image.build]}
     - {name: danger, effect: forbid, actions: [container.create], checks: [notPrivileged, notRoot, hostMounts]}
     - {name: own, effect: allow, actions: ["container.*", system.events], resources: {own: true}}
+    - {name: networks, effect: allow, actions: [network.list, network.inspect, system.events], resources: {names: [shared]}}
 `
 
 // testGate is a gate in front of a fake daemon.

@@ -30,7 +30,7 @@ type found struct {
 	Labels map[string]string
 	// of a container: its image as its creator wrote it, and the image's id
 	Image, ImageID string
-	User           string            // of an image's configuration
+	User           string            // of an image's configuration, or a container's
 	Options        map[string]string // of a volume's driver
 	Driver         string
 }
@@ -128,8 +128,8 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	var a struct {
 		ID, Name, Image string
 		Config          struct {
-			Image  string
-			Labels map[string]string
+			Image, User string
+			Labels      map[string]string
 		}
 	}
 	if err := s.get(ctx, "/containers/", name, "/json", &a); err != nil {
@@ -140,7 +140,7 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	}
 	return &found{
 		Kind: apicall.ResourceContainer, ID: a.ID, Names: []string{strings.TrimPrefix(a.Name, "/")}, Labels: a.Config.Labels,
-		Image: a.Config.Image, ImageID: a.Image,
+		Image: a.Config.Image, ImageID: a.Image, User: a.Config.User,
 	}, nil
 }
 

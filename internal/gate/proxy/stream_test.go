@@ -151,8 +151,12 @@ func TestFilters(t *testing.T) {
 	if status != 200 || strings.Contains(body, "TOKEN=x") || !strings.Contains(body, "A=b") {
 		t.Errorf("inspect: %d, %s", status, body)
 	}
-	if g.counter("gate_hidden") != 3 {
-		t.Errorf("hidden is %d, want 3", g.counter("gate_hidden"))
+	// Of events two more: another's container, and one that is gone, in a network that all see.
+	if g.counter("gate_hidden") != 5 {
+		t.Errorf("hidden is %d, want 5", g.counter("gate_hidden"))
+	}
+	if _, body := do(t, c, "GET", "/events", ""); !strings.Contains(body, `"connect"`) || strings.Count(body, "shared") != 1 {
+		t.Errorf("events of the network: %s", body)
 	}
 }
 
@@ -302,5 +306,17 @@ func TestDrain(t *testing.T) {
 	case <-done:
 	case <-time.After(15 * time.Second):
 		t.Error("the gate is not drained")
+	}
+}
+
+// D11: an exec that names no user runs as its container's, which is looked at.
+func TestExecUser(t *testing.T) {
+	text := strings.Replace(own, "actions: [container.create]", "actions: [container.create, container.exec]", 1)
+	text = strings.Replace(text, "resources: {own: true}}", "}", 1)
+	c := startGate(t, text).client(t)
+	for name, want := range map[string]int{"web": 204, "db": 403} {
+		if status, body := do(t, c, "POST", "/containers/"+name+"/exec", `{"Cmd":["id"]}`); status != want {
+			t.Errorf("%s: got %d, %s, want %d", name, status, body, want)
+		}
 	}
 }
