@@ -134,7 +134,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "loaded %d bytes", len(body))
 	case strings.HasSuffix(p, "/wait"):
 		<-r.Context().Done()
-	case r.Method == http.MethodDelete, r.Method == http.MethodPost:
+	case r.Method == http.MethodDelete, r.Method == http.MethodPost, r.Method == http.MethodPut:
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		http.Error(w, `{"message":"page not found"}`, http.StatusNotFound)
