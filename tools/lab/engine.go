@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,6 +200,19 @@ func (e *Engine) about(ctx context.Context) error {
 	}
 	e.Version, e.Driver, _ = strings.Cut(strings.TrimSpace(r.Stdout), " ")
 	return nil
+}
+
+// PID returns the daemon's process.
+func (e *Engine) PID() int { return e.daemons[len(e.daemons)-1].PID }
+
+// Listen listens on a TCP address of the engine's network namespace, such as
+// 127.0.0.1:0, which nothing outside it reaches.
+func (e *Engine) Listen(addr string) (l net.Listener, err error) {
+	err = e.ns.do(func() error {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	return l, err
 }
 
 func (e *Engine) removeContainers() error {
