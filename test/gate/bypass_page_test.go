@@ -37,6 +37,9 @@ const pageTail = `
 | D22 | Kubernetes: not this front end |
 `
 
+// notPlayed is the result of what a short run leaves out.
+const notPlayed = "not played"
+
 // page is docs/gate-bypasses.md. One run knows one engine, and keeps what the page says
 // of the other.
 type page struct {
@@ -78,6 +81,9 @@ func (p *page) add(t *testing.T, b *bypass, r [2]string) {
 	at := 0
 	if p.modern {
 		at = 2
+	}
+	if r[0] == notPlayed {
+		r[0] = cells[at]
 	}
 	if !p.write && [2]string(cells[at:at+2]) != r {
 		t.Errorf("docs/gate-bypasses.md says %q, and it was %q: run with BELAY_WRITE_BYPASSES=1 if that is right", cells[at:at+2], r)

@@ -374,11 +374,11 @@ func TestBypasses(t *testing.T) {
 // playCase plays one bypass on both sockets and returns the results for the page.
 func (st *stage) playCase(t *testing.T, b *bypass) (r [2]string) {
 	t.Helper()
-	bare := st.scene(t, false, b.enter)
-	harm, word := bare.attackWith(b)
-	r[0] = word
-	if expected := b.only == "" || b.only == "modern" && st.modern || b.only == "old" && !st.modern; (harm != "") != expected {
-		t.Errorf("the engine that nobody guards: harm %q, want some: %v; answers %s", harm, expected, bare.brief())
+	var harm, word string
+	if bare := st.scene(t, false, b.enter); b.short() {
+		r[0] = notPlayed
+	} else if harm, r[0] = bare.attackWith(b); (harm != "") != b.harms(st.modern) {
+		t.Errorf("the engine that nobody guards: harm %q, want some: %v; answers %s", harm, b.harms(st.modern), bare.brief())
 	}
 	g := st.scene(t, true, b.enter)
 	before := st.g.count()
@@ -389,7 +389,7 @@ func (st *stage) playCase(t *testing.T, b *bypass) (r [2]string) {
 	} else if why := st.g.why(before); why != "" {
 		r[1] += " " + why
 	}
-	if (harm != "") != (b.open != "" && r[0] == "**harm**") {
+	if (harm != "") != (b.open != "") {
 		t.Errorf("through the gate: %q; answers %s", harm, g.brief())
 	}
 	near := st.scene(t, true, b.enter)
@@ -408,6 +408,21 @@ func (st *stage) playCase(t *testing.T, b *bypass) (r [2]string) {
 		t.Error("the case has no harmless neighbour")
 	}
 	return r
+}
+
+// harms tells whether the engine that nobody guards does the harm.
+func (b *bypass) harms(modern bool) bool {
+	return b.only == "" || b.only == "modern" && modern || b.only == "old" && !modern
+}
+
+// short tells whether the half of a case that runs containers on the unguarded engine is
+// left out, as it is unless BELAY_BYPASSES=all: it takes most of the time, and is about the
+// engine.
+func (b *bypass) short() bool {
+	if os.Getenv("BELAY_BYPASSES") == "all" || os.Getenv("BELAY_WRITE_BYPASSES") != "" {
+		return false
+	}
+	return b.play != nil || len(b.steps) > 1 || strings.HasPrefix(b.steps[0], "BUILD ")
 }
 
 // count returns the number of records.
@@ -540,7 +555,11 @@ func told(text, what string) func(*scene) string {
 
 // fetched is the harm of a request that the engine was made to send.
 func fetched(s *scene) string {
-	if s.witness.seen(3 * time.Second) {
+	wait := 3 * time.Second
+	if s.guarded {
+		wait = 500 * time.Millisecond // what is let through is waited for by its answer
+	}
+	if s.witness.seen(wait) {
 		return "the engine called an address of the attacker's choice"
 	}
 	return ""
