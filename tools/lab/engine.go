@@ -75,6 +75,7 @@ type Engine struct {
 	name string
 	ns   *netns
 	env  []string
+	args []string // given to StartEngine
 
 	daemons []*Process
 }
@@ -109,7 +110,7 @@ func (l *Lab) StartEngine(ctx context.Context, name string, args ...string) (*En
 	}
 	l.push(ns.Close)
 	e := &Engine{
-		Socket: filepath.Join(dir, "docker.sock"), Scope: "/" + l.Name + "-" + name, lab: l, name: name, ns: ns,
+		Socket: filepath.Join(dir, "docker.sock"), Scope: "/" + l.Name + "-" + name, lab: l, name: name, ns: ns, args: args,
 		env: []string{
 			// dockerd finds containerd, and containerd runc, through PATH.
 			"PATH=" + filepath.Dir(l.opts.Dockerd) + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -200,6 +201,20 @@ func (e *Engine) about(ctx context.Context) error {
 	}
 	e.Version, e.Driver, _ = strings.Cut(strings.TrimSpace(r.Stdout), " ")
 	return nil
+}
+
+// Halt ends the daemon, and with it what it runs; Resume starts it again. Its containerd
+// goes on.
+func (e *Engine) Halt() error {
+	last := len(e.daemons) - 1
+	p := e.daemons[last]
+	e.daemons = e.daemons[:last]
+	return p.Stop(time.Minute)
+}
+
+// Resume starts the daemon again after Halt.
+func (e *Engine) Resume(ctx context.Context) error {
+	return e.startDockerd(ctx, e.lab.Path(e.name), e.args)
 }
 
 // PID returns the daemon's process.
