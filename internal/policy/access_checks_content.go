@@ -147,7 +147,7 @@ var contentChecks = []checkSpec{
 		},
 	},
 	{
-		name: "frontends", doc: "a build uses no frontend but dockerfile.v0 and those in allow", params: allow("frontends, globs", nil),
+		name: "frontends", doc: "a build asks for no frontend but dockerfile.v0 and those in allow; one that a Dockerfile names in its first line is not seen", params: allow("frontends, globs", nil),
 		judge: func(in checkInput, a *Args) string {
 			f := in.facts.Frontend
 			return failIf(f != "" && f != "dockerfile.v0" && !a.allowed(f), "frontend %s", quote(f))

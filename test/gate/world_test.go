@@ -28,6 +28,9 @@ import (
 // image holds busybox, with a user that is not root.
 const image = "gate/app:1"
 
+// rootImage is the same with root as its default.
+const rootImage = "gate/root:1"
+
 type world struct {
 	lab    *lab.Lab
 	engine *lab.Engine
@@ -60,7 +63,7 @@ func (w *world) build(ctx context.Context) (err error) {
 	if w.lab, err = lab.New(lab.Options{Name: "gate", Log: os.Stderr, TempDir: os.Getenv("BELAY_TEST_TMP")}); err != nil {
 		return err
 	}
-	if w.engine, err = w.lab.StartEngine(ctx, "main"); err != nil {
+	if w.engine, err = w.lab.StartEngine(ctx, "main", "--debug"); err != nil {
 		return err
 	}
 	bb, err := lab.Busybox()
@@ -71,8 +74,12 @@ func (w *world) build(ctx context.Context) (err error) {
 		lab.Program("bin/busybox", bb), {Name: "tmp/", Mode: 0o1777}, {Name: "etc/", Mode: 0o755},
 		{Name: "etc/passwd", Mode: 0o644, Body: []byte("root:x:0:0::/:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n")},
 	}
-	for _, applet := range []string{"sh", "cat", "sleep", "id", "echo", "ls", "stty", "true", "seq", "head", "tty", "wc", "mkdir"} {
+	files = append(files, lab.File{Name: "etc/group", Mode: 0o644, Body: []byte("root:x:0:\napp:x:1000:\n")})
+	for _, applet := range []string{"sh", "cat", "sleep", "id", "echo", "ls", "stty", "true", "seq", "head", "tty", "wc", "mkdir", "wget"} {
 		files = append(files, lab.File{Name: "bin/" + applet, Mode: 0o777, Link: "busybox"})
+	}
+	if err := w.engine.Import(ctx, rootImage, files, "ENV PATH=/bin"); err != nil {
+		return err
 	}
 	return w.engine.Import(ctx, image, files, "USER 1000", "ENV SECRET_KEY=hunter2", "ENV PATH=/bin")
 }

@@ -1,13 +1,15 @@
 #!/bin/bash
 # Full counts, fuzz minutes and the whole kernel matrix; takes hours. Writes
 # docs/test-report.md with date, commit, kernels and durations. STAGES names some of:
-# unit fuzz native matrix docker modern demo demo-vm (default: all); of the others the report keeps
+# unit fuzz native matrix docker modern soak demo demo-vm (default: all); of the others the report keeps
 # what it said, with the commit that it was true of.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-stages=${STAGES:-unit fuzz native matrix docker modern demo demo-vm}
+stages=${STAGES:-unit fuzz native matrix docker modern soak demo demo-vm}
 export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${BELAY_HAMMER_RETRIES:-10000}
 export BELAY_REUSE_ROUNDS=${BELAY_REUSE_ROUNDS:-100}
+# The ways around the gate are played on both sides, and their page is written.
+export BELAY_WRITE_BYPASSES=1 BELAY_STREAMS=${BELAY_STREAMS:-1000}
 export BELAY_MATRIX=full BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-7200}
 report=docs/test-report.md
 out=$(mktemp -d)
@@ -24,7 +26,7 @@ stage() { # stage NAME WHAT COMMAND…
 	echo "== $name: $what"
 	if "$@" >"$out/$name" 2>&1; then status=passed; else status=**failed**; rc=1; fi
 	local counts
-	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:' "$out/$name" | sed 's/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
+	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^streams:|^soak:' "$out/$name" | sed 's/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
 	rows+=("| $name | $what | $(git rev-parse --short HEAD), $(date -u +%F) | $status in $((SECONDS - from)) s | $counts |")
 	[ "$status" = passed ] || tail -40 "$out/$name"
 }
@@ -39,6 +41,11 @@ modern() {
 	BELAY_HAMMER_STARTS=20 BELAY_HAMMER_RETRIES=500 tools/ci/e2e.sh
 }
 stage modern "scenes on a modern engine (BELAY_TEST_MODERN_ENGINE), reduced counts" modern
+soak() {
+	BELAY_E2E=1 BELAY_BIN=$PWD/bin BELAY_TEST_REQUIRE=root,docker,soak BELAY_SOAK=${BELAY_SOAK:-30m} \
+		go test -count=1 -v -timeout 6h -run TestSoak ./test/gate 2>&1 | tools/ci/count.sh soak
+}
+stage soak "the gate of an agent under mixed calls of two users (BELAY_SOAK, 30m)" soak
 stage demo "the demo on this kernel" tools/ci/demo.sh
 stage demo-vm "the demo under lsm and modret" tools/ci/demo.sh --vm
 {

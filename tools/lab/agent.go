@@ -108,6 +108,14 @@ func (a *Agent) Log() string {
 	return tail(a.proc.Log, 20)
 }
 
+// LogFile returns the path of the log of the last start; "" if there was none.
+func (a *Agent) LogFile() string {
+	if a.proc == nil {
+		return ""
+	}
+	return a.proc.Log
+}
+
 // Unload takes the agent's programs out of the kernel: nothing is enforced after it.
 // The agent must have ended.
 func (a *Agent) Unload(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,6 +76,7 @@ type Engine struct {
 	name string
 	ns   *netns
 	env  []string
+	args []string // given to StartEngine
 
 	daemons []*Process
 }
@@ -109,7 +111,7 @@ func (l *Lab) StartEngine(ctx context.Context, name string, args ...string) (*En
 	}
 	l.push(ns.Close)
 	e := &Engine{
-		Socket: filepath.Join(dir, "docker.sock"), Scope: "/" + l.Name + "-" + name, lab: l, name: name, ns: ns,
+		Socket: filepath.Join(dir, "docker.sock"), Scope: "/" + l.Name + "-" + name, lab: l, name: name, ns: ns, args: args,
 		env: []string{
 			// dockerd finds containerd, and containerd runc, through PATH.
 			"PATH=" + filepath.Dir(l.opts.Dockerd) + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -213,6 +215,33 @@ func (e *Engine) about(ctx context.Context) error {
 	}
 	e.Version, e.Driver, _ = strings.Cut(strings.TrimSpace(r.Stdout), " ")
 	return nil
+}
+
+// Halt ends the daemon, and with it what it runs; Resume starts it again. Its containerd
+// goes on.
+func (e *Engine) Halt() error {
+	last := len(e.daemons) - 1
+	p := e.daemons[last]
+	e.daemons = e.daemons[:last]
+	return p.Stop(time.Minute)
+}
+
+// Resume starts the daemon again after Halt.
+func (e *Engine) Resume(ctx context.Context) error {
+	return e.startDockerd(ctx, e.lab.Path(e.name), e.args)
+}
+
+// PID returns the daemon's process.
+func (e *Engine) PID() int { return e.daemons[len(e.daemons)-1].PID }
+
+// Listen listens on a TCP address of the engine's network namespace, such as
+// 127.0.0.1:0, which nothing outside it reaches.
+func (e *Engine) Listen(addr string) (l net.Listener, err error) {
+	err = e.ns.do(func() error {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	return l, err
 }
 
 func (e *Engine) removeContainers() error {

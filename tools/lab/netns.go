@@ -24,6 +24,10 @@ func newNetns() (*netns, error) {
 		if err := loopbackUp(); err != nil {
 			return fmt.Errorf("set up the loopback device: %w", err)
 		}
+		// Engines warn in the output of every run where it is off.
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+			return fmt.Errorf("set up a network namespace: %w", err)
+		}
 		var err error
 		n.ns, err = os.Open("/proc/thread-self/ns/net")
 		return err

@@ -99,13 +99,13 @@ type config struct {
 func (d *daemon) find(ctx context.Context, res *apicall.Resource, facts *apicall.Facts) error {
 	switch res.Kind {
 	case apicall.ResourceContainer:
-		return d.container(ctx, res, res.Asked)
+		return d.container(ctx, res, facts, res.Asked)
 	case apicall.ResourceExec:
 		var a struct{ ID, ContainerID string }
 		if err := d.get(ctx, "/exec/", res.Asked, "/json", &a); err != nil {
 			return err
 		}
-		if err := d.container(ctx, res, a.ContainerID); err != nil {
+		if err := d.container(ctx, res, facts, a.ContainerID); err != nil {
 			return err
 		}
 		res.ID = a.ID
@@ -150,7 +150,7 @@ func known(res *apicall.Resource) error {
 	return nil
 }
 
-func (d *daemon) container(ctx context.Context, res *apicall.Resource, name string) error {
+func (d *daemon) container(ctx context.Context, res *apicall.Resource, facts *apicall.Facts, name string) error {
 	var a struct {
 		ID, Name, Image string
 		Config          config
@@ -160,6 +160,9 @@ func (d *daemon) container(ctx context.Context, res *apicall.Resource, name stri
 	}
 	res.ID, res.Names, res.Labels = a.ID, []string{strings.TrimPrefix(a.Name, "/")}, a.Config.Labels
 	res.Image, res.ImageDigest, res.Owner = a.Config.Image, a.Image, a.Config.Labels[policy.OwnerLabel]
+	if res.Kind == apicall.ResourceContainer {
+		facts.ImageUser, facts.ImageUserKnown = a.Config.User, true // what an exec runs as that names no user
+	}
 	return known(res)
 }
 

@@ -116,6 +116,10 @@ func (x *exchange) seesEvent(b []byte) (bool, error) {
 	// Attributes of these have no labels among them.
 	if kind == apicall.ResourceVolume || kind == apicall.ResourceNetwork {
 		res.Labels = x.labelsOf(kind, ev.Actor.ID)
+		// That a container joined a network, or mounts a volume, is about the container too.
+		if id := at["container"]; id != "" && !x.seesContainer(id) {
+			return false, nil
+		}
 	}
 	return x.sees(&res), nil
 }
@@ -129,4 +133,18 @@ func (x *exchange) labelsOf(kind apicall.ResourceKind, id string) map[string]str
 		return nil
 	}
 	return f.Labels
+}
+
+// seesContainer tells whether the caller may see a container; nobody sees one that is gone.
+func (x *exchange) seesContainer(id string) bool {
+	ctx, cancel := x.lookup()
+	defer cancel()
+	f, err := x.c.s.findContainer(ctx, id)
+	if err != nil {
+		x.c.s.counts.hidden.Add(1)
+		return false
+	}
+	res := apicall.Resource{Kind: apicall.ResourceContainer}
+	f.fill(&res)
+	return x.sees(&res)
 }

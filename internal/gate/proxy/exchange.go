@@ -31,6 +31,7 @@ type exchange struct {
 	header http.Header
 	body   []byte
 	kind   ticket.Body
+	looked bool       // the beginning of stream was read
 	stream *wire.Body // of the client, passed on; nil: body is all
 	length int64      // of stream; -1: chunked
 
@@ -89,6 +90,9 @@ func (x *exchange) judge() *refusal {
 	}
 	x.ev.Action = x.req.Call.Action
 	x.req.Call.Subject = c.sub
+	if r := x.lookInto(); r != nil {
+		return r
+	}
 	if r := x.permit(); r != nil {
 		return r
 	}
@@ -157,19 +161,51 @@ func (x *exchange) readBody() ([]byte, *refusal) {
 	_ = c.nc.SetReadDeadline(time.Now().Add(l.BodyTime))
 	raw, err := readBody(&c.r, f, l.BodyBytes)
 	_ = c.nc.SetReadDeadline(time.Time{})
-	var we *wire.Error
 	switch {
 	case err == nil:
 		x.bodyRead = true
 		return raw, nil
 	case errors.Is(err, errTooLong):
 		return nil, x.tooLarge()
-	case errors.As(err, &we):
-		c.s.counts.malformed.Add(1)
-		return nil, &refusal{status: we.Status, cause: we.Code, msg: "belay: " + we.Msg}
 	}
-	c.s.counts.canceled.Add(1)
-	return nil, &refusal{status: http.StatusRequestTimeout, cause: "body_time", msg: "belay: the request's body did not come in time"}
+	return nil, x.unread(err)
+}
+
+// unread refuses a body that could not be read.
+func (x *exchange) unread(err error) *refusal {
+	var we *wire.Error
+	if errors.As(err, &we) {
+		x.c.s.counts.malformed.Add(1)
+		return &refusal{status: we.Status, cause: we.Code, msg: "belay: " + we.Msg}
+	}
+	x.c.s.counts.canceled.Add(1)
+	return &refusal{status: http.StatusRequestTimeout, cause: "body_time", msg: "belay: the request's body did not come in time"}
+}
+
+// lookInto looks at the beginning of an archive that is to be copied into a container:
+// what it is compressed with the daemon finds out there, whatever the headers say (A4).
+func (x *exchange) lookInto() *refusal {
+	if x.stream == nil || x.rules == nil || x.req.Call.Action != "container.copy.in" {
+		return nil
+	}
+	c := x.c
+	if c.req.Continue {
+		if _, err := c.nc.Write([]byte(goOn)); err != nil {
+			return &refusal{cause: "client_gone"}
+		}
+		c.req.Continue = false
+	}
+	x.looked = true
+	_ = c.nc.SetReadDeadline(time.Now().Add(c.s.o.Limits.BodyTime))
+	begin, err := x.stream.Peek(10)
+	_ = c.nc.SetReadDeadline(time.Time{})
+	if err != nil {
+		return x.unread(err)
+	}
+	if how := dockerapi.DetectCompression(begin); how != "" {
+		x.req.Call.Facts.Compressed = how
+	}
+	return nil
 }
 
 const goOn = "HTTP/1.1 100 Continue\r\n\r\n"
@@ -247,7 +283,7 @@ func (x *exchange) drained() bool {
 	if x.bodyRead || x.c.req.Framing.Empty() {
 		return true
 	}
-	if x.stream == nil {
+	if x.stream == nil || x.looked {
 		return false // given up half-way
 	}
 	f := x.c.req.Framing

@@ -132,6 +132,12 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 			writeJSON(w, map[string]any{"Type": "container", "Action": "start", "Actor": map[string]any{"ID": id, "Attributes": map[string]string{policy.OwnerLabel: owner}}})
 			w.(http.Flusher).Flush()
 		}
+		// A network that anybody may see, and who joins it.
+		for _, id := range []string{idWeb, idDB, "gone"} {
+			writeJSON(w, map[string]any{"Type": "network", "Action": "connect", "Actor": map[string]any{"ID": "net1", "Attributes": map[string]string{"name": "shared", "container": id}}})
+		}
+	case p == "/networks/net1":
+		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
 	case p == "/containers/create":
 		w.WriteHeader(http.StatusCreated)
 		writeJSON(w, map[string]any{"Id": idWeb, "Warnings": []string{}})
@@ -139,7 +145,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "loaded %d bytes", len(body))
 	case strings.HasSuffix(p, "/wait"):
 		<-r.Context().Done()
-	case r.Method == http.MethodDelete, r.Method == http.MethodPost:
+	case r.Method == http.MethodDelete, r.Method == http.MethodPost, r.Method == http.MethodPut:
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		http.Error(w, `{"message":"page not found"}`, http.StatusNotFound)
@@ -207,6 +213,7 @@ spec:
     - {name: ping, effect: allow, actions: [system.ping, image.load, image.pull, image.build]}
     - {name: danger, effect: forbid, actions: [container.create], checks: [notPrivileged, notRoot, hostMounts]}
     - {name: own, effect: allow, actions: ["container.*", system.events], resources: {own: true}}
+    - {name: networks, effect: allow, actions: [network.list, network.inspect, system.events], resources: {names: [shared]}}
 `
 
 // testGate is a gate in front of a fake daemon.

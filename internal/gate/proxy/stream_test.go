@@ -151,8 +151,12 @@ func TestFilters(t *testing.T) {
 	if status != 200 || strings.Contains(body, "TOKEN=x") || !strings.Contains(body, "A=b") {
 		t.Errorf("inspect: %d, %s", status, body)
 	}
-	if g.counter("gate_hidden") != 3 {
-		t.Errorf("hidden is %d, want 3", g.counter("gate_hidden"))
+	// Of events two more: another's container, and one that is gone, in a network that all see.
+	if g.counter("gate_hidden") != 5 {
+		t.Errorf("hidden is %d, want 5", g.counter("gate_hidden"))
+	}
+	if _, body := do(t, c, "GET", "/events", ""); !strings.Contains(body, `"connect"`) || strings.Count(body, "shared") != 1 {
+		t.Errorf("events of the network: %s", body)
 	}
 }
 
@@ -302,5 +306,41 @@ func TestDrain(t *testing.T) {
 	case <-done:
 	case <-time.After(15 * time.Second):
 		t.Error("the gate is not drained")
+	}
+}
+
+// A4: an archive is known to be compressed by what it begins with, not by its headers.
+func TestA4CompressedCopy(t *testing.T) {
+	text := strings.Replace(own, "effect: forbid, actions: [container.create], checks: [", "effect: forbid, actions: [container.copy.in], checks: [noCompressedCopy, ", 1)
+	text = strings.Replace(text, ", notPrivileged, notRoot, hostMounts]", "]", 1)
+	for _, c := range []struct {
+		name, head, body string
+		status           int
+	}{
+		{"plain", "", "plain archive", 204},
+		{"short", "", "x", 204},
+		{"gzip", "", "\x1f\x8b\x08 and so on", 403},
+		{"gzip that says it is none", "Content-Encoding: identity\r\n", "\x1f\x8b\x08 and so on", 403},
+		{"xz", "", "\xfd7zXZ\x00 and so on", 403},
+		{"gzip, only if it is wanted", "Expect: 100-continue\r\n", "\x1f\x8b\x08 and so on", 403},
+		{"plain, only if it is wanted", "Expect: 100-continue\r\n", "plain archive", 204},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := startGate(t, text)
+			conn := g.dial(t)
+			fmt.Fprintf(conn, "PUT /containers/web/archive?path=/tmp HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\n%sContent-Length: %d\r\n\r\n%s", c.head, len(c.body), c.body)
+			br := bufio.NewReader(conn)
+			r, err := http.ReadResponse(br, nil)
+			if err == nil && r.StatusCode == 100 {
+				r, err = http.ReadResponse(br, nil)
+			}
+			if err != nil || r.StatusCode != c.status {
+				t.Fatalf("got %v, %v, want %d", r, err, c.status)
+			}
+			got := g.d.acted()
+			if c.status == 403 && len(got) > 0 || c.status == 204 && (len(got) != 1 || got[0].body != c.body) {
+				t.Errorf("the daemon saw %+v", got)
+			}
+		})
 	}
 }

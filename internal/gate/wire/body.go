@@ -13,6 +13,7 @@ type Body struct {
 	// first: no chunk was read yet, so that no line end of one before is due.
 	first bool
 	err   error
+	ahead []byte // read by Peek, and not yet by Read
 	// Total counts the bytes of the body so far.
 	Total int64
 }
@@ -40,11 +41,43 @@ func NewBody(r *Reader, f Framing) Body {
 }
 
 // Done tells whether the body was read to its end.
-func (b *Body) Done() bool { return b.kind == noBody || errors.Is(b.err, io.EOF) }
+func (b *Body) Done() bool {
+	return len(b.ahead) == 0 && (b.kind == noBody || errors.Is(b.err, io.EOF))
+}
+
+// Peek returns the first n bytes of a body of which nothing was read yet, all of a
+// shorter one, and leaves them to be read.
+//
+// Errors: as those of Read, without [io.EOF].
+func (b *Body) Peek(n int) ([]byte, error) {
+	head := make([]byte, n)
+	got := 0
+	for got < n {
+		m, err := b.read(head[got:])
+		got += m
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	b.ahead = head[:got]
+	return b.ahead, nil
+}
 
 // Read implements [io.Reader]. It returns [io.EOF] at the end of the body, and
 // [io.ErrUnexpectedEOF] if the connection ends before.
 func (b *Body) Read(p []byte) (n int, err error) {
+	if len(b.ahead) > 0 {
+		n = copy(p, b.ahead)
+		b.ahead = b.ahead[n:]
+		return n, nil
+	}
+	return b.read(p)
+}
+
+func (b *Body) read(p []byte) (n int, err error) {
 	if b.err != nil {
 		return 0, b.err
 	}

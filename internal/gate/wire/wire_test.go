@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 func read(text string) (*Request, *Reader, error) {
@@ -203,4 +204,40 @@ func FuzzChunks(f *testing.F) {
 			t.Fatalf("the scanner's end is %d, %v, want %d", n, err, wire.Len())
 		}
 	})
+}
+
+// What was looked at is still there to be read.
+func TestPeek(t *testing.T) {
+	for _, c := range []struct {
+		name, body string
+		f          Framing
+		want       string
+	}{
+		{"counted", "abcdefghij", Framing{Length: 10}, "abcdefghij"},
+		{"short", "ab", Framing{Length: 2}, "ab"},
+		{"chunked", "1\r\na\r\n5\r\nbcdef\r\n0\r\n\r\n", Framing{Chunked: true}, "abcdef"},
+		{"none", "", Framing{}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var r Reader
+			r.Reset(iotest.OneByteReader(strings.NewReader(c.body)))
+			b := NewBody(&r, c.f)
+			got, err := b.Peek(4)
+			if err != nil || string(got) != c.want[:min(4, len(c.want))] {
+				t.Errorf("ahead: %q, %v", got, err)
+			}
+			if b.Done() != (c.want == "") {
+				t.Errorf("done is %v", b.Done())
+			}
+			if all, err := io.ReadAll(&b); err != nil || string(all) != c.want || !b.Done() || b.Total != int64(len(c.want)) {
+				t.Errorf("got %q, %v, done %v, %d in all", all, err, b.Done(), b.Total)
+			}
+		})
+	}
+	var r Reader
+	r.Reset(strings.NewReader("a"))
+	b := NewBody(&r, Framing{Length: 10})
+	if _, err := b.Peek(4); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a body that breaks off: %v", err)
+	}
 }
