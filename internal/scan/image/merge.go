@@ -150,17 +150,32 @@ func (r *reader) grant(wishes map[string][]wish, t *tarStream) error {
 		if e == nil {
 			return err
 		}
-		for i, w := range wishes[e.name] {
-			if i > 0 && e.content.At == nil {
-				r.notes.add(w.link.name, "more than one hard link to a file that can be read only once")
+		r.fulfil(wishes[e.name], t, e)
+	}
+}
+
+// fulfil reads one target for all links to it: once for each kind, since a stream
+// cannot be read again.
+func (r *reader) fulfil(wishes []wish, t *tarStream, e *entry) {
+	first := map[string]wish{}
+	for i, w := range wishes {
+		if done, ok := first[w.link.kind]; ok {
+			if f, ok := done.layer.files[done.link.name]; ok {
+				f.Packages = slices.Clone(f.Packages)
+				w.layer.add(w.link.kind, w.link.name, f.File)
+			}
+			continue
+		}
+		c := e.content
+		if i > 0 {
+			if c.At == nil {
+				r.notes.add(w.link.name, "hard links of two kinds to a file that can be read only once")
 				continue
 			}
-			c := e.content
-			if i > 0 {
-				c = t.reopen(e)
-			}
-			r.extract(w.layer, w.link.kind, w.link.name, c)
+			c = t.reopen(e)
 		}
+		first[w.link.kind] = w
+		r.extract(w.layer, w.link.kind, w.link.name, c)
 	}
 }
 
