@@ -72,6 +72,7 @@ var Packages = []Package{
 	{Path: "internal/sandbox", Row: RowAdapter},
 	{Path: "internal/sandbox/spawn", Row: RowAdapter},
 	{Path: "internal/scan/extract", Row: RowAdapter},
+	{Path: "internal/scan/report", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},

@@ -18,6 +18,7 @@ import (
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
@@ -145,18 +146,35 @@ func setLandlock(o Options) error {
 		// Not RODirs: nothing here is to be executed.
 		rules = append(rules, landlock.PathAccess(llReadFile|llReadDir, o.ReadDirs...))
 	}
+	if v, err := ll.LandlockGetABIVersion(); err != nil || v < 1 {
+		return fmt.Errorf("this kernel has none (version %d): %w", v, err)
+	}
+	everything := slices.ContainsFunc(o.ReadDirs, isRoot)
 	if err := landlock.V6.BestEffort().Restrict(rules...); err != nil {
 		return err
 	}
 	f, err := os.Open("/")
 	if err == nil {
 		f.Close()
+		if everything {
+			return nil // the host itself is to be read
+		}
 		return errors.New("/ can still be opened after all was forbidden")
 	}
 	if !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("open / to see that it is refused: %w", err)
 	}
 	return nil
+}
+
+// isRoot reports whether dir is the root directory.
+func isRoot(dir string) bool {
+	a, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat("/")
+	return err == nil && os.SameFile(a, b)
 }
 
 // Rights of Landlock, from include/uapi/linux/landlock.h.
