@@ -45,6 +45,8 @@ type Matches struct {
 // distribution's records. Errors: [ErrBroken].
 func (db *DB) Match(res *inventory.Result) (Matches, error) {
 	var m Matches
+	// Many programs hold the same module: each is looked up once.
+	cache := map[[3]string]answer{}
 	notes := map[string]int{}
 	note := func(p *inventory.Package, text string) {
 		if i, ok := notes[text]; ok {
@@ -66,14 +68,19 @@ func (db *DB) Match(res *inventory.Result) (Matches, error) {
 			continue
 		}
 		for _, eco := range known {
-			found, undecided, err := db.find(eco, name, version)
-			if err != nil {
-				return m, err
+			key := [3]string{eco, name, version}
+			a, ok := cache[key]
+			if !ok {
+				var err error
+				if a.found, a.undecided, err = db.find(eco, name, version); err != nil {
+					return m, err
+				}
+				cache[key] = a
 			}
-			if undecided > 0 {
+			if a.undecided > 0 {
 				note(p, "a version that cannot be compared with those of advisories")
 			}
-			for _, f := range found {
+			for _, f := range a.found {
 				f.Package = i
 				m.Findings = append(m.Findings, f)
 			}
@@ -83,6 +90,12 @@ func (db *DB) Match(res *inventory.Result) (Matches, error) {
 		return cmp.Or(-cmp.Compare(a.Severity, b.Severity), -cmp.Compare(a.Score, b.Score), cmp.Compare(a.Package, b.Package), cmp.Compare(a.IDs[0], b.IDs[0]))
 	})
 	return m, nil
+}
+
+// answer is what one look-up gave.
+type answer struct {
+	found     []Finding
+	undecided int
 }
 
 // query returns under which ecosystems, name and version a package is looked up.
@@ -136,6 +149,7 @@ func (db *DB) find(eco, name, text string) (found []Finding, undecided int, err 
 		return nil, 0, err
 	}
 	v, verr := parse(eco, text)
+	all := merger{byID: map[string]int{}}
 	for i := range list {
 		f, hit, err := list[i].match(eco, v, verr, text)
 		if err != nil {
@@ -149,12 +163,9 @@ func (db *DB) find(eco, name, text string) (found []Finding, undecided int, err 
 			return nil, 0, err
 		}
 		f.IDs, f.Severity, f.Score, f.Exploited, f.Summary = append([]string{rec.ID}, rec.Aliases...), rec.Severity, rec.Score, rec.Exploited, rec.Summary
-		found = merge(found, f)
+		all.add(f)
 	}
-	for i := range found {
-		cveFirst(found[i].IDs)
-	}
-	return found, undecided, nil
+	return all.findings(), undecided, nil
 }
 
 // match tells whether a version is affected, and what would fix it.
@@ -193,26 +204,64 @@ func (a *affected) match(eco string, v version, verr error, text string) (f Find
 	return f, hit, err
 }
 
-// merge adds a finding to those of the same package, as one with all that share a
-// name with it: the highest severity, the first text.
-func merge(list []Finding, f Finding) []Finding {
-	out := list[:0]
-	for _, g := range list {
-		if !slices.ContainsFunc(g.IDs, func(id string) bool { return slices.Contains(f.IDs, id) }) {
-			out = append(out, g)
-			continue
-		}
-		for _, id := range g.IDs {
-			if !slices.Contains(f.IDs, id) {
-				f.IDs = append(f.IDs, id)
-			}
-		}
-		f.Severity, f.Score = max(f.Severity, g.Severity), max(f.Score, g.Score)
-		f.Exploited = f.Exploited || g.Exploited
-		f.Summary = cmp.Or(g.Summary, f.Summary)
-		if f.Fixed == "" && g.Fixed != "" {
-			f.Fixed, f.State = g.Fixed, g.State
+// merger gathers the findings of one package; those that share a name become one.
+type merger struct {
+	list []*Finding // nil where one was taken into another
+	byID map[string]int
+}
+
+// add adds a finding: with the others of its names it keeps the highest severity, and
+// the first text and fix.
+func (m *merger) add(f Finding) {
+	to := len(m.list)
+	for _, id := range f.IDs {
+		if i, ok := m.byID[id]; ok {
+			to = min(to, i)
 		}
 	}
-	return append(out, f)
+	if to == len(m.list) {
+		m.list = append(m.list, &Finding{State: f.State, Fixed: f.Fixed, Summary: f.Summary})
+	}
+	m.into(to, &f)
+}
+
+// into takes f, and whatever has one of its names, into the finding at to.
+func (m *merger) into(to int, f *Finding) {
+	g := m.list[to]
+	for _, id := range f.IDs {
+		switch i, ok := m.byID[id]; {
+		case !ok:
+			g.IDs = append(g.IDs, id)
+			m.byID[id] = to
+		case i != to:
+			other := m.list[i]
+			m.list[i] = nil
+			for _, id := range other.IDs {
+				m.byID[id] = to
+			}
+			g.IDs = append(g.IDs, other.IDs...)
+			g.absorb(other)
+		}
+	}
+	g.absorb(f)
+}
+
+func (f *Finding) absorb(o *Finding) {
+	f.Severity, f.Score = max(f.Severity, o.Severity), max(f.Score, o.Score)
+	f.Exploited = f.Exploited || o.Exploited
+	f.Summary = cmp.Or(f.Summary, o.Summary)
+	if f.Fixed == "" && o.Fixed != "" {
+		f.Fixed, f.State = o.Fixed, o.State
+	}
+}
+
+func (m *merger) findings() []Finding {
+	var out []Finding
+	for _, f := range m.list {
+		if f != nil {
+			cveFirst(f.IDs)
+			out = append(out, *f)
+		}
+	}
+	return out
 }

@@ -121,6 +121,19 @@ func TestTraps(t *testing.T) {
 	}
 }
 
+// TestMerge: names that a third record brings together make one of two findings.
+func TestMerge(t *testing.T) {
+	m := merger{byID: map[string]int{}}
+	m.add(Finding{IDs: []string{"A", "B"}, Severity: SeverityLow, State: StateAffected})
+	m.add(Finding{IDs: []string{"C", "CVE-1"}, Severity: SeverityMedium, State: StateFixed, Fixed: "2"})
+	m.add(Finding{IDs: []string{"X"}, State: StateAffected})
+	m.add(Finding{IDs: []string{"B", "C"}, Severity: SeverityHigh, State: StateAffected})
+	got := m.findings()
+	if len(got) != 2 || !slices.Equal(got[0].IDs, []string{"CVE-1", "A", "B", "C"}) || got[0].Severity != SeverityHigh || got[0].Fixed != "2" || got[0].State != StateFixed {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestNotes(t *testing.T) {
 	db := build(t, rec("D-1", "Debian:12", "a", upTo2))
 	m, err := db.Match(&inventory.Result{OS: debian12, Packages: []inventory.Package{
