@@ -12,9 +12,10 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 .PHONY: build
-build: ## build bin/belay-agent and bin/belay (needs no clang)
+build: ## build bin/belay-agent, bin/belay and bin/belay-scanner (needs no clang)
 	$(STATIC) -o $(BIN)/belay-agent ./cmd/agent
 	$(STATIC) -o $(BIN)/belay ./cmd/ctl
+	$(STATIC) -o $(BIN)/belay-scanner ./cmd/scanner
 
 .PHONY: build-test
 build-test: ## build the static helpers that kernel tests start

@@ -82,6 +82,9 @@ func run(ctx context.Context, t *terminal, args []string) int {
 	if unknown, ok := errors.AsType[*unknownCommand](err); ok {
 		fmt.Fprint(t.err, unknown.hint())
 	}
+	if status, ok := errors.AsType[statusError](err); ok {
+		return status.code
+	}
 	if *started {
 		return exitFailed
 	}
@@ -98,12 +101,12 @@ func newRoot(t *terminal) (root *cobra.Command, started *bool) {
 		Use:   "belay",
 		Short: "See and check what Belay enforces on this host",
 		Long: `belay asks the agent of this host what it enforces, on which containers and why,
-shows what was denied, and checks policy files and journals.
+shows what was denied, checks policy files and journals, and scans images.
 
-"policy check" and "journal verify" work without an agent. All other commands talk to
-the agent over control.sock in its run directory, as root or as a member of the
-socket's group; those of "policy" also over users.sock, as far as policies let the user.
-"enroll" and "elevate" are for every user of the host.`,
+"policy check", "journal verify", "scan" and "db" work without an agent. All other
+commands talk to the agent over control.sock in its run directory, as root or as a
+member of the socket's group; those of "policy" also over users.sock, as far as
+policies let the user. "enroll" and "elevate" are for every user of the host.`,
 		Example: `  belay status
   belay events --follow --denials
   belay explain web-1
@@ -125,7 +128,7 @@ socket's group; those of "policy" also over users.sock, as far as policies let t
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
 	root.AddCommand(statusCommand(t), containersCommand(t), eventsCommand(t), explainCommand(t),
-		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), versionCommand(t))
+		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), scanCommand(t), dbCommand(t), versionCommand(t))
 	return root, started
 }
 

@@ -54,6 +54,7 @@ type Package struct {
 var Packages = []Package{
 	{Path: "cmd/agent", Row: RowCommand},
 	{Path: "cmd/ctl", Row: RowCommand},
+	{Path: "cmd/scanner", Row: RowCommand},
 	// a private Docker Engine and an agent for scenes, shared by the demo and test/e2e
 	{Path: "tools/lab", Row: RowAssembly},
 	{Path: "tools/...", Row: RowCommand},
@@ -65,11 +66,19 @@ var Packages = []Package{
 	{Path: "internal/gate/proxy", Row: RowFeature},
 	{Path: "internal/gate/authz", Row: RowFeature},
 	{Path: "internal/gate/preflight", Row: RowFeature},
+	{Path: "internal/scan/worker", Row: RowFeature},
+	{Path: "internal/scan/target", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
+	{Path: "internal/sandbox", Row: RowAdapter},
+	{Path: "internal/sandbox/spawn", Row: RowAdapter},
+	{Path: "internal/scan/extract", Row: RowAdapter},
+	{Path: "internal/scan/report", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
+	{Path: "internal/scan/image", Row: RowCore},
+	{Path: "internal/scan/vulndb", Row: RowCore},
 	{Path: "internal/dockerapi", Row: RowCore},
 	{Path: "internal/gate/wire", Row: RowCore},
 	{Path: "internal/gate/peer", Row: RowCore},
@@ -79,6 +88,7 @@ var Packages = []Package{
 	{Path: "internal/health", Row: RowCore},
 	{Path: "internal/revision", Row: RowCore},
 
+	{Path: "internal/scan/inventory", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},
@@ -116,6 +126,14 @@ var Bans = []Ban{
 	{
 		Import: "github.com/cilium/ebpf", Allowed: []string{"internal/enforce"}, TestsToo: true,
 		Why: "one package owns the kernel's programs and maps; the others speak of policies and events",
+	},
+	{
+		Import: "github.com/google/osv-scalibr", Allowed: []string{"internal/scan/vulndb"},
+		Why: "only its order of versions is used; its extractors link a network and far more (docs/adr/0009-extractors.md)",
+	},
+	{
+		Import: "archive/zip", Allowed: []string{"internal/scan/vulndb"},
+		Why: "archives are hostile: feeds are read where the database is built, images in the scanner's sandbox",
 	},
 	{
 		Import: "C", Allowed: []string{"bpf/pure"},

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/sandbox/spawn"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/report"
+	"github.com/belay-project/belay/internal/scan/target"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// Exit statuses of scan beside those of all commands.
+const (
+	exitFindings   = 3
+	exitIncomplete = 4
+)
+
+// statusError fails a command with an exit status of its own.
+type statusError struct {
+	code int
+	error
+}
+
+// scanFormat is the value of -o of scan.
+type scanFormat string
+
+func (f *scanFormat) String() string { return string(*f) }
+func (f *scanFormat) Type() string   { return "text|json|cyclonedx|sarif" }
+
+func (f *scanFormat) Set(s string) error {
+	switch s {
+	case "text", "table":
+		*f = "text"
+	case "json", "cyclonedx", "sarif":
+		*f = scanFormat(s)
+	default:
+		return errors.New("want text, json, cyclonedx or sarif")
+	}
+	return nil
+}
+
+// scanFlags are the flags of one scan.
+type scanFlags struct {
+	target.Options
+	db              string
+	output          scanFormat
+	failOn          string
+	memoryMiB       int64
+	fixable         bool
+	packagesOnly    bool
+	allowIncomplete bool
+}
+
+func scanCommand(t *terminal) *cobra.Command {
+	f := &scanFlags{output: "text"}
+	cmd := &cobra.Command{
+		Use:   "scan TARGET",
+		Short: "List the packages of an image and their known vulnerabilities; needs no agent",
+		Long: `scan reads an image where it is, unpacking nothing, in a process that can reach no
+network, no file but the image, and no other process.
+
+TARGET is
+  a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd
+  a directory  with an OCI layout, or else a root file system
+  a name       of an image or a container of this host's Docker (overlay2 store)
+
+It knows packages of Debian, Ubuntu and Alpine, installed Node.js modules, Python
+distributions and Go programs. What it could not read or match is listed; with
+--fail-on that fails too, unless --allow-incomplete is given.
+
+Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or above
+--fail-on; 4 there are none, but something could not be read or matched.`,
+		Example: `  belay scan nginx:1.27
+  belay scan image.tar --fail-on high --fixable
+  belay scan ./rootfs -o cyclonedx > sbom.json`,
+		Args: oneArgument("one target"),
+		RunE: func(cmd *cobra.Command, args []string) error { return t.scan(cmd.Context(), f, args[0]) },
+	}
+	fl := cmd.Flags()
+	fl.VarP(&f.output, "output", "o", "output format")
+	fl.StringVar(&f.db, "db", defaultDB, "`file` of the vulnerability database")
+	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above: low, medium, high, critical")
+	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
+	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
+	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
+	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
+	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
+	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
+	fl.DurationVar(&f.Timeout, "timeout", 10*time.Minute, "cap of the scanner's `time`")
+	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
+	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
+	return cmd
+}
+
+func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
+	least := vulndb.SeverityUnknown
+	if f.failOn != "" {
+		var err error
+		if least, err = vulndb.ParseSeverity(f.failOn); err != nil || least == vulndb.SeverityUnknown {
+			return fmt.Errorf("--fail-on %s: want negligible, low, medium, high or critical", f.failOn)
+		}
+		if f.packagesOnly {
+			return errors.New("--fail-on needs findings, and --packages-only looks for none")
+		}
+	}
+	if f.memoryMiB < 32 || f.memoryMiB > 1<<20 {
+		return fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
+	}
+	f.MemoryMax = f.memoryMiB << 20
+	s, err := t.scanTarget(ctx, f, name)
+	if err != nil {
+		return err
+	}
+	if err := t.writeScan(s, f.output); err != nil {
+		return err
+	}
+	if f.failOn == "" {
+		return nil
+	}
+	if n := len(s.Worst(least, f.fixable)); n > 0 {
+		return statusError{exitFindings, fmt.Errorf("%s: %s at or above %s", name, count(n, "finding", "findings"), least)}
+	}
+	if !s.Complete && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", name)}
+	}
+	return nil
+}
+
+// scanTarget has the target read and matches what is in it.
+func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*report.Scan, error) {
+	var db *vulndb.DB
+	if !f.packagesOnly {
+		var err error
+		if db, err = openDB(f.db); err != nil {
+			return nil, err
+		}
+		defer db.Close()
+	}
+	if f.Scanner == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		f.Scanner = filepath.Join(filepath.Dir(self), "belay-scanner")
+	}
+	var err error
+	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil {
+		return nil, err
+	}
+	tgt, err := target.Open(name, f.Options)
+	if err != nil {
+		return nil, err
+	}
+	defer tgt.Close()
+	if wantColours(os.Stderr) {
+		fmt.Fprintf(t.err, "reading %s ...\n", clean(name))
+	}
+	res, err := target.Scan(ctx, tgt, f.Options)
+	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
+	case ok && limit.What == "memory":
+		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --memory", name, limit)
+	case ok:
+		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --timeout", name, limit)
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("there is no scanner at %s: install belay-scanner beside belay, or name it with --scanner", f.Scanner)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if db == nil {
+		return report.New(name, t.now(), res, nil, nil), nil
+	}
+	m, err := db.Match(res)
+	if err != nil {
+		return nil, err
+	}
+	st := db.Status()
+	return report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &m), nil
+}
+
+func (t *terminal) writeScan(s *report.Scan, f scanFormat) error {
+	switch f {
+	case "json":
+		return t.writeJSON(s)
+	case "cyclonedx":
+		return s.WriteCycloneDX(t.out, version)
+	case "sarif":
+		return s.WriteSARIF(t.out, version)
+	}
+	t.writeScanText(s)
+	return nil
+}
+
+var severityColours = map[vulndb.Severity]colour{
+	vulndb.SeverityCritical: red, vulndb.SeverityHigh: red, vulndb.SeverityMedium: yellow, vulndb.SeverityNegligible: grey,
+}
+
+func (t *terminal) writeScanText(s *report.Scan) {
+	inv := s.Inventory
+	fmt.Fprintf(t.out, "%s: %s, %s in %s\n", clean(s.Target), clean(orDash(inv.OS.Pretty)), count(len(inv.Packages), "package", "packages"), count(len(inv.Layers), "layer", "layers"))
+	if s.Database == nil {
+		tb := t.table("", "KIND", "PACKAGE", "VERSION", "WHERE")
+		for i := range inv.Packages {
+			p := &inv.Packages[i]
+			tb.row(plain(p.Kind), plain(p.Name), plain(p.Version), plain(s.Where(p)))
+		}
+		tb.writeTo(t.out)
+	} else {
+		t.writeFindings(s)
+	}
+	for _, n := range append(inv.Notes, s.Notes...) {
+		times := ""
+		if n.Count > 1 {
+			times = fmt.Sprintf(", and %d more", n.Count-1)
+		}
+		fmt.Fprintln(t.out, t.colours.paint(yellow, "! "+clean(n.Text)+": "+clean(orDash(n.Path))+times))
+	}
+	if len(inv.Sandbox.Lost) > 0 {
+		fmt.Fprintln(t.out, "sandbox without "+clean(strings.Join(inv.Sandbox.Lost, ", ")))
+	}
+}
+
+func (t *terminal) writeFindings(s *report.Scan) {
+	if len(s.Findings) == 0 {
+		fmt.Fprintf(t.out, "no known vulnerabilities, by %d records built %s\n", s.Database.Records, t.ago(s.Database.Built))
+		return
+	}
+	tb := t.table("", "SEVERITY", "VULNERABILITY", "PACKAGE", "INSTALLED", "FIXED IN", "WHERE")
+	sums := map[vulndb.Severity]int{}
+	exploited := 0
+	for _, f := range s.Findings {
+		p := &s.Inventory.Packages[f.Package]
+		sums[f.Severity]++
+		name, id := p.Name, f.IDs[0]
+		if p.Source != "" && p.Source != p.Name {
+			name += " (" + p.Source + ")"
+		}
+		if f.Exploited {
+			exploited++
+			id += " exploited"
+		}
+		fixed := f.Fixed
+		if fixed == "" && f.State != vulndb.StateAffected {
+			fixed = f.State
+		}
+		c := severityColours[f.Severity]
+		if c == "" {
+			c = noColour
+		}
+		tb.row(cell{f.Severity.String(), c}, plain(id), plain(name), plain(p.Version), plain(orDash(fixed)), plain(s.Where(p)))
+	}
+	tb.writeTo(t.out)
+	var parts []string
+	for sev := vulndb.SeverityCritical; ; sev-- {
+		if sums[sev] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", sums[sev], sev))
+		}
+		if sev == vulndb.SeverityUnknown {
+			break
+		}
+	}
+	fmt.Fprintf(t.out, "%s: %s; %d known to be exploited\n", count(len(s.Findings), "finding", "findings"), strings.Join(parts, ", "), exploited)
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// scanFixture is a root file system with one package of Debian, a record about it,
+// and the programs.
+type scanFixture struct{ root, db, scanner string }
+
+func newScanFixture(t *testing.T) scanFixture {
+	t.Helper()
+	dir := t.TempDir()
+	f := scanFixture{root: filepath.Join(dir, "root"), db: filepath.Join(dir, "vuln.db"), scanner: filepath.Join(dir, "belay-scanner")}
+	files := map[string]string{
+		"root/etc/os-release":      "ID=debian\nVERSION_ID=12\nPRETTY_NAME=\"Debian \x1b[2J12\"\n",
+		"root/var/lib/dpkg/status": "Package: bsdutils\nStatus: install ok installed\nVersion: 1:2.38.1-5\nSource: util-linux (2.38.1-5)\n\n",
+		"osv/Debian/DEBIAN-CVE-2024-28085.json": `{"id":"DEBIAN-CVE-2024-28085","upstream":["CVE-2024-28085"],"summary":"wall",
+			"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],"affected":[{"package":
+			{"ecosystem":"Debian:12","name":"util-linux"},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"2.38.1-5+deb12u1"}]}]}]}`,
+		"kev.json": `{"vulnerabilities":[{"cveID":"CVE-2024-28085"}]}`,
+	}
+	for name, body := range files {
+		p := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("go", "build", "-o", f.scanner, "github.com/belay-project/belay/cmd/scanner")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the scanner: %v\n%s", err, out)
+	}
+	if code, _, msg := belay(t, "db", "build", filepath.Join(dir, "osv"), "--kev", filepath.Join(dir, "kev.json"), "--db", f.db); code != exitOK {
+		t.Fatalf("db build: %d, %s", code, msg)
+	}
+	return f
+}
+
+// belay runs a command line.
+func belay(t *testing.T, args ...string) (code int, out, msg string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code = run(t.Context(), &terminal{out: &stdout, err: &stderr, now: time.Now}, args)
+	return code, stdout.String(), stderr.String()
+}
+
+func TestScan(t *testing.T) {
+	f := newScanFixture(t)
+	scan := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}, args...)...)
+	}
+	tests := []struct {
+		name string
+		args []string
+		code int
+		out  []string // parts of what is printed
+		msg  string
+	}{
+		{"text", nil, exitOK, []string{"critical  CVE-2024-28085 exploited", "bsdutils (util-linux)", "2.38.1-5+deb12u1", `Debian \x1b[2J12`}, ""},
+		{"packages only", []string{"--packages-only"}, exitOK, []string{"bsdutils", "1:2.38.1-5"}, ""},
+		{"fails", []string{"--fail-on", "high"}, exitFindings, []string{"CVE-2024-28085"}, "1 finding at or above high"},
+		{"fails, fixable", []string{"--fail-on", "critical", "--fixable"}, exitFindings, nil, ""},
+		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want negligible, low"},
+		{"bad format", []string{"-o", "pdf"}, exitUsage, nil, "want text, json"},
+		{"unknown piece", []string{"--sandbox-without", "walls"}, exitFailed, nil, "no sandbox piece"},
+		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db build"},
+		{"no scanner", []string{"--scanner", "/nowhere/belay-scanner"}, exitFailed, nil, "--scanner"},
+		{"little memory", []string{"--memory", "1"}, exitFailed, nil, "at least 32 MiB"},
+		{"cyclonedx", []string{"-o", "cyclonedx"}, exitOK, []string{"pkg:deb/debian/bsdutils@1:2.38.1-5?distro=debian-12", `"specVersion": "1.6"`, "CVE-2024-28085"}, ""},
+		{"sarif", []string{"-o", "sarif"}, exitOK, []string{`"version": "2.1.0"`, `"security-severity": "9.8"`, `"level": "error"`}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			code, out, msg := scan(tt.args...)
+			if code != tt.code || !strings.Contains(msg, tt.msg) {
+				t.Errorf("exit status %d, %q; want %d, %q", code, msg, tt.code, tt.msg)
+			}
+			for _, part := range tt.out {
+				if !strings.Contains(out, part) {
+					t.Errorf("%q is missing in\n%s", part, out)
+				}
+			}
+			if strings.Contains(out, "\x1b") {
+				t.Error("an escape sequence of the image reached the terminal")
+			}
+		})
+	}
+}
+
+// TestScanIncomplete: what could not be read does not pass a gate.
+func TestScanIncomplete(t *testing.T) {
+	f := newScanFixture(t)
+	for name, body := range map[string]string{
+		"var/lib/rpm/rpmdb.sqlite": "x",
+		"var/lib/dpkg/status":      "Package: fine\nStatus: install ok installed\nVersion: 1\n\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(f.root, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(f.root, name), []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args := []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}
+	if code, out, _ := belay(t, args...); code != exitOK || !strings.Contains(out, "! an RPM database") {
+		t.Errorf("exit status %d: %s", code, out)
+	}
+	if code, _, _ := belay(t, append(args, "--fail-on", "low")...); code != exitIncomplete {
+		t.Errorf("exit status %d, want %d", code, exitIncomplete)
+	}
+	if code, _, _ := belay(t, append(args, "--fail-on", "low", "--allow-incomplete")...); code != exitOK {
+		t.Errorf("exit status %d with --allow-incomplete", code)
+	}
+	_, out, _ := belay(t, append(args, "-o", "json")...)
+	var s struct {
+		Schema   string
+		Complete bool
+	}
+	if err := json.Unmarshal([]byte(out), &s); err != nil || s.Schema != "belay.dev/scan/v1" || s.Complete {
+		t.Errorf("%v: %+v", err, s)
+	}
+}

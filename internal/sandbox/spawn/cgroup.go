@@ -1,0 +1,110 @@
+package spawn
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errNoCgroup says that none can be made here: not root, or no memory controller.
+var errNoCgroup = errors.New("no cgroup with a memory cap can be made here")
+
+// cgroup is a cgroup of one child, under version 2 or under version 1's memory
+// controller.
+type cgroup struct {
+	dir string
+	v2  bool
+}
+
+// Where cgroup file systems are. Source: cgroups(7), file-hierarchy(7).
+const (
+	cgroupRoot   = "/sys/fs/cgroup"
+	cgroupMemory = "/sys/fs/cgroup/memory"
+)
+
+func newCgroup(memoryMax int64, idle bool) (*cgroup, error) {
+	if os.Geteuid() != 0 || memoryMax <= 0 {
+		return nil, errNoCgroup
+	}
+	name := "belay-scan-" + strings.ToLower(rand.Text()[:12])
+	c := &cgroup{dir: filepath.Join(cgroupRoot, name), v2: true}
+	if controllers, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
+		if !strings.Contains(string(controllers), "memory") {
+			return nil, errNoCgroup
+		}
+		// On most hosts it is on already.
+		if err := c.write(cgroupRoot, "cgroup.subtree_control", "+memory"); err != nil {
+			return nil, errNoCgroup
+		}
+	} else if _, err := os.Stat(filepath.Join(cgroupMemory, "memory.limit_in_bytes")); err == nil {
+		c.dir, c.v2 = filepath.Join(cgroupMemory, name), false
+	} else {
+		return nil, errNoCgroup
+	}
+	if err := os.Mkdir(c.dir, 0o755); err != nil {
+		return nil, errNoCgroup
+	}
+	limit := "memory.limit_in_bytes"
+	if c.v2 {
+		limit = "memory.max"
+	}
+	if err := c.write(c.dir, limit, strconv.FormatInt(memoryMax, 10)); err != nil {
+		c.remove()
+		return nil, fmt.Errorf("cap the scanner's memory: %w", err)
+	}
+	// What follows is not there on every kernel, and no cap.
+	if c.v2 {
+		c.write(c.dir, "memory.swap.max", "0")
+		c.write(c.dir, "memory.oom.group", "1")
+		if idle {
+			c.write(c.dir, "cpu.idle", "1")
+			c.write(c.dir, "io.weight", "1")
+		}
+	}
+	return c, nil
+}
+
+func (c *cgroup) write(dir, file, value string) error {
+	return os.WriteFile(filepath.Join(dir, file), []byte(value), 0)
+}
+
+// add moves a process that has not done anything yet.
+func (c *cgroup) add(pid int) error {
+	if err := c.write(c.dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
+		return fmt.Errorf("put the scanner into its cgroup: %w", err)
+	}
+	return nil
+}
+
+// oomKilled reports whether the kernel killed at the memory cap.
+func (c *cgroup) oomKilled() bool {
+	file := "memory.oom_control"
+	if c.v2 {
+		file = "memory.events"
+	}
+	b, err := os.ReadFile(filepath.Join(c.dir, file))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+			return n != "0"
+		}
+	}
+	return false
+}
+
+// remove removes the cgroup, which is busy for a moment after its last process ended.
+func (c *cgroup) remove() {
+	for range 50 {
+		if err := os.Remove(c.dir); err == nil || errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}

@@ -1,0 +1,231 @@
+// Package spawn starts a program that is going to read hostile bytes, in namespaces
+// and a cgroup of its own, feeds it, takes a bounded answer from it and kills it at
+// its time or memory cap.
+//
+// It owns the child process and its cgroup until [Run] returns; nothing of either is
+// left then. It believes nothing that the child writes. It starts only the program
+// that its caller names by an absolute path, with an empty environment. Row: adapter.
+package spawn
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options describes one run.
+type Options struct {
+	Path string // absolute path of the program
+	Args []string
+	// Files become descriptors 3 and up.
+	Files []*os.File
+	// Input makes what the program reads on its standard input, after it was put into
+	// its cgroup and before it did anything. cgroup tells whether it is in one.
+	Input func(cgroup bool) ([]byte, error)
+	// Output reads the program's standard output, which it must take for hostile and
+	// bound by itself. When it returns an error the program is killed.
+	Output func(io.Reader) error
+	// Timeout is the cap of wall time; 0 is ten minutes.
+	Timeout time.Duration
+	// MemoryMax is the cap in bytes for the cgroup.
+	MemoryMax int64
+	// Idle asks the cgroup for the lowest share of the processor.
+	Idle bool
+}
+
+// Report says how the child was held from outside.
+type Report struct {
+	Namespaces bool // it had a network, IPC and process namespace of its own
+	Cgroup     bool // it was in a cgroup of its own with a memory cap
+}
+
+// LimitError says that the child was killed at a cap.
+type LimitError struct {
+	What string // "time" or "memory"
+	Cap  string // with its unit
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("killed at its %s cap of %s", e.What, e.Cap)
+}
+
+// ExitError says that the child ended otherwise than it should.
+type ExitError struct {
+	Status string
+	// Stderr is the end of what it wrote: hostile text of at most 4 KiB.
+	Stderr string
+}
+
+func (e *ExitError) Error() string { return "ended with " + e.Status + ": " + e.Stderr }
+
+const (
+	defaultTimeout = 10 * time.Minute
+	maxStderr      = 4 << 10
+)
+
+// Run starts the program and waits for it.
+//
+// Errors: [*LimitError] at a cap, [*ExitError] if it failed, the error of
+// [Options.Output], that of ctx, and errors of starting it. The child is gone when it
+// returns.
+func Run(ctx context.Context, o Options) (Report, error) {
+	if !filepath.IsAbs(o.Path) {
+		return Report{}, fmt.Errorf("start %q: want an absolute path", o.Path)
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	cg, err := newCgroup(o.MemoryMax, o.Idle)
+	if err != nil && !errors.Is(err, errNoCgroup) {
+		return Report{}, err
+	}
+	if cg != nil {
+		defer cg.remove()
+	}
+	timed, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	p, err := start(timed, o)
+	if err != nil {
+		return Report{}, err
+	}
+	rep := Report{Namespaces: p.namespaces, Cgroup: cg != nil}
+	err = p.talk(cg, o)
+	return rep, p.verdict(ctx, timed, cg, o, err)
+}
+
+// child is a started program, with our ends of its pipes.
+type child struct {
+	cmd        *exec.Cmd
+	in         io.WriteCloser
+	out        io.ReadCloser
+	stderr     *tail
+	namespaces bool
+}
+
+// start starts the program in namespaces of its own; where an unprivileged caller may
+// not make them, without.
+func start(ctx context.Context, o Options) (*child, error) {
+	flags := uintptr(unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS)
+	if os.Geteuid() != 0 {
+		flags |= unix.CLONE_NEWUSER
+	}
+	p, err := try(ctx, o, flags)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {
+		p, err = try(ctx, o, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", o.Path, err)
+	}
+	return p, nil
+}
+
+func try(ctx context.Context, o Options, flags uintptr) (*child, error) {
+	cmd := exec.CommandContext(ctx, o.Path, o.Args...)
+	cmd.Env = []string{"GOTRACEBACK=none", "GOMAXPROCS=2"}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = o.Files
+	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
+	}
+	c := &child{cmd: cmd, stderr: new(tail), namespaces: flags != 0}
+	cmd.Stderr = c.stderr
+	var err error
+	if c.in, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if c.out, err = cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	return c, cmd.Start()
+}
+
+// talk puts the child into its cgroup, gives it its input and reads its output. The
+// child is waited for by verdict.
+func (c *child) talk(cg *cgroup, o Options) error {
+	err := func() error {
+		if cg != nil {
+			if err := cg.add(c.cmd.Process.Pid); err != nil {
+				return err
+			}
+		}
+		b, err := o.Input(cg != nil)
+		if err != nil {
+			return err
+		}
+		if _, err := c.in.Write(b); err != nil {
+			return fmt.Errorf("give %s its input: %w", o.Path, err)
+		}
+		if err := c.in.Close(); err != nil {
+			return err
+		}
+		return o.Output(c.out)
+	}()
+	if err != nil {
+		// It may wait for a reader that is gone.
+		c.cmd.Process.Kill()
+	}
+	return err
+}
+
+// verdict waits for the child and names the cause of a failure; caps come first,
+// since what was read breaks off then.
+func (c *child) verdict(ctx, timed context.Context, cg *cgroup, o Options, talked error) error {
+	waited := c.cmd.Wait()
+	stderr := c.stderr.String()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case timed.Err() != nil:
+		return &LimitError{What: "time", Cap: o.Timeout.String()}
+	case cg != nil && cg.oomKilled():
+		return &LimitError{What: "memory", Cap: mebibytes(o.MemoryMax)}
+	}
+	exit, failed := errors.AsType[*exec.ExitError](waited)
+	switch {
+	case failed && signalled(exit, syscall.SIGXCPU):
+		return &LimitError{What: "time", Cap: "processor time"}
+	case failed && exit.ExitCode() == 2 && strings.Contains(stderr, "out of memory"):
+		// RLIMIT_DATA: the Go runtime dies with this sentence.
+		return &LimitError{What: "memory", Cap: mebibytes(o.MemoryMax)}
+	case failed && !(signalled(exit, syscall.SIGKILL) && talked != nil):
+		return &ExitError{Status: exit.Error(), Stderr: stderr}
+	case talked != nil:
+		return talked
+	case failed:
+		return &ExitError{Status: exit.Error(), Stderr: stderr}
+	case waited != nil:
+		return fmt.Errorf("wait for %s: %w", o.Path, waited)
+	}
+	return nil
+}
+
+func signalled(e *exec.ExitError, s syscall.Signal) bool {
+	ws, ok := e.Sys().(syscall.WaitStatus)
+	return ok && ws.Signaled() && ws.Signal() == s
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+
+// tail keeps the first bytes of what is written and drops the rest, so that a child
+// cannot fill the memory of its parent.
+type tail struct{ b bytes.Buffer }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b.Write(p[:min(len(p), maxStderr-t.b.Len())])
+	return len(p), nil
+}
+
+func (t *tail) String() string { return strings.TrimSpace(strings.ToValidUTF8(t.b.String(), "?")) }

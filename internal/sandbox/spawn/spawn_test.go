@@ -1,0 +1,172 @@
+package spawn
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/testneed"
+)
+
+var buildEscape = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "belay-escape")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "escape")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/belay-project/belay/tools/escape")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	return path, cmd.Run()
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := buildEscape(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// escape runs tools/escape with a directory that holds the file "in" and the link
+// "out" to what is outside.
+func escape(t *testing.T, mode string, o Options) (Report, error) {
+	t.Helper()
+	path, err := buildEscape()
+	if err != nil {
+		t.Fatalf("build tools/escape: %v", err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "in"), []byte("fine"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "out")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	o.Path, o.Args, o.Files = path, []string{mode}, []*os.File{f}
+	o.Input = func(bool) ([]byte, error) { return nil, nil }
+	if o.MemoryMax == 0 {
+		o.MemoryMax = 64 << 20
+	}
+	if o.Output == nil {
+		o.Output = func(r io.Reader) error {
+			_, err := io.Copy(io.Discard, r)
+			return err
+		}
+	}
+	rep, err := Run(t.Context(), o)
+	if exit, ok := errors.AsType[*ExitError](err); ok && strings.Contains(exit.Stderr, "cannot be had here") {
+		testneed.Need(t, "landlock", false, exit.Stderr)
+	}
+	return rep, err
+}
+
+// TestEscape: a process that was taken over tries to get out, and ordinary work goes
+// on as before.
+func TestEscape(t *testing.T) {
+	var got map[string]string
+	rep, err := escape(t, "report", Options{Output: func(r io.Reader) error { return json.NewDecoder(r).Decode(&got) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("from outside: %+v", rep)
+	if len(got) < 35 {
+		t.Errorf("%d tries, want all of them: %v", len(got), got)
+	}
+	for what, was := range got {
+		switch {
+		case what == "ordinary: read" && was != "fine", what == "ordinary: threads" && was != "ok":
+			t.Errorf("%s gives %q", what, was)
+		case strings.HasPrefix(what, "ordinary"):
+		case was != "operation not permitted" && was != "permission denied":
+			t.Errorf("%s: %s, want a refusal by the sandbox", what, was)
+		}
+	}
+}
+
+func TestMemoryCap(t *testing.T) {
+	_, err := escape(t, "eat", Options{Timeout: time.Minute})
+	limit, ok := errors.AsType[*LimitError](err)
+	if !ok || limit.What != "memory" || limit.Cap != "64 MiB" {
+		t.Errorf("a process that takes all memory: %v, want a memory cap of 64 MiB", err)
+	}
+}
+
+// TestMemoryCapWithoutCgroup is the cap that unprivileged users have.
+func TestMemoryCapWithoutCgroup(t *testing.T) {
+	_, err := escape(t, "eat", Options{Timeout: time.Minute, MemoryMax: -1})
+	limit, ok := errors.AsType[*LimitError](err)
+	if !ok || limit.What != "memory" {
+		t.Errorf("a process that takes all memory: %v, want a memory cap", err)
+	}
+}
+
+func TestTimeCap(t *testing.T) {
+	start := time.Now()
+	_, err := escape(t, "spin", Options{Timeout: 500 * time.Millisecond})
+	limit, ok := errors.AsType[*LimitError](err)
+	if !ok || limit.What != "time" || limit.Cap != "500ms" {
+		t.Errorf("a process that never ends: %v, want a time cap of 500ms", err)
+	}
+	if d := time.Since(start); d > 30*time.Second {
+		t.Errorf("it took %s to end it", d)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	path, err := buildEscape()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	_, err = Run(ctx, Options{
+		Path: path, Args: []string{"spin"}, Files: []*os.File{dir},
+		Input:  func(bool) ([]byte, error) { return nil, nil },
+		Output: func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err },
+	})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the caller's own deadline", err)
+	}
+}
+
+var errEnough = errors.New("enough")
+
+// TestFlood: a reader that has had enough ends the writer.
+func TestFlood(t *testing.T) {
+	_, err := escape(t, "flood", Options{Timeout: time.Minute, Output: func(r io.Reader) error {
+		io.CopyN(io.Discard, r, 1<<20)
+		return errEnough
+	}})
+	if !errors.Is(err, errEnough) {
+		t.Errorf("got %v, want the reader's error", err)
+	}
+	_, err = escape(t, "stderr", Options{Timeout: time.Minute})
+	if exit, ok := errors.AsType[*ExitError](err); !ok || len(exit.Stderr) > maxStderr {
+		t.Errorf("a flood of errors: %v, want at most %d bytes of it", err, maxStderr)
+	}
+}
+
+func TestRelativePath(t *testing.T) {
+	if _, err := Run(t.Context(), Options{Path: "belay-scanner"}); err == nil || !strings.Contains(err.Error(), "absolute") {
+		t.Errorf("a relative path: %v, want a refusal", err)
+	}
+}

@@ -1,0 +1,188 @@
+package extract
+
+import (
+	"bytes"
+	"debug/buildinfo"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"runtime/debug"
+	"strings"
+
+	"github.com/belay-project/belay/internal/scan/image"
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// notPrograms are endings of names that no Go linker gives and that images are full of.
+var notPrograms = map[string]bool{
+	".c": true, ".conf": true, ".css": true, ".gz": true, ".h": true, ".html": true, ".js": true, ".json": true, ".list": true,
+	".map": true, ".md": true, ".md5sums": true, ".mjs": true, ".mo": true, ".pl": true, ".pm": true, ".png": true, ".py": true,
+	".pyc": true, ".rb": true, ".sh": true, ".svg": true, ".ts": true, ".txt": true, ".xml": true, ".yaml": true, ".yml": true,
+}
+
+// minGo is less than the smallest Go program has (1.2 MB with go1.26, stripped).
+const minGo = 256 << 10
+
+func wantsGo(name string, mode fs.FileMode, size int64) bool {
+	return mode&0o111 != 0 && (size < 0 || size >= minGo) && !notPrograms[path.Ext(name)]
+}
+
+// readGo reads the modules and the Go version of an ELF file made by Go.
+func readGo(_ string, c image.Content) (inventory.File, error) {
+	var info *debug.BuildInfo
+	var err error
+	if c.At != nil {
+		var magic [4]byte
+		if _, err := c.At.ReadAt(magic[:], 0); err != nil || string(magic[:]) != "\x7fELF" {
+			return inventory.File{}, nil //nolint:nilerr // no ELF file is no Go program
+		}
+		info, err = buildinfo.Read(io.NewSectionReader(c.At, 0, c.Size))
+	} else {
+		info, err = searchGo(c)
+	}
+	if info == nil || err != nil {
+		return inventory.File{}, nil //nolint:nilerr // most programs are not Go's
+	}
+	return inventory.File{Packages: goModules(info)}, nil
+}
+
+// goModules lists the standard library and all modules, with replacements followed.
+// A main module without a version ("(devel)") is left out: no advisory can name it.
+func goModules(info *debug.BuildInfo) []inventory.Package {
+	var out []inventory.Package
+	add := func(name, version string) {
+		if name != "" && version != "" && version != "(devel)" {
+			out = append(out, inventory.Package{Kind: inventory.KindGo, Name: name, Version: version})
+		}
+	}
+	// "go1.22.1 X:nocoverageredesign": experiments follow the version.
+	version, _, _ := strings.Cut(strings.TrimPrefix(info.GoVersion, "go"), " ")
+	version, _, _ = strings.Cut(version, "-X:")
+	if version != "" && version[0] >= '0' && version[0] <= '9' {
+		add("stdlib", version)
+	}
+	add(info.Main.Path, info.Main.Version)
+	for _, m := range info.Deps {
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		add(m.Path, m.Version)
+	}
+	return out
+}
+
+// Go's build information, as go1.18 and later write it: magic, pointer size, flags,
+// 16 bytes of no meaning, then two texts with their lengths. Source: debug/buildinfo,
+// "buildInfoMagic".
+const (
+	goMagic      = "\xff Go buildinf:"
+	goAlign      = 16
+	goHeader     = 32
+	goInline     = 0x2 // flag: the texts follow
+	maxGoVersion = 64
+	maxGoModules = 4 << 20
+)
+
+// searchGo looks for build information in a stream, which layers that are compressed
+// are. It needs 64 KiB whatever the program's size. Programs of Go before 1.18 keep it
+// behind pointers and are not recognised.
+func searchGo(r io.Reader) (*debug.BuildInfo, error) {
+	w := &window{r: r}
+	if head, err := w.peek(4); err != nil || string(head) != "\x7fELF" {
+		return nil, errNoGo
+	}
+	for {
+		b, err := w.peek(windowSize)
+		if len(b) < goHeader {
+			return nil, errNoGo
+		}
+		// Look only where a whole header fits, at the file's alignment.
+		for at := 0; at+goHeader <= len(b); {
+			i := bytes.Index(b[at:len(b)-goHeader+len(goMagic)], []byte(goMagic))
+			if i < 0 {
+				break
+			}
+			if at += i; (w.offset+int64(at))%goAlign == 0 && b[at+15]&goInline != 0 {
+				w.skip(at)
+				return w.decode()
+			}
+			at++
+		}
+		if err != nil {
+			return nil, errNoGo
+		}
+		w.skip((len(b) - goHeader) / goAlign * goAlign)
+	}
+}
+
+var errNoGo = errors.New("no build information of Go")
+
+const windowSize = 64 << 10
+
+// window is a stream with a look ahead.
+type window struct {
+	r      io.Reader
+	buf    []byte
+	offset int64 // of buf in the stream
+}
+
+// peek returns the next n bytes, or fewer with an error.
+func (w *window) peek(n int) ([]byte, error) {
+	if have := len(w.buf); have < n {
+		w.buf = append(w.buf, make([]byte, n-have)...)
+		m, err := io.ReadFull(w.r, w.buf[have:])
+		w.buf = w.buf[:have+m]
+		if err != nil {
+			return w.buf, err
+		}
+	}
+	return w.buf[:n], nil
+}
+
+func (w *window) skip(n int) {
+	w.offset += int64(n)
+	w.buf = w.buf[:copy(w.buf, w.buf[n:])]
+}
+
+func (w *window) text(limit int) (string, error) {
+	b, _ := w.peek(binary.MaxVarintLen64)
+	n, k := binary.Uvarint(b)
+	if k <= 0 || n > uint64(limit) {
+		return "", fmt.Errorf("a text in build information: %w", errBroken)
+	}
+	w.skip(k)
+	b, err := w.peek(int(n))
+	if err != nil {
+		return "", err
+	}
+	s := string(b)
+	w.skip(int(n))
+	return s, nil
+}
+
+func (w *window) decode() (*debug.BuildInfo, error) {
+	w.skip(goHeader)
+	version, err := w.text(maxGoVersion)
+	if err != nil {
+		return nil, err
+	}
+	mods, err := w.text(maxGoModules)
+	if err != nil {
+		return nil, err
+	}
+	// Modules stand between two sentinels of 16 bytes.
+	if len(mods) >= 33 && mods[len(mods)-17] == '\n' {
+		mods = mods[16 : len(mods)-16]
+	} else {
+		mods = ""
+	}
+	info, err := debug.ParseBuildInfo(mods)
+	if err != nil {
+		return nil, err
+	}
+	info.GoVersion = version
+	return info, nil
+}

@@ -1,0 +1,151 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// walker reads one directory tree, a layer of overlayfs or a root file system.
+type walker struct {
+	r       *reader
+	l       *layer
+	overlay bool
+	dev     uint64
+}
+
+// walk reads the tree below root. It opens each name below its own directory and
+// never follows a link.
+func (r *reader) walk(l *layer, root *os.File, overlay bool) error {
+	if root == nil {
+		return errors.New("a job with a descriptor that is not there")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
+		return fmt.Errorf("look at the directory: %w", err)
+	}
+	// Anew, so that the position of the caller's descriptor does not matter.
+	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the directory: %w", err)
+	}
+	w := &walker{r: r, l: l, overlay: overlay, dev: st.Dev}
+	return w.dir(os.NewFile(uintptr(fd), "."), ".", 0)
+}
+
+// dir reads one directory and closes it.
+func (w *walker) dir(d *os.File, name string, depth int) error {
+	defer d.Close()
+	for {
+		list, err := d.ReadDir(512)
+		for _, e := range list {
+			if err := w.entry(d, path.Join(name, e.Name()), e, depth); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			w.r.notes.add(name, "a directory that cannot be listed: "+reason(err))
+			return nil
+		}
+	}
+}
+
+func (w *walker) entry(d *os.File, name string, e fs.DirEntry, depth int) error {
+	if err := w.r.count(w.l); err != nil {
+		return err
+	}
+	if len(name) > maxPath {
+		w.r.notes.add(name, "the name climbs out of the image, or is too long or too deep")
+		return nil
+	}
+	mode := e.Type()
+	if w.overlay && mode&fs.ModeCharDevice != 0 {
+		// A whiteout of overlayfs is a device 0/0 (kernel, overlayfs.rst).
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(d.Fd()), e.Name(), &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Rdev == 0 {
+			w.l.whiteouts[name] = true
+			return nil
+		}
+	}
+	if w.overlay {
+		w.l.plain(name, mode)
+	}
+	switch {
+	case mode.IsDir():
+		return w.into(d, name, e.Name(), depth+1)
+	case mode.IsRegular():
+		return w.file(d, name, e.Name())
+	}
+	return nil
+}
+
+func (w *walker) into(d *os.File, name, base string, depth int) error {
+	if depth > maxDepth {
+		w.r.notes.add(name, "the name climbs out of the image, or is too long or too deep")
+		return nil
+	}
+	fd, err := unix.Openat(int(d.Fd()), base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		w.r.notes.add(name, "a directory that cannot be opened: "+reason(err))
+		return nil
+	}
+	sub := os.NewFile(uintptr(fd), base)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Dev != w.dev {
+		sub.Close()
+		w.r.notes.add(name, "another file system is mounted there")
+		return nil
+	}
+	return w.dir(sub, name, depth)
+}
+
+// file reads a regular file if it is wanted. Its size and mode are asked for only
+// where its name alone does not say that it is not.
+func (w *walker) file(d *os.File, name, base string) error {
+	if w.r.x.Kind(name, 0o777, -1) == "" {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil // gone
+	}
+	kind := w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size)
+	if kind == "" || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	fd, err := unix.Openat(int(d.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		w.r.notes.add(name, "a file that cannot be opened: "+reason(err))
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), base)
+	defer f.Close()
+	w.r.extract(w.l, kind, name, Content{Reader: f, At: f, Size: st.Size})
+	return nil
+}
+
+// plain notes a name for which the whiteouts of tar have no meaning.
+func (l *layer) plain(name string, mode fs.FileMode) {
+	if mode.IsDir() {
+		l.dirs = append(l.dirs, l.hash(name))
+	} else {
+		l.others = append(l.others, l.hash(name))
+	}
+}
+
+// reason is the cause of an error of a file, without names that a note would split on.
+func reason(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return "it is broken"
+}

@@ -1,0 +1,202 @@
+// Package image reads images and root file systems where they lie: layers of tar
+// streams, compressed or not, and directories. Nothing is unpacked or written, and
+// no link of an image is ever followed on the host.
+//
+// One pass over a layer reads the files that an extractor wants and remembers what
+// the layer hides; merging the layers gives what a container would see. All input is
+// hostile: entries, names, depth and sizes have bounds, and what goes beyond them is
+// an error or a note, never silence.
+//
+// It owns no state beyond one [Read] and is meant to run in the scanner's sandbox.
+// Row: core.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// Bounds on one image.
+const (
+	maxEntries   = 2_000_000 // over all layers
+	maxDepth     = 200       // of directories
+	maxPath      = inventory.MaxText
+	maxJSON      = 4 << 20 // a manifest, an index, a configuration
+	maxIndex     = 4       // indexes within indexes
+	maxLinkHops  = 8       // links within an archive's own folders
+	maxSmallSum  = 32 << 20
+	maxFileBytes = 64 << 20 // of a file that is read whole
+)
+
+// Content is what a file holds: always a stream of at most Size bytes, and At too
+// where the source can be read at any place.
+type Content struct {
+	io.Reader
+	At   io.ReaderAt
+	Size int64
+}
+
+// Extractor chooses files and reads them.
+type Extractor interface {
+	// Kind names how the file is to be read; empty means not at all. size is -1 for
+	// a hard link.
+	Kind(path string, mode fs.FileMode, size int64) string
+	// Extract reads a file as kind. What it returns beside an error is kept.
+	Extract(kind, path string, c Content) (inventory.File, error)
+}
+
+// ErrNotImage is returned for a source that is none of the known shapes.
+var ErrNotImage = errors.New("this is no image: want a docker-archive, an OCI layout in a tar or a directory, or a root file system")
+
+// Read reads the source of job, whose descriptors file hands out, and returns all of
+// the result but its sandbox.
+//
+// Errors: [ErrNotImage], those of ctx, and sentences that name what is broken or
+// beyond a bound.
+func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x Extractor) (*inventory.Result, error) {
+	if len(job.Inputs) == 0 || len(job.Inputs) > inventory.MaxLayers {
+		return nil, fmt.Errorf("a job of %d inputs, want 1 to %d", len(job.Inputs), inventory.MaxLayers)
+	}
+	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), res: &inventory.Result{
+		Schema: inventory.Schema, Platform: job.Platform, ImageID: job.ImageID,
+	}}
+	var err error
+	switch job.Source {
+	case inventory.SourceRootfs, inventory.SourceOverlay:
+		err = r.directories(job, file)
+	case inventory.SourceLayout:
+		err = r.image(&layoutDir{dir: file(job.Inputs[0].FD)}, job.Platform)
+	case inventory.SourceArchive:
+		var a archive
+		if a, err = openArchive(ctx, file(job.Inputs[0].FD)); err == nil {
+			err = r.image(a, job.Platform)
+		}
+	default:
+		err = fmt.Errorf("a job with the unknown source %q", job.Source)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.res, r.finish()
+}
+
+// reader is one [Read].
+type reader struct {
+	stopped func() error // the error of the caller's context
+	x       Extractor
+	notes   *notes
+	res     *inventory.Result
+	layers  []*layer // lowest first; one layer may be there twice
+	entries int
+}
+
+// directories reads layers that lie unpacked.
+func (r *reader) directories(job inventory.Job, file func(fd int) *os.File) error {
+	for _, in := range job.Inputs {
+		l := r.newLayer()
+		if err := r.walk(l, file(in.FD), job.Source == inventory.SourceOverlay); err != nil {
+			return err
+		}
+		for _, p := range in.Opaque {
+			l.opaque[p] = true
+		}
+		l.close()
+		r.layers = append(r.layers, l)
+		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: in.DiffID, Entries: l.entries})
+	}
+	return nil
+}
+
+// image finds the image in an archive and reads its layers.
+func (r *reader) image(a archive, platform string) error {
+	m, err := findImage(a, platform)
+	if err != nil {
+		return err
+	}
+	r.res.ImageID, r.res.Digest, r.res.Tags, r.res.Platform = m.imageID, m.digest, m.tags, m.platform
+	if len(m.layers) > inventory.MaxLayers {
+		return fmt.Errorf("an image of %d layers, want at most %d", len(m.layers), inventory.MaxLayers)
+	}
+	read := map[string]*layer{}
+	err = a.each(names(m.layers), func(name string, c Content) error {
+		l := r.newLayer()
+		read[name] = l
+		return r.tarLayer(c, func(t *tarStream) error { return r.collect(l, t) })
+	})
+	if err != nil {
+		return err
+	}
+	for _, ml := range m.layers {
+		l := read[ml.name]
+		if l == nil {
+			return fmt.Errorf("the image names the layer %s, which is not there", ml.name)
+		}
+		l.close()
+		r.layers = append(r.layers, l)
+		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: ml.diffID, Entries: l.entries})
+	}
+	return r.resolveLinks(a, m.layers, read)
+}
+
+// names returns the distinct names of layers.
+func names(layers []manifestLayer) map[string]bool {
+	out := map[string]bool{}
+	for _, l := range layers {
+		out[l.name] = true
+	}
+	return out
+}
+
+// count counts an entry of any layer.
+func (r *reader) count(l *layer) error {
+	l.entries++
+	if r.entries++; r.entries > maxEntries {
+		return fmt.Errorf("the image has more than %d files", maxEntries)
+	}
+	if r.entries%1024 == 0 {
+		return r.stopped()
+	}
+	return nil
+}
+
+// extract reads one wanted file into l. A file that cannot be read is a note; an
+// error of the stream below it ends the scan.
+func (r *reader) extract(l *layer, kind, name string, c Content) {
+	c.Reader = io.LimitReader(c.Reader, min(c.Size, maxFileBytes))
+	f, err := r.x.Extract(kind, name, c)
+	if err != nil {
+		r.notes.add(name, err.Error())
+	}
+	l.add(kind, name, f)
+}
+
+// notes gathers what was not read, by sentence.
+type notes struct {
+	index map[string]int
+	list  []inventory.Note
+}
+
+func newNotes() *notes { return &notes{index: map[string]int{}} }
+
+func (n *notes) add(name, text string) {
+	text = cut(text)
+	if i, ok := n.index[text]; ok {
+		n.list[i].Count++
+		return
+	}
+	if len(n.list) >= inventory.MaxNotes-1 {
+		text = "more could not be read for other reasons"
+		if i, ok := n.index[text]; ok {
+			n.list[i].Count++
+			return
+		}
+	}
+	n.index[text] = len(n.list)
+	n.list = append(n.list, inventory.Note{Path: cut(name), Text: text, Count: 1})
+}

@@ -1,0 +1,141 @@
+package image
+
+import (
+	"hash/maphash"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// layer is what one layer holds and hides, independent of the others.
+type layer struct {
+	seed    maphash.Seed
+	entries int
+	files   map[string]read
+	// looked has every file that was wanted and read, whatever it held.
+	looked map[uint64]string
+	// whiteouts hide one name and what lies below it in lower layers; opaque
+	// directories hide what lies below them there.
+	whiteouts, opaque map[string]bool
+	// others are all names that are no directories, dirs all that are: what is there
+	// hides what was there. Hashes, sorted by close.
+	others, dirs []uint64
+	links        []hardlink
+}
+
+// read is a file that was read, and how.
+type read struct {
+	kind string
+	inventory.File
+}
+
+// hardlink is a wanted name that another name of this layer or of a lower one holds
+// the content of.
+type hardlink struct{ kind, name, target string }
+
+func (r *reader) newLayer() *layer {
+	return &layer{
+		seed: maphash.MakeSeed(), files: map[string]read{}, looked: map[uint64]string{},
+		whiteouts: map[string]bool{}, opaque: map[string]bool{},
+	}
+}
+
+func (l *layer) hash(name string) uint64 { return maphash.String(l.seed, name) }
+
+func (l *layer) close() {
+	slices.Sort(l.others)
+	slices.Sort(l.dirs)
+}
+
+// Whiteouts as the OCI image specification has them (layer.md, "Whiteouts").
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutOpaque = ".wh..wh..opq"
+)
+
+// see notes an entry by its name and reports whether it is a file of its own, not a
+// whiteout. A name that comes twice in one layer is what it was last.
+func (l *layer) see(name string, mode fs.FileMode) bool {
+	dir, base := path.Split(name)
+	switch {
+	case base == whiteoutOpaque:
+		l.opaque[path.Clean(dir)] = true
+		return false
+	case strings.HasPrefix(base, ".wh..wh."):
+		return false // the storage driver's own
+	case strings.HasPrefix(base, whiteoutPrefix):
+		l.whiteouts[dir+base[len(whiteoutPrefix):]] = true
+		return false
+	case mode.IsDir():
+		l.dirs = append(l.dirs, l.hash(name))
+	default:
+		l.others = append(l.others, l.hash(name))
+	}
+	delete(l.files, name)
+	return true
+}
+
+func (l *layer) add(kind, name string, f inventory.File) {
+	l.looked[l.hash(name)] = kind
+	if len(f.Packages) == 0 && f.OS == nil && len(f.Owns) == 0 {
+		return
+	}
+	for i := range f.Packages {
+		f.Packages[i].Path = cut(name)
+	}
+	l.files[name] = read{kind, f}
+}
+
+// hides reports whether l hides a file of a lower layer.
+func (l *layer) hides(name string) bool {
+	if _, ok := slices.BinarySearch(l.others, l.hash(name)); ok {
+		return true
+	}
+	if _, ok := slices.BinarySearch(l.dirs, l.hash(name)); ok || l.whiteouts[name] {
+		return true
+	}
+	for dir := path.Dir(name); ; dir = path.Dir(dir) {
+		if l.opaque[dir] || l.whiteouts[dir] {
+			return true
+		}
+		if dir == "." {
+			return false
+		}
+		if _, ok := slices.BinarySearch(l.others, l.hash(dir)); ok {
+			return true
+		}
+	}
+}
+
+// cleanName returns an entry's name from the root without a leading slash; "." is the
+// root. ok is false for a name that climbs, or is beyond a bound.
+func cleanName(name string) (string, bool) {
+	if len(name) > maxPath || strings.IndexByte(name, 0) >= 0 {
+		return "", false
+	}
+	name = strings.TrimLeft(name, "/")
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return "", false
+		}
+	}
+	name = path.Clean(name)
+	return name, strings.Count(name, "/") < maxDepth
+}
+
+// cut makes a text of an image fit for a result.
+func cut(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= inventory.MaxText {
+		return s
+	}
+	s = s[:inventory.MaxText]
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s
+}

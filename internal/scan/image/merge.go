@@ -1,0 +1,194 @@
+package image
+
+import (
+	"cmp"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// identity tells one installed package from another within one file.
+type identity struct{ name, version, arch string }
+
+// finish merges the layers and fills the result.
+func (r *reader) finish() error {
+	seen := map[string]read{}
+	for i, l := range r.layers {
+		if err := r.stopped(); err != nil {
+			return err
+		}
+		was := map[string]read{}
+		for name, f := range seen {
+			if l.hides(name) {
+				was[name] = f
+				delete(seen, name)
+			}
+		}
+		for name, f := range l.files {
+			seen[name] = attribute(f, was[name], i)
+		}
+	}
+	return r.fill(seen)
+}
+
+// attribute sets the layer of f's packages: this one, or that in which the same
+// package was at the same place before, if it was there until now.
+func attribute(f, was read, layer int) read {
+	since := make(map[identity]int, len(was.Packages))
+	for _, p := range was.Packages {
+		since[identity{p.Name, p.Version, p.Arch}] = p.Layer
+	}
+	// A layer that is in the image twice must not be changed through the other.
+	f.Packages = slices.Clone(f.Packages)
+	for i := range f.Packages {
+		p := &f.Packages[i]
+		p.Layer = layer
+		if first, ok := since[identity{p.Name, p.Version, p.Arch}]; ok {
+			p.Layer = first
+		}
+	}
+	return f
+}
+
+// fill puts what a container would see into the result, in order.
+func (r *reader) fill(seen map[string]read) error {
+	seed := maphash.MakeSeed()
+	owners := map[uint64]string{}
+	for _, name := range slices.Sorted(maps.Keys(seen)) {
+		f := seen[name]
+		if f.OS != nil && (r.res.OS == inventory.OS{} || name == "etc/os-release") {
+			r.res.OS = *f.OS
+		}
+		for _, p := range f.Owns {
+			owners[maphash.String(seed, merged(p))] = f.Owner
+		}
+		r.res.Packages = append(r.res.Packages, f.Packages...)
+		if len(r.res.Packages) > inventory.MaxPackages {
+			return fmt.Errorf("the image has more than %d packages", inventory.MaxPackages)
+		}
+	}
+	for i := range r.res.Packages {
+		p := &r.res.Packages[i]
+		switch p.Kind {
+		case inventory.KindDeb, inventory.KindApk:
+		default:
+			p.Owner = owners[maphash.String(seed, merged(p.Path))]
+		}
+	}
+	slices.SortFunc(r.res.Packages, func(a, b inventory.Package) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version),
+			cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Path, b.Path))
+	})
+	r.res.Notes = r.notes.list
+	return nil
+}
+
+// merged returns a path as a distribution with one /usr has it: package lists say
+// both /lib/x and /usr/lib/x for the same file.
+func merged(p string) string {
+	for _, dir := range []string{"bin/", "sbin/", "lib/", "lib64/"} {
+		if strings.HasPrefix(p, dir) {
+			return "usr/" + p
+		}
+	}
+	return p
+}
+
+// resolveLinks gives hard links the content of their targets: that of a file of the
+// same kind that was read, or else by reading the target in another pass.
+func (r *reader) resolveLinks(a archive, order []manifestLayer, done map[string]*layer) error {
+	// wanted[layer][target] are links that need it read.
+	wanted := map[string]map[string][]wish{}
+	for i, l := range r.layers {
+		for _, h := range l.links {
+			from, ok := r.target(i, h.target)
+			if !ok {
+				r.notes.add(h.name, "a hard link to a file that no layer has")
+				continue
+			}
+			if from.looked[from.hash(h.target)] == h.kind {
+				if f, ok := from.files[h.target]; ok {
+					f.Packages = slices.Clone(f.Packages)
+					l.add(h.kind, h.name, f.File)
+				}
+				continue
+			}
+			name := order[slices.Index(r.layers, from)].name
+			if wanted[name] == nil {
+				wanted[name] = map[string][]wish{}
+			}
+			wanted[name][h.target] = append(wanted[name][h.target], wish{l, h})
+		}
+		l.links = nil
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	only := map[string]bool{}
+	for name := range wanted {
+		only[name] = true
+	}
+	return a.each(only, func(name string, c Content) error {
+		return r.tarLayer(c, func(t *tarStream) error { return r.grant(wanted[name], t) })
+	})
+}
+
+// wish is a link of a layer that needs the content of its target.
+type wish struct {
+	layer *layer
+	link  hardlink
+}
+
+// grant reads the targets of links in one layer.
+func (r *reader) grant(wishes map[string][]wish, t *tarStream) error {
+	for {
+		e, err := t.next()
+		if e == nil {
+			return err
+		}
+		r.fulfil(wishes[e.name], t, e)
+	}
+}
+
+// fulfil reads one target for all links to it: once for each kind, since a stream
+// cannot be read again.
+func (r *reader) fulfil(wishes []wish, t *tarStream, e *entry) {
+	first := map[string]wish{}
+	for i, w := range wishes {
+		if done, ok := first[w.link.kind]; ok {
+			if f, ok := done.layer.files[done.link.name]; ok {
+				f.Packages = slices.Clone(f.Packages)
+				w.layer.add(w.link.kind, w.link.name, f.File)
+			}
+			continue
+		}
+		c := e.content
+		if i > 0 {
+			if c.At == nil {
+				r.notes.add(w.link.name, "hard links of two kinds to a file that can be read only once")
+				continue
+			}
+			c = t.reopen(e)
+		}
+		first[w.link.kind] = w
+		r.extract(w.layer, w.link.kind, w.link.name, c)
+	}
+}
+
+// target returns the layer, from the i-th downward, that has a name as a file.
+func (r *reader) target(i int, name string) (*layer, bool) {
+	for ; i >= 0; i-- {
+		l := r.layers[i]
+		if _, ok := slices.BinarySearch(l.others, l.hash(name)); ok {
+			return l, true
+		}
+		if l.hides(name) {
+			break
+		}
+	}
+	return nil, false
+}

@@ -1,0 +1,104 @@
+// Package inventory has the words of image scanning: what a scan is asked to read
+// (a [Job]), and what it found (a [Result] with packages, layers and what could not
+// be read), with the bounds under which one process believes another.
+//
+// It owns no state and does no I/O but on the readers and writers that it is given.
+// It never parses bytes of an image. Row: vocabulary; standard library only.
+package inventory
+
+// Schema names the form of a [Result].
+const Schema = "belay.dev/inventory/v1"
+
+// Kinds of packages: the type of a package URL (https://github.com/package-url/purl-spec).
+const (
+	KindDeb    = "deb"
+	KindApk    = "apk"
+	KindGo     = "golang"
+	KindNPM    = "npm"
+	KindPython = "pypi"
+)
+
+// Package is one package that an image has.
+type Package struct {
+	Kind    string `json:"kind"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	// Source and SourceVersion are the source package it was built from, if the
+	// package manager keeps it: distributions publish advisories for sources. They
+	// are set for deb and apk, also where they equal Name and Version.
+	Source        string `json:"source,omitempty"`
+	SourceVersion string `json:"sourceVersion,omitempty"`
+	Arch          string `json:"arch,omitempty"`
+	// Path is the file that told of it, from the image's root, without a leading slash.
+	Path string `json:"path"`
+	// Layer is the index in [Result.Layers] of the lowest layer from which on this
+	// name and version were there without a break.
+	Layer int `json:"layer"`
+	// Owner is the package of the distribution that the file at Path belongs to, if
+	// any: its advisories are the distribution's then.
+	Owner string `json:"owner,omitempty"`
+}
+
+// OS is the distribution, as os-release(5) has it.
+type OS struct {
+	ID        string `json:"id,omitempty"`
+	VersionID string `json:"versionId,omitempty"`
+	Codename  string `json:"codename,omitempty"`
+	Pretty    string `json:"pretty,omitempty"`
+}
+
+// Layer is one layer of an image, or the one directory of a root file system.
+type Layer struct {
+	// DiffID is the digest of the uncompressed layer, as the image's configuration
+	// names it; empty for a directory. It is not computed anew.
+	DiffID  string `json:"diffId,omitempty"`
+	Entries int    `json:"entries"`
+}
+
+// Note is something that was not read, and why: what it would have told is missing
+// from the inventory.
+type Note struct {
+	Path string `json:"path,omitempty"`
+	Text string `json:"text"`
+	// Count is how often this happened; Path is the first place.
+	Count int `json:"count"`
+}
+
+// Result is what the scanner says of one image. It comes from a process that has
+// read hostile bytes: texts are bounded and valid UTF-8, nothing more.
+type Result struct {
+	Schema string `json:"schema"`
+	// Error says why there is no inventory; all but Sandbox is unset then.
+	Error string `json:"error,omitempty"`
+	// Sandbox is what held the process that read the image.
+	Sandbox Sandbox `json:"sandbox"`
+
+	ImageID  string    `json:"imageId,omitempty"` // digest of the configuration
+	Digest   string    `json:"digest,omitempty"`  // digest of the manifest
+	Tags     []string  `json:"tags,omitempty"`
+	Platform string    `json:"platform,omitempty"` // os/arch[/variant]
+	OS       OS        `json:"os"`
+	Layers   []Layer   `json:"layers,omitempty"`
+	Packages []Package `json:"packages,omitempty"`
+	Notes    []Note    `json:"notes,omitempty"`
+}
+
+// Sandbox lists which pieces held the scanner and which did not.
+type Sandbox struct {
+	Held []string `json:"held,omitempty"`
+	Lost []string `json:"lost,omitempty"`
+	// MemoryMax is the cap in bytes.
+	MemoryMax int64 `json:"memoryMax,omitempty"`
+}
+
+// Complete reports whether everything that should have been read was read.
+func (r *Result) Complete() bool { return r.Error == "" && len(r.Notes) == 0 }
+
+// File is what one file of an image told.
+type File struct {
+	Packages []Package
+	OS       *OS
+	// Owner owns the paths in Owns, which are without a leading slash.
+	Owner string
+	Owns  []string
+}

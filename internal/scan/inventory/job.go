@@ -1,0 +1,169 @@
+package inventory
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+)
+
+// Source is the shape of what a [Job] hands over.
+type Source string
+
+// The shapes of a source. What a file really is, compressed or not, is for the
+// sandboxed process to find out.
+const (
+	SourceArchive Source = "archive" // one file: docker-archive or OCI layout in a tar
+	SourceLayout  Source = "layout"  // one directory with an OCI layout
+	SourceRootfs  Source = "rootfs"  // one directory: a root file system
+	SourceOverlay Source = "overlay" // directories of overlayfs, lowest layer first
+)
+
+// Input is one file descriptor of a job, open for reading.
+type Input struct {
+	// FD is its number in the scanner's process.
+	FD int `json:"fd"`
+	// DiffID names the layer, for overlays.
+	DiffID string `json:"diffId,omitempty"`
+	// Opaque lists directories below this one that hide all that lies lower, for
+	// overlays: the mark is an attribute that only a privileged process can read.
+	Opaque []string `json:"opaque,omitempty"`
+}
+
+// Job is what the scanner is asked to do. It comes from the one who starts it.
+type Job struct {
+	Source Source  `json:"source"`
+	Inputs []Input `json:"inputs"`
+	// Platform chooses from an image of several, as os/arch[/variant].
+	Platform string `json:"platform,omitempty"`
+	ImageID  string `json:"imageId,omitempty"` // passed through, for overlays
+	// Without lists pieces of the sandbox that may be missing. See package sandbox.
+	Without []string `json:"without,omitempty"`
+	// MemoryMax is the cap in bytes; 0 is [DefaultMemoryMax].
+	MemoryMax int64 `json:"memoryMax,omitempty"`
+	// CPUSeconds is the cap of processor time; 0 is [DefaultCPUSeconds].
+	CPUSeconds uint64 `json:"cpuSeconds,omitempty"`
+	// Cgroup says that the process was put into a cgroup with that memory cap.
+	Cgroup bool `json:"cgroup,omitempty"`
+	// Idle asks for the idle class of the scheduler.
+	Idle bool `json:"idle,omitempty"`
+}
+
+// Defaults and bounds.
+const (
+	DefaultMemoryMax  = 128 << 20
+	DefaultCPUSeconds = 600
+
+	MaxJobBytes    = 16 << 20
+	MaxResultBytes = 32 << 20
+	MaxPackages    = 200_000
+	MaxNotes       = 1_000
+	MaxLayers      = 1_024
+	// MaxText bounds names, versions and paths, in bytes.
+	MaxText = 4_096
+	// MaxVersion bounds versions: comparing them may take time of their square.
+	MaxVersion = 256
+)
+
+// ErrTooLarge is returned for a message beyond its bound.
+var ErrTooLarge = errors.New("the message is larger than its bound")
+
+// ReadJob reads a job. Errors: [ErrTooLarge], those of encoding/json.
+func ReadJob(r io.Reader) (Job, error) {
+	var j Job
+	err := decode(r, MaxJobBytes, &j)
+	return j, err
+}
+
+// ReadResult reads what a scanner wrote, as bytes of an enemy: at most
+// [MaxResultBytes], no unknown fields, every list and text within its bound, every
+// index inside its list.
+//
+// Errors: [ErrTooLarge], those of encoding/json, and a sentence for what is out of
+// bounds.
+func ReadResult(r io.Reader) (*Result, error) {
+	res := new(Result)
+	if err := decode(r, MaxResultBytes, res); err != nil {
+		return nil, fmt.Errorf("read the scanner's result: %w", err)
+	}
+	if err := res.check(); err != nil {
+		return nil, fmt.Errorf("read the scanner's result: %w", err)
+	}
+	return res, nil
+}
+
+func decode(r io.Reader, limit int64, into any) error {
+	b, err := ReadAll(r, limit)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if d.More() {
+		return errors.New("there is something after the message")
+	}
+	return nil
+}
+
+// ReadAll reads r to its end, or fails with [ErrTooLarge] beyond limit bytes.
+func ReadAll(r io.Reader, limit int64) ([]byte, error) {
+	var b bytes.Buffer
+	if n, err := io.CopyN(&b, r, limit+1); n > limit {
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, limit)
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func (r *Result) check() error {
+	if r.Schema != Schema {
+		return fmt.Errorf("the schema is %.40q, want %q: belay and belay-scanner are of different versions", r.Schema, Schema)
+	}
+	if len(r.Packages) > MaxPackages || len(r.Layers) > MaxLayers || len(r.Notes) > MaxNotes || len(r.Tags) > MaxLayers {
+		return fmt.Errorf("%d packages, %d layers, %d notes, %d tags: too many", len(r.Packages), len(r.Layers), len(r.Notes), len(r.Tags))
+	}
+	texts := append([]string{r.Error, r.ImageID, r.Digest, r.Platform, r.OS.ID, r.OS.VersionID, r.OS.Codename, r.OS.Pretty}, r.Tags...)
+	texts = append(append(texts, r.Sandbox.Held...), r.Sandbox.Lost...)
+	for _, l := range r.Layers {
+		texts = append(texts, l.DiffID)
+	}
+	for _, n := range r.Notes {
+		texts = append(texts, n.Path, n.Text)
+	}
+	for i := range r.Packages {
+		p := &r.Packages[i]
+		if err := p.check(len(r.Layers)); err != nil {
+			return fmt.Errorf("package %d: %w", i, err)
+		}
+	}
+	for _, s := range texts {
+		if len(s) > MaxText || !utf8.ValidString(s) {
+			return fmt.Errorf("a text of %d bytes, want at most %d of UTF-8", len(s), MaxText)
+		}
+	}
+	return nil
+}
+
+func (p *Package) check(layers int) error {
+	if p.Kind == "" || p.Name == "" || p.Version == "" {
+		return errors.New("it has no kind, name or version")
+	}
+	if p.Layer < 0 || p.Layer >= layers {
+		return fmt.Errorf("layer %d of %d", p.Layer, layers)
+	}
+	if len(p.Version) > MaxVersion || len(p.SourceVersion) > MaxVersion {
+		return fmt.Errorf("a version of more than %d bytes", MaxVersion)
+	}
+	for _, s := range []string{p.Kind, p.Name, p.Version, p.Source, p.SourceVersion, p.Arch, p.Path, p.Owner} {
+		if len(s) > MaxText || !utf8.ValidString(s) {
+			return fmt.Errorf("a text of %d bytes, want at most %d of UTF-8", len(s), MaxText)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,183 @@
+// Package report writes what a scan found in the forms that other programs read: JSON
+// of our own, CycloneDX, SARIF.
+//
+// It owns no state. Texts come from images and records: they are escaped by the
+// format's encoder, and by whoever shows them. Row: adapter.
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	cdx "github.com/CycloneDX/cyclonedx-go"
+	"github.com/package-url/packageurl-go"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// Schema names the form of a [Scan].
+const Schema = "belay.dev/scan/v1"
+
+// Scan is one scan of one target.
+type Scan struct {
+	Schema   string    `json:"schema"`
+	Target   string    `json:"target"`
+	Time     time.Time `json:"time"`
+	Database *Database `json:"database,omitempty"` // nil: not matched
+	// Complete says that all was read and all was matched; Notes and the inventory's
+	// own say what was not.
+	Complete  bool              `json:"complete"`
+	Findings  []vulndb.Finding  `json:"findings"`
+	Notes     []inventory.Note  `json:"notes,omitempty"`
+	Inventory *inventory.Result `json:"inventory"`
+}
+
+// Database tells with what was matched.
+type Database struct {
+	Built   time.Time `json:"built"`
+	Records int       `json:"records"`
+}
+
+// New puts a scan together. matches is nil if nothing was matched.
+func New(target string, at time.Time, res *inventory.Result, db *Database, matches *vulndb.Matches) *Scan {
+	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Complete: res.Complete(), Findings: []vulndb.Finding{}}
+	if matches != nil {
+		s.Findings = append(s.Findings, matches.Findings...)
+		s.Notes = matches.Notes
+		s.Complete = s.Complete && len(matches.Notes) == 0
+	}
+	return s
+}
+
+// Worst returns the findings at or above a severity. What nobody has rated counts as
+// high: it is not known to be less. fixable keeps those with a version to go to.
+func (s *Scan) Worst(least vulndb.Severity, fixable bool) []vulndb.Finding {
+	return slices.DeleteFunc(slices.Clone(s.Findings), func(f vulndb.Finding) bool {
+		sev := f.Severity
+		if sev == vulndb.SeverityUnknown {
+			sev = vulndb.SeverityHigh
+		}
+		return sev < least || fixable && f.Fixed == ""
+	})
+}
+
+// PURL returns the package URL of a package of an image.
+func PURL(o inventory.OS, p *inventory.Package) string {
+	u := packageurl.PackageURL{Type: p.Kind, Name: p.Name, Version: p.Version}
+	switch p.Kind {
+	case inventory.KindDeb, inventory.KindApk:
+		u.Namespace = o.ID
+		q := map[string]string{}
+		if p.Arch != "" {
+			q["arch"] = p.Arch
+		}
+		if o.ID != "" && o.VersionID != "" {
+			q["distro"] = o.ID + "-" + o.VersionID
+		}
+		u.Qualifiers = packageurl.QualifiersFromMap(q)
+	default:
+		if i := strings.LastIndexByte(p.Name, '/'); i > 0 {
+			u.Namespace, u.Name = p.Name[:i], p.Name[i+1:]
+		}
+		if p.Kind == inventory.KindPython {
+			u.Name = strings.ToLower(strings.ReplaceAll(p.Name, "_", "-"))
+		}
+	}
+	return u.String()
+}
+
+// WriteCycloneDX writes the inventory, and the findings if it was matched, as a
+// CycloneDX 1.6 bill of materials in JSON.
+func (s *Scan) WriteCycloneDX(w io.Writer, version string) error {
+	bom := cdx.NewBOM()
+	bom.Metadata = &cdx.Metadata{
+		Timestamp: s.Time.Format(time.RFC3339),
+		Tools:     &cdx.ToolsChoice{Components: &[]cdx.Component{{Type: cdx.ComponentTypeApplication, Name: "belay", Version: version}}},
+		Component: &cdx.Component{BOMRef: "target", Type: cdx.ComponentTypeContainer, Name: s.Target, Version: s.Inventory.ImageID},
+	}
+	components := []cdx.Component{}
+	for i := range s.Inventory.Packages {
+		p := &s.Inventory.Packages[i]
+		props := []cdx.Property{{Name: "belay:path", Value: p.Path}, {Name: "belay:layer", Value: fmt.Sprint(p.Layer)}}
+		if p.Owner != "" {
+			props = append(props, cdx.Property{Name: "belay:owner", Value: p.Owner})
+		}
+		components = append(components, cdx.Component{
+			BOMRef: ref(i), Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: PURL(s.Inventory.OS, p), Properties: &props,
+		})
+	}
+	if o := s.Inventory.OS; o.ID != "" {
+		components = append(components, cdx.Component{BOMRef: "os", Type: cdx.ComponentTypeOS, Name: o.ID, Version: o.VersionID, Description: o.Pretty})
+	}
+	bom.Components = &components
+	if s.Database != nil {
+		list := s.vulnerabilities()
+		bom.Vulnerabilities = &list
+	}
+	if !s.Complete {
+		bom.Compositions = &[]cdx.Composition{{Aggregate: cdx.CompositionAggregateIncomplete, Assemblies: &[]cdx.BOMReference{"target"}}}
+	}
+	return cdx.NewBOMEncoder(w, cdx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cdx.SpecVersion1_6)
+}
+
+// vulnerabilities groups findings by their names: one with all packages it affects.
+func (s *Scan) vulnerabilities() []cdx.Vulnerability {
+	out := []cdx.Vulnerability{}
+	index := map[string]int{}
+	for _, f := range s.Findings {
+		affects := cdx.Affects{Ref: ref(f.Package)}
+		if i, ok := index[f.IDs[0]]; ok {
+			*out[i].Affects = append(*out[i].Affects, affects)
+			continue
+		}
+		index[f.IDs[0]] = len(out)
+		v := cdx.Vulnerability{ID: f.IDs[0], Description: f.Summary, Affects: &[]cdx.Affects{affects}}
+		rating := cdx.VulnerabilityRating{Severity: cdxSeverity(f.Severity)}
+		if f.Score > 0 {
+			rating.Score = &f.Score
+		}
+		v.Ratings = &[]cdx.VulnerabilityRating{rating}
+		if f.Fixed != "" {
+			v.Recommendation = "update to " + f.Fixed
+		}
+		refs := []cdx.VulnerabilityReference{}
+		for _, id := range f.IDs[1:] {
+			refs = append(refs, cdx.VulnerabilityReference{ID: id, Source: &cdx.Source{Name: "OSV", URL: "https://osv.dev/vulnerability/" + id}})
+		}
+		if len(refs) > 0 {
+			v.References = &refs
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func cdxSeverity(s vulndb.Severity) cdx.Severity {
+	switch s {
+	case vulndb.SeverityUnknown:
+		return cdx.SeverityUnknown
+	case vulndb.SeverityNegligible:
+		return cdx.SeverityInfo
+	}
+	return cdx.Severity(s.String())
+}
+
+func ref(i int) string { return fmt.Sprintf("package-%d", i) }
+
+// Where says where a package is, for a person.
+func (s *Scan) Where(p *inventory.Package) string {
+	path := cmp.Or(p.Path, "-")
+	switch p.Kind {
+	case inventory.KindDeb, inventory.KindApk:
+		path = p.Kind
+	}
+	if len(s.Inventory.Layers) > 1 {
+		return fmt.Sprintf("%s (layer %d)", path, p.Layer+1)
+	}
+	return path
+}

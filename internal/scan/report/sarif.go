@@ -1,0 +1,116 @@
+package report
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// The parts of SARIF 2.1.0 that code hosts read. Source:
+// https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html.
+type (
+	sarifLog struct {
+		Schema  string     `json:"$schema"`
+		Version string     `json:"version"`
+		Runs    []sarifRun `json:"runs"`
+	}
+	sarifRun struct {
+		Tool    sarifTool     `json:"tool"`
+		Results []sarifResult `json:"results"`
+	}
+	sarifTool struct {
+		Driver sarifDriver `json:"driver"`
+	}
+	sarifDriver struct {
+		Name    string      `json:"name"`
+		Version string      `json:"version"`
+		Rules   []sarifRule `json:"rules"`
+	}
+	sarifRule struct {
+		ID         string         `json:"id"`
+		Short      sarifText      `json:"shortDescription"`
+		HelpURI    string         `json:"helpUri"`
+		Properties map[string]any `json:"properties"`
+	}
+	sarifText struct {
+		Text string `json:"text"`
+	}
+	sarifResult struct {
+		RuleID    string            `json:"ruleId"`
+		RuleIndex int               `json:"ruleIndex"`
+		Level     string            `json:"level"`
+		Message   sarifText         `json:"message"`
+		Locations []sarifLocation   `json:"locations"`
+		Prints    map[string]string `json:"partialFingerprints"`
+	}
+	sarifLocation struct {
+		Physical struct {
+			Artifact struct {
+				URI string `json:"uri"`
+			} `json:"artifactLocation"`
+			Region struct {
+				StartLine int `json:"startLine"`
+			} `json:"region"`
+		} `json:"physicalLocation"`
+	}
+)
+
+// WriteSARIF writes the findings as SARIF 2.1.0.
+func (s *Scan) WriteSARIF(w io.Writer, version string) error {
+	run := sarifRun{Tool: sarifTool{Driver: sarifDriver{Name: "belay", Version: version, Rules: []sarifRule{}}}, Results: []sarifResult{}}
+	rules := map[string]int{}
+	for _, f := range s.Findings {
+		id := f.IDs[0]
+		if _, ok := rules[id]; !ok {
+			rules[id] = len(run.Tool.Driver.Rules)
+			summary := f.Summary
+			if summary == "" {
+				summary = id
+			}
+			run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, sarifRule{
+				ID: id, Short: sarifText{summary}, HelpURI: "https://osv.dev/vulnerability/" + id,
+				Properties: map[string]any{"security-severity": strconv.FormatFloat(sarifScore(f), 'f', 1, 64), "tags": []string{"security", f.Severity.String()}},
+			})
+		}
+		p := s.Inventory.Packages[f.Package]
+		text := fmt.Sprintf("%s %s has %s (%s)", p.Name, p.Version, strings.Join(f.IDs, ", "), f.Severity)
+		if f.Fixed != "" {
+			text += ", fixed in " + f.Fixed
+		}
+		res := sarifResult{
+			RuleID: id, RuleIndex: rules[id], Level: sarifLevel(f.Severity), Message: sarifText{text},
+			Prints: map[string]string{"belayFinding/v1": id + " " + p.Kind + " " + p.Name + " " + p.Path},
+		}
+		var at sarifLocation
+		at.Physical.Artifact.URI = (&url.URL{Path: p.Path}).String()
+		at.Physical.Region.StartLine = 1
+		res.Locations = []sarifLocation{at}
+		run.Results = append(run.Results, res)
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(sarifLog{Schema: "https://json.schemastore.org/sarif-2.1.0.json", Version: "2.1.0", Runs: []sarifRun{run}})
+}
+
+// sarifScore is a CVSS score, or the lowest of the severity's band where there is none.
+func sarifScore(f vulndb.Finding) float64 {
+	if f.Score > 0 {
+		return f.Score
+	}
+	return map[vulndb.Severity]float64{vulndb.SeverityCritical: 9, vulndb.SeverityHigh: 7, vulndb.SeverityMedium: 4, vulndb.SeverityLow: 0.1}[f.Severity]
+}
+
+func sarifLevel(s vulndb.Severity) string {
+	switch {
+	case s >= vulndb.SeverityHigh:
+		return "error"
+	case s == vulndb.SeverityMedium || s == vulndb.SeverityUnknown:
+		return "warning"
+	}
+	return "note"
+}

@@ -1,0 +1,281 @@
+package target
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// ErrNotFound says that a name is no file, no directory, and nothing that the local
+// Docker daemon keeps in its overlay2 store.
+var ErrNotFound = errors.New("there is no such file or directory, and no such image or container in the local Docker store (overlay2); save it with 'docker save' and scan the file")
+
+const (
+	defaultDockerRoot = "/var/lib/docker"
+	maxState          = 4 << 20 // of a file of the daemon's state
+)
+
+var (
+	hexID   = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	cacheID = regexp.MustCompile(`^[0-9a-z-]{1,128}$`)
+)
+
+// store is the data of a Docker daemon with the overlay2 driver. Source: moby,
+// daemon/internal/layer/filestore.go and image/fs.go.
+type store struct{ root string }
+
+func (s store) file(parts ...string) ([]byte, error) {
+	f, err := os.Open(filepath.Join(append([]string{s.root, "image", "overlay2"}, parts...)...))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return inventory.ReadAll(f, maxState)
+}
+
+func openDocker(name, root string) (*Target, error) {
+	if root == "" {
+		root = defaultDockerRoot
+	}
+	s := store{root}
+	imageID, chain, upper, err := s.find(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: imageID}}
+	if err := s.open(t, chain, upper); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("open the layers of %s: %w", name, err)
+	}
+	return t, nil
+}
+
+// find returns the image's ID, its topmost chain ID, and for a container the
+// directory of its own layer.
+func (s store) find(name string) (imageID, chain, upper string, err error) {
+	imageID, err = s.image(name)
+	if err == nil {
+		chain, err = s.chain(imageID)
+		return imageID, chain, "", err
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", "", "", err
+	}
+	id, err := s.container(name)
+	if err != nil {
+		return "", "", "", err
+	}
+	parent, err := s.file("layerdb", "mounts", id, "parent")
+	if err != nil {
+		return "", "", "", err
+	}
+	mount, err := s.file("layerdb", "mounts", id, "mount-id")
+	if err != nil || !cacheID.Match(mount) {
+		return "", "", "", errors.Join(err, fmt.Errorf("container %s has a mount %.100q", id, mount))
+	}
+	return "", string(parent), filepath.Join(s.root, "overlay2", string(mount), "diff"), nil
+}
+
+// image resolves a reference, an ID or the beginning of one of at least 12 digits.
+func (s store) image(name string) (string, error) {
+	id := strings.TrimPrefix(name, "sha256:")
+	if hexID.MatchString(id) {
+		_, err := os.Stat(filepath.Join(s.root, "image", "overlay2", "imagedb", "content", "sha256", id))
+		return "sha256:" + id, err
+	}
+	b, err := s.file("repositories.json")
+	if err != nil {
+		return "", err
+	}
+	var repos struct{ Repositories map[string]map[string]string }
+	if err := json.Unmarshal(b, &repos); err != nil {
+		return "", fmt.Errorf("read the Docker store's repositories.json: %w", err)
+	}
+	ref := strings.TrimPrefix(strings.TrimPrefix(name, "docker.io/"), "library/")
+	if !strings.Contains(ref[strings.LastIndex(ref, "/")+1:], ":") && !strings.Contains(ref, "@") {
+		ref += ":latest"
+	}
+	var found []string
+	for _, tags := range repos.Repositories {
+		for tag, id := range tags {
+			if tag == ref {
+				return id, nil
+			}
+			if len(name) >= 12 && strings.HasPrefix(strings.TrimPrefix(id, "sha256:"), name) && !slices.Contains(found, id) {
+				found = append(found, id)
+			}
+		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	return "", fs.ErrNotExist
+}
+
+// chain returns the chain ID of an image's topmost layer: it follows from the digests
+// of its layers (OCI image specification, config.md, "Layer ChainID").
+func (s store) chain(imageID string) (string, error) {
+	b, err := s.file("imagedb", "content", "sha256", strings.TrimPrefix(imageID, "sha256:"))
+	if err != nil {
+		return "", err
+	}
+	var c struct {
+		RootFS struct {
+			DiffIDs []string `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return "", fmt.Errorf("read the configuration of %s: %w", imageID, err)
+	}
+	if n := len(c.RootFS.DiffIDs); n == 0 || n > inventory.MaxLayers {
+		return "", fmt.Errorf("image %s has %d layers", imageID, n)
+	}
+	return chainID(c.RootFS.DiffIDs), nil
+}
+
+// container resolves a container's ID or name by the daemon's own files.
+func (s store) container(name string) (string, error) {
+	list, err := os.ReadDir(filepath.Join(s.root, "containers"))
+	if err != nil {
+		return "", fs.ErrNotExist
+	}
+	var found []string
+	for _, e := range list {
+		id := e.Name()
+		if !hexID.MatchString(id) {
+			continue
+		}
+		if id == name {
+			return id, nil
+		}
+		if len(name) >= 12 && strings.HasPrefix(id, name) {
+			found = append(found, id)
+			continue
+		}
+		f, err := os.Open(filepath.Join(s.root, "containers", id, "config.v2.json"))
+		if err != nil {
+			continue
+		}
+		b, err := inventory.ReadAll(f, maxState)
+		f.Close()
+		var c struct{ Name string }
+		if err == nil && json.Unmarshal(b, &c) == nil && c.Name == "/"+name {
+			found = append(found, id)
+		}
+	}
+	if len(found) != 1 {
+		return "", fs.ErrNotExist
+	}
+	return found[0], nil
+}
+
+// open opens the layers from the lowest to chain, and a container's own on top.
+func (s store) open(t *Target, chain, upper string) error {
+	type dir struct{ path, diffID string }
+	var dirs []dir
+	for chain != "" {
+		id := strings.TrimPrefix(chain, "sha256:")
+		if !hexID.MatchString(id) || len(dirs) > inventory.MaxLayers {
+			return fmt.Errorf("the layer %.100q, number %d", chain, len(dirs))
+		}
+		cache, err := s.file("layerdb", "sha256", id, "cache-id")
+		if err != nil || !cacheID.Match(cache) {
+			return errors.Join(err, fmt.Errorf("layer %s has the directory %.100q", id, cache))
+		}
+		diff, err := s.file("layerdb", "sha256", id, "diff")
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs, dir{filepath.Join(s.root, "overlay2", string(cache), "diff"), string(diff)})
+		parent, err := s.file("layerdb", "sha256", id, "parent")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		chain = string(parent)
+	}
+	slices.Reverse(dirs)
+	if upper != "" {
+		dirs = append(dirs, dir{path: upper})
+	}
+	for _, d := range dirs {
+		f, err := os.Open(d.path)
+		if err != nil {
+			return err
+		}
+		t.add(f, inventory.Input{DiffID: d.diffID})
+		in := &t.job.Inputs[len(t.job.Inputs)-1]
+		if in.Opaque, err = opaque(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Bounds on the search for opaque directories of one layer.
+const (
+	maxOpaque      = 100_000
+	maxOpaqueDepth = 200
+)
+
+// opaque lists the directories of a layer that hide lower ones. The mark is a trusted
+// attribute (kernel, overlayfs.rst), which the scanner has no right to read.
+func opaque(root *os.File) ([]string, error) {
+	var out []string
+	var walk func(fd int, name string, depth int) error
+	walk = func(fd int, name string, depth int) error {
+		d := os.NewFile(uintptr(fd), name)
+		defer d.Close()
+		if opaqueMark(fd) && name != "." {
+			out = append(out, name)
+		}
+		if depth > maxOpaqueDepth || len(out) > maxOpaque {
+			return fmt.Errorf("a layer whose directories are nested deeper than %d, or more than %d opaque ones", maxOpaqueDepth, maxOpaque)
+		}
+		for {
+			list, err := d.ReadDir(512)
+			for _, e := range list {
+				if !e.IsDir() {
+					continue
+				}
+				sub, err := unix.Openat(fd, e.Name(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+				if err != nil {
+					continue // the scanner notes it
+				}
+				if err := walk(sub, filepath.Join(name, e.Name()), depth+1); err != nil {
+					return err
+				}
+			}
+			if err != nil {
+				return nil //nolint:nilerr // its end, or the scanner notes it
+			}
+		}
+	}
+	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return out, walk(fd, ".", 0)
+}
+
+func opaqueMark(fd int) bool {
+	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		var b [2]byte
+		if n, err := unix.Fgetxattr(fd, attr, b[:]); err == nil && n == 1 && b[0] == 'y' {
+			return true
+		}
+	}
+	return false
+}

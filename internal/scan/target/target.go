@@ -1,0 +1,139 @@
+// Package target finds what a user or the agent means by a name, opens it for
+// reading, and has the scanner read it in its sandbox.
+//
+// It owns the scanner's process while [Scan] runs. It opens files and lists
+// directories and reads the small files in which the Docker daemon keeps its own
+// state; it never decompresses or parses what an image holds, and takes the scanner's
+// answer for hostile. Row: feature.
+package target
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/belay-project/belay/internal/sandbox/spawn"
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// Options says how to scan. The zero value is ready but for Scanner.
+type Options struct {
+	Scanner    string        // absolute path of belay-scanner
+	Platform   string        // os/arch[/variant], to choose from several
+	Timeout    time.Duration // of wall time; 0 is ten minutes
+	MemoryMax  int64         // in bytes; 0 is [inventory.DefaultMemoryMax]
+	Without    []string      // pieces of the sandbox that may be missing
+	DockerRoot string        // the Docker daemon's data; empty is /var/lib/docker
+	Idle       bool          // run only when nothing else wants the processor
+}
+
+// Target is an opened target. Close it.
+type Target struct {
+	job   inventory.Job
+	files []*os.File
+}
+
+// Close closes what was opened.
+func (t *Target) Close() {
+	for _, f := range t.files {
+		f.Close()
+	}
+}
+
+// FailedError is the scanner's own word for why there is no inventory: a text of a
+// process that read hostile bytes.
+type FailedError struct{ Text string }
+
+func (e *FailedError) Error() string { return e.Text }
+
+// Open finds the target: a file (an archive), a directory (an OCI layout, or else a
+// root file system), or else an image or a container of the local Docker daemon.
+//
+// Errors: [ErrNotFound] if it is none of them.
+func Open(name string, o Options) (*Target, error) {
+	st, err := os.Stat(name)
+	switch {
+	case err == nil && st.IsDir():
+		source := inventory.SourceRootfs
+		if _, err := os.Lstat(filepath.Join(name, "oci-layout")); err == nil {
+			source = inventory.SourceLayout
+		}
+		return open(source, []string{name})
+	case err == nil:
+		return open(inventory.SourceArchive, []string{name})
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	return openDocker(name, o.DockerRoot)
+}
+
+func open(source inventory.Source, paths []string) (*Target, error) {
+	t := &Target{job: inventory.Job{Source: source}}
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if err != nil {
+			t.Close()
+			return nil, err
+		}
+		t.add(f, inventory.Input{})
+	}
+	return t, nil
+}
+
+// firstFD is the number of the first file that is handed to a child.
+const firstFD = 3
+
+func (t *Target) add(f *os.File, in inventory.Input) {
+	in.FD = firstFD + len(t.files)
+	t.files = append(t.files, f)
+	t.job.Inputs = append(t.job.Inputs, in)
+}
+
+// Scan has the target read.
+//
+// Errors: [*FailedError] if the scanner could not read it, [*spawn.LimitError] if it
+// was killed at a cap, [*spawn.ExitError] if it broke. The result names in its
+// sandbox what held the scanner.
+func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) {
+	if o.MemoryMax <= 0 {
+		o.MemoryMax = inventory.DefaultMemoryMax
+	}
+	job := t.job
+	job.Platform, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Without, o.MemoryMax, o.Idle
+	var res *inventory.Result
+	rep, err := spawn.Run(ctx, spawn.Options{
+		Path: o.Scanner, Files: t.files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,
+		Input: func(cgroup bool) ([]byte, error) {
+			job.Cgroup = cgroup
+			return json.Marshal(job)
+		},
+		Output: func(r io.Reader) (err error) {
+			res, err = inventory.ReadResult(r)
+			return err
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("scanner: %w", err)
+	}
+	if res.Error != "" {
+		return nil, &FailedError{res.Error}
+	}
+	held := func(ok bool, piece string) {
+		if ok {
+			res.Sandbox.Held = append(res.Sandbox.Held, piece)
+		} else {
+			res.Sandbox.Lost = append(res.Sandbox.Lost, piece)
+		}
+	}
+	held(rep.Namespaces, "namespaces")
+	held(rep.Cgroup, "cgroup")
+	slices.Sort(res.Sandbox.Held)
+	return res, nil
+}

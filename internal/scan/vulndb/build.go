@@ -1,0 +1,230 @@
+package vulndb
+
+import (
+	"archive/zip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/belay-project/belay/internal/atomicfile"
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// BuildOptions says what to build from.
+type BuildOptions struct {
+	// Dir has records in the layout of the public OSV bucket: ECOSYSTEM/all.zip,
+	// ECOSYSTEM/ID.json, or files of both kinds directly.
+	Dir string
+	// KEV is CISA's catalogue known_exploited_vulnerabilities.json; empty for none.
+	KEV string
+	Now time.Time
+}
+
+// BuildReport tells what went into a database.
+type BuildReport struct {
+	Records   int `json:"records"`
+	Withdrawn int `json:"withdrawn"` // records that their source took back
+	Packages  int `json:"packages"`
+	Bytes     int `json:"bytes"`
+	// BadRecords could not be read, BadVersions not be ordered.
+	BadRecords  int      `json:"badRecords"`
+	BadVersions int      `json:"badVersions"`
+	Examples    []string `json:"examples,omitempty"` // of bad records
+}
+
+// Bounds on the sources of a database.
+const (
+	maxRecords = 5_000_000
+	maxSources = 16 << 30 // bytes of JSON
+)
+
+// Build compiles the records below o.Dir into a file at path. The file appears whole
+// or not at all: after an error the former one is in place.
+//
+// Records that cannot be read are counted and left out; errors are those of files, of
+// ctx, and a directory without any record.
+func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
+	s := &sources{ctx: ctx.Err, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
+	if o.KEV != "" {
+		var err error
+		if s.kev, err = readKEV(o.KEV); err != nil {
+			return s.rep, err
+		}
+	}
+	if err := filepath.WalkDir(o.Dir, s.file); err != nil {
+		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
+	}
+	s.rep.Records, s.rep.Packages = len(s.b.records), len(s.b.keys)
+	if s.rep.Records == 0 {
+		return s.rep, fmt.Errorf("there is no OSV record below %s: want ECOSYSTEM/all.zip or ECOSYSTEM/ID.json", o.Dir)
+	}
+	b, err := s.b.encode(o.Now)
+	if err != nil {
+		return s.rep, err
+	}
+	s.rep.Bytes = len(b)
+	return s.rep, atomicfile.WriteFile(path, b, 0o644)
+}
+
+// sources is one build.
+type sources struct {
+	ctx   func() error
+	b     builder
+	kev   map[string]bool
+	seen  map[string]bool // IDs: a record may be in an archive and beside it
+	rep   BuildReport
+	bytes int64
+}
+
+func (s *sources) file(path string, d fs.DirEntry, err error) error {
+	if err != nil {
+		return err
+	}
+	if !d.Type().IsRegular() {
+		return nil
+	}
+	switch filepath.Ext(path) {
+	case ".zip":
+		return s.zip(path)
+	case ".json":
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return s.add(path, f)
+	}
+	return nil
+}
+
+func (s *sources) zip(path string) error {
+	z, err := zip.OpenReader(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer z.Close()
+	for _, f := range z.File {
+		if filepath.Ext(f.Name) != ".json" {
+			continue
+		}
+		r, err := f.Open()
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", path, f.Name, err)
+		}
+		err = s.add(path+": "+f.Name, r)
+		r.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add takes one record in. One that is broken is counted; an archive that is broken
+// is an error, since it would hide records without end.
+func (s *sources) add(name string, r io.Reader) error {
+	if err := s.ctx(); err != nil {
+		return err
+	}
+	b, err := inventory.ReadAll(r, maxRecord)
+	if errors.Is(err, inventory.ErrTooLarge) {
+		s.bad(name, err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if s.bytes += int64(len(b)); s.bytes > maxSources || len(s.b.records) > maxRecords {
+		return fmt.Errorf("the sources have more than %d bytes or %d records", int64(maxSources), maxRecords)
+	}
+	rec, ok, err := parseRecord(b)
+	if err != nil {
+		s.bad(name, err)
+		return nil
+	}
+	if !ok {
+		s.rep.Withdrawn++
+		return nil
+	}
+	if s.seen[rec.ID] {
+		return nil
+	}
+	s.seen[rec.ID] = true
+	s.record(rec)
+	return nil
+}
+
+func (s *sources) bad(name string, err error) {
+	s.rep.BadRecords++
+	if len(s.rep.Examples) < 10 {
+		s.rep.Examples = append(s.rep.Examples, fmt.Sprintf("%s: %v", name, err))
+	}
+}
+
+func (s *sources) record(rec *osvRecord) {
+	number := len(s.b.records)
+	s.b.records = append(s.b.records, rec.vulnerability(s.kev))
+	for i := range rec.Affected {
+		a := &rec.Affected[i]
+		eco, name := a.Package.Ecosystem, a.Package.Name
+		if eco == "" || name == "" || len(eco)+len(name) > maxNameText || strings.Contains(eco+name, "\x00") {
+			continue // a record about commits
+		}
+		out, bad := a.affects(number)
+		s.rep.BadVersions += bad
+		if len(out.ranges) > 0 || len(out.versions) > 0 {
+			key := eco + "\x00" + keyName(eco, name)
+			s.b.keys[key] = append(s.b.keys[key], out)
+		}
+	}
+}
+
+// readKEV returns the CVE numbers of CISA's catalogue.
+func readKEV(path string) (map[string]bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := inventory.ReadAll(f, 64<<20)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	var kev struct {
+		Vulnerabilities []struct {
+			CVE string `json:"cveID"`
+		} `json:"vulnerabilities"`
+	}
+	if err := json.Unmarshal(b, &kev); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	out := map[string]bool{}
+	for _, v := range kev.Vulnerabilities {
+		out[v.CVE] = true
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%s has no vulnerability: want CISA's known_exploited_vulnerabilities.json", path)
+	}
+	return out, nil
+}
+
+// cveFirst orders names of one vulnerability: CVE numbers first.
+func cveFirst(ids []string) {
+	slices.SortFunc(ids, func(a, b string) int {
+		if x, y := strings.HasPrefix(a, "CVE-"), strings.HasPrefix(b, "CVE-"); x != y {
+			if x {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+}

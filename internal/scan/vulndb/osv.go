@@ -1,0 +1,250 @@
+package vulndb
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	gocvss20 "github.com/pandatix/go-cvss/20"
+	gocvss30 "github.com/pandatix/go-cvss/30"
+	gocvss31 "github.com/pandatix/go-cvss/31"
+	gocvss40 "github.com/pandatix/go-cvss/40"
+)
+
+// osvRecord is what we use of a record. Source: https://ossf.github.io/osv-schema/.
+type osvRecord struct {
+	ID        string        `json:"id"`
+	Withdrawn string        `json:"withdrawn"`
+	Aliases   []string      `json:"aliases"`
+	Upstream  []string      `json:"upstream"`
+	Summary   string        `json:"summary"`
+	Details   string        `json:"details"`
+	Severity  []osvSeverity `json:"severity"`
+	Affected  []osvAffected `json:"affected"`
+	Database  struct {
+		Severity any `json:"severity"`
+	} `json:"database_specific"`
+}
+
+type osvSeverity struct {
+	Type  string `json:"type"`
+	Score string `json:"score"`
+}
+
+type osvAffected struct {
+	Package struct {
+		Ecosystem string `json:"ecosystem"`
+		Name      string `json:"name"`
+	} `json:"package"`
+	Severity []osvSeverity `json:"severity"`
+	Ranges   []struct {
+		Type   string              `json:"type"`
+		Events []map[string]string `json:"events"`
+	} `json:"ranges"`
+	Versions  []string `json:"versions"`
+	Ecosystem struct {
+		Urgency  any `json:"urgency"`
+		Severity any `json:"severity"`
+	} `json:"ecosystem_specific"`
+}
+
+// Bounds on a record: longer ones are broken or made to hurt.
+const (
+	maxRecord   = 32 << 20
+	maxSummary  = 200
+	maxNameText = 1024
+)
+
+// parseRecord reads one record. ok is false for one that is withdrawn.
+func parseRecord(b []byte) (r *osvRecord, ok bool, err error) {
+	r = new(osvRecord)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, false, err
+	}
+	if r.ID == "" || len(r.ID) > maxNameText {
+		return nil, false, fmt.Errorf("a record with the ID %.40q", r.ID)
+	}
+	return r, r.Withdrawn == "", nil
+}
+
+// vulnerability is the record without what it affects. kev has the exploited ones.
+func (r *osvRecord) vulnerability(kev map[string]bool) Vulnerability {
+	v := Vulnerability{ID: r.ID, Summary: r.Summary}
+	if v.Summary == "" {
+		v.Summary, _, _ = strings.Cut(strings.TrimSpace(r.Details), "\n")
+	}
+	if len(v.Summary) > maxSummary {
+		v.Summary = v.Summary[:maxSummary]
+	}
+	v.Summary = strings.ToValidUTF8(v.Summary, "")
+	for _, a := range r.Aliases {
+		if a != r.ID && len(a) <= maxNameText {
+			v.Aliases = append(v.Aliases, a)
+		}
+	}
+	// One upstream is the same flaw as a distribution sees it. Several are an
+	// advisory, which is not the same as each of them.
+	if len(r.Upstream) == 1 && r.Upstream[0] != r.ID && !slices.Contains(v.Aliases, r.Upstream[0]) {
+		v.Aliases = append(v.Aliases, r.Upstream[0])
+	}
+	slices.Sort(v.Aliases)
+	v.Exploited = kev[r.ID] || slices.ContainsFunc(append(v.Aliases, r.Upstream...), func(a string) bool { return kev[a] })
+	v.Severity, v.Score = r.severity()
+	return v
+}
+
+// severity takes the highest CVSS score, or else the source's own word.
+func (r *osvRecord) severity() (Severity, float64) {
+	best := -1.0
+	lists := [][]osvSeverity{r.Severity}
+	words := []any{r.Database.Severity}
+	for i := range r.Affected {
+		lists = append(lists, r.Affected[i].Severity)
+		words = append(words, r.Affected[i].Ecosystem.Severity, r.Affected[i].Ecosystem.Urgency)
+	}
+	for _, list := range lists {
+		for _, s := range list {
+			if score, err := cvss(s.Score); err == nil {
+				best = max(best, score)
+			}
+			words = append(words, s.Score) // Ubuntu's type has a word for a score
+		}
+	}
+	if best >= 0 {
+		return severityOf(best), best
+	}
+	worst := SeverityUnknown
+	for _, w := range words {
+		if s, ok := w.(string); ok {
+			if sev, err := ParseSeverity(s); err == nil {
+				worst = max(worst, sev)
+			}
+		}
+	}
+	return worst, 0
+}
+
+// cvss returns the base score of a vector of version 2.0 to 4.0.
+func cvss(vector string) (float64, error) {
+	switch {
+	case strings.HasPrefix(vector, "CVSS:4.0/"):
+		v, err := gocvss40.ParseVector(vector)
+		if err != nil {
+			return 0, err
+		}
+		return v.Score(), nil
+	case strings.HasPrefix(vector, "CVSS:3.1/"):
+		v, err := gocvss31.ParseVector(vector)
+		if err != nil {
+			return 0, err
+		}
+		return v.BaseScore(), nil
+	case strings.HasPrefix(vector, "CVSS:3.0/"):
+		v, err := gocvss30.ParseVector(vector)
+		if err != nil {
+			return 0, err
+		}
+		return v.BaseScore(), nil
+	case strings.HasPrefix(vector, "AV:"):
+		v, err := gocvss20.ParseVector(vector)
+		if err != nil {
+			return 0, err
+		}
+		return v.BaseScore(), nil
+	}
+	return 0, fmt.Errorf("no CVSS vector: %.40q", vector)
+}
+
+// affects compiles what a record says of one package. Ranges of commits say nothing
+// about versions and are passed over, whatever stands before or behind them. bad
+// counts versions that the ecosystem's order cannot read.
+func (a *osvAffected) affects(record int) (out affected, bad int) {
+	eco := a.Package.Ecosystem
+	out = affected{record: record}
+	if s, ok := a.Ecosystem.Urgency.(string); ok {
+		out.endOfLife = s == "end-of-life"
+	}
+	for _, r := range a.Ranges {
+		if r.Type != "ECOSYSTEM" && r.Type != "SEMVER" {
+			continue
+		}
+		events, n := sortEvents(eco, r.Events)
+		bad += n
+		if len(events) > 0 {
+			out.ranges = append(out.ranges, events)
+		}
+	}
+	for _, text := range a.Versions {
+		// Most lists only spell the ranges out.
+		if covered, err := out.covers(eco, text); err != nil || !covered {
+			out.versions = append(out.versions, text)
+		}
+	}
+	return out, bad
+}
+
+func (a *affected) covers(eco, text string) (bool, error) {
+	v, err := parse(eco, text)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range a.ranges {
+		in, _, err := v.in(r)
+		if in || err != nil {
+			return in, err
+		}
+	}
+	return false, nil
+}
+
+// sortEvents returns the events in the order of their versions. A version that cannot
+// be read is left out and counted.
+func sortEvents(eco string, in []map[string]string) (out []event, bad int) {
+	parsed := map[string]version{}
+	for _, e := range in {
+		for name, kind := range map[string]byte{"introduced": eventIntroduced, "fixed": eventFixed, "last_affected": eventLastAffected} {
+			text, ok := e[name]
+			if !ok {
+				continue
+			}
+			v, err := parse(eco, text)
+			if err != nil && !(kind == eventIntroduced && text == "0") {
+				bad++
+				continue
+			}
+			parsed[text] = v
+			out = append(out, event{kind, text})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b event) int {
+		switch {
+		case a == b:
+			return 0
+		case a.kind == eventIntroduced && a.version == "0":
+			return -1
+		case b.kind == eventIntroduced && b.version == "0":
+			return 1
+		}
+		n, err := parsed[a.version].compare(b.version)
+		if err != nil {
+			return 0
+		}
+		if n == 0 {
+			// Fixed and introduced again at one version: affected.
+			return int(rank(a.kind)) - int(rank(b.kind))
+		}
+		return n
+	})
+	return out, bad
+}
+
+func rank(kind byte) byte {
+	switch kind {
+	case eventFixed:
+		return 0
+	case eventIntroduced:
+		return 1
+	}
+	return 2
+}

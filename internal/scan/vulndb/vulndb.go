@@ -1,0 +1,175 @@
+// Package vulndb compiles vulnerability records in the OSV format into one compact
+// file, and matches packages with it.
+//
+// The file is mapped, not read: looking a package up touches a few pages. It is checked
+// whole by a checksum when it is opened. The package owns the mapping until
+// [DB.Close]; it fetches nothing. Versions are ordered by osv-scalibr's semantic
+// package, nothing else of which is used. Row: core.
+package vulndb
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/google/osv-scalibr/semantic"
+)
+
+// Severity is how bad a vulnerability is said to be.
+type Severity uint8
+
+// The severities. Bands of CVSS scores are those of FIRST's specification,
+// https://www.first.org/cvss/v3.1/specification-document, section 5.
+const (
+	SeverityUnknown Severity = iota
+	SeverityNegligible
+	SeverityLow
+	SeverityMedium
+	SeverityHigh
+	SeverityCritical
+)
+
+var severityNames = [...]string{"unknown", "negligible", "low", "medium", "high", "critical"}
+
+// String returns the severity's name in lower case.
+func (s Severity) String() string {
+	if int(s) >= len(severityNames) {
+		return "unknown"
+	}
+	return severityNames[s]
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// ParseSeverity reads a severity's name in any case.
+func ParseSeverity(name string) (Severity, error) {
+	switch name = strings.ToLower(name); name {
+	case "moderate", "important":
+		name = map[string]string{"moderate": "medium", "important": "high"}[name]
+	case "unimportant", "none":
+		name = "negligible"
+	}
+	for i, n := range severityNames {
+		if n == name {
+			return Severity(i), nil
+		}
+	}
+	return SeverityUnknown, fmt.Errorf("there is no severity %.40q, only %s", name, strings.Join(severityNames[:], ", "))
+}
+
+// severityOf is a severity by its CVSS base score.
+func severityOf(score float64) Severity {
+	switch {
+	case score >= 9:
+		return SeverityCritical
+	case score >= 7:
+		return SeverityHigh
+	case score >= 4:
+		return SeverityMedium
+	case score > 0:
+		return SeverityLow
+	}
+	return SeverityNegligible
+}
+
+// Vulnerability is one record.
+type Vulnerability struct {
+	ID string `json:"id"`
+	// Aliases are other names of the same vulnerability. A distribution's record of
+	// one CVE counts that as an alias.
+	Aliases  []string `json:"aliases,omitempty"`
+	Severity Severity `json:"severity"`
+	Score    float64  `json:"score,omitempty"` // CVSS base score, 0 if there is none
+	// Exploited says that CISA's catalogue of known exploited vulnerabilities has it.
+	Exploited bool   `json:"exploited,omitempty"`
+	Summary   string `json:"summary,omitempty"`
+}
+
+// affected is what a record says of one package.
+type affected struct {
+	record    int
+	endOfLife bool
+	ranges    [][]event
+	versions  []string // affected beside the ranges
+}
+
+// event is a step in a range, in the order of versions.
+type event struct {
+	kind    byte
+	version string
+}
+
+// Kinds of events, as OSV has them (https://ossf.github.io/osv-schema/, "events").
+const (
+	eventIntroduced   = 'i'
+	eventFixed        = 'f'
+	eventLastAffected = 'l'
+)
+
+// version is a parsed version of one ecosystem.
+type version struct {
+	semantic.Version
+	text string
+}
+
+// parse reads a version. The parser is not ours and reads what images hold: a panic
+// of it is an error.
+func parse(ecosystem, text string) (v version, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the version %.100q of %s cannot be read", text, ecosystem)
+		}
+	}()
+	sv, err := semantic.Parse(text, ecosystem)
+	return version{sv, text}, err
+}
+
+// compare returns how v relates to the version w.
+func (v version) compare(w string) (n int, err error) {
+	if v.text == w {
+		return 0, nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the versions %.100q and %.100q cannot be compared", v.text, w)
+		}
+	}()
+	return v.CompareStr(w)
+}
+
+// in reports whether v is affected, and from which version on it is not; fixed is
+// empty if no such version is known.
+//
+// The algorithm is that of the OSV schema, "Evaluation".
+func (v version) in(events []event) (affected bool, fixed string, err error) {
+	for _, e := range events {
+		n := 1
+		if e.kind != eventIntroduced || e.version != "0" {
+			if n, err = v.compare(e.version); err != nil {
+				return false, "", err
+			}
+		}
+		switch {
+		case e.kind == eventIntroduced && n >= 0:
+			affected = true
+		case e.kind == eventIntroduced:
+		case e.kind == eventFixed && n >= 0, e.kind == eventLastAffected && n > 0:
+			affected = false
+		case e.kind == eventFixed && affected:
+			return true, e.version, nil
+		}
+	}
+	return affected, "", nil
+}
+
+var pypiRuns = regexp.MustCompile(`[-_.]+`)
+
+// keyName returns a package's name as an ecosystem compares it. Source for PyPI: the
+// Python packaging specification, "Names and normalization".
+func keyName(ecosystem, name string) string {
+	if ecosystem == "PyPI" {
+		return strings.ToLower(pypiRuns.ReplaceAllString(name, "-"))
+	}
+	return name
+}

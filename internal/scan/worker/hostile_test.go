@@ -1,0 +1,242 @@
+package worker
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/scan/extract"
+	"github.com/belay-project/belay/internal/scan/image"
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// TestHostile: images made to hurt end in an error or a note, soon.
+func TestHostile(t *testing.T) {
+	good := ent{name: "x/node_modules/a/package.json", body: `{"name":"a","version":"1.0.0"}`}
+	deep := strings.Repeat("d/", 1000)
+	one := func(ents ...ent) []byte { return dockerArchive(t, tarOf(t, append(ents, good)...)) }
+	layer := tarOf(t, good)
+	tests := []struct {
+		name  string
+		image []byte
+		err   string // part of the error; empty: it is read, and good is found
+		note  string // part of a note
+	}{
+		{"climbing name", one(ent{name: "../../etc/os-release", body: "ID=evil"}), "", "climbs"},
+		{"climbing hard link", one(ent{name: "x/node_modules/b/package.json", typ: tar.TypeLink, link: "../../../etc/passwd"}), "", "climbs"},
+		{"hard link to nothing", one(ent{name: "x/node_modules/b/package.json", typ: tar.TypeLink, link: "nowhere"}), "", "no layer has"},
+		{"hard link to itself", one(ent{name: "x/node_modules/b/package.json", typ: tar.TypeLink, link: "x/node_modules/b/package.json"}), "", ""},
+		{"link to host", one(ent{name: "etc/os-release", typ: tar.TypeSymlink, link: "/etc/os-release"}), "", ""},
+		{"deep", one(ent{name: deep + "node_modules/a/package.json", body: good.body}), "", "too deep"},
+		{"long name", one(ent{name: strings.Repeat("n", 5000), body: "x"}), "", "too long"},
+		{"device", one(ent{name: "dev/sda", typ: tar.TypeBlock}, ent{name: "p", typ: tar.TypeFifo}), "", ""},
+		{"broken dpkg", one(ent{name: "var/lib/dpkg/status", body: strings.Repeat("\x00\xff:", 9000) + "\n\n:::\nPackage: x\n"}), "", ""},
+		{"endless line", one(ent{name: "var/lib/dpkg/status", body: strings.Repeat("x", 2<<20)}), "", "broken"},
+		{"broken json", one(ent{name: "x/node_modules/b/package.json", body: strings.Repeat("[", 100_000)}), "", "no JSON"},
+		{"huge version", one(ent{name: "x/node_modules/b/package.json", body: `{"name":"b","version":"` + strings.Repeat("1", 9999) + `"}`}), "", "cannot be"},
+		{"bad text", one(ent{name: "x/node_modules/\xff\xfe/package.json", body: "{\"name\":\"\xff\",\"version\":\"1\"}"}), "", ""},
+		{"not an ELF file", one(ent{name: "bin/x", mode: 0o755, body: "\x7fELF" + strings.Repeat("\xff Go buildinf:\x08\x02", 20_000)}), "", ""},
+		{"no image", tarOf(t, good), "no image", ""},
+		{"garbage", []byte(strings.Repeat("garbage ", 200)), "no image", ""},
+		{"empty", nil, "no image", ""},
+		{"cut off", dockerArchive(t, layer)[:1800], "", "-"},
+		{"layer that is not there", tarOf(t, ent{name: "c.json", body: string(configOf([][]byte{layer}))},
+			ent{name: "manifest.json", body: `[{"Config":"c.json","Layers":["gone"]}]`}), "not there", ""},
+		{"links in circles", tarOf(t, ent{name: "c.json", body: string(configOf([][]byte{layer}))}, ent{name: "a", typ: tar.TypeSymlink, link: "b"},
+			ent{name: "b", typ: tar.TypeSymlink, link: "a"}, ent{name: "manifest.json", body: `[{"Config":"c.json","Layers":["a"]}]`}), "not there", ""},
+		{"more digests than layers", tarOf(t, ent{name: "c.json", body: string(configOf([][]byte{layer, layer}))},
+			ent{name: "l", body: string(layer)}, ent{name: "manifest.json", body: `[{"Config":"c.json","Layers":["l"]}]`}), "1 layers and 2 digests", ""},
+		{"index that leads to itself", layoutTar(t, map[string][]byte{"index.json": []byte(`{"manifests":[{"digest":"sha256:../../x"}]}`)}), "no sha256", ""},
+		{"wrong digest", layoutTar(t, map[string][]byte{
+			"index.json": []byte(`{"manifests":[{"digest":"sha256:` + strings.Repeat("a", 64) + `"}]}`),
+			"blobs/sha256/" + strings.Repeat("a", 64): []byte(`{}`),
+		}), "has the digest", ""},
+		{"broken gzip layer", dockerArchive(t, gzipped(layer)[:60]), "layer", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			res, err := readArchive(t, tt.image)
+			if tt.note == "-" {
+				return // either is fine, as long as it ends
+			}
+			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("got %v, want %q", err, tt.err)
+			}
+			if err != nil {
+				return
+			}
+			if !slices.Contains(summary(res), "npm a 1.0.0 @0") {
+				t.Errorf("the good package is gone: %q", summary(res))
+			}
+			noted := slices.ContainsFunc(res.Notes, func(n inventory.Note) bool { return strings.Contains(n.Text, tt.note) })
+			if tt.note != "" && !noted {
+				t.Errorf("notes %+v, want one with %q", res.Notes, tt.note)
+			}
+		})
+	}
+}
+
+// bomb is a gzip stream of n zero bytes, at the ratio of 1000 to 1.
+func bomb(n int) []byte {
+	var b bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	zeros := make([]byte, 1<<20)
+	for range n >> 20 {
+		w.Write(zeros)
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+// TestBomb: 1 GiB of zeros in a file of a layer is passed over in constant memory.
+func TestBomb(t *testing.T) {
+	const size = 1 << 30
+	var head bytes.Buffer
+	w := tar.NewWriter(&head)
+	if err := w.WriteHeader(&tar.Header{Name: "var/lib/dpkg/status", Size: size, Mode: 0o644}); err != nil {
+		t.Fatal(err)
+	}
+	layer := slices.Concat(gzipped(head.Bytes()), bomb(size), gzipped(make([]byte, 1024)))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	res, err := readArchive(t, dockerArchive(t, layer))
+	runtime.ReadMemStats(&after)
+	if err != nil || len(res.Notes) == 0 {
+		t.Errorf("got %v and %+v, want a note", err, res)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<20 {
+		t.Errorf("it took %d MiB in all, want less than 64", grown>>20)
+	}
+	t.Logf("%s", time.Since(start))
+}
+
+// TestManyEntries: 50,000 names, each with a whiteout in the next layer, take time
+// in proportion.
+func TestManyEntries(t *testing.T) {
+	const n = 50_000
+	var low, up bytes.Buffer
+	for out, name := range map[*bytes.Buffer]string{&low: "d%d/node_modules/m/package.json", &up: "d%d/.wh.node_modules"} {
+		w := tar.NewWriter(out)
+		for i := range n {
+			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf(name, i), Mode: 0o644}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	res, err := readArchive(t, dockerArchive(t, low.Bytes(), up.Bytes()))
+	if err != nil || len(res.Packages) > 0 {
+		t.Errorf("got %v, %d packages", err, len(res.Packages))
+	}
+	t.Logf("%d entries in %s", 2*n, time.Since(start))
+}
+
+// TestDeepDirectories: a tree deeper than the bound is a note, and its names do not
+// run out of descriptors.
+func TestDeepDirectories(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string][]byte{"node_modules/a/package.json": []byte(`{"name":"a","version":"1.0.0"}`)})
+	deep := dir
+	for range 300 {
+		deep = filepath.Join(deep, "dd")
+	}
+	if err := os.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	res, err := read(t, inventory.SourceRootfs, "", dir)
+	if err != nil || len(res.Packages) != 1 || len(res.Notes) != 1 {
+		t.Errorf("got %v, %+v, want one package and one note", err, res)
+	}
+}
+
+// TestGoBinary reads a program as a file and as a stream; both tell the same.
+func TestGoBinary(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tool")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/belay-project/belay/cmd/scanner")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	self, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := tarOf(t, ent{name: "usr/bin/tool", mode: 0o755, body: string(self)})
+	file, err := readArchive(t, dockerArchive(t, l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := readArchive(t, dockerArchive(t, gzipped(l)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := summary(file)
+	if !slices.Equal(got, summary(stream)) {
+		t.Errorf("as a file\n%q\nas a stream\n%q", got, summary(stream))
+	}
+	version, _, _ := strings.Cut(strings.TrimPrefix(runtime.Version(), "go"), " ")
+	if !slices.Contains(got, "golang stdlib "+version+" @0") || !slices.ContainsFunc(got, func(s string) bool {
+		return strings.HasPrefix(s, "golang github.com/klauspost/compress v")
+	}) {
+		t.Errorf("got %q, want the standard library and what the program links", got)
+	}
+}
+
+// FuzzArchive reads any bytes as an image.
+func FuzzArchive(f *testing.F) {
+	low, up := traps()
+	lower, upper := tarOf(f, low...), tarOf(f, up...)
+	f.Add(dockerArchive(f, lower, upper))
+	f.Add(gzipped(dockerArchive(f, gzipped(lower), zstded(f, upper))))
+	f.Add(layoutTar(f, layoutFiles(gzipped, lower)))
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p := filepath.Join(dir, fmt.Sprintf("%x", len(b)))
+		if err := os.WriteFile(p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(p)
+		res, err := read(t, inventory.SourceArchive, "", p)
+		if err == nil && res == nil {
+			t.Error("neither a result nor an error")
+		}
+	})
+}
+
+// FuzzExtract gives every extractor any bytes, as a file and as a stream.
+func FuzzExtract(f *testing.F) {
+	low, _ := traps()
+	for _, e := range low {
+		f.Add([]byte(e.body))
+	}
+	f.Add([]byte("\x7fELF" + strings.Repeat("\x00", 28) + "\xff Go buildinf:\x08\x02" + strings.Repeat("\x00", 16) + "\x06go1.22\x00"))
+	kinds := []string{"os-release", "dpkg", "dpkg-list", "apk", "rpm", "npm", "python", "go"}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, kind := range kinds {
+			for _, c := range []image.Content{
+				{Reader: bytes.NewReader(b), Size: int64(len(b))},
+				{Reader: bytes.NewReader(b), At: bytes.NewReader(b), Size: int64(len(b))},
+			} {
+				file, _ := extract.Set{}.Extract(kind, "var/lib/dpkg/status", c)
+				for _, p := range file.Packages {
+					if p.Name == "" || p.Version == "" || len(p.Version) > inventory.MaxVersion {
+						t.Errorf("%s: %+v", kind, p)
+					}
+				}
+			}
+		}
+	})
+}

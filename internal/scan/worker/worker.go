@@ -1,0 +1,103 @@
+// Package worker is what the scanner's process does: read a job, lock itself in, read
+// the image, write the result.
+//
+// It owns the process: nothing else runs in it. It touches no byte of an image before
+// the sandbox holds. Row: feature.
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/sandbox"
+	"github.com/belay-project/belay/internal/scan/extract"
+	"github.com/belay-project/belay/internal/scan/image"
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// Run reads one [inventory.Job] from in and writes one [inventory.Result] to out. A
+// scan that fails is a result with an error; the error returned is for a process that
+// could not even say so.
+//
+// It changes the whole process for good: see [sandbox.Enter].
+func Run(ctx context.Context, in io.Reader, out io.Writer) error {
+	job, err := inventory.ReadJob(in)
+	if err != nil {
+		return fmt.Errorf("read the job: %w", err)
+	}
+	res, held, lost := scan(ctx, job)
+	res.Schema = inventory.Schema
+	res.Sandbox = inventory.Sandbox{Held: held, Lost: lost, MemoryMax: job.MemoryMax}
+	b, err := json.Marshal(res)
+	if err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	if len(b) > inventory.MaxResultBytes {
+		b, err = json.Marshal(inventory.Result{
+			Schema: inventory.Schema, Sandbox: res.Sandbox,
+			Error: fmt.Sprintf("the inventory has %d bytes, more than %d", len(b), inventory.MaxResultBytes),
+		})
+		if err != nil {
+			return fmt.Errorf("write the result: %w", err)
+		}
+	}
+	_, err = out.Write(b)
+	return err
+}
+
+func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, lost []string) {
+	if job.MemoryMax <= 0 {
+		job.MemoryMax = inventory.DefaultMemoryMax
+	}
+	if job.CPUSeconds == 0 {
+		job.CPUSeconds = inventory.DefaultCPUSeconds
+	}
+	files, dirs, err := descriptors(job)
+	if err == nil {
+		held, lost, err = sandbox.Enter(sandbox.Options{
+			ReadDirs: dirs, MemoryMax: job.MemoryMax, CPUSeconds: job.CPUSeconds, Idle: job.Idle, Without: job.Without,
+		})
+	}
+	if err == nil {
+		res, err = image.Read(ctx, job, func(fd int) *os.File { return files[fd] }, extract.Set{})
+	}
+	if err != nil {
+		text := err.Error()
+		return &inventory.Result{Error: text[:min(len(text), 2048)]}, held, lost
+	}
+	return res, held, lost
+}
+
+// firstFD is the lowest descriptor of a job: 0 to 2 are the process's own.
+const firstFD = 3
+
+// descriptors takes the job's descriptors and tells which are directories. None may
+// be open for writing.
+func descriptors(job inventory.Job) (files map[int]*os.File, dirs []string, err error) {
+	files = map[int]*os.File{}
+	for _, in := range job.Inputs {
+		flags, err := unix.FcntlInt(uintptr(in.FD), unix.F_GETFL, 0)
+		if in.FD < firstFD || err != nil {
+			return nil, nil, fmt.Errorf("a job with descriptor %d, which is not open: %w", in.FD, errors.Join(err))
+		}
+		if flags&unix.O_ACCMODE != unix.O_RDONLY {
+			return nil, nil, fmt.Errorf("a job with descriptor %d, which is open for writing", in.FD)
+		}
+		f := os.NewFile(uintptr(in.FD), fmt.Sprintf("input %d", in.FD))
+		st, err := f.Stat()
+		if err != nil {
+			return nil, nil, fmt.Errorf("look at descriptor %d: %w", in.FD, err)
+		}
+		if st.IsDir() {
+			dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", in.FD))
+		}
+		files[in.FD] = f
+	}
+	return files, dirs, nil
+}
