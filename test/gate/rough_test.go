@@ -58,6 +58,7 @@ func TestDaemonRestart(t *testing.T) {
 	if out := ok(t, c, "images", "-q"); out == "" {
 		t.Error("the image is gone")
 	}
+	events.Close()
 	await(t, "no connection of before", func() bool { return g.server.Open() == 0 })
 }
 

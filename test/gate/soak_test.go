@@ -57,7 +57,7 @@ func TestSoak(t *testing.T) {
 	workers.Wait()
 	last := k.quiet(agent)
 	goroutines := goroutinesAtEnd(t, agent)
-	fmt.Printf("soak: %v, %d calls by two users at once, %d refused; %v at the start, %v at the end, %d goroutines at the end\n",
+	fmt.Printf("soak: %v, %d calls by two users at once, %d refused, %v at the start, %v at the end, %d goroutines at the end\n",
 		length, k.calls.Load(), k.refused.Load(), base, last, goroutines)
 	if len(samples) < 4 {
 		t.Fatalf("%d samples are too few to tell", len(samples))
