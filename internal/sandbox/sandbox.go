@@ -218,11 +218,15 @@ func setSeccomp(Options) error {
 	return nil
 }
 
+// perArch are names that only some architectures have: amd64 keeps old calls, and
+// says newfstatat for what is fstatat on arm64.
+var perArch = []string{"epoll_wait", "arch_prctl", "newfstatat", "fstatat"}
+
 // policy allows what the Go runtime and reading files take, by name; everything else
 // gets EPERM. openat has no place for flags that write, whatever Landlock does.
 func policy() seccomp.Policy {
 	names := []string{
-		"read", "pread64", "readv", "write", "close", "lseek", "fstat", "newfstatat", "getdents64", "openat2", "readlinkat",
+		"read", "pread64", "readv", "write", "close", "lseek", "fstat", "getdents64", "openat2", "readlinkat",
 		"mmap", "munmap", "mprotect", "madvise", "brk", "mincore",
 		"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack",
 		"futex", "sched_yield", "sched_getaffinity", "nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday", "restart_syscall",
@@ -230,8 +234,10 @@ func policy() seccomp.Policy {
 		"epoll_create1", "epoll_ctl", "epoll_pwait", "eventfd2", "pipe2",
 		"getrandom", "uname", "timer_create", "timer_settime", "timer_delete", "setitimer",
 	}
-	if archHas("epoll_wait") {
-		names = append(names, "epoll_wait", "arch_prctl")
+	for _, name := range perArch {
+		if archHas(name) {
+			names = append(names, name)
+		}
 	}
 	is := func(arg uint32, op seccomp.Operation, v uint64) seccomp.Condition {
 		return seccomp.Condition{Argument: arg, Operation: op, Value: v}

@@ -2,8 +2,11 @@ package sandbox
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/elastic/go-seccomp-bpf/arch"
 )
 
 // What the sandbox refuses is tried by spawn's tests, in a process of its own.
@@ -34,5 +37,27 @@ func TestPolicyAssembles(t *testing.T) {
 				t.Errorf("%s is allowed", name)
 			}
 		}
+	}
+}
+
+// TestPolicyOnARM64: a name that an architecture does not have would refuse every scan
+// there.
+func TestPolicyOnARM64(t *testing.T) {
+	arm, err := arch.GetInfo("arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := policy().Syscalls[0]
+	names := g.Names
+	for _, n := range g.NamesWithCondtions {
+		names = append(names, n.Name)
+	}
+	for _, name := range names {
+		if _, ok := arm.SyscallNames[name]; !ok && !slices.Contains(perArch, name) {
+			t.Errorf("arm64 has no %s", name)
+		}
+	}
+	if _, ok := arm.SyscallNames["fstatat"]; !ok {
+		t.Error("arm64 has no fstatat, which the runtime needs")
 	}
 }
