@@ -93,6 +93,8 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
+const noInt80 = "a kernel and a hypervisor with the 32-bit entry (CONFIG_IA32_EMULATION)"
+
 // TestUnguarded shows that each attack is a real one: with nothing in its way it wins.
 func TestUnguarded(t *testing.T) {
 	l := newLab(t)
@@ -102,6 +104,7 @@ func TestUnguarded(t *testing.T) {
 			testneed.Need(t, "x32", a.needs != needX32 || status != exitUntried, "a kernel with CONFIG_X86_X32")
 			testneed.Need(t, "binfmt_misc", a.needs != needBinfmt || status != exitUntried, "a handler for this attack on the host; the suite in test/kernel registers one")
 			testneed.Need(t, "userns", status != exitUntried || !strings.Contains(out, "namespaces are off"), "user namespaces are off on this host")
+			testneed.Need(t, "int80", a.name != "e12-int80" || status != exitUntried, noInt80)
 			testneed.Need(t, "io_uring", a.name != "keys-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {
 				t.Errorf("status %d, printed %q", status, out)
@@ -151,6 +154,7 @@ func TestNoexec(t *testing.T) {
 		delete(denied, a.name)
 		t.Run(a.name, func(t *testing.T) {
 			out, status := l.play(t, a, "--tmpfs", "/tmp:noexec")
+			testneed.Need(t, "int80", a.name != "e12-int80" || status != exitUntried, noInt80)
 			if status != exitRefused || !strings.Contains(out, "refused") {
 				t.Errorf("status %d, printed %q", status, out)
 			}
