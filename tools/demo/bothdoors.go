@@ -15,7 +15,7 @@ func openBothDoors(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := s.agent.AwaitPolicies(ctx, 10*time.Second, "client-to-backup,demo-maker,demo-starter"); err != nil {
+	if err := s.agent.AwaitPolicies(ctx, 10*time.Second, "client-to-backup,demo-maker,demo-starter,demo-third"); err != nil {
 		return err
 	}
 	if !lab.Await(ctx, 20*time.Second, func() bool { return s.through(ctx, maker, "ps").Code == 0 }) {
