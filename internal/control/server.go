@@ -103,7 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 		Handler:           s.handler(),
 		ReadHeaderTimeout: min(headerTimeout, s.timeout),
 		ReadTimeout:       s.timeout,
-		WriteTimeout:      s.timeout,
+		WriteTimeout:      s.timeout + headerTimeout, // what took too long gets an answer that says so
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
