@@ -63,8 +63,8 @@ func (r *reader) fill(seen map[string]read) error {
 		if f.OS != nil && (r.res.OS == inventory.OS{} || name == "etc/os-release") {
 			r.res.OS = *f.OS
 		}
-		for _, p := range f.Owns {
-			owners[maphash.String(seed, merged(p))] = f.Owner
+		for _, o := range f.Owns {
+			owners[maphash.String(seed, merged(o.Path))] = o.Owner
 		}
 		r.res.Packages = append(r.res.Packages, f.Packages...)
 		if len(r.res.Packages) > inventory.MaxPackages {

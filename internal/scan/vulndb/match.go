@@ -51,12 +51,14 @@ var ErrTooManyFindings = errors.New("the packages have more findings than a scan
 //
 // Packages of a distribution are matched by source package and source version.
 // Packages of a language that a distribution's package owns are left to the
-// distribution's records. Errors: [ErrBroken], [ErrTooManyFindings], that of ctx.
+// distribution's records, if that package is installed and they know its source: a
+// list of files alone, or a package of somebody else, hides nothing. Errors: [ErrBroken], [ErrTooManyFindings], that of ctx.
 func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error) {
 	var m Matches
 	// Many programs hold the same module: each is looked up once.
 	cache := map[[3]string]answer{}
 	lists := map[[2]string][]affected{}
+	own := newOwners(db, res)
 	notes := map[string]int{}
 	note := func(p *inventory.Package, text string) {
 		if i, ok := notes[text]; ok {
@@ -72,7 +74,13 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 		}
 		p := &res.Packages[i]
 		if p.Owner != "" {
-			continue
+			covered, err := own.covers(p.Owner)
+			if err != nil {
+				return Matches{}, err
+			}
+			if covered {
+				continue
+			}
 		}
 		ecosystems, name, version := query(res.OS, p)
 		known := slices.DeleteFunc(slices.Clone(ecosystems), func(e string) bool { return !db.has(e) })

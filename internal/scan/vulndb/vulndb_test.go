@@ -56,8 +56,6 @@ func TestTraps(t *testing.T) {
 	src := func(name, version, source, sourceVersion string) inventory.Package {
 		return inventory.Package{Kind: inventory.KindDeb, Name: name, Version: version, Source: source, SourceVersion: sourceVersion}
 	}
-	owned := pkg(inventory.KindPython, "six", "1.0")
-	owned.Owner = "python3-six"
 	tests := []struct {
 		name    string
 		records []string
@@ -84,7 +82,6 @@ func TestTraps(t *testing.T) {
 			debian12, pkg(inventory.KindPython, "Jinja2", "2.10"), "P-1 fixed 2.11"},
 		{"names of PyPI", []string{rec("P-1", "PyPI", "Foo_bar.Baz", upTo2)}, debian12, pkg(inventory.KindPython, "foo-bar-baz", "1.0"), "P-1 fixed 2.0"},
 		{"listed versions, spelled otherwise", []string{rec("P-1", "PyPI", "a", `"versions":["1.0.0"]`)}, debian12, pkg(inventory.KindPython, "a", "1.0"), "P-1 affected"},
-		{"owned by the distribution", []string{rec("P-1", "PyPI", "six", upTo2)}, debian12, owned, ""},
 		{"withdrawn", []string{`{"id":"P-1","withdrawn":"2024-01-01T00:00:00Z","affected":[{"package":{"ecosystem":"PyPI","name":"a"},` + upTo2 + `}]}`, rec("P-2", "PyPI", "z", upTo2)},
 			debian12, pkg(inventory.KindPython, "a", "1.0"), ""},
 		{"one flaw with three names", []string{
