@@ -95,7 +95,7 @@ Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or ab
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
-	fl.DurationVar(&f.Timeout, "timeout", 10*time.Minute, "cap of the scanner's `time`")
+	fl.DurationVar(&f.Timeout, "timeout", 10*time.Minute, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
 	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
 	return cmd
@@ -178,12 +178,26 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if db == nil {
 		return report.New(name, t.now(), res, nil, nil), nil
 	}
-	m, err := db.Match(res)
+	m, err := match(ctx, db, res, f.Timeout)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	st := db.Status()
 	return report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &m), nil
+}
+
+// match matches a hostile image's packages, for as long as its reading might take.
+func match(ctx context.Context, db *vulndb.DB, res *inventory.Result, timeout time.Duration) (vulndb.Matches, error) {
+	if timeout <= 0 {
+		timeout = 10 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	m, err := db.Match(ctx, res)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("matching its packages took more than %s: give it more with --timeout", timeout)
+	}
+	return m, err
 }
 
 func (t *terminal) writeScan(s *report.Scan, f scanFormat) error {

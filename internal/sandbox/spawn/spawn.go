@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,6 +119,10 @@ func start(ctx context.Context, o Options) (*child, error) {
 	flags := uintptr(unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS)
 	if os.Geteuid() != 0 {
 		flags |= unix.CLONE_NEWUSER
+	}
+	// What this process inherited without close-on-exec must not reach the child.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("keep open files from %s: %w (close_range with CLOEXEC takes Linux 5.11)", o.Path, err)
 	}
 	p, err := try(ctx, o, flags)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {

@@ -87,10 +87,10 @@ func wantsDpkgList(name string, _ fs.FileMode, _ int64) bool {
 // could want are kept.
 func readDpkgList(name string, c image.Content) (inventory.File, error) {
 	owner, _, _ := strings.Cut(strings.TrimSuffix(path.Base(name), ".list"), ":")
-	f := inventory.File{Owner: owner}
+	var f inventory.File
 	err := eachLine(c, func(line string) error {
 		if p := strings.TrimPrefix(line, "/"); ownable(p) {
-			f.Owns = append(f.Owns, p)
+			f.Owns = append(f.Owns, inventory.Owned{Path: p, Owner: owner})
 		}
 		return nil
 	})
@@ -144,14 +144,11 @@ func readApk(_ string, c image.Content) (inventory.File, error) {
 			dir = value
 		case "R":
 			if at := path.Join(dir, value); ownable(at) {
-				f.Owns = append(f.Owns, at)
+				f.Owns = append(f.Owns, inventory.Owned{Path: at, Owner: p.Name})
 			}
 		}
 		return nil
 	})
 	end()
-	if len(f.Owns) > 0 {
-		f.Owner = "apk"
-	}
 	return f, err
 }

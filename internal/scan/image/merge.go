@@ -63,8 +63,8 @@ func (r *reader) fill(seen map[string]read) error {
 		if f.OS != nil && (r.res.OS == inventory.OS{} || name == "etc/os-release") {
 			r.res.OS = *f.OS
 		}
-		for _, p := range f.Owns {
-			owners[maphash.String(seed, merged(p))] = f.Owner
+		for _, o := range f.Owns {
+			owners[maphash.String(seed, merged(o.Path))] = o.Owner
 		}
 		r.res.Packages = append(r.res.Packages, f.Packages...)
 		if len(r.res.Packages) > inventory.MaxPackages {
@@ -81,7 +81,13 @@ func (r *reader) fill(seen map[string]read) error {
 	}
 	slices.SortFunc(r.res.Packages, func(a, b inventory.Package) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version),
-			cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Path, b.Path))
+			cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Path, b.Path),
+			cmp.Compare(a.Source, b.Source), cmp.Compare(a.SourceVersion, b.SourceVersion))
+	})
+	// A database may name a package twice; nothing more is known from the second.
+	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool {
+		return a.Kind == b.Kind && a.Name == b.Name && a.Version == b.Version && a.Arch == b.Arch && a.Path == b.Path &&
+			a.Source == b.Source && a.SourceVersion == b.SourceVersion
 	})
 	r.res.Notes = r.notes.list
 	return nil

@@ -35,7 +35,8 @@ type Package struct {
 	// name and version were there without a break.
 	Layer int `json:"layer"`
 	// Owner is the package of the distribution that the file at Path belongs to, if
-	// any: its advisories are the distribution's then.
+	// any, by its own word: advisories are the distribution's if it is installed and they
+	// know it.
 	Owner string `json:"owner,omitempty"`
 }
 
@@ -98,7 +99,9 @@ func (r *Result) Complete() bool { return r.Error == "" && len(r.Notes) == 0 }
 type File struct {
 	Packages []Package
 	OS       *OS
-	// Owner owns the paths in Owns, which are without a leading slash.
-	Owner string
-	Owns  []string
+	// Owns are files that packages of the distribution say are theirs.
+	Owns []Owned
 }
+
+// Owned is a path, without a leading slash, and the package that claims it.
+type Owned struct{ Path, Owner string }

@@ -3,6 +3,7 @@ package inventory
 import (
 	"encoding/json"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -28,6 +29,7 @@ func TestReadResult(t *testing.T) {
 		{"long version", func(r *Result) { r.Packages[0].Version = strings.Repeat("1", MaxVersion+1) }, "a version of more"},
 		{"long text", func(r *Result) { r.OS.Pretty = strings.Repeat("1", MaxText+1) }, "a text of"},
 		{"many notes", func(r *Result) { r.Notes = make([]Note, MaxNotes+1) }, "too many"},
+		{"many pieces of a sandbox", func(r *Result) { r.Sandbox.Lost = make([]string, maxPieces+1) }, "too many"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -53,6 +55,41 @@ func TestReadResultBounds(t *testing.T) {
 		if _, err := ReadResult(strings.NewReader(s)); err == nil {
 			t.Errorf("ReadResult(%q) gave no error", s)
 		}
+	}
+}
+
+// TestReadResultSmallBytes: few bytes do not become much memory before they are counted.
+func TestReadResultSmallBytes(t *testing.T) {
+	many := func(what string, n int) string { return strings.Repeat(what+",", n-1) + what }
+	for name, s := range map[string]string{
+		"packages":           `{"packages":[` + many("{}", 2_000_000) + `]}`,
+		"null packages":      `{"packages":[` + many("null", 1_000_000) + `]}`,
+		"texts":              `{"tags":[` + many(`""`, 2_000_000) + `]}`,
+		"one list in others": `{"packages":[` + many("[{}]", 1_000_000) + `]}`,
+		"levels":             strings.Repeat("[", 1_000_000),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ReadResult(strings.NewReader(s))
+		runtime.ReadMemStats(&after)
+		if err == nil || !strings.Contains(err.Error(), "too many") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 100<<20 {
+			t.Errorf("%s: %d MiB for %d bytes", name, got>>20, len(s))
+		}
+	}
+	// A result at its bounds is read.
+	r := good()
+	for len(r.Packages) < MaxPackages {
+		r.Packages = append(r.Packages, r.Packages[0])
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadResult(strings.NewReader(string(b))); err != nil {
+		t.Errorf("%d packages: %v", len(r.Packages), err)
 	}
 }
 

@@ -85,13 +85,64 @@ func ReadJob(r io.Reader) (Job, error) {
 // bounds.
 func ReadResult(r io.Reader) (*Result, error) {
 	res := new(Result)
-	if err := decode(r, MaxResultBytes, res); err != nil {
+	b, err := ReadAll(r, MaxResultBytes)
+	if err == nil {
+		err = countTokens(b)
+	}
+	if err == nil {
+		err = decode(bytes.NewReader(b), MaxResultBytes, res)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
 	}
 	if err := res.check(); err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
 	}
 	return res, nil
+}
+
+// Bounds on the JSON of a result, whatever it says. The lists of a result hold
+// objects, but for tags and the pieces of the sandbox.
+const (
+	maxPieces  = 16 // in either list of a [Sandbox]
+	maxObjects = MaxPackages + MaxNotes + MaxLayers + 16
+	maxLoose   = MaxLayers + 2*maxPieces + 16 // elements of lists that are no objects
+	maxNesting = 8
+)
+
+// countTokens fails for a message that has more of anything than a result may. A
+// decoder makes a value of hundreds of bytes out of each two of "{},", so this comes
+// before it.
+func countTokens(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	var open []json.Delim
+	objects, loose := 0, 0
+	for {
+		t, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		delim, ok := t.(json.Delim)
+		switch {
+		case ok && (delim == '}' || delim == ']'):
+			open = open[:len(open)-1]
+			continue
+		case ok && delim == '{':
+			objects++
+		case len(open) > 0 && open[len(open)-1] == '[':
+			loose++
+		}
+		if ok {
+			open = append(open, delim)
+		}
+		if objects > maxObjects || loose > maxLoose || len(open) > maxNesting {
+			return fmt.Errorf("more than %d objects, %d other elements of lists or %d levels: too many", maxObjects, maxLoose, maxNesting)
+		}
+	}
 }
 
 func decode(r io.Reader, limit int64, into any) error {
@@ -127,6 +178,9 @@ func (r *Result) check() error {
 	}
 	if len(r.Packages) > MaxPackages || len(r.Layers) > MaxLayers || len(r.Notes) > MaxNotes || len(r.Tags) > MaxLayers {
 		return fmt.Errorf("%d packages, %d layers, %d notes, %d tags: too many", len(r.Packages), len(r.Layers), len(r.Notes), len(r.Tags))
+	}
+	if len(r.Sandbox.Held) > maxPieces || len(r.Sandbox.Lost) > maxPieces {
+		return fmt.Errorf("%d and %d pieces of a sandbox: too many", len(r.Sandbox.Held), len(r.Sandbox.Lost))
 	}
 	texts := append([]string{r.Error, r.ImageID, r.Digest, r.Platform, r.OS.ID, r.OS.VersionID, r.OS.Codename, r.OS.Pretty}, r.Tags...)
 	texts = append(append(texts, r.Sandbox.Held...), r.Sandbox.Lost...)

@@ -2,6 +2,8 @@ package vulndb
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,15 +40,25 @@ type Matches struct {
 	Notes []inventory.Note
 }
 
+// MaxFindings bounds what [DB.Match] gives: an image chooses its packages, and each may
+// have thousands of records.
+const MaxFindings = 500_000
+
+// ErrTooManyFindings says that an inventory has more than [MaxFindings] findings.
+var ErrTooManyFindings = errors.New("the packages have more findings than a scan may list")
+
 // Match looks all packages of an inventory up.
 //
 // Packages of a distribution are matched by source package and source version.
 // Packages of a language that a distribution's package owns are left to the
-// distribution's records. Errors: [ErrBroken].
-func (db *DB) Match(res *inventory.Result) (Matches, error) {
+// distribution's records, if that package is installed and they know its source: a
+// list of files alone, or a package of somebody else, hides nothing. Errors: [ErrBroken], [ErrTooManyFindings], that of ctx.
+func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error) {
 	var m Matches
 	// Many programs hold the same module: each is looked up once.
 	cache := map[[3]string]answer{}
+	lists := map[[2]string][]affected{}
+	own := newOwners(db, res)
 	notes := map[string]int{}
 	note := func(p *inventory.Package, text string) {
 		if i, ok := notes[text]; ok {
@@ -57,9 +69,18 @@ func (db *DB) Match(res *inventory.Result) (Matches, error) {
 		m.Notes = append(m.Notes, inventory.Note{Path: p.Name, Text: text, Count: 1})
 	}
 	for i := range res.Packages {
+		if err := ctx.Err(); err != nil {
+			return Matches{}, err
+		}
 		p := &res.Packages[i]
 		if p.Owner != "" {
-			continue
+			covered, err := own.covers(p.Owner)
+			if err != nil {
+				return Matches{}, err
+			}
+			if covered {
+				continue
+			}
 		}
 		ecosystems, name, version := query(res.OS, p)
 		known := slices.DeleteFunc(slices.Clone(ecosystems), func(e string) bool { return !db.has(e) })
@@ -71,14 +92,25 @@ func (db *DB) Match(res *inventory.Result) (Matches, error) {
 			key := [3]string{eco, name, version}
 			a, ok := cache[key]
 			if !ok {
+				list, ok := lists[[2]string{eco, name}]
+				if !ok {
+					var err error
+					if list, err = db.lookup(eco, name); err != nil {
+						return Matches{}, err
+					}
+					lists[[2]string{eco, name}] = list
+				}
 				var err error
-				if a.found, a.undecided, err = db.find(eco, name, version); err != nil {
-					return m, err
+				if a.found, a.undecided, err = db.find(ctx, list, eco, version); err != nil {
+					return Matches{}, err
 				}
 				cache[key] = a
 			}
 			if a.undecided > 0 {
 				note(p, "a version that cannot be compared with those of advisories")
+			}
+			if len(m.Findings)+len(a.found) > MaxFindings {
+				return Matches{}, fmt.Errorf("%w: %d", ErrTooManyFindings, MaxFindings)
 			}
 			for _, f := range a.found {
 				f.Package = i
@@ -141,16 +173,19 @@ func distribution(o inventory.OS) []string {
 	return nil
 }
 
-// find returns the vulnerabilities of one package, those with a common name as one.
+// find returns which of a package's records are about a version, those with a common
+// name as one.
 // undecided counts records whose versions could not be compared with this one.
-func (db *DB) find(eco, name, text string) (found []Finding, undecided int, err error) {
-	list, err := db.lookup(eco, name)
-	if err != nil || len(list) == 0 {
-		return nil, 0, err
+func (db *DB) find(ctx context.Context, list []affected, eco, text string) (found []Finding, undecided int, err error) {
+	if len(list) == 0 {
+		return nil, 0, nil
 	}
 	v, verr := parse(eco, text)
 	all := merger{byID: map[string]int{}}
 	for i := range list {
+		if err := ctx.Err(); err != nil {
+			return nil, 0, err
+		}
 		f, hit, err := list[i].match(eco, v, verr, text)
 		if err != nil {
 			undecided++
