@@ -1,0 +1,65 @@
+package worker
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// noted reports whether a result says with these words that something is missing.
+func noted(res *inventory.Result, words string) bool {
+	return !res.Complete() && slices.ContainsFunc(res.Notes, func(n inventory.Note) bool { return strings.Contains(n.Text, words) })
+}
+
+// goInfo is build information as Go's linker writes it, with one dependency.
+func goInfo(path, version string) string {
+	mods := strings.Repeat("s", 16) + "path\tx.example/m\nmod\tx.example/m\t(devel)\t\ndep\t" + path + "\t" + version + "\th1:x\n" + strings.Repeat("e", 16)
+	text := func(s string) string {
+		if len(s) < 128 {
+			return string([]byte{byte(len(s))}) + s
+		}
+		return string([]byte{byte(len(s)) | 0x80, byte(len(s) >> 7)}) + s
+	}
+	return "\xff Go buildinf:\x08\x02" + strings.Repeat("\x00", 16) + text("go1.22.1") + text(mods)
+}
+
+// TestLargeFiles: size hides nothing without a word.
+func TestLargeFiles(t *testing.T) {
+	fake := "\xff Go buildinf:\x08\x02" + strings.Repeat("\x00", 16)
+	program := func(before string, pad int) string {
+		s := "\x7fELF" + strings.Repeat("\x00", 12) + before
+		return s + strings.Repeat("\x00", (16-len(s)%16)%16+pad) + goInfo("x.example/dep", "v1.2.3") + strings.Repeat("\x00", 300<<10)
+	}
+	dep := "golang x.example/dep v1.2.3 @0"
+	tests := []struct {
+		name string
+		ent  ent
+		want string // a package
+		note string
+	}{
+		{"program of 80 MiB", ent{name: "bin/x", mode: 0o755, body: program("", 80<<20)}, dep, ""},
+		{"a false magic before the true one", ent{name: "bin/x", mode: 0o755, body: program(fake+"\xff\xff\xff", 0)}, dep, ""},
+		{"a false text around the true one", ent{name: "bin/x", mode: 0o755, body: program(fake+"\x06go1.22\xff\x40", 0)}, dep, ""},
+		{"a false magic without modules", ent{name: "bin/x", mode: 0o755, body: program(fake+"\x06go1.22\x00", 0)}, dep, ""},
+		{"many false magics", ent{name: "bin/x", mode: 0o755, body: program(strings.Repeat(fake, 100), 0)}, "", "look like build information"},
+		{"database of 70 MiB", ent{name: "var/lib/dpkg/status", body: deb("bash", "5", "") + strings.Repeat("X: y\n", 14<<20) + deb("curl", "7", "")}, "deb bash 5 @0", "more than 67108864 bytes"},
+		{"package.json of 5 MiB", ent{name: "node_modules/a/package.json", body: `{"name":"a","version":"1.0.0"}` + strings.Repeat(" ", 5<<20)}, "", "package.json"},
+		{"os-release of 70 KiB", ent{name: "etc/os-release", body: strings.Repeat("#\n", 35<<10) + "ID=debian\n"}, "", "more than 65536 bytes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			res, err := readArchive(t, dockerArchive(t, gzipped(tarOf(t, tt.ent))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.want != "" && !slices.Contains(summary(res), tt.want) {
+				t.Errorf("got %q, want %q in it", summary(res), tt.want)
+			}
+			if got := noted(res, tt.note); got != (tt.note != "") {
+				t.Errorf("notes %+v, want %q", res.Notes, tt.note)
+			}
+		})
+	}
+}
