@@ -29,7 +29,7 @@ const (
 	maxPath     = inventory.MaxText
 	maxJSON     = 4 << 20 // a manifest, an index, a configuration
 	maxIndex    = 4       // indexes within indexes
-	maxLinkHops = 8       // links within an archive's own folders
+	maxLinkHops = 8       // links to links
 	maxSmallSum = 32 << 20
 )
 

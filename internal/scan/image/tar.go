@@ -105,12 +105,17 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 		if e.name == "." || !l.see(e.name, e.mode) {
 			continue
 		}
+		if l.targets[l.hash(e.name)] {
+			r.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
+		}
 		switch {
 		case e.regular:
 			if kind := r.x.Kind(e.name, e.mode, e.content.Size); kind != "" {
 				r.extract(l, kind, e.name, e.content)
 			}
 		case e.link:
+			l.aliases[e.name] = e.target
+			l.targets[l.hash(e.target)] = true
 			if kind := r.x.Kind(e.name, e.mode, -1); kind != "" {
 				l.links = append(l.links, hardlink{kind, e.name, e.target})
 			}

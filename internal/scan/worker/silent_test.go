@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"archive/tar"
 	"slices"
 	"strings"
 	"testing"
@@ -61,5 +62,52 @@ func TestLargeFiles(t *testing.T) {
 				t.Errorf("notes %+v, want %q", res.Notes, tt.note)
 			}
 		})
+	}
+}
+
+// TestHardLinks: what hard links lead to is read or said to be missing.
+func TestHardLinks(t *testing.T) {
+	link := func(name, to string) ent { return ent{name: name, typ: tar.TypeLink, link: to} }
+	const at = "x/node_modules/b/package.json"
+	file := ent{name: "store/b", body: `{"name":"b","version":"1.0.0"}`}
+	other := ent{name: "store/b", body: `{"name":"b","version":"2.0.0"}`}
+	var long []ent
+	for i := range 20 {
+		long = append(long, link("l"+string(rune('a'+i+1)), "l"+string(rune('a'+i))))
+	}
+	tests := []struct {
+		name   string
+		layers [][]ent
+		want   []string
+		note   string
+	}{
+		{"to a link", [][]ent{{file, link("store/c", "store/b"), link(at, "store/c")}}, []string{"npm b 1.0.0 @0"}, ""},
+		{"to a link of a lower layer", [][]ent{{file, link("store/c", "store/b")}, {link(at, "store/c")}}, []string{"npm b 1.0.0 @1"}, ""},
+		{"to a wanted link", [][]ent{{file, link("y/node_modules/b/package.json", "store/b"), link(at, "y/node_modules/b/package.json")}}, []string{"npm b 1.0.0 @0", "npm b 1.0.0 @0"}, ""},
+		{"to a symlink", [][]ent{{file, {name: "store/s", typ: tar.TypeSymlink, link: "b"}, link(at, "store/s")}}, nil, "no regular file"},
+		{"through too many", [][]ent{append(append([]ent{{name: "la", body: file.body}}, long...), link(at, "lu"))}, nil, "leads through more"},
+		{"in a circle", [][]ent{{link("a", "c"), link("c", "a"), link(at, "a")}}, nil, "leads through more"},
+		{"whose target is replaced after", [][]ent{{file, link(at, "store/b"), other}}, []string{"npm b 2.0.0 @0"}, "replaced in its own layer"},
+		{"that is replaced itself", [][]ent{{file, link(at, "store/b"), {name: at, body: other.body}}}, []string{"npm b 2.0.0 @0"}, ""},
+	}
+	for _, tt := range tests {
+		for how, pack := range map[string]func([]byte) []byte{"plain": slices.Clone[[]byte], "gzip": gzipped} {
+			t.Run(tt.name+", "+how, func(t *testing.T) {
+				var layers [][]byte
+				for _, ents := range tt.layers {
+					layers = append(layers, pack(tarOf(t, ents...)))
+				}
+				res, err := readArchive(t, dockerArchive(t, layers...))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := summary(res); !slices.Equal(got, tt.want) {
+					t.Errorf("got %q, want %q", got, tt.want)
+				}
+				if got := noted(res, tt.note); got != (tt.note != "") {
+					t.Errorf("notes %+v, want %q", res.Notes, tt.note)
+				}
+			})
+		}
 	}
 }
