@@ -29,6 +29,9 @@ type layer struct {
 	// hashes of the latter.
 	aliases map[string]string
 	targets map[uint64]bool
+	// symlinks are symbolic links of a tar; parents the directories that its entries lie
+	// in, true for those that it had made itself before.
+	symlinks, parents map[string]bool
 }
 
 // read is a file that was read, and how.
@@ -46,6 +49,7 @@ func (r *reader) newLayer() *layer {
 		seed: maphash.MakeSeed(), files: map[string]read{}, looked: map[uint64]string{},
 		whiteouts: map[string]bool{}, opaque: map[string]bool{},
 		aliases: map[string]string{}, targets: map[uint64]bool{},
+		symlinks: map[string]bool{}, parents: map[string]bool{},
 	}
 }
 

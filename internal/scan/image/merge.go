@@ -32,7 +32,13 @@ func (r *reader) finish() error {
 			seen[name] = attribute(f, was[name], i)
 		}
 	}
-	return r.fill(seen)
+	r.below()
+	if err := r.fill(seen); err != nil {
+		return err
+	}
+	r.unexplained()
+	r.res.Notes = r.notes.list
+	return nil
 }
 
 // attribute sets the layer of f's packages: this one, or that in which the same

@@ -18,6 +18,7 @@ type entry struct {
 	name    string
 	target  string // of a hard link
 	link    bool   // a hard link
+	symlink string // what a symbolic link leads to
 	regular bool
 	mode    fs.FileMode
 	content Content
@@ -56,6 +57,9 @@ func (t *tarStream) next() (*entry, error) {
 			continue
 		}
 		e := &entry{name: name, mode: h.FileInfo().Mode(), regular: h.Typeflag == tar.TypeReg, link: h.Typeflag == tar.TypeLink}
+		if h.Typeflag == tar.TypeSymlink {
+			e.symlink = h.Linkname
+		}
 		if e.link {
 			if e.target, ok = cleanName(h.Linkname); !ok {
 				t.bad(h.Name, "a hard link whose target climbs out of the image")
@@ -108,7 +112,10 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 		if l.targets[l.hash(e.name)] {
 			r.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
 		}
+		r.through(l, e)
 		switch {
+		case e.symlink != "":
+			r.symlink(e.name, e.symlink)
 		case e.regular:
 			if kind := r.x.Kind(e.name, e.mode, e.content.Size); kind != "" {
 				r.extract(l, kind, e.name, e.content)

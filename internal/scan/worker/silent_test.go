@@ -2,6 +2,8 @@ package worker
 
 import (
 	"archive/tar"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +110,65 @@ func TestHardLinks(t *testing.T) {
 					t.Errorf("notes %+v, want %q", res.Notes, tt.note)
 				}
 			})
+		}
+	}
+}
+
+// TestSymlinks: links hide no database without a word, and usual ones are no reason
+// for one.
+func TestSymlinks(t *testing.T) {
+	sym := func(name, to string) ent { return ent{name: name, typ: tar.TypeSymlink, link: to} }
+	status := func(name string) ent { return ent{name: name, body: deb("bash", "5", "")} }
+	release := ent{name: "etc/os-release", body: osRelease}
+	tests := []struct {
+		name   string
+		layers [][]ent
+		note   string
+	}{
+		{"directory elsewhere", [][]ent{{status("opt/d/status"), sym("var/lib/dpkg", "/opt/d")}}, "in the place of"},
+		{"parent elsewhere", [][]ent{{status("opt/dpkg/status"), sym("var/lib", "../opt")}}, "in the place of"},
+		{"database elsewhere", [][]ent{{status("opt/s"), sym("var/lib/dpkg/status", "/opt/s")}}, "in the place of"},
+		{"lib elsewhere", [][]ent{{{name: "opt/apk/db/installed", body: "P:a\nV:1\n\n"}, sym("lib", "opt")}}, "in the place of"},
+		{"metadata elsewhere", [][]ent{{{name: "opt/m", body: "Name: x\nVersion: 1\n"}, sym("x.dist-info/METADATA", "/opt/m")}}, "in the place of"},
+		{"written through a link", [][]ent{{sym("d", "var/lib/dpkg"), status("d/status")}}, "behind a symbolic link"},
+		{"written through a lower link", [][]ent{{sym("d", "var/lib/dpkg")}, {status("d/status")}}, "behind a symbolic link"},
+		{"through a link that is hidden after", [][]ent{{sym("d", "var/lib/dpkg")}, {status("d/status"), {name: "d/"}}}, "behind a symbolic link"},
+		{"no database", [][]ent{{release, {name: "node_modules/a/package.json", body: `{"name":"a","version":"1.0.0"}`}}}, "no database of its packages"},
+		{"a merged /usr", [][]ent{{sym("lib", "usr/lib"), sym("bin", "/usr/bin"), sym("lib64", "usr/lib64"), sym("usr/bin/sh", "dash"), sym("var/run", "/run"),
+			{name: "usr/lib/os-release", body: osRelease}, sym("etc/os-release", "../usr/lib/os-release"), status("var/lib/dpkg/status")}, {{name: "lib/x", body: "x"}}}, ""},
+		{"a directory in place of a lower link", [][]ent{{sym("d", "e")}, {{name: "d/"}, {name: "d/x", body: "x"}}}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var layers [][]byte
+			for _, ents := range tt.layers {
+				layers = append(layers, tarOf(t, ents...))
+			}
+			res, err := readArchive(t, dockerArchive(t, layers...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := noted(res, tt.note); got != (tt.note != "") || tt.note == "" && !res.Complete() {
+				t.Errorf("notes %+v, want %q", res.Notes, tt.note)
+			}
+		})
+	}
+}
+
+// TestSymlinksInDirectory: the same of a root file system in a directory.
+func TestSymlinksInDirectory(t *testing.T) {
+	for target, note := range map[string]string{"usr/lib": "", "/usr/lib": "", "opt": "in the place of"} {
+		dir := t.TempDir()
+		writeFiles(t, dir, map[string][]byte{"usr/lib/apk/db/installed": []byte("P:a\nV:1\n\n")})
+		if err := os.Symlink(target, filepath.Join(dir, "lib")); err != nil {
+			t.Fatal(err)
+		}
+		res, err := read(t, inventory.SourceRootfs, "", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := noted(res, note); got != (note != "") {
+			t.Errorf("lib to %s: notes %+v, want %q", target, res.Notes, note)
 		}
 	}
 }
