@@ -69,7 +69,9 @@ func goModules(info *debug.BuildInfo) []inventory.Package {
 	}
 	add(info.Main.Path, info.Main.Version)
 	for _, m := range info.Deps {
-		if m.Replace != nil {
+		// A folder in place of a module has no version: the module it stands for is what
+		// advisories name, and most often what lies in the folder.
+		if m.Replace != nil && m.Replace.Version != "" && m.Replace.Version != "(devel)" {
 			m = m.Replace
 		}
 		add(m.Path, m.Version)

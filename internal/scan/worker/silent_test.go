@@ -172,3 +172,16 @@ func TestSymlinksInDirectory(t *testing.T) {
 		}
 	}
 }
+
+// TestLocalReplacement: a module that a folder stands in for is listed as what it
+// stands for.
+func TestLocalReplacement(t *testing.T) {
+	program := "\x7fELF" + strings.Repeat("\x00", 12) + goInfo("x.example/dep", "v1.2.3\n=>\t./fork\t(devel)") + strings.Repeat("\x00", 300<<10)
+	res, err := readArchive(t, dockerArchive(t, gzipped(tarOf(t, ent{name: "bin/x", mode: 0o755, body: program}))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := summary(res); !slices.Contains(got, "golang x.example/dep v1.2.3 @0") {
+		t.Errorf("got %q, want x.example/dep v1.2.3 in it", got)
+	}
+}
