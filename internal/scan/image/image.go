@@ -123,11 +123,12 @@ func (r *reader) image(a archive, platform string) error {
 	if len(m.layers) > inventory.MaxLayers {
 		return fmt.Errorf("an image of %d layers, want at most %d", len(m.layers), inventory.MaxLayers)
 	}
-	read := map[string]*layer{}
-	err = a.each(names(m.layers), func(name string, c Content) error {
+	read, digests := map[string]*layer{}, map[string]string{}
+	err = a.each(names(m.layers), func(name string, c Content) (err error) {
 		l := r.newLayer()
 		read[name] = l
-		return r.tarLayer(c, func(t *tarStream) error { return r.collect(l, t) })
+		digests[name], err = r.hashedLayer(c, func(t *tarStream) error { return r.collect(l, t) })
+		return err
 	})
 	if err != nil {
 		return err
@@ -136,6 +137,9 @@ func (r *reader) image(a archive, platform string) error {
 		l := read[ml.name]
 		if l == nil {
 			return fmt.Errorf("the image names the layer %s, which is not there", ml.name)
+		}
+		if got := digests[ml.name]; got != ml.diffID {
+			return fmt.Errorf("the layer %s has the digest %s, its image says %s: the archive is damaged or forged", ml.name, got, ml.diffID)
 		}
 		l.close()
 		r.layers = append(r.layers, l)

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -138,6 +140,33 @@ func (r *reader) tarLayer(c Content, pass func(*tarStream) error) error {
 	}
 	defer closer()
 	return pass(newTarStream(c, r.notes.add))
+}
+
+// hashedLayer is [reader.tarLayer] with the digest of the whole layer, decompressed.
+func (r *reader) hashedLayer(c Content, pass func(*tarStream) error) (digest string, err error) {
+	c, closer, err := inflate(c)
+	if err != nil {
+		return "", err
+	}
+	defer closer()
+	sum := sha256.New()
+	all := c.stream()
+	if c.At == nil {
+		all = io.TeeReader(c.Reader, sum)
+		c.Reader = all
+	}
+	if err := pass(newTarStream(c, r.notes.add)); err != nil {
+		return "", err
+	}
+	// What the tar's reader left: its end, or all of a layer that lies in place.
+	rest := io.Writer(io.Discard)
+	if c.At != nil {
+		rest = sum
+	}
+	if _, err := io.Copy(rest, all); err != nil {
+		return "", fmt.Errorf("read the layer to its end: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // zstdWindow is the largest window that is decompressed: what zstd itself takes

@@ -185,3 +185,41 @@ func TestLocalReplacement(t *testing.T) {
 		t.Errorf("got %q, want x.example/dep v1.2.3 in it", got)
 	}
 }
+
+// TestForgedArchives: an archive that says two things is refused.
+func TestForgedArchives(t *testing.T) {
+	a := tarOf(t, ent{name: "var/lib/dpkg/status", body: deb("bash", "5", "")})
+	b := tarOf(t, ent{name: "var/lib/dpkg/status", body: deb("bash", "6", "")})
+	manifest := ent{name: "manifest.json", body: `[{"Config":"c.json","Layers":["l"]}]`}
+	config := func(l []byte) ent { return ent{name: "c.json", body: string(configOf([][]byte{l}))} }
+	both := func(l []byte) []byte {
+		ents := []ent{manifest, config(a), {name: "l", body: string(a)}}
+		for name, body := range layoutFiles(gzipped, l) {
+			ents = append(ents, ent{name: name, body: string(body)})
+		}
+		return tarOf(t, ents...)
+	}
+	tests := []struct {
+		name  string
+		image []byte
+		err   string
+	}{
+		{"another layer", tarOf(t, manifest, config(a), ent{name: "l", body: string(b)}), "damaged or forged"},
+		{"another layer, gzip", tarOf(t, manifest, config(a), ent{name: "l", body: string(gzipped(b))}), "damaged or forged"},
+		{"bytes after the layer's end", tarOf(t, manifest, config(a), ent{name: "l", body: string(gzipped(append(a[:len(a):len(a)], 'x')))}), "damaged or forged"},
+		{"two of a name", tarOf(t, manifest, config(a), ent{name: "l", body: string(b)}, ent{name: "./l", body: string(a)}), "twice"},
+		{"a file and a link of a name", tarOf(t, manifest, config(a), ent{name: "l", body: string(a)}, ent{name: "l", typ: tar.TypeSymlink, link: "m"}), "twice"},
+		{"two manifests of two images", both(b), "index.json about"},
+		{"two manifests of one image", both(a), ""},
+	}
+	for _, tt := range tests {
+		for how, pack := range map[string]func([]byte) []byte{"plain": slices.Clone[[]byte], "gzip": gzipped} {
+			t.Run(tt.name+", "+how, func(t *testing.T) {
+				_, err := readArchive(t, pack(tt.image))
+				if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("got %v, want %q", err, tt.err)
+				}
+			})
+		}
+	}
+}
