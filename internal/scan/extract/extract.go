@@ -28,19 +28,25 @@ type extractor struct {
 	kind  string
 	wants func(name string, mode fs.FileMode, size int64) bool
 	read  func(name string, c image.Content) (inventory.File, error)
+	// limit is up to where a file is read, in bytes; one that is larger is an error
+	// beside what was found. 0: the reader bounds itself and tells.
+	limit int64
 }
+
+// maxDatabase bounds a database: that of a full desktop has some 10 MB.
+const maxDatabase = 64 << 20
 
 // extractors in the order in which they are asked; the first that wants a file has it.
 func extractors() []extractor {
 	return []extractor{
-		{"os-release", wantsOSRelease, readOSRelease},
-		{"dpkg", wantsDpkg, readDpkg},
-		{"dpkg-list", wantsDpkgList, readDpkgList},
-		{"apk", wantsApk, readApk},
-		{"rpm", wantsRPM, readRPM},
-		{"npm", wantsNPM, readNPM},
-		{"python", wantsPython, readPython},
-		{"go", wantsGo, readGo},
+		{"os-release", wantsOSRelease, readOSRelease, 64 << 10},
+		{"dpkg", wantsDpkg, readDpkg, maxDatabase},
+		{"dpkg-list", wantsDpkgList, readDpkgList, maxDatabase},
+		{"apk", wantsApk, readApk, maxDatabase},
+		{"rpm", wantsRPM, readRPM, 0},
+		{"npm", wantsNPM, readNPM, 0},
+		{"python", wantsPython, readPython, 0},
+		{"go", wantsGo, readGo, 0},
 	}
 }
 
@@ -69,7 +75,14 @@ func (Set) Extract(kind, name string, c image.Content) (f inventory.File, err er
 				f, err = inventory.File{}, fmt.Errorf("%s: the reader failed", kind)
 			}
 		}()
+		limit, size := all[i].limit, c.Size
+		if limit > 0 {
+			c.Reader = io.LimitReader(c.Reader, limit)
+		}
 		f, err = all[i].read(name, c)
+		if err == nil && limit > 0 && size > limit {
+			err = fmt.Errorf("%s: the file has more than %d bytes: what follows was not read", kind, limit)
+		}
 		return sound(kind, f, err)
 	}
 	return inventory.File{}, fmt.Errorf("no extractor %q", kind)
@@ -128,7 +141,7 @@ func wantsOSRelease(name string, _ fs.FileMode, _ int64) bool {
 func readOSRelease(_ string, c image.Content) (inventory.File, error) {
 	o := &inventory.OS{}
 	fields := map[string]*string{"ID": &o.ID, "VERSION_ID": &o.VersionID, "VERSION_CODENAME": &o.Codename, "PRETTY_NAME": &o.Pretty}
-	err := eachLine(io.LimitReader(c, 64<<10), func(line string) error {
+	err := eachLine(c, func(line string) error {
 		key, value, ok := strings.Cut(line, "=")
 		if into := fields[strings.TrimSpace(key)]; ok && into != nil {
 			*into = strings.Trim(strings.TrimSpace(value), `"'`)

@@ -43,6 +43,9 @@ func readGo(_ string, c image.Content) (inventory.File, error) {
 	} else {
 		info, err = searchGo(c)
 	}
+	if errors.Is(err, errBroken) {
+		return inventory.File{}, err
+	}
 	if info == nil || err != nil {
 		return inventory.File{}, nil //nolint:nilerr // most programs are not Go's
 	}
@@ -66,7 +69,9 @@ func goModules(info *debug.BuildInfo) []inventory.Package {
 	}
 	add(info.Main.Path, info.Main.Version)
 	for _, m := range info.Deps {
-		if m.Replace != nil {
+		// A folder in place of a module has no version: the module it stands for is what
+		// advisories name, and most often what lies in the folder.
+		if m.Replace != nil && m.Replace.Version != "" && m.Replace.Version != "(devel)" {
 			m = m.Replace
 		}
 		add(m.Path, m.Version)
@@ -87,36 +92,53 @@ const (
 )
 
 // searchGo looks for build information in a stream, which layers that are compressed
-// are. It needs 64 KiB whatever the program's size. Programs of Go before 1.18 keep it
+// are. It needs 64 KiB whatever the program's size, and as much more as a text in it is
+// long. A magic that only looks like one, as programs have that know it themselves, is
+// passed over, up to [maxFalse] of them. Programs of Go before 1.18 keep the information
 // behind pointers and are not recognised.
 func searchGo(r io.Reader) (*debug.BuildInfo, error) {
 	w := &window{r: r}
 	if head, err := w.peek(4); err != nil || string(head) != "\x7fELF" {
 		return nil, errNoGo
 	}
-	for {
+	var bare *debug.BuildInfo // with a version and no modules
+	for tries := 0; ; {
 		b, err := w.peek(windowSize)
 		if len(b) < goHeader {
-			return nil, errNoGo
+			break
 		}
 		// Look only where a whole header fits, at the file's alignment.
-		for at := 0; at+goHeader <= len(b); {
+		for at := 0; at+goHeader <= len(b); at++ {
 			i := bytes.Index(b[at:len(b)-goHeader+len(goMagic)], []byte(goMagic))
 			if i < 0 {
 				break
 			}
-			if at += i; (w.offset+int64(at))%goAlign == 0 && b[at+15]&goInline != 0 {
-				w.skip(at)
-				return w.decode()
+			if at += i; (w.offset+int64(at))%goAlign != 0 || b[at+15]&goInline == 0 {
+				continue
 			}
-			at++
+			if tries++; tries > maxFalse {
+				return nil, fmt.Errorf("a program with more than %d places that look like build information of Go: %w", maxFalse, errBroken)
+			}
+			switch info, err := w.decode(at); {
+			case err == nil && info.Main.Path+info.Path != "" || err == nil && len(info.Deps) > 0:
+				return info, nil
+			case err == nil && bare == nil:
+				bare = info
+			}
 		}
 		if err != nil {
-			return nil, errNoGo
+			break
 		}
 		w.skip((len(b) - goHeader) / goAlign * goAlign)
 	}
+	if bare == nil {
+		return nil, errNoGo
+	}
+	return bare, nil
 }
+
+// maxFalse bounds the work on a program that is made of false build information.
+const maxFalse = 16
 
 var errNoGo = errors.New("no build information of Go")
 
@@ -147,29 +169,32 @@ func (w *window) skip(n int) {
 	w.buf = w.buf[:copy(w.buf, w.buf[n:])]
 }
 
-func (w *window) text(limit int) (string, error) {
-	b, _ := w.peek(binary.MaxVarintLen64)
-	n, k := binary.Uvarint(b)
+// text returns the text at a place of the look ahead, and the place after it.
+func (w *window) text(at, limit int) (string, int, error) {
+	b, _ := w.peek(at + binary.MaxVarintLen64)
+	n, k := binary.Uvarint(b[min(at, len(b)):])
 	if k <= 0 || n > uint64(limit) {
-		return "", fmt.Errorf("a text in build information: %w", errBroken)
+		return "", 0, errNoGo
 	}
-	w.skip(k)
-	b, err := w.peek(int(n))
+	at += k
+	b, err := w.peek(at + int(n))
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
-	s := string(b)
-	w.skip(int(n))
-	return s, nil
+	return string(b[at:]), at + int(n), nil
 }
 
-func (w *window) decode() (*debug.BuildInfo, error) {
-	w.skip(goHeader)
-	version, err := w.text(maxGoVersion)
+// decode reads the build information at a place of the look ahead, which it leaves
+// where it is.
+func (w *window) decode(at int) (*debug.BuildInfo, error) {
+	version, at, err := w.text(at+goHeader, maxGoVersion)
 	if err != nil {
 		return nil, err
 	}
-	mods, err := w.text(maxGoModules)
+	if !strings.HasPrefix(version, "go") && !strings.HasPrefix(version, "devel") {
+		return nil, errNoGo
+	}
+	mods, _, err := w.text(at, maxGoModules)
 	if err != nil {
 		return nil, err
 	}

@@ -16,9 +16,9 @@ import (
 // wantsNPM: a module is installed where a resolver would look for it,
 // node_modules/NAME or node_modules/@SCOPE/NAME (Node.js, "Loading from node_modules
 // folders"). Lock files and other package.json files install nothing.
-func wantsNPM(name string, _ fs.FileMode, size int64) bool {
+func wantsNPM(name string, _ fs.FileMode, _ int64) bool {
 	dir, ok := strings.CutSuffix(name, "/package.json")
-	if !ok || size > maxPackageJSON {
+	if !ok {
 		return false
 	}
 	parent := path.Dir(dir)

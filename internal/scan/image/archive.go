@@ -154,6 +154,7 @@ func indexTar(ctx context.Context, c Content) (*tarFile, error) {
 
 // members calls fn for each member with a clean name, within the bound.
 func members(stopped func() error, t *tar.Reader, fn func(h *tar.Header, name string) error) error {
+	seen := map[string]bool{}
 	for n := 0; ; n++ {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -172,6 +173,10 @@ func members(stopped func() error, t *tar.Reader, fn func(h *tar.Header, name st
 		if !ok {
 			continue
 		}
+		if seen[name] && h.Typeflag != tar.TypeDir {
+			return fmt.Errorf("the archive has %.200q twice: readers differ in which they take", name)
+		}
+		seen[name] = true
 		if err := fn(h, name); err != nil {
 			return err
 		}

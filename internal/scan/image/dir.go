@@ -83,6 +83,13 @@ func (w *walker) entry(d *os.File, name string, e fs.DirEntry, depth int) error 
 		return w.into(d, name, e.Name(), depth+1)
 	case mode.IsRegular():
 		return w.file(d, name, e.Name())
+	case mode&fs.ModeSymlink != 0 && w.r.hiding(name):
+		target := make([]byte, maxPath)
+		n, err := unix.Readlinkat(int(d.Fd()), e.Name(), target)
+		if err != nil {
+			n = 0 // a link to nowhere known is a note
+		}
+		w.r.symlink(name, string(target[:n]))
 	}
 	return nil
 }

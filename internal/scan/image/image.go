@@ -24,14 +24,13 @@ import (
 
 // Bounds on one image.
 const (
-	maxEntries   = 2_000_000 // over all layers
-	maxDepth     = 200       // of directories
-	maxPath      = inventory.MaxText
-	maxJSON      = 4 << 20 // a manifest, an index, a configuration
-	maxIndex     = 4       // indexes within indexes
-	maxLinkHops  = 8       // links within an archive's own folders
-	maxSmallSum  = 32 << 20
-	maxFileBytes = 64 << 20 // of a file that is read whole
+	maxEntries  = 2_000_000 // over all layers
+	maxDepth    = 200       // of directories
+	maxPath     = inventory.MaxText
+	maxJSON     = 4 << 20 // a manifest, an index, a configuration
+	maxIndex    = 4       // indexes within indexes
+	maxLinkHops = 8       // links to links
+	maxSmallSum = 32 << 20
 )
 
 // Content is what a file holds: always a stream of at most Size bytes, and At too
@@ -47,7 +46,8 @@ type Extractor interface {
 	// Kind names how the file is to be read; empty means not at all. size is -1 for
 	// a hard link.
 	Kind(path string, mode fs.FileMode, size int64) string
-	// Extract reads a file as kind. What it returns beside an error is kept.
+	// Extract reads a file as kind, within bounds of its own. What it returns beside
+	// an error is kept.
 	Extract(kind, path string, c Content) (inventory.File, error)
 }
 
@@ -123,11 +123,12 @@ func (r *reader) image(a archive, platform string) error {
 	if len(m.layers) > inventory.MaxLayers {
 		return fmt.Errorf("an image of %d layers, want at most %d", len(m.layers), inventory.MaxLayers)
 	}
-	read := map[string]*layer{}
-	err = a.each(names(m.layers), func(name string, c Content) error {
+	read, digests := map[string]*layer{}, map[string]string{}
+	err = a.each(names(m.layers), func(name string, c Content) (err error) {
 		l := r.newLayer()
 		read[name] = l
-		return r.tarLayer(c, func(t *tarStream) error { return r.collect(l, t) })
+		digests[name], err = r.hashedLayer(c, func(t *tarStream) error { return r.collect(l, t) })
+		return err
 	})
 	if err != nil {
 		return err
@@ -136,6 +137,9 @@ func (r *reader) image(a archive, platform string) error {
 		l := read[ml.name]
 		if l == nil {
 			return fmt.Errorf("the image names the layer %s, which is not there", ml.name)
+		}
+		if got := digests[ml.name]; got != ml.diffID {
+			return fmt.Errorf("the layer %s has the digest %s, its image says %s: the archive is damaged or forged", ml.name, got, ml.diffID)
 		}
 		l.close()
 		r.layers = append(r.layers, l)
@@ -168,7 +172,7 @@ func (r *reader) count(l *layer) error {
 // extract reads one wanted file into l. A file that cannot be read is a note; an
 // error of the stream below it ends the scan.
 func (r *reader) extract(l *layer, kind, name string, c Content) {
-	c.Reader = io.LimitReader(c.Reader, min(c.Size, maxFileBytes))
+	c.Reader = io.LimitReader(c.Reader, c.Size)
 	f, err := r.x.Extract(kind, name, c)
 	if err != nil {
 		r.notes.add(name, err.Error())

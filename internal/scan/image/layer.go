@@ -25,6 +25,13 @@ type layer struct {
 	// hides what was there. Hashes, sorted by close.
 	others, dirs []uint64
 	links        []hardlink
+	// aliases are all hard links, wanted or not, with what they link to; targets are
+	// hashes of the latter.
+	aliases map[string]string
+	targets map[uint64]bool
+	// symlinks are symbolic links of a tar; parents the directories that its entries lie
+	// in, true for those that it had made itself before.
+	symlinks, parents map[string]bool
 }
 
 // read is a file that was read, and how.
@@ -41,6 +48,8 @@ func (r *reader) newLayer() *layer {
 	return &layer{
 		seed: maphash.MakeSeed(), files: map[string]read{}, looked: map[uint64]string{},
 		whiteouts: map[string]bool{}, opaque: map[string]bool{},
+		aliases: map[string]string{}, targets: map[uint64]bool{},
+		symlinks: map[string]bool{}, parents: map[string]bool{},
 	}
 }
 
@@ -76,6 +85,8 @@ func (l *layer) see(name string, mode fs.FileMode) bool {
 		l.others = append(l.others, l.hash(name))
 	}
 	delete(l.files, name)
+	delete(l.looked, l.hash(name))
+	delete(l.aliases, name)
 	return true
 }
 

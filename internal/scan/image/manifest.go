@@ -55,7 +55,11 @@ func (p platform) String() string {
 func findImage(a archive, want string) (*manifest, error) {
 	b, err := a.small("manifest.json")
 	if err == nil {
-		return dockerImage(a, b)
+		m, err := dockerImage(a, b)
+		if err != nil {
+			return nil, err
+		}
+		return m, agree(a, m)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -68,6 +72,26 @@ func findImage(a archive, want string) (*manifest, error) {
 		return nil, err
 	}
 	return ociImage(a, b, want)
+}
+
+// agree holds an archive with both manifests, as newer engines save it, to one image.
+func agree(a archive, m *manifest) error {
+	b, err := a.small("index.json")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	parts := strings.SplitN(m.platform, "/", 3) // without the variant, which indexes may leave out
+	other, err := ociImage(a, b, strings.Join(parts[:min(len(parts), 2)], "/"))
+	if err != nil {
+		return fmt.Errorf("the archive has manifest.json and index.json, and of the latter: %w", err)
+	}
+	if other.imageID != m.imageID {
+		return fmt.Errorf("manifest.json is about the image %s, index.json about %s: the archive is damaged or forged", m.imageID, other.imageID)
+	}
+	return nil
 }
 
 // dockerImage reads a docker-archive. Source: moby, image/spec/v1.2.md, "Combined

@@ -32,7 +32,13 @@ func (r *reader) finish() error {
 			seen[name] = attribute(f, was[name], i)
 		}
 	}
-	return r.fill(seen)
+	r.below()
+	if err := r.fill(seen); err != nil {
+		return err
+	}
+	r.unexplained()
+	r.res.Notes = r.notes.list
+	return nil
 }
 
 // attribute sets the layer of f's packages: this one, or that in which the same
@@ -111,13 +117,16 @@ func (r *reader) resolveLinks(a archive, order []manifestLayer, done map[string]
 	wanted := map[string]map[string][]wish{}
 	for i, l := range r.layers {
 		for _, h := range l.links {
-			from, ok := r.target(i, h.target)
-			if !ok {
-				r.notes.add(h.name, "a hard link to a file that no layer has")
+			if l.aliases[h.name] != h.target {
+				continue // replaced in its own layer
+			}
+			from, at, why := r.target(i, h.target)
+			if from == nil {
+				r.notes.add(h.name, why)
 				continue
 			}
-			if from.looked[from.hash(h.target)] == h.kind {
-				if f, ok := from.files[h.target]; ok {
+			if from.looked[from.hash(at)] == h.kind {
+				if f, ok := from.files[at]; ok {
 					f.Packages = slices.Clone(f.Packages)
 					l.add(h.kind, h.name, f.File)
 				}
@@ -127,7 +136,7 @@ func (r *reader) resolveLinks(a archive, order []manifestLayer, done map[string]
 			if wanted[name] == nil {
 				wanted[name] = map[string][]wish{}
 			}
-			wanted[name][h.target] = append(wanted[name][h.target], wish{l, h})
+			wanted[name][at] = append(wanted[name][at], wish{l, h})
 		}
 		l.links = nil
 	}
@@ -165,6 +174,11 @@ func (r *reader) grant(wishes map[string][]wish, t *tarStream) error {
 func (r *reader) fulfil(wishes []wish, t *tarStream, e *entry) {
 	first := map[string]wish{}
 	for i, w := range wishes {
+		delete(w.layer.files, w.link.name) // of the same name earlier in the layer
+		if !e.regular {
+			r.notes.add(w.link.name, "a hard link to what is no regular file")
+			continue
+		}
 		if done, ok := first[w.link.kind]; ok {
 			if f, ok := done.layer.files[done.link.name]; ok {
 				f.Packages = slices.Clone(f.Packages)
@@ -185,16 +199,33 @@ func (r *reader) fulfil(wishes []wish, t *tarStream, e *entry) {
 	}
 }
 
-// target returns the layer, from the i-th downward, that has a name as a file.
-func (r *reader) target(i int, name string) (*layer, bool) {
+// target follows hard links from the i-th layer downward to a name that is none. It
+// returns the layer that has it, or nil and why there is none.
+func (r *reader) target(i int, name string) (from *layer, at, why string) {
+	for range maxLinkHops {
+		if i = r.holder(i, name); i < 0 {
+			return nil, "", "a hard link to a file that no layer has"
+		}
+		to, ok := r.layers[i].aliases[name]
+		if !ok {
+			return r.layers[i], name, ""
+		}
+		name = to
+	}
+	return nil, "", fmt.Sprintf("a hard link that leads through more than %d others", maxLinkHops)
+}
+
+// holder returns the place of the layer, from the i-th downward, that has a name as
+// something other than a directory, or -1.
+func (r *reader) holder(i int, name string) int {
 	for ; i >= 0; i-- {
 		l := r.layers[i]
 		if _, ok := slices.BinarySearch(l.others, l.hash(name)); ok {
-			return l, true
+			return i
 		}
 		if l.hides(name) {
 			break
 		}
 	}
-	return nil, false
+	return -1
 }

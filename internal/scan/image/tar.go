@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ type entry struct {
 	name    string
 	target  string // of a hard link
 	link    bool   // a hard link
+	symlink string // what a symbolic link leads to
 	regular bool
 	mode    fs.FileMode
 	content Content
@@ -56,6 +59,9 @@ func (t *tarStream) next() (*entry, error) {
 			continue
 		}
 		e := &entry{name: name, mode: h.FileInfo().Mode(), regular: h.Typeflag == tar.TypeReg, link: h.Typeflag == tar.TypeLink}
+		if h.Typeflag == tar.TypeSymlink {
+			e.symlink = h.Linkname
+		}
 		if e.link {
 			if e.target, ok = cleanName(h.Linkname); !ok {
 				t.bad(h.Name, "a hard link whose target climbs out of the image")
@@ -105,12 +111,20 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 		if e.name == "." || !l.see(e.name, e.mode) {
 			continue
 		}
+		if l.targets[l.hash(e.name)] {
+			r.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
+		}
+		r.through(l, e)
 		switch {
+		case e.symlink != "":
+			r.symlink(e.name, e.symlink)
 		case e.regular:
 			if kind := r.x.Kind(e.name, e.mode, e.content.Size); kind != "" {
 				r.extract(l, kind, e.name, e.content)
 			}
 		case e.link:
+			l.aliases[e.name] = e.target
+			l.targets[l.hash(e.target)] = true
 			if kind := r.x.Kind(e.name, e.mode, -1); kind != "" {
 				l.links = append(l.links, hardlink{kind, e.name, e.target})
 			}
@@ -126,6 +140,33 @@ func (r *reader) tarLayer(c Content, pass func(*tarStream) error) error {
 	}
 	defer closer()
 	return pass(newTarStream(c, r.notes.add))
+}
+
+// hashedLayer is [reader.tarLayer] with the digest of the whole layer, decompressed.
+func (r *reader) hashedLayer(c Content, pass func(*tarStream) error) (digest string, err error) {
+	c, closer, err := inflate(c)
+	if err != nil {
+		return "", err
+	}
+	defer closer()
+	sum := sha256.New()
+	all := c.stream()
+	if c.At == nil {
+		all = io.TeeReader(c.Reader, sum)
+		c.Reader = all
+	}
+	if err := pass(newTarStream(c, r.notes.add)); err != nil {
+		return "", err
+	}
+	// What the tar's reader left: its end, or all of a layer that lies in place.
+	rest := io.Writer(io.Discard)
+	if c.At != nil {
+		rest = sum
+	}
+	if _, err := io.Copy(rest, all); err != nil {
+		return "", fmt.Errorf("read the layer to its end: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // zstdWindow is the largest window that is decompressed: what zstd itself takes

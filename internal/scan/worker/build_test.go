@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,10 +79,24 @@ func zstded(tb testing.TB, b []byte) []byte {
 	return w.EncodeAll(b, nil)
 }
 
+// diffID is the digest of a layer without its compression.
+func diffID(l []byte) string {
+	sum := sha256.New()
+	if z, err := gzip.NewReader(bytes.NewReader(l)); err == nil {
+		io.Copy(sum, z)
+	} else if z, err := zstd.NewReader(bytes.NewReader(l)); err == nil && bytes.HasPrefix(l, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
+		io.Copy(sum, z)
+		z.Close()
+	} else {
+		sum.Write(l)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
 func configOf(layers [][]byte) []byte {
 	var ids []string
 	for _, l := range layers {
-		ids = append(ids, "sha256:"+digest(l))
+		ids = append(ids, "sha256:"+diffID(l))
 	}
 	b, _ := json.Marshal(map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"type": "layers", "diff_ids": ids}})
 	return b
