@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -205,12 +207,23 @@ func (t *terminal) writeScan(s *report.Scan, f scanFormat) error {
 	case "json":
 		return t.writeJSON(s)
 	case "cyclonedx":
-		return s.WriteCycloneDX(t.out, version)
+		return t.writeCleaned(func(w io.Writer) error { return s.WriteCycloneDX(w, version) })
 	case "sarif":
-		return s.WriteSARIF(t.out, version)
+		return t.writeCleaned(func(w io.Writer) error { return s.WriteSARIF(w, version) })
 	}
 	t.writeScanText(s)
 	return nil
+}
+
+// writeCleaned writes JSON that others encode: names of a hostile image must not reach a
+// terminal as controls.
+func (t *terminal) writeCleaned(encode func(io.Writer) error) error {
+	var b bytes.Buffer
+	if err := encode(&b); err != nil {
+		return err
+	}
+	_, err := t.out.Write(cleanJSON(b.Bytes()))
+	return err
 }
 
 var severityColours = map[vulndb.Severity]colour{
