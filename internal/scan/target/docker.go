@@ -270,8 +270,16 @@ func opaque(root *os.File) ([]string, error) {
 	return out, walk(fd, ".", 0)
 }
 
+// opaqueMark tells whether overlayfs takes a directory of an upper layer for opaque. Mounts
+// made by root go by the trusted attribute alone, and a container can write the other one:
+// root goes by what its own engine's mounts do. A rootless engine's store shows root more than
+// its containers see, and never less.
 func opaqueMark(fd int) bool {
-	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+	attrs := []string{"trusted.overlay.opaque"}
+	if os.Geteuid() != 0 {
+		attrs = append(attrs, "user.overlay.opaque")
+	}
+	for _, attr := range attrs {
 		var b [2]byte
 		if n, err := unix.Fgetxattr(fd, attr, b[:]); err == nil && n == 1 && b[0] == 'y' {
 			return true

@@ -211,7 +211,10 @@ func sortEvents(eco string, in []map[string]string) (out []event, bad int) {
 			v, err := parse(eco, text)
 			if err != nil && !(kind == eventIntroduced && text == "0") {
 				bad++
-				continue
+				if kind != eventIntroduced {
+					continue
+				}
+				text = "0" // since when is not known: always, rather than never
 			}
 			parsed[text] = v
 			out = append(out, event{kind, text})
