@@ -53,6 +53,8 @@ type Rules interface {
 	Decide(call *apicall.Call, now time.Time) policy.AccessDecision
 	// Enforced tells whether any policy is enforced.
 	Enforced() bool
+	// RuntimeFor returns what a create's checks are worth in the kernel.
+	RuntimeFor(call *apicall.Call, now time.Time) []*policy.RuntimePolicy
 }
 
 // Event is a judgement that is worth a record: every denial, and whatever passed without a

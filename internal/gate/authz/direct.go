@@ -51,7 +51,11 @@ func (p *Plugin) judgeDirect(ctx context.Context, q *question, ev *Event) answer
 		}
 		return p.deny(q, ev)
 	}
-	if why := unmet(req, &d); why != "" {
+	why := unmet(req, &d)
+	if why == "" && req.Call.Action == "container.create" && policy.Owed(rules.RuntimeFor(&req.Call, ev.Time)) != "" {
+		why = "its checks have to hold in the kernel too, and only the gate binds them to what it makes (apiOnly leaves that out)"
+	}
+	if why != "" {
 		ev.Cause, ev.Reason, ev.Checks = CauseObligation, why, nil
 		return p.deny(q, ev)
 	}
@@ -157,6 +161,8 @@ func unmet(req *dockerapi.Request, d *policy.AccessDecision) string {
 		return "it is allowed for some things only, and the daemon's own answer has all"
 	case len(d.Obligations.RedactEnv) > 0 && req.Route.ReadOnly():
 		return "its answer may hold values that the policy hides"
+	case d.Obligations.DockerSocket != "" && len(facts.HostMounts) > 0:
+		return "the policy says what becomes of mounts of the daemon's socket, and only the gate tells and replaces them"
 	case len(d.Labels) > 0:
 		return "the policy puts labels on what is made"
 	case def.MemoryBytes > 0 && facts.Limits.MemoryBytes == 0, def.PIDs > 0 && facts.Limits.PIDs <= 0,

@@ -100,7 +100,7 @@ spec:
   subjects: {certificates: [{cn: alice}]}
   rules:
     - {name: look, effect: allow, actions: [system.ping, image.list, image.inspect, registry.login]}
-    - {name: create, effect: allow, actions: [container.create], checks: [notPrivileged, notRoot, hostMounts]}
+    - {name: create, effect: allow, actions: [container.create], checks: [notPrivileged, {notRoot: {apiOnly: true, numeric: true}}, hostMounts]}
     - {name: web, effect: allow, actions: [container.stop, container.exec, container.attach, container.copy.in], resources: {names: [web]}}
     - {name: mine, effect: allow, actions: [container.list], resources: {own: true}}
     - {name: streams, effect: allow, actions: [image.build, image.pull, image.load, build.session, "plugin.*", "service.*"]}
@@ -302,6 +302,22 @@ func TestDirectObligations(t *testing.T) {
 			RequestHeaders: map[string]string{"Content-Type": "application/json"},
 		})
 		if ev := p.last(t); a.Allow != c.allow || !c.allow && ev.Cause != CauseObligation {
+			t.Errorf("%s: got %+v, recorded %+v", c.name, a, ev)
+		}
+	}
+	// What only the gate can do for a create is refused, and not left out.
+	socket := strings.Replace(direct, ", hostMounts]", "]", 1)
+	for _, c := range []struct{ name, policy, body string }{
+		{"a check with a kernel half", strings.Replace(direct, "{notRoot: {apiOnly: true, numeric: true}}", "notRoot", 1), `{"Image":"app","User":"1000"}`},
+		{"a mount, where the daemon's socket is replaced", strings.Replace(socket, "  rules:\n", "  obligations: {dockerSocket: replace}\n  rules:\n", 1),
+			`{"Image":"app","User":"1000","HostConfig":{"Binds":["/srv/docker.sock:/s"]}}`},
+	} {
+		p := startDirect(t, authority, c.policy)
+		a := p.ask(t, asked{
+			RequestMethod: "POST", RequestURI: createURI, RequestBody: []byte(c.body), RequestPeerCertificates: alice,
+			RequestHeaders: map[string]string{"Content-Type": "application/json"},
+		})
+		if ev := p.last(t); a.Allow || ev.Cause != CauseObligation {
 			t.Errorf("%s: got %+v, recorded %+v", c.name, a, ev)
 		}
 	}
