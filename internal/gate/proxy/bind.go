@@ -82,6 +82,11 @@ func (x *exchange) unbound(f *found) *refusal {
 		msg: "belay: the container was created under checks that the kernel is to hold, and they are not bound to it; create it again"}
 }
 
+// makes tells whether the call makes a container that has to be known as the gate's.
+func (x *exchange) makes() bool {
+	return x.c.s.o.Binder != nil && x.req.Call.Action == "container.create"
+}
+
 // created tells whether the answer says that a container was made.
 func (x *exchange) created() bool {
 	return x.resp.Status == http.StatusCreated && x.req.Call.Action == "container.create" && x.match.Route.Method == http.MethodPost

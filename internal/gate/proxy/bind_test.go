@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/policy"
 )
@@ -72,6 +74,20 @@ func TestBoundAtCreate(t *testing.T) {
 		}
 		if g.counter("gate_bound") != 1 {
 			t.Error("it is not counted")
+		}
+	})
+	t.Run("though its client has left", func(t *testing.T) {
+		b := &fakeBinder{}
+		g := startGate(t, strings.ReplaceAll(bothDoors, "MODE", "enforce"), func(o *Options) { o.Binder = b })
+		conn := g.dial(t)
+		slow := `{"Image":"app","User":"1000","Cmd":["slow"]}`
+		fmt.Fprintf(conn, "POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(slow), slow)
+		time.Sleep(2 * tick)
+		conn.Close()
+		for end := time.Now().Add(10 * time.Second); !b.Bound(idWeb); time.Sleep(tick) {
+			if time.Now().After(end) {
+				t.Fatal("a container was made that nobody knows as the gate's")
+			}
 		}
 	})
 	t.Run("what cannot be bound is not kept", func(t *testing.T) {

@@ -139,6 +139,13 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "/networks/net1":
 		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
 	case p == "/containers/create":
+		if strings.Contains(string(body), `"slow"`) { // long enough for the gate to look whether its client waits
+			select {
+			case <-time.After(6 * tick):
+			case <-r.Context().Done():
+				return
+			}
+		}
 		w.WriteHeader(http.StatusCreated)
 		writeJSON(w, map[string]any{"Id": idWeb, "Warnings": []string{}})
 	case p == "/images/load":

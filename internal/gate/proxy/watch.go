@@ -36,6 +36,9 @@ func (x *exchange) watch() {
 			return
 		}
 		w.gone = true
+		if x.makes() {
+			return // what the daemon makes all the same is bound first: nothing else would know it
+		}
 		x.b.nc.Close()
 	}()
 }
