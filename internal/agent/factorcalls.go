@@ -120,6 +120,11 @@ func (f *secondFactor) Elevate(_ context.Context, c *control.FactorCaller, q *co
 	if err != nil {
 		return nil, f.fail(c, c.UID, err)
 	}
+	if f.store.State(c.UID).Enrolled.IsZero() {
+		// The factor was taken away since the code was verified, before what it had given was dropped.
+		f.live.Drop(&c.UID, []string{granted.ID}, f.now())
+		return nil, f.fail(c, c.UID, factor.ErrNotEnrolled)
+	}
 	f.count("factor_elevated")
 	if u.Recovery {
 		f.count("factor_recovery_codes")
