@@ -237,9 +237,11 @@ func (m *manager) authorize(who *control.Caller, op string, cur *storedPolicy, t
 	var sides []apicall.Resource
 	if cur != nil {
 		facts.NamesCaller = cur.Access != nil && cur.Access.Names(&who.Subject)
+		facts.Loosens = cur.Runtime.Loosens()
 		sides = append(sides, cur.Resource())
 	}
 	if t.entry != nil {
+		facts.Loosens = facts.Loosens || t.entry.Runtime.Loosens()
 		facts.NamesCaller = facts.NamesCaller || t.entry.Access != nil && t.entry.Access.Names(&who.Subject)
 		sides = append(sides, t.entry.Resource())
 	}

@@ -207,7 +207,7 @@ func (m *manager) managed(d *storedPolicy) control.ManagedPolicy {
 // formerly returns a policy as a revision left it.
 func (m *manager) formerly(who *control.Caller, q control.PolicyQuery) (*control.ManagedPolicy, error) {
 	cur := m.policies.stored()[q.Name]
-	if _, err := m.ask(who, actHistory, apicall.Facts{}, resourceOr(cur, q.Name)); err != nil {
+	if _, err := m.ask(who, actHistory, apicall.Facts{}, m.entryOf(cur, q.Name).Resource()); err != nil {
 		return nil, err
 	}
 	r, err := m.history.Newest(q.Name, q.Revision)
@@ -221,9 +221,26 @@ func (m *manager) formerly(who *control.Caller, q control.PolicyQuery) (*control
 	if c.AfterDigest == "" {
 		return nil, fmt.Errorf("%w: %s was deleted by revision %d", control.ErrNoPolicy, q.Name, r.Number)
 	}
+	if err := m.askOfFormer(who, c.Name, c.After); err != nil {
+		return nil, err
+	}
 	return &control.ManagedPolicy{
 		Kind: c.Kind, Name: c.Name, Digest: c.AfterDigest, Revision: r.Number, Origin: control.OriginOwn, File: c.File, Text: c.After,
 	}, nil
+}
+
+// askOfFormer asks about a policy as it was: it may have had another kind or other
+// annotations than what has its name today.
+func (m *manager) askOfFormer(who *control.Caller, name, text string) error {
+	docs, err := policy.ParseAll(name, []byte(text))
+	if err != nil || docs.Len() != 1 {
+		if isHostRoot(&who.Subject) {
+			return nil
+		}
+		return fmt.Errorf("%w: what %s was cannot be read any more, and so not judged; fix: ask root", control.ErrForbidden, name)
+	}
+	_, err = m.ask(who, actHistory, apicall.Facts{}, docs.Entries()[0].Resource())
+	return err
 }
 
 // historyError words what the history does not give.
@@ -240,7 +257,7 @@ func (m *manager) History(_ context.Context, who *control.Caller, name string) (
 	defer m.mu.Unlock()
 	docs := m.policies.stored()
 	if name != "" {
-		if _, err := m.ask(who, actHistory, apicall.Facts{}, resourceOr(docs[name], name)); err != nil {
+		if _, err := m.ask(who, actHistory, apicall.Facts{}, m.entryOf(docs[name], name).Resource()); err != nil {
 			return nil, err
 		}
 	}
@@ -259,7 +276,7 @@ func (m *manager) History(_ context.Context, who *control.Caller, name string) (
 			}
 			ok, asked := may[c.Name]
 			if !asked {
-				call := m.call(who, actHistory, resourceOr(docs[c.Name], c.Name))
+				call := m.call(who, actHistory, m.entryOf(docs[c.Name], c.Name).Resource())
 				d := m.decide(call)
 				ok = d.Allowed
 				may[c.Name] = ok

@@ -273,6 +273,9 @@ type Facts struct {
 	// NamesCaller: the AccessPolicy that is changed names the caller among its subjects,
 	// before the change or after it.
 	NamesCaller bool
+	// Loosens: the RuntimePolicy that is changed takes away what others deny, before the
+	// change or after it.
+	Loosens bool
 	// DroppedFields are fields that no API version knows, where the option to drop
 	// them is on.
 	DroppedFields []string

@@ -100,6 +100,12 @@ var resourceChecks = []checkSpec{
 		},
 	},
 	{
+		name: "notLoosening", doc: "the RuntimePolicy that is changed takes nothing away from what others deny (`loosen`, and `onError: allow` or `runtimeHelpers` for every container), neither before nor after",
+		judge: func(in checkInput, _ *Args) string {
+			return failIf(in.facts.Loosens, "the policy loosens what others deny")
+		},
+	},
+	{
 		name: "noForce", doc: "nothing is forced",
 		judge: func(in checkInput, _ *Args) string { return failIf(in.facts.Force, "force") },
 	},

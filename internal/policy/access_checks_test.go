@@ -40,6 +40,7 @@ var checkCases = []struct {
 	fail  []string
 	pass  []string
 }{
+	{check: "notLoosening", on: "policy.update", fail: []string{"{loosens: true}"}, pass: []string{"{}"}},
 	{check: "notOwnPolicy", on: "policy.update", fail: []string{"{namesCaller: true}"}, pass: []string{"{}"}},
 	{check: "notPrivileged", fail: []string{"{privileged: true}"}, pass: []string{"{}"}},
 	{check: "notPrivileged", on: "container.exec", fail: []string{"{privileged: true}"}, pass: []string{"{}"}}, // D11

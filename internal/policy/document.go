@@ -48,6 +48,12 @@ func (e *Entry) Resource() apicall.Resource {
 	return apicall.Resource{Kind: kind, Asked: e.Name, ID: e.Name, Names: []string{e.Name}, Labels: e.Annotations}
 }
 
+// Loosens reports whether the policy takes away from what other policies deny, and not only
+// adds to it. A nil policy does not.
+func (p *RuntimePolicy) Loosens() bool {
+	return p != nil && (p.Spec.Loosen || p.Spec.OnError == Allow || len(p.Spec.Exec.RuntimeHelpers) > 0)
+}
+
 // Names reports whether the policy names the caller among its subjects.
 func (p *AccessPolicy) Names(sub *apicall.Subject) bool {
 	return len(compileAccess([]*AccessPolicy{p}).match(sub, nil)) > 0
