@@ -54,26 +54,13 @@ func post[A any](ctx context.Context, c *Client, path string, q any) (*A, error)
 	if err != nil {
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+path, bytes.NewReader(b))
+	resp, err := c.send(ctx, http.MethodPost, path, nil, bytes.NewReader(b))
 	if err != nil {
-		return nil, fmt.Errorf("make the request: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.explain(err)
+		return nil, err
 	}
 	defer resp.Body.Close()
-	body := io.LimitReader(resp.Body, maxLineBytes)
-	if resp.StatusCode != http.StatusOK {
-		var failed errorBody
-		if err := json.NewDecoder(body).Decode(&failed); err != nil || failed.Error == "" {
-			failed.Error = "the agent answered " + resp.Status
-		}
-		return nil, &Error{Status: resp.StatusCode, Message: failed.Error}
-	}
 	a := new(A)
-	if err := json.NewDecoder(body).Decode(a); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLineBytes)).Decode(a); err != nil {
 		return nil, fmt.Errorf("decode the answer of the agent to %s: %w", path, err)
 	}
 	return a, nil

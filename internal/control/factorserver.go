@@ -104,25 +104,10 @@ func (s *FactorServer) Run(ctx context.Context) error {
 			return context.WithValue(ctx, callerKey{}, known{sub, err})
 		},
 	}
-	done := make(chan error, 1)
-	go func() {
-		done <- h.Serve(limitUsers(limitConns(s.socket, factorConns), factorConnsPerUID))
-	}()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve %s: %w", s.o.Path, err)
-	case <-ctx.Done():
-	}
-	late, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer stop()
-	if err := h.Shutdown(late); err != nil {
-		h.Close()
-	}
-	<-done
-	return nil
+	return serveUntil(ctx, h, limitUsers(limitConns(s.socket, factorConns), factorConnsPerUID), s.o.Path)
 }
 
-// factorRoutes is all that the socket answers.
+// routes is all that the socket answers.
 func (s *FactorServer) routes() map[string]func(ctx context.Context, c *FactorCaller, body io.Reader) (any, error) {
 	return map[string]func(context.Context, *FactorCaller, io.Reader) (any, error){
 		"/v1/factor/enrol":   decoded(s.factor.Enrol),

@@ -112,15 +112,21 @@ func (s *Server) Run(ctx context.Context) error {
 			return context.WithValue(context.WithValue(ctx, connKey{}, c), peerKey{}, readPeer(c))
 		},
 	}
-	done := make(chan error, 1)
 	conns := limitConns(s.socket, maxConnections)
 	if s.users {
 		conns = limitUsers(conns, maxPerUser)
 	}
-	go func() { done <- h.Serve(conns) }()
+	return serveUntil(ctx, h, conns, s.path)
+}
+
+// serveUntil answers on l, the socket at path, until ctx ends, then waits for what is under way
+// and returns nil.
+func serveUntil(ctx context.Context, h *http.Server, l net.Listener, path string) error {
+	done := make(chan error, 1)
+	go func() { done <- h.Serve(l) }()
 	select {
 	case err := <-done:
-		return fmt.Errorf("serve %s: %w", s.path, err)
+		return fmt.Errorf("serve %s: %w", path, err)
 	case <-ctx.Done():
 	}
 	late, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
