@@ -246,7 +246,7 @@ func (m *manager) authorize(who *control.Caller, op string, cur *storedPolicy, t
 		sides = append(sides, t.entry.Resource())
 	}
 	if len(sides) == 0 {
-		sides = append(sides, resourceOr(nil, t.name))
+		sides = append(sides, m.entryOf(nil, t.name).Resource())
 	}
 	for _, action := range actionsFor(op, cur, t) {
 		var d policy.AccessDecision
@@ -436,7 +436,7 @@ func (m *manager) shown(who *control.Caller, cs []revision.Change) []revision.Ch
 	out := slices.Clone(cs)
 	docs := m.policies.stored()
 	for i := range out {
-		call := m.call(who, actRead, resourceOr(docs[out[i].Name], out[i].Name))
+		call := m.call(who, actRead, m.entryOf(docs[out[i].Name], out[i].Name).Resource())
 		if d := m.decide(call); !d.Allowed {
 			out[i].Before, out[i].After = "", ""
 		}

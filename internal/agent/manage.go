@@ -162,7 +162,7 @@ func (m *manager) Policies(_ context.Context, who *control.Caller, q control.Pol
 		return list, nil
 	}
 	d := m.policies.stored()[q.Name]
-	if _, err := m.ask(who, actRead, apicall.Facts{}, resourceOr(d, q.Name)); err != nil {
+	if _, err := m.ask(who, actRead, apicall.Facts{}, m.entryOf(d, q.Name).Resource()); err != nil {
 		return nil, err
 	}
 	if d == nil {
@@ -293,15 +293,6 @@ func (m *manager) History(_ context.Context, who *control.Caller, name string) (
 		return h, err
 	}
 	return h, nil
-}
-
-// resourceOr returns what policies see of a policy. One that does not exist is a
-// RuntimePolicy of that name.
-func resourceOr(d *storedPolicy, name string) apicall.Resource {
-	if d == nil {
-		return (&policy.Entry{Name: name}).Resource()
-	}
-	return d.Resource()
 }
 
 func sortedNames(docs map[string]*storedPolicy) []string {
