@@ -293,6 +293,9 @@ func (a *Agent) settle(ctx context.Context) {
 	case <-ctx.Done():
 	case <-t.C:
 		debug.FreeOSMemory()
+		if err := dropProgramPages(); err != nil {
+			a.log.Warn("pages of the program that only the start needed stay mapped", attr.Error, err.Error())
+		}
 	}
 }
 

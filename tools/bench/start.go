@@ -179,7 +179,8 @@ func (s *starter) toggle(ctx context.Context, attached bool) (err error) {
 	if s.agent, err = s.startAgent(ctx, "--docker-host", s.e.Host(), "--cgroup-scope", s.e.Scope); err != nil {
 		return err
 	}
-	wait(ctx, 700*time.Millisecond) // it is still reading the engine's list
+	// It reads the engine's list, and three seconds after its start gives memory back.
+	wait(ctx, 3500*time.Millisecond)
 	return nil
 }
 
