@@ -90,11 +90,12 @@ func (b *binder) recallKnown() error {
 	return nil
 }
 
-// remember writes what is known, if it has changed.
+// remember writes what is known, if it has changed. The disk is waited for without b.mu, which
+// the binding of a new container needs. One goroutine calls it.
 func (b *binder) remember() error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	if !b.dirty {
+		b.mu.Unlock()
 		return nil
 	}
 	known := []remembered{}
@@ -102,19 +103,23 @@ func (b *binder) remember() error {
 		known = append(known, remembered{c, b.late[c.ID], b.names[c.ID]})
 	}
 	raw, err := json.Marshal(known)
-	if err != nil {
-		return fmt.Errorf("remember the known containers: %w", err)
-	}
-	if err := atomicfile.WriteFile(b.file, raw, 0o600); err != nil {
-		return fmt.Errorf("remember the known containers: %w", err)
-	}
 	b.dirty = false
+	b.mu.Unlock()
+	if err == nil {
+		err = atomicfile.WriteFile(b.file, raw, 0o600)
+	}
+	if err != nil {
+		b.mu.Lock()
+		b.dirty = true
+		b.mu.Unlock()
+		return fmt.Errorf("remember the known containers: %w", err)
+	}
 	return nil
 }
 
 // keep writes the known containers a moment after each change, until ctx ends.
 func (b *binder) keep(ctx context.Context) error {
-	t := time.NewTicker(500 * time.Millisecond)
+	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	for {
 		select {
