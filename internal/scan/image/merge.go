@@ -85,18 +85,17 @@ func (r *reader) fill(seen map[string]read) error {
 			p.Owner = owners[maphash.String(seed, merged(p.Path))]
 		}
 	}
-	slices.SortFunc(r.res.Packages, func(a, b inventory.Package) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version),
-			cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Path, b.Path),
-			cmp.Compare(a.Source, b.Source), cmp.Compare(a.SourceVersion, b.SourceVersion))
-	})
+	slices.SortFunc(r.res.Packages, comparePackages)
 	// A database may name a package twice; nothing more is known from the second.
-	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool {
-		return a.Kind == b.Kind && a.Name == b.Name && a.Version == b.Version && a.Arch == b.Arch && a.Path == b.Path &&
-			a.Source == b.Source && a.SourceVersion == b.SourceVersion
-	})
-	r.res.Notes = r.notes.list
+	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool { return comparePackages(a, b) == 0 })
 	return nil
+}
+
+// comparePackages orders packages; those that are the same installed package are equal.
+func comparePackages(a, b inventory.Package) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version),
+		cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.Path, b.Path),
+		cmp.Compare(a.Source, b.Source), cmp.Compare(a.SourceVersion, b.SourceVersion))
 }
 
 // merged returns a path as a distribution with one /usr has it: package lists say

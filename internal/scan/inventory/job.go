@@ -73,7 +73,10 @@ var ErrTooLarge = errors.New("the message is larger than its bound")
 // ReadJob reads a job. Errors: [ErrTooLarge], those of encoding/json.
 func ReadJob(r io.Reader) (Job, error) {
 	var j Job
-	err := decode(r, MaxJobBytes, &j)
+	b, err := ReadAll(r, MaxJobBytes)
+	if err == nil {
+		err = decode(b, &j)
+	}
 	return j, err
 }
 
@@ -90,7 +93,7 @@ func ReadResult(r io.Reader) (*Result, error) {
 		err = countTokens(b)
 	}
 	if err == nil {
-		err = decode(bytes.NewReader(b), MaxResultBytes, res)
+		err = decode(b, res)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
@@ -145,11 +148,7 @@ func countTokens(b []byte) error {
 	}
 }
 
-func decode(r io.Reader, limit int64, into any) error {
-	b, err := ReadAll(r, limit)
-	if err != nil {
-		return err
-	}
+func decode(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
