@@ -97,7 +97,7 @@ Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or ab
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
-	fl.DurationVar(&f.Timeout, "timeout", 10*time.Minute, "cap of the scanner's `time`, and of that of matching")
+	fl.DurationVar(&f.Timeout, "timeout", spawn.DefaultTimeout, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
 	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
 	return cmd
@@ -191,7 +191,7 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 // match matches a hostile image's packages, for as long as its reading might take.
 func match(ctx context.Context, db *vulndb.DB, res *inventory.Result, timeout time.Duration) (vulndb.Matches, error) {
 	if timeout <= 0 {
-		timeout = 10 * time.Minute
+		timeout = spawn.DefaultTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

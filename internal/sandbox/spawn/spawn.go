@@ -69,10 +69,10 @@ type ExitError struct {
 
 func (e *ExitError) Error() string { return "ended with " + e.Status + ": " + e.Stderr }
 
-const (
-	defaultTimeout = 10 * time.Minute
-	maxStderr      = 4 << 10
-)
+// DefaultTimeout is the cap of wall time of who sets none.
+const DefaultTimeout = 10 * time.Minute
+
+const maxStderr = 4 << 10
 
 // Run starts the program and waits for it.
 //
@@ -84,7 +84,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		return Report{}, fmt.Errorf("start %q: want an absolute path", o.Path)
 	}
 	if o.Timeout <= 0 {
-		o.Timeout = defaultTimeout
+		o.Timeout = DefaultTimeout
 	}
 	cg, err := newCgroup(o.MemoryMax, o.Idle)
 	if err != nil && !errors.Is(err, errNoCgroup) {
