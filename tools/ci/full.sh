@@ -28,7 +28,10 @@ stage() { # stage NAME WHAT COMMAND…
 	local counts
 	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^streams:|^soak:' "$out/$name" | sed 's/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
 	rows+=("| $name | $what | $(git rev-parse --short HEAD), $(date -u +%F) | $status in $((SECONDS - from)) s | $counts |")
-	[ "$status" = passed ] || tail -40 "$out/$name"
+	[ "$status" = passed ] && return
+	cp "$out/$name" "bin/full-$name.log"
+	grep -E '^ *--- FAIL' "$out/$name" || tail -40 "$out/$name"
+	echo "== $name failed; all that it said: bin/full-$name.log"
 }
 make -s build build-test || exit 1
 stage unit "unit tests, with the race detector" go test -race -count=1 ./...
