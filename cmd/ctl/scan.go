@@ -158,7 +158,7 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil {
 		return nil, err
 	}
-	tgt, err := target.Open(name, f.Options)
+	tgt, err := target.Open(ctx, name, f.Options)
 	if err != nil {
 		return nil, err
 	}

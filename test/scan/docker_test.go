@@ -97,7 +97,7 @@ func TestDockerStore(t *testing.T) {
 		t.Fatal(r.Err())
 	}
 	expect(t, "scan/app:2", o, container)
-	if _, err := target.Open("scan/none:1", o); err == nil || !strings.Contains(err.Error(), "docker save") {
+	if _, err := target.Open(ctx, "scan/none:1", o); err == nil || !strings.Contains(err.Error(), "docker save") {
 		t.Errorf("an image that is not there: %v, want what to do", err)
 	}
 }
@@ -105,7 +105,7 @@ func TestDockerStore(t *testing.T) {
 // expect scans a name and compares the packages.
 func expect(t *testing.T, name string, o target.Options, want []string) {
 	t.Helper()
-	tgt, err := target.Open(name, o)
+	tgt, err := target.Open(t.Context(), name, o)
 	if err != nil {
 		t.Fatal(err)
 	}

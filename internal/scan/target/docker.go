@@ -1,6 +1,7 @@
 package target
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,8 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
@@ -43,7 +42,7 @@ func (s store) file(parts ...string) ([]byte, error) {
 	return inventory.ReadAll(f, maxState)
 }
 
-func openDocker(name, root string) (*Target, error) {
+func openDocker(ctx context.Context, name, root string) (*Target, error) {
 	if root == "" {
 		root = defaultDockerRoot
 	}
@@ -56,7 +55,7 @@ func openDocker(name, root string) (*Target, error) {
 		return nil, err
 	}
 	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: imageID}}
-	if err := s.open(t, chain, upper); err != nil {
+	if err := s.open(ctx, t, chain, upper); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("open the layers of %s: %w", name, err)
 	}
@@ -183,7 +182,7 @@ func (s store) container(name string) (string, error) {
 }
 
 // open opens the layers from the lowest to chain, and a container's own on top.
-func (s store) open(t *Target, chain, upper string) error {
+func (s store) open(ctx context.Context, t *Target, chain, upper string) error {
 	type dir struct{ path, diffID string }
 	var dirs []dir
 	for chain != "" {
@@ -217,73 +216,9 @@ func (s store) open(t *Target, chain, upper string) error {
 		}
 		t.add(f, inventory.Input{DiffID: d.diffID})
 		in := &t.job.Inputs[len(t.job.Inputs)-1]
-		if in.Opaque, err = opaque(f); err != nil {
+		if in.Opaque, err = opaque(ctx, f); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// Bounds on the search for opaque directories of one layer.
-const (
-	maxOpaque      = 100_000
-	maxOpaqueDepth = 200
-)
-
-// opaque lists the directories of a layer that hide lower ones. The mark is a trusted
-// attribute (kernel, overlayfs.rst), which the scanner has no right to read.
-func opaque(root *os.File) ([]string, error) {
-	var out []string
-	var walk func(fd int, name string, depth int) error
-	walk = func(fd int, name string, depth int) error {
-		d := os.NewFile(uintptr(fd), name)
-		defer d.Close()
-		if opaqueMark(fd) && name != "." {
-			out = append(out, name)
-		}
-		if depth > maxOpaqueDepth || len(out) > maxOpaque {
-			return fmt.Errorf("a layer whose directories are nested deeper than %d, or more than %d opaque ones", maxOpaqueDepth, maxOpaque)
-		}
-		for {
-			list, err := d.ReadDir(512)
-			for _, e := range list {
-				if !e.IsDir() {
-					continue
-				}
-				sub, err := unix.Openat(fd, e.Name(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-				if err != nil {
-					continue // the scanner notes it
-				}
-				if err := walk(sub, filepath.Join(name, e.Name()), depth+1); err != nil {
-					return err
-				}
-			}
-			if err != nil {
-				return nil //nolint:nilerr // its end, or the scanner notes it
-			}
-		}
-	}
-	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	return out, walk(fd, ".", 0)
-}
-
-// opaqueMark tells whether overlayfs takes a directory of an upper layer for opaque. Mounts
-// made by root go by the trusted attribute alone, and a container can write the other one:
-// root goes by what its own engine's mounts do. A rootless engine's store shows root more than
-// its containers see, and never less.
-func opaqueMark(fd int) bool {
-	attrs := []string{"trusted.overlay.opaque"}
-	if os.Geteuid() != 0 {
-		attrs = append(attrs, "user.overlay.opaque")
-	}
-	for _, attr := range attrs {
-		var b [2]byte
-		if n, err := unix.Fgetxattr(fd, attr, b[:]); err == nil && n == 1 && b[0] == 'y' {
-			return true
-		}
-	}
-	return false
 }

@@ -34,6 +34,8 @@ type Options struct {
 	Idle       bool          // run only when nothing else wants the processor
 }
 
+const defaultTimeout = 10 * time.Minute
+
 // Target is an opened target. Close it.
 type Target struct {
 	job   inventory.Job
@@ -56,8 +58,10 @@ func (e *FailedError) Error() string { return e.Text }
 // Open finds the target: a file (an archive), a directory (an OCI layout, or else a
 // root file system), or else an image or a container of the local Docker daemon.
 //
-// Errors: [ErrNotFound] if it is none of them.
-func Open(name string, o Options) (*Target, error) {
+// Looking around in a store ends with ctx or after [Options.Timeout].
+//
+// Errors: [ErrNotFound] if it is none of them, that of ctx.
+func Open(ctx context.Context, name string, o Options) (*Target, error) {
 	st, err := os.Stat(name)
 	switch {
 	case err == nil && st.IsDir():
@@ -71,7 +75,12 @@ func Open(name string, o Options) (*Target, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return openDocker(name, o.DockerRoot)
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	return openDocker(ctx, name, o.DockerRoot)
 }
 
 func open(source inventory.Source, paths []string) (*Target, error) {
