@@ -60,6 +60,8 @@ type scanFlags struct {
 	fixable         bool
 	packagesOnly    bool
 	allowIncomplete bool
+	remote          bool
+	registry        registryFlags
 }
 
 func scanCommand(t *terminal) *cobra.Command {
@@ -73,7 +75,12 @@ network, no file but the image, and no other process.
 TARGET is
   a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd
   a directory  with an OCI layout, or else a root file system
-  a name       of an image or a container of this host's Docker (overlay2 store)
+  a name       of an image or a container of this host's Docker (overlay2 store); one that
+               begins with a registry's host is fetched from there if it is not here
+  registry:NAME  of an image in a registry, whatever is here (the same as --remote)
+
+Images of registries are read as they come: nothing is kept. Credentials are those of
+"docker login".
 
 It knows packages of Debian, Ubuntu and Alpine, installed Node.js modules, Python
 distributions and Go programs. What it could not read or match is listed; with
@@ -82,6 +89,8 @@ distributions and Go programs. What it could not read or match is listed; with
 Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or above
 --fail-on; 4 there are none, but something could not be read or matched.`,
 		Example: `  belay scan nginx:1.27
+  belay scan registry.example/team/app:1.4
+  belay scan registry:nginx:1.27 --platform linux/arm64
   belay scan image.tar --fail-on high --fixable
   belay scan ./rootfs -o cyclonedx > sbom.json`,
 		Args: oneArgument("one target"),
@@ -95,6 +104,8 @@ Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or ab
 	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
 	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
+	fl.BoolVar(&f.remote, "remote", false, "fetch the image from its registry, whatever is on this host")
+	f.registry.add(fl)
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
 	fl.DurationVar(&f.Timeout, "timeout", 10*time.Minute, "cap of the scanner's `time`, and of that of matching")
@@ -158,7 +169,7 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil {
 		return nil, err
 	}
-	tgt, err := target.Open(ctx, name, f.Options)
+	tgt, err := openTarget(ctx, f, name)
 	if err != nil {
 		return nil, err
 	}

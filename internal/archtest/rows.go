@@ -73,6 +73,7 @@ var Packages = []Package{
 	{Path: "internal/sandbox", Row: RowAdapter},
 	{Path: "internal/sandbox/spawn", Row: RowAdapter},
 	{Path: "internal/scan/extract", Row: RowAdapter},
+	{Path: "internal/scan/registry", Row: RowAdapter},
 	{Path: "internal/scan/report", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
@@ -130,6 +131,10 @@ var Bans = []Ban{
 	{
 		Import: "github.com/google/osv-scalibr", Allowed: []string{"internal/scan/vulndb"},
 		Why: "only its order of versions is used; its extractors link a network and far more (docs/adr/0009-extractors.md)",
+	},
+	{
+		Import: "github.com/google/go-containerregistry", Allowed: []string{"internal/scan/registry"},
+		Why: "one package fetches from registries; images are read in the scanner's sandbox only (docs/adr/0011-registries.md)",
 	},
 	{
 		Import: "archive/zip", Allowed: []string{"internal/scan/vulndb"},

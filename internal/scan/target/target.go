@@ -38,14 +38,18 @@ const defaultTimeout = 10 * time.Minute
 
 // Target is an opened target. Close it.
 type Target struct {
-	job   inventory.Job
-	files []*os.File
+	job    inventory.Job
+	files  []*os.File
+	server *server // of an image that is fetched, else nil
 }
 
 // Close closes what was opened.
 func (t *Target) Close() {
 	for _, f := range t.files {
 		f.Close()
+	}
+	if t.server != nil {
+		t.server.close()
 	}
 }
 
@@ -105,7 +109,7 @@ func (t *Target) add(f *os.File, in inventory.Input) {
 	t.job.Inputs = append(t.job.Inputs, in)
 }
 
-// Scan has the target read.
+// Scan has the target read. An image that is fetched can be scanned once.
 //
 // Errors: [*FailedError] if the scanner could not read it, [*spawn.LimitError] if it
 // was killed at a cap, [*spawn.ExitError] if it broke. The result names in its
@@ -117,6 +121,7 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 	job := t.job
 	job.Platform, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Without, o.MemoryMax, o.Idle
 	var res *inventory.Result
+	defer t.server.start(ctx)()
 	rep, err := spawn.Run(ctx, spawn.Options{
 		Path: o.Scanner, Files: t.files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,
 		Input: func(cgroup bool) ([]byte, error) {

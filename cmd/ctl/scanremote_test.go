@@ -1,0 +1,140 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+)
+
+// testRegistry is a registry on a loopback address, with blobs on disk.
+type testRegistry struct {
+	host string
+	gets func() int // requests that fetched a blob
+}
+
+func newTestRegistry(t *testing.T) *testRegistry {
+	t.Helper()
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	blobs := 0
+	h := ggcr.New(ggcr.WithBlobHandler(ggcr.NewDiskBlobHandler(t.TempDir())), ggcr.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			blobs++
+		}
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return &testRegistry{host: strings.TrimPrefix(s.URL, "http://"), gets: func() int { return blobs }}
+}
+
+func sha(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func (r *testRegistry) put(t *testing.T, method, path, mediaType string, b []byte) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.host+"/v2/"+path, bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Content-Type", mediaType)
+	res, err := http.DefaultClient.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusCreated {
+		t.Fatalf("%s %s: %s", method, path, res.Status)
+	}
+}
+
+// push puts a directory there as an image of one layer, for this platform and, without
+// blobs, for another. It returns the index's digest.
+func (r *testRegistry) push(t *testing.T, repo, tag, dir string) string {
+	t.Helper()
+	var plain, packed bytes.Buffer
+	w := tar.NewWriter(&plain)
+	if err := w.AddFS(os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	z := gzip.NewWriter(&packed)
+	z.Write(plain.Bytes())
+	z.Close()
+	config, _ := json.Marshal(map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"diff_ids": []string{sha(plain.Bytes())}}})
+	desc := func(mediaType string, b []byte) map[string]any {
+		return map[string]any{"mediaType": mediaType, "digest": sha(b), "size": len(b)}
+	}
+	const oci = "application/vnd.oci.image."
+	manifest, _ := json.Marshal(map[string]any{
+		"schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": desc(oci+"config.v1+json", config),
+		"layers": []any{desc(oci+"layer.v1.tar+gzip", packed.Bytes())},
+	})
+	for _, b := range [][]byte{config, packed.Bytes()} {
+		r.put(t, http.MethodPost, repo+"/blobs/uploads/?digest="+sha(b), "application/octet-stream", b)
+	}
+	r.put(t, http.MethodPut, repo+"/manifests/"+sha(manifest), oci+"manifest.v1+json", manifest)
+	this := desc(oci+"manifest.v1+json", manifest)
+	this["platform"] = map[string]string{"os": "linux", "architecture": "amd64"}
+	index, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": []any{this}})
+	r.put(t, http.MethodPut, repo+"/manifests/"+tag, oci+"index.v1+json", index)
+	return sha(index)
+}
+
+// TestScanRegistry: an image of a registry gives what its files give, through the whole of
+// the sandbox.
+func TestScanRegistry(t *testing.T) {
+	f := newScanFixture(t)
+	r := newTestRegistry(t)
+	digest := r.push(t, "team/app", "1", f.root)
+	scan := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"scan", "--db", f.db, "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none"), "--platform", "linux/amd64"}, args...)...)
+	}
+	for _, name := range []string{"/team/app:1", "/team/app@" + digest} {
+		for _, prefix := range []string{"", registryPrefix} {
+			code, out, msg := scan(prefix + r.host + name)
+			if code != exitOK || !strings.Contains(out, "CVE-2024-28085 exploited") {
+				t.Errorf("%s%s: %d, %s%s", prefix, name, code, out, msg)
+			}
+		}
+	}
+	for name, want := range map[string]string{
+		r.host + "/team/app:2": "docker login", "teem/app:1": registryPrefix + "teem/app:1", r.host + "/team/app@" + sha(nil): "docker login",
+	} {
+		if code, _, msg := scan(name); code != exitFailed || !strings.Contains(msg, want) {
+			t.Errorf("%s: %d, %q, want %q", name, code, msg, want)
+		}
+	}
+	if code, _, msg := scan(r.host+"/team/app:1", "--platform", "linux/s390x"); code != exitFailed || !strings.Contains(msg, "only for linux/amd64") {
+		t.Errorf("another platform: %d, %q", code, msg)
+	}
+}
+
+func TestNamesRegistry(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("dist.d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		"registry.example/app": true, "localhost/app:1": true, "host:5000/a/b@sha256:x": true, "nginx:1.27": false, "team/app": false,
+		"./a/b": false, "../a.tar": false, "/a.b/c": false, "dist.d/image.tar": false, "registry.example/": false, "image.tar": false,
+	} {
+		if got := namesRegistry(name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
