@@ -138,3 +138,56 @@ func TestNamesRegistry(t *testing.T) {
 		}
 	}
 }
+
+// TestRegistryScan: all tags, each image once; a scan with a state file reads only what is new.
+func TestRegistryScan(t *testing.T) {
+	f := newScanFixture(t)
+	r := newTestRegistry(t)
+	r.push(t, "team/app", "v1", f.root)
+	r.push(t, "team/app", "same", f.root)
+	r.push(t, "other", "v1", f.root)
+	r.push(t, "team/app", "sha256-"+strings.Repeat("a", 64)+".sig", f.root)
+	state := filepath.Join(t.TempDir(), "seen.jsonl")
+	sweep := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"registry", "scan", "--db", f.db, "--scanner", f.scanner, "--platform", "linux/amd64", "--rate", "0"}, args...)...)
+	}
+	code, out, msg := sweep(r.host, "--tag", "v*")
+	if code != exitOK || strings.Count(out, "1 package, 1 critical") != 1 || !strings.Contains(msg, "1 done before") || strings.Contains(out, "same") {
+		t.Errorf("by tag: %d\n%s%s", code, out, msg)
+	}
+	code, out, msg = sweep(r.host, "--repo", "team/*", "--state", state, "--fail-on", "high")
+	if code != exitFindings || strings.Count(out, "\n") != 1 || !strings.Contains(msg, "1 image scanned, 1 done before") {
+		t.Errorf("with a state: %d\n%s%s", code, out, msg)
+	}
+	if err := os.WriteFile(filepath.Join(f.root, "new"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.push(t, "team/app", "v2", f.root)
+	// The file as a scan leaves it that was stopped while it wrote.
+	half, err := os.OpenFile(state, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half.WriteString(`{"digest":"sha256:`)
+	half.Close()
+	before := r.gets()
+	code, out, msg = sweep(r.host+"/team/app", "--state", state, "-o", "json")
+	if code != exitOK || strings.Count(out, "\n") != 1 || !strings.Contains(out, r.host+"/team/app:v2") || !json.Valid([]byte(out)) || r.gets() != before+2 {
+		t.Errorf("what is new: %d, %d blobs\n%s%s", code, r.gets()-before, out, msg)
+	}
+	if code, out, msg = sweep(r.host+"/team/app", "--state", state); code != exitOK || out != "" || !strings.Contains(msg, "0 images scanned, 3 done before") {
+		t.Errorf("nothing new: %d\n%s%s", code, out, msg)
+	}
+	if code, _, msg = sweep(r.host + "/team/none"); code != exitFailed || !strings.Contains(msg, "could not be scanned") {
+		t.Errorf("a repository that is not there: %d, %s", code, msg)
+	}
+	if code, _, msg = sweep(r.host, "--state", f.db); code != exitFailed || !strings.Contains(msg, "the state file") {
+		t.Errorf("a file of something else: %d, %s", code, msg)
+	}
+	if code, _, msg = sweep(); code != exitUsage || !strings.Contains(msg, "REGISTRY") {
+		t.Errorf("no registry: %d, %s", code, msg)
+	}
+	if code, _, msg := belay(t, "db", "status", "--db", f.db); code != exitOK {
+		t.Errorf("that file was changed: %s", msg)
+	}
+}
