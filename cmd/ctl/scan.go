@@ -62,6 +62,9 @@ type scanFlags struct {
 	packagesOnly    bool
 	allowIncomplete bool
 	remote          bool
+	store           string // of names on this host
+	containerd      string // socket
+	namespace       string // of containerd
 	registry        registryFlags
 }
 
@@ -76,7 +79,7 @@ network, no file but the image, and no other process.
 TARGET is
   a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd
   a directory  with an OCI layout, or else a root file system
-  a name       of an image or a container of this host's Docker (overlay2 store); one that
+  a name       of an image or a container of this host's Docker or containerd; one that
                begins with a registry's host is fetched from there if it is not here
   registry:NAME  of an image in a registry, whatever is here (the same as --remote)
 
@@ -102,6 +105,9 @@ Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or ab
 	f.add(fl)
 	fl.BoolVar(&f.remote, "remote", false, "fetch the image from its registry, whatever is on this host")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
+	fl.StringVar(&f.store, "store", storeAny, "where to look for names on this host: `any`, docker (its overlay2 store) or containerd")
+	fl.StringVar(&f.containerd, "containerd", "", "`socket` of containerd (default: its own, and the one that dockerd starts)")
+	fl.StringVar(&f.namespace, "namespace", "", "look in one `namespace` of containerd, as moby or k8s.io (default: in all)")
 	return cmd
 }
 

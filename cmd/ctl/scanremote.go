@@ -37,7 +37,7 @@ func openTarget(ctx context.Context, f *scanFlags, name string) (*target.Target,
 	if remote || f.remote {
 		return openRemote(ctx, &f.registry, ref)
 	}
-	tgt, err := target.Open(ctx, name, f.Options)
+	tgt, err := openLocal(ctx, f, name)
 	if !errors.Is(err, target.ErrNotFound) {
 		return tgt, err
 	}

@@ -102,7 +102,7 @@ func TestScanRegistry(t *testing.T) {
 	r := newTestRegistry(t)
 	digest := r.push(t, "team/app", "1", f.root)
 	scan := func(args ...string) (int, string, string) {
-		return belay(t, append([]string{"scan", "--db", f.db, "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none"), "--platform", "linux/amd64"}, args...)...)
+		return belay(t, append([]string{"scan", "--db", f.db, "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none"), "--store", "docker", "--platform", "linux/amd64"}, args...)...)
 	}
 	for _, name := range []string{"/team/app:1", "/team/app@" + digest} {
 		for _, prefix := range []string{"", registryPrefix} {
@@ -189,5 +189,26 @@ func TestRegistryScan(t *testing.T) {
 	}
 	if code, _, msg := belay(t, "db", "status", "--db", f.db); code != exitOK {
 		t.Errorf("that file was changed: %s", msg)
+	}
+}
+
+func TestScanStores(t *testing.T) {
+	f := newScanFixture(t)
+	scan := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"scan", "--packages-only", "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none")}, args...)...)
+	}
+	none := filepath.Join(f.root, "none.sock")
+	for want, args := range map[string][]string{
+		"want any, docker or containerd": {"app:1", "--store", "podman"},
+		"no containerd":                  {"app:1", "--containerd", none},
+		"docker save":                    {"app:1", "--store", "docker"},
+	} {
+		if code, _, msg := scan(args...); code != exitFailed || !strings.Contains(msg, want) {
+			t.Errorf("%q: %d, %q, want %q", args, code, msg, want)
+		}
+	}
+	// A directory is one, whatever stores there are.
+	if code, out, msg := scan(f.root, "--containerd", none); code != exitOK || !strings.Contains(out, "bsdutils") {
+		t.Errorf("a directory: %d, %s%s", code, out, msg)
 	}
 }

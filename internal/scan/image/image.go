@@ -71,15 +71,11 @@ func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x 
 	case inventory.SourceRootfs, inventory.SourceOverlay:
 		err = r.directories(job, file)
 	case inventory.SourceLayout:
-		var a archive = &layoutDir{dir: file(job.Inputs[0].FD)}
-		if job.Root != "" {
-			a = &rooted{a, job.Root}
-		}
-		err = r.image(a, job.Platform)
+		err = r.image(&layoutDir{dir: file(job.Inputs[0].FD)}, job.Platform)
 	case inventory.SourceAsked:
 		var a *asked
-		if a, err = openAsked(file(job.Inputs[0].FD), file(job.AskFD)); err == nil {
-			err = r.image(&rooted{a, job.Root}, job.Platform)
+		if a, err = openAsked(file(job.Inputs[0].FD), file(job.AskFD), job.Root); err == nil {
+			err = r.image(a, job.Platform)
 		}
 	case inventory.SourceArchive:
 		err = r.archive(ctx, file(job.Inputs[0].FD), job.Platform)

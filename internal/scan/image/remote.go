@@ -19,49 +19,19 @@ type manifests interface {
 	manifest(digest string) ([]byte, error)
 }
 
-// rootIndex is an index of the one image whose digest a job names.
-func rootIndex(digest string) ([]byte, error) {
-	return json.Marshal(map[string]any{"manifests": []any{map[string]string{"digest": digest}}})
-}
-
-// rooted is a store of blobs without an index of its own: root says which image is meant.
-type rooted struct {
-	archive
-	root string
-}
-
-func (r *rooted) small(name string) ([]byte, error) {
-	switch name {
-	case "index.json":
-		return rootIndex(r.root)
-	case "manifest.json":
-		return nil, os.ErrNotExist
-	}
-	return r.archive.small(name)
-}
-
-func (r *rooted) manifest(digest string) ([]byte, error) {
-	if m, ok := r.archive.(manifests); ok {
-		return m.manifest(digest)
-	}
-	name, err := blobName(digest)
-	if err != nil {
-		return nil, err
-	}
-	return r.archive.small(name)
-}
-
-// asked is a store of blobs elsewhere, which the caller fetches when it is asked.
+// asked is a store of blobs elsewhere, which the caller fetches when it is asked. It has
+// no index of its own: root says which image is meant.
 type asked struct {
+	root string
 	ask  io.Writer
 	from *bufio.Reader
 }
 
-func openAsked(answers, ask *os.File) (*asked, error) {
+func openAsked(answers, ask *os.File, root string) (*asked, error) {
 	if answers == nil || ask == nil {
 		return nil, errors.New("a job with a descriptor that is not there")
 	}
-	return &asked{ask: ask, from: bufio.NewReaderSize(answers, 64<<10)}, nil
+	return &asked{root: root, ask: ask, from: bufio.NewReaderSize(answers, 64<<10)}, nil
 }
 
 func (a *asked) question(q inventory.Ask) (*inventory.Answer, error) {
@@ -90,6 +60,12 @@ func (a *asked) manifest(digest string) ([]byte, error) {
 }
 
 func (a *asked) small(name string) ([]byte, error) {
+	switch name {
+	case "index.json":
+		return json.Marshal(map[string]any{"manifests": []any{map[string]string{"digest": a.root}}})
+	case "manifest.json":
+		return nil, os.ErrNotExist
+	}
 	return a.read(inventory.Ask{Digest: "sha256:" + path.Base(name)})
 }
 

@@ -40,8 +40,7 @@ type Job struct {
 	// Platform chooses from an image of several, as os/arch[/variant].
 	Platform string `json:"platform,omitempty"`
 	ImageID  string `json:"imageId,omitempty"` // passed through, for overlays
-	// Root is the digest of the image's manifest or index, where the source has blobs and
-	// no index of its own.
+	// Root is the digest of the image's manifest or index, for blobs that are asked for.
 	Root string `json:"root,omitempty"`
 	// AskFD is the descriptor on which the scanner asks for blobs, open for writing.
 	AskFD int `json:"askFd,omitempty"`

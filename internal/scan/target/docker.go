@@ -1,6 +1,7 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,9 +16,9 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// ErrNotFound says that a name is no file, no directory, and nothing that the local
-// Docker daemon keeps in its overlay2 store.
-var ErrNotFound = errors.New("there is no such file or directory, and no such image or container in the local Docker store (overlay2); save it with 'docker save' and scan the file")
+// ErrNotFound says that a name is no file, no directory, and nothing that is kept in a
+// store of this host.
+var ErrNotFound = errors.New("there is no such file or directory, and no such image or container in the local stores of Docker and containerd that can be read here (they are root's); save it with 'docker save' and scan the file")
 
 const (
 	defaultDockerRoot = "/var/lib/docker"
@@ -48,7 +49,8 @@ func openDocker(ctx context.Context, name, root string) (*Target, error) {
 	}
 	s := store{root}
 	imageID, chain, upper, err := s.find(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		// To others than root the store is as if it were not there: a registry may have the name.
 		return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
 	}
 	if err != nil {
@@ -210,15 +212,44 @@ func (s store) open(ctx context.Context, t *Target, chain, upper string) error {
 		dirs = append(dirs, dir{path: upper})
 	}
 	for _, d := range dirs {
-		f, err := os.Open(d.path)
-		if err != nil {
-			return err
-		}
-		t.add(f, inventory.Input{DiffID: d.diffID})
-		in := &t.job.Inputs[len(t.job.Inputs)-1]
-		if in.Opaque, err = opaque(ctx, f); err != nil {
+		if err := t.overlay(ctx, d.path, d.diffID); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// overlay adds a layer that lies unpacked, above those before it.
+func (t *Target) overlay(ctx context.Context, dir, diffID string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	t.add(f, inventory.Input{DiffID: diffID})
+	t.job.Inputs[len(t.job.Inputs)-1].Opaque, err = opaque(ctx, f)
+	return err
+}
+
+// OpenLayers opens the directories of an overlay file system, the lowest first.
+//
+// Errors: those of the directories, which are mostly root's alone; that of ctx.
+func OpenLayers(ctx context.Context, dirs []string) (*Target, error) {
+	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	defer cancel()
+	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay}}
+	for _, d := range dirs {
+		if err := t.overlay(ctx, d, ""); err != nil {
+			t.Close()
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// DockerContainer returns the ID of a container that the Docker daemon whose data is below
+// root has by that name or ID, whatever store its images are in; root is /var/lib/docker if empty.
+//
+// Errors: [fs.ErrNotExist].
+func DockerContainer(root, name string) (id string, err error) {
+	return store{cmp.Or(root, defaultDockerRoot)}.container(name)
 }

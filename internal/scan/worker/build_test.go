@@ -167,11 +167,7 @@ func writeFiles(tb testing.TB, dir string, files map[string][]byte) {
 // read reads paths as one source, without a sandbox.
 func read(tb testing.TB, source inventory.Source, platform string, paths ...string) (*inventory.Result, error) {
 	tb.Helper()
-	return readJob(tb, inventory.Job{Source: source, Platform: platform}, paths...)
-}
-
-func readJob(tb testing.TB, job inventory.Job, paths ...string) (*inventory.Result, error) {
-	tb.Helper()
+	job := inventory.Job{Source: source, Platform: platform}
 	files := map[int]*os.File{}
 	for i, p := range paths {
 		f, err := os.Open(p)

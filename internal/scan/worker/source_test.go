@@ -92,16 +92,6 @@ func TestSources(t *testing.T) {
 			res, err := readAsked(t, files, rootOf(t, files))
 			checkTraps(t, res, err)
 		})
-		t.Run("store of blobs, "+name+" layers", func(t *testing.T) {
-			files := layoutFiles(pack, lower, upper)
-			root := rootOf(t, files)
-			delete(files, "index.json")
-			delete(files, "oci-layout")
-			dir := t.TempDir()
-			writeFiles(t, dir, files)
-			res, err := readJob(t, inventory.Job{Source: inventory.SourceLayout, Platform: "linux/amd64", Root: root}, dir)
-			checkTraps(t, res, err)
-		})
 	}
 	t.Run("OCI layout", func(t *testing.T) {
 		dir := t.TempDir()
