@@ -80,6 +80,7 @@ var Packages = []Package{
 
 	{Path: "internal/policy", Row: RowCore},
 	{Path: "internal/scan/image", Row: RowCore},
+	{Path: "internal/scan/rpmdb", Row: RowCore},
 	{Path: "internal/scan/vulndb", Row: RowCore},
 	{Path: "internal/dockerapi", Row: RowCore},
 	{Path: "internal/gate/wire", Row: RowCore},

@@ -1,5 +1,5 @@
 // Package extract reads the files by which package managers and compilers tell what
-// is installed: databases of dpkg and apk, package.json of installed Node modules,
+// is installed: databases of dpkg, apk and RPM, package.json of installed Node modules,
 // metadata of Python distributions, build information of Go binaries.
 //
 // All input is hostile: every reader has bounds, keeps what it understood before an
@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"strings"
 	"unicode/utf8"
 
@@ -149,18 +148,4 @@ func readOSRelease(_ string, c image.Content) (inventory.File, error) {
 		return nil
 	})
 	return inventory.File{OS: o}, err
-}
-
-// Databases of RPM: that they are there is known, what is in them is not.
-func wantsRPM(name string, _ fs.FileMode, _ int64) bool {
-	dir, base := path.Split(name)
-	switch dir {
-	case "var/lib/rpm/", "usr/lib/sysimage/rpm/", "usr/share/rpm/":
-		return base == "rpmdb.sqlite" || base == "Packages" || base == "Packages.db"
-	}
-	return false
-}
-
-func readRPM(string, image.Content) (inventory.File, error) {
-	return inventory.File{}, errors.New("an RPM database: RPM packages are not read yet")
 }
