@@ -178,13 +178,12 @@ func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, 
 		for _, c := range list.GetContainers() {
 			if c.GetID() == id || digits != "" && strings.HasPrefix(c.GetID(), digits) || c.GetLabels()["nerdctl/name"] == name {
 				known = true
-				if c.GetSnapshotKey() != "" {
-					found = append(found, place{ns, c.GetSnapshotter(), c.GetSnapshotKey()})
-				}
+				found = append(found, place{ns, c.GetSnapshotter(), cmp.Or(c.GetSnapshotKey(), c.GetID())})
 			}
 		}
 		if !known && len(id) == 64 && digits == id {
-			// Docker's containers that are stopped have a snapshot of their own ID alone.
+			// Of Docker's containers that are stopped there is only the snapshot. It has their ID, and
+			// the record of one that runs does not name it.
 			found = append(found, place{ns, "overlayfs", id})
 		}
 	}
