@@ -86,8 +86,9 @@ TARGET is
 Images of registries are read as they come: nothing is kept. Credentials are those of
 "docker login".
 
-It knows packages of Debian, Ubuntu and Alpine, installed Node.js modules, Python
-distributions and Go programs. What it could not read or match is listed; with
+It knows packages of Debian, Ubuntu, Alpine and AlmaLinux (RPM of others is listed and
+not matched), installed Node.js modules, Python distributions, PHP packages, .NET
+libraries and Ruby gems, and Go programs. What it could not read or match is listed; with
 --fail-on that fails too, unless --allow-incomplete is given.
 
 Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or above

@@ -1,6 +1,7 @@
 // Package extract reads the files by which package managers and compilers tell what
 // is installed: databases of dpkg, apk and RPM, package.json of installed Node modules,
-// metadata of Python distributions, build information of Go binaries.
+// metadata of Python distributions, what Composer installed, libraries of .NET programs,
+// specifications of Ruby gems, build information of Go binaries.
 //
 // All input is hostile: every reader has bounds, keeps what it understood before an
 // error, and never follows a reference to another file. It owns no state and does no
@@ -45,6 +46,9 @@ func extractors() []extractor {
 		{"rpm", wantsRPM, readRPM, 0},
 		{"npm", wantsNPM, readNPM, 0},
 		{"python", wantsPython, readPython, 0},
+		{"composer", wantsComposer, readComposer, 0},
+		{"nuget", wantsNuGet, readNuGet, 0},
+		{"gem", wantsGem, readGem, 0},
 		{"go", wantsGo, readGo, 0},
 	}
 }

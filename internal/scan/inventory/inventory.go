@@ -17,6 +17,10 @@ const (
 	KindGo     = "golang"
 	KindNPM    = "npm"
 	KindPython = "pypi"
+
+	KindComposer = "composer"
+	KindNuGet    = "nuget"
+	KindGem      = "gem"
 )
 
 // Package is one package that an image has.

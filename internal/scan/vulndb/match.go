@@ -139,6 +139,12 @@ func query(o inventory.OS, p *inventory.Package) (ecosystems []string, name, ver
 		return []string{"npm"}, p.Name, p.Version
 	case inventory.KindPython:
 		return []string{"PyPI"}, p.Name, p.Version
+	case inventory.KindComposer:
+		return []string{"Packagist"}, p.Name, p.Version
+	case inventory.KindNuGet:
+		return []string{"NuGet"}, p.Name, p.Version
+	case inventory.KindGem:
+		return []string{"RubyGems"}, p.Name, p.Version
 	case inventory.KindRPM:
 		return rpmDistribution(o), p.Name, p.Version
 	case inventory.KindDeb, inventory.KindApk:
