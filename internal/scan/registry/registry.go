@@ -84,8 +84,8 @@ func (c *Client) Close() {
 	c.loose.CloseIdleConnections()
 }
 
-// guard sends requests as far as they may go out: plain HTTP only to a loopback address or to
-// a registry that was named insecure.
+// guard sends requests as far as they may go out: plain HTTP only to a registry that was named
+// insecure, or between loopback addresses. One elsewhere must not lead to what listens there.
 type guard struct {
 	c    *Client
 	host string // of the registry
@@ -94,7 +94,8 @@ type guard struct {
 // RoundTrip implements [http.RoundTripper].
 func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	loose := g.c.o.Insecure && r.URL.Host == g.host
-	if r.URL.Scheme != "https" && !loose && !loopback(r.URL.Hostname()) {
+	home := loopback((&url.URL{Host: g.host}).Hostname()) && loopback(r.URL.Hostname())
+	if r.URL.Scheme != "https" && !loose && !home {
 		return nil, fmt.Errorf("%s: %w", r.URL.Host, errPlain)
 	}
 	if err := g.c.wait(r.Context()); err != nil {

@@ -193,7 +193,7 @@ func TestLies(t *testing.T) {
 // TestPlainHTTP: nothing but loopback is asked without encryption, redirects included.
 func TestPlainHTTP(t *testing.T) {
 	g := guard{New(Options{}), "registry.example"}
-	for _, u := range []string{"http://registry.example/v2/", "http://10.1.2.3/v2/", "http://registry.local/v2/"} {
+	for _, u := range []string{"http://registry.example/v2/", "http://10.1.2.3/v2/", "http://registry.local/v2/", "http://127.0.0.1:1/v2/", "http://localhost/"} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, u, nil)
 		if err != nil {
 			t.Fatal(err)

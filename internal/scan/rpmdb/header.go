@@ -26,6 +26,7 @@ const (
 // Bounds on a header. Source: rpm, lib/header.c (headerMaxbytes, hdrchkTags).
 const (
 	maxTags  = 0xffff
+	maxTexts = 1_000_000 // in a list: the largest packages have some 100,000 files
 	maxData  = 0x0fffffff
 	tagSize  = 16
 	headSize = 8
@@ -99,7 +100,7 @@ func (h *header) text(name uint32) string {
 
 func (h *header) numbers(name uint32) []uint32 {
 	b, n := h.at(name, typeInt32)
-	if int64(n)*4 > int64(len(b)) {
+	if int64(n)*4 > int64(len(b)) || n > maxTexts {
 		return nil
 	}
 	out := make([]uint32, n)
@@ -112,7 +113,7 @@ func (h *header) numbers(name uint32) []uint32 {
 // texts returns the texts of a list, which are slices of the header.
 func (h *header) texts(name uint32) [][]byte {
 	b, n := h.at(name, typeList)
-	if int64(n) > int64(len(b)) {
+	if int64(n) > int64(len(b)) || n > maxTexts {
 		return nil
 	}
 	out := make([][]byte, 0, n)
