@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -60,6 +61,11 @@ type scanFlags struct {
 	fixable         bool
 	packagesOnly    bool
 	allowIncomplete bool
+	remote          bool
+	store           string // of names on this host
+	containerd      string // socket
+	namespace       string // of containerd
+	registry        registryFlags
 }
 
 func scanCommand(t *terminal) *cobra.Command {
@@ -73,15 +79,23 @@ network, no file but the image, and no other process.
 TARGET is
   a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd
   a directory  with an OCI layout, or else a root file system
-  a name       of an image or a container of this host's Docker (overlay2 store)
+  a name       of an image or a container of this host's Docker or containerd; one that
+               begins with a registry's host is fetched from there if it is not here
+  registry:NAME  of an image in a registry, whatever is here (the same as --remote)
 
-It knows packages of Debian, Ubuntu and Alpine, installed Node.js modules, Python
-distributions and Go programs. What it could not read or match is listed; with
+Images of registries are read as they come: nothing is kept. Credentials are those of
+"docker login".
+
+It knows packages of Debian, Ubuntu, Alpine and AlmaLinux (RPM of others is listed and
+not matched), installed Node.js modules, Python distributions, PHP packages, .NET
+libraries and Ruby gems, and Go programs. What it could not read or match is listed; with
 --fail-on that fails too, unless --allow-incomplete is given.
 
 Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or above
 --fail-on; 4 there are none, but something could not be read or matched.`,
 		Example: `  belay scan nginx:1.27
+  belay scan registry.example/team/app:1.4
+  belay scan registry:nginx:1.27 --platform linux/arm64
   belay scan image.tar --fail-on high --fixable
   belay scan ./rootfs -o cyclonedx > sbom.json`,
 		Args: oneArgument("one target"),
@@ -89,35 +103,66 @@ Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or ab
 	}
 	fl := cmd.Flags()
 	fl.VarP(&f.output, "output", "o", "output format")
+	f.add(fl)
+	fl.BoolVar(&f.remote, "remote", false, "fetch the image from its registry, whatever is on this host")
+	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
+	fl.StringVar(&f.store, "store", storeAny, "where to look for names on this host: `any`, docker (its overlay2 store) or containerd")
+	fl.StringVar(&f.containerd, "containerd", "", "`socket` of containerd (default: its own, and the one that dockerd starts)")
+	fl.StringVar(&f.namespace, "namespace", "", "look in one `namespace` of containerd, as moby or k8s.io (default: in all)")
+	return cmd
+}
+
+// add adds the flags that are the same for one target and for those of a registry.
+func (f *scanFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.db, "db", defaultDB, "`file` of the vulnerability database")
 	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above: low, medium, high, critical")
 	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
 	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
 	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
+	f.registry.add(fl)
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
-	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
 	fl.DurationVar(&f.Timeout, "timeout", spawn.DefaultTimeout, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
 	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
-	return cmd
 }
 
-func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
-	least := vulndb.SeverityUnknown
+// check checks flags that go together and returns the least severity of --fail-on.
+func (f *scanFlags) check() (least vulndb.Severity, err error) {
 	if f.failOn != "" {
-		var err error
 		if least, err = vulndb.ParseSeverity(f.failOn); err != nil || least == vulndb.SeverityUnknown {
-			return fmt.Errorf("--fail-on %s: want negligible, low, medium, high or critical", f.failOn)
+			return least, fmt.Errorf("--fail-on %s: want negligible, low, medium, high or critical", f.failOn)
 		}
 		if f.packagesOnly {
-			return errors.New("--fail-on needs findings, and --packages-only looks for none")
+			return least, errors.New("--fail-on needs findings, and --packages-only looks for none")
 		}
 	}
 	if f.memoryMiB < 32 || f.memoryMiB > 1<<20 {
-		return fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
+		return least, fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
 	}
 	f.MemoryMax = f.memoryMiB << 20
+	return least, nil
+}
+
+// verdict fails a scan by --fail-on.
+func (f *scanFlags) verdict(s *report.Scan, least vulndb.Severity) error {
+	if f.failOn == "" {
+		return nil
+	}
+	if n := len(s.Worst(least, f.fixable)); n > 0 {
+		return statusError{exitFindings, fmt.Errorf("%s: %s at or above %s", s.Target, count(n, "finding", "findings"), least)}
+	}
+	if !s.Complete && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
+	}
+	return nil
+}
+
+func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
+	least, err := f.check()
+	if err != nil {
+		return err
+	}
 	s, err := t.scanTarget(ctx, f, name)
 	if err != nil {
 		return err
@@ -125,40 +170,19 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 	if err := t.writeScan(s, f.output); err != nil {
 		return err
 	}
-	if f.failOn == "" {
-		return nil
-	}
-	if n := len(s.Worst(least, f.fixable)); n > 0 {
-		return statusError{exitFindings, fmt.Errorf("%s: %s at or above %s", name, count(n, "finding", "findings"), least)}
-	}
-	if !s.Complete && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", name)}
-	}
-	return nil
+	return f.verdict(s, least)
 }
 
 // scanTarget has the target read and matches what is in it.
 func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*report.Scan, error) {
-	var db *vulndb.DB
-	if !f.packagesOnly {
-		var err error
-		if db, err = openDB(f.db); err != nil {
-			return nil, err
-		}
-		defer db.Close()
-	}
-	if f.Scanner == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return nil, err
-		}
-		f.Scanner = filepath.Join(filepath.Dir(self), "belay-scanner")
-	}
-	var err error
-	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil {
+	db, err := f.prepare()
+	if err != nil {
 		return nil, err
 	}
-	tgt, err := target.Open(name, f.Options)
+	if db != nil {
+		defer db.Close()
+	}
+	tgt, err := openTarget(ctx, f, name)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +190,26 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if wantColours(os.Stderr) {
 		fmt.Fprintf(t.err, "reading %s ...\n", clean(name))
 	}
+	return t.scanOpened(ctx, f, name, tgt, db)
+}
+
+// prepare finds the scanner and opens the database, which is nil where none is wanted.
+func (f *scanFlags) prepare() (db *vulndb.DB, err error) {
+	if f.Scanner == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		f.Scanner = filepath.Join(filepath.Dir(self), "belay-scanner")
+	}
+	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil || f.packagesOnly {
+		return nil, err
+	}
+	return openDB(f.db)
+}
+
+// scanOpened has an opened target read and matches what is in it.
+func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tgt *target.Target, db *vulndb.DB) (*report.Scan, error) {
 	res, err := target.Scan(ctx, tgt, f.Options)
 	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
 	case ok && limit.What == "memory":

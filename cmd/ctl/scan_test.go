@@ -113,7 +113,7 @@ func TestScanIncomplete(t *testing.T) {
 		}
 	}
 	args := []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}
-	if code, out, _ := belay(t, args...); code != exitOK || !strings.Contains(out, "! an RPM database") {
+	if code, out, _ := belay(t, args...); code != exitOK || !strings.Contains(out, "! the RPM database is broken") {
 		t.Errorf("exit status %d: %s", code, out)
 	}
 	if code, _, _ := belay(t, append(args, "--fail-on", "low")...); code != exitIncomplete {

@@ -79,6 +79,9 @@ func Enter(o Options) (held, lost []string, err error) {
 			return nil, nil, fmt.Errorf("there is no sandbox piece %q, only %s", p, strings.Join(Pieces, ", "))
 		}
 	}
+	if cgoBuilt {
+		return nil, nil, errCgo
+	}
 	set := map[string]func(Options) error{
 		PieceRlimits: setRlimits, PieceNoNewPrivs: setNoNewPrivs, PieceLandlock: setLandlock,
 		PieceCapabilities: setCapabilities, PieceSeccomp: setSeccomp,
@@ -96,6 +99,10 @@ func Enter(o Options) (held, lost []string, err error) {
 	}
 	return held, lost, nil
 }
+
+// errCgo is about how the program was built: with cgo, system calls in all threads go by
+// signals of psx to threads of the C library, and a scanner built so was seen to hang.
+var errCgo = errors.New("this program was built with cgo, and the sandbox is made for programs without it: build it with CGO_ENABLED=0")
 
 // dataFloor is what the Go runtime maps as writable before it holds any data:
 // arenas are reserved in pieces of 64 MiB and counted whole by RLIMIT_DATA.
@@ -228,7 +235,7 @@ var perArch = []string{"epoll_wait", "arch_prctl", "newfstatat", "fstatat"}
 func policy() seccomp.Policy {
 	names := []string{
 		"read", "pread64", "readv", "write", "close", "lseek", "fstat", "getdents64", "readlinkat",
-		"mmap", "munmap", "mprotect", "madvise", "brk", "mincore",
+		"mmap", "munmap", "mprotect", "madvise", "brk", "mincore", "fadvise64",
 		"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack",
 		"futex", "sched_yield", "sched_getaffinity", "nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday", "restart_syscall",
 		"getpid", "gettid", "exit", "exit_group", "set_robust_list", "rseq", "membarrier",

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/elastic/go-seccomp-bpf/arch"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // What the sandbox refuses is tried by spawn's tests, in a process of its own.
@@ -15,6 +17,15 @@ func TestUnknownPiece(t *testing.T) {
 	_, _, err := Enter(Options{Without: []string{"everything"}})
 	if err == nil || !strings.Contains(err.Error(), "everything") {
 		t.Errorf("giving up a piece that there is not: %v, want an error", err)
+	}
+}
+
+// TestCgo: a build with cgo is told what to do; it must not get as far as the first piece.
+func TestCgo(t *testing.T) {
+	testneed.Need(t, "cgo", cgoBuilt, "this test program is built without cgo")
+	held, _, err := Enter(Options{})
+	if len(held) > 0 || !errors.Is(err, errCgo) || !strings.Contains(err.Error(), "CGO_ENABLED=0") {
+		t.Errorf("got %v, %v, want how to build it", held, err)
 	}
 }
 

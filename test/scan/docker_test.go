@@ -5,6 +5,7 @@
 package scan
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/testneed"
@@ -36,9 +38,51 @@ func scanner(t *testing.T) string {
 	return path
 }
 
-// TestDockerStore: an image in the store, the same one saved, and a container of it
-// whose own layer hides some and adds some.
+// opener opens a name in a store of the engine "main" of a lab.
+type opener func(l *lab.Lab, name string, o target.Options) (*target.Target, error)
+
+// TestDockerStore looks into the store of Docker's own overlay2 driver.
 func TestDockerStore(t *testing.T) {
+	stores(t, func(_ *lab.Lab, name string, o target.Options) (*target.Target, error) {
+		return target.Open(t.Context(), name, o)
+	}, "--storage-driver=overlay2")
+}
+
+// TestContainerdStore looks into containerd's store, which newer engines use.
+func TestContainerdStore(t *testing.T) {
+	testneed.Need(t, "modern-engine", os.Getenv(lab.ModernEngineEnv) != "", "set "+lab.ModernEngineEnv+" to a folder with an engine of today: 20.10 keeps images itself")
+	stores(t, func(l *lab.Lab, name string, o target.Options) (*target.Target, error) {
+		if _, err := os.Stat(name); err == nil {
+			return target.Open(t.Context(), name, o)
+		}
+		s, err := containerd.Open(t.Context(), l.Path("main", "ctd.sock"), "")
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { s.Close() })
+		digest, err := s.Image(t.Context(), name)
+		if err == nil {
+			return target.OpenBlobs(s, digest)
+		}
+		if !errors.Is(err, containerd.ErrNotFound) {
+			return nil, err
+		}
+		id, err := target.DockerContainer(o.DockerRoot, name)
+		if err != nil {
+			return nil, target.ErrNotFound
+		}
+		dirs, err := s.Container(t.Context(), name, id)
+		if err != nil {
+			return nil, err
+		}
+		return target.OpenLayers(t.Context(), dirs)
+	})
+}
+
+// stores: an image in the store, the same one saved, and a container of it whose own
+// layer hides some and adds some; running, stopped, and as an image.
+func stores(t *testing.T, open opener, args ...string) {
+	t.Helper()
 	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "scenes on a Docker Engine take minutes: make test-e2e sets BELAY_E2E")
 	docker, why := lab.HasEngine()
 	testneed.Need(t, "docker", docker, why)
@@ -53,7 +97,7 @@ func TestDockerStore(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	e, err := l.StartEngine(ctx, "main", "--storage-driver=overlay2")
+	e, err := l.StartEngine(ctx, "main", args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,12 +117,12 @@ func TestDockerStore(t *testing.T) {
 	}
 	o := target.Options{Scanner: scanner(t), DockerRoot: l.Path("main", "data")}
 	image := []string{"deb a 1", "npm hidden 1.0.0", "npm kept 1.0.0", "npm removed 1.0.0"}
-	expect(t, "scan/app:1", o, image)
+	expect(t, l, open, "scan/app:1", o, image)
 	saved := filepath.Join(t.TempDir(), "saved.tar")
 	if r := e.Docker(ctx, "save", "-o", saved, "scan/app:1"); r.Code != 0 {
 		t.Fatal(r.Err())
 	}
-	expect(t, saved, o, image)
+	expect(t, l, open, saved, o, image)
 
 	script := "cd /app/node_modules && busybox rm -r removed && busybox mkdir new && echo '{\"name\":\"new\",\"version\":\"2.0.0\"}' > new/package.json" +
 		" && busybox rm -r /opt/node_modules && busybox mkdir -p /opt/node_modules/shown && echo '{\"name\":\"shown\",\"version\":\"1.0.0\"}' > /opt/node_modules/shown/package.json" +
@@ -92,22 +136,26 @@ func TestDockerStore(t *testing.T) {
 		}
 	}
 	container := []string{"deb a 1", "npm kept 1.0.0", "npm new 2.0.0", "npm shown 1.0.0"}
-	expect(t, "changed", o, container)
+	expect(t, l, open, "changed", o, container)
 	if r := e.Docker(ctx, "commit", "changed", "scan/app:2"); r.Code != 0 {
 		t.Fatal(r.Err())
 	}
-	expect(t, "scan/app:2", o, container)
-	if _, err := target.Open("scan/none:1", o); err == nil || !strings.Contains(err.Error(), "docker save") {
+	expect(t, l, open, "scan/app:2", o, container)
+	if r := e.Docker(ctx, "kill", "changed"); r.Code != 0 {
+		t.Fatal(r.Err())
+	}
+	expect(t, l, open, "changed", o, container)
+	if _, err := open(l, "scan/none:1", o); err == nil || !strings.Contains(err.Error(), "docker save") {
 		t.Errorf("an image that is not there: %v, want what to do", err)
 	}
 }
 
 // expect scans a name and compares the packages.
-func expect(t *testing.T, name string, o target.Options, want []string) {
+func expect(t *testing.T, l *lab.Lab, open opener, name string, o target.Options, want []string) {
 	t.Helper()
-	tgt, err := target.Open(name, o)
+	tgt, err := open(l, name, o)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%s: %v", name, err)
 	}
 	defer tgt.Close()
 	res, err := target.Scan(t.Context(), tgt, o)

@@ -1,6 +1,7 @@
 // Package extract reads the files by which package managers and compilers tell what
-// is installed: databases of dpkg and apk, package.json of installed Node modules,
-// metadata of Python distributions, build information of Go binaries.
+// is installed: databases of dpkg, apk and RPM, package.json of installed Node modules,
+// metadata of Python distributions, what Composer installed, libraries of .NET programs,
+// specifications of Ruby gems, build information of Go binaries.
 //
 // All input is hostile: every reader has bounds, keeps what it understood before an
 // error, and never follows a reference to another file. It owns no state and does no
@@ -13,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"strings"
 	"unicode/utf8"
 
@@ -46,6 +46,9 @@ func extractors() []extractor {
 		{"rpm", wantsRPM, readRPM, 0},
 		{"npm", wantsNPM, readNPM, 0},
 		{"python", wantsPython, readPython, 0},
+		{"composer", wantsComposer, readComposer, 0},
+		{"nuget", wantsNuGet, readNuGet, 0},
+		{"gem", wantsGem, readGem, 0},
 		{"go", wantsGo, readGo, 0},
 	}
 }
@@ -149,18 +152,4 @@ func readOSRelease(_ string, c image.Content) (inventory.File, error) {
 		return nil
 	})
 	return inventory.File{OS: o}, err
-}
-
-// Databases of RPM: that they are there is known, what is in them is not.
-func wantsRPM(name string, _ fs.FileMode, _ int64) bool {
-	dir, base := path.Split(name)
-	switch dir {
-	case "var/lib/rpm/", "usr/lib/sysimage/rpm/", "usr/share/rpm/":
-		return base == "rpmdb.sqlite" || base == "Packages" || base == "Packages.db"
-	}
-	return false
-}
-
-func readRPM(string, image.Content) (inventory.File, error) {
-	return inventory.File{}, errors.New("an RPM database: RPM packages are not read yet")
 }

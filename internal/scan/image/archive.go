@@ -34,37 +34,34 @@ func (d *layoutDir) open(name string) (*os.File, int64, error) {
 	if d.dir == nil {
 		return nil, 0, errors.New("a job with a descriptor that is not there")
 	}
-	fd, err := openBelow(int(d.dir.Fd()), name)
+	f, size, err := openBelow(int(d.dir.Fd()), name)
 	if err != nil {
 		return nil, 0, fmt.Errorf("open %.200q in the layout: %w", name, err)
 	}
-	f := os.NewFile(uintptr(fd), name)
-	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() {
-		f.Close()
-		return nil, 0, fmt.Errorf("open %.200q in the layout: it is no regular file", name)
-	}
-	return f, st.Size(), nil
+	return f, size, nil
 }
 
-// openBelow opens a file below a directory for reading.
-func openBelow(dir int, name string) (int, error) {
+// openBelow opens a regular file below a directory for reading.
+func openBelow(dir int, name string) (*os.File, int64, error) {
 	if !fs.ValidPath(name) {
-		return -1, errors.New("it is no path below it")
+		return nil, 0, errors.New("it is no path below it")
 	}
 	at := dir
 	for {
 		part, rest, more := strings.Cut(name, "/")
-		flags := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-		if more {
-			flags |= unix.O_DIRECTORY
+		if !more {
+			f, st, err := openRegular(at, part, nil)
+			if at != dir {
+				unix.Close(at)
+			}
+			return f, st.Size, err
 		}
-		fd, err := unix.Openat(at, part, flags, 0)
+		fd, err := unix.Openat(at, part, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if at != dir {
 			unix.Close(at)
 		}
-		if err != nil || !more {
-			return fd, err
+		if err != nil {
+			return nil, 0, err
 		}
 		at, name = fd, rest
 	}
@@ -88,7 +85,9 @@ func (d *layoutDir) each(names map[string]bool, fn func(string, Content) error) 
 		if err != nil {
 			return err
 		}
+		drop := dropBehind(f, size)
 		err = fn(name, Content{Reader: f, At: f, Size: size})
+		drop()
 		f.Close()
 		if err != nil {
 			return err

@@ -120,21 +120,22 @@ func (w *walker) file(d *os.File, name, base string) error {
 	if w.r.x.Kind(name, 0o777, -1) == "" {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	kind := ""
+	f, st, err := openRegular(int(d.Fd()), base, func(st *unix.Stat_t) bool {
+		kind = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size)
+		return kind != ""
+	})
+	switch {
+	case errors.Is(err, unix.ENOENT):
 		return nil // gone
-	}
-	kind := w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size)
-	if kind == "" || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil
-	}
-	fd, err := unix.Openat(int(d.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
+	case err != nil:
 		w.r.notes.add(name, "a file that cannot be opened: "+reason(err))
 		return nil
+	case f == nil:
+		return nil
 	}
-	f := os.NewFile(uintptr(fd), base)
 	defer f.Close()
+	defer dropBehind(f, st.Size)()
 	w.r.extract(w.l, kind, name, Content{Reader: f, At: f, Size: st.Size})
 	return nil
 }
@@ -153,6 +154,9 @@ func reason(err error) string {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		return errno.Error()
+	}
+	if errors.Is(err, errNotRegular) {
+		return err.Error()
 	}
 	return "it is broken"
 }

@@ -72,11 +72,13 @@ func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x 
 		err = r.directories(job, file)
 	case inventory.SourceLayout:
 		err = r.image(&layoutDir{dir: file(job.Inputs[0].FD)}, job.Platform)
-	case inventory.SourceArchive:
-		var a archive
-		if a, err = openArchive(ctx, file(job.Inputs[0].FD)); err == nil {
+	case inventory.SourceAsked:
+		var a *asked
+		if a, err = openAsked(file(job.Inputs[0].FD), file(job.AskFD), job.Root); err == nil {
 			err = r.image(a, job.Platform)
 		}
+	case inventory.SourceArchive:
+		err = r.archive(ctx, file(job.Inputs[0].FD), job.Platform)
 	default:
 		err = fmt.Errorf("a job with the unknown source %q", job.Source)
 	}
@@ -94,6 +96,20 @@ type reader struct {
 	res     *inventory.Result
 	layers  []*layer // lowest first; one layer may be there twice
 	entries int
+}
+
+// archive reads an image of one file.
+func (r *reader) archive(ctx context.Context, f *os.File, platform string) error {
+	if f != nil {
+		if st, err := f.Stat(); err == nil {
+			defer dropBehind(f, st.Size())()
+		}
+	}
+	a, err := openArchive(ctx, f)
+	if err != nil {
+		return err
+	}
+	return r.image(a, platform)
 }
 
 // directories reads layers that lie unpacked.

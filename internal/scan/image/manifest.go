@@ -145,7 +145,7 @@ func ociImage(a archive, index []byte, want string) (*manifest, error) {
 		if tag := d.Annotations["org.opencontainers.image.ref.name"]; tag != "" {
 			tags = append(tags, cut(tag))
 		}
-		b, err := blob(a, d.Digest)
+		b, err := manifestBlob(a, d.Digest)
 		if err != nil {
 			return nil, err
 		}
@@ -225,6 +225,25 @@ func blobName(digest string) (string, error) {
 		return "", fmt.Errorf("the digest %.100q is no sha256", digest)
 	}
 	return "blobs/sha256/" + digest[len("sha256:"):], nil
+}
+
+// manifestBlob is blob for a manifest or an index.
+func manifestBlob(a archive, digest string) ([]byte, error) {
+	m, ok := a.(manifests)
+	if !ok {
+		return blob(a, digest)
+	}
+	if _, err := blobName(digest); err != nil {
+		return nil, err
+	}
+	b, err := m.manifest(digest)
+	if err != nil {
+		return nil, err
+	}
+	if got := digestOf(b); got != digest {
+		return nil, fmt.Errorf("the manifest %s has the digest %s: it is damaged or forged", digest, got)
+	}
+	return b, nil
 }
 
 // blob reads a small blob and holds it to its digest.

@@ -79,9 +79,7 @@ func (r *reader) fill(seen map[string]read) error {
 	}
 	for i := range r.res.Packages {
 		p := &r.res.Packages[i]
-		switch p.Kind {
-		case inventory.KindDeb, inventory.KindApk:
-		default:
+		if !inventory.OfDistribution(p.Kind) {
 			p.Owner = owners[maphash.String(seed, merged(p.Path))]
 		}
 	}

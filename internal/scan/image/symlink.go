@@ -100,8 +100,7 @@ func (r *reader) unexplained() {
 		return
 	}
 	for i := range r.res.Packages {
-		switch r.res.Packages[i].Kind {
-		case inventory.KindDeb, inventory.KindApk:
+		if inventory.OfDistribution(r.res.Packages[i].Kind) {
 			return
 		}
 	}

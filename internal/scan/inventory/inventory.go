@@ -13,9 +13,14 @@ const Schema = "belay.dev/inventory/v1"
 const (
 	KindDeb    = "deb"
 	KindApk    = "apk"
+	KindRPM    = "rpm"
 	KindGo     = "golang"
 	KindNPM    = "npm"
 	KindPython = "pypi"
+
+	KindComposer = "composer"
+	KindNuGet    = "nuget"
+	KindGem      = "gem"
 )
 
 // Package is one package that an image has.
@@ -25,7 +30,7 @@ type Package struct {
 	Version string `json:"version"`
 	// Source and SourceVersion are the source package it was built from, if the
 	// package manager keeps it: distributions publish advisories for sources. They
-	// are set for deb and apk, also where they equal Name and Version.
+	// are set for deb, apk and rpm, also where they equal Name and Version.
 	Source        string `json:"source,omitempty"`
 	SourceVersion string `json:"sourceVersion,omitempty"`
 	Arch          string `json:"arch,omitempty"`
@@ -38,6 +43,11 @@ type Package struct {
 	// any, by its own word: advisories are the distribution's if it is installed and they
 	// know it.
 	Owner string `json:"owner,omitempty"`
+}
+
+// OfDistribution reports whether packages of a kind are those of a distribution.
+func OfDistribution(kind string) bool {
+	return kind == KindDeb || kind == KindApk || kind == KindRPM
 }
 
 // OS is the distribution, as os-release(5) has it.

@@ -19,6 +19,7 @@ const (
 	SourceLayout  Source = "layout"  // one directory with an OCI layout
 	SourceRootfs  Source = "rootfs"  // one directory: a root file system
 	SourceOverlay Source = "overlay" // directories of overlayfs, lowest layer first
+	SourceAsked   Source = "asked"   // a pipe of answers to what is asked at AskFD: see [Ask]
 )
 
 // Input is one file descriptor of a job, open for reading.
@@ -39,6 +40,10 @@ type Job struct {
 	// Platform chooses from an image of several, as os/arch[/variant].
 	Platform string `json:"platform,omitempty"`
 	ImageID  string `json:"imageId,omitempty"` // passed through, for overlays
+	// Root is the digest of the image's manifest or index, for blobs that are asked for.
+	Root string `json:"root,omitempty"`
+	// AskFD is the descriptor on which the scanner asks for blobs, open for writing.
+	AskFD int `json:"askFd,omitempty"`
 	// Without lists pieces of the sandbox that may be missing. See package sandbox.
 	Without []string `json:"without,omitempty"`
 	// MemoryMax is the cap in bytes; 0 is [DefaultMemoryMax].

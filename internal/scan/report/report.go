@@ -70,9 +70,12 @@ func (s *Scan) Worst(least vulndb.Severity, fixable bool) []vulndb.Finding {
 func PURL(o inventory.OS, p *inventory.Package) string {
 	u := packageurl.PackageURL{Type: p.Kind, Name: p.Name, Version: p.Version}
 	switch p.Kind {
-	case inventory.KindDeb, inventory.KindApk:
+	case inventory.KindDeb, inventory.KindApk, inventory.KindRPM:
 		u.Namespace = o.ID
 		q := map[string]string{}
+		if epoch, version, ok := strings.Cut(p.Version, ":"); ok && p.Kind == inventory.KindRPM {
+			u.Version, q["epoch"] = version, epoch
+		}
 		if p.Arch != "" {
 			q["arch"] = p.Arch
 		}
@@ -172,8 +175,7 @@ func ref(i int) string { return fmt.Sprintf("package-%d", i) }
 // Where says where a package is, for a person.
 func (s *Scan) Where(p *inventory.Package) string {
 	path := cmp.Or(p.Path, "-")
-	switch p.Kind {
-	case inventory.KindDeb, inventory.KindApk:
+	if inventory.OfDistribution(p.Kind) {
 		path = p.Kind
 	}
 	if len(s.Inventory.Layers) > 1 {

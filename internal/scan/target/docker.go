@@ -1,6 +1,8 @@
 package target
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,14 +13,12 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// ErrNotFound says that a name is no file, no directory, and nothing that the local
-// Docker daemon keeps in its overlay2 store.
-var ErrNotFound = errors.New("there is no such file or directory, and no such image or container in the local Docker store (overlay2); save it with 'docker save' and scan the file")
+// ErrNotFound says that a name is no file, no directory, and nothing that is kept in a
+// store of this host.
+var ErrNotFound = errors.New("there is no such file or directory, and no such image or container in the local stores of Docker and containerd that can be read here (they are root's); save it with 'docker save' and scan the file")
 
 const (
 	defaultDockerRoot = "/var/lib/docker"
@@ -43,20 +43,21 @@ func (s store) file(parts ...string) ([]byte, error) {
 	return inventory.ReadAll(f, maxState)
 }
 
-func openDocker(name, root string) (*Target, error) {
+func openDocker(ctx context.Context, name, root string) (*Target, error) {
 	if root == "" {
 		root = defaultDockerRoot
 	}
 	s := store{root}
 	imageID, chain, upper, err := s.find(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		// To others than root the store is as if it were not there: a registry may have the name.
 		return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
 	}
 	if err != nil {
 		return nil, err
 	}
 	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: imageID}}
-	if err := s.open(t, chain, upper); err != nil {
+	if err := s.open(ctx, t, chain, upper); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("open the layers of %s: %w", name, err)
 	}
@@ -183,7 +184,7 @@ func (s store) container(name string) (string, error) {
 }
 
 // open opens the layers from the lowest to chain, and a container's own on top.
-func (s store) open(t *Target, chain, upper string) error {
+func (s store) open(ctx context.Context, t *Target, chain, upper string) error {
 	type dir struct{ path, diffID string }
 	var dirs []dir
 	for chain != "" {
@@ -211,79 +212,44 @@ func (s store) open(t *Target, chain, upper string) error {
 		dirs = append(dirs, dir{path: upper})
 	}
 	for _, d := range dirs {
-		f, err := os.Open(d.path)
-		if err != nil {
-			return err
-		}
-		t.add(f, inventory.Input{DiffID: d.diffID})
-		in := &t.job.Inputs[len(t.job.Inputs)-1]
-		if in.Opaque, err = opaque(f); err != nil {
+		if err := t.overlay(ctx, d.path, d.diffID); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Bounds on the search for opaque directories of one layer.
-const (
-	maxOpaque      = 100_000
-	maxOpaqueDepth = 200
-)
-
-// opaque lists the directories of a layer that hide lower ones. The mark is a trusted
-// attribute (kernel, overlayfs.rst), which the scanner has no right to read.
-func opaque(root *os.File) ([]string, error) {
-	var out []string
-	var walk func(fd int, name string, depth int) error
-	walk = func(fd int, name string, depth int) error {
-		d := os.NewFile(uintptr(fd), name)
-		defer d.Close()
-		if opaqueMark(fd) && name != "." {
-			out = append(out, name)
-		}
-		if depth > maxOpaqueDepth || len(out) > maxOpaque {
-			return fmt.Errorf("a layer whose directories are nested deeper than %d, or more than %d opaque ones", maxOpaqueDepth, maxOpaque)
-		}
-		for {
-			list, err := d.ReadDir(512)
-			for _, e := range list {
-				if !e.IsDir() {
-					continue
-				}
-				sub, err := unix.Openat(fd, e.Name(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-				if err != nil {
-					continue // the scanner notes it
-				}
-				if err := walk(sub, filepath.Join(name, e.Name()), depth+1); err != nil {
-					return err
-				}
-			}
-			if err != nil {
-				return nil //nolint:nilerr // its end, or the scanner notes it
-			}
-		}
-	}
-	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// overlay adds a layer that lies unpacked, above those before it.
+func (t *Target) overlay(ctx context.Context, dir, diffID string) error {
+	f, err := os.Open(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return out, walk(fd, ".", 0)
+	t.add(f, inventory.Input{DiffID: diffID})
+	t.job.Inputs[len(t.job.Inputs)-1].Opaque, err = opaque(ctx, f)
+	return err
 }
 
-// opaqueMark tells whether overlayfs takes a directory of an upper layer for opaque. Mounts
-// made by root go by the trusted attribute alone, and a container can write the other one:
-// root goes by what its own engine's mounts do. A rootless engine's store shows root more than
-// its containers see, and never less.
-func opaqueMark(fd int) bool {
-	attrs := []string{"trusted.overlay.opaque"}
-	if os.Geteuid() != 0 {
-		attrs = append(attrs, "user.overlay.opaque")
-	}
-	for _, attr := range attrs {
-		var b [2]byte
-		if n, err := unix.Fgetxattr(fd, attr, b[:]); err == nil && n == 1 && b[0] == 'y' {
-			return true
+// OpenLayers opens the directories of an overlay file system, the lowest first.
+//
+// Errors: those of the directories, which are mostly root's alone; that of ctx.
+func OpenLayers(ctx context.Context, dirs []string) (*Target, error) {
+	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	defer cancel()
+	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay}}
+	for _, d := range dirs {
+		if err := t.overlay(ctx, d, ""); err != nil {
+			t.Close()
+			return nil, err
 		}
 	}
-	return false
+	return t, nil
+}
+
+// DockerContainer returns the ID of a container that the Docker daemon whose data is below
+// root has by that name or ID, whatever store its images are in; root is /var/lib/docker if empty.
+//
+// Errors: [fs.ErrNotExist].
+func DockerContainer(root, name string) (id string, err error) {
+	return store{cmp.Or(root, defaultDockerRoot)}.container(name)
 }

@@ -1,7 +1,10 @@
 package target
 
 import (
+	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -30,5 +33,31 @@ func TestOpaqueMark(t *testing.T) {
 	}
 	if root && !mark("trusted.overlay.opaque") {
 		t.Error("trusted.overlay.opaque is not honoured")
+	}
+}
+
+// TestOpaqueBounds: a layer nested too deeply is searched as deep as it is read, and the search
+// ends with its context.
+func TestOpaqueBounds(t *testing.T) {
+	dir := t.TempDir()
+	deep := dir
+	for range maxOpaqueDepth + 100 {
+		deep = filepath.Join(deep, "d")
+	}
+	if err := os.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if list, err := opaque(t.Context(), f); err != nil || len(list) != 0 {
+		t.Errorf("a deep layer: %v, %v, want none", list, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := opaque(ctx, f); !errors.Is(err, context.Canceled) {
+		t.Errorf("after its end: %v", err)
 	}
 }

@@ -34,16 +34,22 @@ type Options struct {
 	Idle       bool          // run only when nothing else wants the processor
 }
 
+const defaultTimeout = 10 * time.Minute
+
 // Target is an opened target. Close it.
 type Target struct {
-	job   inventory.Job
-	files []*os.File
+	job    inventory.Job
+	files  []*os.File
+	server *server // of an image that is fetched, else nil
 }
 
 // Close closes what was opened.
 func (t *Target) Close() {
 	for _, f := range t.files {
 		f.Close()
+	}
+	if t.server != nil {
+		t.server.close()
 	}
 }
 
@@ -56,8 +62,10 @@ func (e *FailedError) Error() string { return e.Text }
 // Open finds the target: a file (an archive), a directory (an OCI layout, or else a
 // root file system), or else an image or a container of the local Docker daemon.
 //
-// Errors: [ErrNotFound] if it is none of them.
-func Open(name string, o Options) (*Target, error) {
+// Looking around in a store ends with ctx or after [Options.Timeout].
+//
+// Errors: [ErrNotFound] if it is none of them, that of ctx.
+func Open(ctx context.Context, name string, o Options) (*Target, error) {
 	st, err := os.Stat(name)
 	switch {
 	case err == nil && st.IsDir():
@@ -71,7 +79,12 @@ func Open(name string, o Options) (*Target, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
-	return openDocker(name, o.DockerRoot)
+	if o.Timeout <= 0 {
+		o.Timeout = defaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
+	defer cancel()
+	return openDocker(ctx, name, o.DockerRoot)
 }
 
 func open(source inventory.Source, paths []string) (*Target, error) {
@@ -96,7 +109,7 @@ func (t *Target) add(f *os.File, in inventory.Input) {
 	t.job.Inputs = append(t.job.Inputs, in)
 }
 
-// Scan has the target read.
+// Scan has the target read. An image that is fetched can be scanned once.
 //
 // Errors: [*FailedError] if the scanner could not read it, [*spawn.LimitError] if it
 // was killed at a cap, [*spawn.ExitError] if it broke. The result names in its
@@ -108,6 +121,7 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 	job := t.job
 	job.Platform, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Without, o.MemoryMax, o.Idle
 	var res *inventory.Result
+	defer t.server.start(ctx)()
 	rep, err := spawn.Run(ctx, spawn.Options{
 		Path: o.Scanner, Files: t.files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,
 		Input: func(cgroup bool) ([]byte, error) {

@@ -54,7 +54,7 @@ func feeds(t *testing.T, name string) string {
 func scan(t *testing.T, name string, o Options) (*inventory.Result, error) {
 	t.Helper()
 	o.Scanner = scanner(t)
-	tgt, err := Open(name, o)
+	tgt, err := Open(t.Context(), name, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,6 +139,14 @@ func query(o inventory.OS, p *inventory.Package) (ecosystems []string, name, ver
 		return []string{"npm"}, p.Name, p.Version
 	case inventory.KindPython:
 		return []string{"PyPI"}, p.Name, p.Version
+	case inventory.KindComposer:
+		return []string{"Packagist"}, p.Name, p.Version
+	case inventory.KindNuGet:
+		return []string{"NuGet"}, p.Name, p.Version
+	case inventory.KindGem:
+		return []string{"RubyGems"}, p.Name, p.Version
+	case inventory.KindRPM:
+		return rpmDistribution(o), p.Name, p.Version
 	case inventory.KindDeb, inventory.KindApk:
 		name, version = cmp.Or(p.Source, p.Name), cmp.Or(p.SourceVersion, p.Version)
 		if base, ok := strings.CutPrefix(name, "linux-signed"); ok && (base == "" || base[0] == '-') {
@@ -169,6 +177,17 @@ func distribution(o inventory.OS) []string {
 		return []string{"Wolfi"}
 	case o.ID == "chainguard":
 		return []string{"Chainguard"}
+	}
+	return nil
+}
+
+// rpmDistribution returns OSV's names for a release whose records are about binary packages,
+// as those of AlmaLinux are. Records of Red Hat are by product, those of Rocky Linux and SUSE by
+// source package: their packages are noted as not matched.
+func rpmDistribution(o inventory.OS) []string {
+	major, _, _ := strings.Cut(o.VersionID, ".")
+	if o.ID == "almalinux" && major != "" {
+		return []string{"AlmaLinux:" + major}
 	}
 	return nil
 }

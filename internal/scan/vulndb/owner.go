@@ -13,8 +13,7 @@ type owners struct {
 func newOwners(db *DB, res *inventory.Result) *owners {
 	o := &owners{db: db, os: res.OS, installed: map[string]*inventory.Package{}, known: map[string]bool{}}
 	for i := range res.Packages {
-		switch p := &res.Packages[i]; p.Kind {
-		case inventory.KindDeb, inventory.KindApk:
+		if p := &res.Packages[i]; inventory.OfDistribution(p.Kind) {
 			o.installed[p.Name] = p
 		}
 	}

@@ -165,11 +165,15 @@ func (v version) in(events []event) (affected bool, fixed string, err error) {
 
 var pypiRuns = regexp.MustCompile(`[-_.]+`)
 
-// keyName returns a package's name as an ecosystem compares it. Source for PyPI: the
+// keyName returns a package's name as an ecosystem compares it: an image must not escape its
+// records by the case of a name. Source for PyPI: the
 // Python packaging specification, "Names and normalization".
 func keyName(ecosystem, name string) string {
-	if ecosystem == "PyPI" {
+	switch ecosystem {
+	case "PyPI":
 		return strings.ToLower(pypiRuns.ReplaceAllString(name, "-"))
+	case "NuGet", "Packagist": // neither minds the case
+		return strings.ToLower(name)
 	}
 	return name
 }

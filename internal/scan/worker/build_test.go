@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -204,4 +205,54 @@ func summary(res *inventory.Result) []string {
 		out = append(out, s)
 	}
 	return out
+}
+
+// rootOf is the digest of the one image or index of a layout.
+func rootOf(tb testing.TB, files map[string][]byte) string {
+	tb.Helper()
+	var ix struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal(files["index.json"], &ix); err != nil || len(ix.Manifests) != 1 {
+		tb.Fatal(err, len(ix.Manifests))
+	}
+	return ix.Manifests[0].Digest
+}
+
+// readAsked reads an image whose blobs are asked for, without a sandbox.
+func readAsked(tb testing.TB, files map[string][]byte, root string) (*inventory.Result, error) {
+	tb.Helper()
+	var ends []*os.File
+	for range 2 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		ends = append(ends, r, w)
+	}
+	asks, answer := ends[2], ends[1]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			a, err := inventory.ReadAsk(asks)
+			if err != nil {
+				return
+			}
+			b, ok := files["blobs/sha256/"+a.Digest[len("sha256:"):]]
+			if !ok {
+				err = inventory.WriteFailure(answer, errors.New("no such blob"))
+			} else {
+				err = inventory.WriteAnswer(answer, bytes.NewReader(b))
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	job := inventory.Job{Source: inventory.SourceAsked, Platform: "linux/amd64", Root: root, Inputs: []inventory.Input{{FD: 0}}, AskFD: 1}
+	res, err := image.Read(tb.Context(), job, func(fd int) *os.File { return map[int]*os.File{0: ends[0], 1: ends[3]}[fd] }, extract.Set{})
+	for _, f := range ends {
+		f.Close()
+	}
+	<-done
+	return res, err
 }

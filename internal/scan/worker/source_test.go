@@ -2,6 +2,7 @@ package worker
 
 import (
 	"archive/tar"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,6 +86,13 @@ func TestSources(t *testing.T) {
 			checkTraps(t, res, err)
 		})
 	}
+	for name, pack := range map[string]func([]byte) []byte{"plain": plain, "gzip": gzipped, "zstd": zst} {
+		t.Run("asked for, "+name+" layers", func(t *testing.T) {
+			files := layoutFiles(pack, lower, upper)
+			res, err := readAsked(t, files, rootOf(t, files))
+			checkTraps(t, res, err)
+		})
+	}
 	t.Run("OCI layout", func(t *testing.T) {
 		dir := t.TempDir()
 		writeFiles(t, dir, layoutFiles(gzipped, lower, upper))
@@ -154,5 +162,34 @@ func TestRootfs(t *testing.T) {
 	want := []string{"apk libcrypto1.1 1.1.1d-r3 @0 of openssl 1.1.1d-r3", "apk musl 1.1.24-r0 @0", "deb base-files 12.4 @0"}
 	if got := summary(res); !slices.Equal(got, want) || res.OS.ID != "alpine" {
 		t.Errorf("got %q on %+v, want %q", got, res.OS, want)
+	}
+}
+
+// TestAskedBroken: blobs that are not there, are others, or break off.
+func TestAskedBroken(t *testing.T) {
+	low, up := traps()
+	lower, upper := tarOf(t, low...), tarOf(t, up...)
+	good := layoutFiles(gzipped, lower, upper)
+	root := rootOf(t, good)
+	layer := "blobs/sha256/" + digest(gzipped(upper))
+	tests := []struct {
+		name   string
+		change func(files map[string][]byte)
+		want   string
+	}{
+		{"a layer that is not there", func(f map[string][]byte) { delete(f, layer) }, "no such blob"},
+		{"a layer that breaks off", func(f map[string][]byte) { f[layer] = f[layer][:40] }, "layer"},
+		{"another layer", func(f map[string][]byte) { f[layer] = gzipped(lower) }, "forged"},
+		{"another manifest", func(f map[string][]byte) { f["blobs/sha256/"+root[len("sha256:"):]] = []byte("{}") }, "forged"},
+		{"a huge manifest", func(f map[string][]byte) { f["blobs/sha256/"+root[len("sha256:"):]] = make([]byte, 5<<20) }, "larger than"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			files := maps.Clone(good)
+			tt.change(files)
+			if res, err := readAsked(t, files, root); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, %+v, want %q", err, res, tt.want)
+			}
+		})
 	}
 }

@@ -78,26 +78,40 @@ func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, 
 const firstFD = 3
 
 // descriptors takes the job's descriptors and tells which are directories. None may
-// be open for writing.
+// be open for writing but the pipe on which blobs are asked for.
 func descriptors(job inventory.Job) (files map[int]*os.File, dirs []string, err error) {
 	files = map[int]*os.File{}
-	for _, in := range job.Inputs {
-		flags, err := unix.FcntlInt(uintptr(in.FD), unix.F_GETFL, 0)
-		if in.FD < firstFD || err != nil {
-			return nil, nil, fmt.Errorf("a job with descriptor %d, which is not open: %w", in.FD, errors.Join(err))
+	take := func(fd, access int, wrong string) (os.FileInfo, error) {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		if fd < firstFD || err != nil {
+			return nil, fmt.Errorf("a job with descriptor %d, which is not open: %w", fd, errors.Join(err))
 		}
-		if flags&unix.O_ACCMODE != unix.O_RDONLY {
-			return nil, nil, fmt.Errorf("a job with descriptor %d, which is open for writing", in.FD)
+		if flags&unix.O_ACCMODE != access {
+			return nil, fmt.Errorf("a job with descriptor %d, which is %s", fd, wrong)
 		}
-		f := os.NewFile(uintptr(in.FD), fmt.Sprintf("input %d", in.FD))
+		f := os.NewFile(uintptr(fd), fmt.Sprintf("input %d", fd))
+		files[fd] = f
 		st, err := f.Stat()
 		if err != nil {
-			return nil, nil, fmt.Errorf("look at descriptor %d: %w", in.FD, err)
+			return nil, fmt.Errorf("look at descriptor %d: %w", fd, err)
+		}
+		return st, nil
+	}
+	for _, in := range job.Inputs {
+		st, err := take(in.FD, unix.O_RDONLY, "open for writing")
+		if err != nil {
+			return nil, nil, err
 		}
 		if st.IsDir() {
 			dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", in.FD))
 		}
-		files[in.FD] = f
 	}
-	return files, dirs, nil
+	if job.Source != inventory.SourceAsked {
+		return files, dirs, nil
+	}
+	st, err := take(job.AskFD, unix.O_WRONLY, "not open for writing alone")
+	if err == nil && st.Mode()&os.ModeNamedPipe == 0 {
+		err = fmt.Errorf("a job with descriptor %d to ask on, which is no pipe", job.AskFD)
+	}
+	return files, dirs, err
 }

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+)
+
+// testRegistry is a registry on a loopback address, with blobs on disk.
+type testRegistry struct {
+	host string
+	gets func() int // requests that fetched a blob
+}
+
+func newTestRegistry(t *testing.T) *testRegistry {
+	t.Helper()
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	blobs := 0
+	h := ggcr.New(ggcr.WithBlobHandler(ggcr.NewDiskBlobHandler(t.TempDir())), ggcr.Logger(log.New(io.Discard, "", 0)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			blobs++
+		}
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return &testRegistry{host: strings.TrimPrefix(s.URL, "http://"), gets: func() int { return blobs }}
+}
+
+func sha(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func (r *testRegistry) put(t *testing.T, method, path, mediaType string, b []byte) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.host+"/v2/"+path, bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Content-Type", mediaType)
+	res, err := http.DefaultClient.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusCreated {
+		t.Fatalf("%s %s: %s", method, path, res.Status)
+	}
+}
+
+// push puts a directory there as an image of one layer, for this platform and, without
+// blobs, for another. It returns the index's digest.
+func (r *testRegistry) push(t *testing.T, repo, tag, dir string) string {
+	t.Helper()
+	var plain, packed bytes.Buffer
+	w := tar.NewWriter(&plain)
+	if err := w.AddFS(os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	z := gzip.NewWriter(&packed)
+	z.Write(plain.Bytes())
+	z.Close()
+	config, _ := json.Marshal(map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"diff_ids": []string{sha(plain.Bytes())}}})
+	desc := func(mediaType string, b []byte) map[string]any {
+		return map[string]any{"mediaType": mediaType, "digest": sha(b), "size": len(b)}
+	}
+	const oci = "application/vnd.oci.image."
+	manifest, _ := json.Marshal(map[string]any{
+		"schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": desc(oci+"config.v1+json", config),
+		"layers": []any{desc(oci+"layer.v1.tar+gzip", packed.Bytes())},
+	})
+	for _, b := range [][]byte{config, packed.Bytes()} {
+		r.put(t, http.MethodPost, repo+"/blobs/uploads/?digest="+sha(b), "application/octet-stream", b)
+	}
+	r.put(t, http.MethodPut, repo+"/manifests/"+sha(manifest), oci+"manifest.v1+json", manifest)
+	this := desc(oci+"manifest.v1+json", manifest)
+	this["platform"] = map[string]string{"os": "linux", "architecture": "amd64"}
+	index, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": oci + "index.v1+json", "manifests": []any{this}})
+	r.put(t, http.MethodPut, repo+"/manifests/"+tag, oci+"index.v1+json", index)
+	return sha(index)
+}
+
+// TestScanRegistry: an image of a registry gives what its files give, through the whole of
+// the sandbox.
+func TestScanRegistry(t *testing.T) {
+	f := newScanFixture(t)
+	r := newTestRegistry(t)
+	digest := r.push(t, "team/app", "1", f.root)
+	scan := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"scan", "--db", f.db, "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none"), "--store", "docker", "--platform", "linux/amd64"}, args...)...)
+	}
+	for _, name := range []string{"/team/app:1", "/team/app@" + digest} {
+		for _, prefix := range []string{"", registryPrefix} {
+			code, out, msg := scan(prefix + r.host + name)
+			if code != exitOK || !strings.Contains(out, "CVE-2024-28085 exploited") {
+				t.Errorf("%s%s: %d, %s%s", prefix, name, code, out, msg)
+			}
+		}
+	}
+	for name, want := range map[string]string{
+		r.host + "/team/app:2": "docker login", "teem/app:1": registryPrefix + "teem/app:1", r.host + "/team/app@" + sha(nil): "docker login",
+	} {
+		if code, _, msg := scan(name); code != exitFailed || !strings.Contains(msg, want) {
+			t.Errorf("%s: %d, %q, want %q", name, code, msg, want)
+		}
+	}
+	if code, _, msg := scan(r.host+"/team/app:1", "--platform", "linux/s390x"); code != exitFailed || !strings.Contains(msg, "only for linux/amd64") {
+		t.Errorf("another platform: %d, %q", code, msg)
+	}
+}
+
+func TestNamesRegistry(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("dist.d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		"registry.example/app": true, "localhost/app:1": true, "host:5000/a/b@sha256:x": true, "nginx:1.27": false, "team/app": false,
+		"./a/b": false, "../a.tar": false, "/a.b/c": false, "dist.d/image.tar": false, "registry.example/": false, "image.tar": false,
+	} {
+		if got := namesRegistry(name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestRegistryScan: all tags, each image once; a scan with a state file reads only what is new.
+func TestRegistryScan(t *testing.T) {
+	f := newScanFixture(t)
+	r := newTestRegistry(t)
+	r.push(t, "team/app", "v1", f.root)
+	r.push(t, "team/app", "same", f.root)
+	r.push(t, "other", "v1", f.root)
+	r.push(t, "team/app", "sha256-"+strings.Repeat("a", 64)+".sig", f.root)
+	state := filepath.Join(t.TempDir(), "seen.jsonl")
+	sweep := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"registry", "scan", "--db", f.db, "--scanner", f.scanner, "--platform", "linux/amd64", "--rate", "0"}, args...)...)
+	}
+	code, out, msg := sweep(r.host, "--tag", "v*")
+	if code != exitOK || strings.Count(out, "1 package, 1 critical") != 1 || !strings.Contains(msg, "1 done before") || strings.Contains(out, "same") {
+		t.Errorf("by tag: %d\n%s%s", code, out, msg)
+	}
+	code, out, msg = sweep(r.host, "--repo", "team/*", "--state", state, "--fail-on", "high")
+	if code != exitFindings || strings.Count(out, "\n") != 1 || !strings.Contains(msg, "1 image scanned, 1 done before") {
+		t.Errorf("with a state: %d\n%s%s", code, out, msg)
+	}
+	if err := os.WriteFile(filepath.Join(f.root, "new"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.push(t, "team/app", "v2", f.root)
+	// The file as a scan leaves it that was stopped while it wrote.
+	half, err := os.OpenFile(state, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half.WriteString(`{"digest":"sha256:`)
+	half.Close()
+	before := r.gets()
+	code, out, msg = sweep(r.host+"/team/app", "--state", state, "-o", "json")
+	if code != exitOK || strings.Count(out, "\n") != 1 || !strings.Contains(out, r.host+"/team/app:v2") || !json.Valid([]byte(out)) || r.gets() != before+2 {
+		t.Errorf("what is new: %d, %d blobs\n%s%s", code, r.gets()-before, out, msg)
+	}
+	if code, out, msg = sweep(r.host+"/team/app", "--state", state); code != exitOK || out != "" || !strings.Contains(msg, "0 images scanned, 3 done before") {
+		t.Errorf("nothing new: %d\n%s%s", code, out, msg)
+	}
+	if code, _, msg = sweep(r.host + "/team/none"); code != exitFailed || !strings.Contains(msg, "could not be scanned") {
+		t.Errorf("a repository that is not there: %d, %s", code, msg)
+	}
+	if code, _, msg = sweep(r.host, "--state", f.db); code != exitFailed || !strings.Contains(msg, "the state file") {
+		t.Errorf("a file of something else: %d, %s", code, msg)
+	}
+	if code, _, msg = sweep(); code != exitUsage || !strings.Contains(msg, "REGISTRY") {
+		t.Errorf("no registry: %d, %s", code, msg)
+	}
+	if code, _, msg := belay(t, "db", "status", "--db", f.db); code != exitOK {
+		t.Errorf("that file was changed: %s", msg)
+	}
+}
+
+func TestScanStores(t *testing.T) {
+	f := newScanFixture(t)
+	scan := func(args ...string) (int, string, string) {
+		return belay(t, append([]string{"scan", "--packages-only", "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none")}, args...)...)
+	}
+	none := filepath.Join(f.root, "none.sock")
+	for want, args := range map[string][]string{
+		"want any, docker or containerd": {"app:1", "--store", "podman"},
+		"no containerd":                  {"app:1", "--containerd", none},
+		"docker save":                    {"app:1", "--store", "docker"},
+	} {
+		if code, _, msg := scan(args...); code != exitFailed || !strings.Contains(msg, want) {
+			t.Errorf("%q: %d, %q, want %q", args, code, msg, want)
+		}
+	}
+	// A directory is one, whatever stores there are.
+	if code, out, msg := scan(f.root, "--containerd", none); code != exitOK || !strings.Contains(out, "bsdutils") {
+		t.Errorf("a directory: %d, %s%s", code, out, msg)
+	}
+}

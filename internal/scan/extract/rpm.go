@@ -1,0 +1,90 @@
+package extract
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/belay-project/belay/internal/scan/image"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/rpmdb"
+)
+
+// Databases of RPM, and the file in which SQLite keeps what is not in its database yet.
+func wantsRPM(name string, _ fs.FileMode, size int64) bool {
+	dir, base := path.Split(name)
+	switch dir {
+	case "var/lib/rpm/", "usr/lib/sysimage/rpm/", "usr/share/rpm/":
+		return base == "rpmdb.sqlite" || base == "Packages" || base == "Packages.db" || base == sqliteWAL && size != 0
+	}
+	return false
+}
+
+const sqliteWAL = "rpmdb.sqlite-wal"
+
+// maxRPM is the largest database that is held in memory, which one in a compressed layer is.
+// That of a server with 1,500 packages has some 40 MB; it counts against the cap of 128 MiB.
+const maxRPM = 64 << 20
+
+// readRPM reads a database of RPM.
+func readRPM(name string, c image.Content) (inventory.File, error) {
+	if path.Base(name) == sqliteWAL {
+		return inventory.File{}, errors.New("an RPM database with changes that are not in it yet: what they tell is missing")
+	}
+	at := c.At
+	if at == nil {
+		if c.Size > maxRPM {
+			return inventory.File{}, fmt.Errorf("an RPM database of more than %d bytes in a compressed layer", maxRPM)
+		}
+		b := make([]byte, c.Size)
+		n, err := io.ReadFull(c, b)
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+			return inventory.File{}, err
+		}
+		at, c.Size = bytes.NewReader(b[:n]), int64(n)
+	}
+	var f inventory.File
+	err := rpmdb.Read(at, c.Size, func(p rpmdb.Package) error {
+		if p.Name == "gpg-pubkey" {
+			return nil // a key that rpm trusts, kept as if it were a package
+		}
+		pkg := rpmPackage(p)
+		f.Packages = append(f.Packages, pkg)
+		if len(f.Packages) > inventory.MaxPackages {
+			return fmt.Errorf("an RPM database of more than %d packages", inventory.MaxPackages)
+		}
+		p.Files(func(file string) {
+			if at := strings.TrimPrefix(file, "/"); ownable(at) {
+				f.Owns = append(f.Owns, inventory.Owned{Path: at, Owner: p.Name})
+			}
+		})
+		return nil
+	})
+	return f, err
+}
+
+// rpmPackage gives a package its version as advisories write it: [EPOCH:]VERSION-RELEASE.
+func rpmPackage(p rpmdb.Package) inventory.Package {
+	version := p.Version + "-" + p.Release
+	if p.HasEpoch && p.Epoch > 0 {
+		version = fmt.Sprintf("%d:%s", p.Epoch, version)
+	}
+	out := inventory.Package{Kind: inventory.KindRPM, Name: p.Name, Version: version, Arch: p.Arch, Source: p.Name, SourceVersion: version}
+	// NAME-VERSION-RELEASE.src.rpm; the epoch is not in it, and mostly that of the package.
+	nevra, ok := strings.CutSuffix(p.SourceRPM, ".src.rpm")
+	if !ok {
+		nevra, ok = strings.CutSuffix(p.SourceRPM, ".nosrc.rpm")
+	}
+	r := strings.LastIndexByte(nevra, '-')
+	if v := strings.LastIndexByte(nevra[:max(r, 0)], '-'); ok && v > 0 {
+		out.Source, out.SourceVersion = nevra[:v], nevra[v+1:]
+		if p.HasEpoch && p.Epoch > 0 {
+			out.SourceVersion = fmt.Sprintf("%d:%s", p.Epoch, out.SourceVersion)
+		}
+	}
+	return out
+}

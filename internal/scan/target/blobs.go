@@ -1,0 +1,100 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// Blobs is an image that is not on this host: what a scanner asks for is fetched.
+type Blobs interface {
+	// Fetch returns a manifest or a blob. It need not be the one that was asked for: the
+	// scanner compares digests.
+	Fetch(ctx context.Context, a inventory.Ask) (io.ReadCloser, error)
+}
+
+// OpenBlobs returns the target that is the image root (the digest of its manifest or index)
+// of blobs.
+func OpenBlobs(blobs Blobs, root string) (*Target, error) {
+	answers, answer, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	asks, ask, err := os.Pipe()
+	if err != nil {
+		answers.Close()
+		answer.Close()
+		return nil, err
+	}
+	t := &Target{job: inventory.Job{Source: inventory.SourceAsked, Root: root}, server: &server{blobs: blobs, asks: asks, answer: answer}}
+	t.add(answers, inventory.Input{})
+	t.job.AskFD = firstFD + len(t.files)
+	t.files = append(t.files, ask)
+	return t, nil
+}
+
+// server answers one scanner.
+type server struct {
+	blobs  Blobs
+	asks   *os.File
+	answer *os.File
+}
+
+func (s *server) close() {
+	s.asks.Close()
+	s.answer.Close()
+}
+
+// start answers in a goroutine. stop ends that and waits for it; the server cannot be used
+// again. A nil server does nothing.
+func (s *server) start(ctx context.Context) (stop func()) {
+	if s == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.serve(ctx)
+	}()
+	return func() {
+		cancel()
+		s.close() // a read or write that waits for a scanner that is gone ends
+		<-done
+	}
+}
+
+// serve answers until the scanner has gone, has asked what is no question, or too often.
+// What is wrong is said to the scanner, whose result says it.
+func (s *server) serve(ctx context.Context) {
+	for n := 0; ; n++ {
+		a, err := inventory.ReadAsk(s.asks)
+		if err == nil && n >= inventory.MaxAsks {
+			err = fmt.Errorf("the scanner asks for more than %d blobs", inventory.MaxAsks)
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+				inventory.WriteFailure(s.answer, err)
+			}
+			s.close()
+			return
+		}
+		if err := s.one(ctx, a); err != nil {
+			s.close()
+			return
+		}
+	}
+}
+
+func (s *server) one(ctx context.Context, a inventory.Ask) error {
+	r, err := s.blobs.Fetch(ctx, a)
+	if err != nil {
+		return inventory.WriteFailure(s.answer, err)
+	}
+	defer r.Close()
+	return inventory.WriteAnswer(s.answer, r)
+}
