@@ -94,9 +94,11 @@ const (
 type History struct {
 	Head      uint64              `json:"head"`
 	Revisions []revision.Revision `json:"revisions"` // without texts
-	// Kept says how many there can be; Forgotten is the newest that is no longer kept.
+	// Kept says how many there can be; Forgotten is the newest of the Gone that are no longer
+	// kept.
 	Kept      int    `json:"kept"`
 	Forgotten uint64 `json:"forgotten,omitempty"`
+	Gone      uint64 `json:"gone,omitempty"`
 	// Problems of the chain of hashes; empty: it holds.
 	Problems []string `json:"problems"`
 }
