@@ -61,7 +61,7 @@ type Server struct {
 	streams chan struct{} // a token for each event stream
 	manage  *ManageOptions
 	changes chan struct{} // a token for each change that is read
-	users   bool          // serves manageRoutes only
+	rates   *rates        // nil: it serves more than manageRoutes
 	timeout time.Duration // of a request, both ways; tests shorten it
 	close   func() error
 }
@@ -83,7 +83,10 @@ func Listen(agent Agent, o Options) (*Server, error) {
 	s := &Server{
 		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
 		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
-		manage: o.Manage, changes: make(chan struct{}, maxChanges), users: o.UsersOnly,
+		manage: o.Manage, changes: make(chan struct{}, maxChanges),
+	}
+	if o.UsersOnly {
+		s.rates = newRates(usersBurst, usersRate)
 	}
 	s.close = sync.OnceValue(s.release)
 	if s.log == nil {
@@ -109,12 +112,15 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if u, ok := c.(*userConn); ok {
+				ctx = context.WithValue(ctx, knownKey{}, u.known)
+			}
 			return context.WithValue(context.WithValue(ctx, connKey{}, c), peerKey{}, readPeer(c))
 		},
 	}
 	conns := limitConns(s.socket, maxConnections)
-	if s.users {
-		conns = limitUsers(conns, maxPerUser)
+	if s.rates != nil {
+		conns = limitUsers(s.socket, maxConnections, s.identify)
 	}
 	return serveUntil(ctx, h, conns, s.path)
 }
@@ -182,7 +188,7 @@ var routes = []route{
 
 func (s *Server) routes() []route {
 	switch {
-	case s.users:
+	case s.rates != nil:
 		return manageRoutes
 	case s.manage != nil:
 		return slices.Concat(routes, manageRoutes)
@@ -237,6 +243,11 @@ func (s *Server) handler() http.Handler {
 			s.log.Warn("control request refused", attr.UID, p.uid, attr.PID, p.pid, attr.Error, err)
 			w.Header().Set("Connection", "close")
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
+			return
+		}
+		if k, ok := r.Context().Value(knownKey{}).(known); ok && !s.rates.take(k.share(), time.Now()) {
+			w.Header().Set("Retry-After", "1")
+			s.fail(w, errTooMany)
 			return
 		}
 		limit := int64(maxBodyBytes)
