@@ -33,8 +33,8 @@ func (c *counters) init(r *health.Registry) {
 		{&c.acceptErrors, "gate_accept_errors"}, // connections that could not be taken
 		{&c.canceled, "gate_client_gone"},       // the client left before its answer was whole
 		{&c.bound, "gate_bound"},                // new containers whose checks are bound in the kernel
-		{&c.bindErrors, "gate_bind_failed"},     // new containers that could not be bound: removed if it was owed
-		{&c.unremoved, "gate_bind_left"},        // of these: not removed; they do not start through the gate
+		{&c.bindErrors, "gate_bind_failed"},     // new containers that could not be bound: removed
+		{&c.unremoved, "gate_bind_left"},        // of these: not removed, which do not start through the gate
 		{&c.unbound, "gate_unbound"},            // refused: the start of a container that owes a binding
 		{&c.replaced, "gate_socket_replaced"},   // mounts of the daemon's socket that became ones of the gate's
 		{&c.streams, "gate_streams"},            // connections that became raw streams

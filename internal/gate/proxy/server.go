@@ -46,6 +46,7 @@ type Server struct {
 	callers   callers
 	counts    counters
 	images    images
+	left      leftovers
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
