@@ -43,6 +43,9 @@ type Options struct {
 	GID int
 	// Manage lets callers manage policies; nil: nobody can.
 	Manage *ManageOptions
+	// Tokens lets root of the host make bearer tokens; nil: nobody can. It needs Manage, which
+	// says who calls.
+	Tokens Tokens
 	// UsersOnly serves what Manage gives and nothing else, to every caller that reaches the
 	// socket. Its mode is 0660, or 0666 with GID 0.
 	UsersOnly bool
@@ -60,6 +63,7 @@ type Server struct {
 	lock    *os.File
 	streams chan struct{} // a token for each event stream
 	manage  *ManageOptions
+	tokens  Tokens
 	changes chan struct{} // a token for each change that is read
 	rates   *rates        // nil: it serves more than manageRoutes
 	timeout time.Duration // of a request, both ways; tests shorten it
@@ -83,7 +87,7 @@ func Listen(agent Agent, o Options) (*Server, error) {
 	s := &Server{
 		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
 		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
-		manage: o.Manage, changes: make(chan struct{}, maxChanges),
+		manage: o.Manage, tokens: o.Tokens, changes: make(chan struct{}, maxChanges),
 	}
 	if o.UsersOnly {
 		s.rates = newRates(usersBurst, usersRate)
@@ -190,6 +194,8 @@ func (s *Server) routes() []route {
 	switch {
 	case s.rates != nil:
 		return manageRoutes
+	case s.manage != nil && s.tokens != nil:
+		return slices.Concat(routes, manageRoutes, tokenRoutes)
 	case s.manage != nil:
 		return slices.Concat(routes, manageRoutes)
 	}

@@ -10,6 +10,7 @@ type counters struct {
 	bound, bindErrors, unremoved, unbound                        *health.Counter
 	replaced                                                     *health.Counter
 	streams, hidden, elevated, noSession                         *health.Counter
+	tokens, tokenWrong, tokenLimited                             *health.Counter
 }
 
 func (c *counters) init(r *health.Registry) {
@@ -40,6 +41,9 @@ func (c *counters) init(r *health.Registry) {
 		{&c.streams, "gate_streams"},            // connections that became raw streams
 		{&c.hidden, "gate_hidden"},              // things left out of lists and events
 		{&c.elevated, "gate_elevated"},          // calls made under an elevation
+		{&c.tokens, "gate_token_calls"},         // calls made with a valid bearer token
+		{&c.tokenWrong, "gate_token_refused"},   // refused: the bearer token is not valid
+		{&c.tokenLimited, "gate_token_limited"}, // refused unlooked at: too many wrong tokens before
 		{&c.noSession, "gate_no_session"},       // a caller's login session is not known: no elevation counts
 	} {
 		*n.to = r.Counter(n.name)

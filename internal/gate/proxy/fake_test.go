@@ -243,7 +243,9 @@ type recorder struct {
 func (r *recorder) Record(ev *Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.events = append(r.events, *ev)
+	kept, sub := *ev, *ev.Subject
+	kept.Subject = &sub // the gate's own is another's with the next request
+	r.events = append(r.events, kept)
 }
 
 func (r *recorder) all() []Event {
