@@ -68,7 +68,7 @@ func tokenListCommand(t *terminal) *cobra.Command {
 they are valid. One that has expired stays in the list, and its name taken, until it
 is revoked. Nothing shows the secret of a token again.`,
 		Example: "  belay token list\n  belay token list -o json",
-		Args: cobra.NoArgs,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := t.client().Tokens(cmd.Context())
 			if err != nil {
@@ -103,7 +103,7 @@ func tokenRevokeCommand(t *terminal) *cobra.Command {
 begun, such as a shell in a container, goes on until it ends. The name is free again:
 a new token of it has the rights, and what is owned by it.`,
 		Example: "  belay token revoke ci-1",
-		Args: cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := t.client().RevokeToken(cmd.Context(), &control.TokenRequest{Name: args[0]})
 			if err != nil {
