@@ -68,6 +68,7 @@ func TestScripts(t *testing.T) {
 			"fakeagent":  fakeAgent,
 			"journal":    writeJournal,
 			"fakefactor": fakeFactor,
+			"faketokens": fakeTokens,
 		},
 	})
 }

@@ -68,7 +68,7 @@ func (t *terminal) writeHistory(h *control.History) {
 	}
 	tb.writeTo(t.out)
 	if h.Forgotten > 0 {
-		fmt.Fprintf(t.out, "\nrevisions up to %d are no longer kept (at most %d are)\n", h.Forgotten, h.Kept)
+		fmt.Fprintf(t.out, "\n%d revisions up to %d are no longer kept (at most %d are)\n", h.Gone, h.Forgotten, h.Kept)
 	}
 }
 

@@ -56,6 +56,7 @@ type Agent struct {
 
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none
+	tokens     *tokens
 
 	// mu guards canary.
 	mu     sync.Mutex
@@ -115,6 +116,7 @@ func (a *Agent) open() error {
 	if err := a.openManager(); err != nil {
 		return err
 	}
+	a.openTokens()
 	if err := a.policies.load(false); err != nil {
 		if a.policies.current() == nil {
 			return fmt.Errorf("policies in %s: %w", a.cfg.PolicyDir, err)
@@ -237,7 +239,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	srv, err := control.Listen(a, control.Options{Path: a.cfg.Socket(), GID: gid, Manage: a.manageOptions(), Log: a.log})
+	srv, err := control.Listen(a, control.Options{Path: a.cfg.Socket(), GID: gid, Manage: a.manageOptions(), Tokens: a.tokens, Log: a.log})
 	if err != nil {
 		return err
 	}

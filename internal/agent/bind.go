@@ -34,7 +34,9 @@ type binder struct {
 	problems map[ident.ContainerID][]string           // rules that do not hold in it
 	names    map[ident.ContainerID][]string           // names that it has had
 	gate     map[ident.ContainerID]*gateBinding       // what the gate has made
+	most     int                                      // records of the gate, see maxBindings
 	unsynced []string                                 // records of these that may not be on the disk yet
+	syncAll  bool                                     // so may any record
 	devs     map[ident.ContainerID]uint32             // device of its root, where inodes were bound
 	listed   map[string]bool                          // runtimes that have told all they hold
 	kept     map[ident.ContainerID]workload.Container // what the state directory is to hold
@@ -56,7 +58,7 @@ func newBinder(a *Agent) *binder {
 		a: a, registry: workload.NewRegistry(), file: a.cfg.knownFile(),
 		late: map[ident.ContainerID]bool{}, problems: map[ident.ContainerID][]string{}, listed: map[string]bool{},
 		names: map[ident.ContainerID][]string{}, devs: map[ident.ContainerID]uint32{},
-		gate: map[ident.ContainerID]*gateBinding{},
+		gate: map[ident.ContainerID]*gateBinding{}, most: maxBindings,
 		kept: map[ident.ContainerID]workload.Container{},
 	}
 }

@@ -162,7 +162,9 @@ func explain(err error) *refusal {
 		return refuseFactor("enrolled", http.StatusConflict, "%w: take it away first, with a code: belay enroll --remove", err)
 	case errors.Is(err, factor.ErrNotBegun):
 		return refuseFactor("not_begun", http.StatusConflict, "%w: begin with belay enroll", err)
-	case errors.Is(err, factor.ErrTooMany), errors.Is(err, factor.ErrFull):
+	case errors.Is(err, factor.ErrFull):
+		return refuseFactor("too_many", http.StatusConflict, "%w: root can take away those of users who are gone: belay enroll --remove --user NAME", err)
+	case errors.Is(err, factor.ErrTooMany):
 		return refuseFactor("too_many", http.StatusConflict, "%w", err)
 	}
 	return refuseFactor("internal", http.StatusInternalServerError, "%w", err)

@@ -129,6 +129,47 @@ func TestElevate(t *testing.T) {
 	}
 }
 
+// A code is not used up for an elevation that there is no room for.
+func TestElevateFullKeepsTheCode(t *testing.T) {
+	w, ctx, alice := newFactorWorld(t), t.Context(), userCaller(70001, "audit:1")
+	e, err := w.Enrol(ctx, alice, &control.EnrolRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolled, err := w.Confirm(ctx, alice, &control.ConfirmRequest{ID: e.ID, Code: w.code(t, e.Secret)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	actions := []string{"exec"}
+	for i := range 16 {
+		if _, err := w.live.Grant(factor.Elevation{UID: 70001, Session: "audit:1", Actions: []string{strings.Repeat("x", i+1)}}, time.Hour, w.at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := &control.ElevateRequest{Code: enrolled.Recovery[0], Actions: actions}
+	for range 3 {
+		if _, err := w.Elevate(ctx, alice, q); !isStatus(err, http.StatusConflict) || w.last(t).Factor.Cause != "too_many" {
+			t.Fatalf("beyond the bound: %v, %+v", err, w.last(t).Factor)
+		}
+	}
+	if n := w.store.State(70001).Recovery; n != len(enrolled.Recovery) {
+		t.Errorf("%d recovery codes are left of %d", n, len(enrolled.Recovery))
+	}
+	if _, err := w.Drop(ctx, alice, &control.DropRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false} {
+		if _, err := w.Elevate(ctx, alice, q); (err == nil) != want {
+			t.Errorf("use %d of the code after a drop: %v", i+1, err)
+		}
+	}
+}
+
+func isStatus(err error, status int) bool {
+	e, ok := errors.AsType[*control.Error](err)
+	return ok && e.Status == status
+}
+
 func TestElevateRefuses(t *testing.T) {
 	w, ctx, alice := newFactorWorld(t), t.Context(), userCaller(70001, "audit:1")
 	secret := w.enrol(t, alice, "")

@@ -101,17 +101,23 @@ func (f *secondFactor) Elevate(_ context.Context, c *control.FactorCaller, q *co
 	if err != nil {
 		return nil, f.fail(c, c.UID, err)
 	}
-	// What a container's name stands for is told to nobody who has no code.
+	release := func() {}
+	defer func() { release() }()
+	// What a container's name stands for is told to nobody who has no code, and no code is
+	// used up for what cannot be granted.
 	u, err := f.store.Verify(c.UID, q.Code, func() error {
-		if q.Target == "" {
-			return nil
+		if q.Target != "" {
+			id, name, err := f.container(q.Target)
+			if err != nil {
+				return refuseFactor("target", http.StatusNotFound, "--target: %w", err)
+			}
+			e.Target, e.TargetName = string(id), name
 		}
-		id, name, err := f.container(q.Target)
-		if err != nil {
-			return refuseFactor("target", http.StatusNotFound, "--target: %w", err)
+		free, err := f.live.Hold(&e, f.now())
+		if err == nil {
+			release = free
 		}
-		e.Target, e.TargetName = string(id), name
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, f.fail(c, c.UID, err)

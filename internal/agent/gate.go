@@ -88,7 +88,7 @@ func (a *Agent) gateOptions() (proxy.Options, error) {
 	o := proxy.Options{
 		Upstream: upstream, Socket: a.cfg.GateSocket, Mode: mode, Policies: a.gateRules, Workload: gateWorkload{a},
 		Recorder: a, Health: a.health, Log: a.log, TLS: a.cfg.GateTLS, Tickets: a.tickets, Binder: a.binder,
-		Elevations: &a.elevations,
+		Elevations: &a.elevations, Tokens: a.tokens,
 	}
 	if a.cfg.GateGroup != "" {
 		o.GID, err = groupID(a.cfg.GateGroup)
@@ -201,7 +201,7 @@ func (a *Agent) Record(ev *proxy.Event) {
 		BootID: a.host.BootID, Host: a.host.Hostname, Time: ev.Time, Kind: journal.KindAPI,
 		Decision: verdict.Decision(ev.Decision), API: call, Message: cut(ev.Reason),
 	}
-	a.describeCaller(ev.Subject, r)
+	a.describeCaller(ev.Subject, ev.Peer, r)
 	if ev.Policy != "" {
 		r.Policy = &journal.Policy{Name: ev.Policy, Revision: ev.Revision, Rule: ev.Rule, Mode: verdict.ModeEnforce.String()}
 		if ev.Decision == proxy.WouldDeny {
@@ -211,7 +211,8 @@ func (a *Agent) Record(ev *proxy.Event) {
 	a.journal.Append(r)
 }
 
-func (a *Agent) describeCaller(sub *apicall.Subject, r *journal.Record) {
+// describeCaller says who called. peer is who showed a token; nil else.
+func (a *Agent) describeCaller(sub, peer *apicall.Subject, r *journal.Record) {
 	call := r.API
 	switch sub.Kind {
 	case apicall.User:
@@ -220,6 +221,12 @@ func (a *Agent) describeCaller(sub *apicall.Subject, r *journal.Record) {
 		call.CallerKind, call.Caller = "certificate", sub.CN
 	case apicall.Token:
 		call.CallerKind, call.Caller = "token", sub.Token
+		if peer != nil && (peer.Kind == apicall.User || peer.Kind == apicall.Container) {
+			call.UID = new(peer.UID) // of the process that showed it
+		}
+		if peer != nil && peer.Kind == apicall.Container {
+			r.Container = &journal.Container{ID: ident.ContainerID(peer.ContainerID), Name: peer.ContainerName, Digest: peer.ImageDigest, Class: "container"}
+		}
 	case apicall.Container:
 		call.CallerKind, call.Caller, call.UID = "container", sub.ContainerName, new(sub.UID)
 		r.Container = &journal.Container{ID: ident.ContainerID(sub.ContainerID), Name: sub.ContainerName, Digest: sub.ImageDigest, Class: "container"}

@@ -30,7 +30,7 @@ type gateBinding struct {
 	Owner    string            `json:"owner"`
 	Name     string            `json:"name,omitempty"`
 	Image    string            `json:"image,omitempty"`
-	Labels   map[string]string `json:"labels,omitempty"` // the request's own
+	Labels   map[string]string `json:"labels,omitempty"` // the request's own; in memory only until they are kept
 	Set      map[string]string `json:"set,omitempty"`    // the gate's
 	Policies []keptPolicy      `json:"policies,omitempty"`
 
@@ -45,6 +45,14 @@ type keptPolicy struct {
 
 // maxBindingFile bounds one file: a create's labels are at most a body of 4 MiB.
 const maxBindingFile = 16 << 20
+
+// maxBindings bounds the records, and with them memory, files and what a start of the agent
+// reads: more containers than a host can have. A create beyond it is refused.
+const maxBindings = 1 << 16
+
+// maxUnsynced bounds the names of records that are not on the disk yet; beyond it the whole
+// folder's are synced.
+const maxUnsynced = 4096
 
 // unlistedFor is how long a binding waits for the runtime to know its container: a listing
 // may have been taken just before the container was made.
@@ -74,16 +82,26 @@ func (b *binder) Bind(n *proxy.Binding) error {
 }
 
 func (b *binder) bindGate(g *gateBinding) error {
+	raw, err := json.Marshal(g)
+	if err != nil {
+		return fmt.Errorf("keep the binding: %w", err)
+	}
 	b.mu.Lock()
+	if len(b.gate) >= b.most {
+		b.mu.Unlock()
+		b.a.health.Counter("bindings_full").Add(1)
+		return fmt.Errorf("there are records of %d containers already, which is the most; fix: remove containers", b.most)
+	}
 	b.gate[g.ID] = g
-	err := b.bindKnown(g.ID)
+	err = b.bindKnown(g.ID)
 	b.mu.Unlock()
 	if err == nil {
-		err = b.keepGate(g)
+		err = b.keepGate(g.ID, raw)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err == nil && b.gate[g.ID] != g {
+	g.Labels = nil // the file has them; a body's worth of them for each container is too much to hold
+	if err == nil && b.gate[g.ID] == nil {
 		_ = os.Remove(b.gateFile(g.ID)) // the container was destroyed meanwhile
 		return nil
 	}
@@ -108,8 +126,16 @@ func (b *binder) bindKnown(id ident.ContainerID) error {
 	if g == nil {
 		return b.a.kernel.Unbind(id)
 	}
+	labels := g.Labels
+	if labels == nil {
+		kept, err := readBinding(b.gateFile(id))
+		if err != nil {
+			return err // it keeps the policy that it has
+		}
+		labels = kept.Labels
+	}
 	// Of the image only its name is known: nothing loosens by it.
-	return b.bind(workload.Container{ID: id, Name: strings.TrimPrefix(g.Name, "/"), Image: g.Image, Labels: g.Labels})
+	return b.bind(workload.Container{ID: id, Name: strings.TrimPrefix(g.Name, "/"), Image: g.Image, Labels: labels})
 }
 
 // Bound implements [proxy.Binder].
@@ -152,37 +178,58 @@ func (b *binder) gateFile(id ident.ContainerID) string {
 	return filepath.Join(b.a.cfg.bindingsDir(), string(id)+".json")
 }
 
-func (b *binder) keepGate(g *gateBinding) error {
-	raw, err := json.Marshal(g)
-	if err != nil {
-		return fmt.Errorf("keep the binding: %w", err)
-	}
-	if err := atomicfile.WriteFileUnsynced(b.gateFile(g.ID), raw, 0o600); err != nil {
+func (b *binder) keepGate(id ident.ContainerID, raw []byte) error {
+	if err := atomicfile.WriteFileUnsynced(b.gateFile(id), raw, 0o600); err != nil {
 		return fmt.Errorf("keep the binding: %w", err)
 	}
 	b.mu.Lock()
-	b.unsynced = append(b.unsynced, filepath.Base(b.gateFile(g.ID)))
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	b.notSynced(filepath.Base(b.gateFile(id)))
 	return nil
+}
+
+// notSynced notes records that are to be put on the disk. b.mu is held.
+func (b *binder) notSynced(names ...string) {
+	if b.unsynced = append(b.unsynced, names...); len(b.unsynced) > maxUnsynced {
+		b.unsynced, b.syncAll = nil, true
+	}
 }
 
 // syncGate puts new records of the gate on the disk. No create waits for it: where power is
 // lost before, the container has what its label owes, and does not start through the gate.
 func (b *binder) syncGate() error {
 	b.mu.Lock()
-	names := b.unsynced
-	b.unsynced = nil
+	names, all := b.unsynced, b.syncAll
+	b.unsynced, b.syncAll = nil, false
 	b.mu.Unlock()
-	if len(names) == 0 {
+	if len(names) == 0 && !all {
 		return nil
 	}
-	if err := atomicfile.Sync(b.a.cfg.bindingsDir(), names); err != nil {
+	dir := b.a.cfg.bindingsDir()
+	var err error
+	if all {
+		names, err = namesIn(dir)
+	}
+	if err == nil {
+		err = atomicfile.Sync(dir, names)
+	}
+	if err != nil {
 		b.mu.Lock()
-		b.unsynced = append(b.unsynced, names...)
+		b.notSynced(names...)
+		b.syncAll = b.syncAll || all
 		b.mu.Unlock()
 		return fmt.Errorf("keep the bindings: %w", err)
 	}
 	return nil
+}
+
+func namesIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, err
 }
 
 // dropGate forgets the gate's record of a container that is destroyed. b.mu is held.
@@ -196,9 +243,9 @@ func (b *binder) dropGate(id ident.ContainerID) {
 	}
 }
 
-// recallGate reads what the gate bound under earlier agents. A record that cannot be read is
-// left where it is and counted: its container has the rules of its label, and does not
-// start through the gate.
+// recallGate reads what the gate bound under earlier agents. A record that cannot be read, or
+// is beyond the bound, is left where it is and counted: its container has the rules of its
+// label, and does not start through the gate.
 func (b *binder) recallGate() error {
 	dir := b.a.cfg.bindingsDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -219,12 +266,19 @@ func (b *binder) recallGate() error {
 		if err == nil && g.ID != id {
 			err = fmt.Errorf("%s: it is of container %s", e.Name(), g.ID.Short())
 		}
+		if err == nil && len(b.gate) >= b.most {
+			err = fmt.Errorf("%s: there are records of %d other containers, which is the most", e.Name(), b.most)
+		}
 		if err != nil {
 			b.a.health.Counter("bindings_unreadable").Add(1)
 			errs = append(errs, err)
 			continue
 		}
+		g.Labels = nil // see bindGate
 		b.gate[id] = g
+	}
+	if len(errs) > 10 {
+		errs = append(errs[:10], fmt.Errorf("and %d more", len(errs)-10))
 	}
 	return errors.Join(errs...)
 }

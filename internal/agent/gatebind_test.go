@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -59,7 +60,11 @@ func TestBindingsKept(t *testing.T) {
 	}
 	whole, broken := ident.ContainerID(strings.Repeat("a", 64)), ident.ContainerID(strings.Repeat("b", 64))
 	g := testBinding(t, whole)
-	if err := b.keepGate(g); err != nil {
+	raw, err := json.Marshal(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.keepGate(whole, raw); err != nil {
 		t.Fatal(err)
 	}
 	for file, text := range map[string]string{b.gateFile(broken): `{"id":`, filepath.Join(b.a.cfg.bindingsDir(), ".half.tmp-1"): ""} {

@@ -266,6 +266,7 @@ func (m *manager) History(_ context.Context, who *control.Caller, name string) (
 		h.Problems = []string{}
 	}
 	h.Head, h.Forgotten = m.history.Head()
+	h.Gone = m.history.Gone()
 	hidden := false
 	may := map[string]bool{name: name != ""}
 	for _, r := range m.history.List() {

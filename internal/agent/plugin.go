@@ -114,7 +114,7 @@ func (a *Agent) recordAuthz(ev *authz.Event) {
 	for _, c := range ev.Checks[:min(len(ev.Checks), maxRecordedChecks)] {
 		r.API.Checks = append(r.API.Checks, cut(c))
 	}
-	a.describeCaller(&ev.Subject, r)
+	a.describeCaller(&ev.Subject, nil, r)
 	if ev.Subject.Kind == apicall.Nobody {
 		r.API.Caller = ev.User
 	}

@@ -87,6 +87,7 @@ var Packages = []Package{
 	{Path: "internal/gate/peer", Row: RowCore},
 	{Path: "internal/gate/ticket", Row: RowCore},
 	{Path: "internal/gate/factor", Row: RowCore},
+	{Path: "internal/gate/token", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
 	{Path: "internal/revision", Row: RowCore},

@@ -194,6 +194,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: nothing listens on %s", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission to use %s: run as root or as a member of the socket's group", c.socket)
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		return fmt.Errorf("the agent closed the connection to %s: it ends, or too many are open; try again: %w", c.socket, err)
 	}
 	return fmt.Errorf("ask the agent on %s: %w", c.socket, err)
 }

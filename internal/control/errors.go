@@ -18,6 +18,9 @@ var (
 // ErrNotRunning is returned by [Client] when nothing answers on the socket.
 var ErrNotRunning = errors.New("the agent is not running")
 
+// errTooMany refuses a request beyond the rate of its share.
+var errTooMany = &Error{Status: http.StatusTooManyRequests, Message: "too many requests: wait some seconds"}
+
 // ErrInUse is returned by [Listen] when a live agent holds the socket.
 var ErrInUse = errors.New("another agent is running")
 

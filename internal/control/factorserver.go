@@ -20,13 +20,10 @@ import (
 
 // Limits of the factor socket, which strangers may open too.
 const (
-	factorConns       = 64
-	factorConnsPerUID = 8
-	// factorBurst requests of one user are answered at once, then factorRate in a second.
+	factorConns = 64
+	// factorBurst requests of one share are answered at once, then factorRate in a second.
 	factorBurst = 20
 	factorRate  = 1
-	// maxFactorUsers bounds what is remembered of rates.
-	maxFactorUsers = 4096
 )
 
 // FactorOptions says where the factor socket is.
@@ -47,15 +44,7 @@ type FactorServer struct {
 	socket net.Listener
 	lock   *os.File
 	close  func() error
-
-	// mu guards rates.
-	mu    sync.Mutex
-	rates map[uint32]rate
-}
-
-type rate struct {
-	tokens float64
-	filled time.Time
+	rates  *rates
 }
 
 // ListenFactor takes the socket for second factors. Its mode lets every user of the host
@@ -71,7 +60,7 @@ func ListenFactor(f Factor, o FactorOptions) (*FactorServer, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &FactorServer{factor: f, o: o, socket: l, lock: lock, rates: map[uint32]rate{}}
+	s := &FactorServer{factor: f, o: o, socket: l, lock: lock, rates: newRates(factorBurst, factorRate)}
 	s.who.Workload = o.Workload
 	if o.identify == nil {
 		s.o.identify = s.who.Of
@@ -83,14 +72,6 @@ func ListenFactor(f Factor, o FactorOptions) (*FactorServer, error) {
 // Close removes the socket. It is for a server whose Run is never called.
 func (s *FactorServer) Close() error { return s.close() }
 
-type callerKey struct{}
-
-// known is who is at the other end of a connection.
-type known struct {
-	sub apicall.Subject
-	err error
-}
-
 // Run answers until ctx ends, then removes the socket and returns nil. It is called once.
 func (s *FactorServer) Run(ctx context.Context) error {
 	defer s.Close()
@@ -100,11 +81,10 @@ func (s *FactorServer) Run(ctx context.Context) error {
 		ErrorLog:    slog.NewLogLogger(s.o.Log.Handler(), slog.LevelWarn),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			sub, err := s.o.identify(c)
-			return context.WithValue(ctx, callerKey{}, known{sub, err})
+			return context.WithValue(ctx, knownKey{}, c.(*userConn).known)
 		},
 	}
-	return serveUntil(ctx, h, limitUsers(limitConns(s.socket, factorConns), factorConnsPerUID), s.o.Path)
+	return serveUntil(ctx, h, limitUsers(s.socket, factorConns, s.o.identify), s.o.Path)
 }
 
 // routes is all that the socket answers.
@@ -170,7 +150,7 @@ func (s *FactorServer) handler() http.Handler {
 
 // caller returns who asks, or why nobody hears it.
 func (s *FactorServer) caller(ctx context.Context) (*FactorCaller, error) {
-	k, _ := ctx.Value(callerKey{}).(known)
+	k, _ := ctx.Value(knownKey{}).(known)
 	c := &FactorCaller{UID: k.sub.UID, Name: k.sub.Name, PID: k.sub.PID}
 	refuse := func(status int, msg string) (*FactorCaller, error) {
 		s.o.Log.Warn("a request about a second factor is refused", attr.UID, c.UID, attr.PID, c.PID, attr.Reason, msg)
@@ -180,14 +160,14 @@ func (s *FactorServer) caller(ctx context.Context) (*FactorCaller, error) {
 		return nil, &Error{Status: status, Message: msg}
 	}
 	switch {
+	case !s.rates.take(k.share(), time.Now()): // before anything is noted
+		return nil, errTooMany
 	case k.err != nil:
 		return refuse(http.StatusForbidden, k.err.Error())
 	case k.sub.Kind == apicall.Container:
 		return refuse(http.StatusForbidden, "a process in a container has no second factor: ask from the host")
 	case k.sub.Kind != apicall.User:
 		return refuse(http.StatusForbidden, "who is calling is unknown")
-	case !s.take(c.UID, time.Now()):
-		return nil, &Error{Status: http.StatusTooManyRequests, Message: "too many requests: wait some seconds"}
 	}
 	session, err := s.who.Session(&k.sub)
 	if err != nil {
@@ -195,32 +175,4 @@ func (s *FactorServer) caller(ctx context.Context) (*FactorCaller, error) {
 	}
 	c.Session = session
 	return c, nil
-}
-
-// take takes a token of a user's bucket; false: it is empty.
-func (s *FactorServer) take(uid uint32, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, ok := s.rates[uid]
-	if !ok {
-		b = rate{tokens: factorBurst, filled: now}
-		if len(s.rates) >= maxFactorUsers {
-			for u, o := range s.rates {
-				if now.Sub(o.filled).Seconds()*factorRate >= factorBurst {
-					delete(s.rates, u)
-				}
-			}
-			if len(s.rates) >= maxFactorUsers {
-				return false
-			}
-		}
-	}
-	b.tokens = min(factorBurst, b.tokens+max(0, now.Sub(b.filled).Seconds())*factorRate)
-	b.filled = now
-	ok = b.tokens >= 1
-	if ok {
-		b.tokens--
-	}
-	s.rates[uid] = b
-	return ok
 }

@@ -94,9 +94,11 @@ const (
 type History struct {
 	Head      uint64              `json:"head"`
 	Revisions []revision.Revision `json:"revisions"` // without texts
-	// Kept says how many there can be; Forgotten is the newest that is no longer kept.
+	// Kept says how many there can be; Forgotten is the newest of the Gone that are no longer
+	// kept.
 	Kept      int    `json:"kept"`
 	Forgotten uint64 `json:"forgotten,omitempty"`
+	Gone      uint64 `json:"gone,omitempty"`
 	// Problems of the chain of hashes; empty: it holds.
 	Problems []string `json:"problems"`
 }
@@ -144,14 +146,22 @@ var manageRoutes = []route{
 // process can be moved into a container.
 func (s *Server) caller(ctx context.Context) (*Caller, error) {
 	c, ok := ctx.Value(connKey{}).(net.Conn)
-	if !ok || s.manage.Identify == nil {
+	if !ok {
 		return nil, fmt.Errorf("%w: who is calling is unknown", ErrForbidden)
 	}
-	sub, err := s.manage.Identify(c)
+	sub, err := s.identify(c)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrForbidden, err)
 	}
 	return &Caller{Subject: sub, LoginUID: loginUID(sub.PID)}, nil
+}
+
+// identify says who is at the other end of a connection.
+func (s *Server) identify(c net.Conn) (apicall.Subject, error) {
+	if s.manage == nil || s.manage.Identify == nil {
+		return apicall.Subject{}, fmt.Errorf("%w: who is calling is unknown", ErrForbidden)
+	}
+	return s.manage.Identify(c)
 }
 
 type connKey struct{}

@@ -161,18 +161,6 @@ func TestUsersSocket(t *testing.T) {
 		}
 		s.Close()
 	}
-	l := limitUsers(nil, 2).(*userListener)
-	for i, want := range []bool{true, true, false} {
-		if got := l.take(1000); got != want {
-			t.Errorf("connection %d of one user: %v, want %v", i+1, got, want)
-		}
-	}
-	if !l.take(1001) || !l.take(0) || !l.take(0) {
-		t.Error("others are kept out")
-	}
-	if l.leave(1000); !l.take(1000) {
-		t.Error("a connection that ended counts still")
-	}
 }
 
 // A user who may not open the control socket is sent to the one for users.

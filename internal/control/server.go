@@ -43,6 +43,9 @@ type Options struct {
 	GID int
 	// Manage lets callers manage policies; nil: nobody can.
 	Manage *ManageOptions
+	// Tokens lets root of the host make bearer tokens; nil: nobody can. It needs Manage, which
+	// says who calls.
+	Tokens Tokens
 	// UsersOnly serves what Manage gives and nothing else, to every caller that reaches the
 	// socket. Its mode is 0660, or 0666 with GID 0.
 	UsersOnly bool
@@ -60,8 +63,9 @@ type Server struct {
 	lock    *os.File
 	streams chan struct{} // a token for each event stream
 	manage  *ManageOptions
+	tokens  Tokens
 	changes chan struct{} // a token for each change that is read
-	users   bool          // serves manageRoutes only
+	rates   *rates        // nil: it serves more than manageRoutes
 	timeout time.Duration // of a request, both ways; tests shorten it
 	close   func() error
 }
@@ -83,7 +87,10 @@ func Listen(agent Agent, o Options) (*Server, error) {
 	s := &Server{
 		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
 		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
-		manage: o.Manage, changes: make(chan struct{}, maxChanges), users: o.UsersOnly,
+		manage: o.Manage, tokens: o.Tokens, changes: make(chan struct{}, maxChanges),
+	}
+	if o.UsersOnly {
+		s.rates = newRates(usersBurst, usersRate)
 	}
 	s.close = sync.OnceValue(s.release)
 	if s.log == nil {
@@ -109,12 +116,15 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if u, ok := c.(*userConn); ok {
+				ctx = context.WithValue(ctx, knownKey{}, u.known)
+			}
 			return context.WithValue(context.WithValue(ctx, connKey{}, c), peerKey{}, readPeer(c))
 		},
 	}
 	conns := limitConns(s.socket, maxConnections)
-	if s.users {
-		conns = limitUsers(conns, maxPerUser)
+	if s.rates != nil {
+		conns = limitUsers(s.socket, maxConnections, s.identify)
 	}
 	return serveUntil(ctx, h, conns, s.path)
 }
@@ -182,8 +192,10 @@ var routes = []route{
 
 func (s *Server) routes() []route {
 	switch {
-	case s.users:
+	case s.rates != nil:
 		return manageRoutes
+	case s.manage != nil && s.tokens != nil:
+		return slices.Concat(routes, manageRoutes, tokenRoutes)
 	case s.manage != nil:
 		return slices.Concat(routes, manageRoutes)
 	}
@@ -237,6 +249,11 @@ func (s *Server) handler() http.Handler {
 			s.log.Warn("control request refused", attr.UID, p.uid, attr.PID, p.pid, attr.Error, err)
 			w.Header().Set("Connection", "close")
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
+			return
+		}
+		if k, ok := r.Context().Value(knownKey{}).(known); ok && !s.rates.take(k.share(), time.Now()) {
+			w.Header().Set("Retry-After", "1")
+			s.fail(w, errTooMany)
 			return
 		}
 		limit := int64(maxBodyBytes)

@@ -2,30 +2,79 @@ package control
 
 import (
 	"net"
+	"strconv"
 	"sync"
+	"time"
+
+	"github.com/belay-project/belay/internal/apicall"
 )
 
 // UsersSocketName is the name in the run directory of the socket that others than root
 // and the control socket's group may open, if the agent offers it.
 const UsersSocketName = "users.sock"
 
-// maxPerUser is how many connections one user may have to the socket for users.
-const maxPerUser = 8
+const (
+	// maxPerUser is how many connections one share may have to a socket for users.
+	maxPerUser = 8
+	// keptForRoot is how many connections nobody but root of the host has, so that an
+	// administrator gets in whatever users do.
+	keptForRoot = 8
+	// usersBurst requests of one share are answered at once, then usersRate in a second.
+	usersBurst = 60
+	usersRate  = 4
+	// maxShares bounds what is remembered of rates.
+	maxShares = 4096
+)
 
-// limitUsers closes connections of users that have n already, so that none of them keeps
-// the others out.
-func limitUsers(l net.Listener, n int) net.Listener {
-	return &userListener{Listener: l, most: n, open: map[uint32]int{}}
+// rootShare is of uid 0 of the host, for whom nothing but the socket's own bound holds.
+const rootShare = ""
+
+// shareOf says who a caller's connections and requests are counted for. The uids of a user
+// namespace are as many as its owner likes and have no names in the host's database, and
+// containers are made at will: each of these kinds has one share, as one user has.
+func shareOf(sub *apicall.Subject, err error) string {
+	switch {
+	case err == nil && sub.Kind == apicall.Container:
+		return "containers"
+	case err != nil || sub.Kind != apicall.User:
+		return "unknown"
+	case sub.UID == 0:
+		return rootShare
+	case sub.Name == "":
+		return "nameless"
+	}
+	return "uid " + strconv.FormatUint(uint64(sub.UID), 10)
+}
+
+// known is who is at the other end of a connection, when it was accepted.
+type known struct {
+	sub apicall.Subject
+	err error
+}
+
+func (k *known) share() string { return shareOf(&k.sub, k.err) }
+
+type knownKey struct{}
+
+// limitUsers closes connections of shares that have [maxPerUser] already, and of all but root
+// that would take the last [keptForRoot] of total. identify says who calls.
+func limitUsers(l net.Listener, total int, identify func(net.Conn) (apicall.Subject, error)) net.Listener {
+	return &userListener{
+		Listener: limitConns(l, total), identify: identify, most: maxPerUser, shared: total - keptForRoot, open: map[string]int{},
+	}
 }
 
 // userListener wraps a [limitedListener].
 type userListener struct {
 	net.Listener
-	most int
+	identify func(net.Conn) (apicall.Subject, error)
+	most     int // of one share
+	shared   int // of all but root
 
-	// mu guards open.
+	// mu guards what follows.
 	mu   sync.Mutex
-	open map[uint32]int
+	open map[string]int
+	used int // of shared
 }
 
 // Accept implements [net.Listener].
@@ -35,35 +84,46 @@ func (l *userListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := readPeer(c)
-		if p.err != nil || !l.take(p.uid) {
+		var k known
+		k.sub, k.err = l.identify(c)
+		share := k.share()
+		if !l.take(share) {
 			c.Close()
 			continue
 		}
-		return &userConn{limitedConn: c.(*limitedConn), leave: sync.OnceFunc(func() { l.leave(p.uid) })}, nil
+		return &userConn{limitedConn: c.(*limitedConn), known: k, leave: sync.OnceFunc(func() { l.leave(share) })}, nil
 	}
 }
 
-func (l *userListener) take(uid uint32) bool {
+func (l *userListener) take(share string) bool {
+	if share == rootShare {
+		return true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[uid] >= l.most {
+	if l.open[share] >= l.most || l.used >= l.shared {
 		return false
 	}
-	l.open[uid]++
+	l.open[share]++
+	l.used++
 	return true
 }
 
-func (l *userListener) leave(uid uint32) {
+func (l *userListener) leave(share string) {
+	if share == rootShare {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[uid]--; l.open[uid] <= 0 {
-		delete(l.open, uid)
+	l.used--
+	if l.open[share]--; l.open[share] <= 0 {
+		delete(l.open, share)
 	}
 }
 
 type userConn struct {
 	*limitedConn
+	known known
 	leave func()
 }
 
@@ -71,4 +131,54 @@ type userConn struct {
 func (c *userConn) Close() error {
 	defer c.leave()
 	return c.limitedConn.Close()
+}
+
+// rates bounds the requests of each share. Make one with [newRates].
+type rates struct {
+	burst, perSecond float64
+
+	// mu guards byShare.
+	mu      sync.Mutex
+	byShare map[string]bucket
+}
+
+type bucket struct {
+	tokens float64
+	filled time.Time
+}
+
+func newRates(burst, perSecond float64) *rates {
+	return &rates{burst: burst, perSecond: perSecond, byShare: map[string]bucket{}}
+}
+
+// take takes a token of a share's bucket; false: it is empty, or there are too many shares.
+// Root has no bucket.
+func (r *rates) take(share string, now time.Time) bool {
+	if share == rootShare {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b, ok := r.byShare[share]
+	if !ok {
+		b = bucket{tokens: r.burst, filled: now}
+		if len(r.byShare) >= maxShares {
+			for s, o := range r.byShare {
+				if now.Sub(o.filled).Seconds()*r.perSecond >= r.burst {
+					delete(r.byShare, s)
+				}
+			}
+			if len(r.byShare) >= maxShares {
+				return false
+			}
+		}
+	}
+	b.tokens = min(r.burst, b.tokens+max(0, now.Sub(b.filled).Seconds())*r.perSecond)
+	b.filled = now
+	ok = b.tokens >= 1
+	if ok {
+		b.tokens--
+	}
+	r.byShare[share] = b
+	return ok
 }

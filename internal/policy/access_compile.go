@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/binary"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -24,6 +25,7 @@ type Access struct {
 	rules   map[ruleKey]*ruleList
 
 	whenErrors atomic.Uint64
+	runtimes   sync.Map // of runtimeKey to *RuntimePolicy
 }
 
 type class struct {

@@ -48,6 +48,8 @@ func (c *Check) inKernel() (counterpart, bool) {
 // The counterpart of notRoot is exec.asRoot: deny, that of readOnlyRoot exec.drift: deny.
 // They hold where the API cannot see: a name that the image's /etc/passwd gives the
 // number 0, a setuid program, an exec that came another way.
+//
+// Callers must not change what they get: later calls get the same policies.
 func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy {
 	id := actionIDs[call.Action]
 	if traitsOf(id)&traitCreates == 0 || call.Subject.Kind == apicall.Nobody {
@@ -58,7 +60,7 @@ func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy 
 		elevated: call.Elevated, now: now, quiet: true,
 	}
 	ids := s.match(in.sub, nil)
-	out := map[*AccessPolicy]*RuntimePolicy{}
+	out := map[*AccessPolicy]worth{}
 	for _, mode := range []verdict.Mode{verdict.ModeEnforce, verdict.ModeAudit} {
 		if mode == verdict.ModeEnforce && !s.enforced {
 			continue
@@ -79,34 +81,64 @@ func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy 
 	}
 	var list []*RuntimePolicy
 	for _, p := range s.policies {
-		if rp := out[p]; rp != nil {
-			rp.Revision = revisionOf(rp.Canonical())
-			list = append(list, rp)
+		if w := out[p]; len(w.checks) > 0 {
+			list = append(list, s.runtimeOf(p, w))
 		}
 	}
 	return list
 }
 
-// addRuntime adds the counterparts of the rule's checks to what its policy has in out,
-// under the name of the policy.
-func (r *compiledRule) addRuntime(out map[*AccessPolicy]*RuntimePolicy) {
+// worth is what the checks of one AccessPolicy's rules are worth.
+type worth struct {
+	line   int    // of the first of these rules
+	checks string // names, sorted, with a comma after each
+}
+
+// addRuntime adds the rule's checks that have counterparts to what its policy has in out.
+func (r *compiledRule) addRuntime(out map[*AccessPolicy]worth) {
 	for i := range r.Checks {
-		k, ok := r.Checks[i].inKernel()
-		if !ok {
+		name := r.Checks[i].Name
+		if _, ok := r.Checks[i].inKernel(); !ok {
 			continue
 		}
-		rp := out[r.policy]
-		if rp == nil {
-			mode := r.policy.Spec.Mode
-			rp = &RuntimePolicy{
-				File: r.policy.File, Line: r.Line, Name: r.policy.Name,
-				Spec: Spec{Mode: mode, Exec: &Exec{Mode: mode}},
-			}
-			rp.linesAt(r.Line)
-			out[r.policy] = rp
+		w := out[r.policy]
+		if w.checks == "" {
+			w.line = r.Line
 		}
-		k.set(rp.Spec.Exec)
+		switch {
+		case strings.Contains(w.checks, name+","):
+		case w.checks < name:
+			w.checks += name + ","
+		default:
+			w.checks = name + "," + w.checks
+		}
+		out[r.policy] = w
 	}
+}
+
+// runtimeKey is what a policy of [Access.RuntimeFor] depends on.
+type runtimeKey struct {
+	policy *AccessPolicy
+	worth
+}
+
+// runtimeOf returns the policy, under the name of p. They are few, one for each combination of
+// checks in a rule, and to write one in its normal form takes longer than to judge a create.
+func (s *Access) runtimeOf(p *AccessPolicy, w worth) *RuntimePolicy {
+	key := runtimeKey{p, w}
+	if rp, ok := s.runtimes.Load(key); ok {
+		return rp.(*RuntimePolicy)
+	}
+	mode := p.Spec.Mode
+	rp := &RuntimePolicy{File: p.File, Line: w.line, Name: p.Name, Spec: Spec{Mode: mode, Exec: &Exec{Mode: mode}}}
+	rp.linesAt(w.line)
+	for name := range strings.SplitSeq(strings.TrimSuffix(w.checks, ","), ",") {
+		counterparts[name].set(rp.Spec.Exec)
+	}
+	rp.canonical = rp.Canonical()
+	rp.Revision = revisionOf(rp.canonical)
+	first, _ := s.runtimes.LoadOrStore(key, rp)
+	return first.(*RuntimePolicy)
 }
 
 // linesAt says that all that the policy sets is written in one line.

@@ -94,3 +94,41 @@ func TestExecOwnUser(t *testing.T) {
 		}
 	}
 }
+
+// What one policy's checks are worth is written down once, and is right for each combination.
+func TestRuntimeForIsKept(t *testing.T) {
+	docs, err := ParseAll("a.yaml", []byte(`apiVersion: belay.dev/v1
+kind: AccessPolicy
+metadata: {name: a}
+spec:
+  mode: enforce
+  subjects: {everyone: true}
+  rules:
+    - {name: both, effect: allow, actions: [container.create], checks: [readOnlyRoot, notRoot]}
+    - {name: one, effect: allow, actions: [container.create], checks: [notRoot]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := NewSet(nil, docs.Access...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func(readOnly bool) *apicall.Call {
+		return &apicall.Call{Subject: apicall.Subject{Kind: apicall.User, UID: 5}, Action: "container.create", Facts: apicall.Facts{User: "1000", ReadOnly: readOnly}}
+	}
+	for _, readOnly := range []bool{true, false, true, false} {
+		first, again := set.Access().RuntimeFor(call(readOnly), at), set.Access().RuntimeFor(call(readOnly), at)
+		if len(first) != 1 || len(again) != 1 || first[0] != again[0] {
+			t.Fatalf("read only %v: got %+v and %+v", readOnly, first, again)
+		}
+		rp := *first[0]
+		rp.canonical = nil
+		if string(rp.Canonical()) != string(first[0].Canonical()) || rp.Revision != revisionOf(rp.Canonical()) {
+			t.Error("what is kept is not its normal form")
+		}
+		if e := rp.Spec.Exec; e.AsRoot != Deny || (e.Drift == Deny) != readOnly {
+			t.Errorf("read only %v: %+v", readOnly, e)
+		}
+	}
+}

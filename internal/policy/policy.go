@@ -64,7 +64,8 @@ type RuntimePolicy struct {
 	Annotations map[string]string
 	Spec        Spec
 
-	lines map[string]int // "exec.asRoot" to the line that sets it
+	lines     map[string]int // "exec.asRoot" to the line that sets it
+	canonical []byte         // of one that is never changed; nil: it is worked out
 }
 
 // Spec is the body of a policy.
@@ -234,8 +235,11 @@ type canonGuard struct {
 
 // Canonical returns the document in its normal form: one key order, sorted lists,
 // section modes and startFor written out, no comments. Parsing it gives the same
-// policy again, but for file and lines.
+// policy again, but for file and lines. The caller must not change it.
 func (p *RuntimePolicy) Canonical() []byte {
+	if p.canonical != nil {
+		return p.canonical
+	}
 	s := &p.Spec
 	d := canonDoc{
 		APIVersion: APIVersion, Kind: Kind,

@@ -2,7 +2,9 @@
 // author, time, reason and the texts before and after.
 //
 // It owns one directory, with a file for each revision. Files are written whole and
-// durably, are chained by hashes and bounded in number and size: the oldest go first.
+// durably, are chained by hashes and bounded in number and size. Beyond the bounds the
+// oldest go of whoever has made most, so that nobody's changes push out the history of
+// others; see [KeptEach].
 // It knows nothing of what a policy says and decides nothing. Row: core.
 package revision
 
@@ -22,6 +24,9 @@ const (
 	// MaxBytes is how many bytes all their files have together; the newest is kept
 	// however large it is.
 	MaxBytes = 32 << 20
+	// KeptEach is how many of its newest revisions each policy keeps, whatever is done to
+	// others, as long as all of these together are within the bounds above.
+	KeptEach = 4
 )
 
 var (

@@ -33,7 +33,7 @@ type Store struct {
 
 	// mu guards what follows.
 	mu    sync.Mutex
-	kept  []meta
+	kept  []meta // by number; see prune.go for those between that are gone
 	last  uint64 // number of the newest revision, also if it is damaged
 	hash  string // of the newest; empty if it is damaged or there is none
 	state map[string]State
@@ -54,12 +54,6 @@ type meta struct {
 	hash string
 }
 
-// base is what revisions that are no longer kept have left.
-type base struct {
-	Number uint64           `json:"number"` // the newest of them
-	State  map[string]State `json:"state"`
-}
-
 // Open reads the history of a directory, which it makes if there is none. A revision
 // that is damaged is kept in the list and says so; it does not keep others from being
 // read.
@@ -76,16 +70,14 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open the history of policies: %w", err)
 	}
 	if b, err := os.ReadFile(s.path(baseName)); err == nil {
-		if json.Unmarshal(b, &s.base) != nil || s.base.State == nil {
-			s.base = base{State: map[string]State{}} // the policies are told anew, no more
-		}
+		s.base = parseBase(b)
 	}
-	s.last = s.base.Number
+	s.last, s.hash = s.base.Number, s.base.lastHash()
 	for name, st := range s.base.State {
 		s.state[name] = st
 	}
 	for _, e := range entries {
-		if n, ok := numberOf(e.Name()); ok && n > s.base.Number {
+		if n, ok := numberOf(e.Name()); ok && !s.base.gone(n) {
 			s.add(n)
 		} else if ok || strings.HasPrefix(e.Name(), ".") {
 			// Folded into the base already, or left by a write that was cut short.
@@ -110,9 +102,13 @@ func (s *Store) index(r *Revision, size int64, hash string) {
 	for i := range m.Changes {
 		c := &m.Changes[i]
 		c.Before, c.After = "", ""
-		s.state[c.Name] = State{Kind: c.Kind, Digest: c.AfterDigest, Number: r.Number}
+		if r.Number > s.state[c.Name].Number {
+			s.state[c.Name] = State{Kind: c.Kind, Digest: c.AfterDigest, Number: r.Number}
+		}
 	}
-	s.kept, s.last, s.hash = append(s.kept, m), r.Number, hash
+	if s.kept = append(s.kept, m); r.Number > s.last {
+		s.last, s.hash = r.Number, hash
+	}
 }
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
@@ -162,45 +158,6 @@ func (s *Store) Append(r *Revision) error {
 	return nil
 }
 
-// prune lets go of the oldest revisions beyond the bounds. What they made of the
-// policies is folded into the base first, so that nothing is told twice. An error
-// leaves more than the bounds until the next change.
-func (s *Store) prune() {
-	var total int64
-	for _, m := range s.kept {
-		total += m.size
-	}
-	n := 0
-	for ; len(s.kept)-n > 1 && (len(s.kept)-n > s.max.revisions || total > s.max.bytes); n++ {
-		total -= s.kept[n].size
-	}
-	if n == 0 {
-		return
-	}
-	next := base{Number: s.kept[n-1].Number, State: map[string]State{}}
-	for name, st := range s.base.State {
-		next.State[name] = st
-	}
-	for _, m := range s.kept[:n] {
-		for _, c := range m.Changes {
-			if next.State[c.Name] = (State{c.Kind, c.AfterDigest, m.Number}); c.AfterDigest == "" {
-				delete(next.State, c.Name)
-			}
-		}
-	}
-	b, err := json.Marshal(next)
-	if err == nil {
-		err = atomicfile.WriteFile(s.path(baseName), b, fileMode)
-	}
-	if err != nil {
-		return
-	}
-	for _, m := range s.kept[:n] {
-		_ = os.Remove(s.path(fileOf(m.Number))) // the next Open removes it
-	}
-	s.kept, s.base = slices.Delete(s.kept, 0, n), next
-}
-
 // List returns the revisions that are kept, oldest first, without texts.
 func (s *Store) List() []Revision {
 	s.mu.Lock()
@@ -214,7 +171,7 @@ func (s *Store) List() []Revision {
 }
 
 // Head returns the number of the newest revision, 0 for none, and that of the newest
-// which is no longer kept.
+// which is no longer kept: older ones may be there, see [KeptEach].
 func (s *Store) Head() (newest, forgotten uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -247,44 +204,21 @@ func (s *Store) Get(n uint64) (*Revision, error) {
 
 // Newest returns the newest revision up to number limit that changed a policy.
 //
-// Errors: [ErrNotFound] if none that is kept did; [ErrDamaged].
+// Errors: [ErrNotFound] if none did, or if that one may be among those that are no longer
+// kept; [ErrDamaged].
 func (s *Store) Newest(name string, limit uint64) (*Revision, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range slices.Backward(s.kept) {
 		if m.Number <= limit && m.Of(name) != nil {
+			if m.Number != limit && s.base.State[name].Number > m.Number {
+				break // the newest could be one of the gone
+			}
 			r, _, _, err := s.read(m.Number)
 			return r, err
 		}
 	}
 	return nil, fmt.Errorf("%w: none that is kept changed policy %s", ErrNotFound, name)
-}
-
-// Verify returns what is wrong with the chain: revisions that are damaged, missing, or
-// not the ones that the next was made after.
-func (s *Store) Verify() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []string
-	for i, m := range s.kept {
-		if m.Damaged != "" {
-			out = append(out, m.Damaged)
-			continue
-		}
-		if i == 0 {
-			if m.Number != s.base.Number+1 {
-				out = append(out, fmt.Sprintf("revisions before %d are missing", m.Number))
-			}
-			continue
-		}
-		switch p := s.kept[i-1]; {
-		case m.Number != p.Number+1:
-			out = append(out, fmt.Sprintf("revisions between %d and %d are missing", p.Number, m.Number))
-		case p.Damaged == "" && m.Prev != p.hash:
-			out = append(out, fmt.Sprintf("revision %d was altered after revision %d was made", p.Number, m.Number))
-		}
-	}
-	return out
 }
 
 // Pending is a change that is being made: what to put back if it is not finished.

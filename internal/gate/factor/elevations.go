@@ -42,9 +42,42 @@ func (e *Elevation) live(now time.Time) bool {
 // Elevations holds the live elevations, in memory. The zero value has none. Safe for
 // concurrent use.
 type Elevations struct {
-	// mu guards byUser.
+	// mu guards what follows.
 	mu     sync.RWMutex
 	byUser map[uint32][]*Elevation
+	held   map[uint32]int // places that were taken for elevations to come
+}
+
+// Hold takes a place for an elevation like e, so that a code is not used up for one that
+// [Elevations.Grant] would refuse. release gives it back; it is called when e was granted, or
+// will not be.
+//
+// Errors: [ErrTooMany].
+func (t *Elevations) Hold(e *Elevation, now time.Time) (release func(), err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	uid := e.UID
+	if len(t.beside(e, now))+t.held[uid] >= maxPerUser {
+		return nil, fmt.Errorf("%w (%d)", ErrTooMany, maxPerUser)
+	}
+	if t.held == nil {
+		t.held = map[uint32]int{}
+	}
+	t.held[uid]++
+	return sync.OnceFunc(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.held[uid]--; t.held[uid] == 0 {
+			delete(t.held, uid)
+		}
+	}), nil
+}
+
+// beside returns the live elevations of a user that e would not replace. Callers hold mu.
+func (t *Elevations) beside(e *Elevation, now time.Time) []*Elevation {
+	return slices.DeleteFunc(t.alive(e.UID, now), func(o *Elevation) bool {
+		return o.Session == e.Session && o.Target == e.Target && slices.Equal(o.Actions, e.Actions)
+	})
 }
 
 // Grant enters an elevation that begins now and returns it with its ID. One of the same
@@ -56,10 +89,7 @@ func (t *Elevations) Grant(e Elevation, lasts time.Duration, now time.Time) (Ele
 	e.Granted, e.Expires, e.Uses = now, now.Add(lasts), 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	kept := t.alive(e.UID, now)
-	kept = slices.DeleteFunc(kept, func(o *Elevation) bool {
-		return o.Session == e.Session && o.Target == e.Target && slices.Equal(o.Actions, e.Actions)
-	})
+	kept := t.beside(&e, now)
 	if len(kept) >= maxPerUser {
 		return Elevation{}, fmt.Errorf("%w (%d)", ErrTooMany, maxPerUser)
 	}

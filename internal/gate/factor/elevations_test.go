@@ -123,6 +123,18 @@ func TestTooMany(t *testing.T) {
 	if !errors.Is(err, ErrTooMany) {
 		t.Errorf("got %v, want ErrTooMany", err)
 	}
+	if _, err := el.Hold(&Elevation{UID: alice, Session: "s"}, c.now()); !errors.Is(err, ErrTooMany) {
+		t.Errorf("a place beyond the bound: %v", err)
+	}
+	release, err := el.Hold(&Elevation{UID: alice, Session: "s", Target: "a"}, c.now())
+	if err != nil {
+		t.Fatalf("a place for one that replaces another: %v", err)
+	}
+	release()
+	release() // twice gives back one
+	if len(el.held) > 0 {
+		t.Errorf("held: %v", el.held)
+	}
 	c.forward(time.Hour)
 	if _, err := el.Grant(Elevation{UID: alice, Session: "s"}, time.Hour, c.now()); err != nil {
 		t.Errorf("when they have expired: %v", err)

@@ -76,6 +76,9 @@ type pending struct {
 // [LoadKey] finds. Enrolments that were sealed with the key file, before there was a
 // credential, are sealed anew, and the file goes. One that cannot be read is kept as such: see
 // [Store.Unreadable]. now is the clock; nil: [time.Now].
+//
+// Errors: [ErrFull] if there are more enrolments than the bound: which of them hold must not
+// depend on the order of a folder, so none does.
 func Open(dir, credentials string, now func() time.Time) (*Store, error) {
 	if now == nil {
 		now = time.Now
@@ -98,6 +101,9 @@ func (s *Store) load() error {
 	if err != nil {
 		return fmt.Errorf("read enrolments: %w", err)
 	}
+	if err := s.countFiles(entries); err != nil {
+		return err
+	}
 	var old *Key
 	if s.key.Source == FromCredential {
 		if old, err = loadKeyFile(s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -105,12 +111,10 @@ func (s *Store) load() error {
 		}
 	}
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), fileSuffix)
-		n, err := strconv.ParseUint(name, 10, 32)
-		if !ok || err != nil || len(s.records)+len(s.broken) >= maxUsers {
+		uid, ok := uidOfFile(e.Name())
+		if !ok {
 			continue
 		}
-		uid := uint32(n)
 		r, err := s.read(uid, old)
 		if err != nil {
 			s.broken[uid] = err
@@ -124,6 +128,26 @@ func (s *Store) load() error {
 		}
 	}
 	return nil
+}
+
+func (s *Store) countFiles(entries []fs.DirEntry) error {
+	n := 0
+	for _, e := range entries {
+		if _, ok := uidOfFile(e.Name()); ok {
+			n++
+		}
+	}
+	if n > maxUsers {
+		return fmt.Errorf("%w: %s has %d, and there may be %d; fix: move away those of users who are gone", ErrFull, s.dir, n, maxUsers)
+	}
+	return nil
+}
+
+// uidOfFile returns whose enrolment a file is.
+func uidOfFile(name string) (uid uint32, ok bool) {
+	digits, ok := strings.CutSuffix(name, fileSuffix)
+	n, err := strconv.ParseUint(digits, 10, 32)
+	return uint32(n), ok && err == nil && strconv.FormatUint(n, 10) == digits
 }
 
 func (s *Store) read(uid uint32, old *Key) (*record, error) {

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +15,12 @@ import (
 
 // benchDaemon answers every request with the same bytes, as fast as can be.
 func benchDaemon(b *testing.B, answer string) string {
+	b.Helper()
+	return benchDaemonOf(b, func([]byte) string { return answer })
+}
+
+// benchDaemonOf answers by what it has read.
+func benchDaemonOf(b *testing.B, answer func(request []byte) string) string {
 	b.Helper()
 	path := b.TempDir() + "/d.sock"
 	l, err := net.Listen("unix", path)
@@ -30,10 +38,11 @@ func benchDaemon(b *testing.B, answer string) string {
 				defer c.Close()
 				buf := make([]byte, 64<<10)
 				for {
-					if _, err := c.Read(buf); err != nil {
+					n, err := c.Read(buf)
+					if err != nil {
 						return
 					}
-					if _, err := io.WriteString(c, answer); err != nil {
+					if _, err := io.WriteString(c, answer(buf[:n])); err != nil {
 						return
 					}
 				}
@@ -48,6 +57,7 @@ func benchGate(b *testing.B, upstream string) net.Conn {
 	rules := rulesFrom(b, own)
 	s, err := Listen(Options{
 		Upstream: upstream, Socket: b.TempDir() + "/g.sock", Policies: func() Rules { return rules }, Health: health.New(nil), Workload: noContainers{},
+		Binder: &fakeBinder{},
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -63,7 +73,13 @@ func benchGate(b *testing.B, upstream string) net.Conn {
 }
 
 func benchRequest(b *testing.B, request, answer string) {
-	c := benchGate(b, benchDaemon(b, answer))
+	b.Helper()
+	benchOn(b, benchDaemon(b, answer), request)
+}
+
+func benchOn(b *testing.B, daemon, request string) {
+	b.Helper()
+	c := benchGate(b, daemon)
 	br := bufio.NewReaderSize(c, 64<<10)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -91,6 +107,27 @@ func BenchmarkList(b *testing.B) {
 	benchRequest(b, "GET /v1.41/containers/json?all=1 HTTP/1.1\r\nHost: docker\r\nUser-Agent: bench\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: Docker/20.10\r\nTransfer-Encoding: chunked\r\n\r\n"+
 			hex(len(list))+"\r\n"+list+"\r\n0\r\n\r\n")
+}
+
+// A create of 4 KiB: its image is asked for, it is parsed, judged, encoded anew, and bound.
+func BenchmarkCreate(b *testing.B) {
+	env := `"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"`
+	for len(env) < 3500 {
+		env += `,"SETTING_` + hex(len(env)) + `=a value of some length"`
+	}
+	body := `{"Image":"app","User":"1000","Cmd":["/bin/sh","-c","true"],"Env":[` + env + `],"Labels":{"com.example.a":"b"},"ExposedPorts":{"80/tcp":{}},` +
+		`"HostConfig":{"NetworkMode":"none","Memory":67108864,"PidsLimit":64,"RestartPolicy":{"Name":"no"},"CapDrop":["ALL"]},"NetworkingConfig":{"EndpointsConfig":{}}}`
+	const head = "HTTP/1.1 %s\r\nContent-Type: application/json\r\nServer: Docker/20.10\r\nContent-Length: %d\r\n\r\n%s"
+	image := `{"Id":"sha256:` + idDB + `","RepoTags":["app:latest"],"Config":{"User":"","Labels":{}}}`
+	made := `{"Id":"` + idWeb + `","Warnings":[]}`
+	image, made = fmt.Sprintf(head, "200 OK", len(image), image), fmt.Sprintf(head, "201 Created", len(made), made)
+	d := benchDaemonOf(b, func(request []byte) string {
+		if bytes.HasPrefix(request, []byte("GET ")) {
+			return image
+		}
+		return made
+	})
+	benchOn(b, d, fmt.Sprintf("POST /v1.41/containers/create?name=x HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
 }
 
 func hex(n int) string {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -74,12 +75,38 @@ func owes(labels map[string]string) bool {
 // unbound refuses the start of a container that owes a binding and has none.
 func (x *exchange) unbound(f *found) *refusal {
 	s := x.c.s
-	if s.o.Binder == nil || !owes(f.Labels) || s.o.Binder.Bound(f.ID) {
+	if s.o.Binder == nil || !owes(f.Labels) && !s.left.has(f.ID) || s.o.Binder.Bound(f.ID) {
 		return nil
 	}
 	s.counts.unbound.Add(1)
 	return &refusal{status: http.StatusConflict, cause: "unbound",
 		msg: "belay: the container was created under checks that the kernel is to hold, and they are not bound to it; create it again"}
+}
+
+// leftovers are containers that could neither be bound nor removed. The zero value has none.
+type leftovers struct {
+	// mu guards ids.
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+// maxLeft bounds them: each took a daemon that made a container and would not remove it. The
+// agent is degraded long before.
+const maxLeft = 4096
+
+func (l *leftovers) add(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ids == nil || len(l.ids) >= maxLeft {
+		l.ids = map[string]bool{}
+	}
+	l.ids[id] = true
+}
+
+func (l *leftovers) has(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ids[id]
 }
 
 // makes tells whether the call makes a container that has to be known as the gate's.
@@ -114,7 +141,7 @@ func (x *exchange) passCreated() (keep bool) {
 		c.s.o.Log.Error("a new container is not bound", attr.Error, err.Error())
 		x.ev.Decision = Denied
 		return x.deny(&refusal{status: http.StatusInternalServerError, cause: "not_bound",
-			msg: "belay: the container's checks could not be bound in the kernel, so it was not kept: " + err.Error()})
+			msg: "belay: the container could not be bound to its policies, so it was not kept; belay status says what is wrong: " + err.Error()})
 	}
 	x.count(x.resp.Status)
 	x.resp.Raw = head
@@ -124,12 +151,18 @@ func (x *exchange) passCreated() (keep bool) {
 	return err == nil && !c.gone
 }
 
-// bind reads the container's id in the daemon's answer and binds what it is owed. If that
-// fails for what has to hold, the container is removed again; where it stays all the same
-// it does not start through the gate.
+// bind reads the container's id in the daemon's answer and binds the container. If that
+// fails the container is removed again, whatever it is owed: without a record it has none of
+// the labels that only the gate sets, and no policy that selects by them would hold in it.
+// Where it cannot be removed it does not start through the gate: by its label if something is
+// owed, else for as long as this gate runs.
 func (x *exchange) bind(body []byte) error {
 	s := x.c.s
 	id, err := createdID(body)
+	if s.o.Binder == nil && err != nil {
+		s.o.Log.Warn("a new container is not known", attr.Error, err.Error())
+		return nil // nothing would be bound
+	}
 	if err == nil {
 		x.ev.IDs = append(x.ev.IDs, id)
 		if x.rules != nil {
@@ -147,12 +180,8 @@ func (x *exchange) bind(body []byte) error {
 		return nil
 	}
 	s.counts.bindErrors.Add(1)
-	if x.owed == "" {
-		// It loosens nothing, and audits less.
-		s.o.Log.Warn("a new container is not known as the gate's", attr.Error, err.Error())
-		return nil
-	}
 	if id == "" {
+		s.counts.unremoved.Add(1)
 		return err
 	}
 	ctx, cancel := x.lookup()
@@ -163,6 +192,7 @@ func (x *exchange) bind(body []byte) error {
 	}
 	if rerr != nil {
 		s.counts.unremoved.Add(1)
+		s.left.add(id)
 		return errors.Join(err, fmt.Errorf("and the container is still there: %w", rerr))
 	}
 	return err

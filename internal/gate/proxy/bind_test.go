@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -108,18 +109,29 @@ func TestBoundAtCreate(t *testing.T) {
 		}
 	})
 	t.Run("audit owes nothing", func(t *testing.T) {
-		g := startGate(t, strings.ReplaceAll(bothDoors, "MODE", "audit"), func(o *Options) { o.Binder = &fakeBinder{err: errors.New("the map is full")} })
-		status, answer := do(t, g.client(t), "POST", "/containers/create", `{"Image":"app","User":"1000"}`)
-		if status != 201 || !strings.Contains(answer, idWeb) {
-			t.Errorf("got %d %s", status, answer)
-		}
 		b := &fakeBinder{}
-		g = startGate(t, strings.ReplaceAll(bothDoors, "MODE", "audit"), func(o *Options) { o.Binder = b })
+		g := startGate(t, strings.ReplaceAll(bothDoors, "MODE", "audit"), func(o *Options) { o.Binder = b })
 		do(t, g.client(t), "POST", "/containers/create", `{"Image":"app","User":"1000"}`)
 		if n := b.bound[idWeb]; n.Owed || len(n.Runtime) != 1 || n.Runtime[0].Spec.Mode.String() != "audit" {
 			t.Errorf("bound %+v", n)
 		}
 	})
+	for name, policies := range map[string]string{"audit": strings.ReplaceAll(bothDoors, "MODE", "audit"), "no policy": ""} {
+		t.Run("what cannot be bound is not kept where nothing is owed: "+name, func(t *testing.T) {
+			g := startGate(t, policies, func(o *Options) { o.Binder, o.GID = &fakeBinder{err: errors.New("the map is full")}, os.Getgid() })
+			status, answer := do(t, g.client(t), "POST", "/containers/create", `{"Image":"app","User":"1000"}`)
+			if status != 500 || !strings.Contains(answer, "the map is full") || !strings.Contains(answer, "belay status") {
+				t.Errorf("got %d %s", status, answer)
+			}
+			sent := g.d.requests()
+			if last := sent[len(sent)-1]; last.method != "DELETE" || last.uri != "/containers/"+idWeb+"?force=1&v=1" {
+				t.Errorf("the daemon got last %+v", last)
+			}
+			if g.counter("gate_bind_failed") != 1 || g.counter("gate_bind_left") != 0 {
+				t.Error("it is not counted")
+			}
+		})
+	}
 	t.Run("no policy binds labels only", func(t *testing.T) {
 		b := &fakeBinder{}
 		g := startGate(t, "", func(o *Options) { o.Binder = b })
@@ -158,6 +170,32 @@ func TestUnboundStart(t *testing.T) {
 				t.Errorf("counted %d", g.counter("gate_unbound"))
 			}
 		})
+	}
+}
+
+// One that could neither be bound nor removed does not start either, though nothing is owed.
+func TestLeftover(t *testing.T) {
+	g := startGate(t, strings.ReplaceAll(bothDoors, "MODE", "audit"), func(o *Options) { o.Binder, o.GID = &fakeBinder{err: errors.New("full")}, os.Getgid() })
+	g.d.owed, g.d.stays = "none", true
+	c := g.client(t)
+	if status, answer := do(t, c, "POST", "/containers/web/start", ""); status != 204 {
+		t.Fatalf("before: got %d %s", status, answer)
+	}
+	if status, answer := do(t, c, "POST", "/containers/create", `{"Image":"app","User":"1000"}`); status != 500 || !strings.Contains(answer, "still there") {
+		t.Errorf("create: got %d %s", status, answer)
+	}
+	if status, answer := do(t, c, "POST", "/containers/web/start", ""); status != 409 {
+		t.Errorf("start: got %d %s", status, answer)
+	}
+	if g.counter("gate_bind_left") != 1 || g.counter("gate_unbound") != 1 {
+		t.Error("it is not counted")
+	}
+	var l leftovers
+	for i := range 3 * maxLeft {
+		l.add(fmt.Sprint(i))
+	}
+	if len(l.ids) > maxLeft || !l.has(fmt.Sprint(3*maxLeft-1)) {
+		t.Errorf("%d are kept", len(l.ids))
 	}
 }
 

@@ -92,6 +92,24 @@ func (c *callers) take(k *caller) bool {
 	return true
 }
 
+// takeAs takes a token of the bucket of a caller that has no connections of its own.
+func (c *callers) takeAs(key string) bool {
+	if c.limits.Rate <= 0 {
+		return true
+	}
+	c.mu.Lock()
+	k, ok := c.byKey[key]
+	if !ok {
+		k = &caller{key: key, tokens: c.limits.Burst, filled: time.Now()}
+		if c.byKey == nil {
+			c.byKey = map[string]*caller{}
+		}
+		c.byKey[key] = k
+	}
+	c.mu.Unlock()
+	return c.take(k)
+}
+
 // total returns the number of open connections.
 func (c *callers) total() int {
 	c.mu.Lock()

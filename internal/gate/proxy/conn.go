@@ -25,8 +25,9 @@ type conn struct {
 	s      *Server
 	nc     net.Conn
 	r      wire.Reader
-	sub    apicall.Subject
-	caller *caller
+	peer   apicall.Subject // who connected
+	sub    apicall.Subject // who calls: the peer, or the token that the request has
+	caller *caller         // of the peer
 	req    wire.Request
 	header http.Header  // of req; its map is used again
 	out    []byte       // what is about to be written
@@ -104,8 +105,8 @@ func (c *conn) serve() {
 		c.refuse(&refusal{status: http.StatusForbidden, cause: "no_identity", msg: "belay: " + err.Error()})
 		return
 	}
-	c.sub = sub
-	k, ok := c.s.callers.open(callerKey(&c.sub))
+	c.peer, c.sub = sub, sub
+	k, ok := c.s.callers.open(callerKey(&c.peer))
 	if !ok {
 		c.s.counts.limited.Add(1)
 		c.refuse(&refusal{status: http.StatusTooManyRequests, cause: "too_many_connections", msg: "belay: too many connections are open"})
@@ -185,7 +186,7 @@ func (c *conn) report(cause string, status int, msg string) {
 		return
 	}
 	c.s.o.Recorder.Record(&Event{
-		Time: time.Now(), Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied,
+		Time: time.Now(), Subject: &c.peer, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied,
 		Cause: cause, Status: status, Reason: msg,
 	})
 }

@@ -10,6 +10,7 @@ type counters struct {
 	bound, bindErrors, unremoved, unbound                        *health.Counter
 	replaced                                                     *health.Counter
 	streams, hidden, elevated, noSession                         *health.Counter
+	tokens, tokenWrong, tokenLimited                             *health.Counter
 }
 
 func (c *counters) init(r *health.Registry) {
@@ -33,13 +34,16 @@ func (c *counters) init(r *health.Registry) {
 		{&c.acceptErrors, "gate_accept_errors"}, // connections that could not be taken
 		{&c.canceled, "gate_client_gone"},       // the client left before its answer was whole
 		{&c.bound, "gate_bound"},                // new containers whose checks are bound in the kernel
-		{&c.bindErrors, "gate_bind_failed"},     // new containers that could not be bound: removed if it was owed
-		{&c.unremoved, "gate_bind_left"},        // of these: not removed; they do not start through the gate
+		{&c.bindErrors, "gate_bind_failed"},     // new containers that could not be bound: removed
+		{&c.unremoved, "gate_bind_left"},        // of these: not removed, which do not start through the gate
 		{&c.unbound, "gate_unbound"},            // refused: the start of a container that owes a binding
 		{&c.replaced, "gate_socket_replaced"},   // mounts of the daemon's socket that became ones of the gate's
 		{&c.streams, "gate_streams"},            // connections that became raw streams
 		{&c.hidden, "gate_hidden"},              // things left out of lists and events
 		{&c.elevated, "gate_elevated"},          // calls made under an elevation
+		{&c.tokens, "gate_token_calls"},         // calls made with a valid bearer token
+		{&c.tokenWrong, "gate_token_refused"},   // refused: the bearer token is not valid
+		{&c.tokenLimited, "gate_token_limited"}, // refused unlooked at: too many wrong tokens before
 		{&c.noSession, "gate_no_session"},       // a caller's login session is not known: no elevation counts
 	} {
 		*n.to = r.Counter(n.name)

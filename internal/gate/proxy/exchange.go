@@ -53,6 +53,7 @@ func (x *exchange) run(c *conn) (keep bool) {
 		see = new(apicall.Resource)
 	}
 	*x = exchange{c: c, start: time.Now(), see: see}
+	c.sub = c.peer // of the request before it could be a token
 	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied}
 	r := x.judge()
 	if r != nil {
@@ -69,9 +70,12 @@ func (x *exchange) judge() *refusal {
 		s.counts.rate.Add(1)
 		return &refusal{status: http.StatusTooManyRequests, cause: "rate", msg: "belay: too many requests", retryAfter: true}
 	}
-	if c.req.Origin != "" && c.sub.Kind == apicall.Certificate && !slices.Contains(s.o.Origins, c.req.Origin) {
+	if c.req.Origin != "" && c.peer.Kind == apicall.Certificate && !slices.Contains(s.o.Origins, c.req.Origin) {
 		s.counts.refused.Add(1)
 		return &refusal{status: http.StatusForbidden, cause: "origin", msg: "belay: requests of web pages are not taken"}
+	}
+	if r := x.authenticate(); r != nil {
+		return r
 	}
 	var err error
 	if x.match, err = dockerapi.FindRoute(c.req.Method, c.req.Path); err != nil {

@@ -39,6 +39,7 @@ type daemon struct {
 	image            string // of its containers; sha256:aa
 	version, cgroups string // what it says of itself
 	user             string // of its containers
+	stays            bool   // nothing can be removed
 	owed             string // value of the label that says what its containers owe
 }
 
@@ -152,6 +153,8 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "loaded %d bytes", len(body))
 	case strings.HasSuffix(p, "/wait"):
 		<-r.Context().Done()
+	case r.Method == http.MethodDelete && d.stays:
+		w.WriteHeader(http.StatusInternalServerError)
 	case r.Method == http.MethodDelete, r.Method == http.MethodPost, r.Method == http.MethodPut:
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -240,7 +243,9 @@ type recorder struct {
 func (r *recorder) Record(ev *Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.events = append(r.events, *ev)
+	kept, sub := *ev, *ev.Subject
+	kept.Subject = &sub // the gate's own is another's with the next request
+	r.events = append(r.events, kept)
 }
 
 func (r *recorder) all() []Event {

@@ -33,7 +33,10 @@ type images struct {
 
 const (
 	maxImages = 512
-	maxJudged = 4096 // of each of two generations
+	// maxImageBytes bounds what is remembered of one: its author chose the labels. One that
+	// is larger is asked for each time.
+	maxImageBytes = 8 << 10
+	maxJudged     = 4096 // of each of two generations
 )
 
 // get returns what is known of an image, and the turn to give to put.
@@ -50,13 +53,25 @@ func (m *images) get(name string) (*found, uint64) {
 func (m *images) put(name string, f *found, turn uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.live || m.turn != turn || len(m.byName) >= maxImages {
+	if !m.live || m.turn != turn || len(m.byName) >= maxImages || len(name)+f.bytes() > maxImageBytes {
 		return
 	}
 	if m.byName == nil {
 		m.byName = map[string]*found{}
 	}
 	m.byName[name] = f
+}
+
+// bytes is how much text there is in what is known of an image.
+func (f *found) bytes() int {
+	n := len(f.ID) + len(f.Image) + len(f.ImageID) + len(f.User)
+	for _, s := range f.Names {
+		n += len(s)
+	}
+	for k, v := range f.Labels {
+		n += len(k) + len(v)
+	}
+	return n
 }
 
 // forget drops all answers; live says whether events are heard from here on.

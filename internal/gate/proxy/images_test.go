@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -43,6 +44,11 @@ func TestImages(t *testing.T) {
 	m.put("app", f, turn)
 	if got, _ := m.get("app"); got != nil {
 		t.Error("an answer from before a change is remembered")
+	}
+	_, turn = m.get("large")
+	m.put("large", &found{Labels: map[string]string{"a": strings.Repeat("x", maxImageBytes)}}, turn)
+	if got, _ := m.get("large"); got != nil {
+		t.Error("labels without bound are remembered")
 	}
 	m.judge("c", "sha256:aa")
 	if !m.same("c", "sha256:aa") || m.same("c", "sha256:bb") || !m.same("d", "sha256:bb") {

@@ -48,6 +48,8 @@ type Event struct {
 	// Unmanaged: no AccessPolicy is configured, and the daemon's own rule was applied.
 	Unmanaged bool
 	Elevation string // under which the call was made; "": none
+	// Peer is who connected, if Subject is a token; nil else.
+	Peer *apicall.Subject
 }
 
 // Policies gives the access policies in force, nil if none was ever configured.
@@ -79,6 +81,12 @@ type Elevations interface {
 	Covering(uid uint32, session, action string, containers []string, now time.Time) (id string, ok bool)
 }
 
+// Tokens knows the bearer tokens by which programs call.
+type Tokens interface {
+	// Verify returns the name of the token that secret is.
+	Verify(secret string, now time.Time) (name string, err error)
+}
+
 // Options says what a gate listens on and what is behind it. Zero values have the
 // defaults that the fields name.
 type Options struct {
@@ -101,12 +109,14 @@ type Options struct {
 	Policies Policies
 	// Elevations are live second factors; nil: nobody has one.
 	Elevations Elevations
-	Workload   peer.Workload
-	Recorder   Recorder         // nil: nobody
-	Health     *health.Registry // nil: a registry of its own
-	Binder     Binder           // nil: checks hold in the API alone
-	Tickets    *ticket.Keeper   // nil: requests get no ticket
-	Log        *slog.Logger     // nil discards
+	// Tokens are the bearer tokens that are taken; nil: none is.
+	Tokens   Tokens
+	Workload peer.Workload
+	Recorder Recorder         // nil: nobody
+	Health   *health.Registry // nil: a registry of its own
+	Binder   Binder           // nil: checks hold in the API alone
+	Tickets  *ticket.Keeper   // nil: requests get no ticket
+	Log      *slog.Logger     // nil discards
 
 	// Parse is what the operator leaves to the parser; its limit of a body is Limits.BodyBytes.
 	Parse dockerapi.Options

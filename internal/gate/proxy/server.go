@@ -46,6 +46,8 @@ type Server struct {
 	callers   callers
 	counts    counters
 	images    images
+	left      leftovers
+	guesses   guesses
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
@@ -179,6 +181,7 @@ func (s *Server) Run(ctx context.Context) error {
 		case now := <-sweep.C:
 			s.up.reap(now)
 			s.callers.forget(now)
+			s.guesses.forget(now)
 		}
 	}
 	stopped := s.stopAccepting()

@@ -34,6 +34,16 @@ func (q *Request) Get(name string) string {
 	return ""
 }
 
+// Lookup returns the value of a field by its canonical name, and whether there is one.
+func (q *Request) Lookup(name string) (value string, ok bool) {
+	for i := range q.Fields {
+		if q.Fields[i].Name == name {
+			return q.Fields[i].Value, true
+		}
+	}
+	return "", false
+}
+
 // Header fills h, which is cleared before, with the fields.
 func (q *Request) Header(h http.Header) {
 	clear(h)
