@@ -244,6 +244,8 @@ type Facts struct {
 	Tags       []string // all names that a build gives
 	BuildKit   bool     // the build is BuildKit's, with a session
 	SessionID  string
+	Secrets    []string // ids of secrets that a build asks the caller's session for
+	SSH        []string // ids of SSH agents that a build asks the caller's session for
 
 	// Filters and bulk calls.
 	Filters map[string][]string

@@ -46,6 +46,8 @@ type Server struct {
 	callers   callers
 	counts    counters
 	images    images
+	builds    claims
+	sessions  sessions
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
