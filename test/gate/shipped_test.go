@@ -151,7 +151,7 @@ func buildxBuild(t *testing.T, m *member, bin string) {
 	t.Helper()
 	m.file(t, "Dockerfile", "FROM "+image+"\nCOPY hello /hello\nRUN cat /hello\n")
 	m.file(t, "hello", "by buildx\n")
-	out, err := m.run(t, bin, "", "build", "--progress=plain", "--load", "-t", "dev1/buildx", m.home)
+	out, err := m.run(t, bin, "", "build", "--no-cache", "--progress=plain", "--load", "-t", "dev1/buildx", m.home)
 	if err != nil || !strings.Contains(out, "by buildx") {
 		t.Fatalf("got %q, %v", out, err)
 	}

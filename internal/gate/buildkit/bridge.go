@@ -46,6 +46,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 type call struct {
 	request func(msg []byte) ([]byte, error)
 	answer  func(msg []byte) ([]byte, error)
+	drop    bool // answered with an empty message, and not passed on
 }
 
 // side knows what becomes of calls.
@@ -118,6 +119,13 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) error {
 	c, err := b.side.begin(ctx, method, md)
 	if err != nil {
 		return err
+	}
+	if c.drop {
+		var f frame
+		if err := in.RecvMsg(&f); err != nil {
+			return err
+		}
+		return in.SendMsg(&frame{})
 	}
 	md = md.Copy()
 	for _, own := range []string{":authority", "content-type", "user-agent", "grpc-accept-encoding"} {

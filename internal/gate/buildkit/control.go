@@ -37,11 +37,15 @@ type controlMethod struct {
 	message func() proto.Message
 	// ref returns the build that a request names.
 	ref func(proto.Message) string
+	// early: clients call while they ask for the build.
+	early bool
 	// solve replaces reading and asking.
 	solve func(p *controlSide, ctx context.Context, method string, raw []byte) ([]byte, error)
 	// within: a part of a build, which must be one of this connection's. No question is asked:
 	// it does nothing that asking for the build did not allow.
 	within bool
+	// drop: it is answered with an empty message, and not passed on.
+	drop bool
 }
 
 func msg[T any, P interface {
@@ -56,7 +60,7 @@ func msg[T any, P interface {
 // run programs in a build from outside.
 var controlMethods = map[string]controlMethod{
 	serviceControl + "Solve":       {action: actionSolve, solve: (*controlSide).solve},
-	serviceControl + "Status":      {action: "build.grpc.status", message: msg[control.StatusRequest], ref: refOf[*control.StatusRequest]},
+	serviceControl + "Status":      {action: "build.grpc.status", message: msg[control.StatusRequest], ref: refOf[*control.StatusRequest], early: true},
 	serviceControl + "Info":        {action: "build.grpc.info", message: msg[control.InfoRequest]},
 	serviceControl + "ListWorkers": {action: "build.grpc.listWorkers", message: msg[control.ListWorkersRequest]},
 	serviceControl + "DiskUsage":   {action: "build.grpc.diskUsage", message: msg[control.DiskUsageRequest]},
@@ -68,6 +72,9 @@ var controlMethods = map[string]controlMethod{
 		action: "build.grpc.updateBuildHistory", message: msg[control.UpdateBuildHistoryRequest], ref: refOf[*control.UpdateBuildHistoryRequest],
 	},
 	"/grpc.health.v1.Health/Check": {action: "build.grpc.info"},
+
+	// Clients send spans of their own and do not care what becomes of them.
+	"/opentelemetry.proto.collector.trace.v1.TraceService/Export": {drop: true},
 
 	serviceGateway + "Solve":              {action: actionSolve, within: true, solve: (*controlSide).gatewaySolve},
 	serviceGateway + "ResolveImageConfig": {action: actionResolve, within: true, solve: (*controlSide).resolveImage},
@@ -107,6 +114,9 @@ func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) 
 		p.judge.Refused(method, CauseUnknownMethod, "not one of the methods that the gate knows")
 		return call{}, denied(cutText(method) + " is not open through the gate")
 	}
+	if m.drop {
+		return call{drop: true}, nil
+	}
 	if m.within {
 		ids := md.Get(buildIDKey)
 		if len(ids) != 1 || !p.builds.wait(ctx, ids[0]) {
@@ -142,7 +152,9 @@ func (p *controlSide) plain(ctx context.Context, m *controlMethod, method string
 		}
 		if m.ref != nil {
 			if q.Ref = m.ref(t); q.Ref != "" {
-				q.Own = p.builds.wait(ctx, q.Ref)
+				if q.Own = p.judge.OwnsBuild(q.Ref); !q.Own && m.early {
+					q.Own = p.builds.wait(ctx, q.Ref)
+				}
 			}
 		}
 		var err error
@@ -241,7 +253,7 @@ func cutText(s string) string { return s[:min(len(s), 128)] }
 type builds struct {
 	// mu guards what follows.
 	mu    sync.Mutex
-	refs  []string
+	refs  []asking
 	added chan struct{} // closed, and made anew, when there is one more; nil: nobody waits
 }
 
@@ -249,20 +261,32 @@ type builds struct {
 // few hundred at most.
 const maxBuilds = 4096
 
-func (b *builds) add(ref string) {
+type asking struct {
+	ref     string
+	allowed bool
+}
+
+// add notes that a build was asked for, and what came of it.
+func (b *builds) add(ref string, allowed bool) {
 	if ref == "" {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !slices.Contains(b.refs, ref) {
-		b.refs = append(b.refs, ref)
+	if i := b.find(ref); i < 0 {
+		b.refs = append(b.refs, asking{ref, allowed})
 		b.refs = b.refs[max(0, len(b.refs)-maxBuilds):]
+	} else if allowed {
+		b.refs[i].allowed = true
 	}
 	if b.added != nil {
 		close(b.added)
 		b.added = nil
 	}
+}
+
+func (b *builds) find(ref string) int {
+	return slices.IndexFunc(b.refs, func(a asking) bool { return a.ref == ref })
 }
 
 // wait tells whether the build was asked for here, and waits for that for a moment.
@@ -274,14 +298,15 @@ func (b *builds) wait(ctx context.Context, ref string) bool {
 	defer late.Stop()
 	for {
 		b.mu.Lock()
-		have := slices.Contains(b.refs, ref)
+		i := b.find(ref)
+		have := i >= 0 && b.refs[i].allowed
 		if b.added == nil {
 			b.added = make(chan struct{})
 		}
 		more := b.added
 		b.mu.Unlock()
-		if have {
-			return true
+		if i >= 0 {
+			return have
 		}
 		select {
 		case <-more:

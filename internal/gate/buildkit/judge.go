@@ -11,8 +11,8 @@ type Question struct {
 	Method string // of gRPC: "/moby.buildkit.v1.Control/Solve"
 	Action string // of policies: "build.grpc.solve"
 	Facts  apicall.Facts
-	// Ref is the build that the call is about; "" if it names none. Own tells whether it was
-	// begun on this connection.
+	// Ref is the build that the call is about; "" if it names none. Own tells whether the
+	// caller began it.
 	Ref string
 	Own bool
 	// Hypothetical: nothing was asked for. It must not be recorded.
@@ -35,6 +35,8 @@ type Judge interface {
 	// ClaimBuild tells whether the name of a build is the caller's: it is whose who names it
 	// first.
 	ClaimBuild(ref string) bool
+	// OwnsBuild tells whether the caller claimed the name.
+	OwnsBuild(ref string) bool
 	// Refused notes what the package itself did not let pass, and why: a stable word.
 	Refused(method, cause, msg string)
 }

@@ -76,13 +76,14 @@ func (p *controlSide) solve(ctx context.Context, method string, raw []byte) ([]b
 		addNew(&b.pushes, c.ExportRefDeprecated)
 	}
 	if err := b.decide(ctx, p, m.SourcePolicySession != ""); err != nil {
+		p.builds.add(m.Ref, false) // who waits for it need not wait longer
 		return nil, err
 	}
 	if !p.judge.ClaimBuild(m.Ref) {
 		p.judge.Refused(method, CauseForeign, "the name of another's build")
 		return nil, denied("the name of the build is another's")
 	}
-	p.builds.add(m.Ref)
+	p.builds.add(m.Ref, true)
 	return proto.Marshal(&m)
 }
 

@@ -246,6 +246,9 @@ func (j *buildJudge) decide(call *apicall.Call, ev *Event, now time.Time) buildk
 // ClaimBuild implements [buildkit.Judge].
 func (j *buildJudge) ClaimBuild(ref string) bool { return j.c.s.builds.claim(ref, callerKey(&j.c.sub)) }
 
+// OwnsBuild implements [buildkit.Judge].
+func (j *buildJudge) OwnsBuild(ref string) bool { return j.c.s.builds.owned(ref, callerKey(&j.c.sub)) }
+
 // OwnsSession implements [buildkit.Judge].
 func (j *buildJudge) OwnsSession(ctx context.Context, id string) bool {
 	return j.c.s.sessions.owned(ctx, id, callerKey(&j.c.sub))
@@ -273,22 +276,33 @@ const maxClaims = 1 << 14
 // claims knows whose builds are: of who named them first.
 type claims struct {
 	// mu guards what follows.
-	mu   sync.Mutex
-	of   *lru.Cache[string, string]
-	once sync.Once
+	mu sync.Mutex
+	of *lru.Cache[string, string] // nil: none yet
 }
 
 func (c *claims) claim(ref, key string) bool {
 	if ref == "" || len(ref) > maxRef {
 		return false
 	}
-	c.once.Do(func() { c.of, _ = lru.New[string, string](maxClaims) }) // an error only for a size below 1
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.of == nil {
+		c.of, _ = lru.New[string, string](maxClaims) // an error only for a size below 1
+	}
 	if was, ok, _ := c.of.PeekOrAdd(ref, key); ok {
 		return was == key
 	}
 	return true
+}
+
+func (c *claims) owned(ref, key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil {
+		return false
+	}
+	was, ok := c.of.Peek(ref)
+	return ok && was == key
 }
 
 // maxRef bounds the name of a build and of a session. BuildKit's own have 25 bytes.
