@@ -20,6 +20,7 @@ type asked struct {
 	sessions []string
 	groups   []string // cgroup parents
 	ops      int
+	contexts int // named ones
 }
 
 func addNew(to *[]string, v string) {
@@ -131,7 +132,10 @@ func (s *asked) readPrefixed(prefix, rest, v string, strict bool) error {
 			f.Labels = map[string]string{}
 		}
 		f.Labels[rest] = v
-	case "context", "input":
+	case "context":
+		s.contexts++
+		s.contextAt(v)
+	case "input":
 		s.contextAt(v)
 	case "local-sessionid":
 		s.session(v)

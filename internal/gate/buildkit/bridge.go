@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -47,6 +48,9 @@ type call struct {
 	request func(msg []byte) ([]byte, error)
 	answer  func(msg []byte) ([]byte, error)
 	drop    bool // answered with an empty message, and not passed on
+
+	// turns bounds how many messages of callers are taken in at once; nil: no bound.
+	turns chan struct{}
 }
 
 // side knows what becomes of calls.
@@ -138,7 +142,7 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) error {
 	}
 	refused := make(chan error, 1)
 	go func() { // ends with the call: then nothing is received any more
-		if err := passUp(in, out, c.request); err != nil {
+		if err := passUp(in, out, &c); err != nil {
 			refused <- err
 			cancel()
 		}
@@ -155,26 +159,47 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) error {
 }
 
 // passUp returns an error if a message must not be passed on, or the caller is gone.
-func passUp(in grpc.ServerStream, out grpc.ClientStream, change func([]byte) ([]byte, error)) error {
+func passUp(in grpc.ServerStream, out grpc.ClientStream, c *call) error {
 	for {
-		var f frame
-		err := in.RecvMsg(&f)
-		if errors.Is(err, io.EOF) {
-			_ = out.CloseSend() // always nil
-			return nil
-		}
-		if err != nil {
+		again, err := passOneUp(in, out, c)
+		if !again || err != nil {
 			return err
 		}
-		if change != nil {
-			if f, err = change(f); err != nil {
-				return err
-			}
+	}
+}
+
+// smallMessage is what may wait for its answer without a turn, in bytes.
+const smallMessage = 64 << 10
+
+func passOneUp(in grpc.ServerStream, out grpc.ClientStream, c *call) (again bool, err error) {
+	back := func() {}
+	if c.turns != nil {
+		select {
+		case c.turns <- struct{}{}:
+		case <-in.Context().Done():
+			return false, in.Context().Err()
 		}
-		if err := out.SendMsg(&f); err != nil {
-			return nil //nolint:nilerr // the reason is what the other direction reads
+		var once sync.Once
+		back = func() { once.Do(func() { <-c.turns }) }
+		defer back()
+	}
+	var f frame
+	switch err := in.RecvMsg(&f); {
+	case errors.Is(err, io.EOF):
+		_ = out.CloseSend() // always nil
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if len(f) <= smallMessage {
+		back()
+	}
+	if c.request != nil {
+		if f, err = c.request(f); err != nil {
+			return false, err
 		}
 	}
+	return out.SendMsg(&f) == nil, nil // else the reason is what the other direction reads
 }
 
 func passDown(out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {

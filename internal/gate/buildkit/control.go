@@ -100,12 +100,17 @@ func refOf[M interface{ GetRef() string }](m proto.Message) string {
 type controlSide struct {
 	judge  Judge
 	builds builds
+	turns  chan struct{}
 }
+
+// maxTurns bounds the messages of a connection that are taken in at once: a Solve can have
+// [MaxMessage].
+const maxTurns = 16
 
 // ServeControl mediates a connection on which the client calls the daemon, until either side
 // ends it or ctx does. It owns both connections and closes them.
 func ServeControl(ctx context.Context, client, daemon net.Conn, j Judge) error {
-	return run(ctx, client, daemon, &controlSide{judge: j})
+	return run(ctx, client, daemon, &controlSide{judge: j, turns: make(chan struct{}, maxTurns)})
 }
 
 func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) (call, error) {
@@ -119,13 +124,18 @@ func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) 
 	}
 	if m.within {
 		ids := md.Get(buildIDKey)
-		if len(ids) != 1 || !p.builds.wait(ctx, ids[0]) {
-			p.judge.Refused(method, CauseForeign, "no build of this connection")
-			return call{}, denied("the build is not one of this connection")
+		if len(ids) != 1 {
+			return call{}, p.foreign(method)
+		}
+		switch own, refused := p.builds.wait(ctx, ids[0]); {
+		case refused != nil:
+			return call{}, refused
+		case !own:
+			return call{}, p.foreign(method)
 		}
 	}
 	first := true
-	return call{request: func(raw []byte) ([]byte, error) {
+	return call{turns: p.turns, request: func(raw []byte) ([]byte, error) {
 		if !first {
 			return nil, p.refuse(method, errors.New("more than one message"))
 		}
@@ -135,6 +145,11 @@ func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) 
 		}
 		return p.plain(ctx, &m, method, raw)
 	}}, nil
+}
+
+func (p *controlSide) foreign(method string) error {
+	p.judge.Refused(method, CauseForeign, "no build of this connection")
+	return denied("the build is not one of this connection")
 }
 
 // plain mediates a request that is asked about by its method, and by the build that it names.
@@ -153,7 +168,10 @@ func (p *controlSide) plain(ctx context.Context, m *controlMethod, method string
 		if m.ref != nil {
 			if q.Ref = m.ref(t); q.Ref != "" {
 				if q.Own = p.judge.OwnsBuild(q.Ref); !q.Own && m.early {
-					q.Own = p.builds.wait(ctx, q.Ref)
+					var refused error
+					if q.Own, refused = p.builds.wait(ctx, q.Ref); refused != nil {
+						return nil, refused
+					}
 				}
 			}
 		}
@@ -263,21 +281,22 @@ const maxBuilds = 4096
 
 type asking struct {
 	ref     string
-	allowed bool
+	refused error // nil: it was sent on
 }
 
-// add notes that a build was asked for, and what came of it.
-func (b *builds) add(ref string, allowed bool) {
+// add notes that a build was asked for, and why it was refused if it was: all that is asked
+// about it is told the same.
+func (b *builds) add(ref string, refused error) {
 	if ref == "" {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if i := b.find(ref); i < 0 {
-		b.refs = append(b.refs, asking{ref, allowed})
+		b.refs = append(b.refs, asking{ref, refused})
 		b.refs = b.refs[max(0, len(b.refs)-maxBuilds):]
-	} else if allowed {
-		b.refs[i].allowed = true
+	} else if refused == nil {
+		b.refs[i].refused = nil
 	}
 	if b.added != nil {
 		close(b.added)
@@ -289,31 +308,34 @@ func (b *builds) find(ref string) int {
 	return slices.IndexFunc(b.refs, func(a asking) bool { return a.ref == ref })
 }
 
-// wait tells whether the build was asked for here, and waits for that for a moment.
-func (b *builds) wait(ctx context.Context, ref string) bool {
+// wait tells whether the build was asked for here, and why it was refused if it was. It waits
+// for that for a moment.
+func (b *builds) wait(ctx context.Context, ref string) (own bool, refused error) {
 	if ref == "" {
-		return false
+		return false, nil
 	}
 	late := time.NewTimer(maxWait)
 	defer late.Stop()
 	for {
 		b.mu.Lock()
 		i := b.find(ref)
-		have := i >= 0 && b.refs[i].allowed
+		if i >= 0 {
+			refused = b.refs[i].refused
+		}
 		if b.added == nil {
 			b.added = make(chan struct{})
 		}
 		more := b.added
 		b.mu.Unlock()
 		if i >= 0 {
-			return have
+			return refused == nil, refused
 		}
 		select {
 		case <-more:
 		case <-late.C:
-			return false
+			return false, nil
 		case <-ctx.Done():
-			return false
+			return false, nil
 		}
 	}
 }

@@ -76,14 +76,14 @@ func (p *controlSide) solve(ctx context.Context, method string, raw []byte) ([]b
 		addNew(&b.pushes, c.ExportRefDeprecated)
 	}
 	if err := b.decide(ctx, p, m.SourcePolicySession != ""); err != nil {
-		p.builds.add(m.Ref, false) // who waits for it need not wait longer
+		p.builds.add(m.Ref, err) // who waits for it need not wait longer
 		return nil, err
 	}
 	if !p.judge.ClaimBuild(m.Ref) {
 		p.judge.Refused(method, CauseForeign, "the name of another's build")
 		return nil, denied("the name of the build is another's")
 	}
-	p.builds.add(m.Ref, true)
+	p.builds.add(m.Ref, nil)
 	return proto.Marshal(&m)
 }
 
@@ -117,9 +117,9 @@ func (b *build) decide(ctx context.Context, p *controlSide, policed bool) error 
 	free := b.judge.Ask(&Question{
 		Method: b.method, Action: actionSolve, Facts: apicall.Facts{Frontend: anyFrontend, BuildKit: true}, Hypothetical: true,
 	}).Allowed
-	if !free && b.facts.Frontend != frontendDockerfile && b.facts.Frontend != "" && (policed || converts(b.policies)) {
-		// A source policy can put another image in the place of the one that is allowed.
-		return p.refuse(b.method, fmt.Errorf("%w: a source policy that changes sources, with a frontend that is an image", ErrMessage))
+	if !free && b.facts.Frontend != frontendDockerfile && b.facts.Frontend != "" && (policed || converts(b.policies) || b.contexts > 0) {
+		// Both can put another image in the place of the one that is allowed.
+		return p.refuse(b.method, fmt.Errorf("%w: a source policy that changes sources, or a named context, with a frontend that is an image", ErrMessage))
 	}
 	for _, id := range b.sessions {
 		if !b.judge.OwnsSession(ctx, id) {
@@ -150,8 +150,8 @@ func (b *build) read() error {
 			s.facts.Frontend, _, _ = strings.Cut(v, " ")
 		}
 	case frontendGateway:
-		if src := attrs["source"]; src != "" && attrs["gateway-devel"] == "" {
-			s.facts.Frontend = src
+		if _, devel := attrs["gateway-devel"]; attrs["source"] != "" && !devel {
+			s.facts.Frontend = attrs["source"]
 		}
 	}
 	if err := s.readAttrs(attrs, *b.frontend == frontendDockerfile || *b.frontend == ""); err != nil {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/http"
@@ -54,6 +55,21 @@ func (c *conn) mediate(action string, early []byte, daemon net.Conn, ahead []byt
 	// What was allowed may stay open for long: closing the server closes the connections.
 	if err := serve(context.Background(), client, upstream, &buildJudge{c: c}); err != nil {
 		c.s.o.Log.Warn("a connection to BuildKit ended", attr.Error, err.Error())
+	}
+}
+
+// sharedKeyHeader says which files of former sessions the daemon may take for those of this
+// one, if they look the same from outside.
+const sharedKeyHeader = "X-Docker-Expose-Session-Sharedkey"
+
+// freshSession keeps a session whose files are changed on their way apart from those that
+// were not: the daemon would not ask for a Dockerfile again that it has.
+func (x *exchange) freshSession() {
+	if x.rules == nil || x.req.Call.Action != "build.session" {
+		return
+	}
+	if j := (&buildJudge{c: x.c}); !j.Ask(buildkit.AnyFrontend()).Allowed {
+		x.header.Set(sharedKeyHeader, x.c.s.sessions.key()+x.header.Get(sharedKeyHeader))
 	}
 }
 
@@ -192,6 +208,12 @@ func (j *buildJudge) Ask(q *buildkit.Question) buildkit.Verdict {
 	if q.Hypothetical {
 		return v
 	}
+	if v.Allowed && !c.s.callers.take(c.caller) {
+		c.s.counts.rate.Add(1)
+		ev.Decision, ev.Cause, ev.Status = Denied, "rate", http.StatusTooManyRequests
+		j.record(ev)
+		return buildkit.Verdict{Message: "too many requests"}
+	}
 	switch {
 	case !v.Allowed:
 		c.s.counts.denied.Add(1)
@@ -318,6 +340,16 @@ type sessions struct {
 	mu     sync.Mutex
 	of     map[string]string // callerKey by session
 	opened chan struct{}     // closed, and made anew, at the next one; nil: nobody waits
+	prefix string            // of shared keys; nobody can know it before
+}
+
+func (s *sessions) key() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.prefix == "" {
+		s.prefix = "belay-" + rand.Text() + "-"
+	}
+	return s.prefix
 }
 
 // open notes a session. It returns false if another has it open.

@@ -254,6 +254,7 @@ func (x *exchange) encode() *refusal {
 	if len(x.body) > 0 {
 		x.kind = ticket.Digest
 	}
+	x.freshSession()
 	return nil
 }
 
