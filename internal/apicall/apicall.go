@@ -295,3 +295,13 @@ type Call struct {
 	// Elevated says that a live second-factor elevation covers this call.
 	Elevated bool
 }
+
+// FrontendImage returns how an image that runs as a build's front end is named in
+// [Facts.Frontend]: as the request names it, unless that is the name of something else there.
+func FrontendImage(image string) string {
+	switch image {
+	case "", "dockerfile.v0", "gateway.v0", "llb", "?":
+		return "docker.io/library/" + image
+	}
+	return image
+}

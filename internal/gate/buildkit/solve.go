@@ -147,12 +147,15 @@ func (b *build) read() error {
 		}
 	case frontendDockerfile:
 		if v := strings.TrimSpace(attrs[syntaxArg]); v != "" {
-			s.facts.Frontend, _, _ = strings.Cut(v, " ")
+			image, _, _ := strings.Cut(v, " ")
+			s.facts.Frontend = apicall.FrontendImage(image)
 		}
 	case frontendGateway:
 		if _, devel := attrs["gateway-devel"]; attrs["source"] != "" && !devel {
-			s.facts.Frontend = attrs["source"]
+			s.facts.Frontend = apicall.FrontendImage(attrs["source"])
 		}
+	default: // BuildKit has no other, and policies would take it for an image
+		return fmt.Errorf("%w: the frontend %.64q", ErrMessage, *b.frontend)
 	}
 	if err := s.readAttrs(attrs, *b.frontend == frontendDockerfile || *b.frontend == ""); err != nil {
 		return err

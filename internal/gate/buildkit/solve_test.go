@@ -139,6 +139,8 @@ func TestSolveFacts(t *testing.T) {
 		{"a frontend's image", &control.SolveRequest{Ref: "r", Frontend: frontendGateway, FrontendAttrs: map[string]string{"source": "evil/x"}}, has("evil/x", frontend)},
 		{"a frontend's image in development", &control.SolveRequest{Ref: "r", Frontend: frontendGateway, FrontendAttrs: map[string]string{"source": "evil/x", "gateway-devel": ""}}, has(frontendGateway, frontend)},
 		{"a frontend in a build argument", attrs(syntaxArg, " evil/x:1 more"), has("evil/x:1", frontend)},
+		{"a frontend's image with the engine's name", &control.SolveRequest{Ref: "r", Frontend: frontendGateway, FrontendAttrs: map[string]string{"source": frontendDockerfile}}, has("docker.io/library/dockerfile.v0", frontend)},
+		{"the same in a build argument", attrs(syntaxArg, "dockerfile.v0"), has("docker.io/library/dockerfile.v0", frontend)},
 		{"a graph", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("docker-image://x", nil))}, has(frontendLLB, frontend)},
 		{"a graph that fetches", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("https://x/y", nil))}, has("https://x/y", remote)},
 		{"a graph in the host's network", &control.SolveRequest{Ref: "r", Definition: defOf(t, exec(&pb.ExecOp{Network: pb.NetMode_HOST}))}, has("network.host", entitled)},
@@ -195,6 +197,7 @@ func TestSolveRefused(t *testing.T) {
 	}{
 		{"an attribute", file("no-such", "x"), CauseMessage},
 		{"an attribute of a kind", file("no-such:x", "x"), CauseMessage},
+		{"a frontend with the name of an allowed image", &control.SolveRequest{Ref: "r", Frontend: "docker/dockerfile:1"}, CauseMessage},
 		{"a network", file("force-network-mode", "container:x"), CauseMessage},
 		{"a source", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("docker-container://x", nil))}, CauseMessage},
 		{"a nested build", &control.SolveRequest{Ref: "r", Definition: defOf(t, &pb.Op{Op: &pb.Op_Build{Build: &pb.BuildOp{}}})}, CauseMessage},
