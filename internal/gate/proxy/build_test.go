@@ -68,7 +68,7 @@ spec:
 		return r.StatusCode
 	}
 	for target, want := range map[string]string{
-		"/build?version=2":                                       "frontend",
+		"/build?version=2": "frontend",
 		"/build?version=2&remote=https://example.org/x.git":      "frontend",
 		"/build?version=2&remote=client-session&session=another": buildkit.CauseForeign,
 	} {
