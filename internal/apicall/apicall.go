@@ -244,6 +244,8 @@ type Facts struct {
 	Tags       []string // all names that a build gives
 	BuildKit   bool     // the build is BuildKit's, with a session
 	SessionID  string
+	Secrets    []string // ids of secrets that a build asks the caller's session for
+	SSH        []string // ids of SSH agents that a build asks the caller's session for
 
 	// Filters and bulk calls.
 	Filters map[string][]string
@@ -292,4 +294,14 @@ type Call struct {
 	Facts     Facts
 	// Elevated says that a live second-factor elevation covers this call.
 	Elevated bool
+}
+
+// FrontendImage returns how an image that runs as a build's front end is named in
+// [Facts.Frontend]: as the request names it, unless that is the name of something else there.
+func FrontendImage(image string) string {
+	switch image {
+	case "", "dockerfile.v0", "gateway.v0", "llb", "?":
+		return "docker.io/library/" + image
+	}
+	return image
 }

@@ -298,7 +298,7 @@ func (r *Request) readBuildJSON() error {
 			f.BuildArgs[k] = *v
 		}
 		if k == "BUILDKIT_SYNTAX" && v != nil && *v != "" {
-			f.Frontend = *v // an image that runs as the builder's front end
+			f.Frontend = apicall.FrontendImage(*v) // an image that runs as the builder's front end
 		}
 	}
 	var labels map[string]string

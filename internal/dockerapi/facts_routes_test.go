@@ -118,6 +118,7 @@ func TestRouteFacts(t *testing.T) {
 		{name: "D14 build in a container's network", call: post("/build", "networkmode=container:db", ""), facts: apicall.Facts{Namespaces: []string{"net=container:db"}}, resources: []string{"container:db"}},
 		{name: "D14 build arguments", call: post("/build", `buildargs={"A":"b","N":null}&labels={"l":"m"}&cachefrom=["c"]&outputs=[{"Type":"local","Attrs":{"dest":"x"}}]`, ""),
 			facts: apicall.Facts{BuildArgs: map[string]string{"A": "b", "N": ""}, Labels: map[string]string{"l": "m"}, Outputs: `[{"Type":"local","Attrs":{"dest":"x"}}]`}, resources: []string{"image:c"}},
+		{name: "A7 front end with the engine's name", call: post("/build", `buildargs={"BUILDKIT_SYNTAX":"dockerfile.v0"}`, ""), facts: apicall.Facts{Frontend: "docker.io/library/dockerfile.v0"}},
 		{name: "A7 front end by argument", call: post("/build", `version=2&session=s&remote=client-session&buildargs={"BUILDKIT_SYNTAX":"evil/f"}`, ""), facts: apicall.Facts{Frontend: "evil/f", BuildKit: true, SessionID: "s"}, resources: []string{"session:s"}},
 		{name: "C4 build arguments twice", call: post("/build", `buildargs={"A":"b","A":"c"}`, ""), code: CodeDuplicateKey},
 		{name: "C6 outputs in other case", call: post("/build", `outputs=[{"type":"local"}]`, ""), code: CodeWrongCase},

@@ -168,6 +168,9 @@ var routes = []Route{
 	{Method: "POST", Pattern: "/grpc", Action: "build.grpc", Kind: apicall.ResourceBuild, Stream: Upgrade},
 	// BuildKit on native HTTP/2: served before the router
 	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.Control/Solve", Action: "build.grpc.solve", Kind: apicall.ResourceBuild, Stream: Both},
+	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.frontend.LLBBridge/Solve", Action: "build.grpc.solve", Kind: apicall.ResourceBuild, Stream: Both},
+	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.frontend.LLBBridge/ResolveImageConfig", Action: "build.grpc.resolve", Kind: apicall.ResourceBuild, Stream: Both},
+	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.frontend.LLBBridge/ResolveSourceMeta", Action: "build.grpc.resolve", Kind: apicall.ResourceBuild, Stream: Both},
 	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.Control/Status", Action: "build.grpc.status", Kind: apicall.ResourceBuild, Stream: Both},
 	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.Control/Session", Action: "build.grpc.session", Kind: apicall.ResourceBuild, Stream: Both},
 	{Method: MethodGRPC, Pattern: "/moby.buildkit.v1.Control/Prune", Action: "build.grpc.prune", Kind: apicall.ResourceBuild, Stream: Both},

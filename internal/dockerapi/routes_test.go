@@ -75,7 +75,7 @@ func TestEveryEndpoint(t *testing.T) {
 			t.Errorf("route %s %s is in no line of testdata/endpoints.txt", r.Method, r.Pattern)
 		}
 	}
-	if got, want := len(list), 131; got != want {
+	if got, want := len(list), 134; got != want {
 		t.Errorf("%d endpoints, want %d: 120, with those of a group by name", got, want)
 	}
 }

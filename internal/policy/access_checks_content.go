@@ -147,11 +147,20 @@ var contentChecks = []checkSpec{
 		},
 	},
 	{
-		name: "frontends", doc: "a build asks for no frontend but dockerfile.v0 and those in allow; one that a Dockerfile names in its first line is not seen", params: allow("frontends, globs", nil),
+		name: "frontends", doc: "a build has no frontend but dockerfile.v0 and those in allow; what a Dockerfile names in its first line is not run, unless allow is *",
+		params: allow("images of frontends, globs; llb for graphs without one", nil),
 		judge: func(in checkInput, a *Args) string {
 			f := in.facts.Frontend
 			return failIf(f != "" && f != "dockerfile.v0" && !a.allowed(f), "frontend %s", quote(f))
 		},
+	},
+	{
+		name: "buildSecrets", doc: "a build gets no secret of the caller's but those in allow", params: allow("ids, globs", nil),
+		judge: func(in checkInput, a *Args) string { return a.firstNot("secret", in.facts.Secrets) },
+	},
+	{
+		name: "buildSSH", doc: "a build gets no SSH agent of the caller's but those in allow", params: allow("ids, globs", nil),
+		judge: func(in checkInput, a *Args) string { return a.firstNot("SSH agent", in.facts.SSH) },
 	},
 	{
 		name: "noBuildOutputs", doc: "a build has no output but an image, and does not squash",

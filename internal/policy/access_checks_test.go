@@ -195,6 +195,9 @@ var checkCases = []struct {
 	{check: "buildEntitlements", on: "build.grpc.solve", fail: []string{"{entitled: [security.insecure]}"}, pass: []string{"{}"}}, // B11
 	{check: "noRemote", on: "image.build", fail: []string{"{remote: 'http://evil/x.tar'}"}, pass: []string{"{}"}},
 	{check: "frontends", on: "build.grpc.solve", fail: []string{"{frontend: gateway.v0}"}, pass: []string{"{}", "{frontend: dockerfile.v0}"}}, // A7
+	{check: "frontends: {allow: ['docker/dockerfile:*']}", on: "build.grpc.solve", fail: []string{"{frontend: '?'}", "{frontend: llb}"}, pass: []string{"{frontend: 'docker/dockerfile:1'}"}},
+	{check: "buildSecrets: {allow: ['ci-*']}", on: "build.session", fail: []string{"{secrets: [aws]}", "{secrets: [ci-a, aws]}"}, pass: []string{"{}", "{secrets: [ci-a]}"}},
+	{check: "buildSSH", on: "build.session", fail: []string{"{ssh: [default]}"}, pass: []string{"{}"}},
 	{check: "noBuildOutputs", on: "image.build", fail: []string{"{outputs: 'type=local,dest=/'}", "{squash: true}"}, pass: []string{"{}"}},
 	{check: "noChanges", on: "image.commit", fail: []string{"{changes: ['USER root']}"}, pass: []string{"{}"}},
 	{check: "copyPaths: {allow: [/data]}", on: "container.copy.in", fail: []string{"{path: /etc/passwd}", "{path: /data/../etc}", "{}", "{path: data}"}, pass: []string{"{path: /data/x}", "{path: /data}"}}, // D13

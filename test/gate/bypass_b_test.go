@@ -67,11 +67,11 @@ func casesRoute() []bypass {
 		},
 		bypass{
 			id: "B10", what: "HTTP/2 with prior knowledge", only: "modern", near: []string{get("/_ping")},
-			play: func(s *scene) { s.listWorkers(func() net.Conn { return s.dial() }) }, harm: told("linux", "the builder's own API answers"),
+			play: func(s *scene) { s.diskUsage(func() net.Conn { return s.dial() }) }, harm: told("Grpc-Status:[0]", "the builder's own API answers"),
 		},
 		bypass{
 			id: "B11", what: "/grpc, upgraded", near: []string{get("/_ping")},
-			play: func(s *scene) { s.listWorkers(s.upgraded("/grpc")) }, harm: told("linux", "the builder's own API answers"),
+			play: func(s *scene) { s.diskUsage(s.upgraded("/grpc")) }, harm: told("Grpc-Status:[0]", "the builder's own API answers"),
 		},
 		bypass{
 			id: "B12", what: "a stream without an upgrade", enter: true, nearPlay: halfClose,

@@ -188,7 +188,8 @@ func (s *scene) grpc(dial func() net.Conn, method string, message []byte) {
 	s.answers = append(s.answers, answer{resp.StatusCode, string(b) + fmt.Sprint(resp.Header, resp.Trailer)})
 }
 
-func (s *scene) listWorkers(dial func() net.Conn) { s.grpc(dial, "ListWorkers", nil) }
+// diskUsage asks what everybody's builds have left.
+func (s *scene) diskUsage(dial func() net.Conn) { s.grpc(dial, "DiskUsage", nil) }
 
 // field appends a field of bytes to a message.
 func field(m []byte, n protowire.Number, v []byte) []byte {
@@ -207,7 +208,7 @@ func (s *scene) solveRaw(dial func() net.Conn) {
 		meta = field(meta, 1, []byte(a))
 	}
 	meta = field(meta, 3, []byte("/"))
-	mount := field(protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 0), 3, []byte("/"))
+	mount := field(nil, 3, []byte("/"))
 	exec := field(field(nil, 1, meta), 2, mount)
 	exec = protowire.AppendVarint(protowire.AppendTag(exec, 3, protowire.VarintType), 1) // network: host
 	run := field(input(source), 2, exec)

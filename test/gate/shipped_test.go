@@ -93,12 +93,16 @@ func TestShipped(t *testing.T) {
 		}
 	})
 	t.Run("build with BuildKit", func(t *testing.T) { buildKit(t, m) })
-	t.Run("buildx without the builder's API wants a privileged container", func(t *testing.T) {
+	t.Run("buildx", func(t *testing.T) { buildxBuild(t, m, buildx(t)) })
+	t.Run("buildx with a builder of its own wants a privileged container", func(t *testing.T) {
 		bin := buildx(t)
+		if out, err := m.run(t, bin, "", "create", "--name", "own", "--driver", "docker-container"); err != nil {
+			t.Fatalf("create: %v: %s", err, out)
+		}
 		if r := g.engine.Docker(t.Context(), "tag", image, "moby/buildkit:buildx-stable-1"); r.Code != 0 {
 			t.Fatal(r.Err()) // as if it had been pulled
 		}
-		out, err := m.run(t, bin, "", "build", "--progress=plain", m.home)
+		out, err := m.run(t, bin, "", "build", "--builder", "own", "--progress=plain", m.home)
 		if err == nil || !strings.Contains(out, "access-floor") {
 			t.Errorf("got %q, %v", out, err)
 		}
@@ -135,15 +139,19 @@ func buildx(t *testing.T) string {
 	return p
 }
 
-// Who may use the builder's own API can build by buildx.
+// Who may have the builder's API unseen can build by buildx too.
 func TestBuildx(t *testing.T) {
 	w := need(t)
 	bin := buildx(t)
-	g := w.start(t, developers+"    - name: builder\n      effect: allow\n      actions: [build.grpc, build.session]\n")
-	m := newMember(t, g)
+	g := w.start(t, developers+"    - name: builder\n      effect: allow\n      actions: [build.grpc, build.session, build.tunnel]\n")
+	buildxBuild(t, newMember(t, g), bin)
+}
+
+func buildxBuild(t *testing.T, m *member, bin string) {
+	t.Helper()
 	m.file(t, "Dockerfile", "FROM "+image+"\nCOPY hello /hello\nRUN cat /hello\n")
 	m.file(t, "hello", "by buildx\n")
-	out, err := m.run(t, bin, "", "build", "--progress=plain", "--load", "-t", "dev1/buildx", m.home)
+	out, err := m.run(t, bin, "", "build", "--no-cache", "--progress=plain", "--load", "-t", "dev1/buildx", m.home)
 	if err != nil || !strings.Contains(out, "by buildx") {
 		t.Fatalf("got %q, %v", out, err)
 	}

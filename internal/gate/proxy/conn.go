@@ -169,9 +169,7 @@ func (c *conn) badHead(err error) {
 	var we *wire.Error
 	switch {
 	case errors.Is(err, wire.ErrHTTP2):
-		c.s.counts.http2.Add(1)
-		c.report("http2", http.StatusHTTPVersionNotSupported, msgHTTP2)
-		c.goAway(msgHTTP2)
+		c.serveHTTP2()
 	case errors.As(err, &we):
 		c.s.counts.malformed.Add(1)
 		c.report(we.Code, we.Status, we.Msg)

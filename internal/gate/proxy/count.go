@@ -9,7 +9,7 @@ type counters struct {
 	daemonErrors, unfiltered, unresolved, acceptErrors, canceled *health.Counter
 	bound, bindErrors, unremoved, unbound                        *health.Counter
 	replaced                                                     *health.Counter
-	streams, hidden, elevated, noSession                         *health.Counter
+	streams, hidden, elevated, noSession, grpcRefused            *health.Counter
 	tokens, tokenWrong, tokenLimited                             *health.Counter
 }
 
@@ -25,7 +25,8 @@ func (c *counters) init(r *health.Registry) {
 		{&c.noIdentity, "gate_no_identity"},     // refused: who calls could not be read
 		{&c.refused, "gate_refused"},            // refused by the parser: no route, or not strict
 		{&c.malformed, "gate_malformed"},        // refused: no HTTP/1.1, or with two meanings
-		{&c.http2, "gate_http2"},                // refused: HTTP/2 with prior knowledge
+		{&c.http2, "gate_http2"},                // refused: HTTP/2 with prior knowledge, of who may not open build.grpc
+		{&c.grpcRefused, "gate_grpc_refused"},   // calls of BuildKit's refused without a policy: not known, not read, another's
 		{&c.limited, "gate_over_connections"},   // refused: too many connections
 		{&c.rate, "gate_over_rate"},             // refused: too many requests in a time
 		{&c.daemonErrors, "gate_daemon_errors"}, // the daemon could not be reached, or broke off

@@ -8,6 +8,7 @@ import (
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/dockerapi"
+	"github.com/belay-project/belay/internal/policy"
 )
 
 // decide looks up what the request names, asks the policies, and does what they oblige
@@ -54,6 +55,11 @@ func (x *exchange) decide() *refusal {
 		x.c.s.counts.denied.Add(1)
 		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
 	}
+	if r := x.fixedFrontend(); r != nil {
+		x.ev.Decision = Denied
+		x.c.s.counts.denied.Add(1)
+		return r
+	}
 	x.owe()
 	if err := errors.Join(x.oblige(), x.mark()); err != nil {
 		x.ev.Decision = Denied
@@ -62,8 +68,7 @@ func (x *exchange) decide() *refusal {
 	return nil
 }
 
-// maySession tells whether the caller may open a session of BuildKit, which is a tunnel
-// that the gate does not look into.
+// maySession tells whether the caller may open a session of BuildKit.
 func (x *exchange) maySession() bool {
 	if x.rules == nil {
 		return true
@@ -84,8 +89,17 @@ func (x *exchange) denial() *refusal {
 	if x.match.Route.Stream == dockerapi.Upgrade {
 		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
 	}
+	msg := "belay: " + wordDenial(call.Action, d)
+	if d.NeedSecondFactor {
+		msg += x.elevateHint(call.Action)
+	}
+	return &refusal{status: http.StatusForbidden, msg: msg}
+}
+
+// wordDenial says which rule denies an action, and why.
+func wordDenial(action string, d *policy.AccessDecision) string {
 	var b strings.Builder
-	b.WriteString("belay: " + call.Action + " is denied")
+	b.WriteString(action + " is denied")
 	if d.Policy != "" {
 		b.WriteString(" by policy " + d.Policy)
 		if d.Rule != "" {
@@ -98,10 +112,7 @@ func (x *exchange) denial() *refusal {
 	if len(d.Checks) > 0 {
 		b.WriteString(": " + strings.Join(d.Checks, "; "))
 	}
-	if d.NeedSecondFactor {
-		b.WriteString(x.elevateHint())
-	}
-	return &refusal{status: http.StatusForbidden, msg: b.String()}
+	return b.String()
 }
 
 // hides tells whether a thing is not there for the caller, or not there at all.

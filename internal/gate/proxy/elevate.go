@@ -44,9 +44,9 @@ func containersOf(call *apicall.Call) []string {
 }
 
 // elevateHint says how a caller comes by the second factor that would let the call pass.
-func (x *exchange) elevateHint() string {
+func (x *exchange) elevateHint(action string) string {
 	if x.c.sub.Kind != apicall.User {
 		return " (only a user of this host can show a second factor, on the gate's own socket)"
 	}
-	return " (allowed after: belay elevate --action " + policy.ElevationHint(x.req.Call.Action) + ")"
+	return " (allowed after: belay elevate --action " + policy.ElevationHint(action) + ")"
 }

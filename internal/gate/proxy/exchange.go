@@ -258,6 +258,7 @@ func (x *exchange) encode() *refusal {
 	if len(x.body) > 0 {
 		x.kind = ticket.Digest
 	}
+	x.freshSession()
 	return nil
 }
 

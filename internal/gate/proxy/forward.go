@@ -212,6 +212,8 @@ func (x *exchange) becomeTunnel() bool {
 	early := append([]byte(nil), c.r.Buffered()...)
 	// Buffers of a stream that may stay for days are of no use to it.
 	c.r, b.r, c.out = wire.Reader{}, wire.Reader{}, nil
+	action, session := x.req.Call.Action, x.header.Get(sessionHeader)
+	mediated := x.mediated()
 	x.req, x.header, x.body = nil, nil, nil
 	if c.gone { // the client ended its side while it waited
 		if len(early) > 0 {
@@ -219,6 +221,23 @@ func (x *exchange) becomeTunnel() bool {
 		}
 		_ = b.nc.CloseWrite()
 		early = nil
+	}
+	if session != "" && action == "build.session" {
+		key := callerKey(&c.sub)
+		if !c.s.sessions.open(session, key) { // two with one name: the daemon takes one of them
+			b.nc.Close()
+			return false
+		}
+		defer c.s.sessions.close(session)
+	}
+	if mediated {
+		// The head tells the client that what follows is gRPC.
+		if _, err := c.nc.Write(head); err != nil {
+			b.nc.Close()
+			return false
+		}
+		c.mediate(action, early, b.nc, ahead[len(head):])
+		return false
 	}
 	tunnel(c.nc, early, b.nc, ahead)
 	return false

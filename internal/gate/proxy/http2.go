@@ -5,13 +5,15 @@ import (
 	"time"
 )
 
-// wayAround names what works in place of BuildKit's own API, by which no request can be
-// told from another here.
+// wayAround names what works in place of BuildKit's own API.
 const wayAround = "build with DOCKER_BUILDKIT=0, or with a builder container (docker buildx create --driver docker-container)"
 
 const (
-	msgHTTP2    = "belay: BuildKit's gRPC API is not open through the gate: " + wayAround
+	msgHTTP2    = "belay: BuildKit's gRPC API needs the action build.grpc, which no policy gives: " + wayAround
 	msgBuildKit = "belay: builds with BuildKit need the action build.session, which no policy gives: " + wayAround
+	msgSession  = "belay: the build's session is not one that the caller has open through the gate"
+	msgFrontend = "belay: policies limit frontends, and a Dockerfile that comes with the request, or from elsewhere, can name any: " +
+		"build from a directory (docker build, docker buildx build), or with DOCKER_BUILDKIT=0"
 )
 
 // HTTP/2 frames, RFC 9113, 6.5 and 6.8.

@@ -48,6 +48,8 @@ type Server struct {
 	images    images
 	left      leftovers
 	guesses   guesses
+	builds    claims
+	sessions  sessions
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove

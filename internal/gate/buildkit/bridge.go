@@ -1,0 +1,282 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// frame is a message that is not read by gRPC.
+type frame []byte
+
+// rawCodec passes messages as bytes. Its name is that of the usual one, so that the other
+// side is told nothing new.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	f, ok := v.(*frame)
+	if !ok {
+		return nil, fmt.Errorf("marshal %T", v)
+	}
+	return mem.BufferSlice{mem.SliceBuffer(*f)}, nil
+}
+
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	f, ok := v.(*frame)
+	if !ok {
+		return fmt.Errorf("unmarshal into %T", v)
+	}
+	*f = data.Materialize()
+	return nil
+}
+
+// call is what a side makes of one call before it is passed on. Zero functions pass messages
+// as they are: only for what decides nothing.
+type call struct {
+	request func(msg []byte) ([]byte, error)
+	answer  func(msg []byte) ([]byte, error)
+	drop    bool // answered with an empty message, and not passed on
+
+	// turns bounds how many messages of callers are taken in at once; nil: no bound.
+	turns chan struct{}
+}
+
+// side knows what becomes of calls.
+type side interface {
+	// begin judges a call by its method and metadata. What it returns in error is told to
+	// the caller and nothing is passed on.
+	begin(ctx context.Context, method string, md metadata.MD) (call, error)
+}
+
+// bridge is two connections with gRPC between them: calls come in on one, go out on the other.
+type bridge struct {
+	side side
+	out  *grpc.ClientConn
+}
+
+// run serves from until either connection ends, or ctx does. Both are closed then.
+func run(ctx context.Context, from, to net.Conn, s side) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	from, to = &watched{Conn: from, ended: cancel}, &watched{Conn: to, ended: cancel}
+	defer from.Close()
+	defer to.Close()
+	dials := make(chan net.Conn, 1)
+	dials <- to
+	out, err := grpc.NewClient("passthrough:///belay",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			select {
+			case nc := <-dials:
+				return nc, nil
+			default:
+				cancel()
+				return nil, io.EOF // there is one connection, and it has ended
+			}
+		}),
+		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
+	if err != nil {
+		return fmt.Errorf("set up gRPC: %w", err)
+	}
+	defer out.Close()
+	out.Connect()
+	b := &bridge{side: s, out: out}
+	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(b.handle),
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeader))
+	defer context.AfterFunc(ctx, srv.Stop)()
+	if err := srv.Serve(newOnce(ctx, from)); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("serve gRPC: %w", err)
+	}
+	<-ctx.Done()
+	srv.Stop()
+	return nil
+}
+
+const (
+	maxStreams = 1024
+	maxHeader  = 256 << 10
+)
+
+// handle passes one call on, both ways, with its end, its cancelling and its trailers.
+func (b *bridge) handle(_ any, in grpc.ServerStream) error {
+	method, ok := grpc.MethodFromServerStream(in)
+	if !ok {
+		return status.Error(codes.Internal, "belay: a call without a method")
+	}
+	ctx, cancel := context.WithCancel(in.Context())
+	defer cancel()
+	md, _ := metadata.FromIncomingContext(ctx)
+	c, err := b.side.begin(ctx, method, md)
+	if err != nil {
+		return err
+	}
+	if c.drop {
+		var f frame
+		if err := in.RecvMsg(&f); err != nil {
+			return err
+		}
+		return in.SendMsg(&frame{})
+	}
+	md = md.Copy()
+	for _, own := range []string{":authority", "content-type", "user-agent", "grpc-accept-encoding"} {
+		md.Delete(own)
+	}
+	out, err := b.out.NewStream(metadata.NewOutgoingContext(ctx, md),
+		&grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+	if err != nil {
+		return err
+	}
+	refused := make(chan error, 1)
+	go func() { // ends with the call: then nothing is received any more
+		if err := passUp(in, out, &c); err != nil {
+			refused <- err
+			cancel()
+		}
+	}()
+	err = passDown(out, in, c.answer)
+	in.SetTrailer(out.Trailer())
+	cancel() // the call has ended: nothing of what the caller still sends is wanted
+	select {
+	case r := <-refused:
+		return r
+	default:
+		return err
+	}
+}
+
+// passUp returns an error if a message must not be passed on, or the caller is gone.
+func passUp(in grpc.ServerStream, out grpc.ClientStream, c *call) error {
+	for {
+		again, err := passOneUp(in, out, c)
+		if !again || err != nil {
+			return err
+		}
+	}
+}
+
+// smallMessage is what may wait for its answer without a turn, in bytes.
+const smallMessage = 64 << 10
+
+func passOneUp(in grpc.ServerStream, out grpc.ClientStream, c *call) (again bool, err error) {
+	back := func() {}
+	if c.turns != nil {
+		select {
+		case c.turns <- struct{}{}:
+		case <-in.Context().Done():
+			return false, in.Context().Err()
+		}
+		var once sync.Once
+		back = func() { once.Do(func() { <-c.turns }) }
+		defer back()
+	}
+	var f frame
+	switch err := in.RecvMsg(&f); {
+	case errors.Is(err, io.EOF):
+		_ = out.CloseSend() // always nil
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if len(f) <= smallMessage {
+		back()
+	}
+	if c.request != nil {
+		if f, err = c.request(f); err != nil {
+			return false, err
+		}
+	}
+	return out.SendMsg(&f) == nil, nil // else the reason is what the other direction reads
+}
+
+func passDown(out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {
+	if md, err := out.Header(); err == nil && md != nil {
+		md.Delete("content-type")
+		if err := in.SendHeader(md); err != nil {
+			return err
+		}
+	}
+	for {
+		var f frame
+		err := out.RecvMsg(&f)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err // of the other side, with its status and details
+		}
+		if change != nil {
+			if f, err = change(f); err != nil {
+				return err
+			}
+		}
+		if err := in.SendMsg(&f); err != nil {
+			return err
+		}
+	}
+}
+
+func denied(msg string) error {
+	return status.Error(codes.PermissionDenied, "belay: "+msg)
+}
+
+// watched tells when a connection ends.
+type watched struct {
+	net.Conn
+	ended func()
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if err != nil {
+		w.ended()
+	}
+	return n, err
+}
+
+func (w *watched) Close() error {
+	w.ended()
+	return w.Conn.Close()
+}
+
+// once is a listener of one connection.
+type once struct {
+	ctx  context.Context // of the connection: a listener has none of its own
+	nc   net.Conn
+	give chan net.Conn
+}
+
+func newOnce(ctx context.Context, nc net.Conn) *once {
+	o := &once{ctx: ctx, nc: nc, give: make(chan net.Conn, 1)}
+	o.give <- nc
+	return o
+}
+
+// Accept implements [net.Listener].
+func (o *once) Accept() (net.Conn, error) {
+	select {
+	case nc := <-o.give:
+		return nc, nil
+	case <-o.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements [net.Listener].
+func (o *once) Close() error { return nil }
+
+// Addr implements [net.Listener].
+func (o *once) Addr() net.Addr { return o.nc.LocalAddr() }

@@ -1,0 +1,94 @@
+package buildkit
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// maxOps bounds the vertices of one request.
+const maxOps = 1 << 16
+
+// readDefinition adds what a graph asks for. Vertices are named by digests of their bytes:
+// they cannot be written anew, and must be canonical.
+func (s *asked) readDefinition(d *pb.Definition) error {
+	if d == nil {
+		return nil
+	}
+	if s.ops += len(d.Def); s.ops > maxOps {
+		return fmt.Errorf("%w: more than %d vertices", ErrMessage, maxOps)
+	}
+	for _, raw := range d.Def {
+		var op pb.Op
+		if err := decodeCanonical(raw, &op); err != nil {
+			return err
+		}
+		if err := s.readOp(&op); err != nil {
+			return err
+		}
+	}
+	for _, md := range d.Metadata {
+		if md.GetLinuxResources() != nil {
+			s.facts.LimitsSet = true
+		}
+	}
+	return nil
+}
+
+func (s *asked) readOp(op *pb.Op) error {
+	switch o := op.Op.(type) {
+	case nil, *pb.Op_File, *pb.Op_Merge, *pb.Op_Diff:
+		return nil // the end of a graph, and what works on files of the graph's own
+	case *pb.Op_Source:
+		return s.readSource(o.Source)
+	case *pb.Op_Exec:
+		s.readExec(o.Exec)
+		return nil
+	}
+	// BuildOp asks for another build, from bytes that only the daemon will see.
+	return fmt.Errorf("%w: a vertex of kind %T", ErrMessage, op.Op)
+}
+
+func (s *asked) readExec(e *pb.ExecOp) {
+	if e.GetNetwork() == pb.NetMode_HOST {
+		s.hostNetwork()
+	}
+	if e.GetSecurity() == pb.SecurityMode_INSECURE {
+		s.entitle("security.insecure")
+	}
+	if len(e.GetCdiDevices()) > 0 {
+		s.entitle("device")
+	}
+	m := e.GetMeta()
+	s.cgroup(m.GetCgroupParent())
+	for _, h := range m.GetExtraHosts() {
+		s.facts.ExtraHosts = append(s.facts.ExtraHosts, h.GetHost()+":"+h.GetIP())
+	}
+	if len(m.GetUlimit()) > 0 {
+		s.facts.LimitsSet = true
+	}
+}
+
+// readSource takes the schemes of v0.33 (github.com/moby/buildkit, source/types).
+func (s *asked) readSource(src *pb.SourceOp) error {
+	for k, v := range src.GetAttrs() {
+		if strings.HasSuffix(k, ".session") { // local.session, oci.session
+			s.session(v)
+		}
+	}
+	id := src.GetIdentifier()
+	scheme, _, ok := strings.Cut(id, "://")
+	if !ok {
+		return fmt.Errorf("%w: a source without a scheme", ErrMessage)
+	}
+	switch scheme {
+	case "docker-image": // as FROM is
+	case "local", "oci-layout": // of the caller's session
+	case "git", "http", "https":
+		s.remote(id)
+	default:
+		return fmt.Errorf("%w: a source of the kind %.32q", ErrMessage, scheme)
+	}
+	return nil
+}
