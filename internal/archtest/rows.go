@@ -89,6 +89,7 @@ var Packages = []Package{
 	{Path: "internal/revision", Row: RowCore},
 
 	{Path: "internal/scan/inventory", Row: RowVocabulary},
+	{Path: "internal/scan/feed", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},
@@ -132,7 +133,7 @@ var Bans = []Ban{
 		Why: "only its order of versions is used; its extractors link a network and far more (docs/adr/0009-extractors.md)",
 	},
 	{
-		Import: "archive/zip", Allowed: []string{"internal/scan/vulndb"},
+		Import: "archive/zip", Allowed: []string{"internal/scan/feed"},
 		Why: "archives are hostile: feeds are read where the database is built, images in the scanner's sandbox",
 	},
 	{
