@@ -72,10 +72,10 @@ func policyTestCommand(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "test FILE...",
 		Short: "Ask policies about requests and images written in YAML; needs no agent",
-		Long: `test reads documents of kind AccessTest and ImageTest, asks the policies about each of
-their requests and images, and compares the answers with what is expected. The policies are those that
-a document names (spec.policies, relative to its own file), those in the files
-themselves, and those of --policy.
+		Long: `test reads documents of kind AccessTest and ImageTest, asks the policies about each
+of their requests and images, and compares the answers with what is expected. The
+policies are those that a document names (spec.policies, relative to its own file),
+those in the files themselves, and those of --policy.
 
 It fails if any answer is another than expected. docs/access-policy.md shows how to
 write requests.`,

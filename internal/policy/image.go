@@ -115,22 +115,22 @@ type canonImageDoc struct {
 }
 
 type canonImageSpec struct {
-	Priority        int                   `yaml:"priority,omitempty"`
-	Mode            string                `yaml:"mode"`
-	Selector        *ImageSelector        `yaml:"selector,omitempty"`
-	Registries      []string              `yaml:"registries,omitempty"`
-	Digests         []string              `yaml:"digests,omitempty"`
-	MaxAge          string                `yaml:"maxAge,omitempty"`
-	NonRoot         bool                  `yaml:"nonRoot,omitempty"`
-	SecretsInEnv    Value                 `yaml:"secretsInEnv,omitempty"`
-	Scanned         *canonScanned         `yaml:"scanned,omitempty"`
-	DatabaseMaxAge  string                `yaml:"databaseMaxAge,omitempty"`
-	Incomplete      Value                 `yaml:"incomplete,omitempty"`
-	Findings        []canonFindingRule    `yaml:"findings,omitempty"`
-	Unscanned       Value                 `yaml:"unscanned,omitempty"`
-	Deadline        string                `yaml:"deadline,omitempty"`
-	Fallback        Value                 `yaml:"fallback,omitempty"`
-	Exceptions      []canonImageException `yaml:"exceptions,omitempty"`
+	Priority       int                   `yaml:"priority,omitempty"`
+	Mode           string                `yaml:"mode"`
+	Selector       *ImageSelector        `yaml:"selector,omitempty"`
+	Registries     []string              `yaml:"registries,omitempty"`
+	Digests        []string              `yaml:"digests,omitempty"`
+	MaxAge         string                `yaml:"maxAge,omitempty"`
+	NonRoot        bool                  `yaml:"nonRoot,omitempty"`
+	SecretsInEnv   Value                 `yaml:"secretsInEnv,omitempty"`
+	Scanned        *canonScanned         `yaml:"scanned,omitempty"`
+	DatabaseMaxAge string                `yaml:"databaseMaxAge,omitempty"`
+	Incomplete     Value                 `yaml:"incomplete,omitempty"`
+	Findings       []canonFindingRule    `yaml:"findings,omitempty"`
+	Unscanned      Value                 `yaml:"unscanned,omitempty"`
+	Deadline       string                `yaml:"deadline,omitempty"`
+	Fallback       Value                 `yaml:"fallback,omitempty"`
+	Exceptions     []canonImageException `yaml:"exceptions,omitempty"`
 }
 
 type canonScanned struct {

@@ -31,7 +31,9 @@ func TestShippedPolicies(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The other kinds have tests of their own.
-	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasPrefix(filepath.Base(f), "access-") || strings.HasPrefix(filepath.Base(f), "image-") })
+	files = slices.DeleteFunc(files, func(f string) bool {
+		return strings.HasPrefix(filepath.Base(f), "access-") || strings.HasPrefix(filepath.Base(f), "image-")
+	})
 	if len(files) != len(tests) {
 		t.Errorf("got %d shipped policies, want %d", len(files), len(tests))
 	}
