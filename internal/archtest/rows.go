@@ -74,6 +74,7 @@ var Packages = []Package{
 	{Path: "internal/sandbox/spawn", Row: RowAdapter},
 	{Path: "internal/scan/extract", Row: RowAdapter},
 	{Path: "internal/scan/report", Row: RowAdapter},
+	{Path: "internal/scan/stock", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
