@@ -99,6 +99,11 @@ type Images struct{ policies []*ImagePolicy }
 // Any reports whether there are policies at all. If there are none, no image is judged.
 func (s *Images) Any() bool { return s != nil && len(s.policies) > 0 }
 
+// Enforced reports whether any policy is in enforce mode.
+func (s *Images) Enforced() bool {
+	return s != nil && slices.ContainsFunc(s.policies, func(p *ImagePolicy) bool { return p.Spec.Mode == verdict.ModeEnforce })
+}
+
 // NeedScan reports whether any policy asks what is inside images.
 func (s *Images) NeedScan() bool {
 	return s != nil && slices.ContainsFunc(s.policies, (*ImagePolicy).needsScan)

@@ -98,10 +98,10 @@ type Keeper struct {
 	states  map[string]*State
 	keys    map[string][]int32 // of an image, in names
 	names   map[vulndb.Key]int32
-	first   map[string]int64   // vulnerability to Unix time of its first sight here
-	dirty   bool               // first is not on the disk
-	lost    bool               // first could not be read: nothing has a grace
-	queue   [3][]string        // urgent, in use, others
+	first   map[string]int64 // vulnerability to Unix time of its first sight here
+	dirty   bool             // first is not on the disk
+	lost    bool             // first could not be read: nothing has a grace
+	queue   [3][]string      // urgent, in use, others
 	waiting map[string]chan struct{}
 	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
 	wake    chan struct{}

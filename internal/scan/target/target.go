@@ -74,6 +74,12 @@ func Open(name string, o Options) (*Target, error) {
 	return openDocker(name, o.DockerRoot)
 }
 
+// OpenImage opens an image of the local Docker daemon by its ID ("sha256:..."), and nothing
+// else of that name.
+//
+// Errors: [ErrNotFound] if the daemon does not keep it in its overlay2 store.
+func OpenImage(id string, o Options) (*Target, error) { return openDocker(id, o.DockerRoot) }
+
 func open(source inventory.Source, paths []string) (*Target, error) {
 	t := &Target{job: inventory.Job{Source: source}}
 	for _, p := range paths {
