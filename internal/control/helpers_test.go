@@ -17,7 +17,7 @@ var someTime = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
 
 // fakeAgent answers what it is given.
 type fakeAgent struct {
-	images []Image
+	images     []Image
 	status     *Status
 	containers []Container
 	explain    map[string]*Explanation
