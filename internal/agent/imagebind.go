@@ -19,6 +19,10 @@ func (im *images) decide(c workload.Container, labels map[string]string) policy.
 	if !rules.Any() {
 		return policy.ImageDecision{Allowed: true}
 	}
+	if c.Runtime != workload.RuntimeDocker && c.Runtime != "" {
+		// Nobody is asked about its images yet: state says so in health.
+		return policy.ImageDecision{Allowed: true}
+	}
 	im.mu.Lock()
 	k, ok := im.known[c.ImageDigest]
 	im.mu.Unlock()
@@ -53,6 +57,7 @@ func (im *images) binding(c workload.Container, labels map[string]string) *polic
 	im.mu.Unlock()
 	// One that was bound before its start stays so: its start is what was refused.
 	if !held && im.a.started(c.ID) {
+		im.tell(c, &d)
 		return nil
 	}
 	rp := d.Runtime()
@@ -96,9 +101,13 @@ func (im *images) tell(c workload.Container, d *policy.ImageDecision) {
 	r.Decision, r.Image.Details = verdict.Decision(d.Word()), d.Details
 	r.Policy = &journal.Policy{Name: d.Policy, Revision: d.Revision, Rule: d.Rule, Mode: verdict.ModeEnforce.String()}
 	r.Message = "the container's image: " + d.Reason
-	if d.Allowed {
+	switch {
+	case d.Allowed:
 		r.Policy.Mode = verdict.ModeAudit.String()
-	} else {
+	case !im.isHeld(c.ID):
+		r.Decision, r.Level = verdict.WouldDeny, verdict.Detect.String()
+		r.Message += "; it runs and goes on, and will not start again"
+	default:
 		r.Level = im.a.levels[verdict.RulePathDeny].String()
 		r.Backend = im.a.kernel.Backend()
 		r.Message += "; its programs are not executed"

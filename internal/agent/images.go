@@ -181,12 +181,14 @@ func (im *images) state() {
 	_, err := os.Stat(im.a.cfg.VulnDB)
 	scanner, _ := im.a.cfg.scannerPath()
 	switch {
-	case !im.rules().NeedScan():
+	case !im.rules().Any():
 		h.SetOK("images")
-	case scanner == "":
+	case im.rules().NeedScan() && scanner == "":
 		h.SetDegraded("images", stock.ErrNoScanner.Error())
-	case err != nil:
+	case im.rules().NeedScan() && err != nil:
 		h.SetDegraded("images", fmt.Sprintf("there is no vulnerability database: %v; fix: belay db build --db %s DIR", err, im.a.cfg.VulnDB))
+	case im.a.cfg.Containerd != "" && im.rules().Any():
+		h.SetDegraded("images", "image policies judge containers of Docker alone: those of containerd start whatever their image is")
 	default:
 		h.SetOK("images")
 	}

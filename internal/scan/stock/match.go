@@ -111,7 +111,7 @@ func (k *Keeper) forget(id string, err error) {
 	defer k.mu.Unlock()
 	delete(k.states, id)
 	delete(k.keys, id)
-	k.enqueue(id, 1, retryAfter)
+	k.enqueue(id, 1, retryAfter, false)
 }
 
 // touched looks up what the database says of all packages that are known, each once, and

@@ -176,16 +176,17 @@ func (k *Keeper) Want(id string, inUse bool) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.enqueue(id, level, retryAfter)
+	k.enqueue(id, level, retryAfter, false)
 }
 
-// enqueue reports whether an image is in the queue now. k.mu is held.
-func (k *Keeper) enqueue(id string, level int, retry time.Duration) bool {
+// enqueue reports whether an image is in the queue now; again: though it was scanned before.
+// k.mu is held.
+func (k *Keeper) enqueue(id string, level int, retry time.Duration, again bool) bool {
 	if k.o.Scan == nil || !imageID.MatchString(id) {
 		return false
 	}
 	s := k.states[id]
-	if s != nil && (!s.At.IsZero() || s.Err != "" && k.o.Now().Sub(s.ErrAt) < retry) {
+	if s != nil && (!again && !s.At.IsZero() || s.Err != "" && k.o.Now().Sub(s.ErrAt) < retry) {
 		return false
 	}
 	for l := range k.queue {
@@ -217,7 +218,7 @@ func (k *Keeper) enqueue(id string, level int, retry time.Duration) bool {
 
 var errPutOff = errors.New("put off for a scan that somebody waits for")
 
-// Ensure has an image scanned now and waits for that. A scan in the background that runs
+// Ensure has an image scanned now, also one that was before, and waits for that. A scan in the background that runs
 // meanwhile is put off, once.
 //
 // Errors: [ErrNoScanner]; that of the scan; that of ctx.
@@ -228,7 +229,7 @@ func (k *Keeper) Ensure(ctx context.Context, id string) error {
 	k.mu.Lock()
 	done := k.waiting[id]
 	if done == nil {
-		if k.enqueue(id, 0, urgentRetry) {
+		if k.enqueue(id, 0, urgentRetry, true) {
 			done = make(chan struct{})
 			k.waiting[id] = done
 			if k.cancel != nil {
@@ -282,8 +283,12 @@ func (k *Keeper) next() (id string, level int, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for l := range k.queue {
-		if len(k.queue[l]) > 0 {
+		for len(k.queue[l]) > 0 {
 			id, k.queue[l] = k.queue[l][0], k.queue[l][1:]
+			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() {
+				s.Queued = false // somebody who waited was quicker
+				continue
+			}
 			return id, l, true
 		}
 	}
