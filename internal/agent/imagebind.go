@@ -47,9 +47,7 @@ func (im *images) binding(c workload.Container, labels map[string]string) *polic
 		im.mu.Lock()
 		delete(im.held, c.ID)
 		im.mu.Unlock()
-		if d.Audit && !im.a.started(c.ID) {
-			im.tell(c, &d)
-		}
+		im.tell(c, &d)
 		return nil
 	}
 	im.mu.Lock()
@@ -85,10 +83,10 @@ func (im *images) isHeld(id ident.ContainerID) bool {
 
 // tell puts a decision on a container's image into the journal, once.
 func (im *images) tell(c workload.Container, d *policy.ImageDecision) {
-	if d.Policy == policy.BuiltIn {
-		return // it is asked about, and decided again, at once
+	if d.Allowed && !d.Audit || d.Policy == policy.BuiltIn || !im.keeper.Ready() {
+		return // it is known, or matched, and decided again in a moment
 	}
-	what := d.Word() + d.Policy + d.Rule
+	what := fmt.Sprint(d.Word(), d.Policy, d.Rule, im.isHeld(c.ID))
 	im.mu.Lock()
 	known := im.told[c.ID] == what
 	im.told[c.ID] = what
@@ -160,9 +158,10 @@ func (b *binder) bindDenied() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.registry.List() {
-		denied := b.a.images.denies(c, b.labels(c))
-		if held := b.a.images.isHeld(c.ID); denied != held && (held || !b.a.started(c.ID)) {
+		d := b.a.images.decide(c, b.labels(c))
+		if held := b.a.images.isHeld(c.ID); !d.Allowed != held && (held || !b.a.started(c.ID)) {
 			_ = b.bind(c) // reported there
 		}
+		b.a.images.tell(c, &d)
 	}
 }

@@ -197,6 +197,21 @@ func TestImagePolicy(t *testing.T) {
 		t.Errorf("belay explain --image:\n%s", out)
 	}
 
+	// What runs goes on, with a record, and does not start again.
+	p.await(t, "that what runs would not start", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Image.Event == "verdict" && e.Container.Name == "good" && e.Decision == "would_deny"
+	})
+	p.e.Docker(ctx, "stop", "-t", "0", "good")
+	p.await(t, "that it is bound now", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Image.Event == "verdict" && e.Container.Name == "good" && e.Decision == "denied"
+	})
+	p.e.Docker(ctx, "start", "good")
+	if !lab.Await(ctx, 10*time.Second, func() bool {
+		return strings.TrimSpace(p.e.Docker(ctx, "inspect", "-f", "{{.State.Running}}", "good").Stdout) == "false"
+	}) {
+		t.Error("it started again around the gate")
+	}
+
 	// In audit it passes both ways, and is reported.
 	p.policy(t, "audit")
 	if err := p.a.AwaitPolicies(ctx, 20*time.Second, "audit"); err != nil {

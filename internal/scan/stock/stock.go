@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -40,7 +41,7 @@ type Options struct {
 	// Report is told of findings that came up on an image which had been matched before, once for
 	// each image and vulnerability. It must not call the keeper.
 	Report func(imageID string, fresh []policy.ImageFinding)
-	// Changed is told of images whose state is another now. It must not wait for the keeper.
+	// Changed is told of images whose state is another now, "" for all. It must not wait for the keeper.
 	Changed func(imageID string)
 
 	MaxImages int           // inventories that are kept; 1000
@@ -106,6 +107,8 @@ type Keeper struct {
 	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
 	wake    chan struct{}
 
+	ready atomic.Bool // what was stored has been matched, if there is a database
+
 	// Of Run's goroutine alone.
 	db     *vulndb.DB
 	dbFile os.FileInfo
@@ -144,6 +147,9 @@ func Open(o Options) (*Keeper, error) {
 	}
 	return k, k.recall()
 }
+
+// Ready tells whether what was stored has been matched since the start.
+func (k *Keeper) Ready() bool { return k.ready.Load() }
 
 // State returns what is known of an image; false if that is nothing at all.
 func (k *Keeper) State(id string) (State, bool) {
@@ -260,6 +266,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 	t := time.NewTicker(k.o.Poll)
 	defer t.Stop()
 	k.reload(ctx)
+	k.ready.Store(true)
+	k.changed("")
 	for {
 		for ctx.Err() == nil {
 			id, level, ok := k.next()
