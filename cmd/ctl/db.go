@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/belay-project/belay/internal/scan/feed"
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
@@ -46,7 +47,7 @@ with some of them named.`,
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				return err
 			}
-			rep, err := vulndb.Build(cmd.Context(), path, vulndb.BuildOptions{Dir: args[0], KEV: kev, Now: t.now()})
+			rep, err := vulndb.Build(cmd.Context(), path, vulndb.BuildOptions{Walk: feed.Walk, Dir: args[0], KEV: kev, Now: t.now()})
 			if err != nil {
 				return err
 			}

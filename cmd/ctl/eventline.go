@@ -81,6 +81,8 @@ func deed(r *journal.Record) string {
 		s = lossDeed(r)
 	case journal.KindAPI:
 		s = apiDeed(r.API)
+	case journal.KindImage:
+		s = imageDeed(r)
 	case journal.KindFactor:
 		s = factorDeed(r.Factor)
 	}
@@ -116,6 +118,22 @@ func apiDeed(a *journal.API) string {
 	s += " by " + strings.TrimSpace(a.CallerKind+" "+who)
 	if a.Elevation != "" {
 		s += " under elevation " + a.Elevation
+	}
+	return s
+}
+
+func imageDeed(r *journal.Record) string {
+	img := r.Image
+	if img == nil {
+		return "image"
+	}
+	name := shortDigest(img.ID)
+	if len(img.Names) > 0 {
+		name = img.Names[0]
+	}
+	s := img.Event + " of image " + name
+	if len(img.Details) > 0 {
+		s += " (" + strings.Join(img.Details, "; ") + ")"
 	}
 	return s
 }

@@ -14,10 +14,11 @@ import (
 func explainCommand(t *terminal) *cobra.Command {
 	var (
 		request string
+		image   string
 		with    []string
 	)
 	cmd := &cobra.Command{
-		Use:   "explain CONTAINER | explain --request FILE",
+		Use:   "explain CONTAINER | explain --image IMAGE | explain --request FILE",
 		Short: "Say which rules apply to a container or a request, and why",
 		Long: `explain shows every rule that applies to a container: its value and mode, what this
 host can do about a violation (LEVEL), which policy decided, where that is written,
@@ -25,19 +26,25 @@ and which other policies lost.
 
 CONTAINER is a name, an ID, or the beginning of an ID.
 
+With --image it shows what scanning has found in an image of this host, and what the
+image policies say of it.
+
 With --request it needs no agent: it shows, for each request in FILE (a document of
 kind AccessTest), which rule of the access policies decides, and every check that the
 request fails. The policies are those that the document names, and those of --policy.`,
 		Example: `  belay explain web-1
+  belay explain --image nginx:1.29
   belay explain --request create.yaml --policy /etc/belay/policies
   belay explain 3f2a -o json | jq '.lines[] | select(.rule == "exec.drift")'`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
 			case request != "" && len(args) > 0:
 				return fmt.Errorf("want a container or --request, got both")
+			case image != "" && (request != "" || len(args) > 0):
+				return fmt.Errorf("want a container, --image or --request: one of them")
 			case request == "" && len(with) > 0:
 				return fmt.Errorf("--policy goes with --request")
-			case request == "" && len(args) != 1:
+			case request == "" && image == "" && len(args) != 1:
 				return fmt.Errorf("want one container, got %d", len(args))
 			}
 			return nil
@@ -45,6 +52,17 @@ request fails. The policies are those that the document names, and those of --po
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if request != "" {
 				return t.explainRequests(request, with)
+			}
+			if image != "" {
+				e, err := t.client().ExplainImage(cmd.Context(), image)
+				if err != nil {
+					return err
+				}
+				if t.output == formatJSON {
+					return t.writeJSON(e)
+				}
+				t.writeImageExplanation(e)
+				return nil
 			}
 			e, err := t.client().Explain(cmd.Context(), args[0])
 			if err != nil {
@@ -57,6 +75,7 @@ request fails. The policies are those that the document names, and those of --po
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&image, "image", "", "`image` of this host to explain, by name or ID")
 	cmd.Flags().StringVar(&request, "request", "", "file with requests to explain")
 	cmd.Flags().StringArrayVar(&with, "policy", nil, "with --request: file or directory of policies to ask too (repeatable)")
 	return cmd

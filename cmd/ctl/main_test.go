@@ -133,6 +133,22 @@ func (f fileAgent) Explain(_ context.Context, ref string) (*control.Explanation,
 	return e, err
 }
 
+func (f fileAgent) Images(context.Context) ([]control.Image, error) {
+	list, err := readAnswer[[]control.Image](f, "images.json")
+	if err != nil {
+		return nil, err
+	}
+	return *list, nil
+}
+
+func (f fileAgent) ExplainImage(_ context.Context, ref string) (*control.ImageExplanation, error) {
+	e, err := readAnswer[control.ImageExplanation](f, "explain-image-"+filepath.Base(ref)+".json")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %q", control.ErrNotFound, ref)
+	}
+	return e, err
+}
+
 func (f fileAgent) Reload(context.Context) (*control.PolicySet, error) {
 	if _, err := policy.ParseFiles(filepath.Join(f.dir, "reload.yaml")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

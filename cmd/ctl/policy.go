@@ -136,7 +136,7 @@ func readPolicies(stdin io.Reader, args []string) (*policy.Set, policy.Errors) {
 		all.Append(docs)
 		errs = append(errs, asErrors(arg, err)...)
 	}
-	set, err := policy.NewSet(all.Runtime, all.Access...)
+	set, err := all.Set()
 	errs = append(errs, asErrors("", err)...)
 	if len(errs) > 0 {
 		return &policy.Set{}, errs
@@ -164,7 +164,7 @@ func readPolicyArg(stdin io.Reader, arg string) (policy.Documents, error) {
 	if set.Len() == 0 {
 		return policy.Documents{}, &policy.Error{File: arg, Msg: "no *.yaml or *.yml file in this directory", Fix: "name another"}
 	}
-	return policy.Documents{Runtime: set.Policies(), Access: set.AccessPolicies()}, nil
+	return set.Documents(), nil
 }
 
 // readBounded reads one byte more than a policy file may have, so that the parser sees
@@ -210,6 +210,12 @@ func answerOf(set *policy.Set, errs policy.Errors) checkAnswer {
 		a.Policies = append(a.Policies, checkedEntry{
 			Kind: policy.AccessKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
 			Mode: p.Spec.Mode.String(), Selector: p.Spec.Subjects.String(), Rules: accessRuleTexts(&p.Spec),
+		})
+	}
+	for _, p := range set.ImagePolicies() {
+		a.Policies = append(a.Policies, checkedEntry{
+			Kind: policy.ImageKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
+			Mode: p.Spec.Mode.String(), Selector: p.Spec.Selector.String(), Rules: p.Spec.Rules(),
 		})
 	}
 	return a

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,11 +71,11 @@ func policyTestCommand(t *terminal) *cobra.Command {
 	var with []string
 	cmd := &cobra.Command{
 		Use:   "test FILE...",
-		Short: "Ask access policies about requests written in YAML; needs no agent",
-		Long: `test reads documents of kind AccessTest, asks the policies about each of their
-requests, and compares the answers with what is expected. The policies are those that
-a document names (spec.policies, relative to its own file), those in the files
-themselves, and those of --policy.
+		Short: "Ask policies about requests and images written in YAML; needs no agent",
+		Long: `test reads documents of kind AccessTest and ImageTest, asks the policies about each
+of their requests and images, and compares the answers with what is expected. The
+policies are those that a document names (spec.policies, relative to its own file),
+those in the files themselves, and those of --policy.
 
 It fails if any answer is another than expected. docs/access-policy.md shows how to
 write requests.`,
@@ -128,8 +129,34 @@ func (t *terminal) runTests(file string, with []string, a *testAnswer) policy.Er
 			}
 			a.Tests = append(a.Tests, e)
 		}
+		t.runImageTests(test, set, a)
 	}
 	return errs
+}
+
+// runImageTests judges the images of a test.
+func (t *terminal) runImageTests(test *policy.AccessTest, set *policy.Set, a *testAnswer) {
+	for i := range test.Images {
+		r := &test.Images[i]
+		at := r.At
+		if at.IsZero() {
+			at = t.now()
+		}
+		d := set.Images().Decide(&r.Image, at)
+		e := testedEntry{
+			File: test.File, Line: r.Line, Test: test.Name, Request: r.Name, Differs: append([]string{}, r.Differs(&d)...),
+			decisionAnswer: decisionAnswer{
+				Decision: d.Word(), Policy: d.Policy, Revision: d.Revision, Rule: d.Rule, Reason: d.Reason,
+				Checks: slices.Concat([]string{}, d.Details, d.Expired),
+			},
+		}
+		if e.OK = len(e.Differs) == 0; e.OK {
+			a.Passed++
+		} else {
+			a.Failed++
+		}
+		a.Tests = append(a.Tests, e)
+	}
 }
 
 // readTests reads a file of requests; "-" is standard input.
@@ -152,7 +179,8 @@ func (t *terminal) readTests(file string) ([]*policy.AccessTest, policy.Document
 	}
 	tests, docs, err := policy.ParseTests(file, data)
 	if err == nil && len(tests) == 0 {
-		err = &policy.Error{File: file, Msg: "no document of kind " + policy.AccessTestKind, Fix: "docs/access-policy.md shows one"}
+		err = &policy.Error{File: file, Msg: "no document of kind " + policy.AccessTestKind + " or " + policy.ImageTestKind,
+			Fix: "docs/access-policy.md and docs/image-policy.md show one"}
 	}
 	return tests, docs, asErrors(file, err)
 }
@@ -174,15 +202,19 @@ func (t *terminal) policiesOf(test *policy.AccessTest, docs policy.Documents, wi
 		errs = append(errs, asErrors(f, err)...)
 		all.Append(d)
 	}
-	if len(errs) == 0 && len(all.Access) == 0 {
+	kind, none := policy.AccessKind, len(all.Access) == 0
+	if len(test.Images) > 0 {
+		kind, none = policy.ImageKind, len(all.Images) == 0
+	}
+	if len(errs) == 0 && none {
 		errs = policy.Errors{{
-			File: test.File, Line: test.Line, Msg: "no AccessPolicy to ask", Fix: "name files in spec.policies, or with --policy",
+			File: test.File, Line: test.Line, Msg: "no " + kind + " to ask", Fix: "name files in spec.policies, or with --policy",
 		}}
 	}
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	set, err := policy.NewSet(all.Runtime, all.Access...)
+	set, err := all.Set()
 	return set, asErrors(test.File, err)
 }
 

@@ -52,7 +52,9 @@ type Agent struct {
 	scripts  chan *enforce.Event
 	levels   map[verdict.Rule]verdict.Level
 	rules    atomic.Pointer[gateRuleSet]
-	tickets  *ticket.Keeper // nil without the authorisation plugin
+	images   *images
+	docker   *workload.Docker // nil: no engine is followed
+	tickets  *ticket.Keeper   // nil without the authorisation plugin
 
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none
@@ -137,6 +139,9 @@ func (a *Agent) open() error {
 		a.levels[l.Rule] = l.Level
 	}
 	a.binder = newBinder(a)
+	if err := a.openImages(); err != nil {
+		return err
+	}
 	if err := a.enact(); err != nil {
 		return err
 	}
@@ -188,6 +193,7 @@ func (a *Agent) enact() error {
 	if err := a.kernel.SetFloor(set.Floor(), buildPolicy(set)); err != nil {
 		return fmt.Errorf("put the policies into the kernel: %w", err)
 	}
+	a.images.policiesChanged()
 	helpers, ignored := a.policies.helpers()
 	absent, err := a.kernel.SetHelpers(helpers)
 	if err != nil {
@@ -223,7 +229,7 @@ func (a *Agent) openSources() error {
 		if err != nil {
 			return err
 		}
-		a.sources = append(a.sources, d)
+		a.sources, a.docker = append(a.sources, d), d
 	}
 	if a.cfg.Containerd != "" {
 		a.sources = append(a.sources, workload.NewContainerd(workload.ContainerdOptions{
@@ -257,6 +263,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return users.Run(ctx) })
 	}
 	g.Go(func() error { return a.binder.keep(ctx) })
+	g.Go(func() error { return a.images.run(ctx) })
 	g.Go(func() error { return a.watchPolicies(ctx) })
 	g.Go(func() error { return a.watchCanary(ctx) })
 	g.Go(func() error { return a.followStarts(ctx) })

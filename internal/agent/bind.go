@@ -139,6 +139,7 @@ func (b *binder) keep(ctx context.Context) error {
 
 // apply takes in one change from a runtime.
 func (b *binder) apply(ch workload.Change) {
+	b.a.images.seen(ch)
 	if b.take(ch) {
 		b.bindRunning()
 	}
@@ -161,6 +162,7 @@ func (b *binder) take(ch workload.Change) (rebound bool) {
 			delete(b.names, id)
 			delete(b.problems, id)
 			b.dropGate(id)
+			b.a.images.gone(id)
 			if err := b.a.kernel.Unbind(id); err != nil {
 				b.a.log.Warn("binding not removed", attr.ContainerID, string(id), attr.Error, err.Error())
 			}
@@ -258,10 +260,11 @@ func (b *binder) ended(id ident.ContainerID) {
 		}
 	}
 	c, ok := b.registry.Get(id)
-	if !ok || !b.late[id] || b.a.started(id) {
+	if !ok || !b.late[id] && !b.a.images.denies(c, b.labels(c)) || b.a.started(id) {
 		return
 	}
-	b.late[id], b.dirty = false, true
+	b.dirty = b.dirty || b.late[id]
+	b.late[id] = false
 	_ = b.bind(c) // reported there
 }
 
@@ -275,7 +278,11 @@ func (b *binder) bind(c workload.Container) error {
 	}
 	sub := subject(c, b.late[c.ID])
 	sub.FormerNames, sub.Labels = b.names[c.ID], b.labels(c)
-	eff := b.a.policies.current().EffectiveWith(sub, b.own(c))
+	own := b.own(c)
+	if rp := b.a.images.binding(c, sub.Labels); rp != nil {
+		own = append(slices.Clone(own), rp)
+	}
+	eff := b.a.policies.current().EffectiveWith(sub, own)
 	var err error
 	if eff.Revision == b.a.policies.current().Floor().Revision {
 		err = b.a.kernel.Unbind(c.ID)

@@ -152,8 +152,11 @@ func (m *manager) entryOf(d *storedPolicy, name string) *policy.Entry {
 		return &d.Entry
 	}
 	e := &policy.Entry{Name: name}
-	if m.history.States()[name].Kind == policy.AccessKind {
+	switch m.history.States()[name].Kind {
+	case policy.AccessKind:
 		e.Access = &policy.AccessPolicy{}
+	case policy.ImageKind:
+		e.Image = &policy.ImagePolicy{}
 	}
 	return e
 }

@@ -61,6 +61,12 @@ type Config struct {
 	ElevateMax time.Duration
 	// EnrolByRoot lets root alone enrol second factors; else users enrol themselves.
 	EnrolByRoot bool
+	// Scanner is the path of belay-scanner: the one beside the agent. "none" scans no image.
+	Scanner string
+	// VulnDB is the vulnerability database; vuln.db in StateDir.
+	VulnDB string
+	// DockerRoot is the engine's data, where images are read; /var/lib/docker.
+	DockerRoot string
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string
@@ -81,10 +87,14 @@ func (c *Config) fill() error {
 		{&c.DockerHost, "unix:///var/run/docker.sock"},
 		{&c.Backend, "auto"},
 		{&c.Version, "dev"},
+		{&c.DockerRoot, "/var/lib/docker"},
 	} {
 		if *d.to == "" {
 			*d.to = d.def
 		}
+	}
+	if c.VulnDB == "" {
+		c.VulnDB = filepath.Join(c.StateDir, "vuln.db")
 	}
 	if c.GateSocket == "" {
 		c.GateSocket = filepath.Join(c.RunDir, "docker.sock")
@@ -117,4 +127,5 @@ func (c *Config) journalDir() string  { return filepath.Join(c.StateDir, "journa
 func (c *Config) lastGood() string    { return filepath.Join(c.StateDir, "last-good.yaml") }
 func (c *Config) setsFile() string    { return filepath.Join(c.StateDir, "sets.json") }
 func (c *Config) bindingsDir() string { return filepath.Join(c.StateDir, "bindings") }
+func (c *Config) imagesDir() string   { return filepath.Join(c.StateDir, "inventories") }
 func (c *Config) knownFile() string   { return filepath.Join(c.StateDir, "containers.json") }

@@ -30,7 +30,7 @@ func (d *storedPolicy) origin() string {
 
 // documentsOf returns the documents of a set that was read from one file.
 func documentsOf(set *policy.Set) map[string]*storedPolicy {
-	docs := policy.Documents{Runtime: set.Policies(), Access: set.AccessPolicies()}
+	docs := set.Documents()
 	out := map[string]*storedPolicy{}
 	for _, e := range docs.Entries() {
 		out[e.Name] = &storedPolicy{Entry: e, own: true, text: canonical(&e)}
@@ -38,12 +38,7 @@ func documentsOf(set *policy.Set) map[string]*storedPolicy {
 	return out
 }
 
-func canonical(e *policy.Entry) string {
-	if e.Access != nil {
-		return string(e.Access.Canonical())
-	}
-	return string(e.Runtime.Canonical())
-}
+func canonical(e *policy.Entry) string { return string(e.Canonical()) }
 
 // readPolicies reads the policies of a directory over those that ship. A document
 // overrides the shipped one of its name and kind. What overlay holds for a path goes
@@ -98,7 +93,7 @@ func readPolicies(dir, shipped string, overlay map[string][]byte) (*policy.Set, 
 	if len(errs) > 0 {
 		return nil, nil, errs
 	}
-	set, err := policy.NewSet(all.Runtime, all.Access...)
+	set, err := all.Set()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -106,9 +101,12 @@ func readPolicies(dir, shipped string, overlay map[string][]byte) (*policy.Set, 
 }
 
 func addEntry(to *policy.Documents, e *policy.Entry) {
-	if e.Access != nil {
+	switch {
+	case e.Access != nil:
 		to.Access = append(to.Access, e.Access)
-	} else {
+	case e.Image != nil:
+		to.Images = append(to.Images, e.Image)
+	default:
 		to.Runtime = append(to.Runtime, e.Runtime)
 	}
 }

@@ -196,11 +196,7 @@ func (m *manager) managed(d *storedPolicy) control.ManagedPolicy {
 		Kind: d.Kind, Name: d.Name, Digest: d.Revision, Revision: m.history.States()[d.Name].Number,
 		Origin: d.origin(), File: d.File, Line: d.Line,
 	}
-	if d.Access != nil {
-		p.Mode = d.Access.Spec.Mode.String()
-	} else {
-		p.Mode = d.Runtime.Spec.Mode.String()
-	}
+	p.Mode = d.Mode().String()
 	return p
 }
 

@@ -175,7 +175,9 @@ func (p *policies) refuse(levels map[verdict.Rule]verdict.Level) (bool, error) {
 	if len(p.refused) == 0 {
 		return false, nil
 	}
-	set, err := policy.NewSet(keep, p.set.AccessPolicies()...)
+	docs := p.set.Documents()
+	docs.Runtime = keep
+	set, err := docs.Set()
 	if err != nil {
 		return false, err
 	}
@@ -243,6 +245,11 @@ func (p *policies) status() control.PolicySet {
 	for _, ap := range p.set.AccessPolicies() {
 		s.Policies = append(s.Policies, control.PolicyStatus{
 			Kind: policy.AccessKind, Name: ap.Name, Revision: ap.Revision, Mode: ap.Spec.Mode.String(), File: ap.File, Line: ap.Line,
+		})
+	}
+	for _, ip := range p.set.ImagePolicies() {
+		s.Policies = append(s.Policies, control.PolicyStatus{
+			Kind: policy.ImageKind, Name: ip.Name, Revision: ip.Revision, Mode: ip.Spec.Mode.String(), File: ip.File, Line: ip.Line,
 		})
 	}
 	return s

@@ -83,6 +83,7 @@ const (
 	ResourceDistribution
 	ResourceRuntimePolicy // Belay's own policies, by kind
 	ResourceAccessPolicy
+	ResourceImagePolicy
 )
 
 // Resource is one thing that a call reads or changes, resolved to what the daemon

@@ -76,6 +76,7 @@ var Packages = []Package{
 	{Path: "internal/scan/extract", Row: RowAdapter},
 	{Path: "internal/scan/registry", Row: RowAdapter},
 	{Path: "internal/scan/report", Row: RowAdapter},
+	{Path: "internal/scan/stock", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
@@ -94,6 +95,7 @@ var Packages = []Package{
 	{Path: "internal/revision", Row: RowCore},
 
 	{Path: "internal/scan/inventory", Row: RowVocabulary},
+	{Path: "internal/scan/feed", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},
@@ -141,7 +143,7 @@ var Bans = []Ban{
 		Why: "one package fetches from registries; images are read in the scanner's sandbox only (docs/adr/0011-registries.md)",
 	},
 	{
-		Import: "archive/zip", Allowed: []string{"internal/scan/vulndb"},
+		Import: "archive/zip", Allowed: []string{"internal/scan/feed"},
 		Why: "archives are hostile: feeds are read where the database is built, images in the scanner's sandbox",
 	},
 	{

@@ -24,6 +24,10 @@ type Agent interface {
 	// Events calls emit for each record, oldest first, until ctx ends (Follow) or the
 	// journal does.
 	Events(ctx context.Context, q journal.ReadOptions, emit func(*journal.Record) error) error
+	// Images returns what is known of the images that containers use or that were scanned.
+	Images(ctx context.Context) ([]Image, error)
+	// ExplainImage answers for an image by ID or name.
+	ExplainImage(ctx context.Context, ref string) (*ImageExplanation, error)
 	// Reload reads the policy directory again. On an error the old policies stay.
 	Reload(ctx context.Context) (*PolicySet, error)
 }

@@ -17,6 +17,7 @@ var someTime = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
 
 // fakeAgent answers what it is given.
 type fakeAgent struct {
+	images     []Image
 	status     *Status
 	containers []Container
 	explain    map[string]*Explanation
@@ -53,6 +54,17 @@ type lookupError struct{ ref string }
 
 func (e *lookupError) Error() string { return "no such container: " + e.ref }
 func (e *lookupError) Unwrap() error { return ErrNotFound }
+
+func (f *fakeAgent) Images(ctx context.Context) ([]Image, error) { return f.images, f.wait(ctx) }
+
+func (f *fakeAgent) ExplainImage(_ context.Context, ref string) (*ImageExplanation, error) {
+	for _, i := range f.images {
+		if i.ID == ref {
+			return &ImageExplanation{Image: i}, nil
+		}
+	}
+	return nil, ErrNotFound
+}
 
 func (f *fakeAgent) Reload(ctx context.Context) (*PolicySet, error) { return f.set, f.wait(ctx) }
 

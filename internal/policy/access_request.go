@@ -27,6 +27,8 @@ type AccessTest struct {
 	Name     string
 	Policies []string // files with policies, relative to the document's own
 	Requests []AccessRequest
+	// Images are of documents of kind [ImageTestKind] only, which have no Requests.
+	Images []ImageRequest
 }
 
 // AccessRequest is one request, written down.
@@ -68,17 +70,13 @@ func ParseTests(file string, data []byte) ([]*AccessTest, Documents, error) {
 		}
 		switch kindOf(root) {
 		case AccessTestKind:
-			t := d.accessTest(root)
-			tests = append(tests, t)
+			tests = append(tests, d.accessTest(root))
 			return d.errs
-		case AccessKind:
-			p, errs := parseAccess(file, root)
-			docs.Access = append(docs.Access, p)
-			return errs
+		case ImageTestKind:
+			tests = append(tests, d.imageTest(root))
+			return d.errs
 		}
-		p, errs := parseRuntime(file, root)
-		docs.Runtime = append(docs.Runtime, p)
-		return errs
+		return docs.read(file, root)
 	})
 	if len(errs) > 0 {
 		return nil, Documents{}, errs

@@ -158,7 +158,7 @@ func RestoreRuntime(file string, line int, canonical []byte) (*RuntimePolicy, er
 	if err != nil {
 		return nil, fmt.Errorf("kept runtime policy: %w", err)
 	}
-	if len(docs.Runtime) != 1 || len(docs.Access) != 0 || !docs.Runtime[0].Spec.Selector.empty() || docs.Runtime[0].Spec.Loosen {
+	if len(docs.Runtime) != 1 || docs.Len() != 1 || !docs.Runtime[0].Spec.Selector.empty() || docs.Runtime[0].Spec.Loosen {
 		return nil, errors.New("kept runtime policy: not one that a check has made")
 	}
 	rp := docs.Runtime[0]

@@ -11,18 +11,42 @@ import (
 	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/verdict"
 )
 
-// Entry is one document of a set of either kind, for those who manage policies and do
+// Entry is one document of a set of any kind, for those who manage policies and do
 // not ask what they say.
 type Entry struct {
 	Kind, Name, Revision string
 	File                 string
 	Line                 int
 	Annotations          map[string]string
-	// Runtime or Access is the policy itself; the other is nil.
+	// Runtime, Access or Image is the policy itself; the others are nil.
 	Runtime *RuntimePolicy
 	Access  *AccessPolicy
+	Image   *ImagePolicy
+}
+
+// Canonical returns the document in its normal form.
+func (e *Entry) Canonical() []byte {
+	switch {
+	case e.Access != nil:
+		return e.Access.Canonical()
+	case e.Image != nil:
+		return e.Image.Canonical()
+	}
+	return e.Runtime.Canonical()
+}
+
+// Mode returns the policy's mode.
+func (e *Entry) Mode() verdict.Mode {
+	switch {
+	case e.Access != nil:
+		return e.Access.Spec.Mode
+	case e.Image != nil:
+		return e.Image.Spec.Mode
+	}
+	return e.Runtime.Spec.Mode
 }
 
 // Entries returns the documents in order of their names.
@@ -34,6 +58,9 @@ func (d *Documents) Entries() []Entry {
 	for _, p := range d.Access {
 		out = append(out, Entry{Kind: AccessKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line, Annotations: p.Annotations, Access: p})
 	}
+	for _, p := range d.Images {
+		out = append(out, Entry{Kind: ImageKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line, Annotations: p.Annotations, Image: p})
+	}
 	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
@@ -42,8 +69,11 @@ func (d *Documents) Entries() []Entry {
 // the annotations.
 func (e *Entry) Resource() apicall.Resource {
 	kind := apicall.ResourceRuntimePolicy
-	if e.Access != nil {
+	switch {
+	case e.Access != nil:
 		kind = apicall.ResourceAccessPolicy
+	case e.Image != nil:
+		kind = apicall.ResourceImagePolicy
 	}
 	return apicall.Resource{Kind: kind, Asked: e.Name, ID: e.Name, Names: []string{e.Name}, Labels: e.Annotations}
 }

@@ -50,15 +50,17 @@ var fieldHome = map[string]string{
 type Documents struct {
 	Runtime []*RuntimePolicy
 	Access  []*AccessPolicy
+	Images  []*ImagePolicy
 }
 
 // Len returns the number of documents of all kinds.
-func (d *Documents) Len() int { return len(d.Runtime) + len(d.Access) }
+func (d *Documents) Len() int { return len(d.Runtime) + len(d.Access) + len(d.Images) }
 
 // Append adds the documents of o.
 func (d *Documents) Append(o Documents) {
 	d.Runtime = append(d.Runtime, o.Runtime...)
 	d.Access = append(d.Access, o.Access...)
+	d.Images = append(d.Images, o.Images...)
 }
 
 // Parse reads the policies of one file for which only RuntimePolicies make sense;
@@ -70,11 +72,13 @@ func Parse(file string, data []byte) ([]*RuntimePolicy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(docs.Access) > 0 {
-		return nil, Errors{{
-			File: file, Line: docs.Access[0].Line, Msg: "kind must be " + Kind + " here, got " + quote(AccessKind),
-			Fix: "move it to another file",
-		}}
+	for _, e := range docs.Entries() {
+		if e.Kind != Kind {
+			return nil, Errors{{
+				File: file, Line: e.Line, Msg: "kind must be " + Kind + " here, got " + quote(e.Kind),
+				Fix: "move it to another file",
+			}}
+		}
 	}
 	return docs.Runtime, nil
 }
@@ -92,19 +96,29 @@ func ParseAll(file string, data []byte) (Documents, error) {
 		if !d.checkShape(root, 1) {
 			return d.errs
 		}
-		if kindOf(root) == AccessKind {
-			p, errs := parseAccess(file, root)
-			out.Access = append(out.Access, p)
-			return errs
-		}
-		p, errs := parseRuntime(file, root)
-		out.Runtime = append(out.Runtime, p)
-		return errs
+		return out.read(file, root)
 	})
 	if len(errs) > 0 {
 		return Documents{}, errs
 	}
 	return out, nil
+}
+
+// read reads one document; its shape was checked.
+func (d *Documents) read(file string, root *yaml.Node) Errors {
+	switch kindOf(root) {
+	case AccessKind:
+		p, errs := parseAccess(file, root)
+		d.Access = append(d.Access, p)
+		return errs
+	case ImageKind:
+		p, errs := parseImage(file, root)
+		d.Images = append(d.Images, p)
+		return errs
+	}
+	p, errs := parseRuntime(file, root)
+	d.Runtime = append(d.Runtime, p)
+	return errs
 }
 
 // kindOf returns what a document says it is, "" if it says nothing or too much.
@@ -189,7 +203,7 @@ func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
 	var m modes
 	d.object(root, topLevel, []field{
 		{"apiVersion", true, d.enum([]string{APIVersion}, func(string) {})},
-		{"kind", true, d.enum([]string{Kind, AccessKind}, func(string) {})},
+		{"kind", true, d.enum([]string{Kind, AccessKind, ImageKind}, func(string) {})},
 		{"metadata", true, func(n *yaml.Node, at string) { d.metadata(n, at, &p.Name, &p.Annotations) }},
 		{"spec", true, func(n *yaml.Node, at string) { d.spec(n, at, &p.Spec, &m) }},
 	})

@@ -24,6 +24,7 @@ type Set struct {
 	policies []*RuntimePolicy
 	access   []*AccessPolicy
 	compiled *Access
+	images   Images
 }
 
 // NewSet orders policies. It keeps the policies and not the slices.
@@ -31,12 +32,21 @@ type Set struct {
 // Errors: [Errors] if two policies have one name, naming both files; if there are
 // more than [MaxPolicies] of a kind.
 func NewSet(ps []*RuntimePolicy, access ...*AccessPolicy) (*Set, error) {
+	return (&Documents{Runtime: ps, Access: access}).Set()
+}
+
+// Set orders the policies. Errors: as [NewSet].
+func (d *Documents) Set() (*Set, error) {
 	var errs Errors
-	names := make(placesByName, len(ps)+len(access))
+	ps, access := d.Runtime, d.Access
+	names := make(placesByName, d.Len())
 	for i, p := range ps {
 		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
 	}
 	for i, p := range access {
+		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
+	}
+	for i, p := range d.Images {
 		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
 	}
 	if len(errs) > 0 {
@@ -45,6 +55,8 @@ func NewSet(ps []*RuntimePolicy, access ...*AccessPolicy) (*Set, error) {
 	s := &Set{policies: slices.Clone(ps), access: slices.Clone(access)}
 	orderAccess(s.access)
 	s.compiled = compileAccess(s.access)
+	s.images.policies = slices.Clone(d.Images)
+	orderImages(s.images.policies)
 	slices.SortFunc(s.policies, func(a, b *RuntimePolicy) int {
 		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), cmp.Compare(a.Name, b.Name))
 	})
@@ -89,8 +101,19 @@ func (s *Set) Access() *Access {
 	return s.compiled
 }
 
+// ImagePolicies returns the policies on which images may start, in total order.
+func (s *Set) ImagePolicies() []*ImagePolicy { return slices.Clone(s.images.policies) }
+
+// Images returns what the ImagePolicies of the set come to. It is never nil.
+func (s *Set) Images() *Images { return &s.images }
+
+// Documents returns all policies of the set.
+func (s *Set) Documents() Documents {
+	return Documents{Runtime: s.Policies(), Access: s.AccessPolicies(), Images: s.ImagePolicies()}
+}
+
 // Len returns the number of policies of all kinds.
-func (s *Set) Len() int { return len(s.policies) + len(s.access) }
+func (s *Set) Len() int { return len(s.policies) + len(s.access) + len(s.images.policies) }
 
 // Canonical returns all documents in their normal form, in total order, as one file
 // that [ParseAll] reads; empty for an empty set.
@@ -108,6 +131,9 @@ func (s *Set) Canonical() []byte {
 	for _, p := range s.access {
 		add(p.Canonical())
 	}
+	for _, p := range s.images.policies {
+		add(p.Canonical())
+	}
 	return b.Bytes()
 }
 
@@ -122,6 +148,9 @@ func (s *Set) Revision() string {
 		b.Write(p.Canonical())
 	}
 	for _, p := range s.access {
+		b.Write(p.Canonical())
+	}
+	for _, p := range s.images.policies {
 		b.Write(p.Canonical())
 	}
 	return revisionOf(b.Bytes())
@@ -149,7 +178,7 @@ func ParseFiles(files ...string) (*Set, error) {
 		}
 		docs.Append(got)
 	}
-	s, err := NewSet(docs.Runtime, docs.Access...)
+	s, err := docs.Set()
 	if es, ok := errors.AsType[Errors](err); ok {
 		errs = append(errs, es...)
 	}

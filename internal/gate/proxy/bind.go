@@ -165,7 +165,7 @@ func (x *exchange) bind(body []byte) error {
 	}
 	if err == nil {
 		x.ev.IDs = append(x.ev.IDs, id)
-		if x.rules != nil {
+		if x.req.Call.Facts.ImageDigest != "" {
 			s.images.judge(id, x.req.Call.Facts.ImageDigest)
 		}
 		if s.o.Binder == nil {

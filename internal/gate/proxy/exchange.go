@@ -100,6 +100,9 @@ func (x *exchange) judge() *refusal {
 	if r := x.permit(); r != nil {
 		return r
 	}
+	if r := x.judgeImage(); r != nil {
+		return r
+	}
 	return x.encode()
 }
 

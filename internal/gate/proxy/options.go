@@ -115,6 +115,7 @@ type Options struct {
 	Recorder Recorder         // nil: nobody
 	Health   *health.Registry // nil: a registry of its own
 	Binder   Binder           // nil: checks hold in the API alone
+	Images   ImageJudge       // nil: no image is judged
 	Tickets  *ticket.Keeper   // nil: requests get no ticket
 	Log      *slog.Logger     // nil discards
 

@@ -87,6 +87,14 @@ func Open(ctx context.Context, name string, o Options) (*Target, error) {
 	return openDocker(ctx, name, o.DockerRoot)
 }
 
+// OpenImage opens an image of the local Docker daemon by its ID ("sha256:..."), and nothing
+// else of that name.
+//
+// Errors: [ErrNotFound] if the daemon does not keep it in its overlay2 store.
+func OpenImage(ctx context.Context, id string, o Options) (*Target, error) {
+	return openDocker(ctx, id, o.DockerRoot)
+}
+
 func open(source inventory.Source, paths []string) (*Target, error) {
 	t := &Target{job: inventory.Job{Source: source}}
 	for _, p := range paths {

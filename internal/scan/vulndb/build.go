@@ -1,15 +1,12 @@
 package vulndb
 
 import (
-	"archive/zip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,9 +17,10 @@ import (
 
 // BuildOptions says what to build from.
 type BuildOptions struct {
-	// Dir has records in the layout of the public OSV bucket: ECOSYSTEM/all.zip,
-	// ECOSYSTEM/ID.json, or files of both kinds directly.
-	Dir string
+	// Dir has records in the layout of the public OSV bucket; Walk lists them: it is
+	// feed.Walk, which those who only match do not link.
+	Dir  string
+	Walk func(dir string, add func(name string, r io.Reader) error) error
 	// KEV is CISA's catalogue known_exploited_vulnerabilities.json; empty for none.
 	KEV string
 	Now time.Time
@@ -59,7 +57,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 			return s.rep, err
 		}
 	}
-	if err := filepath.WalkDir(o.Dir, s.file); err != nil {
+	if err := o.Walk(o.Dir, s.add); err != nil {
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
 	}
 	s.rep.Records, s.rep.Packages = len(s.b.records), len(s.b.keys)
@@ -82,50 +80,6 @@ type sources struct {
 	seen  map[string]bool // IDs: a record may be in an archive and beside it
 	rep   BuildReport
 	bytes int64
-}
-
-func (s *sources) file(path string, d fs.DirEntry, err error) error {
-	if err != nil {
-		return err
-	}
-	if !d.Type().IsRegular() {
-		return nil
-	}
-	switch filepath.Ext(path) {
-	case ".zip":
-		return s.zip(path)
-	case ".json":
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return s.add(path, f)
-	}
-	return nil
-}
-
-func (s *sources) zip(path string) error {
-	z, err := zip.OpenReader(path)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	defer z.Close()
-	for _, f := range z.File {
-		if filepath.Ext(f.Name) != ".json" {
-			continue
-		}
-		r, err := f.Open()
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", path, f.Name, err)
-		}
-		err = s.add(path+": "+f.Name, r)
-		r.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // add takes one record in. One that is broken is counted; an archive that is broken

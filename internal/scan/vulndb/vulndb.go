@@ -13,50 +13,25 @@ import (
 	"strings"
 
 	"github.com/google/osv-scalibr/semantic"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // Severity is how bad a vulnerability is said to be.
-type Severity uint8
+type Severity = inventory.Severity
 
-// The severities. Bands of CVSS scores are those of FIRST's specification,
-// https://www.first.org/cvss/v3.1/specification-document, section 5.
+// The severities.
 const (
-	SeverityUnknown Severity = iota
-	SeverityNegligible
-	SeverityLow
-	SeverityMedium
-	SeverityHigh
-	SeverityCritical
+	SeverityUnknown    = inventory.SeverityUnknown
+	SeverityNegligible = inventory.SeverityNegligible
+	SeverityLow        = inventory.SeverityLow
+	SeverityMedium     = inventory.SeverityMedium
+	SeverityHigh       = inventory.SeverityHigh
+	SeverityCritical   = inventory.SeverityCritical
 )
 
-var severityNames = [...]string{"unknown", "negligible", "low", "medium", "high", "critical"}
-
-// String returns the severity's name in lower case.
-func (s Severity) String() string {
-	if int(s) >= len(severityNames) {
-		return "unknown"
-	}
-	return severityNames[s]
-}
-
-// MarshalText implements [encoding.TextMarshaler].
-func (s Severity) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// ParseSeverity reads a severity's name in any case.
-func ParseSeverity(name string) (Severity, error) {
-	switch name = strings.ToLower(name); name {
-	case "moderate", "important":
-		name = map[string]string{"moderate": "medium", "important": "high"}[name]
-	case "unimportant", "none":
-		name = "negligible"
-	}
-	for i, n := range severityNames {
-		if n == name {
-			return Severity(i), nil
-		}
-	}
-	return SeverityUnknown, fmt.Errorf("there is no severity %.40q, only %s", name, strings.Join(severityNames[:], ", "))
-}
+// ParseSeverity is [inventory.ParseSeverity].
+func ParseSeverity(name string) (Severity, error) { return inventory.ParseSeverity(name) }
 
 // severityOf is a severity by its CVSS base score.
 func severityOf(score float64) Severity {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/scan/feed"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/testneed"
 )
@@ -27,7 +28,7 @@ func build(tb testing.TB, records ...string) *DB {
 		}
 	}
 	path := filepath.Join(tb.TempDir(), "vuln.db")
-	if _, err := Build(tb.Context(), path, BuildOptions{Dir: dir, Now: time.Unix(1, 0)}); err != nil {
+	if _, err := Build(tb.Context(), path, BuildOptions{Walk: feed.Walk, Dir: dir, Now: time.Unix(1, 0)}); err != nil {
 		tb.Fatal(err)
 	}
 	db, err := Open(path)
@@ -181,13 +182,13 @@ func TestBuildKeepsTheOld(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a.json"), []byte(rec("P-1", "PyPI", "a", upTo2)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Build(t.Context(), path, BuildOptions{Dir: dir}); err != nil {
+	if _, err := Build(t.Context(), path, BuildOptions{Walk: feed.Walk, Dir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "all.zip"), []byte("PK\x03\x04 cut off"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Build(t.Context(), path, BuildOptions{Dir: dir}); err == nil {
+	if _, err := Build(t.Context(), path, BuildOptions{Walk: feed.Walk, Dir: dir}); err == nil {
 		t.Error("a broken archive gave no error")
 	}
 	db, err := Open(path)
@@ -242,7 +243,7 @@ var realDB = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(dir, "vuln.db")
 	realDir = dir
 	start := time.Now()
-	rep, err := Build(fullContext, path, BuildOptions{Dir: filepath.Join(root, "osv"), KEV: filepath.Join(root, "kev/known_exploited_vulnerabilities.json"), Now: start})
+	rep, err := Build(fullContext, path, BuildOptions{Walk: feed.Walk, Dir: filepath.Join(root, "osv"), KEV: filepath.Join(root, "kev/known_exploited_vulnerabilities.json"), Now: start})
 	fmt.Fprintf(os.Stderr, "built from real feeds in %s: %+v\n", time.Since(start), rep)
 	return path, err
 })

@@ -1,0 +1,339 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/stock"
+	scantarget "github.com/belay-project/belay/internal/scan/target"
+	"github.com/belay-project/belay/internal/workload"
+)
+
+// images judges images by the ImagePolicies, with what scanning has told, and puts what
+// comes of it on containers that did not come through the gate.
+type images struct {
+	a      *Agent
+	keeper *stock.Keeper
+	// look asks the engine about an image.
+	look func(ctx context.Context, ref string) (workload.Image, error)
+	wake chan struct{} // something changed that decisions rest on
+
+	// mu guards what follows. It is taken under binder.mu, never the other way.
+	mu    sync.Mutex
+	known map[string]knownImage // by ID
+	held  map[ident.ContainerID]*policy.RuntimePolicy
+	told  map[ident.ContainerID]string // decision that a record tells of
+}
+
+// knownImage is what the engine has said of an image. Names may be others by now: whoever
+// lets something start by them asks anew.
+type knownImage struct {
+	workload.Image
+	at time.Time
+}
+
+const (
+	lookTime  = 3 * time.Second
+	keptFor   = time.Minute
+	maxKnown  = 4096
+	judgeTick = time.Minute // grace periods and exceptions end
+)
+
+// openImages opens the store of inventories. A state directory that takes none does not
+// keep the agent from enforcing: they go into the run directory then.
+func (a *Agent) openImages() error {
+	im := &images{
+		a: a, wake: make(chan struct{}, 1), known: map[string]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
+		told: map[ident.ContainerID]string{},
+	}
+	if a.docker != nil {
+		im.look = a.docker.Image
+	}
+	o := stock.Options{
+		Dir: a.cfg.imagesDir(), DB: a.cfg.VulnDB, InUse: im.inUse, Report: im.report, Changed: func(string) { im.nudge() },
+		Health: a.health, Log: a.log,
+	}
+	scanner, err := a.cfg.scannerPath()
+	if err != nil {
+		return err
+	}
+	if scanner != "" {
+		o.Scan = func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
+			return scanImage(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
+		}
+	}
+	if im.keeper, err = stock.Open(o); err != nil {
+		a.log.Error("the state directory takes no inventories; they go to the run directory until the next start", attr.Error, err.Error())
+		o.Dir = filepath.Join(a.cfg.RunDir, "inventories")
+		if im.keeper, err = stock.Open(o); err != nil {
+			return err
+		}
+	}
+	a.images = im
+	return nil
+}
+
+// scannerPath returns where the scanner is; "" if images are not scanned.
+func (c *Config) scannerPath() (string, error) {
+	switch c.Scanner {
+	case "none":
+		return "", nil
+	case "":
+		self, err := os.Executable()
+		if err != nil {
+			return "", nil //nolint:nilerr // there is none beside what has no place
+		}
+		path := filepath.Join(filepath.Dir(self), "belay-scanner")
+		if _, err := os.Stat(path); err != nil {
+			return "", nil //nolint:nilerr // it is not installed
+		}
+		return path, nil
+	}
+	if !filepath.IsAbs(c.Scanner) {
+		return "", fmt.Errorf("--scanner %q: want an absolute path, or none", c.Scanner)
+	}
+	if _, err := os.Stat(c.Scanner); err != nil {
+		return "", fmt.Errorf("--scanner: %w", err)
+	}
+	return c.Scanner, nil
+}
+
+// scanImage has the sandboxed scanner read an image's layers where the engine keeps them.
+func scanImage(ctx context.Context, id string, o scantarget.Options) (*inventory.Result, error) {
+	t, err := scantarget.OpenImage(ctx, id, o)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	return scantarget.Scan(ctx, t, o)
+}
+
+func (im *images) rules() *policy.Images {
+	set := im.a.policies.current()
+	if set == nil {
+		return nil
+	}
+	return set.Images()
+}
+
+func (im *images) nudge() {
+	select {
+	case im.wake <- struct{}{}:
+	default:
+	}
+}
+
+// policiesChanged has all decisions made anew.
+func (im *images) policiesChanged() {
+	if im != nil {
+		im.nudge()
+	}
+}
+
+// run scans, matches and keeps the containers' bindings in step with what is decided, until
+// ctx ends.
+func (im *images) run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- im.keeper.Run(ctx) }()
+	t := time.NewTicker(judgeTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return <-done
+		case <-im.wake:
+		case <-t.C:
+		}
+		im.rejudge(ctx)
+	}
+}
+
+// rejudge looks at the images of all containers, and binds those whose decision has changed.
+func (im *images) rejudge(ctx context.Context) {
+	im.state()
+	for _, c := range im.a.binder.registry.List() {
+		if c.ImageDigest == "" {
+			continue
+		}
+		im.keeper.Want(c.ImageDigest, c.State == workload.StateRunning)
+		if im.rules().Any() {
+			im.learn(ctx, c.ImageDigest)
+		}
+	}
+	im.a.binder.bindDenied()
+}
+
+// state tells health what decisions lack.
+func (im *images) state() {
+	h := im.a.health
+	_, err := os.Stat(im.a.cfg.VulnDB)
+	scanner, _ := im.a.cfg.scannerPath()
+	switch {
+	case !im.rules().Any():
+		h.SetOK("images")
+	case im.rules().NeedScan() && scanner == "":
+		h.SetDegraded("images", stock.ErrNoScanner.Error())
+	case im.rules().NeedScan() && err != nil:
+		h.SetDegraded("images", fmt.Sprintf("there is no vulnerability database: %v; fix: belay db build --db %s DIR", err, im.a.cfg.VulnDB))
+	case im.a.cfg.Containerd != "" && im.rules().Any():
+		h.SetDegraded("images", "image policies judge containers of Docker alone: those of containerd start whatever their image is")
+	default:
+		h.SetOK("images")
+	}
+}
+
+// seen takes note of a change of containers, before it is bound: the image has to be known
+// by then.
+func (im *images) seen(ch workload.Change) {
+	list := ch.Containers
+	if ch.Kind == workload.Upsert {
+		list = []workload.Container{ch.Container}
+	}
+	judged := im.rules().Any()
+	for _, c := range list {
+		if c.ImageDigest == "" {
+			continue
+		}
+		im.keeper.Want(c.ImageDigest, c.State == workload.StateRunning)
+		if judged {
+			im.learn(context.Background(), c.ImageDigest)
+		}
+	}
+}
+
+// learn asks the engine about an image, if that was not done lately.
+func (im *images) learn(ctx context.Context, id string) {
+	im.mu.Lock()
+	k, ok := im.known[id]
+	im.mu.Unlock()
+	if ok && time.Since(k.at) < keptFor {
+		return
+	}
+	if _, err := im.ask(ctx, id); err != nil {
+		im.a.log.Warn("an image is not known", attr.ImageDigest, id, attr.Error, err.Error())
+	}
+}
+
+func (im *images) ask(ctx context.Context, ref string) (workload.Image, error) {
+	if im.look == nil {
+		return workload.Image{}, errors.New("no engine is followed that could be asked about images")
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	img, err := im.look(ctx, ref)
+	if err != nil {
+		im.a.health.Counter("image_lookups_failed").Add(1)
+		return img, err
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if len(im.known) >= maxKnown {
+		clear(im.known) // they are asked about again
+	}
+	im.known[img.ID] = knownImage{img, time.Now()}
+	return img, nil
+}
+
+// facts puts together what policies see of an image.
+func (im *images) facts(img workload.Image, asked string, labels map[string]string) *policy.Image {
+	f := &policy.Image{
+		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: true,
+		Created: img.Created, User: img.User, Env: img.Env,
+	}
+	if s, ok := im.keeper.State(img.ID); ok {
+		f.Scan = s.Scan()
+	}
+	return f
+}
+
+// unknown is the decision on an image of which the engine says nothing: if any policy
+// enforces, it is denied.
+func (im *images) unknown(err error) policy.ImageDecision {
+	d := policy.ImageDecision{Rule: "lookup", Policy: policy.BuiltIn, Reason: "the engine does not say what the image is: " + err.Error()}
+	if !im.rules().Enforced() {
+		d.Allowed, d.Audit = true, true
+	}
+	return d
+}
+
+// JudgeImage implements [proxy.ImageJudge].
+func (im *images) JudgeImage(ctx context.Context, q *proxy.ImageQuery) policy.ImageDecision {
+	rules := im.rules()
+	if !rules.Any() {
+		return policy.ImageDecision{Allowed: true}
+	}
+	now := time.Now()
+	if q.Pull {
+		return rules.Decide(&policy.Image{Pull: true, Asked: q.Asked}, now)
+	}
+	img, err := im.ask(ctx, q.ID)
+	if err != nil {
+		return im.unknown(err)
+	}
+	f := im.facts(img, q.Asked, q.Labels)
+	d := rules.Decide(f, now)
+	if !d.Scan {
+		return d
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.Deadline)
+	defer cancel()
+	err = im.keeper.Ensure(ctx, img.ID)
+	f = im.facts(img, q.Asked, q.Labels)
+	f.Scan.Tried = true
+	if err != nil && f.Scan.Err == "" && !errors.Is(err, context.DeadlineExceeded) {
+		f.Scan.Err = err.Error()
+	}
+	if err != nil {
+		im.a.health.Counter("scans_missed").Add(1)
+	}
+	return rules.Decide(f, time.Now())
+}
+
+// Judges implements [proxy.ImageJudge].
+func (im *images) Judges() bool { return im.rules().Any() }
+
+// inUse tells whether a container of the image runs.
+func (im *images) inUse(id string) bool {
+	return slices.ContainsFunc(im.a.binder.registry.List(), func(c workload.Container) bool {
+		return c.ImageDigest == id && c.State == workload.StateRunning
+	})
+}
+
+// users returns the containers that have an image; running only: of these, those that run.
+func (im *images) users(id string, running bool) []workload.Container {
+	return slices.DeleteFunc(im.a.binder.registry.List(), func(c workload.Container) bool {
+		return c.ImageDigest != id || running && c.State != workload.StateRunning
+	})
+}
+
+// names returns the names of an image as far as they are known, else those that its
+// containers were created by.
+func (im *images) names(id string) []string {
+	im.mu.Lock()
+	k, ok := im.known[id]
+	im.mu.Unlock()
+	if ok {
+		return slices.Clone(k.Names)
+	}
+	var out []string
+	for _, c := range im.users(id, false) {
+		if c.Image != "" && !strings.HasPrefix(c.Image, "sha256:") && !slices.Contains(out, c.Image) {
+			out = append(out, c.Image)
+		}
+	}
+	return out
+}
+
+var _ proxy.ImageJudge = (*images)(nil)

@@ -1,0 +1,20 @@
+package journal
+
+// Image is something that became known of an image, of [KindImage].
+type Image struct {
+	Event string   `json:"event"` // verdict, finding
+	ID    string   `json:"id"`    // sha256:...
+	Names []string `json:"names,omitempty"`
+	// Of a finding: a vulnerability that the image was not known to have.
+	Vulnerability string   `json:"vulnerability,omitempty"`
+	Aliases       []string `json:"aliases,omitempty"`
+	Severity      string   `json:"severity,omitempty"` // unknown, negligible, low, medium, high, critical
+	Package       string   `json:"package,omitempty"`
+	Version       string   `json:"version,omitempty"`
+	Fixed         string   `json:"fixed,omitempty"` // first version without it
+	Exploited     bool     `json:"exploited,omitempty"`
+	// Details are what a verdict rests on: findings, variables.
+	Details []string `json:"details,omitempty"`
+	// Containers are the full IDs of those that run the image, at most 32.
+	Containers []string `json:"containers,omitempty"`
+}

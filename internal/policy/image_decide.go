@@ -1,0 +1,421 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// Image is what is known of an image that is to start, or to be pulled. The zero value is
+// one of which nothing is known.
+type Image struct {
+	ID string // "sha256:...", of the configuration or the index; "" for a pull
+	// Asked is the reference by which it is asked for; Names are its tags, and Digests the
+	// registries' ("repository@sha256:...").
+	Asked          string
+	Names, Digests []string
+	// Labels are those of the container.
+	Labels map[string]string
+	// Pull says that the image is not here yet: only its name is known, and only rules on
+	// registries and digests are asked.
+	Pull bool
+
+	// ConfigKnown says that what follows of the configuration is known.
+	ConfigKnown bool
+	Created     time.Time // zero: the image does not say
+	User        string
+	Env         []string // NAME=value
+
+	Scan ImageScan
+}
+
+// ImageScan is what scanning has told of an image. The zero value is: nothing.
+type ImageScan struct {
+	At time.Time // of the inventory; zero: there is none
+	// Tried says that a scan was tried for this decision, and Err why it, or an earlier one,
+	// failed.
+	Tried bool
+	Err   string
+	// Database is when the vulnerability database was built; zero: there is none, and
+	// Findings say nothing.
+	Database time.Time
+	// Complete says that all was read and all was matched.
+	Complete bool
+	Findings []ImageFinding
+}
+
+// ImageFinding is one vulnerability in one package.
+type ImageFinding struct {
+	IDs                      []string // all names; never empty
+	Severity                 inventory.Severity
+	Fixed                    string // version without it; "" if none is known
+	Exploited                bool
+	Package, Source, Version string
+	// FirstSeen is when the host first had an image with it; zero: long ago.
+	FirstSeen time.Time
+}
+
+// ImageDecision is the answer. The zero value denies.
+type ImageDecision struct {
+	Allowed bool
+	// Audit says that a policy in audit mode would deny.
+	Audit bool
+	// Policy, Revision and Rule name who denies or would deny: the first in total order.
+	Policy, Revision, Rule string
+	Reason                 string
+	// Details name findings and variables, at most [maxDetails].
+	Details []string
+	// Expired are exceptions that would have waived what denies, but are over.
+	Expired []string
+	// Scan says that the image should be scanned first: the decision is what holds if that
+	// does not end within Deadline.
+	Scan     bool
+	Deadline time.Duration
+}
+
+const maxDetails = 8
+
+// Word is allowed, denied or would_deny.
+func (d *ImageDecision) Word() string {
+	switch {
+	case !d.Allowed:
+		return string(verdict.Denied)
+	case d.Audit:
+		return string(verdict.WouldDeny)
+	}
+	return string(verdict.Allowed)
+}
+
+// Who is "policy NAME, rule RULE".
+func (d *ImageDecision) Who() string { return "policy " + d.Policy + ", rule " + d.Rule }
+
+// Images decides by the ImagePolicies of a set. It is immutable and safe for concurrent use.
+type Images struct{ policies []*ImagePolicy }
+
+// Any reports whether there are policies at all. If there are none, no image is judged.
+func (s *Images) Any() bool { return s != nil && len(s.policies) > 0 }
+
+// Enforced reports whether any policy is in enforce mode.
+func (s *Images) Enforced() bool {
+	return s != nil && slices.ContainsFunc(s.policies, func(p *ImagePolicy) bool { return p.Spec.Mode == verdict.ModeEnforce })
+}
+
+// NeedScan reports whether any policy asks what is inside images.
+func (s *Images) NeedScan() bool {
+	return s != nil && slices.ContainsFunc(s.policies, (*ImagePolicy).needsScan)
+}
+
+// Decide judges an image: it is denied if any policy in enforce mode that selects it denies
+// it. Without any policy that selects it, it is allowed.
+func (s *Images) Decide(img *Image, now time.Time) ImageDecision {
+	d := ImageDecision{Allowed: true, Reason: "no image policy denies it"}
+	first := true
+	for _, mode := range []verdict.Mode{verdict.ModeEnforce, verdict.ModeAudit} {
+		for _, p := range s.policies {
+			if p.Spec.Mode != mode || !p.Spec.Selector.matches(img) {
+				continue
+			}
+			r := p.judge(img, now)
+			if r.scan && (d.Deadline == 0 || p.Spec.Deadline < d.Deadline) {
+				d.Scan, d.Deadline = true, p.Spec.Deadline
+			}
+			if r.rule == "" {
+				continue
+			}
+			if mode == verdict.ModeEnforce {
+				d.Allowed = false
+			} else {
+				d.Audit = true
+			}
+			if first {
+				d.Policy, d.Revision, d.Rule, d.Reason, d.Details, d.Expired = p.Name, p.Revision, r.rule, r.reason, r.details, r.expired
+				first = false
+			}
+		}
+	}
+	if !d.Allowed {
+		d.Audit = false
+	}
+	return d
+}
+
+// matches reports whether a policy is for an image: by any name that it has, so that another
+// name takes no policy away.
+func (s *ImageSelector) matches(img *Image) bool {
+	if len(s.Images) > 0 && !slices.ContainsFunc(s.Images, img.named) {
+		return false
+	}
+	return hasLabels(img.Labels, s.Labels)
+}
+
+func (img *Image) named(glob string) bool {
+	return img.Asked != "" && matchImage(glob, img.Asked) ||
+		slices.ContainsFunc(img.Names, func(n string) bool { return matchImage(glob, n) }) ||
+		slices.ContainsFunc(img.Digests, func(n string) bool { return matchImage(glob, n) })
+}
+
+// hasDigest tells whether want is one of the image's digests.
+func (img *Image) hasDigest(want string) bool {
+	if img.Pull {
+		_, asked, ok := strings.Cut(img.Asked, "@")
+		return ok && asked == want
+	}
+	return img.ID == want || slices.ContainsFunc(img.Digests, func(d string) bool { return digestOf(d) == want })
+}
+
+// refusal is what one policy says against an image; without a rule nothing.
+type imageRefusal struct {
+	rule, reason     string
+	details, expired []string
+	scan             bool
+}
+
+// judge asks the rules in the order of the reference, cheap ones first.
+func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
+	s := &p.Spec
+	no := func(rule, format string, args ...any) imageRefusal {
+		return imageRefusal{rule: rule, reason: fmt.Sprintf(format, args...)}
+	}
+	if len(s.Registries) > 0 && !img.from(s.Registries) {
+		return no("registries", "it is not known to come from a registry that the policy names")
+	}
+	if len(s.Digests) > 0 && !slices.ContainsFunc(s.Digests, img.hasDigest) {
+		return no("digests", "its digest is not on the list")
+	}
+	if img.Pull {
+		return imageRefusal{}
+	}
+	if (s.MaxAge > 0 || s.NonRoot || s.SecretsInEnv) && !img.ConfigKnown {
+		return no("configuration", "the image's configuration is not known")
+	}
+	if s.MaxAge > 0 {
+		switch age := now.Sub(img.Created); {
+		case img.Created.IsZero():
+			return no("maxAge", "the image does not say when it was made")
+		case age > s.MaxAge:
+			return no("maxAge", "it was made %s ago, more than %s", days(age), days(s.MaxAge))
+		}
+	}
+	if s.NonRoot && rootUser(img.User) {
+		return no("nonRoot", "its user is %s; fix: name another with USER", rootName(img.User))
+	}
+	if s.SecretsInEnv {
+		if names := secretVariables(img.Env); len(names) > 0 {
+			r := no("secretsInEnv", "its environment holds what looks like a secret; fix: give it at run time")
+			r.details = cutDetails(names)
+			return r
+		}
+	}
+	if !p.needsScan() {
+		return imageRefusal{}
+	}
+	return p.judgeScan(img, now)
+}
+
+// judgeScan asks what is inside.
+func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
+	s, sc := &p.Spec, &img.Scan
+	old := s.ScanMaxAge > 0 && now.Sub(sc.At) > s.ScanMaxAge
+	if sc.At.IsZero() || old {
+		r := imageRefusal{rule: "unscanned", reason: "it was not scanned yet", scan: s.Unscanned == ScanFirst && !sc.Tried}
+		switch {
+		case !sc.At.IsZero():
+			r.rule, r.reason = "scanned.maxAge", "its last scan is "+days(now.Sub(sc.At))+" old, more than "+days(s.ScanMaxAge)
+		case sc.Err != "":
+			r.reason = "it could not be scanned: " + sc.Err
+		case sc.Tried:
+			r.reason = "it could not be scanned within " + s.Deadline.String()
+		}
+		what := s.Unscanned
+		if what == ScanFirst {
+			what = s.Fallback
+		}
+		if what == Allow {
+			r.rule = ""
+		}
+		return r
+	}
+	if len(s.Findings) == 0 && s.DatabaseMaxAge == 0 {
+		return imageRefusal{}
+	}
+	switch {
+	case sc.Database.IsZero():
+		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db build"}
+	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
+		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: build a new one"}
+	}
+	if r := p.judgeFindings(img, now); r.rule != "" {
+		return r
+	}
+	if !sc.Complete && !s.AllowIncomplete {
+		return imageRefusal{rule: "incomplete", reason: "not all of it could be read and matched: belay images IMAGE says what"}
+	}
+	return imageRefusal{}
+}
+
+func (p *ImagePolicy) judgeFindings(img *Image, now time.Time) imageRefusal {
+	for i := range p.Spec.Findings {
+		rule := &p.Spec.Findings[i]
+		var hits, expired []string
+		n := 0
+		for j := range img.Scan.Findings {
+			f := &img.Scan.Findings[j]
+			if !rule.about(f, now) {
+				continue
+			}
+			waived, over := p.waived(img, f, now)
+			if waived {
+				continue
+			}
+			if over != "" && len(expired) < maxDetails && !slices.Contains(expired, over) {
+				expired = append(expired, over)
+			}
+			if n++; len(hits) < maxDetails {
+				hits = append(hits, f.String())
+			}
+		}
+		if n > 0 {
+			noun := "findings"
+			if n == 1 {
+				noun = "finding"
+			}
+			return imageRefusal{rule: rule.Name, reason: fmt.Sprintf("it has %d %s: %s", n, noun, rule), details: hits, expired: expired}
+		}
+	}
+	return imageRefusal{}
+}
+
+// about reports whether the rule is about a finding.
+func (r *FindingRule) about(f *ImageFinding, now time.Time) bool {
+	sev := f.Severity
+	if sev == inventory.SeverityUnknown {
+		sev = inventory.SeverityHigh
+	}
+	if sev < r.Severity || r.Fixable && f.Fixed == "" || r.Exploited && !f.Exploited || len(r.Packages) > 0 && !f.of(r.Packages) {
+		return false
+	}
+	return r.Grace == 0 || now.Sub(f.FirstSeen) >= r.Grace
+}
+
+func (f *ImageFinding) of(globs []string) bool {
+	return slices.ContainsFunc(globs, func(g string) bool {
+		return matchGlob(g, f.Package) || f.Source != "" && matchGlob(g, f.Source)
+	})
+}
+
+// String says what the rule is about: "high or above, fixable, after 72h0m0s".
+func (r *FindingRule) String() string {
+	var parts []string
+	if r.Severity != inventory.SeverityUnknown {
+		parts = append(parts, r.Severity.String()+" or above")
+	}
+	if r.Fixable {
+		parts = append(parts, "fixable")
+	}
+	if r.Exploited {
+		parts = append(parts, "known to be exploited")
+	}
+	if len(r.Packages) > 0 {
+		parts = append(parts, "in "+strings.Join(r.Packages, ", "))
+	}
+	if r.Grace > 0 {
+		parts = append(parts, "seen for "+days(r.Grace))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// String is "CVE-2024-1 in openssl 1.1.1 (critical, fixed in 1.1.2)".
+func (f *ImageFinding) String() string {
+	text := f.IDs[0] + " in " + f.Package + " " + f.Version + " (" + f.Severity.String()
+	if f.Exploited {
+		text += ", exploited"
+	}
+	if f.Fixed != "" {
+		text += ", fixed in " + f.Fixed
+	}
+	return text + ")"
+}
+
+// waived reports whether an exception of the policy holds for a finding, or one would that
+// is over.
+func (p *ImagePolicy) waived(img *Image, f *ImageFinding, now time.Time) (ok bool, over string) {
+	for i := range p.Spec.Exceptions {
+		e := &p.Spec.Exceptions[i]
+		if e.Vulnerability != "" && !slices.Contains(f.IDs, e.Vulnerability) || len(e.Packages) > 0 && !f.of(e.Packages) ||
+			len(e.Images) > 0 && !slices.ContainsFunc(e.Images, img.is) {
+			continue
+		}
+		if !now.After(e.Until) {
+			return true, ""
+		}
+		over = fmt.Sprintf("the exception for %s ended on %s (%s)", f.IDs[0], e.Until.Format(time.DateOnly), e.Reason)
+	}
+	return false, over
+}
+
+// is tells whether a digest or glob of an exception names the image. Anybody may give it
+// another name, so what waives goes by the registry's digests alone.
+func (img *Image) is(what string) bool {
+	if strings.HasPrefix(what, "sha256:") {
+		return img.hasDigest(what)
+	}
+	return slices.ContainsFunc(img.Digests, func(d string) bool { return matchImage(what, d) })
+}
+
+// from tells whether the image comes from one of the registries: by a registry's digest,
+// since anybody may give any image any tag. A pull is judged by what it asks for.
+func (img *Image) from(registries []string) bool {
+	return slices.ContainsFunc(registries, func(g string) bool {
+		if img.Pull {
+			return matchImage(g, img.Asked)
+		}
+		return slices.ContainsFunc(img.Digests, func(d string) bool { return matchImage(g, d) })
+	})
+}
+
+// rootUser reports whether the user of a configuration is root: none, 0 or root, whatever
+// the group.
+func rootUser(user string) bool {
+	name, _, _ := strings.Cut(user, ":")
+	return name == "" || name == "root" || strings.Trim(name, "0") == ""
+}
+
+func rootName(user string) string {
+	if user == "" {
+		return "root, since it names none"
+	}
+	return quote(user)
+}
+
+// secretValues are beginnings of values that are tokens by their issuers' own documentation:
+// AWS IAM identifiers, GitHub "about authentication", GitLab token prefixes, Slack token
+// types, RFC 7468.
+var secretValues = []string{"AKIA", "ASIA", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "-----BEGIN"}
+
+// secretVariables returns the names of variables that look like secrets, never a value.
+func secretVariables(env []string) []string {
+	var out []string
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		byValue := slices.ContainsFunc(secretValues, func(p string) bool { return strings.HasPrefix(value, p) && len(value) > len(p)+8 })
+		// A path tells where the secret is, and is none.
+		if value != "" && (looksSecret(name) && !strings.HasPrefix(value, "/") || byValue) {
+			out = append(out, short(name))
+		}
+	}
+	return out
+}
+
+func cutDetails(list []string) []string { return list[:min(len(list), maxDetails)] }
+
+// days writes a span for people: "3d" or "5h0m0s".
+func days(d time.Duration) string {
+	if d >= 48*time.Hour {
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	}
+	return d.Round(time.Second).String()
+}

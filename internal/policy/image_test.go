@@ -1,0 +1,288 @@
+package policy
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+var imageNow = time.Date(2026, 3, 8, 12, 0, 0, 0, time.UTC)
+
+func imagePolicy(name, spec string) string {
+	return "apiVersion: belay.dev/v1\nkind: ImagePolicy\nmetadata: {name: " + name + "}\nspec:\n" + spec
+}
+
+func imageSet(t *testing.T, docs ...string) *Set {
+	t.Helper()
+	d, err := ParseAll("image.yaml", []byte(strings.Join(docs, "---\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Set()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// an image that is scanned, complete and without a finding
+func cleanImage() *Image {
+	return &Image{
+		ID: "sha256:" + strings.Repeat("a", 64), Asked: "shop:1", Names: []string{"shop:1"},
+		Digests:     []string{"registry.example.com/shop@sha256:" + strings.Repeat("b", 64)},
+		ConfigKnown: true, Created: imageNow.Add(-24 * time.Hour), User: "1000",
+		Scan: ImageScan{At: imageNow.Add(-time.Hour), Database: imageNow.Add(-time.Hour), Complete: true},
+	}
+}
+
+func TestImageDecide(t *testing.T) {
+	critical := ImageFinding{IDs: []string{"CVE-2026-1", "GHSA-1"}, Severity: inventory.SeverityCritical, Fixed: "2", Package: "libssl3", Source: "openssl", Version: "1"}
+	with := func(fs ...ImageFinding) func(*Image) { return func(i *Image) { i.Scan.Findings = fs } }
+	tests := []struct {
+		name, spec string
+		change     func(*Image)
+		rule       string // "" is allowed
+	}{
+		{"registry", "registries: [registry.example.com/**]", nil, ""},
+		{"another registry", "registries: [registry.example.com/**]", func(i *Image) { i.Digests = []string{"evil.example.com/shop@sha256:1"} }, "registries"},
+		{"a tag is no registry", "registries: [registry.example.com/**]", func(i *Image) { i.Digests = nil; i.Asked = "registry.example.com/shop:1"; i.Names = []string{i.Asked} }, "registries"},
+		{"a host that begins alike", "registries: [registry.example.com/**]", func(i *Image) { i.Digests = []string{"registry.example.com.evil.org/a@sha256:1"} }, "registries"},
+		{"pull of a name", "registries: [registry.example.com/**]\n  nonRoot: true", func(i *Image) { *i = Image{Pull: true, Asked: "registry.example.com/x/y:1"} }, ""},
+		{"pull from elsewhere", "registries: [registry.example.com/**]", func(i *Image) { *i = Image{Pull: true, Asked: "nginx"} }, "registries"},
+		{"digest", "digests: [\"sha256:" + strings.Repeat("b", 64) + "\"]", nil, ""},
+		{"id", "digests: [\"sha256:" + strings.Repeat("a", 64) + "\"]", nil, ""},
+		{"another digest", "digests: [\"sha256:" + strings.Repeat("c", 64) + "\"]", nil, "digests"},
+		{"age", "maxAge: 48h", nil, ""},
+		{"too old", "maxAge: 23h", nil, "maxAge"},
+		{"no age", "maxAge: 23h", func(i *Image) { i.Created = time.Time{} }, "maxAge"},
+		{"user", "nonRoot: true", nil, ""},
+		{"no user", "nonRoot: true", func(i *Image) { i.User = "" }, "nonRoot"},
+		{"root by number", "nonRoot: true", func(i *Image) { i.User = "00:5" }, "nonRoot"},
+		{"root by name", "nonRoot: true", func(i *Image) { i.User = "root:app" }, "nonRoot"},
+		{"configuration unknown", "nonRoot: true", func(i *Image) { i.ConfigKnown = false }, "configuration"},
+		{"no secret", "secretsInEnv: deny", func(i *Image) { i.Env = []string{"PATH=/bin", "DB_PASSWORD_FILE=/run/x", "TOKEN="} }, ""},
+		{"secret by name", "secretsInEnv: deny", func(i *Image) { i.Env = []string{"DB_PASSWORD=hunter2"} }, "secretsInEnv"},
+		{"secret by value", "secretsInEnv: deny", func(i *Image) { i.Env = []string{"X=ghp_0123456789abcdef"} }, "secretsInEnv"},
+		{"clean", "findings: [{severity: low}]", nil, ""},
+		{"finding", "findings: [{severity: high}]", with(critical), "findings[0]"},
+		{"lower finding", "findings: [{severity: critical}]", with(ImageFinding{IDs: []string{"x"}, Severity: inventory.SeverityHigh}), ""},
+		{"nobody has rated it", "findings: [{severity: high}]", with(ImageFinding{IDs: []string{"x"}}), "findings[0]"},
+		{"no fix", "findings: [{severity: high, fixable: true}]", with(ImageFinding{IDs: []string{"x"}, Severity: inventory.SeverityCritical}), ""},
+		{"exploited", "findings: [{name: kev, exploited: true}]", with(ImageFinding{IDs: []string{"x"}, Exploited: true}), "kev"},
+		{"by source package", "findings: [{packages: [openssl]}]", with(critical), "findings[0]"},
+		{"other package", "findings: [{packages: [curl*]}]", with(critical), ""},
+		{"grace", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(-71 * time.Hour); with(f)(i) }, ""},
+		{"grace is over", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(-72 * time.Hour); with(f)(i) }, "findings[0]"},
+		{"grace without a first time", "findings: [{severity: high, grace: 72h}]", with(critical), "findings[0]"},
+		{"waived by an alias", "findings: [{severity: high}]\n  exceptions: [{vulnerability: GHSA-1, until: 2026-03-08, reason: T-1}]", with(critical), ""},
+		{"waived too long", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-2026-1, until: 2026-03-07, reason: T-1}]", with(critical), "findings[0]"},
+		{"waived for another image", "findings: [{severity: high}]\n  exceptions: [{packages: [openssl], images: [other], until: 2026-03-09, reason: T-1}]", with(critical), "findings[0]"},
+		{"a tag waives nothing", "findings: [{severity: high}]\n  exceptions: [{packages: [openssl], images: [trusted/**], until: 2026-03-09, reason: T-1}]",
+			func(i *Image) { with(critical)(i); i.Names = []string{"trusted/x:1"} }, "findings[0]"},
+		{"unscanned", "findings: [{severity: high}]", func(i *Image) { i.Scan = ImageScan{} }, "unscanned"},
+		{"unscanned allowed", "findings: [{severity: high}]\n  unscanned: allow", func(i *Image) { i.Scan = ImageScan{} }, ""},
+		{"scan failed", "findings: [{severity: high}]\n  unscanned: scan", func(i *Image) { i.Scan = ImageScan{Tried: true, Err: "x"} }, "unscanned"},
+		{"scan failed, fallback", "findings: [{severity: high}]\n  unscanned: scan\n  fallback: allow", func(i *Image) { i.Scan = ImageScan{Tried: true} }, ""},
+		{"old scan", "scanned: {required: true, maxAge: 30m}", nil, "scanned.maxAge"},
+		{"no database", "findings: [{severity: high}]", func(i *Image) { i.Scan.Database = time.Time{} }, "database"},
+		{"old database", "findings: [{severity: high}]\n  databaseMaxAge: 30m", nil, "databaseMaxAge"},
+		{"incomplete", "findings: [{severity: high}]", func(i *Image) { i.Scan.Complete = false }, "incomplete"},
+		{"incomplete allowed", "findings: [{severity: high}]\n  incomplete: allow", func(i *Image) { i.Scan.Complete = false }, ""},
+		{"not selected", "selector: {images: [other]}\n  nonRoot: true", func(i *Image) { i.User = "" }, ""},
+		{"selected by another of its names", "selector: {images: [other]}\n  nonRoot: true", func(i *Image) { i.User = ""; i.Names = []string{"shop:1", "other:3"} }, "nonRoot"},
+		{"label", "selector: {labels: {tier: web}}\n  nonRoot: true", func(i *Image) { i.User = ""; i.Labels = map[string]string{"tier": "web"} }, "nonRoot"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, mode := range []string{"enforce", "audit"} {
+				img := cleanImage()
+				if tt.change != nil {
+					tt.change(img)
+				}
+				d := imageSet(t, imagePolicy("p", "  mode: "+mode+"\n  "+tt.spec+"\n")).Images().Decide(img, imageNow)
+				want := ExpectAllowed
+				if tt.rule != "" {
+					if want = ExpectDenied; mode == "audit" {
+						want = ExpectWouldDeny
+					}
+				}
+				if d.Word() != want || d.Rule != tt.rule {
+					t.Errorf("%s: got %s by %q (%s), want %s by %q", mode, d.Word(), d.Rule, d.Reason, want, tt.rule)
+				}
+			}
+		})
+	}
+}
+
+// The zero decision denies, deny wins, and the first in total order is named.
+func TestImageOrder(t *testing.T) {
+	if d := (ImageDecision{}); d.Allowed || d.Word() != ExpectDenied {
+		t.Error("the zero decision allows")
+	}
+	root := cleanImage()
+	root.User = ""
+	s := imageSet(t, imagePolicy("b", "  mode: enforce\n  nonRoot: true\n"), imagePolicy("a", "  mode: enforce\n  nonRoot: true\n"),
+		imagePolicy("c", "  mode: enforce\n  priority: -1\n  maxAge: 1000h\n"), imagePolicy("z", "  mode: audit\n  priority: 5\n  nonRoot: true\n"))
+	if d := s.Images().Decide(root, imageNow); d.Allowed || d.Policy != "a" {
+		t.Errorf("got %+v", d)
+	}
+	scan := imageSet(t, imagePolicy("b", "  mode: enforce\n  scanned: {required: true}\n  unscanned: scan\n  deadline: 30s\n"),
+		imagePolicy("a", "  mode: audit\n  scanned: {required: true}\n  unscanned: scan\n  fallback: allow\n"))
+	img := cleanImage()
+	img.Scan = ImageScan{}
+	if d := scan.Images().Decide(img, imageNow); !d.Scan || d.Deadline != DefaultDeadline || d.Allowed {
+		t.Errorf("unscanned: %+v", d)
+	}
+	if !scan.Images().NeedScan() || s.Images().NeedScan() || (&Set{}).Images().Any() {
+		t.Error("NeedScan or Any")
+	}
+}
+
+func TestImageParseErrors(t *testing.T) {
+	for _, tt := range []struct{ spec, want string }{
+		{"  mode: enforce\n", "demands nothing"},
+		{"  nonRoot: true\n", "spec.mode is missing"},
+		{"  mode: enforce\n  nonRoot: false\n", "no meaning"},
+		{"  mode: enforce\n  nonRoot: true\n  unscanned: deny\n", "unscanned says nothing"},
+		{"  mode: enforce\n  scanned: {required: true}\n  deadline: 3s\n", "without unscanned: scan"},
+		{"  mode: enforce\n  scanned: {required: true}\n  unscanned: scan\n  deadline: 1h\n", "from 1s to 2m0s"},
+		{"  mode: enforce\n  findings: [{grace: 3h}]\n", "which findings"},
+		{"  mode: enforce\n  findings: [{severity: hihg}]\n", "did you mean high?"},
+		{"  mode: enforce\n  findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-1, reason: x}]\n", "until is missing"},
+		{"  mode: enforce\n  findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-1, until: 2026-01-01}]\n", "reason is missing"},
+		{"  mode: enforce\n  findings: [{severity: high}]\n  exceptions: [{until: 2026-01-01, reason: x}]\n", "waives every finding"},
+		{"  mode: enforce\n  findings: [{severity: high}]\n  exceptions: [{vulnerability: \"CVE-*\", until: 2026-01-01, reason: x}]\n", "not the name of one"},
+		{"  mode: enforce\n  findings: [{name: a, severity: high}, {name: a, severity: low}]\n", "already defined at line"},
+		{"  mode: enforce\n  digests: [abc]\n", "not an image digest"},
+		{"  mode: enforce\n  severity: high\n", "move it to spec.findings[]"},
+	} {
+		_, err := ParseAll("image.yaml", []byte(imagePolicy("p", tt.spec)))
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "image.yaml:") {
+			t.Errorf("%q: got %v, want %q with its line", tt.spec, err, tt.want)
+		}
+	}
+}
+
+// The normal form is the same policy again, and the reference names every field and has
+// documents that are accepted.
+func TestImageReference(t *testing.T) {
+	src, err := os.ReadFile("../../docs/image-policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range imageHome {
+		if !strings.Contains(string(src), "`"+name+"`") && !strings.Contains(string(src), "`"+name+":") {
+			t.Errorf("field %s is not documented", name)
+		}
+	}
+	parsed := 0
+	for _, block := range strings.Split(string(src), "```yaml\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		if !strings.Contains(block, "apiVersion:") {
+			continue
+		}
+		tests, docs, err := ParseTests("image-policy.md", []byte(block))
+		if err != nil {
+			t.Errorf("example:\n%s\n%v", block, err)
+		}
+		for _, p := range docs.Images {
+			again, err := ParseAll("canonical", p.Canonical())
+			if err != nil || len(again.Images) != 1 || again.Images[0].Revision != p.Revision {
+				t.Errorf("canonical:\n%s\n%v", p.Canonical(), err)
+			}
+		}
+		parsed += len(docs.Images) + len(tests)
+	}
+	if parsed < 3 {
+		t.Errorf("got %d whole examples, want at least 3", parsed)
+	}
+}
+
+// Every ImagePolicy that ships audits, and has images that it reports and such that it lets
+// pass, in policies/tests under its own name; enforced it denies what it reports.
+func TestShippedImagePolicies(t *testing.T) {
+	files, err := filepath.Glob("../../policies/image-*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got no shipped ImagePolicies, %v", err)
+	}
+	for _, file := range files {
+		base := filepath.Base(file)
+		src, err := os.ReadFile("../../policies/tests/" + base)
+		if err != nil {
+			t.Fatal("add what this policy must report and what it must let pass: ", err)
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests, _, err := ParseTests(base, src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := imageSet(t, string(text))
+		hard := imageSet(t, strings.Replace(string(text), "mode: audit", "mode: enforce", 1))
+		seen := map[string]int{}
+		for _, test := range tests {
+			for _, r := range test.Images {
+				d := set.Images().Decide(&r.Image, r.At)
+				if differs := r.Differs(&d); len(differs) > 0 {
+					t.Errorf("%s: %s (%s)", r.Name, strings.Join(differs, "; "), d.Reason)
+				}
+				e := hard.Images().Decide(&r.Image, r.At)
+				if want := strings.Replace(d.Word(), ExpectWouldDeny, ExpectDenied, 1); e.Word() != want {
+					t.Errorf("%s enforced: got %s, want %s", r.Name, e.Word(), want)
+				}
+				seen[d.Word()]++
+			}
+		}
+		if seen[ExpectAllowed] == 0 || seen[ExpectWouldDeny] == 0 || seen[ExpectDenied] != 0 {
+			t.Errorf("%s: got %v, want images that are reported and such that are let pass", base, seen)
+		}
+	}
+}
+
+func TestImageDetailsAreBounded(t *testing.T) {
+	img := cleanImage()
+	for i := range 1000 {
+		img.Scan.Findings = append(img.Scan.Findings, ImageFinding{IDs: []string{fmt.Sprint("CVE-", i)}, Severity: inventory.SeverityHigh})
+	}
+	d := imageSet(t, imagePolicy("p", "  mode: enforce\n  findings: [{severity: high}]\n")).Images().Decide(img, imageNow)
+	if len(d.Details) != maxDetails || !strings.Contains(d.Reason, "1000 findings") || slices.Contains(d.Details, "") {
+		t.Errorf("got %+v", d)
+	}
+}
+
+// FuzzParseImage: what is accepted is the same policy again by its normal form, and judges.
+func FuzzParseImage(f *testing.F) {
+	for _, spec := range []string{
+		"  mode: enforce\n  registries: [a/**]\n  nonRoot: true\n", "  mode: audit\n  findings: [{severity: high, packages: [a*], grace: 3h}]\n  unscanned: scan\n",
+		"  mode: enforce\n  scanned: {required: true, maxAge: 3h}\n  exceptions: [{vulnerability: CVE-1, until: 2026-01-01, reason: x}]\n",
+	} {
+		f.Add([]byte(imagePolicy("p", spec)))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		docs, err := ParseAll("f", data)
+		if err != nil {
+			return
+		}
+		set, err := docs.Set()
+		if err != nil {
+			return
+		}
+		for _, p := range docs.Images {
+			again, err := ParseAll("canonical", p.Canonical())
+			if err != nil || len(again.Images) != 1 || again.Images[0].Revision != p.Revision {
+				t.Fatalf("%s\n%v", p.Canonical(), err)
+			}
+		}
+		if d := set.Images().Decide(cleanImage(), imageNow); !d.Allowed && d.Policy == "" {
+			t.Fatalf("denied by nobody: %+v", d)
+		}
+	})
+}

@@ -1,0 +1,376 @@
+// Package stock keeps what scanning has told of the images of a host: it has each image
+// read once, keeps the inventory, matches it, and matches it again when the vulnerability
+// database says something new of a package that it holds, without reading the image again.
+//
+// It owns the folder of inventories, the queue, and the mapping of the database. It reads
+// no image: who makes a [Keeper] gives the function that has the sandboxed scanner do that.
+// What it has written itself it takes for hostile when it reads it back. It decides nothing.
+// Row: adapter.
+package stock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// Options says where a keeper keeps what, and whom it asks. Zero values have the defaults
+// that the fields name.
+type Options struct {
+	Dir string // of inventories; required
+	DB  string // file of the vulnerability database; required
+	// Scan has one image read, by its ID; idle: only when nothing else wants the processor.
+	// nil: no image is ever scanned.
+	Scan func(ctx context.Context, imageID string, idle bool) (*inventory.Result, error)
+	// InUse tells whether a container of the image runs.
+	InUse func(imageID string) bool
+	// Report is told of findings that came up on an image which had been matched before, once for
+	// each image and vulnerability. It must not call the keeper.
+	Report func(imageID string, fresh []policy.ImageFinding)
+	// Changed is told of images whose state is another now, "" for all. It must not wait for the keeper.
+	Changed func(imageID string)
+
+	MaxImages int           // inventories that are kept; 1000
+	Poll      time.Duration // between two looks at the database; 5 s
+	Now       func() time.Time
+	Health    *health.Registry
+	Log       *slog.Logger
+}
+
+// State is what is known of one image.
+type State struct {
+	ID      string
+	At      time.Time // of the inventory; zero: there is none
+	Err     string    // why the last scan failed; "" if it did not
+	ErrAt   time.Time
+	Queued  bool
+	OS      string
+	Count   int // of packages
+	Matched time.Time
+	// Database is when the database was built that Findings are by; zero: not matched.
+	Database time.Time
+	Complete bool
+	Notes    []inventory.Note
+	Findings []policy.ImageFinding
+}
+
+// Scan returns the state as policies ask for it.
+func (s *State) Scan() policy.ImageScan {
+	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Complete: s.Complete, Findings: s.Findings}
+}
+
+// Bounds.
+const (
+	maxQueue    = 10_000
+	maxFindings = 20_000 // kept of one image, the worst; more make it incomplete
+	maxNotes    = 100
+	// retryAfter is when a scan that failed is tried again, and urgentRetry that for somebody
+	// who waits.
+	retryAfter  = 10 * time.Minute
+	urgentRetry = time.Minute
+)
+
+// ErrNoScanner says that this host scans no images.
+var ErrNoScanner = errors.New("no image is scanned on this host: there is no belay-scanner beside the agent; install it, or name it with --scanner")
+
+var imageID = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// Keeper keeps the states. Make one with [Open]; all methods but Run are safe for concurrent
+// use.
+type Keeper struct {
+	o Options
+
+	// mu guards what follows.
+	mu      sync.Mutex
+	states  map[string]*State
+	keys    map[string][]int32 // of an image, in names
+	names   map[vulndb.Key]int32
+	first   map[string]int64 // vulnerability to Unix time of its first sight here
+	dirty   bool             // first is not on the disk
+	lost    bool             // first could not be read: nothing has a grace
+	queue   [3][]string      // urgent, in use, others
+	waiting map[string]chan struct{}
+	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
+	wake    chan struct{}
+
+	ready atomic.Bool // what was stored has been matched, if there is a database
+
+	// Of Run's goroutine alone.
+	db     *vulndb.DB
+	dbFile os.FileInfo
+	prints map[int32]uint64
+	putOff map[string]bool
+}
+
+// Open reads the folder. Inventories that are damaged are removed and counted: their images
+// are scanned again.
+func Open(o Options) (*Keeper, error) {
+	o.MaxImages = cmp.Or(o.MaxImages, 1000)
+	o.Poll = cmp.Or(o.Poll, 5*time.Second)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Health == nil {
+		o.Health = health.New(nil)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.InUse == nil {
+		o.InUse = func(string) bool { return false }
+	}
+	k := &Keeper{
+		o: o, states: map[string]*State{}, keys: map[string][]int32{}, names: map[vulndb.Key]int32{}, first: map[string]int64{},
+		waiting: map[string]chan struct{}{}, wake: make(chan struct{}, 1), prints: map[int32]uint64{}, putOff: map[string]bool{},
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of inventories: %w", err)
+	}
+	if err := k.readFirst(); err != nil {
+		k.lost = true
+		o.Health.Counter("first_seen_unreadable").Add(1)
+		o.Log.Error("when vulnerabilities were first seen is lost: no grace period holds for those that are known", attr.Error, err.Error())
+	}
+	return k, k.recall()
+}
+
+// Ready tells whether what was stored has been matched since the start.
+func (k *Keeper) Ready() bool { return k.ready.Load() }
+
+// State returns what is known of an image; false if that is nothing at all.
+func (k *Keeper) State(id string) (State, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.states[id]
+	if s == nil {
+		return State{}, false
+	}
+	return *s, true
+}
+
+// List returns all states, ordered by ID.
+func (k *Keeper) List() []State {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out := make([]State, 0, len(k.states))
+	for _, s := range k.states {
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b State) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Want has an image scanned when its turn comes, if it was not yet. Those in use come first.
+func (k *Keeper) Want(id string, inUse bool) {
+	level := 2
+	if inUse {
+		level = 1
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.enqueue(id, level, retryAfter, false)
+}
+
+// enqueue reports whether an image is in the queue now; again: though it was scanned before.
+// k.mu is held.
+func (k *Keeper) enqueue(id string, level int, retry time.Duration, again bool) bool {
+	if k.o.Scan == nil || !imageID.MatchString(id) {
+		return false
+	}
+	s := k.states[id]
+	if s != nil && (!again && !s.At.IsZero() || s.Err != "" && k.o.Now().Sub(s.ErrAt) < retry) {
+		return false
+	}
+	for l := range k.queue {
+		i := slices.Index(k.queue[l], id)
+		if i < 0 {
+			continue
+		}
+		if l <= level {
+			return true
+		}
+		k.queue[l] = slices.Delete(k.queue[l], i, i+1)
+	}
+	if len(k.queue[level]) >= maxQueue {
+		k.o.Health.Counter("scans_dropped").Add(1)
+		return false
+	}
+	if s == nil {
+		s = &State{ID: id}
+		k.states[id] = s
+	}
+	s.Queued = true
+	k.queue[level] = append(k.queue[level], id)
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+var errPutOff = errors.New("put off for a scan that somebody waits for")
+
+// Ensure has an image scanned now, also one that was before, and waits for that. A scan in the background that runs
+// meanwhile is put off, once.
+//
+// Errors: [ErrNoScanner]; that of the scan; that of ctx.
+func (k *Keeper) Ensure(ctx context.Context, id string) error {
+	if k.o.Scan == nil {
+		return ErrNoScanner
+	}
+	k.mu.Lock()
+	done := k.waiting[id]
+	if done == nil {
+		if k.enqueue(id, 0, urgentRetry, true) {
+			done = make(chan struct{})
+			k.waiting[id] = done
+			if k.cancel != nil {
+				k.cancel(errPutOff)
+			}
+		}
+	}
+	k.mu.Unlock()
+	if done != nil {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	switch s, ok := k.State(id); {
+	case ok && !s.At.IsZero():
+		return nil
+	case ok && s.Err != "":
+		return errors.New(s.Err)
+	}
+	return fmt.Errorf("image %.80q was not scanned", id)
+}
+
+// Run scans and matches until ctx ends, then returns nil.
+func (k *Keeper) Run(ctx context.Context) error {
+	defer k.closeDB()
+	t := time.NewTicker(k.o.Poll)
+	defer t.Stop()
+	k.reload(ctx)
+	k.ready.Store(true)
+	k.changed("")
+	for {
+		for ctx.Err() == nil {
+			id, level, ok := k.next()
+			if !ok {
+				break
+			}
+			k.scan(ctx, id, level)
+		}
+		select {
+		case <-ctx.Done():
+			k.abandon()
+			return nil
+		case <-k.wake:
+		case <-t.C:
+			k.reload(ctx)
+		}
+	}
+}
+
+func (k *Keeper) next() (id string, level int, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for l := range k.queue {
+		for len(k.queue[l]) > 0 {
+			id, k.queue[l] = k.queue[l][0], k.queue[l][1:]
+			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() {
+				s.Queued = false // somebody who waited was quicker
+				continue
+			}
+			return id, l, true
+		}
+	}
+	return "", 0, false
+}
+
+// abandon lets those go who wait for scans that will not come.
+func (k *Keeper) abandon() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, c := range k.waiting {
+		close(c)
+		delete(k.waiting, id)
+	}
+}
+
+// scan has one image read, and keeps and matches what is in it.
+func (k *Keeper) scan(ctx context.Context, id string, level int) {
+	sctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	k.mu.Lock()
+	if level > 0 && !k.putOff[id] {
+		k.cancel = cancel
+		if len(k.queue[0]) > 0 { // it came between
+			cancel(errPutOff)
+		}
+	}
+	k.mu.Unlock()
+	res, err := k.o.Scan(sctx, id, level > 0)
+	k.mu.Lock()
+	k.cancel = nil
+	k.mu.Unlock()
+	if err != nil && errors.Is(context.Cause(sctx), errPutOff) {
+		k.putOff[id] = true
+		k.mu.Lock()
+		k.queue[level] = slices.Insert(k.queue[level], 0, id)
+		k.mu.Unlock()
+		return
+	}
+	delete(k.putOff, id)
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		err = k.keep(ctx, id, res)
+	}
+	k.mu.Lock()
+	s := k.states[id]
+	if s == nil {
+		s = &State{ID: id}
+		k.states[id] = s
+	}
+	s.Queued = false
+	if err != nil {
+		s.Err, s.ErrAt = short(err.Error()), k.o.Now()
+		k.o.Health.Counter("scans_failed").Add(1)
+		k.o.Log.Warn("an image could not be scanned", attr.ImageDigest, id, attr.Error, s.Err)
+	} else {
+		s.Err, s.ErrAt = "", time.Time{}
+		k.o.Health.Counter("scans").Add(1)
+	}
+	if c := k.waiting[id]; c != nil {
+		close(c)
+		delete(k.waiting, id)
+	}
+	k.mu.Unlock()
+	k.changed(id)
+}
+
+func (k *Keeper) changed(id string) {
+	if k.o.Changed != nil {
+		k.o.Changed(id)
+	}
+}
+
+// short bounds a text that may come from a process which has read hostile bytes.
+func short(s string) string { return s[:min(len(s), 1024)] }

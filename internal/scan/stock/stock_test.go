@@ -1,0 +1,322 @@
+package stock
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/feed"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+var (
+	imgA = "sha256:" + strings.Repeat("a", 64)
+	imgB = "sha256:" + strings.Repeat("b", 64)
+)
+
+func record(id, pkg, fixed string) string {
+	return fmt.Sprintf(`{"id":%q,"affected":[{"package":{"ecosystem":"Debian:12","name":%q},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":%q}]}]}],"database_specific":{"severity":"CRITICAL"}}`, id, pkg, fixed)
+}
+
+// buildDB compiles records into the file at path, as of now.
+func buildDB(t *testing.T, path string, records ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	for i, r := range records {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i, ".json")), []byte(r), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := vulndb.Build(t.Context(), path, vulndb.BuildOptions{Walk: feed.Walk, Dir: dir, Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func result(pkgs ...string) *inventory.Result {
+	r := &inventory.Result{Schema: inventory.Schema, OS: inventory.OS{ID: "debian", VersionID: "12"}, Layers: []inventory.Layer{{}}}
+	for _, p := range pkgs {
+		r.Packages = append(r.Packages, inventory.Package{Kind: inventory.KindDeb, Name: p, Version: "1", Source: p, SourceVersion: "1", Path: "x"})
+	}
+	return r
+}
+
+// world is a keeper that runs, and what it told.
+type world struct {
+	*Keeper
+	o     Options
+	scans atomic.Int32
+	mu    sync.Mutex
+	told  []string // image's first letter and vulnerability
+	stop  func()
+}
+
+func (w *world) said() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Join(w.told, " ")
+}
+
+func open(t *testing.T, dir string, scan func(ctx context.Context, id string, idle bool) (*inventory.Result, error)) *world {
+	t.Helper()
+	w := &world{}
+	w.o = Options{
+		Dir: filepath.Join(dir, "inventories"), DB: filepath.Join(dir, "vuln.db"), Poll: 10 * time.Millisecond, Health: health.New(nil),
+		Scan: func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
+			w.scans.Add(1)
+			return scan(ctx, id, idle)
+		},
+		Report: func(id string, fresh []policy.ImageFinding) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, f := range fresh {
+				w.told = append(w.told, id[7:8]+":"+f.IDs[0])
+			}
+		},
+	}
+	w.run(t)
+	return w
+}
+
+func (w *world) run(t *testing.T) {
+	t.Helper()
+	var err error
+	if w.Keeper, err = Open(w.o); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = w.Run(ctx) }()
+	w.stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(w.stop)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 1000 {
+		if ok() {
+			return
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	t.Fatal("it did not come about: ", what)
+}
+
+func findings(w *world, id string) string {
+	s, _ := w.State(id)
+	var ids []string
+	for _, f := range s.Findings {
+		ids = append(ids, f.IDs[0])
+	}
+	return strings.Join(ids, " ")
+}
+
+// A new record is found in the stored inventory, without another scan, told once, and only
+// of images that hold the package.
+func TestRematch(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
+	w := open(t, dir, func(_ context.Context, id string, _ bool) (*inventory.Result, error) {
+		if id == imgA {
+			return result("openssl", "zlib"), nil
+		}
+		return result("curl"), nil
+	})
+	for _, id := range []string{imgA, imgB} {
+		if err := w.Ensure(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := findings(w, imgA); got != "DSA-1" || findings(w, imgB) != "" {
+		t.Fatalf("got %q and %q", got, findings(w, imgB))
+	}
+	buildDB(t, w.o.DB, record("DSA-1", "openssl", "2"), record("DSA-2", "zlib", "3"))
+	eventually(t, "DSA-2 on a", func() bool { return strings.Contains(findings(w, imgA), "DSA-2") })
+	eventually(t, "told", func() bool { return w.said() == "a:DSA-2" })
+	eventually(t, "b has the new database", func() bool {
+		a, _ := w.State(imgA)
+		b, _ := w.State(imgB)
+		return a.Database.Equal(b.Database)
+	})
+	eventually(t, "one image was matched again", func() bool { return w.o.Health.Counter("rematched").Load() == 1 })
+	// A new start tells nothing twice, and what came while it was away.
+	w.stop()
+	buildDB(t, w.o.DB, record("DSA-1", "openssl", "2"), record("DSA-2", "zlib", "3"), record("DSA-3", "curl", "3"))
+	w.run(t)
+	eventually(t, "told after the start", func() bool { return w.said() == "a:DSA-2 b:DSA-3" })
+	eventually(t, "matched after the start", func() bool { return findings(w, imgA) != "" })
+	if n := w.scans.Load(); n != 2 {
+		t.Errorf("%d scans, want 2", n)
+	}
+	s, _ := w.State(imgA)
+	if s.Findings[0].FirstSeen.IsZero() || !s.Complete {
+		t.Errorf("got %+v", s)
+	}
+}
+
+// A database that is broken, or cut short under the mapping, is given up and does not end
+// the agent.
+func TestBrokenDatabase(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(w.o.DB, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is counted", func() bool { return w.o.Health.Counter("vulndb_unreadable").Load() > 0 })
+	if err := w.Ensure(t.Context(), imgB); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := w.State(imgB)
+	if !s.Database.IsZero() {
+		t.Errorf("matched by a database that is cut off: %+v", s)
+	}
+}
+
+// Inventories that were altered, cut or are somebody else's are not believed.
+func TestDamagedInventory(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	good, err := os.ReadFile(w.path(imgA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := decode(bytes.NewReader(good)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range good {
+		bad := bytes.Clone(good)
+		bad[i] ^= 1
+		if _, _, err := decode(bytes.NewReader(bad)); !errors.Is(err, errDamaged) {
+			t.Fatalf("byte %d was altered: %v", i, err)
+		}
+		if _, _, err := decode(bytes.NewReader(good[:i])); !errors.Is(err, errDamaged) {
+			t.Fatalf("cut off after %d bytes: %v", i, err)
+		}
+	}
+	if err := os.WriteFile(w.path(imgB), good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.run(t)
+	if _, ok := w.State(imgB); ok {
+		t.Error("an inventory under another's name was taken")
+	}
+	if _, err := os.Stat(w.path(imgB)); err == nil {
+		t.Error("it is still there")
+	}
+	if _, ok := w.State(imgA); !ok || w.o.Health.Counter("inventories_unreadable").Load() != 1 {
+		t.Error("the good one is gone, or the other was not counted")
+	}
+}
+
+// When the first sights are lost nothing has a grace: their zero is long ago.
+func TestFirstSeenLost(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
+	if err := os.MkdirAll(filepath.Join(dir, "inventories"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "inventories", firstFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := w.State(imgA)
+	if len(s.Findings) != 1 || !s.Findings[0].FirstSeen.IsZero() {
+		t.Errorf("got %+v", s.Findings)
+	}
+}
+
+// Who waits goes before the background, whose scan is put off once; a failure is told, and
+// not tried again at once.
+func TestQueue(t *testing.T) {
+	started := make(chan string, 10)
+	w := open(t, t.TempDir(), func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
+		started <- fmt.Sprint(id[7:8], idle)
+		if id == imgA && idle && len(started) < 2 {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		if id == imgB {
+			return nil, errors.New("killed at its memory cap")
+		}
+		return result(), nil
+	})
+	w.Want(imgA, false)
+	eventually(t, "the first scan", func() bool { return len(started) == 1 })
+	if err := w.Ensure(t.Context(), imgB); err == nil || !strings.Contains(err.Error(), "memory cap") {
+		t.Errorf("got %v", err)
+	}
+	if err := w.Ensure(t.Context(), imgB); err == nil {
+		t.Error("a failure that is fresh was no failure")
+	}
+	eventually(t, "the scan that was put off", func() bool { s, _ := w.State(imgA); return !s.At.IsZero() })
+	close(started)
+	var order []string
+	for s := range started {
+		order = append(order, s)
+	}
+	if got := strings.Join(order, " "); got != "atrue bfalse atrue" {
+		t.Errorf("got %q", got)
+	}
+	if err := w.Ensure(t.Context(), "../../etc/passwd"); err == nil {
+		t.Error("a path is no image")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Ensure(ctx, "sha256:"+strings.Repeat("c", 64)); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The store is bounded; what is in use stays.
+func TestEvict(t *testing.T) {
+	dir := t.TempDir()
+	w := &world{o: Options{Dir: filepath.Join(dir, "i"), DB: filepath.Join(dir, "no"), MaxImages: 3, InUse: func(id string) bool { return id == imgA },
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) { return result("x"), nil }}}
+	w.run(t)
+	ids := []string{imgA}
+	for i := range 6 {
+		ids = append(ids, "sha256:"+strings.Repeat(fmt.Sprint(i), 64))
+	}
+	for _, id := range ids {
+		if err := w.Ensure(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := os.ReadDir(w.o.Dir)
+	if err != nil || len(files) != 3 || len(w.List()) != 3 {
+		t.Errorf("%d files, %d states, %v; want 3", len(files), len(w.List()), err)
+	}
+	if _, ok := w.State(imgA); !ok {
+		t.Error("what is in use was dropped")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(fileMagic + "\n{}\n{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, res, err := decode(bytes.NewReader(b)); err == nil && res == nil {
+			t.Fatal("neither an inventory nor an error")
+		}
+	})
+}

@@ -1,0 +1,79 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	cerrdefs "github.com/containerd/errdefs"
+)
+
+// Image is what an engine says about one of its images: what its author has put into its
+// configuration, and under which names the engine knows it.
+type Image struct {
+	ID      string   // "sha256:..."
+	Names   []string // "repository:tag"
+	Digests []string // "repository@sha256:...", of registries
+	Created time.Time
+	User    string
+	Env     []string // NAME=value
+}
+
+// ErrNoImage is returned for an image that the engine does not have.
+var ErrNoImage = errors.New("the engine has no such image")
+
+// Bounds of what is kept of one image: its author chooses it.
+const (
+	maxImageNames = 256
+	maxImageEnv   = 1024
+	maxEnvBytes   = 4096
+)
+
+// Image asks the engine about an image, by ID or name.
+//
+// Errors: [ErrNoImage]; that of ctx; those of the connection.
+func (d *Docker) Image(ctx context.Context, ref string) (Image, error) {
+	e, _, done, err := d.dial(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	defer done()
+	de, ok := e.(*dockerEngine)
+	if !ok {
+		return Image{}, fmt.Errorf("inspect image: %T is no Docker Engine", e)
+	}
+	img, err := de.cli.ImageInspect(ctx, ref)
+	switch {
+	case cerrdefs.IsNotFound(err):
+		return Image{}, fmt.Errorf("%.120q: %w", ref, ErrNoImage)
+	case err != nil:
+		return Image{}, fmt.Errorf("inspect image: %w", err)
+	}
+	out := Image{ID: validDigest(img.ID), Names: bounded(img.RepoTags), Digests: bounded(img.RepoDigests)}
+	if len(img.RepoTags) > maxImageNames || len(img.RepoDigests) > maxImageNames {
+		// Policies select by names: one that is left out could be the one that counts.
+		return Image{}, fmt.Errorf("inspect image: it has more than %d names; fix: untag some", maxImageNames)
+	}
+	if out.ID == "" {
+		return Image{}, fmt.Errorf("inspect image: the engine gives %.120q for its ID", img.ID)
+	}
+	// A time that cannot be read is none: rules on age refuse then.
+	out.Created, _ = time.Parse(time.RFC3339Nano, img.Created)
+	if c := img.Config; c != nil {
+		out.User = clip(c.User, maxNameBytes)
+		for _, v := range c.Env[:min(len(c.Env), maxImageEnv)] {
+			out.Env = append(out.Env, v[:min(len(v), maxEnvBytes)])
+		}
+	}
+	return out, nil
+}
+
+func bounded(list []string) []string {
+	list = slices.DeleteFunc(slices.Clone(list), func(s string) bool {
+		return len(s) > maxImageBytes || strings.HasPrefix(s, "<none>")
+	})
+	return list
+}

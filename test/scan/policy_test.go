@@ -1,0 +1,243 @@
+package scan
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/testneed"
+	"github.com/belay-project/belay/tools/lab"
+)
+
+const imagePolicy = `apiVersion: belay.dev/v1
+kind: ImagePolicy
+metadata: {name: %s}
+spec:
+  mode: %s
+  findings: [{name: critical, severity: critical, fixable: true}]
+  unscanned: scan
+  deadline: 60s
+`
+
+// policed is a host with an agent that judges images.
+type policed struct {
+	l     *lab.Lab
+	e     *lab.Engine
+	a     *lab.Agent
+	osv   string // folder of records
+	db    string
+	gated *lab.Client
+}
+
+// record puts a critical record on a Debian package into the database.
+func (p *policed) record(t *testing.T, id, pkg string) {
+	t.Helper()
+	text := fmt.Sprintf(`{"id":"DEBIAN-%[1]s","upstream":[%[1]q],"affected":[{"package":{"ecosystem":"Debian:12","name":%[2]q},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"2.0"}]}]}],
+"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}]}`, id, pkg)
+	if err := os.WriteFile(filepath.Join(p.osv, id+".json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := p.a.Belay(t.Context(), "db", "build", p.osv, "--db", p.db); r.Code != 0 {
+		t.Fatal(r.Err())
+	}
+}
+
+// imageEvent is a record of kind image or api, as far as it is looked at.
+type imageEvent struct {
+	Kind, Decision, Message string
+	Container               struct{ Name string }
+	Policy                  struct{ Name, Rule string }
+	Image                   struct{ Event, Vulnerability, Package string }
+	API                     struct{ Action string }
+}
+
+func (p *policed) events(t *testing.T) []imageEvent {
+	t.Helper()
+	r := p.a.Belay(t.Context(), "events", "-o", "json")
+	if r.Code != 0 {
+		t.Fatal(r.Err())
+	}
+	var out []imageEvent
+	for d := json.NewDecoder(strings.NewReader(r.Stdout)); d.More(); {
+		var e imageEvent
+		if err := d.Decode(&e); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func (p *policed) await(t *testing.T, what string, ok func(e imageEvent) bool) {
+	t.Helper()
+	if !lab.Await(t.Context(), time.Minute, func() bool { return slices.ContainsFunc(p.events(t), ok) }) {
+		t.Errorf("no record within a minute: %s\n%s", what, p.a.Log())
+	}
+}
+
+// dpkg is a root file system of Debian 12 with one package, and busybox.
+func dpkg(bb []byte, pkg string) []lab.File {
+	status := fmt.Sprintf("Package: %s\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\n\n", pkg)
+	return []lab.File{
+		lab.Program("bin/busybox", bb), {Name: "bin/sh", Mode: 0o777, Link: "busybox"},
+		{Name: "etc/os-release", Mode: 0o644, Body: []byte("ID=debian\nVERSION_ID=\"12\"\n")},
+		{Name: "var/lib/dpkg/status", Mode: 0o644, Body: []byte(status)},
+	}
+}
+
+func police(t *testing.T) *policed {
+	t.Helper()
+	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "scenes on a Docker Engine take minutes: make test-e2e sets BELAY_E2E")
+	docker, why := lab.HasEngine()
+	testneed.Need(t, "docker", docker, why)
+	testneed.Need(t, "root", os.Geteuid() == 0, "the engine and its store are root's")
+	ctx := t.Context()
+	p := &policed{osv: t.TempDir()}
+	var err error
+	if p.l, err = lab.New(lab.Options{Name: "imgpol", Log: os.Stderr, BinDir: os.Getenv("BELAY_BIN"), TempDir: os.Getenv("BELAY_TEST_TMP")}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if p.e, err = p.l.StartEngine(ctx, "main", "--storage-driver=overlay2"); err != nil {
+		t.Fatal(err)
+	}
+	bb, err := lab.Busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, pkg := range map[string]string{"shop/good:1": "goodpkg", "shop/bad:1": "badpkg"} {
+		if err := p.e.Import(ctx, name, dpkg(bb, pkg), `ENTRYPOINT ["/bin/busybox"]`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.db = p.l.Path("vuln.db")
+	if p.a, err = p.l.NewAgent(ctx, lab.AgentOptions{Name: "agent", Engine: p.e, Flags: []string{
+		"--scanner", scanner(t), "--vuln-db", p.db, "--docker-root", p.l.Path("main", "data"),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	p.record(t, "CVE-2026-0001", "badpkg")
+	p.policy(t, "enforce")
+	if err := p.a.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.gated = p.e.Client(filepath.Join(p.l.Path("agent"), "run", "docker.sock"), 0)
+	return p
+}
+
+// policy puts the policy into a mode; its name tells which is in force.
+func (p *policed) policy(t *testing.T, mode string) {
+	t.Helper()
+	if err := p.a.SetPolicy("image.yaml", fmt.Sprintf(imagePolicy, mode, mode)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestImagePolicy: an image with a critical flaw is refused at the gate, and without it in
+// the kernel; audit lets it pass and says so; an ordinary image runs; a new record comes up
+// on what runs, and ends nothing.
+func TestImagePolicy(t *testing.T) {
+	p := police(t)
+	ctx := t.Context()
+	kept := context.WithoutCancel(ctx)
+	t.Cleanup(func() { p.e.Docker(kept, "rm", "-f", "good", "bad", "side") })
+
+	r := p.gated.Docker(ctx, "run", "--name", "bad", "shop/bad:1", "true")
+	for _, want := range []string{"policy enforce", "rule critical", "CVE-2026-0001", "badpkg", "fixed in 2.0"} {
+		if r.Code == 0 || !strings.Contains(r.Text(), want) {
+			t.Errorf("at the gate: want a refusal with %q, got %d: %s", want, r.Code, r.Text())
+		}
+	}
+	if r := p.gated.Docker(ctx, "run", "-d", "--name", "good", "shop/good:1", "sleep", "3600"); r.Code != 0 {
+		t.Fatalf("an ordinary image: %v\n%s", r.Err(), p.a.Log())
+	}
+	if r := p.gated.Docker(ctx, "exec", "good", "/bin/busybox", "true"); r.Code != 0 {
+		t.Errorf("exec in an ordinary image: %v", r.Err())
+	}
+
+	// Around the gate.
+	r = p.e.Docker(ctx, "run", "--name", "side", "shop/bad:1", "echo", "it ran")
+	if r.Code == 0 || strings.Contains(r.Stdout, "it ran") {
+		t.Errorf("around the gate it ran: %d: %s", r.Code, r.Text())
+	}
+	p.await(t, "the verdict in the kernel", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Image.Event == "verdict" && e.Container.Name == "side" && e.Decision == "denied" && e.Policy.Rule == "critical"
+	})
+	if r := p.gated.Docker(ctx, "start", "-a", "side"); r.Code == 0 || !strings.Contains(r.Text(), "rule critical") {
+		t.Errorf("its start through the gate: %d: %s", r.Code, r.Text())
+	}
+
+	// A record that comes to be known while the container runs.
+	began := time.Now()
+	p.record(t, "CVE-2026-0002", "goodpkg")
+	p.await(t, "the finding", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Image.Event == "finding" && e.Image.Vulnerability == "CVE-2026-0002" && e.Image.Package == "goodpkg"
+	})
+	t.Logf("the finding was recorded %s after the database began to be built", time.Since(began).Round(time.Millisecond))
+	if r := p.e.Docker(ctx, "exec", "good", "/bin/busybox", "true"); r.Code != 0 {
+		t.Errorf("a finding ended what runs: %v", r.Err())
+	}
+	out := p.a.Belay(ctx, "images").Stdout
+	for _, want := range []string{"shop/good:1", "1/0/0/0", "good (1 running)", "denied: enforce/critical"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("belay images has no %q:\n%s", want, out)
+		}
+	}
+	if out := p.a.Belay(ctx, "explain", "--image", "shop/good:1").Stdout; !strings.Contains(out, "CVE-2026-0002") {
+		t.Errorf("belay explain --image:\n%s", out)
+	}
+
+	// What runs goes on, with a record, and does not start again.
+	p.await(t, "that what runs would not start", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Image.Event == "verdict" && e.Container.Name == "good" && e.Decision == "would_deny"
+	})
+	p.e.Docker(ctx, "stop", "-t", "0", "good")
+	p.await(t, "that it is bound now", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Image.Event == "verdict" && e.Container.Name == "good" && e.Decision == "denied"
+	})
+	p.e.Docker(ctx, "start", "good")
+	if !lab.Await(ctx, 10*time.Second, func() bool {
+		return strings.TrimSpace(p.e.Docker(ctx, "inspect", "-f", "{{.State.Running}}", "good").Stdout) == "false"
+	}) {
+		t.Error("it started again around the gate")
+	}
+
+	// In audit it passes both ways, and is reported.
+	p.policy(t, "audit")
+	if err := p.a.AwaitPolicies(ctx, 20*time.Second, "audit"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		how string
+		run func(ctx context.Context, args ...string) lab.Result
+	}{{"gate", p.gated.Docker}, {"around", p.e.Docker}} {
+		if r := c.run(ctx, "run", "--rm", "--name", "audit-"+c.how, "shop/bad:1", "echo", "it ran"); r.Code != 0 || !strings.Contains(r.Stdout, "it ran") {
+			t.Errorf("in audit, %s: %d: %s", c.how, r.Code, r.Text())
+		}
+	}
+	p.await(t, "what the gate would deny", func(e imageEvent) bool {
+		return e.Kind == "api" && e.API.Action == "container.create" && e.Decision == "would_deny" && e.Policy.Rule == "critical"
+	})
+	p.await(t, "what the kernel would deny", func(e imageEvent) bool {
+		return e.Kind == "image" && e.Container.Name == "audit-around" && e.Decision == "would_deny"
+	})
+	n := 0
+	for _, e := range p.events(t) {
+		if e.Image.Event == "finding" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("the finding was recorded %d times", n)
+	}
+}
