@@ -275,7 +275,10 @@ func (t *terminal) writeFindings(s *report.Scan) {
 			id += " exploited"
 		}
 		fixed := f.Fixed
-		if fixed == "" && f.State != vulndb.StateAffected {
+		switch {
+		case f.State == vulndb.StateSubscription:
+			fixed += " (" + f.State + ")"
+		case fixed == "" && f.State != vulndb.StateAffected:
 			fixed = f.State
 		}
 		c := severityColours[f.Severity]

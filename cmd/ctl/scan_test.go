@@ -74,7 +74,7 @@ func TestScan(t *testing.T) {
 		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want negligible, low"},
 		{"bad format", []string{"-o", "pdf"}, exitUsage, nil, "want text, json"},
 		{"unknown piece", []string{"--sandbox-without", "walls"}, exitFailed, nil, "no sandbox piece"},
-		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db build"},
+		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db import"},
 		{"no scanner", []string{"--scanner", "/nowhere/belay-scanner"}, exitFailed, nil, "--scanner"},
 		{"little memory", []string{"--memory", "1"}, exitFailed, nil, "at least 32 MiB"},
 		{"cyclonedx", []string{"-o", "cyclonedx"}, exitOK, []string{"pkg:deb/debian/bsdutils@1:2.38.1-5?distro=debian-12", `"specVersion": "1.6"`, "CVE-2024-28085"}, ""},
@@ -129,5 +129,29 @@ func TestScanIncomplete(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &s); err != nil || s.Schema != "belay.dev/scan/v1" || s.Complete {
 		t.Errorf("%v: %+v", err, s)
+	}
+}
+
+// TestDBCommands: a database goes to another host and back, and what is broken does not.
+func TestDBCommands(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	out, in := filepath.Join(dir, "out.db"), filepath.Join(dir, "in.db")
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"db", "verify", "--db", f.db}, exitOK, "all of 1 records"},
+		{[]string{"db", "export", out, "--db", f.db}, exitOK, "1 records about 1 packages"},
+		{[]string{"db", "import", out, "--db", in}, exitOK, "1 records about 1 packages"},
+		{[]string{"db", "import", out, "--db", in, "--kev", "x"}, exitFailed, "needs a directory"},
+		{[]string{"db", "import", f.scanner, "--db", in}, exitFailed, "broken"},
+		{[]string{"db", "status", "--db", in}, exitOK, "kev.json"},
+	} {
+		code, text, msg := belay(t, tt.args...)
+		if code != tt.code || !strings.Contains(text+msg, tt.want) {
+			t.Errorf("%v: exit status %d, %s%s, want %d, %q", tt.args, code, text, msg, tt.code, tt.want)
+		}
 	}
 }

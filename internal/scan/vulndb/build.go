@@ -3,7 +3,6 @@ package vulndb
 import (
 	"archive/zip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +24,10 @@ type BuildOptions struct {
 	Dir string
 	// KEV is CISA's catalogue known_exploited_vulnerabilities.json; empty for none.
 	KEV string
-	Now time.Time
+	// EPSS is FIRST's epss_scores-current.csv.gz, Tracker the JSON of Debian's security
+	// tracker; empty for none.
+	EPSS, Tracker string
+	Now           time.Time
 }
 
 // BuildReport tells what went into a database.
@@ -53,14 +55,20 @@ const (
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
 	s := &sources{ctx: ctx.Err, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
-	if o.KEV != "" {
-		var err error
-		if s.kev, err = readKEV(o.KEV); err != nil {
-			return s.rep, err
+	var err error
+	if s.columns, err = readColumns(o); err != nil {
+		return s.rep, err
+	}
+	// Records of their own are newer than the archive beside them.
+	for _, s.ext = range []string{".json", ".zip"} {
+		if err := filepath.WalkDir(o.Dir, s.file); err != nil {
+			return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
 		}
 	}
-	if err := filepath.WalkDir(o.Dir, s.file); err != nil {
-		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
+	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
+		if path != "" {
+			s.source(path, 0)
+		}
 	}
 	s.rep.Records, s.rep.Packages = len(s.b.records), len(s.b.keys)
 	if s.rep.Records == 0 {
@@ -76,9 +84,10 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 
 // sources is one build.
 type sources struct {
-	ctx   func() error
-	b     builder
-	kev   map[string]bool
+	ctx func() error
+	b   builder
+	columns
+	ext   string          // of the files of this pass
 	seen  map[string]bool // IDs: a record may be in an archive and beside it
 	rep   BuildReport
 	bytes int64
@@ -88,12 +97,16 @@ func (s *sources) file(path string, d fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
-	if !d.Type().IsRegular() {
+	if !d.Type().IsRegular() || filepath.Ext(path) != s.ext {
 		return nil
 	}
-	switch filepath.Ext(path) {
+	switch s.ext {
 	case ".zip":
-		return s.zip(path)
+		before := len(s.b.records)
+		if err := s.zip(path); err != nil {
+			return err
+		}
+		s.source(path, len(s.b.records)-before)
 	case ".json":
 		f, err := os.Open(path)
 		if err != nil {
@@ -103,6 +116,22 @@ func (s *sources) file(path string, d fs.DirEntry, err error) error {
 		return s.add(path, f)
 	}
 	return nil
+}
+
+// maxNamed bounds how many files are named in a database.
+const maxNamed = 200
+
+// source names a file that was read.
+func (s *sources) source(path string, records int) {
+	st, err := os.Stat(path)
+	if err != nil || len(s.b.sources) == maxNamed {
+		return
+	}
+	name := filepath.Base(path)
+	if name == "all.zip" {
+		name = filepath.Base(filepath.Dir(path))
+	}
+	s.b.sources = append(s.b.sources, Source{Name: name, Time: st.ModTime().UTC().Truncate(time.Second), Records: records})
 }
 
 func (s *sources) zip(path string) error {
@@ -150,14 +179,14 @@ func (s *sources) add(name string, r io.Reader) error {
 		s.bad(name, err)
 		return nil
 	}
+	if s.seen[rec.ID] {
+		return nil
+	}
+	s.seen[rec.ID] = true // also if it was withdrawn: an older archive may not know
 	if !ok {
 		s.rep.Withdrawn++
 		return nil
 	}
-	if s.seen[rec.ID] {
-		return nil
-	}
-	s.seen[rec.ID] = true
 	s.record(rec)
 	return nil
 }
@@ -171,7 +200,8 @@ func (s *sources) bad(name string, err error) {
 
 func (s *sources) record(rec *osvRecord) {
 	number := len(s.b.records)
-	s.b.records = append(s.b.records, rec.vulnerability(s.kev))
+	v := rec.vulnerability(s.kev)
+	s.rate(&v)
 	for i := range rec.Affected {
 		a := &rec.Affected[i]
 		eco, name := a.Package.Ecosystem, a.Package.Name
@@ -180,40 +210,13 @@ func (s *sources) record(rec *osvRecord) {
 		}
 		out, bad := a.affects(number)
 		s.rep.BadVersions += bad
+		s.join(&out, &v, eco, name)
 		if len(out.ranges) > 0 || len(out.versions) > 0 {
 			key := eco + "\x00" + keyName(eco, name)
 			s.b.keys[key] = append(s.b.keys[key], out)
 		}
 	}
-}
-
-// readKEV returns the CVE numbers of CISA's catalogue.
-func readKEV(path string) (map[string]bool, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := inventory.ReadAll(f, 64<<20)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	var kev struct {
-		Vulnerabilities []struct {
-			CVE string `json:"cveID"`
-		} `json:"vulnerabilities"`
-	}
-	if err := json.Unmarshal(b, &kev); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	out := map[string]bool{}
-	for _, v := range kev.Vulnerabilities {
-		out[v.CVE] = true
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%s has no vulnerability: want CISA's known_exploited_vulnerabilities.json", path)
-	}
-	return out, nil
+	s.b.records = append(s.b.records, v)
 }
 
 // cveFirst orders names of one vulnerability: CVE numbers first.

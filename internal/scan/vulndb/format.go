@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/atomicfile"
 )
 
 // The file: a header of fixed size, then a body that its checksum covers.
@@ -35,7 +37,7 @@ const (
 )
 
 // ErrBroken is returned for a file that is no database, is cut off or was altered.
-var ErrBroken = errors.New("the vulnerability database is broken: build it again with 'belay db build'")
+var ErrBroken = errors.New("the vulnerability database is broken: build it again with 'belay db import'")
 
 // builder gathers entries and writes the file.
 type builder struct {
@@ -107,7 +109,7 @@ func putShare(w *bytes.Buffer, x float64) {
 
 func (c *cursor) share() float64 {
 	n := int(c.byte()) | int(c.byte())<<8
-	return math.Round(float64(n)/math.MaxUint16*1e5) / 1e5
+	return math.Round(float64(n)/math.MaxUint16*1e4) / 1e4
 }
 
 func (v *Vulnerability) put(w *bytes.Buffer) {
@@ -151,6 +153,7 @@ type DB struct {
 	index, texts  []byte
 	sources       []Source
 	nKeys, nRecs  int
+	file          []byte
 	release       func()
 }
 
@@ -205,7 +208,7 @@ func load(b []byte) (*DB, error) {
 	if !bytes.Equal(h.Sum(nil), b[headerSize-sha256.Size:headerSize]) {
 		return nil, ErrBroken
 	}
-	db := &DB{built: time.Unix(int64(binary.LittleEndian.Uint64(b[12:])), 0).UTC(), size: len(b), nKeys: n[5], nRecs: n[6]}
+	db := &DB{built: time.Unix(int64(binary.LittleEndian.Uint64(b[12:])), 0).UTC(), size: len(b), file: b, nKeys: n[5], nRecs: n[6]}
 	db.keys, body = body[:n[0]], body[n[0]:]
 	db.entries, body = body[:n[1]], body[n[1]:]
 	db.index, body = body[:n[2]], body[n[2]:]
@@ -446,3 +449,46 @@ func (db *DB) Status() Status {
 
 // Built returns when the database was compiled.
 func (db *DB) Built() time.Time { return db.built }
+
+// Verify decodes every record of every package: a file may have the right checksum and
+// yet make no sense.
+//
+// Errors: [ErrBroken].
+func (db *DB) Verify() error {
+	var a affected
+	for i := range db.nKeys {
+		eco, name, _ := strings.Cut(string(db.key(i)), "\x00")
+		e, err := db.lookup(eco, name)
+		if err != nil {
+			return err
+		}
+		if e.n == 0 {
+			return fmt.Errorf("package %d is not where it should be: %w", i, ErrBroken)
+		}
+		for e.n > 0 {
+			if err := e.next(&a); err != nil {
+				return err
+			}
+			if _, err := db.record(a.record); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Copy checks the database in one file and puts it in the place of another, whole or not
+// at all.
+//
+// Errors: [*fs.PathError]; [ErrBroken], with the other file as it was.
+func Copy(from, to string) (Status, error) {
+	db, err := Open(from)
+	if err != nil {
+		return Status{}, err
+	}
+	defer db.Close()
+	if err := db.Verify(); err != nil {
+		return Status{}, fmt.Errorf("%s: %w", from, err)
+	}
+	return db.Status(), atomicfile.WriteFile(to, db.file, 0o644)
+}

@@ -28,12 +28,15 @@ var stateCodes = [...]string{StateAffected, StateEndOfLife, StateWillNotFix, Sta
 
 func stateCode(state string) byte { return byte(slices.Index(stateCodes[:], state)) }
 
+// negligible is set in a state's number if the distribution calls the flaw unimportant.
+const negligible = 0x80
+
 // stateOf is the state of a number. One that is not known is the plain one: affected.
 func stateOf(code byte) string {
-	if int(code) >= len(stateCodes) {
-		return StateAffected
+	if code &^= negligible; int(code) < len(stateCodes) {
+		return stateCodes[code]
 	}
-	return stateCodes[code]
+	return StateAffected
 }
 
 // Finding is one vulnerability in one package.
@@ -248,6 +251,9 @@ func (db *DB) findIn(ctx context.Context, all *merger, e entry, eco, text string
 		}
 		f.IDs, f.Severity, f.Score, f.Exploited, f.Summary = append([]string{rec.ID}, rec.Aliases...), rec.Severity, rec.Score, rec.Exploited, rec.Summary
 		f.EPSS, f.Percentile = rec.EPSS, rec.Percentile
+		if a.state&negligible != 0 {
+			f.Severity = SeverityNegligible
+		}
 		all.add(f)
 	}
 	return undecided, nil
