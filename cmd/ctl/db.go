@@ -22,9 +22,10 @@ func dbCommand(t *terminal) *cobra.Command {
 	return group("db", "Get, build and look at the vulnerability database",
 		`The database is one file that "belay scan" matches packages with. It is built from
 records in the OSV format and works on hosts without any network.`,
-		`  belay db import ./osv
+		`  belay db update
+  belay db import ./osv
   belay db status`,
-		dbImportCommand(t), dbExportCommand(t), dbVerifyCommand(t), dbStatusCommand(t))
+		dbUpdateCommand(t), dbImportCommand(t), dbExportCommand(t), dbVerifyCommand(t), dbStatusCommand(t))
 }
 
 // dbFlags are the flags of what makes a database.
@@ -55,7 +56,8 @@ former one in one step. When it fails the former one stays. A FILE is a database
 Records that were withdrawn are left out. A record in a file of its own goes before the
 one of its name in an archive. Records that cannot be read are counted, with some of
 them named.`,
-		Example: `  belay db import ./osv
+		Example: `  belay db update
+  belay db import ./osv
   belay db import ./osv --kev known_exploited_vulnerabilities.json --db ./vuln.db
   belay db import /media/usb/vuln.db`,
 		Args: oneArgument("a directory with OSV records, or a database"),

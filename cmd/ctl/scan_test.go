@@ -1,8 +1,12 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,6 +156,61 @@ func TestDBCommands(t *testing.T) {
 		code, text, msg := belay(t, tt.args...)
 		if code != tt.code || !strings.Contains(text+msg, tt.want) {
 			t.Errorf("%v: exit status %d, %s%s, want %d, %q", tt.args, code, text, msg, tt.code, tt.want)
+		}
+	}
+}
+
+// TestDBUpdate: from a server in the bucket's layout; nothing is done twice, and a
+// server that is gone leaves the database.
+func TestDBUpdate(t *testing.T) {
+	dir := t.TempDir()
+	src, db := filepath.Join(dir, "src"), filepath.Join(dir, "vuln.db")
+	var archive bytes.Buffer
+	z := zip.NewWriter(&archive)
+	w, err := z.Create("N-1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(w, `{"id":"N-1","aliases":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"npm","name":"a"},"versions":["1.0.0"]}]}`)
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string]string{
+		"npm/all.zip": archive.String(), "npm/modified_id.csv": "2024-01-01T00:00:00Z,N-1\n", "kev.json": `{"vulnerabilities":[{"cveID":"CVE-2024-1"}]}`,
+	} {
+		p := filepath.Join(src, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := http.FileServer(http.Dir(src))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		files.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	args := []string{"db", "update", "--from", server.URL, "--db", db, "--cache", filepath.Join(dir, "cache"), "--ecosystems", "npm"}
+	kev := []string{"--kev-url", server.URL + "/kev.json"}
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"first", append(args, kev...), exitOK, "1 records about 1 packages"},
+		{"again", append(args, kev...), exitOK, "nothing changed"},
+		{"not the catalogue", append(args, "--kev-url", server.URL+"/npm/all.zip", "--cache", filepath.Join(dir, "other")), exitFailed, "the former database stays"},
+		{"plain http", append(args, "--from", "http://192.0.2.1/"), exitFailed, "want https"},
+		{"no directory", append(args, "--from", "/nowhere"), exitFailed, "want a directory"},
+		{"directory", []string{"db", "update", "--from", filepath.Join(src, "npm"), "--db", filepath.Join(dir, "2.db")}, exitOK, "1 records"},
+		{"status", []string{"db", "status", "--db", db}, exitOK, "known_exploited_vulnerabilities.json"},
+	} {
+		code, text, msg := belay(t, tt.args...)
+		if code != tt.code || !strings.Contains(text+msg, tt.want) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q", tt.name, code, text, msg, tt.code, tt.want)
 		}
 	}
 }

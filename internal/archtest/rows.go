@@ -68,6 +68,7 @@ var Packages = []Package{
 	{Path: "internal/gate/preflight", Row: RowFeature},
 	{Path: "internal/scan/worker", Row: RowFeature},
 	{Path: "internal/scan/target", Row: RowFeature},
+	{Path: "internal/scan/feed", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/sandbox", Row: RowAdapter},

@@ -231,3 +231,42 @@ func cveFirst(ids []string) {
 		return strings.Compare(a, b)
 	})
 }
+
+// CheckArchive reads all of an archive of records, bounded as in a build: whether it is
+// whole, has records, and stays within the bounds.
+func CheckArchive(path string) error {
+	z, err := zip.OpenReader(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer z.Close()
+	total, records := int64(0), 0
+	for _, f := range z.File {
+		if filepath.Ext(f.Name) != ".json" {
+			continue
+		}
+		r, err := f.Open()
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", path, f.Name, err)
+		}
+		n, err := io.Copy(io.Discard, io.LimitReader(r, maxSources-total+1))
+		r.Close()
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", path, f.Name, err)
+		}
+		records++
+		if total += n; total > maxSources || records > maxRecords {
+			return fmt.Errorf("%s has more than %d bytes or %d records", path, int64(maxSources), maxRecords)
+		}
+	}
+	if records == 0 {
+		return fmt.Errorf("%s has no record", path)
+	}
+	return nil
+}
+
+// CheckColumns reads the files of o that are joined to records, and nothing else.
+func CheckColumns(o BuildOptions) error {
+	_, err := readColumns(o)
+	return err
+}
