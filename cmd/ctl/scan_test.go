@@ -73,9 +73,13 @@ func TestScan(t *testing.T) {
 	}{
 		{"text", nil, exitOK, []string{"critical  CVE-2024-28085 exploited", "bsdutils (util-linux)", "2.38.1-5+deb12u1", `Debian \x1b[2J12`}, ""},
 		{"packages only", []string{"--packages-only"}, exitOK, []string{"bsdutils", "1:2.38.1-5"}, ""},
-		{"fails", []string{"--fail-on", "high"}, exitFindings, []string{"CVE-2024-28085"}, "1 finding at or above high"},
+		{"fails", []string{"--fail-on", "high"}, exitFindings, []string{"CVE-2024-28085"}, "1 finding with severity >= high"},
+		{"fails, expression", []string{"--fail-on", "exploited && fixable && name == 'bsdutils'"}, exitFindings, nil, "1 finding with exploited"},
+		{"passes, expression", []string{"--fail-on", "severity >= high && !fixable"}, exitOK, nil, ""},
+		{"bad expression", []string{"--fail-on", "severity >= 'high'"}, exitFailed, nil, "column"},
+		{"unknown word", []string{"--fail-on", "cvss > 7"}, exitFailed, nil, "undeclared"},
 		{"fails, fixable", []string{"--fail-on", "critical", "--fixable"}, exitFindings, nil, ""},
-		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want negligible, low"},
+		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want a severity (negligible, low"},
 		{"bad format", []string{"-o", "pdf"}, exitUsage, nil, "want text, json"},
 		{"unknown piece", []string{"--sandbox-without", "walls"}, exitFailed, nil, "no sandbox piece"},
 		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db import"},
@@ -212,5 +216,50 @@ func TestDBUpdate(t *testing.T) {
 		if code != tt.code || !strings.Contains(text+msg, tt.want) {
 			t.Errorf("%s: exit status %d, %s%s, want %d, %q", tt.name, code, text, msg, tt.code, tt.want)
 		}
+	}
+}
+
+// TestScanAccepts: what is accepted or known does not fail a scan, and is shown.
+func TestScanAccepts(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	ignore := func(text string) string {
+		p := filepath.Join(dir, "ignore.yaml")
+		if err := os.WriteFile(p, []byte("ignore:\n- id: CVE-2024-28085\n  reason: nobody calls wall\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	args := []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner, "--fail-on", "low"}
+	_, old, _ := belay(t, append(args, "-o", "json")...)
+	baseline := filepath.Join(dir, "old.json")
+	if err := os.WriteFile(baseline, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, text string
+		flag, out  string
+		code       int
+		msg        string
+	}{
+		{"ignored", "", "", "ignored: nobody calls wall", exitOK, ""},
+		{"by name", "  package: bsd*\n", "", "ignored: nobody calls wall", exitOK, ""},
+		{"by package URL", "  package: pkg:deb/debian/bsdutils@*\n  expires: 2999-01-01\n", "", "ignored: nobody calls wall", exitOK, ""},
+		{"another package", "  package: openssl\n", "", "CVE-2024-28085", exitFindings, "matches no finding"},
+		{"expired", "  expires: 2020-01-01\n", "", "CVE-2024-28085", exitFindings, "no longer ignored since 2020-01-02"},
+		{"a field that there is not", "  until: 2020-01-01\n", "", "", exitFailed, "ignore.yaml:4: there is no field"},
+		{"known", "  package: openssl\n", baseline, "CVE-2024-28085 exploited known", exitOK, ""},
+	} {
+		a := append([]string{}, append(args, "--ignore", ignore(tt.text))...)
+		if tt.flag != "" {
+			a = append(a, "--baseline", tt.flag)
+		}
+		code, out, msg := belay(t, a...)
+		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
+		}
+	}
+	if _, out, _ := belay(t, append(args, "-o", "sarif", "--ignore", ignore(""))...); !strings.Contains(out, "suppressions") {
+		t.Error("SARIF does not say what is ignored")
 	}
 }

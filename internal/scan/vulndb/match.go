@@ -55,7 +55,14 @@ type Finding struct {
 	// distributions; empty if none is known.
 	Fixed   string `json:"fixed,omitempty"`
 	Summary string `json:"summary,omitempty"`
+	// Ignored is the reason for which somebody has accepted it, Known says that an
+	// earlier scan had it; both are set by whoever asks, and never by a match.
+	Ignored string `json:"ignored,omitempty"`
+	Known   bool   `json:"known,omitempty"`
 }
+
+// Fixable reports whether there is a version to go to that anybody can have.
+func (f *Finding) Fixable() bool { return f.Fixed != "" && f.State != StateSubscription }
 
 // Matches is what the database says of an image.
 type Matches struct {
