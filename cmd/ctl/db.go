@@ -13,61 +13,156 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/belay-project/belay/internal/scan/feed"
+	"github.com/belay-project/belay/internal/scan/osvdir"
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
 const defaultDB = "/var/lib/belay/vuln.db"
 
 func dbCommand(t *terminal) *cobra.Command {
-	return group("db", "Build and look at the vulnerability database",
+	return group("db", "Get, build and look at the vulnerability database",
 		`The database is one file that "belay scan" matches packages with. It is built from
-records in the OSV format, without any network, and works on hosts that have none.`,
-		`  belay db build ./osv
+records in the OSV format and works on hosts without any network.`,
+		`  belay db update
+  belay db import ./osv
   belay db status`,
-		dbBuildCommand(t), dbStatusCommand(t))
+		dbUpdateCommand(t), dbImportCommand(t), dbExportCommand(t), dbVerifyCommand(t), dbStatusCommand(t))
 }
 
-func dbBuildCommand(t *terminal) *cobra.Command {
-	var path, kev string
-	cmd := &cobra.Command{
-		Use:   "build DIR",
-		Short: "Compile OSV records below a directory into the database",
-		Long: `build reads all OSV records below DIR, which has the layout of the public OSV bucket
-(ECOSYSTEM/all.zip or ECOSYSTEM/ID.json), and puts the database in the place of the
-former one in one step. When it fails the former one stays.
+// dbFlags are the flags of what makes a database.
+type dbFlags struct {
+	path  string
+	build vulndb.BuildOptions
+}
 
-Records that were withdrawn are left out. Records that cannot be read are counted,
-with some of them named.`,
-		Example: `  belay db build ./osv
-  belay db build ./osv --kev known_exploited_vulnerabilities.json --db ./vuln.db`,
-		Args: oneArgument("a directory with OSV records"),
+func (f *dbFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.path, "db", defaultDB, "`file` of the database")
+	fl.StringVar(&f.build.KEV, "kev", "", "CISA's catalogue of exploited vulnerabilities, a JSON `file`")
+	fl.StringVar(&f.build.EPSS, "epss", "", "FIRST's EPSS scores, the `file` epss_scores-current.csv.gz")
+	fl.StringVar(&f.build.Tracker, "debian-tracker", "", "Debian's security tracker, a JSON `file`: what will not be fixed, or later")
+}
+
+func dbImportCommand(t *terminal) *cobra.Command {
+	f := &dbFlags{}
+	cmd := &cobra.Command{
+		Use:     "import DIR|FILE",
+		Aliases: []string{"build"},
+		Short:   "Compile OSV records below a directory into the database, or take an exported one",
+		Long: `import reads all OSV records below DIR, which has the layout of the public OSV bucket
+(ECOSYSTEM/all.zip or ECOSYSTEM/ID.json), and puts the database in the place of the
+former one in one step. When it fails the former one stays. A FILE is a database that
+"belay db export" wrote; it is checked whole before it is taken.
+
+Records that were withdrawn are left out. A record in a file of its own goes before the
+one of its name in an archive. Records that cannot be read are counted, with some of
+them named.`,
+		Example: `  belay db update
+  belay db import ./osv
+  belay db import ./osv --kev known_exploited_vulnerabilities.json --db ./vuln.db
+  belay db import /media/usb/vuln.db`,
+		Args: oneArgument("a directory with OSV records, or a database"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			start := time.Now()
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 				return err
 			}
-			rep, err := vulndb.Build(cmd.Context(), path, vulndb.BuildOptions{Walk: feed.Walk, Dir: args[0], KEV: kev, Now: t.now()})
+			st, err := os.Stat(args[0])
 			if err != nil {
 				return err
 			}
-			if t.output == formatJSON {
-				return t.writeJSON(rep)
-			}
-			fmt.Fprintf(t.out, "%s: %d records about %d packages in %s, %s withdrawn; built in %s\n",
-				clean(path), rep.Records, rep.Packages, mebibytes(rep.Bytes), count(rep.Withdrawn, "one", "others"), time.Since(start).Round(time.Millisecond))
-			if rep.BadRecords+rep.BadVersions > 0 {
-				fmt.Fprintf(t.out, "! left out: %s, %s\n", count(rep.BadRecords, "record that cannot be read", "records that cannot be read"),
-					count(rep.BadVersions, "version that cannot be ordered", "versions that cannot be ordered"))
-				for _, e := range rep.Examples {
-					fmt.Fprintln(t.out, "  "+clean(e))
+			if !st.IsDir() {
+				if f.build.KEV != "" || f.build.EPSS != "" || f.build.Tracker != "" {
+					return fmt.Errorf("%s is a file: what is joined to records is in a database already, and needs a directory of records", args[0])
 				}
+				return t.copyDB(args[0], f.path)
 			}
+			f.build.Dir = args[0]
+			return t.buildDB(cmd, f)
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+// buildDB compiles a database and tells what went into it.
+func (t *terminal) buildDB(cmd *cobra.Command, f *dbFlags) error {
+	start := time.Now()
+	f.build.Now, f.build.Walk = t.now(), osvdir.Walk
+	rep, err := vulndb.Build(cmd.Context(), f.path, f.build)
+	if err != nil {
+		return err
+	}
+	if t.output == formatJSON {
+		return t.writeJSON(rep)
+	}
+	fmt.Fprintf(t.out, "%s: %d records about %d packages in %s, %s withdrawn; built in %s\n",
+		clean(f.path), rep.Records, rep.Packages, mebibytes(rep.Bytes), count(rep.Withdrawn, "one", "others"), time.Since(start).Round(time.Millisecond))
+	if rep.BadRecords+rep.BadVersions > 0 {
+		fmt.Fprintf(t.out, "! left out: %s, %s\n", count(rep.BadRecords, "record that cannot be read", "records that cannot be read"),
+			count(rep.BadVersions, "version that cannot be ordered", "versions that cannot be ordered"))
+		for _, e := range rep.Examples {
+			fmt.Fprintln(t.out, "  "+clean(e))
+		}
+	}
+	return nil
+}
+
+// copyDB copies a database that is whole.
+func (t *terminal) copyDB(from, to string) error {
+	st, err := vulndb.Copy(from, to)
+	if err != nil {
+		return err
+	}
+	if t.output == formatJSON {
+		return t.writeJSON(st)
+	}
+	fmt.Fprintf(t.out, "%s: built %s, %d records about %d packages, %s\n", clean(to), t.ago(st.Built), st.Records, st.Packages, mebibytes(st.Bytes))
+	return nil
+}
+
+func dbExportCommand(t *terminal) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Copy the database to a file for another host",
+		Long: `export checks the database and copies it to FILE, which "belay db import" takes on a
+host without network. FILE appears whole or not at all.`,
+		Example: `  belay db export /media/usb/vuln.db`,
+		Args:    oneArgument("a file to write"),
+		RunE:    func(_ *cobra.Command, args []string) error { return t.copyDB(path, args[0]) },
+	}
+	cmd.Flags().StringVar(&path, "db", defaultDB, "`file` of the database")
+	return cmd
+}
+
+func dbVerifyCommand(t *terminal) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check the database by its checksum, and each record in it",
+		Long: `verify checks the checksum and decodes every record. The exit status is 1 if the
+database is missing, was altered or makes no sense. The checksum tells of accidents: it
+is no signature, and who can write the file can write another.`,
+		Example: `  belay db verify --db ./vuln.db`,
+		Args:    noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			db, err := openDB(path)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			if err := db.Verify(); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			st := db.Status()
+			if t.output == formatJSON {
+				return t.writeJSON(st)
+			}
+			fmt.Fprintf(t.out, "%s: all of %d records about %d packages are in order\n", clean(path), st.Records, st.Packages)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&path, "db", defaultDB, "`file` of the database")
-	cmd.Flags().StringVar(&kev, "kev", "", "CISA's catalogue of exploited vulnerabilities, a JSON `file`")
 	return cmd
 }
 
@@ -77,7 +172,8 @@ func dbStatusCommand(t *terminal) *cobra.Command {
 		Use:   "status",
 		Short: "Tell what the database holds and how old it is",
 		Long: `status checks the database by its checksum and counts the packages that it has records
-about, by ecosystem. The exit status is 1 if it is missing or broken.`,
+about, by ecosystem, with the age of each file it was built from. The exit status is 1
+if it is missing or broken.`,
 		Example: `  belay db status
   belay db status -o json | jq .built`,
 		Args: noArguments,
@@ -97,6 +193,13 @@ about, by ecosystem. The exit status is 1 if it is missing or broken.`,
 				tb.row(plain(eco), plain(fmt.Sprint(st.Ecosystems[eco])))
 			}
 			tb.writeTo(t.out)
+			if len(st.Sources) > 0 {
+				tb := t.table("  ", "SOURCE", "CHANGED", "RECORDS")
+				for _, src := range st.Sources {
+					tb.row(plain(src.Name), plain(t.ago(src.Time)), plain(fmt.Sprint(src.Records)))
+				}
+				tb.writeTo(t.out)
+			}
 			return nil
 		},
 	}
@@ -108,7 +211,7 @@ about, by ecosystem. The exit status is 1 if it is missing or broken.`,
 func openDB(path string) (*vulndb.DB, error) {
 	db, err := vulndb.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no vulnerability database at %s: build one with 'belay db build DIR --db %s', or list packages alone with --packages-only", path, path)
+		return nil, fmt.Errorf("there is no vulnerability database at %s: build one with 'belay db import DIR --db %s', or list packages alone with --packages-only", path, path)
 	}
 	return db, err
 }

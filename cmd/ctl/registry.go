@@ -81,7 +81,7 @@ Exit status: 0 all were scanned; 1 some were not; 2 not understood; 3 and 4 as o
 type sweep struct {
 	t       *terminal
 	f       *registryScanFlags
-	least   vulndb.Severity
+	rules   *scanRules
 	db      *vulndb.DB
 	client  *registry.Client
 	state   *sweepState
@@ -92,7 +92,7 @@ type sweep struct {
 }
 
 func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, targets []string) error {
-	least, err := f.check()
+	rules, err := f.check()
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 			return fmt.Errorf("the pattern %q: %w", p, err)
 		}
 	}
-	s := &sweep{t: t, f: f, least: least}
+	s := &sweep{t: t, f: f, rules: rules}
 	if s.db, err = f.prepare(); err != nil {
 		return err
 	}
@@ -206,11 +206,12 @@ func (s *sweep) image(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	s.rules.apply(s.t, scan)
 	if err := s.write(scan); err != nil {
 		return err
 	}
 	s.scanned++
-	if v := s.f.verdict(scan, s.least); v != nil {
+	if v := s.f.verdict(scan, s.rules); v != nil {
 		if old, ok := errors.AsType[statusError](s.verdict); !ok || old.code != exitFindings {
 			s.verdict = v
 		}

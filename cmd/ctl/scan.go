@@ -57,6 +57,8 @@ type scanFlags struct {
 	db              string
 	output          scanFormat
 	failOn          string
+	ignore          string
+	baseline        string
 	memoryMiB       int64
 	fixable         bool
 	packagesOnly    bool
@@ -91,12 +93,17 @@ not matched), installed Node.js modules, Python distributions, PHP packages, .NE
 libraries and Ruby gems, and Go programs. What it could not read or match is listed; with
 --fail-on that fails too, unless --allow-incomplete is given.
 
-Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or above
---fail-on; 4 there are none, but something could not be read or matched.`,
+--fail-on takes a severity, or an expression in CEL with the words severity (compared
+with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
+percentile, state, ids, kind, name, version, path and layer of a finding.
+
+Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings that --fail-on
+means; 4 there are none, but something could not be read or matched.`,
 		Example: `  belay scan nginx:1.27
   belay scan registry.example/team/app:1.4
   belay scan registry:nginx:1.27 --platform linux/arm64
   belay scan image.tar --fail-on high --fixable
+  belay scan image.tar --fail-on 'exploited || severity >= high && fixable' --ignore ignore.yaml
   belay scan ./rootfs -o cyclonedx > sbom.json`,
 		Args: oneArgument("one target"),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.scan(cmd.Context(), f, args[0]) },
@@ -115,7 +122,9 @@ Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings at or ab
 // add adds the flags that are the same for one target and for those of a registry.
 func (f *scanFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.db, "db", defaultDB, "`file` of the vulnerability database")
-	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above: low, medium, high, critical")
+	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
+	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities that are accepted for a time")
+	fl.StringVar(&f.baseline, "baseline", "", "`report` of an earlier scan (-o json): let --fail-on count only what is new")
 	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
 	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
 	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
@@ -127,30 +136,25 @@ func (f *scanFlags) add(fl *pflag.FlagSet) {
 	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
 }
 
-// check checks flags that go together and returns the least severity of --fail-on.
-func (f *scanFlags) check() (least vulndb.Severity, err error) {
-	if f.failOn != "" {
-		if least, err = vulndb.ParseSeverity(f.failOn); err != nil || least == vulndb.SeverityUnknown {
-			return least, fmt.Errorf("--fail-on %s: want negligible, low, medium, high or critical", f.failOn)
-		}
-		if f.packagesOnly {
-			return least, errors.New("--fail-on needs findings, and --packages-only looks for none")
-		}
-	}
+// check checks flags that go together and returns what they say of findings.
+func (f *scanFlags) check() (*scanRules, error) {
 	if f.memoryMiB < 32 || f.memoryMiB > 1<<20 {
-		return least, fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
+		return nil, fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
 	}
 	f.MemoryMax = f.memoryMiB << 20
-	return least, nil
+	return f.rules()
 }
 
 // verdict fails a scan by --fail-on.
-func (f *scanFlags) verdict(s *report.Scan, least vulndb.Severity) error {
-	if f.failOn == "" {
+func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
+	if rules.fail == nil {
 		return nil
 	}
-	if n := len(s.Worst(least, f.fixable)); n > 0 {
-		return statusError{exitFindings, fmt.Errorf("%s: %s at or above %s", s.Target, count(n, "finding", "findings"), least)}
+	switch n, err := rules.failing(s); {
+	case err != nil:
+		return err
+	case n > 0:
+		return statusError{exitFindings, fmt.Errorf("%s: %s with %s", s.Target, count(n, "finding", "findings"), rules.fail)}
 	}
 	if !s.Complete && !f.allowIncomplete {
 		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
@@ -159,7 +163,7 @@ func (f *scanFlags) verdict(s *report.Scan, least vulndb.Severity) error {
 }
 
 func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
-	least, err := f.check()
+	rules, err := f.check()
 	if err != nil {
 		return err
 	}
@@ -167,10 +171,11 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 	if err != nil {
 		return err
 	}
+	rules.apply(t, s)
 	if err := t.writeScan(s, f.output); err != nil {
 		return err
 	}
-	return f.verdict(s, least)
+	return f.verdict(s, rules)
 }
 
 // scanTarget has the target read and matches what is in it.
@@ -319,8 +324,17 @@ func (t *terminal) writeFindings(s *report.Scan) {
 			id += " exploited"
 		}
 		fixed := f.Fixed
-		if fixed == "" && f.State != vulndb.StateAffected {
+		switch {
+		case f.State == vulndb.StateSubscription:
+			fixed += " (" + f.State + ")"
+		case fixed == "" && f.State != vulndb.StateAffected:
 			fixed = f.State
+		}
+		switch {
+		case f.Ignored != "":
+			id += " ignored: " + f.Ignored
+		case f.Known:
+			id += " known"
 		}
 		c := severityColours[f.Severity]
 		if c == "" {

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,12 +73,16 @@ func TestScan(t *testing.T) {
 	}{
 		{"text", nil, exitOK, []string{"critical  CVE-2024-28085 exploited", "bsdutils (util-linux)", "2.38.1-5+deb12u1", `Debian \x1b[2J12`}, ""},
 		{"packages only", []string{"--packages-only"}, exitOK, []string{"bsdutils", "1:2.38.1-5"}, ""},
-		{"fails", []string{"--fail-on", "high"}, exitFindings, []string{"CVE-2024-28085"}, "1 finding at or above high"},
+		{"fails", []string{"--fail-on", "high"}, exitFindings, []string{"CVE-2024-28085"}, "1 finding with severity >= high"},
+		{"fails, expression", []string{"--fail-on", "exploited && fixable && name == 'bsdutils'"}, exitFindings, nil, "1 finding with exploited"},
+		{"passes, expression", []string{"--fail-on", "severity >= high && !fixable"}, exitOK, nil, ""},
+		{"bad expression", []string{"--fail-on", "severity >= 'high'"}, exitFailed, nil, "column"},
+		{"unknown word", []string{"--fail-on", "cvss > 7"}, exitFailed, nil, "undeclared"},
 		{"fails, fixable", []string{"--fail-on", "critical", "--fixable"}, exitFindings, nil, ""},
-		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want negligible, low"},
+		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want a severity (negligible, low"},
 		{"bad format", []string{"-o", "pdf"}, exitUsage, nil, "want text, json"},
 		{"unknown piece", []string{"--sandbox-without", "walls"}, exitFailed, nil, "no sandbox piece"},
-		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db build"},
+		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db import"},
 		{"no scanner", []string{"--scanner", "/nowhere/belay-scanner"}, exitFailed, nil, "--scanner"},
 		{"little memory", []string{"--memory", "1"}, exitFailed, nil, "at least 32 MiB"},
 		{"cyclonedx", []string{"-o", "cyclonedx"}, exitOK, []string{"pkg:deb/debian/bsdutils@1:2.38.1-5?distro=debian-12", `"specVersion": "1.6"`, "CVE-2024-28085"}, ""},
@@ -129,5 +137,129 @@ func TestScanIncomplete(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &s); err != nil || s.Schema != "belay.dev/scan/v1" || s.Complete {
 		t.Errorf("%v: %+v", err, s)
+	}
+}
+
+// TestDBCommands: a database goes to another host and back, and what is broken does not.
+func TestDBCommands(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	out, in := filepath.Join(dir, "out.db"), filepath.Join(dir, "in.db")
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"db", "verify", "--db", f.db}, exitOK, "all of 1 records"},
+		{[]string{"db", "export", out, "--db", f.db}, exitOK, "1 records about 1 packages"},
+		{[]string{"db", "import", out, "--db", in}, exitOK, "1 records about 1 packages"},
+		{[]string{"db", "import", out, "--db", in, "--kev", "x"}, exitFailed, "needs a directory"},
+		{[]string{"db", "import", f.scanner, "--db", in}, exitFailed, "broken"},
+		{[]string{"db", "status", "--db", in}, exitOK, "kev.json"},
+	} {
+		code, text, msg := belay(t, tt.args...)
+		if code != tt.code || !strings.Contains(text+msg, tt.want) {
+			t.Errorf("%v: exit status %d, %s%s, want %d, %q", tt.args, code, text, msg, tt.code, tt.want)
+		}
+	}
+}
+
+// TestDBUpdate: from a server in the bucket's layout; nothing is done twice, and a
+// server that is gone leaves the database.
+func TestDBUpdate(t *testing.T) {
+	dir := t.TempDir()
+	src, db := filepath.Join(dir, "src"), filepath.Join(dir, "vuln.db")
+	var archive bytes.Buffer
+	z := zip.NewWriter(&archive)
+	w, err := z.Create("N-1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(w, `{"id":"N-1","aliases":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"npm","name":"a"},"versions":["1.0.0"]}]}`)
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string]string{
+		"npm/all.zip": archive.String(), "npm/modified_id.csv": "2024-01-01T00:00:00Z,N-1\n", "kev.json": `{"vulnerabilities":[{"cveID":"CVE-2024-1"}]}`,
+	} {
+		p := filepath.Join(src, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := http.FileServer(http.Dir(src))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		files.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	args := []string{"db", "update", "--from", server.URL, "--db", db, "--cache", filepath.Join(dir, "cache"), "--ecosystems", "npm"}
+	kev := []string{"--kev-url", server.URL + "/kev.json"}
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"first", append(args, kev...), exitOK, "1 records about 1 packages"},
+		{"again", append(args, kev...), exitOK, "nothing changed"},
+		{"not the catalogue", append(args, "--kev-url", server.URL+"/npm/all.zip", "--cache", filepath.Join(dir, "other")), exitFailed, "the former database stays"},
+		{"plain http", append(args, "--from", "http://192.0.2.1/"), exitFailed, "want https"},
+		{"no directory", append(args, "--from", "/nowhere"), exitFailed, "want a directory"},
+		{"directory", []string{"db", "update", "--from", filepath.Join(src, "npm"), "--db", filepath.Join(dir, "2.db")}, exitOK, "1 records"},
+		{"status", []string{"db", "status", "--db", db}, exitOK, "known_exploited_vulnerabilities.json"},
+	} {
+		code, text, msg := belay(t, tt.args...)
+		if code != tt.code || !strings.Contains(text+msg, tt.want) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q", tt.name, code, text, msg, tt.code, tt.want)
+		}
+	}
+}
+
+// TestScanAccepts: what is accepted or known does not fail a scan, and is shown.
+func TestScanAccepts(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	ignore := func(text string) string {
+		p := filepath.Join(dir, "ignore.yaml")
+		if err := os.WriteFile(p, []byte("ignore:\n- id: CVE-2024-28085\n  reason: nobody calls wall\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	args := []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner, "--fail-on", "low"}
+	_, old, _ := belay(t, append(args, "-o", "json")...)
+	baseline := filepath.Join(dir, "old.json")
+	if err := os.WriteFile(baseline, []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, text string
+		flag, out  string
+		code       int
+		msg        string
+	}{
+		{"ignored", "", "", "ignored: nobody calls wall", exitOK, ""},
+		{"by name", "  package: bsd*\n", "", "ignored: nobody calls wall", exitOK, ""},
+		{"by package URL", "  package: pkg:deb/debian/bsdutils@*\n  expires: 2999-01-01\n", "", "ignored: nobody calls wall", exitOK, ""},
+		{"another package", "  package: openssl\n", "", "CVE-2024-28085", exitFindings, "matches no finding"},
+		{"expired", "  expires: 2020-01-01\n", "", "CVE-2024-28085", exitFindings, "no longer ignored since 2020-01-02"},
+		{"a field that there is not", "  until: 2020-01-01\n", "", "", exitFailed, "ignore.yaml:4: there is no field"},
+		{"known", "  package: openssl\n", baseline, "CVE-2024-28085 exploited known", exitOK, ""},
+	} {
+		a := append([]string{}, append(args, "--ignore", ignore(tt.text))...)
+		if tt.flag != "" {
+			a = append(a, "--baseline", tt.flag)
+		}
+		code, out, msg := belay(t, a...)
+		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
+		}
+	}
+	if _, out, _ := belay(t, append(args, "-o", "sarif", "--ignore", ignore(""))...); !strings.Contains(out, "suppressions") {
+		t.Error("SARIF does not say what is ignored")
 	}
 }

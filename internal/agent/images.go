@@ -186,7 +186,7 @@ func (im *images) state() {
 	case im.rules().NeedScan() && scanner == "":
 		h.SetDegraded("images", stock.ErrNoScanner.Error())
 	case im.rules().NeedScan() && err != nil:
-		h.SetDegraded("images", fmt.Sprintf("there is no vulnerability database: %v; fix: belay db build --db %s DIR", err, im.a.cfg.VulnDB))
+		h.SetDegraded("images", fmt.Sprintf("there is no vulnerability database: %v; fix: belay db update --db %s", err, im.a.cfg.VulnDB))
 	case im.a.cfg.Containerd != "" && im.rules().Any():
 		h.SetDegraded("images", "image policies judge containers of Docker alone: those of containerd start whatever their image is")
 	default:

@@ -78,7 +78,7 @@ func TestJudgeImage(t *testing.T) {
 		{"it takes too long", scan, judgedID, hangs, "unscanned", "within 1s"},
 		{"fallback", scan + "  fallback: allow\n", judgedID, fails, "", ""},
 		{"no scanner", scan, judgedID, nil, "unscanned", "no belay-scanner"},
-		{"no database", "  mode: enforce\n  findings: [{severity: high}]\n  unscanned: scan\n", judgedID, good, "database", "belay db build"},
+		{"no database", "  mode: enforce\n  findings: [{severity: high}]\n  unscanned: scan\n", judgedID, good, "database", "belay db update"},
 		{"the engine does not know it", scan, "sha256:" + strings.Repeat("b", 64), good, "lookup", "no such image"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

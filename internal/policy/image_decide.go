@@ -244,7 +244,7 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	}
 	switch {
 	case sc.Database.IsZero():
-		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db build"}
+		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: build a new one"}
 	}

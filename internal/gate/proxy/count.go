@@ -27,7 +27,7 @@ func (c *counters) init(r *health.Registry) {
 		{&c.refused, "gate_refused"},             // refused by the parser: no route, or not strict
 		{&c.malformed, "gate_malformed"},         // refused: no HTTP/1.1, or with two meanings
 		{&c.http2, "gate_http2"},                 // refused: HTTP/2 with prior knowledge, of who may not open build.grpc
-		{&c.grpcRefused, "gate_grpc_refused"},   // calls of BuildKit's refused without a policy: not known, not read, another's
+		{&c.grpcRefused, "gate_grpc_refused"},    // calls of BuildKit's refused without a policy: not known, not read, another's
 		{&c.limited, "gate_over_connections"},    // refused: too many connections
 		{&c.rate, "gate_over_rate"},              // refused: too many requests in a time
 		{&c.daemonErrors, "gate_daemon_errors"},  // the daemon could not be reached, or broke off
@@ -45,9 +45,9 @@ func (c *counters) init(r *health.Registry) {
 		{&c.streams, "gate_streams"},             // connections that became raw streams
 		{&c.hidden, "gate_hidden"},               // things left out of lists and events
 		{&c.elevated, "gate_elevated"},           // calls made under an elevation
-		{&c.tokens, "gate_token_calls"},         // calls made with a valid bearer token
-		{&c.tokenWrong, "gate_token_refused"},   // refused: the bearer token is not valid
-		{&c.tokenLimited, "gate_token_limited"}, // refused unlooked at: too many wrong tokens before
+		{&c.tokens, "gate_token_calls"},          // calls made with a valid bearer token
+		{&c.tokenWrong, "gate_token_refused"},    // refused: the bearer token is not valid
+		{&c.tokenLimited, "gate_token_limited"},  // refused unlooked at: too many wrong tokens before
 		{&c.noSession, "gate_no_session"},        // a caller's login session is not known: no elevation counts
 	} {
 		*n.to = r.Counter(n.name)

@@ -1,66 +1,359 @@
-// Package feed lists the records of a folder in the layout of the public OSV bucket:
-// archives and single files.
+// Package feed keeps a copy of a public bucket of OSV records, downloading only what
+// changed.
 //
-// It owns no state. It is apart from vulndb so that who only matches links no reader of
-// archives. Row: vocabulary; standard library only.
+// It owns the folder of that copy, which one process at a time may change. What it
+// downloads is hostile until checked: sizes are bounded, names of records become names
+// of files only if they can do no harm, an archive takes its place whole or not at all.
+// It compiles nothing. Row: feature.
 package feed
 
 import (
-	"archive/zip"
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/atomicfile"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/osvdir"
+	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
-// Walk calls add for each record below dir: ECOSYSTEM/all.zip, ECOSYSTEM/ID.json, or
-// files of both kinds directly. The reader holds one record and is of any length.
-//
-// Errors: those of files and archives; that of add, which ends it. An archive that is broken
-// is an error, since it would hide records without end.
-func Walk(dir string, add func(name string, r io.Reader) error) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if !d.Type().IsRegular() {
-			return nil
-		}
-		switch filepath.Ext(path) {
-		case ".zip":
-			return archive(path, add)
-		case ".json":
-			f, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			return add(path, f)
-		}
-		return nil
-	})
+// Bucket is the public bucket. Source: https://google.github.io/osv.dev/data/.
+const Bucket = "https://storage.googleapis.com/osv-vulnerabilities"
+
+// Bounds on downloads.
+const (
+	maxArchive = 4 << 30
+	maxList    = 512 << 20
+	maxRecord  = 32 << 20
+	// maxSingle is how many changed records are fetched one by one; for more the
+	// whole archive is.
+	maxSingle = 500
+	// lag is how much older than the records an archive may be.
+	lag = 2 * time.Hour
+)
+
+// Options says what to keep a copy of. Dir, URL and Ecosystems are needed.
+type Options struct {
+	// Dir is the folder of the copy: Dir/osv has the bucket's layout.
+	Dir string
+	// URL has the layout of [Bucket].
+	URL        string
+	Ecosystems []string // such as Debian, Go: names of the bucket's folders
+	// Extras are other files by their name in Dir/extra.
+	Extras []Extra
+	// Progress is told what is being done, in one line; nil for nobody.
+	Progress func(line string)
+	// Retry is the pause before the second try, doubled for the third; 0 is a second.
+	Retry time.Duration
 }
 
-func archive(path string, add func(name string, r io.Reader) error) error {
-	z, err := zip.OpenReader(path)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+// Extra is a file that is downloaded as it is. Check says whether it is what it should
+// be; it is not taken else.
+type Extra struct {
+	Name, URL string
+	Check     func(path string) error
+}
+
+// Report tells what was downloaded.
+type Report struct {
+	Bytes    int64    `json:"bytes"`
+	Archives int      `json:"archives"`
+	Records  int      `json:"records"` // one by one
+	Same     []string `json:"same,omitempty"`
+	// Gone are records that the list has and the bucket has not; what was known of
+	// them stays.
+	Gone int `json:"gone,omitempty"`
+}
+
+// ErrBusy says that another process is updating the copy.
+var ErrBusy = errors.New("another process is updating this copy")
+
+// state is what is known of one ecosystem's copy.
+type state struct {
+	List   string    `json:"list"`   // ETag of modified_id.csv
+	Cursor time.Time `json:"cursor"` // all changes up to here are in the copy
+}
+
+// Records is the folder of OSV records of a copy.
+func Records(dir string) string { return filepath.Join(dir, "osv") }
+
+// ExtraFile is the path of an extra file of a copy.
+func ExtraFile(dir, name string) string { return filepath.Join(dir, "extra", name) }
+
+var ecosystemName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._ -]{0,60}$`)
+
+// recordName is what becomes a name of a file: no separators, no leading dot.
+var recordName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,200}$`)
+
+// Update brings the copy up to date. After an error it holds, for each ecosystem, what
+// it held before or the new, and a further call goes on from there.
+//
+// Errors: [ErrBusy]; those of ctx, the network and the files.
+func Update(ctx context.Context, o Options) (Report, error) {
+	u := &update{Options: o}
+	base, err := url.Parse(o.URL)
+	if err != nil || base.Host == "" {
+		return u.rep, fmt.Errorf("%q is no address of a bucket: want https://HOST/PATH", o.URL)
 	}
-	defer z.Close()
-	for _, f := range z.File {
-		if filepath.Ext(f.Name) != ".json" {
-			continue
+	if u.client, err = newClient(base); err != nil {
+		return u.rep, err
+	}
+	for _, eco := range o.Ecosystems {
+		if !ecosystemName.MatchString(eco) {
+			return u.rep, fmt.Errorf("%q is no name of an ecosystem", eco)
 		}
-		r, err := f.Open()
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", path, f.Name, err)
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return u.rep, err
+	}
+	unlock, err := lock(filepath.Join(o.Dir, "lock"))
+	if err != nil {
+		return u.rep, err
+	}
+	defer unlock()
+	for _, eco := range o.Ecosystems {
+		if err := u.ecosystem(ctx, eco); err != nil {
+			return u.rep, fmt.Errorf("update %s: %w", eco, err)
 		}
-		err = add(path+": "+f.Name, r)
-		r.Close()
-		if err != nil {
+	}
+	for _, x := range o.Extras {
+		if err := u.extra(ctx, x); err != nil {
+			return u.rep, fmt.Errorf("update %s: %w", x.Name, err)
+		}
+	}
+	return u.rep, nil
+}
+
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", path, ErrBusy)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// update is one run.
+type update struct {
+	Options
+	client *client
+	rep    Report
+}
+
+func (u *update) say(format string, args ...any) {
+	if u.Progress != nil {
+		u.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+// address is that of a file of the bucket.
+func (u *update) address(eco, name string) string {
+	return strings.TrimSuffix(u.URL, "/") + "/" + url.PathEscape(eco) + "/" + url.PathEscape(name)
+}
+
+// ecosystem brings one ecosystem up to date.
+func (u *update) ecosystem(ctx context.Context, eco string) error {
+	dir := filepath.Join(Records(u.Dir), eco)
+	archive, statePath := filepath.Join(dir, "all.zip"), filepath.Join(u.Dir, "state", eco+".json")
+	for _, d := range []string{dir, filepath.Dir(statePath)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
 	}
-	return nil
+	st := readState(statePath)
+	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
+		st = state{} // the copy is gone, whatever is said of it
+	}
+	var changed []string
+	var newest time.Time
+	meta, err := u.get(ctx, u.address(eco, "modified_id.csv"), st.List, func(r io.Reader) (err error) {
+		changed, newest, err = changes(r, st.Cursor)
+		return err
+	})
+	if errors.Is(err, errSame) {
+		u.rep.Same = append(u.rep.Same, eco)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	next := state{List: meta.etag, Cursor: newest}
+	if st.Cursor.IsZero() || len(changed) > maxSingle {
+		u.say("%s: all records", eco)
+		at, err := u.archive(ctx, eco, archive)
+		if err != nil {
+			return err
+		}
+		if !at.IsZero() && at.Add(-lag).Before(newest) {
+			// What changed since the archive was made comes one by one, now or next time.
+			next = state{Cursor: at.Add(-lag)}
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "changed")); err != nil {
+			return err
+		}
+	} else {
+		u.say("%s: %d changed", eco, len(changed))
+		if err := u.records(ctx, eco, filepath.Join(dir, "changed"), changed); err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(statePath, b, 0o644)
+}
+
+// readState is empty if there is none or it is broken: then all is downloaded again.
+func readState(path string) (st state) {
+	f, err := os.Open(path)
+	if err != nil {
+		return state{}
+	}
+	defer f.Close()
+	b, err := inventory.ReadAll(f, 1<<16)
+	if err != nil || json.Unmarshal(b, &st) != nil {
+		return state{}
+	}
+	return st
+}
+
+// changes reads a list of changes, the newest first, as far as those since the cursor
+// go. One more than [maxSingle] is enough to know that it is too many.
+func changes(r io.Reader, cursor time.Time) (ids []string, newest time.Time, err error) {
+	s := bufio.NewScanner(r)
+	for line := 1; s.Scan(); line++ {
+		text, id, ok := strings.Cut(strings.TrimSpace(s.Text()), ",")
+		if !ok && text == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil || !recordName.MatchString(id) {
+			return nil, newest, fmt.Errorf("line %d of the list of changes is no time and name: %.80q", line, s.Text())
+		}
+		if newest.IsZero() {
+			newest = at
+		}
+		if at.Before(cursor) || len(ids) > maxSingle {
+			return ids, newest, nil
+		}
+		ids = append(ids, id)
+	}
+	if s.Err() == nil && newest.IsZero() {
+		return nil, newest, errors.New("the list of changes is empty")
+	}
+	return ids, newest, s.Err()
+}
+
+// archive downloads all records of an ecosystem and returns when they were put together.
+func (u *update) archive(ctx context.Context, eco, path string) (time.Time, error) {
+	at, err := u.file(ctx, u.address(eco, "all.zip"), path, "", checkArchive)
+	if err == nil {
+		u.rep.Archives++
+	}
+	return at.modified, err
+}
+
+// records downloads records one by one.
+func (u *update) records(ctx context.Context, eco, dir string, ids []string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		var body []byte
+		_, err := u.get(ctx, u.address(eco, id+".json"), "", func(r io.Reader) (err error) {
+			body, err = inventory.ReadAll(r, maxRecord)
+			if err == nil && !json.Valid(body) {
+				err = errors.New("the record is no JSON")
+			}
+			return err
+		})
+		if status, ok := errors.AsType[*StatusError](err); ok && status.Code == 404 {
+			u.rep.Gone++
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+		if err := atomicfile.WriteFileUnsynced(filepath.Join(dir, id+".json"), body, 0o644); err != nil {
+			return err
+		}
+		u.rep.Records++
+	}
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = id + ".json"
+	}
+	return atomicfile.Sync(dir, names)
+}
+
+// extra brings another file up to date.
+func (u *update) extra(ctx context.Context, x Extra) error {
+	path := ExtraFile(u.Dir, x.Name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	tag := readState(path + ".state").List
+	if _, err := os.Stat(path); err != nil {
+		tag = ""
+	}
+	meta, err := u.file(ctx, x.URL, path, tag, x.Check)
+	if errors.Is(err, errSame) {
+		u.rep.Same = append(u.rep.Same, x.Name)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	u.say("%s: new", x.Name)
+	b, err := json.Marshal(state{List: meta.etag})
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(path+".state", b, 0o644)
+}
+
+// saveTag notes which version of a file a part of it is.
+func saveTag(path, tag string) error {
+	b, err := json.Marshal(state{List: tag})
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(path, b, 0o644)
+}
+
+// Changed returns when the copy was last changed; zero if there is none.
+func Changed(dir string) (at time.Time) {
+	for _, pattern := range []string{"state/*.json", "extra/*.state"} {
+		paths, _ := filepath.Glob(filepath.Join(dir, pattern)) //nolint:errcheck // the patterns are well formed
+		for _, p := range paths {
+			if st, err := os.Stat(p); err == nil && st.ModTime().After(at) {
+				at = st.ModTime()
+			}
+		}
+	}
+	return at
+}
+
+func checkArchive(path string) error {
+	return osvdir.Check(path, vulndb.MaxRecords, vulndb.MaxBytes)
 }

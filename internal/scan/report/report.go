@@ -9,7 +9,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -52,18 +51,6 @@ func New(target string, at time.Time, res *inventory.Result, db *Database, match
 		s.Complete = s.Complete && len(matches.Notes) == 0
 	}
 	return s
-}
-
-// Worst returns the findings at or above a severity. What nobody has rated counts as
-// high: it is not known to be less. fixable keeps those with a version to go to.
-func (s *Scan) Worst(least vulndb.Severity, fixable bool) []vulndb.Finding {
-	return slices.DeleteFunc(slices.Clone(s.Findings), func(f vulndb.Finding) bool {
-		sev := f.Severity
-		if sev == vulndb.SeverityUnknown {
-			sev = vulndb.SeverityHigh
-		}
-		return sev < least || fixable && f.Fixed == ""
-	})
 }
 
 // PURL returns the package URL of a package of an image.

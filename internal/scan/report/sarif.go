@@ -47,6 +47,13 @@ type (
 		Message   sarifText         `json:"message"`
 		Locations []sarifLocation   `json:"locations"`
 		Prints    map[string]string `json:"partialFingerprints"`
+		// Section 3.27.23: a result with one is shown as suppressed.
+		Suppressions []sarifSuppression `json:"suppressions,omitempty"`
+		Baseline     string             `json:"baselineState,omitempty"`
+	}
+	sarifSuppression struct {
+		Kind          string `json:"kind"`
+		Justification string `json:"justification"`
 	}
 	sarifLocation struct {
 		Physical struct {
@@ -85,6 +92,12 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 		res := sarifResult{
 			RuleID: id, RuleIndex: rules[id], Level: sarifLevel(f.Severity), Message: sarifText{text},
 			Prints: map[string]string{"belayFinding/v1": id + " " + p.Kind + " " + p.Name + " " + p.Path},
+		}
+		if f.Ignored != "" {
+			res.Suppressions = []sarifSuppression{{"external", f.Ignored}}
+		}
+		if f.Known {
+			res.Baseline = "unchanged"
 		}
 		var at sarifLocation
 		at.Physical.Artifact.URI = (&url.URL{Path: p.Path}).String()

@@ -15,8 +15,8 @@ import (
 
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/policy"
-	"github.com/belay-project/belay/internal/scan/feed"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/osvdir"
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
@@ -38,7 +38,7 @@ func buildDB(t *testing.T, path string, records ...string) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := vulndb.Build(t.Context(), path, vulndb.BuildOptions{Walk: feed.Walk, Dir: dir, Now: time.Now()}); err != nil {
+	if _, err := vulndb.Build(t.Context(), path, vulndb.BuildOptions{Walk: osvdir.Walk, Dir: dir, Now: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 }

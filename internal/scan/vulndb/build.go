@@ -2,11 +2,11 @@ package vulndb
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,12 +18,15 @@ import (
 // BuildOptions says what to build from.
 type BuildOptions struct {
 	// Dir has records in the layout of the public OSV bucket; Walk lists them: it is
-	// feed.Walk, which those who only match do not link.
+	// osvdir.Walk, which those who only match do not link.
 	Dir  string
-	Walk func(dir string, add func(name string, r io.Reader) error) error
+	Walk func(dir string, add func(path, entry string, r io.Reader) error) error
 	// KEV is CISA's catalogue known_exploited_vulnerabilities.json; empty for none.
 	KEV string
-	Now time.Time
+	// EPSS is FIRST's epss_scores-current.csv.gz, Tracker the JSON of Debian's security
+	// tracker; empty for none.
+	EPSS, Tracker string
+	Now           time.Time
 }
 
 // BuildReport tells what went into a database.
@@ -40,8 +43,8 @@ type BuildReport struct {
 
 // Bounds on the sources of a database.
 const (
-	maxRecords = 5_000_000
-	maxSources = 16 << 30 // bytes of JSON
+	MaxRecords = 5_000_000
+	MaxBytes   = 16 << 30 // of JSON
 )
 
 // Build compiles the records below o.Dir into a file at path. The file appears whole
@@ -51,14 +54,17 @@ const (
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
 	s := &sources{ctx: ctx.Err, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
-	if o.KEV != "" {
-		var err error
-		if s.kev, err = readKEV(o.KEV); err != nil {
-			return s.rep, err
-		}
+	var err error
+	if s.columns, err = readColumns(o); err != nil {
+		return s.rep, err
 	}
 	if err := o.Walk(o.Dir, s.add); err != nil {
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
+	}
+	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
+		if path != "" {
+			s.source(path)
+		}
 	}
 	s.rep.Records, s.rep.Packages = len(s.b.records), len(s.b.keys)
 	if s.rep.Records == 0 {
@@ -74,17 +80,43 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 
 // sources is one build.
 type sources struct {
-	ctx   func() error
-	b     builder
-	kev   map[string]bool
-	seen  map[string]bool // IDs: a record may be in an archive and beside it
-	rep   BuildReport
-	bytes int64
+	ctx func() error
+	b   builder
+	columns
+	archive string          // that is being read
+	named   bool            // the archive is the last of b.sources
+	seen    map[string]bool // IDs: a record may be in an archive and beside it
+	rep     BuildReport
+	bytes   int64
+}
+
+// maxNamed bounds how many files are named in a database.
+const maxNamed = 200
+
+// source names a file that was read.
+func (s *sources) source(path string) {
+	st, err := os.Stat(path)
+	if s.named = err == nil && len(s.b.sources) < maxNamed; !s.named {
+		return
+	}
+	name := filepath.Base(path)
+	if name == "all.zip" {
+		name = filepath.Base(filepath.Dir(path))
+	}
+	s.b.sources = append(s.b.sources, Source{Name: name, Time: st.ModTime().UTC().Truncate(time.Second)})
 }
 
 // add takes one record in. One that is broken is counted; an archive that is broken
 // is an error, since it would hide records without end.
-func (s *sources) add(name string, r io.Reader) error {
+func (s *sources) add(path, entry string, r io.Reader) error {
+	name := path
+	if entry != "" {
+		name += ": " + entry
+		if path != s.archive {
+			s.archive = path
+			s.source(path)
+		}
+	}
 	if err := s.ctx(); err != nil {
 		return err
 	}
@@ -96,22 +128,22 @@ func (s *sources) add(name string, r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if s.bytes += int64(len(b)); s.bytes > maxSources || len(s.b.records) > maxRecords {
-		return fmt.Errorf("the sources have more than %d bytes or %d records", int64(maxSources), maxRecords)
+	if s.bytes += int64(len(b)); s.bytes > MaxBytes || len(s.b.records) > MaxRecords {
+		return fmt.Errorf("the sources have more than %d bytes or %d records", int64(MaxBytes), MaxRecords)
 	}
 	rec, ok, err := parseRecord(b)
 	if err != nil {
 		s.bad(name, err)
 		return nil
 	}
+	if s.seen[rec.ID] {
+		return nil
+	}
+	s.seen[rec.ID] = true // also if it was withdrawn: an older archive may not know
 	if !ok {
 		s.rep.Withdrawn++
 		return nil
 	}
-	if s.seen[rec.ID] {
-		return nil
-	}
-	s.seen[rec.ID] = true
 	s.record(rec)
 	return nil
 }
@@ -125,7 +157,8 @@ func (s *sources) bad(name string, err error) {
 
 func (s *sources) record(rec *osvRecord) {
 	number := len(s.b.records)
-	s.b.records = append(s.b.records, rec.vulnerability(s.kev))
+	v := rec.vulnerability(s.kev)
+	s.rate(&v)
 	for i := range rec.Affected {
 		a := &rec.Affected[i]
 		eco, name := a.Package.Ecosystem, a.Package.Name
@@ -134,40 +167,16 @@ func (s *sources) record(rec *osvRecord) {
 		}
 		out, bad := a.affects(number)
 		s.rep.BadVersions += bad
+		s.join(&out, &v, eco, name)
 		if len(out.ranges) > 0 || len(out.versions) > 0 {
 			key := eco + "\x00" + keyName(eco, name)
 			s.b.keys[key] = append(s.b.keys[key], out)
 		}
 	}
-}
-
-// readKEV returns the CVE numbers of CISA's catalogue.
-func readKEV(path string) (map[string]bool, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	s.b.records = append(s.b.records, v)
+	if s.named {
+		s.b.sources[len(s.b.sources)-1].Records++
 	}
-	defer f.Close()
-	b, err := inventory.ReadAll(f, 64<<20)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	var kev struct {
-		Vulnerabilities []struct {
-			CVE string `json:"cveID"`
-		} `json:"vulnerabilities"`
-	}
-	if err := json.Unmarshal(b, &kev); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	out := map[string]bool{}
-	for _, v := range kev.Vulnerabilities {
-		out[v.CVE] = true
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%s has no vulnerability: want CISA's known_exploited_vulnerabilities.json", path)
-	}
-	return out, nil
 }
 
 // cveFirst orders names of one vulnerability: CVE numbers first.
@@ -181,4 +190,10 @@ func cveFirst(ids []string) {
 		}
 		return strings.Compare(a, b)
 	})
+}
+
+// CheckColumns reads the files of o that are joined to records, and nothing else.
+func CheckColumns(o BuildOptions) error {
+	_, err := readColumns(o)
+	return err
 }

@@ -52,20 +52,23 @@ func (db *DB) Fingerprint(k Key) (uint64, error) {
 		}
 		return 0, nil
 	}
-	list, err := db.lookup(k.Ecosystem, k.Name)
-	if err != nil || len(list) == 0 {
+	e, err := db.lookup(k.Ecosystem, k.Name)
+	if err != nil || e.n == 0 {
 		return 0, err
 	}
 	var h maphash.Hash
 	h.SetSeed(fingerprintSeed)
 	var b bytes.Buffer
-	for i := range list {
-		v, err := db.record(list[i].record)
+	var a affected
+	for e.n > 0 {
+		if err := e.next(&a); err != nil {
+			return 0, err
+		}
+		v, err := db.record(a.record)
 		if err != nil {
 			return 0, err
 		}
 		// Numbers of records move with every build; what they say does not.
-		a := list[i]
 		a.record = 0
 		b.Reset()
 		v.put(&b)

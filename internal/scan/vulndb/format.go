@@ -4,42 +4,46 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/atomicfile"
 )
 
 // The file: a header of fixed size, then a body that its checksum covers.
 //
-//	header  magic, version, time of the build, sizes of the four parts, counts, SHA-256 of the body
+//	header  magic, version, time of the build, sizes of the five parts, counts, SHA-256 of the body
 //	keys    offsets of entries by their key, sorted: little-endian uint32
 //	entries key, then what each record says of that package
 //	records offsets of records, by number: little-endian uint32
 //	texts   the records
+//	meta    what it was built from: JSON
 //
 // A key is an ecosystem, a zero byte and a package's name. Numbers are varints, texts
 // have their length before them.
 const (
 	magic      = "BELAYVDB"
-	formatNow  = 1
-	headerSize = 8 + 4 + 8 + 6*4 + sha256.Size
+	formatNow  = 2
+	headerSize = 8 + 4 + 8 + 7*4 + sha256.Size
 	maxFile    = 1 << 30
 )
 
 // ErrBroken is returned for a file that is no database, is cut off or was altered.
-var ErrBroken = errors.New("the vulnerability database is broken: build it again with 'belay db build'")
+var ErrBroken = errors.New("the vulnerability database is broken: build it again with 'belay db import'")
 
 // builder gathers entries and writes the file.
 type builder struct {
 	keys    map[string][]affected
 	records []Vulnerability
+	sources []Source
 }
 
 // encode returns the whole file.
@@ -62,16 +66,20 @@ func (b *builder) encode(now time.Time) ([]byte, error) {
 		putU32(&index, texts.Len())
 		b.records[i].put(&texts)
 	}
-	size := keys.Len() + entries.Len() + index.Len() + texts.Len()
+	meta, err := json.Marshal(b.sources)
+	if err != nil {
+		return nil, err
+	}
+	size := keys.Len() + entries.Len() + index.Len() + texts.Len() + len(meta)
 	if size > maxFile-headerSize {
 		return nil, fmt.Errorf("the database would have %d bytes, more than %d", size, maxFile)
 	}
-	body := slices.Concat(keys.Bytes(), entries.Bytes(), index.Bytes(), texts.Bytes())
+	body := slices.Concat(keys.Bytes(), entries.Bytes(), index.Bytes(), texts.Bytes(), meta)
 	var out bytes.Buffer
 	out.WriteString(magic)
 	putU32(&out, formatNow)
 	out.Write(binary.LittleEndian.AppendUint64(nil, uint64(now.Unix())))
-	for _, n := range []int{keys.Len(), entries.Len(), index.Len(), texts.Len(), len(names), len(b.records)} {
+	for _, n := range []int{keys.Len(), entries.Len(), index.Len(), texts.Len(), len(meta), len(names), len(b.records)} {
 		putU32(&out, n)
 	}
 	sum := sha256.Sum256(append(slices.Clone(out.Bytes()), body...))
@@ -94,6 +102,16 @@ func putTexts(w *bytes.Buffer, list []string) {
 	}
 }
 
+// putShare writes a number from 0 to 1 in steps of 1/65535.
+func putShare(w *bytes.Buffer, x float64) {
+	w.Write(binary.LittleEndian.AppendUint16(nil, uint16(math.Round(min(max(x, 0), 1)*math.MaxUint16))))
+}
+
+func (c *cursor) share() float64 {
+	n := int(c.byte()) | int(c.byte())<<8
+	return math.Round(float64(n)/math.MaxUint16*1e4) / 1e4
+}
+
 func (v *Vulnerability) put(w *bytes.Buffer) {
 	putText(w, v.ID)
 	putTexts(w, v.Aliases)
@@ -103,25 +121,28 @@ func (v *Vulnerability) put(w *bytes.Buffer) {
 	}
 	w.WriteByte(flags)
 	w.WriteByte(byte(math.Round(v.Score * 10)))
+	putShare(w, v.EPSS)
+	putShare(w, v.Percentile)
 	putText(w, v.Summary)
 }
 
 func (a *affected) put(w *bytes.Buffer) {
 	putInt(w, a.record)
-	if a.endOfLife {
-		w.WriteByte(1)
-	} else {
-		w.WriteByte(0)
-	}
+	w.WriteByte(a.state)
 	putInt(w, len(a.ranges))
 	for _, r := range a.ranges {
 		putInt(w, len(r))
 		for _, e := range r {
 			w.WriteByte(e.kind)
-			putText(w, e.version)
+			putInt(w, len(e.version))
+			w.Write(e.version)
 		}
 	}
-	putTexts(w, a.versions)
+	putInt(w, len(a.versions))
+	for _, v := range a.versions {
+		putInt(w, len(v))
+		w.Write(v)
+	}
 }
 
 // DB is an open database. Safe for concurrent use until [DB.Close].
@@ -130,7 +151,9 @@ type DB struct {
 	size          int
 	keys, entries []byte
 	index, texts  []byte
+	sources       []Source
 	nKeys, nRecs  int
+	file          []byte
 	release       func()
 }
 
@@ -169,14 +192,14 @@ func load(b []byte) (*DB, error) {
 		return nil, ErrBroken
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != formatNow {
-		return nil, fmt.Errorf("it has format %d, want %d: %w", v, formatNow, ErrBroken)
+		return nil, fmt.Errorf("it has format %d, and this version of belay reads %d: %w", v, formatNow, ErrBroken)
 	}
-	var n [6]int
+	var n [7]int
 	for i := range n {
 		n[i] = int(binary.LittleEndian.Uint32(b[20+4*i:]))
 	}
 	body := b[headerSize:]
-	if n[0]+n[1]+n[2]+n[3] != len(body) || n[0] != 4*n[4] || n[2] != 4*n[5] {
+	if n[0]+n[1]+n[2]+n[3]+n[4] != len(body) || n[0] != 4*n[5] || n[2] != 4*n[6] {
 		return nil, ErrBroken
 	}
 	h := sha256.New()
@@ -185,10 +208,14 @@ func load(b []byte) (*DB, error) {
 	if !bytes.Equal(h.Sum(nil), b[headerSize-sha256.Size:headerSize]) {
 		return nil, ErrBroken
 	}
-	db := &DB{built: time.Unix(int64(binary.LittleEndian.Uint64(b[12:])), 0).UTC(), size: len(b), nKeys: n[4], nRecs: n[5]}
+	db := &DB{built: time.Unix(int64(binary.LittleEndian.Uint64(b[12:])), 0).UTC(), size: len(b), file: b, nKeys: n[5], nRecs: n[6]}
 	db.keys, body = body[:n[0]], body[n[0]:]
 	db.entries, body = body[:n[1]], body[n[1]:]
-	db.index, db.texts = body[:n[2]], body[n[2]:]
+	db.index, body = body[:n[2]], body[n[2]:]
+	db.texts, body = body[:n[3]], body[n[3]:]
+	if err := json.Unmarshal(body, &db.sources); err != nil {
+		return nil, ErrBroken
+	}
 	return db, nil
 }
 
@@ -205,11 +232,11 @@ type cursor struct {
 	broken bool
 }
 
-func at(part []byte, offset uint32) *cursor {
+func at(part []byte, offset uint32) cursor {
 	if int64(offset) > int64(len(part)) {
-		return &cursor{broken: true}
+		return cursor{broken: true}
 	}
-	return &cursor{b: part[offset:]}
+	return cursor{b: part[offset:]}
 }
 
 func (c *cursor) int() int {
@@ -259,43 +286,118 @@ func (c *cursor) list() []string {
 	return out
 }
 
-// lookup returns what the database has on one package.
-func (db *DB) lookup(ecosystem, name string) ([]affected, error) {
-	key := []byte(ecosystem + "\x00" + keyName(ecosystem, name))
-	i, found := sort.Find(db.nKeys, func(i int) int {
-		return bytes.Compare(key, at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:])).raw())
-	})
-	if !found {
-		return nil, nil
-	}
-	c := at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:]))
-	c.raw()
-	var out []affected
-	for range c.count() {
-		a := affected{record: c.int(), endOfLife: c.byte() == 1}
-		for range c.count() {
-			var r []event
-			for range c.count() {
-				r = append(r, event{c.byte(), c.text()})
-			}
-			a.ranges = append(a.ranges, r)
+// entry is what the database has on one package, not yet decoded. The zero entry is of
+// a package without records.
+type entry struct {
+	c cursor
+	n int // records
+}
+
+// next decodes the next record of the entry into a, whose memory it uses again.
+func (e *entry) next(a *affected) error {
+	e.n--
+	c := &e.c
+	a.record, a.state = c.int(), c.byte()
+	old := a.ranges
+	a.ranges = a.ranges[:0]
+	for i := range c.count() {
+		var r []event
+		if i < cap(old) {
+			r = old[:cap(old)][i][:0]
 		}
-		a.versions = c.list()
-		out = append(out, a)
+		for range c.count() {
+			r = append(r, event{c.byte(), c.raw()})
+			if c.broken {
+				return ErrBroken
+			}
+		}
+		a.ranges = append(a.ranges, r)
+	}
+	a.versions = a.versions[:0]
+	for range c.count() {
+		a.versions = append(a.versions, c.raw())
+		if c.broken {
+			return ErrBroken
+		}
 	}
 	if c.broken {
-		return nil, ErrBroken
+		return ErrBroken
 	}
-	return out, nil
+	return nil
+}
+
+// key is the key of the entry number i.
+func (db *DB) key(i int) []byte {
+	c := at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:]))
+	return c.raw()
+}
+
+// search returns the number of the first entry that is not before a key.
+func (db *DB) search(ecosystem, name string) int {
+	lo, hi := 0, db.nKeys
+	for lo < hi {
+		m := int(uint(lo+hi) >> 1)
+		if compareKey(db.key(m), ecosystem, name) < 0 {
+			lo = m + 1
+		} else {
+			hi = m
+		}
+	}
+	return lo
+}
+
+// compareKey compares a stored key with that of an ecosystem and a name, making none.
+func compareKey(key []byte, ecosystem, name string) int {
+	n := min(len(key), len(ecosystem))
+	if c := compareText(key[:n], ecosystem[:n]); c != 0 {
+		return c
+	}
+	switch {
+	case len(key) == n:
+		return -1
+	case key[n] != 0:
+		return 1
+	}
+	return compareText(key[n+1:], name)
+}
+
+// compareText is bytes.Compare with a text, of which it makes no copy.
+func compareText(a []byte, b string) int {
+	switch {
+	case string(a) == b:
+		return 0
+	case string(a) < b:
+		return -1
+	}
+	return 1
+}
+
+// lookup returns what the database has on one package. It allocates nothing.
+//
+// Errors: [ErrBroken].
+func (db *DB) lookup(ecosystem, name string) (entry, error) {
+	name = keyName(ecosystem, name)
+	i := db.search(ecosystem, name)
+	if i == db.nKeys || compareKey(db.key(i), ecosystem, name) != 0 {
+		return entry{}, nil
+	}
+	e := entry{c: at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:]))}
+	e.c.raw()
+	e.n = e.c.count()
+	if e.c.broken {
+		return entry{}, ErrBroken
+	}
+	return e, nil
 }
 
 // has reports whether there is any package of an ecosystem.
 func (db *DB) has(ecosystem string) bool {
-	key := []byte(ecosystem + "\x00")
-	i := sort.Search(db.nKeys, func(i int) bool {
-		return bytes.Compare(at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:])).raw(), key) >= 0
-	})
-	return i < db.nKeys && bytes.HasPrefix(at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:])).raw(), key)
+	i := db.search(ecosystem, "")
+	if i == db.nKeys {
+		return false
+	}
+	key := db.key(i)
+	return len(key) > len(ecosystem) && key[len(ecosystem)] == 0 && string(key[:len(ecosystem)]) == ecosystem
 }
 
 // record returns one record by its number.
@@ -308,6 +410,7 @@ func (db *DB) record(i int) (Vulnerability, error) {
 	flags := c.byte()
 	v.Severity, v.Exploited = Severity(flags&0x7f), flags&0x80 != 0
 	v.Score = float64(c.byte()) / 10
+	v.EPSS, v.Percentile = c.share(), c.share()
 	v.Summary = c.text()
 	if c.broken {
 		return Vulnerability{}, ErrBroken
@@ -322,13 +425,23 @@ type Status struct {
 	Records    int            `json:"records"`
 	Packages   int            `json:"packages"`
 	Ecosystems map[string]int `json:"ecosystems"` // packages by ecosystem
+	Sources    []Source       `json:"sources,omitempty"`
+}
+
+// Source is one file that a database was built from.
+type Source struct {
+	Name string `json:"name"`
+	// Time is when the file was last changed, by its publisher's word if it was
+	// downloaded.
+	Time    time.Time `json:"time"`
+	Records int       `json:"records"`
 }
 
 // Status reads through all of the database.
 func (db *DB) Status() Status {
-	s := Status{Built: db.built, Bytes: db.size, Records: db.nRecs, Packages: db.nKeys, Ecosystems: map[string]int{}}
+	s := Status{Built: db.built, Bytes: db.size, Records: db.nRecs, Packages: db.nKeys, Ecosystems: map[string]int{}, Sources: db.sources}
 	for i := range db.nKeys {
-		eco, _, _ := strings.Cut(at(db.entries, binary.LittleEndian.Uint32(db.keys[4*i:])).text(), "\x00")
+		eco, _, _ := strings.Cut(string(db.key(i)), "\x00")
 		s.Ecosystems[eco]++
 	}
 	return s
@@ -336,3 +449,46 @@ func (db *DB) Status() Status {
 
 // Built returns when the database was compiled.
 func (db *DB) Built() time.Time { return db.built }
+
+// Verify decodes every record of every package: a file may have the right checksum and
+// yet make no sense.
+//
+// Errors: [ErrBroken].
+func (db *DB) Verify() error {
+	var a affected
+	for i := range db.nKeys {
+		eco, name, _ := strings.Cut(string(db.key(i)), "\x00")
+		e, err := db.lookup(eco, name)
+		if err != nil {
+			return err
+		}
+		if e.n == 0 {
+			return fmt.Errorf("package %d is not where it should be: %w", i, ErrBroken)
+		}
+		for e.n > 0 {
+			if err := e.next(&a); err != nil {
+				return err
+			}
+			if _, err := db.record(a.record); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Copy checks the database in one file and puts it in the place of another, whole or not
+// at all.
+//
+// Errors: [*fs.PathError]; [ErrBroken], with the other file as it was.
+func Copy(from, to string) (Status, error) {
+	db, err := Open(from)
+	if err != nil {
+		return Status{}, err
+	}
+	defer db.Close()
+	if err := db.Verify(); err != nil {
+		return Status{}, fmt.Errorf("%s: %w", from, err)
+	}
+	return db.Status(), atomicfile.WriteFile(to, db.file, 0o644)
+}

@@ -13,10 +13,31 @@ import (
 
 // States of a finding.
 const (
-	StateFixed     = "fixed"       // a version without it is known
-	StateAffected  = "affected"    // none is known
-	StateEndOfLife = "end-of-life" // and none will come for this release
+	StateFixed        = "fixed"              // a version without it is known
+	StateAffected     = "affected"           // none is known
+	StateEndOfLife    = "end-of-life"        // and none will come for this release
+	StateWillNotFix   = "will-not-fix"       // the distribution has decided against one
+	StateDeferred     = "deferred"           // one may come, with something more urgent or a point release
+	StateSubscription = "needs-subscription" // one is there for paying users (Ubuntu Pro)
+	StateUndetermined = "undetermined"       // nobody has looked whether this release has it
 )
+
+// stateCodes are the states that a record of a distribution may have beside its
+// ranges, by their number in the file. Numbers are never used again.
+var stateCodes = [...]string{StateAffected, StateEndOfLife, StateWillNotFix, StateDeferred, StateSubscription, StateUndetermined}
+
+func stateCode(state string) byte { return byte(slices.Index(stateCodes[:], state)) }
+
+// negligible is set in a state's number if the distribution calls the flaw unimportant.
+const negligible = 0x80
+
+// stateOf is the state of a number. One that is not known is the plain one: affected.
+func stateOf(code byte) string {
+	if code &^= negligible; int(code) < len(stateCodes) {
+		return stateCodes[code]
+	}
+	return StateAffected
+}
 
 // Finding is one vulnerability in one package.
 type Finding struct {
@@ -26,12 +47,22 @@ type Finding struct {
 	Severity  Severity `json:"severity"`
 	Score     float64  `json:"score,omitempty"`
 	Exploited bool     `json:"exploited,omitempty"`
-	State     string   `json:"state"`
+	// EPSS and Percentile are those of [Vulnerability].
+	EPSS       float64 `json:"epss,omitempty"`
+	Percentile float64 `json:"percentile,omitempty"`
+	State      string  `json:"state"`
 	// Fixed is the first version without it, of the source package for
 	// distributions; empty if none is known.
 	Fixed   string `json:"fixed,omitempty"`
 	Summary string `json:"summary,omitempty"`
+	// Ignored is the reason for which somebody has accepted it, Known says that an
+	// earlier scan had it; both are set by whoever asks, and never by a match.
+	Ignored string `json:"ignored,omitempty"`
+	Known   bool   `json:"known,omitempty"`
 }
+
+// Fixable reports whether there is a version to go to that anybody can have.
+func (f *Finding) Fixable() bool { return f.Fixed != "" && f.State != StateSubscription }
 
 // Matches is what the database says of an image.
 type Matches struct {
@@ -56,8 +87,8 @@ var ErrTooManyFindings = errors.New("the packages have more findings than a scan
 func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error) {
 	var m Matches
 	// Many programs hold the same module: each is looked up once.
-	cache := map[[3]string]answer{}
-	lists := map[[2]string][]affected{}
+	cache := map[lookupKey]answer{}
+	known := map[string]bool{}
 	own := newOwners(db, res)
 	notes := map[string]int{}
 	note := func(p *inventory.Package, text string) {
@@ -83,39 +114,37 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 			}
 		}
 		ecosystems, name, version := query(res.OS, p)
-		known := slices.DeleteFunc(slices.Clone(ecosystems), func(e string) bool { return !db.has(e) })
-		if len(known) == 0 {
+		covered := false
+		for _, eco := range ecosystems {
+			yes, ok := known[eco]
+			if !ok {
+				yes = db.has(eco)
+				known[eco] = yes
+			}
+			covered = covered || yes
+		}
+		if !covered {
 			note(p, fmt.Sprintf("the database has no advisories for %s packages of %s", p.Kind, cmp.Or(strings.Join(ecosystems, ", "), res.OS.ID, "an unknown system")))
 			continue
 		}
-		for _, eco := range known {
-			key := [3]string{eco, name, version}
-			a, ok := cache[key]
-			if !ok {
-				list, ok := lists[[2]string{eco, name}]
-				if !ok {
-					var err error
-					if list, err = db.lookup(eco, name); err != nil {
-						return Matches{}, err
-					}
-					lists[[2]string{eco, name}] = list
-				}
-				var err error
-				if a.found, a.undecided, err = db.find(ctx, list, eco, version); err != nil {
-					return Matches{}, err
-				}
-				cache[key] = a
+		key := lookupKey{p.Kind, name, version}
+		a, ok := cache[key]
+		if !ok {
+			var err error
+			if a.found, a.undecided, err = db.find(ctx, ecosystems, name, version); err != nil {
+				return Matches{}, err
 			}
-			if a.undecided > 0 {
-				note(p, "a version that cannot be compared with those of advisories")
-			}
-			if len(m.Findings)+len(a.found) > MaxFindings {
-				return Matches{}, fmt.Errorf("%w: %d", ErrTooManyFindings, MaxFindings)
-			}
-			for _, f := range a.found {
-				f.Package = i
-				m.Findings = append(m.Findings, f)
-			}
+			cache[key] = a
+		}
+		if a.undecided > 0 {
+			note(p, "a version that cannot be compared with those of advisories")
+		}
+		if len(m.Findings)+len(a.found) > MaxFindings {
+			return Matches{}, fmt.Errorf("%w: %d", ErrTooManyFindings, MaxFindings)
+		}
+		for _, f := range a.found {
+			f.Package = i
+			m.Findings = append(m.Findings, f)
 		}
 	}
 	slices.SortStableFunc(m.Findings, func(a, b Finding) int {
@@ -123,6 +152,10 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 	})
 	return m, nil
 }
+
+// lookupKey is a package as it is looked up: all of one kind in one image have the same
+// ecosystems.
+type lookupKey struct{ kind, name, version string }
 
 // answer is what one look-up gave.
 type answer struct {
@@ -161,6 +194,9 @@ func query(o inventory.OS, p *inventory.Package) (ecosystems []string, name, ver
 	return nil, p.Name, p.Version
 }
 
+// ubuntuPro begins the ecosystems whose fixes only subscribers get.
+const ubuntuPro = "Ubuntu:Pro:"
+
 // distribution returns OSV's names for a release. Source:
 // https://ossf.github.io/osv-schema/, "Defined Ecosystems".
 func distribution(o inventory.OS) []string {
@@ -170,7 +206,7 @@ func distribution(o inventory.OS) []string {
 	case o.ID == "debian" && major != "":
 		return []string{"Debian:" + major}
 	case o.ID == "ubuntu" && o.VersionID != "":
-		return []string{"Ubuntu:" + o.VersionID + ":LTS", "Ubuntu:" + o.VersionID}
+		return []string{"Ubuntu:" + o.VersionID + ":LTS", "Ubuntu:" + o.VersionID, ubuntuPro + o.VersionID + ":LTS"}
 	case o.ID == "alpine" && minor != "":
 		return []string{"Alpine:v" + major + "." + minor}
 	case o.ID == "wolfi":
@@ -195,39 +231,63 @@ func rpmDistribution(o inventory.OS) []string {
 // find returns which of a package's records are about a version, those with a common
 // name as one.
 // undecided counts records whose versions could not be compared with this one.
-func (db *DB) find(ctx context.Context, list []affected, eco, text string) (found []Finding, undecided int, err error) {
-	if len(list) == 0 {
-		return nil, 0, nil
-	}
-	v, verr := parse(eco, text)
+func (db *DB) find(ctx context.Context, ecosystems []string, name, text string) (found []Finding, undecided int, err error) {
 	all := merger{byID: map[string]int{}}
-	for i := range list {
-		if err := ctx.Err(); err != nil {
+	for _, eco := range ecosystems {
+		e, err := db.lookup(eco, name)
+		if err != nil {
 			return nil, 0, err
 		}
-		f, hit, err := list[i].match(eco, v, verr, text)
+		if e.n == 0 {
+			continue
+		}
+		n, err := db.findIn(ctx, &all, e, eco, text)
+		if err != nil {
+			return nil, 0, err
+		}
+		undecided += n
+	}
+	return all.findings(), undecided, nil
+}
+
+// findIn adds the findings of one ecosystem to all.
+func (db *DB) findIn(ctx context.Context, all *merger, e entry, eco, text string) (undecided int, err error) {
+	v, verr := parse(eco, text)
+	var a affected
+	for e.n > 0 {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		if err := e.next(&a); err != nil {
+			return 0, err
+		}
+		f, hit, err := a.match(v, verr, text)
 		if err != nil {
 			undecided++
 		}
 		if !hit {
 			continue
 		}
-		rec, err := db.record(list[i].record)
+		if f.State == StateFixed && strings.HasPrefix(eco, ubuntuPro) {
+			f.State = StateSubscription
+		}
+		rec, err := db.record(a.record)
 		if err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 		f.IDs, f.Severity, f.Score, f.Exploited, f.Summary = append([]string{rec.ID}, rec.Aliases...), rec.Severity, rec.Score, rec.Exploited, rec.Summary
+		f.EPSS, f.Percentile = rec.EPSS, rec.Percentile
+		if a.state&negligible != 0 {
+			f.Severity = SeverityNegligible
+		}
 		all.add(f)
 	}
-	return all.findings(), undecided, nil
+	return undecided, nil
 }
 
 // match tells whether a version is affected, and what would fix it.
-func (a *affected) match(eco string, v version, verr error, text string) (f Finding, hit bool, err error) {
-	f.State = StateAffected
-	if a.endOfLife {
-		f.State = StateEndOfLife
-	}
+func (a *affected) match(v version, verr error, text string) (f Finding, hit bool, err error) {
+	f.State = stateOf(a.state)
 	for _, r := range a.ranges {
 		if err = verr; err != nil {
 			break
@@ -238,8 +298,8 @@ func (a *affected) match(eco string, v version, verr error, text string) (f Find
 		}
 		if in {
 			hit = true
-			if fixed != "" && f.Fixed == "" {
-				f.Fixed, f.State = fixed, StateFixed
+			if len(fixed) > 0 && f.Fixed == "" {
+				f.Fixed, f.State = string(fixed), StateFixed
 			}
 		}
 	}
@@ -247,7 +307,7 @@ func (a *affected) match(eco string, v version, verr error, text string) (f Find
 		if hit {
 			break
 		}
-		if w == text {
+		if string(w) == text {
 			hit = true
 		} else if verr == nil {
 			// Equal by the ecosystem's order, not by spelling: 1.0 is 1.0.0 for PyPI.
@@ -303,9 +363,14 @@ func (m *merger) into(to int, f *Finding) {
 func (f *Finding) absorb(o *Finding) {
 	f.Severity, f.Score = max(f.Severity, o.Severity), max(f.Score, o.Score)
 	f.Exploited = f.Exploited || o.Exploited
+	f.EPSS, f.Percentile = max(f.EPSS, o.EPSS), max(f.Percentile, o.Percentile)
 	f.Summary = cmp.Or(f.Summary, o.Summary)
-	if f.Fixed == "" && o.Fixed != "" {
+	switch free := o.State != StateSubscription; {
+	case o.Fixed != "" && (f.Fixed == "" || free && f.State == StateSubscription):
+		// A fix for all goes before one for subscribers.
 		f.Fixed, f.State = o.Fixed, o.State
+	case f.Fixed == "" && f.State == StateAffected:
+		f.State = o.State // what the distribution says of it is more than that it is there
 	}
 }
 

@@ -1,6 +1,7 @@
 package vulndb
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -162,8 +163,8 @@ func cvss(vector string) (float64, error) {
 func (a *osvAffected) affects(record int) (out affected, bad int) {
 	eco := a.Package.Ecosystem
 	out = affected{record: record}
-	if s, ok := a.Ecosystem.Urgency.(string); ok {
-		out.endOfLife = s == "end-of-life"
+	if s, ok := a.Ecosystem.Urgency.(string); ok && s == "end-of-life" {
+		out.state = stateCode(StateEndOfLife)
 	}
 	for _, r := range a.Ranges {
 		if r.Type != "ECOSYSTEM" && r.Type != "SEMVER" {
@@ -178,7 +179,7 @@ func (a *osvAffected) affects(record int) (out affected, bad int) {
 	for _, text := range a.Versions {
 		// Most lists only spell the ranges out.
 		if covered, err := out.covers(eco, text); err != nil || !covered {
-			out.versions = append(out.versions, text)
+			out.versions = append(out.versions, []byte(text))
 		}
 	}
 	return out, bad
@@ -217,19 +218,19 @@ func sortEvents(eco string, in []map[string]string) (out []event, bad int) {
 				text = "0" // since when is not known: always, rather than never
 			}
 			parsed[text] = v
-			out = append(out, event{kind, text})
+			out = append(out, event{kind, []byte(text)})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b event) int {
 		switch {
-		case a == b:
+		case a.kind == b.kind && bytes.Equal(a.version, b.version):
 			return 0
-		case a.kind == eventIntroduced && a.version == "0":
+		case a.always():
 			return -1
-		case b.kind == eventIntroduced && b.version == "0":
+		case b.always():
 			return 1
 		}
-		n, err := parsed[a.version].compare(b.version)
+		n, err := parsed[string(a.version)].compare(b.version)
 		if err != nil {
 			return 0
 		}

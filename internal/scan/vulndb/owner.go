@@ -37,7 +37,7 @@ func (o *owners) covers(name string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		known = known || len(list) > 0
+		known = known || list.n > 0
 	}
 	o.known[name] = known
 	return known, nil

@@ -57,22 +57,27 @@ type Vulnerability struct {
 	Severity Severity `json:"severity"`
 	Score    float64  `json:"score,omitempty"` // CVSS base score, 0 if there is none
 	// Exploited says that CISA's catalogue of known exploited vulnerabilities has it.
-	Exploited bool   `json:"exploited,omitempty"`
-	Summary   string `json:"summary,omitempty"`
+	Exploited bool `json:"exploited,omitempty"`
+	// EPSS is FIRST's estimate that it is exploited within 30 days, from 0 to 1, and
+	// Percentile the share of all that are rated lower; both 0 where there is none.
+	EPSS       float64 `json:"epss,omitempty"`
+	Percentile float64 `json:"percentile,omitempty"`
+	Summary    string  `json:"summary,omitempty"`
 }
 
-// affected is what a record says of one package.
+// affected is what a record says of one package. Texts of an entry that was looked up
+// lie in the mapping: who keeps one must copy it.
 type affected struct {
-	record    int
-	endOfLife bool
-	ranges    [][]event
-	versions  []string // affected beside the ranges
+	record   int
+	state    byte // a state beside the ranges: [stateCodes]
+	ranges   [][]event
+	versions [][]byte // affected beside the ranges
 }
 
 // event is a step in a range, in the order of versions.
 type event struct {
 	kind    byte
-	version string
+	version []byte
 }
 
 // Kinds of events, as OSV has them (https://ossf.github.io/osv-schema/, "events").
@@ -82,10 +87,17 @@ const (
 	eventLastAffected = 'l'
 )
 
+// always says that an event is at the beginning of all versions.
+func (e event) always() bool {
+	return e.kind == eventIntroduced && len(e.version) == 1 && e.version[0] == '0'
+}
+
 // version is a parsed version of one ecosystem.
 type version struct {
 	semantic.Version
 	text string
+	deb  debianVersion[string]
+	fast bool // deb is set
 }
 
 // parse reads a version. The parser is not ours and reads what images hold: a panic
@@ -97,32 +109,41 @@ func parse(ecosystem, text string) (v version, err error) {
 		}
 	}()
 	sv, err := semantic.Parse(text, ecosystem)
-	return version{sv, text}, err
+	v = version{Version: sv, text: text}
+	if err == nil && isDebian(ecosystem) {
+		v.deb, v.fast = splitDebian(text)
+	}
+	return v, err
 }
 
 // compare returns how v relates to the version w.
-func (v version) compare(w string) (n int, err error) {
-	if v.text == w {
+func (v version) compare(w []byte) (n int, err error) {
+	if v.text == string(w) {
 		return 0, nil
+	}
+	if v.fast {
+		if n, ok := compareDebian(v.deb, w); ok {
+			return n, nil
+		}
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the versions %.100q and %.100q cannot be compared", v.text, w)
 		}
 	}()
-	return v.CompareStr(w)
+	return v.CompareStr(string(w))
 }
 
 // in reports whether v is affected, and from which version on it is not; fixed is
 // empty if no such version is known.
 //
 // The algorithm is that of the OSV schema, "Evaluation".
-func (v version) in(events []event) (affected bool, fixed string, err error) {
+func (v version) in(events []event) (affected bool, fixed []byte, err error) {
 	for _, e := range events {
 		n := 1
-		if e.kind != eventIntroduced || e.version != "0" {
+		if !e.always() {
 			if n, err = v.compare(e.version); err != nil {
-				return false, "", err
+				return false, nil, err
 			}
 		}
 		switch {
@@ -135,10 +156,14 @@ func (v version) in(events []event) (affected bool, fixed string, err error) {
 			return true, e.version, nil
 		}
 	}
-	return affected, "", nil
+	return affected, nil, nil
 }
 
 var pypiRuns = regexp.MustCompile(`[-_.]+`)
+
+func irregularPyPI(r rune) bool {
+	return r == '_' || r == '.' || r == '-' || 'A' <= r && r <= 'Z' || r > 0x7f
+}
 
 // keyName returns a package's name as an ecosystem compares it: an image must not escape its
 // records by the case of a name. Source for PyPI: the
@@ -146,7 +171,9 @@ var pypiRuns = regexp.MustCompile(`[-_.]+`)
 func keyName(ecosystem, name string) string {
 	switch ecosystem {
 	case "PyPI":
-		return strings.ToLower(pypiRuns.ReplaceAllString(name, "-"))
+		if strings.ContainsFunc(name, irregularPyPI) {
+			return strings.ToLower(pypiRuns.ReplaceAllString(name, "-"))
+		}
 	case "NuGet", "Packagist": // neither minds the case
 		return strings.ToLower(name)
 	}

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/belay-project/belay/internal/scan/feed"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/osvdir"
 	"github.com/belay-project/belay/internal/testneed"
 )
 
@@ -28,7 +28,7 @@ func build(tb testing.TB, records ...string) *DB {
 		}
 	}
 	path := filepath.Join(tb.TempDir(), "vuln.db")
-	if _, err := Build(tb.Context(), path, BuildOptions{Walk: feed.Walk, Dir: dir, Now: time.Unix(1, 0)}); err != nil {
+	if _, err := Build(tb.Context(), path, BuildOptions{Walk: osvdir.Walk, Dir: dir, Now: time.Unix(1, 0)}); err != nil {
 		tb.Fatal(err)
 	}
 	db, err := Open(path)
@@ -182,13 +182,13 @@ func TestBuildKeepsTheOld(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a.json"), []byte(rec("P-1", "PyPI", "a", upTo2)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Build(t.Context(), path, BuildOptions{Walk: feed.Walk, Dir: dir}); err != nil {
+	if _, err := Build(t.Context(), path, BuildOptions{Walk: osvdir.Walk, Dir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "all.zip"), []byte("PK\x03\x04 cut off"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Build(t.Context(), path, BuildOptions{Walk: feed.Walk, Dir: dir}); err == nil {
+	if _, err := Build(t.Context(), path, BuildOptions{Walk: osvdir.Walk, Dir: dir}); err == nil {
 		t.Error("a broken archive gave no error")
 	}
 	db, err := Open(path)
@@ -200,7 +200,7 @@ func TestBuildKeepsTheOld(t *testing.T) {
 
 func TestOpenBroken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vuln.db")
-	b := builder{keys: map[string][]affected{"e\x00n": {{record: 0, versions: []string{"1"}}}}, records: []Vulnerability{{ID: "x"}}}
+	b := builder{keys: map[string][]affected{"e\x00n": {{record: 0, versions: [][]byte{[]byte("1")}}}}, records: []Vulnerability{{ID: "x"}}}
 	good, err := b.encode(time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +243,7 @@ var realDB = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(dir, "vuln.db")
 	realDir = dir
 	start := time.Now()
-	rep, err := Build(fullContext, path, BuildOptions{Walk: feed.Walk, Dir: filepath.Join(root, "osv"), KEV: filepath.Join(root, "kev/known_exploited_vulnerabilities.json"), Now: start})
+	rep, err := Build(fullContext, path, BuildOptions{Walk: osvdir.Walk, Dir: filepath.Join(root, "osv"), KEV: filepath.Join(root, "kev/known_exploited_vulnerabilities.json"), Now: start})
 	fmt.Fprintf(os.Stderr, "built from real feeds in %s: %+v\n", time.Since(start), rep)
 	return path, err
 })
@@ -272,16 +272,23 @@ type truth struct {
 
 // recordsOf returns the IDs of what our feeds have on a package, affected or not.
 func recordsOf(db *DB, q truth) (map[string]bool, error) {
-	list, err := db.lookup(q.Ecosystem, q.Name)
+	e, err := db.lookup(q.Ecosystem, q.Name)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]bool{}
-	for _, a := range list {
+	for e.n > 0 {
+		var a affected
+		if err := e.next(&a); err != nil {
+			return nil, err
+		}
 		v, err := db.record(a.record)
 		if err != nil {
 			return nil, err
 		}
 		out[v.ID] = true
 	}
-	return out, err
+	return out, nil
 }
 
 // TestTruth: of what api.osv.dev answered, every record that our feeds have for that
@@ -358,7 +365,7 @@ func TestVersionOrder(t *testing.T) {
 					t.Errorf("%s: %v", line, err)
 					continue
 				}
-				got, err := v.compare(w[2])
+				got, err := v.compare([]byte(w[2]))
 				if want := map[string]int{"<": -1, "=": 0, ">": 1}[w[1]]; err != nil || got != want {
 					t.Errorf("%s: got %d, %v", strings.TrimSpace(line), got, err)
 				}
@@ -371,8 +378,9 @@ func TestVersionOrder(t *testing.T) {
 
 func BenchmarkLookup(b *testing.B) {
 	db := openReal(b)
+	b.ReportAllocs()
 	for b.Loop() {
-		if l, err := db.lookup("Debian:12", "openssl"); err != nil || len(l) == 0 {
+		if l, err := db.lookup("Debian:12", "openssl"); err != nil || l.n == 0 {
 			b.Fatal(err)
 		}
 	}
@@ -407,7 +415,7 @@ func FuzzParseRecord(f *testing.F) {
 // FuzzBody reads bodies that have the right checksum and yet make no sense.
 func FuzzBody(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0}, []byte{4, 'e', 0, 'n', 0, 1}, []byte{0, 0, 0, 0}, []byte{1, 'x'})
-	f.Fuzz(func(t *testing.T, keys, entries, index, texts []byte) {
+	f.Fuzz(func(_ *testing.T, keys, entries, index, texts []byte) {
 		keys, index = keys[:len(keys)/4*4], index[:len(index)/4*4]
 		db := &DB{keys: keys, entries: entries, index: index, texts: texts, nKeys: len(keys) / 4, nRecs: len(index) / 4}
 		find(db, "e", "n", "1")
@@ -421,9 +429,5 @@ func FuzzBody(f *testing.F) {
 
 // find looks one package up.
 func find(db *DB, eco, name, version string) ([]Finding, int, error) {
-	list, err := db.lookup(eco, name)
-	if err != nil {
-		return nil, 0, err
-	}
-	return db.find(context.Background(), list, eco, version)
+	return db.find(context.Background(), []string{eco}, name, version)
 }

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/scan/feed"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// defaultEcosystems are those that packages of images are matched with.
+var defaultEcosystems = []string{"Alpine", "Chainguard", "Debian", "Go", "PyPI", "Ubuntu", "Wolfi", "npm"}
+
+// updateFlags are the flags of db update.
+type updateFlags struct {
+	dbFlags
+	from, cache        string
+	ecosystems         []string
+	kev, epss, tracker string
+	timeout            time.Duration
+}
+
+func dbUpdateCommand(t *terminal) *cobra.Command {
+	f := &updateFlags{}
+	cmd := &cobra.Command{
+		Use:   "update",
+		Short: "Download what changed and compile the database anew",
+		Long: `update keeps a copy of the public bucket of OSV records and compiles it. The first time
+it downloads the archive of each ecosystem, then the records that changed, or the
+archive again if they are many. Downloads that break go on from where they stopped.
+
+Checksums are those of the bucket, and it is believed over TLS: there is no signature.
+Plain http is for a server at 127.0.0.1 alone. When anything fails the former database
+stays. With --from, CISA, FIRST and Debian are asked only where their address is given.`,
+		Example: `  belay db update
+  belay db update --ecosystems Debian,Go
+  belay db update --from https://mirror.example.org/osv --kev-url https://mirror.example.org/kev.json
+  belay db update --from /srv/osv`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return t.updateDB(cmd, f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.path, "db", defaultDB, "`file` of the database")
+	fl.StringVar(&f.from, "from", feed.Bucket, "`URL` of a bucket, or a directory in its layout, which is compiled as it is")
+	fl.StringVar(&f.cache, "cache", "/var/lib/belay/feeds", "`directory` of the copy")
+	fl.StringSliceVar(&f.ecosystems, "ecosystems", defaultEcosystems, "`folders` of the bucket to copy")
+	fl.StringVar(&f.kev, "kev-url", "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json", "`URL` of CISA's catalogue; empty: none")
+	fl.StringVar(&f.epss, "epss-url", "https://epss.empiricalsecurity.com/epss_scores-current.csv.gz", "`URL` of FIRST's scores; empty: none")
+	fl.StringVar(&f.tracker, "debian-tracker-url", "https://security-tracker.debian.org/tracker/data/json", "`URL` of Debian's tracker; empty: none")
+	fl.DurationVar(&f.timeout, "timeout", time.Hour, "cap of the downloads' `time`")
+	return cmd
+}
+
+func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
+		return err
+	}
+	if u, err := url.Parse(f.from); err != nil || u.Scheme == "" {
+		st, err := os.Stat(f.from)
+		if err != nil || !st.IsDir() {
+			return fmt.Errorf("--from %s: want a directory or https://HOST/PATH", f.from)
+		}
+		f.build.Dir = f.from
+		return t.buildDB(cmd, &f.dbFlags)
+	}
+	extras := f.extras(cmd)
+	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+	defer cancel()
+	rep, err := feed.Update(ctx, feed.Options{
+		Dir: f.cache, URL: f.from, Ecosystems: f.ecosystems, Extras: extras,
+		Progress: func(line string) { fmt.Fprintln(t.err, clean(line)) },
+	})
+	if err != nil {
+		return fmt.Errorf("%w; the former database stays", err)
+	}
+	if len(rep.Same) == len(f.ecosystems)+len(extras) && t.current(f.path, f.cache) {
+		if t.output == formatJSON {
+			return t.writeJSON(rep)
+		}
+		fmt.Fprintf(t.out, "%s: nothing changed\n", clean(f.path))
+		return nil
+	}
+	f.build.Dir = feed.Records(f.cache)
+	fmt.Fprintf(t.err, "compiling after %s of downloads\n", mebibytes(int(rep.Bytes)))
+	return t.buildDB(cmd, &f.dbFlags)
+}
+
+// current reports whether the database was compiled after the copy's last change.
+func (t *terminal) current(path, cache string) bool {
+	db, err := vulndb.Open(path)
+	if err != nil {
+		return false
+	}
+	defer db.Close()
+	return !db.Built().Before(feed.Changed(cache).Truncate(time.Second))
+}
+
+// extras are the files to join to records. Where to look for them is set in f.build.
+func (f *updateFlags) extras(cmd *cobra.Command) (out []feed.Extra) {
+	add := func(flag, address, name string, build *string, only func(path string) vulndb.BuildOptions) {
+		if address == "" || f.from != feed.Bucket && !cmd.Flags().Changed(flag) {
+			return
+		}
+		*build = feed.ExtraFile(f.cache, name)
+		out = append(out, feed.Extra{Name: name, URL: address, Check: func(path string) error { return vulndb.CheckColumns(only(path)) }})
+	}
+	add("kev-url", f.kev, "known_exploited_vulnerabilities.json", &f.build.KEV, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{KEV: p} })
+	add("epss-url", f.epss, "epss_scores-current.csv.gz", &f.build.EPSS, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{EPSS: p} })
+	add("debian-tracker-url", f.tracker, "debian-tracker.json", &f.build.Tracker, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{Tracker: p} })
+	return out
+}

@@ -1,0 +1,119 @@
+// Package accept decides which findings of a scan fail it: by an expression, less those
+// that somebody has accepted for a time and a reason, and those of an earlier scan.
+//
+// It owns no state and hides nothing: what does not count is marked, with why. An
+// expression that cannot be evaluated is an error, never a pass. Row: adapter.
+package accept
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// Bounds of an expression: its length in bytes, and its cost for one finding in steps
+// of the evaluator.
+const (
+	maxExpression = 4096
+	maxCost       = 10_000
+)
+
+// Rule says which findings fail a scan.
+type Rule struct {
+	text string
+	run  cel.Program
+}
+
+// env has the words of expressions, once: it is immutable.
+var env = sync.OnceValues(func() (*cel.Env, error) {
+	opts := []cel.EnvOption{
+		cel.Variable("severity", cel.IntType),
+		cel.Variable("rated", cel.BoolType),
+		cel.Variable("score", cel.DoubleType),
+		cel.Variable("epss", cel.DoubleType),
+		cel.Variable("percentile", cel.DoubleType),
+		cel.Variable("exploited", cel.BoolType),
+		cel.Variable("fixable", cel.BoolType),
+		cel.Variable("state", cel.StringType),
+		cel.Variable("ids", cel.ListType(cel.StringType)),
+		cel.Variable("kind", cel.StringType),
+		cel.Variable("name", cel.StringType),
+		cel.Variable("version", cel.StringType),
+		cel.Variable("path", cel.StringType),
+		cel.Variable("layer", cel.IntType),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.ParserRecursionLimit(64),
+		cel.CrossTypeNumericComparisons(true),
+	}
+	for s := vulndb.SeverityNegligible; s <= vulndb.SeverityCritical; s++ {
+		opts = append(opts, cel.Constant(s.String(), cel.IntType, types.Int(s)))
+	}
+	return cel.NewEnv(opts...)
+})
+
+// Compile reads a rule: an expression such as "severity >= high && fixable", or a
+// severity alone, which stands for itself and all above.
+//
+// Errors say what is wrong in one line, and where.
+func Compile(text string) (*Rule, error) {
+	src := text
+	if s, err := vulndb.ParseSeverity(text); err == nil {
+		if s == vulndb.SeverityUnknown {
+			return nil, errors.New("want negligible, low, medium, high or critical: what nobody has rated counts as high")
+		}
+		src = "severity >= " + s.String()
+	}
+	if len(src) > maxExpression {
+		return nil, fmt.Errorf("it is longer than %d bytes", maxExpression)
+	}
+	e, err := env()
+	if err != nil {
+		return nil, fmt.Errorf("make the words of expressions: %w", err)
+	}
+	checked, iss := e.Compile(src)
+	if iss.Err() != nil {
+		first := iss.Errors()[0]
+		return nil, fmt.Errorf("want a severity (negligible, low, medium, high, critical) or an expression such as 'severity >= high && fixable': column %d: %s", first.Location.Column()+1, first.Message)
+	}
+	if checked.OutputType() != cel.BoolType {
+		return nil, fmt.Errorf("the expression is not true or false, but %s: compare it with something", checked.OutputType())
+	}
+	run, err := e.Program(checked, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	if err != nil {
+		return nil, fmt.Errorf("compile the expression: %w", err)
+	}
+	return &Rule{text: src, run: run}, nil
+}
+
+// String is the rule as an expression.
+func (r *Rule) String() string { return r.text }
+
+// Fails reports whether a finding in a package fails the scan. What nobody has rated
+// has the severity high: it is not known to be less.
+//
+// Errors: an expression that breaks on this finding or costs too much.
+func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
+	sev := f.Severity
+	if sev == vulndb.SeverityUnknown {
+		sev = vulndb.SeverityHigh
+	}
+	out, _, err := r.run.Eval(map[string]any{
+		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
+		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs,
+		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
+	})
+	if err != nil {
+		return false, fmt.Errorf("evaluate %q for %s in %s: %w", r.text, f.IDs[0], p.Name, err)
+	}
+	yes, ok := out.Value().(bool)
+	if !ok {
+		return false, fmt.Errorf("evaluate %q for %s in %s: it is not true or false", r.text, f.IDs[0], p.Name)
+	}
+	return yes, nil
+}

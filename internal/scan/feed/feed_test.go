@@ -1,0 +1,301 @@
+package feed
+
+import (
+	"archive/zip"
+	"bytes"
+	"crypto/md5"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/scan/osvdir"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// bucket is a server in the layout of the public bucket. Its model: files by path, with
+// ETag, Last-Modified, x-goog-hash and ranges as Google's storage has them.
+type bucket struct {
+	*httptest.Server
+	mu    sync.Mutex // guards all below
+	files map[string][]byte
+	fault map[string]func(http.ResponseWriter, *http.Request, []byte) bool // true: answered
+	asked []string
+	at    time.Time
+}
+
+func newBucket(t *testing.T) *bucket {
+	t.Helper()
+	b := &bucket{files: map[string][]byte{}, fault: map[string]func(http.ResponseWriter, *http.Request, []byte) bool{}, at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	b.Server = httptest.NewServer(http.HandlerFunc(b.serve))
+	t.Cleanup(b.Close)
+	b.files["/npm/all.zip"] = archive(t, map[string]string{"N-1.json": record("N-1", "1.0.0")})
+	b.files["/npm/modified_id.csv"] = []byte("2025-12-01T00:00:00Z,N-1\n")
+	return b
+}
+
+func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	body, ok := b.files[r.URL.Path]
+	fault := b.fault[r.URL.Path]
+	b.asked = append(b.asked, r.URL.Path)
+	b.mu.Unlock()
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	sum := md5.Sum(body)
+	w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sum))
+	w.Header().Set("X-Goog-Hash", "md5="+base64.StdEncoding.EncodeToString(sum[:]))
+	if fault != nil && fault(w, r, body) {
+		return
+	}
+	http.ServeContent(w, r, "", b.at, bytes.NewReader(body))
+}
+
+// requests returns which files were asked for since the last call.
+func (b *bucket) requests() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := b.asked
+	b.asked = nil
+	return out
+}
+
+func record(id, version string) string {
+	return `{"id":"` + id + `","affected":[{"package":{"ecosystem":"npm","name":"a"},"versions":["` + version + `"]}]}`
+}
+
+func archive(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for name, body := range files {
+		w, err := z.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func (b *bucket) options(dir string) Options {
+	return Options{Dir: dir, URL: b.URL, Ecosystems: []string{"npm"}, Retry: time.Millisecond}
+}
+
+// records returns how many records a database of the copy has.
+func records(t *testing.T, dir string) int {
+	t.Helper()
+	rep, err := vulndb.Build(t.Context(), filepath.Join(t.TempDir(), "db"), vulndb.BuildOptions{Walk: osvdir.Walk, Dir: Records(dir), Now: time.Unix(1, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rep.Records
+}
+
+// TestIncremental: all at first, nothing if nothing changed, and what changed alone.
+func TestIncremental(t *testing.T) {
+	b, dir := newBucket(t), t.TempDir()
+	rep, err := Update(t.Context(), b.options(dir))
+	if err != nil || rep.Archives != 1 || records(t, dir) != 1 {
+		t.Fatalf("first: %+v, %v", rep, err)
+	}
+	b.requests()
+	if rep, err = Update(t.Context(), b.options(dir)); err != nil || len(rep.Same) != 1 || rep.Bytes != 0 || len(b.requests()) != 1 {
+		t.Errorf("nothing changed: %+v, %v", rep, err)
+	}
+	b.files["/npm/modified_id.csv"] = []byte("2026-02-02T00:00:00Z,N-3\n2026-02-01T00:00:00Z,N-2\n2025-12-01T00:00:00Z,N-1\n2025-11-01T00:00:00Z,N-0\n")
+	b.files["/npm/N-1.json"], b.files["/npm/N-2.json"] = []byte(record("N-1", "1.0.0")), []byte(record("N-2", "1.0.0"))
+	rep, err = Update(t.Context(), b.options(dir))
+	if err != nil || rep.Archives != 0 || rep.Records != 2 || rep.Gone != 1 || records(t, dir) != 2 {
+		t.Errorf("two changed, one gone: %+v, %v", rep, err)
+	}
+	for _, path := range b.requests() {
+		if path == "/npm/all.zip" || path == "/npm/N-0.json" {
+			t.Errorf("%s was fetched for nothing", path)
+		}
+	}
+}
+
+// TestFaults: a download that fails leaves the copy as it was, and one that fails once
+// succeeds the second time.
+func TestFaults(t *testing.T) {
+	cut := func(w http.ResponseWriter, _ *http.Request, body []byte) bool {
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		w.Write(body[:len(body)/2])
+		panic(http.ErrAbortHandler)
+	}
+	broken := func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	}
+	wrongSum := func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.Header().Set("X-Goog-Hash", "crc32c=AAAAAA==")
+		return false
+	}
+	once := func(f func(http.ResponseWriter, *http.Request, []byte) bool) func(http.ResponseWriter, *http.Request, []byte) bool {
+		var done bool
+		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+			if done {
+				return false
+			}
+			done = true
+			return f(w, r, body)
+		}
+	}
+	tests := []struct {
+		name, path string
+		fault      func(http.ResponseWriter, *http.Request, []byte) bool
+		body       []byte
+		ok         bool
+	}{
+		{"cut", "/npm/all.zip", cut, nil, false},
+		{"cut once", "/npm/all.zip", once(cut), nil, true},
+		{"500", "/npm/all.zip", broken, nil, false},
+		{"500 once", "/npm/modified_id.csv", once(broken), nil, true},
+		{"wrong sums", "/npm/all.zip", wrongSum, nil, false},
+		{"wrong sums of the list", "/npm/modified_id.csv", wrongSum, nil, false},
+		{"truncated archive", "/npm/all.zip", nil, archive(t, map[string]string{"N-1.json": record("N-1", "1")})[:60], false},
+		{"no archive", "/npm/all.zip", nil, []byte("<html>"), false},
+		{"empty archive", "/npm/all.zip", nil, archive(t, nil), false},
+		{"list of names that climb", "/npm/modified_id.csv", nil, []byte("2027-01-01T00:00:00Z,../../etc/x\n"), false},
+		{"list that is none", "/npm/modified_id.csv", nil, []byte("<html>\n"), false},
+		{"empty list", "/npm/modified_id.csv", nil, nil, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b, dir := newBucket(t), t.TempDir()
+			if _, err := Update(t.Context(), b.options(dir)); err != nil {
+				t.Fatal(err)
+			}
+			// So many changes that the archive is fetched again.
+			var list strings.Builder
+			for i := range maxSingle + 2 {
+				fmt.Fprintf(&list, "2027-01-01T00:00:00Z,N-%d\n", i)
+			}
+			b.files["/npm/modified_id.csv"] = []byte(list.String())
+			b.files["/npm/all.zip"] = archive(t, map[string]string{"N-1.json": record("N-1", "1"), "N-2.json": record("N-2", "1")})
+			if tt.body != nil || tt.fault == nil {
+				b.files[tt.path] = tt.body
+			}
+			b.fault[tt.path] = tt.fault
+			_, err := Update(t.Context(), b.options(dir))
+			if (err == nil) != tt.ok {
+				t.Errorf("got %v, want success %v", err, tt.ok)
+			}
+			if got, want := records(t, dir), map[bool]int{false: 1, true: 2}[tt.ok]; got != want {
+				t.Errorf("%d records, want %d", got, want)
+			}
+			b.fault = nil
+			b.files["/npm/modified_id.csv"] = []byte(list.String())
+			b.files["/npm/all.zip"] = archive(t, map[string]string{"N-1.json": record("N-1", "1"), "N-2.json": record("N-2", "1")})
+			if _, err := Update(t.Context(), b.options(dir)); err != nil || records(t, dir) != 2 {
+				t.Errorf("afterwards: %v, %d records", err, records(t, dir))
+			}
+		})
+	}
+}
+
+// TestResume: after a cut only the rest is fetched.
+func TestResume(t *testing.T) {
+	b, dir := newBucket(t), t.TempDir()
+	var ranges []string
+	b.fault["/npm/all.zip"] = func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+		ranges = append(ranges, r.Header.Get("Range"))
+		if len(ranges) > 1 {
+			return false
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		w.Write(body[:100])
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	if _, err := Update(t.Context(), b.options(dir)); err != nil || len(ranges) != 2 || ranges[1] != "bytes=100-" {
+		t.Errorf("%v, ranges %q", err, ranges)
+	}
+	if records(t, dir) != 1 {
+		t.Error("the parts do not fit")
+	}
+}
+
+func TestExtras(t *testing.T) {
+	b, dir := newBucket(t), t.TempDir()
+	b.files["/kev.json"] = []byte("good")
+	o := b.options(dir)
+	o.Extras = []Extra{{Name: "kev.json", URL: b.URL + "/kev.json", Check: func(path string) error {
+		if body, err := os.ReadFile(path); err != nil || string(body) != "good" {
+			return fmt.Errorf("no catalogue: %q, %w", body, err)
+		}
+		return nil
+	}}}
+	if _, err := Update(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := Update(t.Context(), o); err != nil || len(rep.Same) != 2 {
+		t.Errorf("nothing changed: %+v, %v", rep, err)
+	}
+	b.files["/kev.json"] = []byte("<html>")
+	if _, err := Update(t.Context(), o); err == nil {
+		t.Error("a page was taken for the catalogue")
+	}
+	if body, err := os.ReadFile(ExtraFile(dir, "kev.json")); err != nil || string(body) != "good" {
+		t.Errorf("the former one is gone: %q, %v", body, err)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	b, dir := newBucket(t), t.TempDir()
+	o := b.options(dir)
+	o.Ecosystems = []string{"../x"}
+	if _, err := Update(t.Context(), o); err == nil {
+		t.Error("an ecosystem that climbs was taken")
+	}
+	o = b.options(dir)
+	o.URL = "http://192.0.2.1/x"
+	if _, err := Update(t.Context(), o); err == nil || !strings.Contains(err.Error(), "want https") {
+		t.Errorf("plain http: %v", err)
+	}
+	b.fault["/npm/modified_id.csv"] = func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		return true
+	}
+	if _, err := Update(t.Context(), b.options(dir)); err == nil || !strings.Contains(err.Error(), "want https") {
+		t.Errorf("a redirect to plain http: %v", err)
+	}
+	unlock, err := lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if _, err := Update(t.Context(), b.options(dir)); !errors.Is(err, ErrBusy) {
+		t.Errorf("two at once: %v", err)
+	}
+}
+
+func FuzzChanges(f *testing.F) {
+	f.Add([]byte("2026-01-01T00:00:00Z,N-1\n2025-01-01T00:00:00Z,N-2\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ids, _, err := changes(bytes.NewReader(b), time.Time{})
+		if err != nil {
+			return
+		}
+		for _, id := range ids {
+			if filepath.Base(id) != id || id == ".." || strings.HasPrefix(id, ".") {
+				t.Errorf("%q became a name", id)
+			}
+		}
+	})
+}

@@ -1,0 +1,98 @@
+package vulndb
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/google/osv-scalibr/semantic"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// FuzzDebian: the order that is made for speed is that of the library.
+func FuzzDebian(f *testing.F) {
+	for _, p := range [][2]string{{"1.0-1", "1.0-1+b1"}, {"1:0", "2"}, {"1.0~rc1", "1.0"}, {"2.38.1-5", "2.38.1-5+deb12u1"}, {"0:1.0", "1.0-0"}, {"1.0a", "1.0+"}, {"001.02", "1.2"}, {"1-2-3", "1-2"}} {
+		f.Add(p[0], p[1])
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		x, ok := splitDebian(a)
+		if !ok {
+			return
+		}
+		got, ok := compareDebian(x, []byte(b))
+		if !ok {
+			return
+		}
+		v, err := semantic.Parse(a, "Debian")
+		if err != nil {
+			return
+		}
+		want, err := v.CompareStr(b)
+		if err != nil {
+			return
+		}
+		if got != sign(want) {
+			t.Errorf("%q to %q: got %d, the library says %d", a, b, got, want)
+		}
+	})
+}
+
+// TestLookupAllocates: looking a package up makes nothing.
+func TestLookupAllocates(t *testing.T) {
+	db := build(t, rec("D-1", "Debian:12", "openssl", upTo2), rec("P-1", "PyPI", "a-b", upTo2))
+	for _, name := range []string{"openssl", "nothing"} {
+		if n := testing.AllocsPerRun(100, func() { db.lookup("Debian:12", name) }); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
+		}
+	}
+}
+
+// thousand is an inventory of 1,000 packages as images have them: 250 that the
+// database knows, a fifth of them just before its newest fix, and 750 that it does not.
+func thousand(db *DB) *inventory.Result {
+	res := &inventory.Result{OS: debian12}
+	for i := 0; i < db.nKeys && len(res.Packages) < 250; i++ {
+		if eco, name, _ := bytes.Cut(db.key(i), []byte{0}); string(eco) == "Debian:12" {
+			e, err := db.lookup("Debian:12", string(name))
+			if err != nil {
+				continue
+			}
+			version := []byte("1.0-1")
+			for e.n > 0 {
+				var a affected
+				if e.next(&a) != nil {
+					break
+				}
+				for _, r := range a.ranges {
+					if last := r[len(r)-1]; last.kind == eventFixed {
+						if v, err := parse("Debian:12", string(last.version)); err == nil {
+							if n, err := v.compare(version); err == nil && n > 0 {
+								version = last.version
+							}
+						}
+					}
+				}
+			}
+			res.Packages = append(res.Packages, inventory.Package{Kind: inventory.KindDeb, Name: string(name), Version: string(version) + []string{"~", "", "", "", ""}[len(res.Packages)%5]})
+		}
+	}
+	for i := range 750 {
+		kind := []string{inventory.KindDeb, inventory.KindNPM, inventory.KindGo, inventory.KindPython}[i%4]
+		res.Packages = append(res.Packages, inventory.Package{Kind: kind, Name: fmt.Sprintf("nobody-knows-%d", i), Version: fmt.Sprintf("1.%d.0", i)})
+	}
+	return res
+}
+
+func BenchmarkMatch1000(b *testing.B) {
+	db := openReal(b)
+	res := thousand(db)
+	b.ReportAllocs()
+	for b.Loop() {
+		m, err := db.Match(b.Context(), res)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(len(m.Findings)), "findings")
+	}
+}
