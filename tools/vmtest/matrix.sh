@@ -2,8 +2,8 @@
 # matrix.sh [KERNEL:BACKEND…]: the kernel suites inside stock kernels, one boot for each
 # pair; default 6.1:lsm 6.12:modret. BELAY_MATRIX=full runs every pair, with two CPUs each.
 #
-# By default each guest has one CPU, and two guests run at a time if there is memory. With
-# two CPUs, qemu 7.2 now and then keeps the translation of an instruction that the guest's
+# By default each guest has one CPU, and two guests run at a time if there is memory; fewer
+# by BELAY_VM_AT_ONCE=1. With two CPUs, qemu 7.2 now and then keeps the translation of an instruction that the guest's
 # kernel has patched since (seen: the int3 with which it switches a tracepoint in
 # syscall_trace_enter, and a branch in kmem_cache_alloc): both CPUs take that trap for ever.
 # A guest that dies is said to have died, and is started again, three times at most.
@@ -17,7 +17,7 @@ if [ ${#pairs[@]} = 0 ]; then
 	[ "$full" != full ] ||
 		pairs=(6.1:lsm 6.1:modret 6.1:signal 6.12:lsm 6.12:modret 6.12:signal)
 fi
-at_once=2
+at_once=${BELAY_VM_AT_ONCE:-2}
 [ "$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)" -gt 8000000 ] && [ "$(nproc)" -gt 1 ] &&
 	[ "$BELAY_VM_CPUS" = 1 ] || at_once=1
 work=$(mktemp -d)
