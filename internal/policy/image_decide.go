@@ -52,7 +52,7 @@ type ImageScan struct {
 type ImageFinding struct {
 	IDs                      []string // all names; never empty
 	Severity                 inventory.Severity
-	Fixed                    string // version without it; "" if none is known
+	Fixed                    string // version without it that anybody can have; "" if none is known
 	Exploited                bool
 	Package, Source, Version string
 	// FirstSeen is when the host first had an image with it; zero: long ago.

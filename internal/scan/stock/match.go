@@ -270,7 +270,10 @@ func (k *Keeper) unmatched(id string, err error) {
 func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time) policy.ImageFinding {
 	p := &res.Packages[f.Package]
 	out := policy.ImageFinding{
-		IDs: f.IDs, Severity: f.Severity, Fixed: f.Fixed, Exploited: f.Exploited, Package: p.Name, Source: p.Source, Version: p.Version,
+		IDs: f.IDs, Severity: f.Severity, Exploited: f.Exploited, Package: p.Name, Source: p.Source, Version: p.Version,
+	}
+	if f.Fixable() {
+		out.Fixed = f.Fixed
 	}
 	if k.lost {
 		return out // long ago

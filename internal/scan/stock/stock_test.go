@@ -320,3 +320,14 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// A fix that only paying users get makes no finding fixable for a policy.
+func TestSubscriptionIsNoFix(t *testing.T) {
+	k := &Keeper{lost: true}
+	for state, want := range map[string]string{vulndb.StateFixed: "2", vulndb.StateSubscription: ""} {
+		f := &vulndb.Finding{IDs: []string{"A"}, Fixed: "2", State: state}
+		if got := k.finding(f, result("openssl"), time.Now()).Fixed; got != want {
+			t.Errorf("%s: fixed in %q, want %q", state, got, want)
+		}
+	}
+}
