@@ -75,6 +75,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkOut(*out); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "belay-bench-")
 	if err != nil {
 		return err

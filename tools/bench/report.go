@@ -107,7 +107,23 @@ func (r *report) write(out string) error {
 		_, err := os.Stdout.Write(text)
 		return err
 	}
-	return os.WriteFile(filepath.Join(r.source, out), text, 0o644)
+	err := os.WriteFile(out, text, 0o644)
+	if err != nil { // what took long to measure is not lost
+		_, _ = os.Stdout.Write(text)
+	}
+	return err
+}
+
+// checkOut refuses a report that could not be written in the end.
+func checkOut(out string) error {
+	if out == "-" {
+		return nil
+	}
+	f, err := os.OpenFile(out, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("-out: %w", err)
+	}
+	return f.Close()
 }
 
 // Source: /proc/cpuinfo, proc_cpuinfo(5).
