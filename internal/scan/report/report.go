@@ -70,6 +70,10 @@ func PURL(o inventory.OS, p *inventory.Package) string {
 			q["distro"] = o.ID + "-" + o.VersionID
 		}
 		u.Qualifiers = packageurl.QualifiersFromMap(q)
+	case inventory.KindJava:
+		if group, artifact, ok := strings.Cut(p.Name, ":"); ok {
+			u.Namespace, u.Name = group, artifact
+		}
 	default:
 		if i := strings.LastIndexByte(p.Name, '/'); i > 0 {
 			u.Namespace, u.Name = p.Name[:i], p.Name[i+1:]

@@ -178,6 +178,10 @@ func query(o inventory.OS, p *inventory.Package) (ecosystems []string, name, ver
 		return []string{"NuGet"}, p.Name, p.Version
 	case inventory.KindGem:
 		return []string{"RubyGems"}, p.Name, p.Version
+	case inventory.KindJava:
+		return []string{"Maven"}, p.Name, p.Version
+	case inventory.KindRust:
+		return []string{"crates.io"}, p.Name, p.Version
 	case inventory.KindRPM:
 		return rpmDistribution(o), p.Name, p.Version
 	case inventory.KindDeb, inventory.KindApk:
