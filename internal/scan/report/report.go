@@ -101,6 +101,9 @@ func (s *Scan) WriteCycloneDX(w io.Writer, version string) error {
 		if p.Owner != "" {
 			props = append(props, cdx.Property{Name: "belay:owner", Value: p.Owner})
 		}
+		if p.Locked {
+			props = append(props, cdx.Property{Name: "belay:locked", Value: "true"})
+		}
 		components = append(components, cdx.Component{
 			BOMRef: ref(i), Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: PURL(s.Inventory.OS, p), Properties: &props,
 		})
@@ -168,6 +171,9 @@ func (s *Scan) Where(p *inventory.Package) string {
 	path := cmp.Or(p.Path, "-")
 	if inventory.OfDistribution(p.Kind) {
 		path = p.Kind
+	}
+	if p.Locked {
+		path += ", a lock file"
 	}
 	if len(s.Inventory.Layers) > 1 {
 		return fmt.Sprintf("%s (layer %d)", path, p.Layer+1)
