@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"encoding/binary"
-	"math/rand"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +23,7 @@ func deflated(s string, level int) string {
 // rustProgram is an ELF file with one section of the name, after some bytes that look random.
 func rustProgram(section, data string, before int) string {
 	junk := make([]byte, before)
-	rand.New(rand.NewSource(1)).Read(junk)
+	rand.NewChaCha8([32]byte{}).Read(junk)
 	names := "\x00.shstrtab\x00" + section + "\x00"
 	var b bytes.Buffer
 	at := 64 + len(junk)
