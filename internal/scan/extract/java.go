@@ -55,14 +55,15 @@ func readJava(name string, c image.Content) (inventory.File, error) {
 	at, size := c.At, c.Size
 	if at == nil {
 		// The directory is at the end: what can be read only once is held.
-		b, err := inventory.ReadAll(c, maxJarHeld)
-		if errors.Is(err, inventory.ErrTooLarge) {
+		if size > maxJarHeld {
 			return inventory.File{}, fmt.Errorf("an archive of Java of more than %d bytes in a compressed layer", maxJarHeld)
 		}
-		if err != nil {
+		b := make([]byte, size)
+		n, err := io.ReadFull(c, b)
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 			return inventory.File{}, err
 		}
-		at, size, j.held = bytes.NewReader(b), int64(len(b)), int64(len(b))
+		at, size, j.held = bytes.NewReader(b[:n]), int64(n), int64(n)
 	}
 	var head [4]byte
 	if n, err := at.ReadAt(head[:], 0); n < len(head) && errors.Is(err, io.EOF) || size == 0 {
@@ -92,15 +93,14 @@ func (j *jars) err() error {
 	}
 	texts := make([]string, 0, len(j.errs))
 	for _, err := range j.errs {
-		if t := err.Error(); !slices.Contains(texts, t) {
-			texts = append(texts, t)
-		}
+		texts = append(texts, err.Error())
 	}
 	return errors.New(strings.Join(texts, "; "))
 }
 
+// bad notes what could not be read, once.
 func (j *jars) bad(err error) {
-	if len(j.errs) < maxJarErrors {
+	if len(j.errs) < maxJarErrors && !slices.ContainsFunc(j.errs, func(e error) bool { return e.Error() == err.Error() }) {
 		j.errs = append(j.errs, err)
 	}
 }
@@ -176,11 +176,12 @@ func (j *jars) entry(me *jar, z *zipDir, e zipEntry, inner string, depth int) er
 
 // text reads a small entry, nil if that cannot be.
 func (j *jars) text(z *zipDir, e zipEntry) []byte {
+	if j.work > maxJarWork {
+		j.bad(fmt.Errorf("archives of Java that unpack to more than %d bytes: what follows was not read", maxJarWork))
+		return nil
+	}
 	b, err := z.read(e, maxJarText)
 	j.work += int64(len(b))
-	if err == nil && j.work > maxJarWork {
-		err = fmt.Errorf("archives of Java that unpack to more than %d bytes", maxJarWork)
-	}
 	if err != nil {
 		j.bad(fmt.Errorf("%s of an archive of Java: %w", path.Base(e.name), err))
 		return nil
@@ -214,7 +215,6 @@ func (j *jars) within(z *zipDir, e zipEntry, inner string, depth int) {
 	b, err := z.read(e, limit)
 	j.work += int64(len(b))
 	if errors.Is(err, inventory.ErrTooLarge) {
-		j.work += limit // it was decompressed that far
 		err = fmt.Errorf("archives of Java within one, of more than %d bytes at once or %d in all: they were not read", maxJarHeld, maxJarWork)
 	}
 	if err != nil {

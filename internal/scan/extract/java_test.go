@@ -152,6 +152,9 @@ func TestHostileJava(t *testing.T) {
 		"neither its name nor its version":   {"a.jar", zipOf(t, "x/y/A.class", "")},
 		"without a name or version":          {"a.jar", zipOf(t, "META-INF/maven/g/a/pom.properties", "x")},
 		"in all":                             {"a.jar", overlapping(t, 4_000, "b.jar", leaf+zeros[:1<<20]+leaf)},
+		"unpack to more than 1073741824":     {"a.jar", overlapping(t, 2_000, "META-INF/MANIFEST.MF", "A: "+zeros[:1<<20-3])},
+		"to the size that it should have":    {"a.jar", strings.ReplaceAll(zipOf(t, "b.jar", zeros[:1<<20]), "\x00\x00\x10\x00", "\x00\x00\x09\x00")},
+		"larger than it can be":              {"a.jar", strings.ReplaceAll(zipOf(t, "b.jar", zeros[:1<<20]), "\x00\x00\x10\x00", "\x00\x00\xff\x02")},
 		"more than 10000 pom.properties":     {"a.jar", overlapping(t, 10_001, name, body)},
 		"more than 67108864 bytes in a comp": {"a.jar", leaf + zeros[:64<<20] + leaf},
 	} {

@@ -183,7 +183,7 @@ func (z *zipDir) section(e zipEntry) (*io.SectionReader, error) {
 // read returns the content of e, of at most limit bytes. Errors: [errBroken],
 // [inventory.ErrTooLarge].
 func (z *zipDir) read(e zipEntry, limit int64) ([]byte, error) {
-	if e.size > limit {
+	if e.size < 0 || e.size > limit {
 		return nil, fmt.Errorf("%w: an entry of a ZIP archive of more than %d bytes", inventory.ErrTooLarge, limit)
 	}
 	s, err := z.section(e)
@@ -196,16 +196,26 @@ func (z *zipDir) read(e zipEntry, limit int64) ([]byte, error) {
 	var r io.Reader = s
 	switch e.method {
 	case zipStored:
+		e.size = min(e.size, e.packed)
 	case zipDeflated:
+		// More than DEFLATE can give (zlib.net, "zlib Technical Details", "Maximum Compression Factor").
+		if e.size > e.packed*1032+1032 {
+			return nil, fmt.Errorf("an entry of a ZIP archive that is larger than it can be: %w", errBroken)
+		}
 		f := flate.NewReader(bufio.NewReader(s))
 		defer f.Close()
 		r = f
 	default:
 		return nil, fmt.Errorf("an entry of a ZIP archive that is packed in a way which Java does not know: %w", errBroken)
 	}
-	b, err := inventory.ReadAll(r, limit)
-	if err != nil && !errors.Is(err, inventory.ErrTooLarge) {
-		return b, fmt.Errorf("an entry of a ZIP archive cannot be unpacked: %w", errBroken)
+	// As much as the directory says, which a buffer that grows would take three times.
+	b := make([]byte, e.size)
+	n, err := io.ReadFull(r, b)
+	if err == nil || errors.Is(err, io.EOF) && n == 0 {
+		var more [1]byte
+		if m, err := r.Read(more[:]); m == 0 && (err == nil || errors.Is(err, io.EOF)) {
+			return b[:n], nil
+		}
 	}
-	return b, err
+	return b[:n], fmt.Errorf("an entry of a ZIP archive cannot be unpacked to the size that it should have: %w", errBroken)
 }
