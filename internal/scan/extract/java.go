@@ -157,12 +157,15 @@ func (j *jars) entry(me *jar, z *zipDir, e zipEntry, inner string, depth int) er
 		if b := j.text(z, e); b != nil {
 			me.manifest = manifestOf(b)
 		}
-	case isPom(e.name):
+	case path.Base(e.name) == "pom.properties":
 		if len(me.poms) >= maxJarPoms {
 			return fmt.Errorf("an archive of Java with more than %d pom.properties", maxJarPoms)
 		}
+		// Other builds put it elsewhere: then its path says nothing, and it must itself.
 		if b := j.text(z, e); b != nil {
-			me.poms = append(me.poms, pomOf(e.name, b))
+			if p := pomOf(e.name, b); p.Name[0] != ':' && p.Name[len(p.Name)-1] != ':' {
+				me.poms = append(me.poms, p)
+			}
 		}
 	case strings.HasPrefix(e.name, "META-INF/maven/") && strings.HasSuffix(e.name, "/pom.xml"):
 		if part := strings.Split(e.name, "/"); len(part) == 5 && len(me.pomOnly) < maxJarPoms {
@@ -247,10 +250,13 @@ func (me *jar) class(name string) {
 }
 
 // pomOf reads a pom.properties (java.util.Properties, as Maven writes it); what it lacks of
-// group and artifact its path has.
+// group and artifact its path has, if that is Maven's.
 func pomOf(name string, b []byte) inventory.Package {
 	dir := path.Dir(name)
-	group, artifact, version := path.Base(path.Dir(dir)), path.Base(dir), ""
+	group, artifact, version := "", "", ""
+	if isPom(name) {
+		group, artifact = path.Base(path.Dir(dir)), path.Base(dir)
+	}
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		if value = strings.TrimSpace(value); value == "" {

@@ -95,6 +95,7 @@ func TestJava(t *testing.T) {
 		{"shaded-1.2.jar", zipOf(t, shadedName, shadedBody, "x/y/A.class", ""), []string{"maven com.google.guava:guava 30.0-jre", "maven shaded 1.2 by x.y"}},
 		{"a/jackson-x-1.0.jar", zipOf(t, "META-INF/MANIFEST.MF", "Bundle-SymbolicName: com.fasterxml.jackson-x;singleton:=true\n", "com/fasterxml/A.class", ""), []string{"maven com.fasterxml:jackson-x 1.0 by com.fasterxml"}},
 		{"a/n-1.0.jar", zipOf(t, "META-INF/maven/g.h/n/pom.xml", "<project/>", "a/b/A.class", ""), []string{"maven g.h:n 1.0"}},
+		{"odd.jar", zipOf(t, "pom.properties", "artifactId=n\ngroupId=g.h\nversion=1.2.3", "x/pom.properties", "version=9"), []string{"maven g.h:n 1.2.3"}},
 		{"app.war", zipOf(t, "=WEB-INF/lib/log4j-core-2.14.1.jar", log, "WEB-INF/lib/spring-webmvc-5.3.17.jar", spring), []string{
 			"maven org.apache.logging.log4j:log4j-core 2.14.1 in WEB-INF/lib/log4j-core-2.14.1.jar",
 			"maven spring-webmvc 5.3.17 in WEB-INF/lib/spring-webmvc-5.3.17.jar by org.springframework.web.servlet"}},

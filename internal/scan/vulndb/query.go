@@ -54,7 +54,7 @@ func query(o inventory.OS, p *inventory.Package) (ecosystems []string, names []w
 }
 
 // maxGroups bounds how many groups are tried for one archive of Java.
-const maxGroups = 8
+const maxGroups = 12
 
 // javaNames are the names that an archive of Java may have. Where it does not tell its group for
 // certain, groups are tried that are the beginning of the package of all its classes, as
@@ -67,18 +67,21 @@ func javaNames(p *inventory.Package) []wanted {
 		artifact = p.Name
 		out = append(out, wanted{artifact + ":" + artifact, p.Version})
 	}
-	for group := p.Source; group != "" && len(out) < maxGroups; {
-		if w := (wanted{group + ":" + artifact, p.Version}); !slices.Contains(out, w) {
-			out = append(out, w)
+	// Bundles are named by all of it: org.eclipse.sisu.inject is of org.eclipse.sisu.
+	for _, group := range []string{p.Source, artifact[:max(strings.LastIndexByte(artifact, '.'), 0)]} {
+		for group != "" && len(out) < maxGroups {
+			if w := (wanted{group + ":" + artifact, p.Version}); !slices.Contains(out, w) {
+				out = append(out, w)
+			}
+			group = group[:max(strings.LastIndexByte(group, '.'), 0)]
 		}
-		group = group[:max(strings.LastIndexByte(group, '.'), 0)]
 	}
 	return out
 }
 
 // groupless reports whether an archive of Java gives nothing to find its group by.
 func groupless(p *inventory.Package) bool {
-	return p.Kind == inventory.KindJava && p.Source == "" && !strings.Contains(p.Name, ":")
+	return p.Kind == inventory.KindJava && p.Source == "" && !strings.ContainsAny(p.Name, ":.")
 }
 
 // ubuntuPro begins the ecosystems whose fixes only subscribers get.

@@ -47,6 +47,7 @@ func TestInventoryTraps(t *testing.T) {
 		{"a group that is wrong", rec("M-1", "Maven", "org.springframework:spring-webmvc", until("5.3.18")), debian12, java("com.vendor:spring-webmvc", "5.3.17", "org.springframework.web"), "M-1 fixed 5.3.18"},
 		{"a group of another", rec("M-1", "Maven", "org.other:core", until("5")), debian12, java("core", "1", "org.springframework.web"), ""},
 		{"a group named as the artifact", rec("M-1", "Maven", "log4j:log4j", until("2")), debian12, java("log4j", "1.2.17", "org.apache.log4j"), "M-1 fixed 2"},
+		{"a group that a bundle's name tells", rec("M-1", "Maven", "org.eclipse.sisu:org.eclipse.sisu.inject", until("1")), debian12, java("org.eclipse.sisu.inject", "0.3.5", ""), "M-1 fixed 1"},
 		{"Rust", rec("C-1", "crates.io", "time", until("0.2.23")), debian12, inventory.Package{Kind: inventory.KindRust, Name: "time", Version: "0.1.43"}, "C-1 fixed 0.2.23"},
 	}
 	for _, tt := range tests {
