@@ -3,8 +3,12 @@ package worker
 import (
 	"archive/zip"
 	"bytes"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // TestLockFiles: a lock file counts where its project is not installed, and says so.
@@ -66,5 +70,29 @@ func TestJarPlaces(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// TestJarLinks: a link to an archive is no gap, which is read under its own name; one to what is not
+// told by its name is.
+func TestJarLinks(t *testing.T) {
+	for target, want := range map[string]bool{"x-1.2.jar": true, "/opt/far/../x-1.2.JAR": true, "x.bin": false, "": false, "package-lock.json": false} {
+		layer := tarOf(t, ent{name: "usr/share/java/x.jar", typ: '2', link: target})
+		if target == "" {
+			layer = tarOf(t, ent{name: "app/node_modules/a/package.json", typ: '2', link: "../b/package.json"})
+		}
+		for _, l := range [][]byte{layer, gzipped(layer)} {
+			res, err := readArchive(t, dockerArchive(t, l))
+			if err != nil || res.Complete() != want {
+				t.Errorf("%q: complete is %v, want %v: %v, %+v", target, res.Complete(), want, err, res.Notes)
+			}
+		}
+	}
+	dir := t.TempDir()
+	if err := os.Symlink("x-1.2.jar", filepath.Join(dir, "x.jar")); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := read(t, inventory.SourceRootfs, "", dir); err != nil || !res.Complete() {
+		t.Errorf("in a directory: %v, %+v", err, res)
 	}
 }
