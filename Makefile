@@ -33,6 +33,10 @@ generate: ## rebuild the BPF object, its Go bindings and generated pages (needs 
 verify: ## fail if generated files do not match their sources
 	tools/ci/verify.sh
 
+.PHONY: accuracy
+accuracy: ## write docs/accuracy.md, from the data that BELAY_SCAN_DATA names
+	$(GO) run ./tools/accuracy
+
 .PHONY: fmt
 fmt: ## format Go sources
 	gofmt -l -w cmd internal tools test bpf

@@ -14,8 +14,11 @@ import (
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
-// defaultEcosystems are those that packages of images are matched with.
-var defaultEcosystems = []string{"Alpine", "Chainguard", "Debian", "Go", "PyPI", "Ubuntu", "Wolfi", "npm"}
+// defaultEcosystems are those that packages of images are matched with. The records of Red Hat, SUSE, openSUSE,
+// openEuler and Mageia are large, or of use to few, and have to be asked for.
+var defaultEcosystems = []string{
+	"AlmaLinux", "Alpine", "Chainguard", "Debian", "Go", "Maven", "NuGet", "Packagist", "PyPI", "Rocky Linux", "RubyGems", "Ubuntu", "Wolfi", "crates.io", "npm",
+}
 
 // updateFlags are the flags of db update.
 type updateFlags struct {

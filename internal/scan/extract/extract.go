@@ -49,7 +49,9 @@ func extractors() []extractor {
 		{"composer", wantsComposer, readComposer, 0},
 		{"nuget", wantsNuGet, readNuGet, 0},
 		{"gem", wantsGem, readGem, 0},
-		{"go", wantsGo, readGo, 0},
+		{"java", wantsJava, readJava, 0},
+		{"lock", wantsLock, readLock, 0},
+		{"program", wantsGo, readProgram, 0},
 	}
 }
 

@@ -41,7 +41,7 @@ func readGo(_ string, c image.Content) (inventory.File, error) {
 		}
 		info, err = buildinfo.Read(io.NewSectionReader(c.At, 0, c.Size))
 	} else {
-		info, err = searchGo(c)
+		info, err = searchGoIn(&window{r: c}, func([]byte, int) {})
 	}
 	if errors.Is(err, errBroken) {
 		return inventory.File{}, err
@@ -91,13 +91,15 @@ const (
 	maxGoModules = 4 << 20
 )
 
-// searchGo looks for build information in a stream, which layers that are compressed
+// searchGoIn looks for build information in a stream, which layers that are compressed
 // are. It needs 64 KiB whatever the program's size, and as much more as a text in it is
 // long. A magic that only looks like one, as programs have that know it themselves, is
 // passed over, up to [maxFalse] of them. Programs of Go before 1.18 keep the information
 // behind pointers and are not recognised.
-func searchGo(r io.Reader) (*debug.BuildInfo, error) {
-	w := &window{r: r}
+//
+// also is shown each look ahead, and the place up to which it is to look, before the window goes on:
+// it may peek further, and must not skip.
+func searchGoIn(w *window, also func(b []byte, end int)) (*debug.BuildInfo, error) {
 	if head, err := w.peek(4); err != nil || string(head) != "\x7fELF" {
 		return nil, errNoGo
 	}
@@ -126,10 +128,16 @@ func searchGo(r io.Reader) (*debug.BuildInfo, error) {
 				bare = info
 			}
 		}
+		// decode may have made the window longer; b is as long as it was.
+		on := (len(b) - goHeader) / goAlign * goAlign
+		if err != nil {
+			on = len(b)
+		}
+		also(b, on)
 		if err != nil {
 			break
 		}
-		w.skip((len(b) - goHeader) / goAlign * goAlign)
+		w.skip(on)
 	}
 	if bare == nil {
 		return nil, errNoGo

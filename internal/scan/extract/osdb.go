@@ -99,7 +99,7 @@ func readDpkgList(name string, c image.Content) (inventory.File, error) {
 
 // ownable reports whether a path may hold a package of a language.
 func ownable(p string) bool {
-	return wantsNPM(p, 0, -1) || wantsPython(p, 0, -1) || wantsComposer(p, 0, -1) || wantsNuGet(p, 0, -1) || wantsGem(p, 0, -1) || strings.Contains(p, "bin/") || strings.Contains(p, "libexec/") || wantsGo(p, 0o111, -1)
+	return wantsNPM(p, 0, -1) || wantsPython(p, 0, -1) || wantsComposer(p, 0, -1) || wantsNuGet(p, 0, -1) || wantsGem(p, 0, -1) || wantsJava(p, 0, -1) || strings.Contains(p, "bin/") || strings.Contains(p, "libexec/") || wantsGo(p, 0o111, -1)
 }
 
 func wantsApk(name string, _ fs.FileMode, _ int64) bool {

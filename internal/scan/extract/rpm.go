@@ -64,7 +64,33 @@ func readRPM(name string, c image.Content) (inventory.File, error) {
 		})
 		return nil
 	})
+	sourceEpochs(f.Packages)
 	return f, err
+}
+
+// sourceEpochs gives source versions their epochs, which the names of source packages lack. It is
+// that of a package with its source's version, most often the one of its name: perl-Pod-Escapes
+// 1:1.07 and perl 4:5.26.3 are built from perl 4:5.26.3. Where there is none such it is left
+// out, so that a version counts as older rather than newer than it is.
+func sourceEpochs(list []inventory.Package) {
+	type source struct{ name, version string }
+	epochs := map[source]string{}
+	for i := range list {
+		p := &list[i]
+		epoch, version, ok := strings.Cut(p.Version, ":")
+		if !ok {
+			epoch, version = "", p.Version
+		}
+		if key := (source{p.Source, version}); epochs[key] == "" || p.Name == p.Source {
+			epochs[key] = epoch
+		}
+	}
+	for i := range list {
+		p := &list[i]
+		if epoch := epochs[source{p.Source, p.SourceVersion}]; epoch != "" {
+			p.SourceVersion = epoch + ":" + p.SourceVersion
+		}
+	}
 }
 
 // rpmPackage gives a package its version as advisories write it: [EPOCH:]VERSION-RELEASE.
@@ -73,8 +99,8 @@ func rpmPackage(p rpmdb.Package) inventory.Package {
 	if p.HasEpoch && p.Epoch > 0 {
 		version = fmt.Sprintf("%d:%s", p.Epoch, version)
 	}
-	out := inventory.Package{Kind: inventory.KindRPM, Name: p.Name, Version: version, Arch: p.Arch, Source: p.Name, SourceVersion: version}
-	// NAME-VERSION-RELEASE.src.rpm; the epoch is not in it, and mostly that of the package.
+	out := inventory.Package{Kind: inventory.KindRPM, Name: p.Name, Version: version, Arch: p.Arch, Source: p.Name, SourceVersion: p.Version + "-" + p.Release}
+	// NAME-VERSION-RELEASE.src.rpm; the epoch is not in it: see sourceEpochs.
 	nevra, ok := strings.CutSuffix(p.SourceRPM, ".src.rpm")
 	if !ok {
 		nevra, ok = strings.CutSuffix(p.SourceRPM, ".nosrc.rpm")
@@ -82,9 +108,6 @@ func rpmPackage(p rpmdb.Package) inventory.Package {
 	r := strings.LastIndexByte(nevra, '-')
 	if v := strings.LastIndexByte(nevra[:max(r, 0)], '-'); ok && v > 0 {
 		out.Source, out.SourceVersion = nevra[:v], nevra[v+1:]
-		if p.HasEpoch && p.Epoch > 0 {
-			out.SourceVersion = fmt.Sprintf("%d:%s", p.Epoch, out.SourceVersion)
-		}
 	}
 	return out
 }

@@ -96,9 +96,24 @@ func (l *layer) add(kind, name string, f inventory.File) {
 		return
 	}
 	for i := range f.Packages {
-		f.Packages[i].Path = cut(name)
+		// What an archive within the file told has its place in it.
+		if inner := f.Packages[i].Path; inner != "" {
+			f.Packages[i].Path = cut(name + "!/" + inner)
+		} else {
+			f.Packages[i].Path = cut(name)
+		}
 	}
 	l.files[name] = read{kind, f}
+}
+
+// unplaced returns packages as the extractor gave them, with their places within the file of
+// this name alone.
+func unplaced(list []inventory.Package, name string) []inventory.Package {
+	list = slices.Clone(list)
+	for i := range list {
+		_, list[i].Path, _ = strings.Cut(list[i].Path, cut(name)+"!/")
+	}
+	return list
 }
 
 // hides reports whether l hides a file of a lower layer.

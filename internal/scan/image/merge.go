@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 
@@ -12,7 +13,11 @@ import (
 )
 
 // identity tells one installed package from another within one file.
-type identity struct{ name, version, arch string }
+type identity struct{ name, version, arch, path string }
+
+func identityOf(p *inventory.Package) identity {
+	return identity{p.Name, p.Version, p.Arch, p.Path}
+}
 
 // finish merges the layers and fills the result.
 func (r *reader) finish() error {
@@ -45,15 +50,16 @@ func (r *reader) finish() error {
 // package was at the same place before, if it was there until now.
 func attribute(f, was read, layer int) read {
 	since := make(map[identity]int, len(was.Packages))
-	for _, p := range was.Packages {
-		since[identity{p.Name, p.Version, p.Arch}] = p.Layer
+	for i := range was.Packages {
+		p := &was.Packages[i]
+		since[identityOf(p)] = p.Layer
 	}
 	// A layer that is in the image twice must not be changed through the other.
 	f.Packages = slices.Clone(f.Packages)
 	for i := range f.Packages {
 		p := &f.Packages[i]
 		p.Layer = layer
-		if first, ok := since[identity{p.Name, p.Version, p.Arch}]; ok {
+		if first, ok := since[identityOf(p)]; ok {
 			p.Layer = first
 		}
 	}
@@ -64,6 +70,7 @@ func attribute(f, was read, layer int) read {
 func (r *reader) fill(seen map[string]read) error {
 	seed := maphash.MakeSeed()
 	owners := map[uint64]string{}
+	var files []string // of each package
 	for _, name := range slices.Sorted(maps.Keys(seen)) {
 		f := seen[name]
 		if f.OS != nil && (r.res.OS == inventory.OS{} || name == "etc/os-release") {
@@ -73,6 +80,9 @@ func (r *reader) fill(seen map[string]read) error {
 			owners[maphash.String(seed, merged(o.Path))] = o.Owner
 		}
 		r.res.Packages = append(r.res.Packages, f.Packages...)
+		for range f.Packages {
+			files = append(files, name)
+		}
 		if len(r.res.Packages) > inventory.MaxPackages {
 			return fmt.Errorf("the image has more than %d packages", inventory.MaxPackages)
 		}
@@ -80,13 +90,64 @@ func (r *reader) fill(seen map[string]read) error {
 	for i := range r.res.Packages {
 		p := &r.res.Packages[i]
 		if !inventory.OfDistribution(p.Kind) {
-			p.Owner = owners[maphash.String(seed, merged(p.Path))]
+			p.Owner = owners[maphash.String(seed, merged(files[i]))]
 		}
 	}
+	r.res.Packages = withoutInstalled(r.res.Packages)
 	slices.SortFunc(r.res.Packages, comparePackages)
 	// A database may name a package twice; nothing more is known from the second.
 	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool { return comparePackages(a, b) == 0 })
 	return nil
+}
+
+// installRoot is the folder in which what a lock file of Node.js or PHP asks for is installed, or
+// one of a package that is: up to node_modules or vendor, "" where there is none.
+func installRoot(kind, file string) string {
+	sep := map[string]string{inventory.KindNPM: "/node_modules/", inventory.KindComposer: "/vendor/"}[kind]
+	if sep == "" {
+		return ""
+	}
+	dir, _, ok := strings.Cut("/"+file, sep)
+	if !ok {
+		return ""
+	}
+	return dir + "/"
+}
+
+// withoutInstalled drops packages of lock files whose project is installed: for Node.js and PHP those
+// with a folder of modules beside the lock file, elsewhere those of which any version is installed.
+// What is there says more than what was asked for.
+func withoutInstalled(list []inventory.Package) []inventory.Package {
+	type key struct{ kind, name string }
+	installed := map[key]bool{}
+	for i := range list {
+		p := &list[i]
+		if p.Locked || p.Owner != "" {
+			continue
+		}
+		installed[key{p.Kind, lockName(p)}] = true
+		if root := installRoot(p.Kind, p.Path); root != "" {
+			installed[key{p.Kind, root}] = true
+		}
+	}
+	return slices.DeleteFunc(list, func(p inventory.Package) bool {
+		if !p.Locked {
+			return false
+		}
+		if p.Kind == inventory.KindNPM || p.Kind == inventory.KindComposer {
+			dir := strings.TrimSuffix("/"+path.Dir(p.Path), "/.") + "/"
+			return installed[key{p.Kind, dir}]
+		}
+		return installed[key{p.Kind, lockName(&p)}]
+	})
+}
+
+// lockName is a package's name so that both spellings of one in Python are equal.
+func lockName(p *inventory.Package) string {
+	if p.Kind != inventory.KindPython {
+		return p.Name
+	}
+	return strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(p.Name))
 }
 
 // comparePackages orders packages; those that are the same installed package are equal.
@@ -124,7 +185,7 @@ func (r *reader) resolveLinks(a archive, order []manifestLayer, done map[string]
 			}
 			if from.looked[from.hash(at)] == h.kind {
 				if f, ok := from.files[at]; ok {
-					f.Packages = slices.Clone(f.Packages)
+					f.Packages = unplaced(f.Packages, at)
 					l.add(h.kind, h.name, f.File)
 				}
 				continue
@@ -178,7 +239,7 @@ func (r *reader) fulfil(wishes []wish, t *tarStream, e *entry) {
 		}
 		if done, ok := first[w.link.kind]; ok {
 			if f, ok := done.layer.files[done.link.name]; ok {
-				f.Packages = slices.Clone(f.Packages)
+				f.Packages = unplaced(f.Packages, done.link.name)
 				w.layer.add(w.link.kind, w.link.name, f.File)
 			}
 			continue

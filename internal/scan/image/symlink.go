@@ -31,9 +31,17 @@ func (r *reader) hiding(name string) bool {
 
 // symlink notes a link that hides something. target is empty where it is not known.
 func (r *reader) symlink(name, target string) {
-	if r.hiding(name) && !usrMerge(name, target) {
+	if r.hiding(name) && !usrMerge(name, target) && !r.readElsewhere(name, target) {
 		r.notes.add(name, "a symbolic link in the place of a database of packages, a package or a folder of them: it is not followed")
 	}
+}
+
+// readElsewhere reports whether what a link leads to is read as the same kind wherever in the
+// image it lies, since its last name alone says so: x.jar that leads to x-1.2.jar. Links on the
+// way do not matter, and one at its end is judged itself.
+func (r *reader) readElsewhere(name, target string) bool {
+	kind := r.x.Kind(name, 0, -1)
+	return kind != "" && !databaseDirs[name] && target != "" && r.x.Kind(path.Base(target), 0, -1) == kind
 }
 
 // usrMerge reports whether a link is of a distribution with one /usr: then what was

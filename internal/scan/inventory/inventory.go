@@ -21,6 +21,8 @@ const (
 	KindComposer = "composer"
 	KindNuGet    = "nuget"
 	KindGem      = "gem"
+	KindJava     = "maven" // names are GROUP:ARTIFACT, or ARTIFACT where the group is not told
+	KindRust     = "cargo"
 )
 
 // Package is one package that an image has.
@@ -30,7 +32,8 @@ type Package struct {
 	Version string `json:"version"`
 	// Source and SourceVersion are the source package it was built from, if the
 	// package manager keeps it: distributions publish advisories for sources. They
-	// are set for deb, apk and rpm, also where they equal Name and Version.
+	// are set for deb, apk and rpm, also where they equal Name and Version. For an archive
+	// of Java whose group is not certain, Source is the package that all of its classes are in.
 	Source        string `json:"source,omitempty"`
 	SourceVersion string `json:"sourceVersion,omitempty"`
 	Arch          string `json:"arch,omitempty"`
@@ -43,6 +46,9 @@ type Package struct {
 	// any, by its own word: advisories are the distribution's if it is installed and they
 	// know it.
 	Owner string `json:"owner,omitempty"`
+	// Locked says that a lock file names it, and nothing that is installed: it was asked
+	// for, which is no proof that it is there.
+	Locked bool `json:"locked,omitempty"`
 }
 
 // OfDistribution reports whether packages of a kind are those of a distribution.

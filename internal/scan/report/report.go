@@ -70,6 +70,10 @@ func PURL(o inventory.OS, p *inventory.Package) string {
 			q["distro"] = o.ID + "-" + o.VersionID
 		}
 		u.Qualifiers = packageurl.QualifiersFromMap(q)
+	case inventory.KindJava:
+		if group, artifact, ok := strings.Cut(p.Name, ":"); ok {
+			u.Namespace, u.Name = group, artifact
+		}
 	default:
 		if i := strings.LastIndexByte(p.Name, '/'); i > 0 {
 			u.Namespace, u.Name = p.Name[:i], p.Name[i+1:]
@@ -96,6 +100,9 @@ func (s *Scan) WriteCycloneDX(w io.Writer, version string) error {
 		props := []cdx.Property{{Name: "belay:path", Value: p.Path}, {Name: "belay:layer", Value: fmt.Sprint(p.Layer)}}
 		if p.Owner != "" {
 			props = append(props, cdx.Property{Name: "belay:owner", Value: p.Owner})
+		}
+		if p.Locked {
+			props = append(props, cdx.Property{Name: "belay:locked", Value: "true"})
 		}
 		components = append(components, cdx.Component{
 			BOMRef: ref(i), Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: PURL(s.Inventory.OS, p), Properties: &props,
@@ -164,6 +171,9 @@ func (s *Scan) Where(p *inventory.Package) string {
 	path := cmp.Or(p.Path, "-")
 	if inventory.OfDistribution(p.Kind) {
 		path = p.Kind
+	}
+	if p.Locked {
+		path += ", a lock file"
 	}
 	if len(s.Inventory.Layers) > 1 {
 		return fmt.Sprintf("%s (layer %d)", path, p.Layer+1)

@@ -1,6 +1,5 @@
 // Package rpmdb reads which packages a database of RPM has: those in SQLite (Fedora,
-// Enterprise Linux 9 and later) and in ndb (SUSE). The Berkeley DB of former releases is
-// told apart and not read.
+// Enterprise Linux 9 and later), in ndb (SUSE) and in the hash of Berkeley DB (before).
 //
 // All input is hostile: every offset is checked, no page is read twice, and lengths have
 // bounds. It reads through an [io.ReaderAt] and owns no state. Row: core.
@@ -26,8 +25,8 @@ type Package struct {
 // ErrBroken is wrapped by errors about a database that is not as it should be.
 var ErrBroken = errors.New("the RPM database is broken")
 
-// ErrBerkeley says that a database is of Berkeley DB, which is not read.
-var ErrBerkeley = errors.New("an RPM database in Berkeley DB: it is not read")
+// ErrBerkeley says that a database is of Berkeley DB and no hash, as rpm makes it.
+var ErrBerkeley = errors.New("an RPM database in a form of Berkeley DB that is not read")
 
 // Bounds. The largest headers are those of kernel packages, with some 5 MB.
 const (
@@ -64,7 +63,7 @@ func Read(r io.ReaderAt, size int64, fn func(Package) error) error {
 	case string(head[:4]) == ndbMagic:
 		err = readNDB(r, size, blob)
 	case isBerkeley(head[:]):
-		err = ErrBerkeley
+		err = readBerkeley(r, size, blob)
 	default:
 		err = fmt.Errorf("%w: it is of no known kind", ErrBroken)
 	}

@@ -19,7 +19,12 @@ import (
 // subpackage alpha-libs with epoch 2, and thunderbird.
 func database(tb testing.TB) []byte {
 	tb.Helper()
-	f, err := os.Open("testdata/rpmdb.sqlite.gz")
+	return unzipped(tb, "rpmdb.sqlite.gz")
+}
+
+func unzipped(tb testing.TB, name string) []byte {
+	tb.Helper()
+	f, err := os.Open("testdata/" + name)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -98,6 +103,53 @@ func TestNDB(t *testing.T) {
 	got, err := list(ndbOf(headers(t)...))
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %v\n%s", err, strings.Join(got, "\n"))
+	}
+}
+
+// TestBerkeley: hashes that Berkeley DB 5.3 made of the same headers and of rpm's counter, in
+// both orders of bytes.
+func TestBerkeley(t *testing.T) {
+	for _, name := range []string{"Packages.1234.gz", "Packages.4321.gz"} {
+		got, err := list(unzipped(t, name))
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: got %v\n%s", name, err, strings.Join(got, "\n"))
+		}
+	}
+}
+
+// TestHostileBerkeley: any byte altered, any end cut off: an end, and never more than there is.
+func TestHostileBerkeley(t *testing.T) {
+	good := unzipped(t, "Packages.1234.gz")
+	for at := range good {
+		bad := slices.Clone(good)
+		bad[at] ^= 0xff
+		list(bad)
+		if at > 8192 {
+			break // the first hash page is behind us
+		}
+	}
+	for n := 0; n < len(good); n += 100 {
+		if got, err := list(good[:n]); !errors.Is(err, ErrBroken) {
+			t.Errorf("cut off after %d bytes: %v, %v", n, got, err)
+		}
+	}
+	// Each page of a chain leads to itself; each begins a chain.
+	loop := slices.Clone(good)
+	for at := 4096; at < len(loop); at += 4096 {
+		if loop[at+25] == bdbPageOverflow {
+			copy(loop[at+16:], loop[at+8:at+12])
+			copy(loop[at+22:], []byte{1, 0})
+		}
+	}
+	if _, err := list(loop); !errors.Is(err, ErrBroken) {
+		t.Errorf("a chain that leads to itself: %v", err)
+	}
+	for name, change := range map[string][2]int{"encrypted": {24, 1}, "pages of 0 bytes": {21, 0}, "a tree": {25, 9}} {
+		bad := slices.Clone(good)
+		bad[change[0]] = byte(change[1])
+		if _, err := list(bad); !errors.Is(err, ErrBroken) && !errors.Is(err, ErrBerkeley) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -180,6 +232,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(ndbOf(small))
 	f.Add(database(f)[:16384])
+	f.Add(unzipped(f, "Packages.1234.gz")[:16384])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := list(b); err == nil && len(b) < 100 {
 			t.Error("a database of nothing")

@@ -17,9 +17,12 @@ type Key struct{ Ecosystem, Name string }
 func Keys(res *inventory.Result) []Key {
 	seen := map[Key]bool{}
 	for i := range res.Packages {
-		ecosystems, name, _ := query(res.OS, &res.Packages[i])
+		ecosystems, names := query(res.OS, &res.Packages[i])
 		for _, eco := range ecosystems {
-			seen[Key{eco, ""}], seen[Key{eco, name}] = true, true
+			seen[Key{eco, ""}] = true
+			for _, w := range names {
+				seen[Key{eco, w.name}] = true
+			}
 		}
 	}
 	out := make([]Key, 0, len(seen))

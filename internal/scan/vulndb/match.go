@@ -113,7 +113,7 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 				continue
 			}
 		}
-		ecosystems, name, version := query(res.OS, p)
+		ecosystems, names := query(res.OS, p)
 		covered := false
 		for _, eco := range ecosystems {
 			yes, ok := known[eco]
@@ -127,14 +127,17 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 			note(p, fmt.Sprintf("the database has no advisories for %s packages of %s", p.Kind, cmp.Or(strings.Join(ecosystems, ", "), res.OS.ID, "an unknown system")))
 			continue
 		}
-		key := lookupKey{p.Kind, name, version}
+		key := lookupKey{p.Kind, p.Name, p.Version, p.Source, p.SourceVersion}
 		a, ok := cache[key]
 		if !ok {
 			var err error
-			if a.found, a.undecided, err = db.find(ctx, ecosystems, name, version); err != nil {
+			if a.found, a.undecided, err = db.find(ctx, ecosystems, names); err != nil {
 				return Matches{}, err
 			}
 			cache[key] = a
+		}
+		if groupless(p) && len(a.found) == 0 {
+			note(p, "an archive of Java that tells no group, by which advisories name it")
 		}
 		if a.undecided > 0 {
 			note(p, "a version that cannot be compared with those of advisories")
@@ -155,7 +158,7 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 
 // lookupKey is a package as it is looked up: all of one kind in one image have the same
 // ecosystems.
-type lookupKey struct{ kind, name, version string }
+type lookupKey struct{ kind, name, version, source, sourceVersion string }
 
 // answer is what one look-up gave.
 type answer struct {
@@ -163,89 +166,26 @@ type answer struct {
 	undecided int
 }
 
-// query returns under which ecosystems, name and version a package is looked up.
-func query(o inventory.OS, p *inventory.Package) (ecosystems []string, name, version string) {
-	switch p.Kind {
-	case inventory.KindGo:
-		return []string{"Go"}, p.Name, strings.TrimPrefix(p.Version, "v")
-	case inventory.KindNPM:
-		return []string{"npm"}, p.Name, p.Version
-	case inventory.KindPython:
-		return []string{"PyPI"}, p.Name, p.Version
-	case inventory.KindComposer:
-		return []string{"Packagist"}, p.Name, p.Version
-	case inventory.KindNuGet:
-		return []string{"NuGet"}, p.Name, p.Version
-	case inventory.KindGem:
-		return []string{"RubyGems"}, p.Name, p.Version
-	case inventory.KindRPM:
-		return rpmDistribution(o), p.Name, p.Version
-	case inventory.KindDeb, inventory.KindApk:
-		name, version = cmp.Or(p.Source, p.Name), cmp.Or(p.SourceVersion, p.Version)
-		if base, ok := strings.CutPrefix(name, "linux-signed"); ok && (base == "" || base[0] == '-') {
-			// Signed kernels are built from linux; their version 6.1.1+1 is its 6.1.1-1.
-			name = "linux"
-			if i := strings.LastIndexByte(version, '+'); i >= 0 && !strings.Contains(version, "-") {
-				version = version[:i] + "-" + version[i+1:]
-			}
-		}
-		return distribution(o), name, version
-	}
-	return nil, p.Name, p.Version
-}
-
-// ubuntuPro begins the ecosystems whose fixes only subscribers get.
-const ubuntuPro = "Ubuntu:Pro:"
-
-// distribution returns OSV's names for a release. Source:
-// https://ossf.github.io/osv-schema/, "Defined Ecosystems".
-func distribution(o inventory.OS) []string {
-	major, rest, _ := strings.Cut(o.VersionID, ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	switch {
-	case o.ID == "debian" && major != "":
-		return []string{"Debian:" + major}
-	case o.ID == "ubuntu" && o.VersionID != "":
-		return []string{"Ubuntu:" + o.VersionID + ":LTS", "Ubuntu:" + o.VersionID, ubuntuPro + o.VersionID + ":LTS"}
-	case o.ID == "alpine" && minor != "":
-		return []string{"Alpine:v" + major + "." + minor}
-	case o.ID == "wolfi":
-		return []string{"Wolfi"}
-	case o.ID == "chainguard":
-		return []string{"Chainguard"}
-	}
-	return nil
-}
-
-// rpmDistribution returns OSV's names for a release whose records are about binary packages,
-// as those of AlmaLinux are. Records of Red Hat are by product, those of Rocky Linux and SUSE by
-// source package: their packages are noted as not matched.
-func rpmDistribution(o inventory.OS) []string {
-	major, _, _ := strings.Cut(o.VersionID, ".")
-	if o.ID == "almalinux" && major != "" {
-		return []string{"AlmaLinux:" + major}
-	}
-	return nil
-}
-
-// find returns which of a package's records are about a version, those with a common
-// name as one.
+// find returns which records of any of the names are about a version, those with a common
+// name of their own as one.
 // undecided counts records whose versions could not be compared with this one.
-func (db *DB) find(ctx context.Context, ecosystems []string, name, text string) (found []Finding, undecided int, err error) {
+func (db *DB) find(ctx context.Context, ecosystems []string, names []wanted) (found []Finding, undecided int, err error) {
 	all := merger{byID: map[string]int{}}
 	for _, eco := range ecosystems {
-		e, err := db.lookup(eco, name)
-		if err != nil {
-			return nil, 0, err
+		for _, w := range names {
+			e, err := db.lookup(eco, w.name)
+			if err != nil {
+				return nil, 0, err
+			}
+			if e.n == 0 {
+				continue
+			}
+			n, err := db.findIn(ctx, &all, e, eco, w.version)
+			if err != nil {
+				return nil, 0, err
+			}
+			undecided += n
 		}
-		if e.n == 0 {
-			continue
-		}
-		n, err := db.findIn(ctx, &all, e, eco, text)
-		if err != nil {
-			return nil, 0, err
-		}
-		undecided += n
 	}
 	return all.findings(), undecided, nil
 }
@@ -265,7 +205,7 @@ func (db *DB) findIn(ctx context.Context, all *merger, e entry, eco, text string
 		if err != nil {
 			undecided++
 		}
-		if !hit {
+		if !hit || otherModule(eco, text, f.Fixed) {
 			continue
 		}
 		if f.State == StateFixed && strings.HasPrefix(eco, ubuntuPro) {

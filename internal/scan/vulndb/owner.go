@@ -31,13 +31,15 @@ func (o *owners) covers(name string) (bool, error) {
 		return known, nil
 	}
 	known := false
-	ecosystems, source, _ := query(o.os, p)
+	ecosystems, names := query(o.os, p)
 	for _, eco := range ecosystems {
-		list, err := o.db.lookup(eco, source)
-		if err != nil {
-			return false, err
+		for _, w := range names {
+			list, err := o.db.lookup(eco, w.name)
+			if err != nil {
+				return false, err
+			}
+			known = known || list.n > 0
 		}
-		known = known || list.n > 0
 	}
 	o.known[name] = known
 	return known, nil

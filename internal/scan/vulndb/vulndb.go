@@ -134,6 +134,16 @@ func (v version) compare(w []byte) (n int, err error) {
 	return v.CompareStr(string(w))
 }
 
+// Compare returns whether the version a is before b (-1), equal to it (0) or after it (1), in the
+// order of an ecosystem of OSV. Errors: a version that the order cannot read.
+func Compare(ecosystem, a, b string) (int, error) {
+	v, err := parse(ecosystem, a)
+	if err != nil {
+		return 0, err
+	}
+	return v.compare([]byte(b))
+}
+
 // in reports whether v is affected, and from which version on it is not; fixed is
 // empty if no such version is known.
 //

@@ -55,9 +55,28 @@ func TestRPM(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want %q", name, got, res.Notes, want)
 		}
 	}
+	f2, err := os.Open("../rpmdb/testdata/Packages.1234.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f2.Close()
+	z, err = gzip.NewReader(f2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := tarOf(t, ents[0], ent{name: "var/lib/rpm/Packages", body: string(hash)}, ents[3])
+	for _, l := range [][]byte{old, gzipped(old)} {
+		if res, err := readArchive(t, dockerArchive(t, l)); err != nil || !slices.Equal(summary(res), want) || !res.Complete() {
+			t.Errorf("Berkeley DB: got %v, %q, want %q", err, summary(res), want)
+		}
+	}
 	for part, e := range map[string]ent{
 		"not in it yet": {name: "var/lib/rpm/rpmdb.sqlite-wal", body: "x"},
-		"Berkeley DB":   {name: "usr/lib/sysimage/rpm/Packages", body: strings.Repeat("\x00", 12) + "\x61\x15\x06\x00"},
+		"Berkeley DB":   {name: "usr/lib/sysimage/rpm/Packages", body: strings.Repeat("\x00", 12) + "\x62\x31\x05\x00" + strings.Repeat("\x00", 600)},
 		"broken":        {name: "usr/lib/sysimage/rpm/Packages.db", body: "RpmP" + strings.Repeat("\xff", 100)},
 		"symbolic link": {name: "usr/lib/sysimage/rpm/rpmdb.sqlite", typ: tar.TypeSymlink, link: "/elsewhere"},
 	} {

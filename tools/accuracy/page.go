@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// maxExamples bounds what is listed of findings beyond the answers, for each family.
+const maxExamples = 8
+
+// page is docs/accuracy.md.
+func (m *measurement) page(traps []string) []byte {
+	var b bytes.Buffer
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("<!-- Written by `make accuracy`. Do not edit. -->")
+	p("# Accuracy of matching")
+	p("")
+	p("Measured against recorded answers of api.osv.dev, restricted to records that the feeds at hand have for the package: what the public service found for a")
+	p("version, and we know of, must be found. The feeds are older and newer than the answers, which have no date: a finding of a record that was published")
+	p("after the newest one of its answer, or of which that cannot be told, is *newer*; one of an older record that the answer lacks is *beyond* it, and counts")
+	p("against precision, though the record may have been changed since. Findings, of which one may stand for several records, are counted once; answers that were cut off count for recall alone.")
+	p("")
+	p("| Ecosystem | Records in the feeds | Packages compared | Not comparable | Found | Missed | Recall | Newer | Beyond | Precision |")
+	p("|---|---|---|---|---|---|---|---|---|---|")
+	for _, eco := range slices.Sorted(maps.Keys(m.rows)) {
+		p("%s", line(eco, fmt.Sprint(m.records[eco]), *m.rows[eco]))
+	}
+	all := 0
+	for _, n := range m.records {
+		all += n
+	}
+	p("%s", line("**all**", fmt.Sprint(all), m.total()))
+	p("")
+	p("*Not comparable* are packages of releases of which the feeds at hand have no record, so that nothing is known about them here; that is not a figure of Belay.")
+	p("")
+	for _, eco := range slices.Sorted(maps.Keys(m.rows)) {
+		r := m.rows[eco]
+		if len(r.examples) == 0 {
+			continue
+		}
+		p("Beyond the answers of %s:", eco)
+		p("")
+		for _, e := range r.examples[:min(len(r.examples), maxExamples)] {
+			p("- %s", e)
+		}
+		if more := len(r.examples) - maxExamples; more > 0 {
+			p("- and %d more", more)
+		}
+		p("")
+	}
+	p("## Order of versions")
+	p("")
+	p("| Vectors | Pairs | Out of order |")
+	p("|---|---|---|")
+	pairs, bad := 0, 0
+	for _, v := range m.vectors {
+		p("| %s | %d | %d |", v.file, v.pairs, v.bad)
+		pairs, bad = pairs+v.pairs, bad+v.bad
+	}
+	p("| **all** | %d | %d |", pairs, bad)
+	p("")
+	p("## Traps")
+	p("")
+	p("Each is a way in which a scanner was wrong, and a test with a record of its own (`internal/scan/vulndb`). All %d pass:", len(traps))
+	p("")
+	for _, t := range traps {
+		p("- %s", t)
+	}
+	return b.Bytes()
+}
+
+func line(name, records string, r row) string {
+	return fmt.Sprintf("| %s | %s | %d | %d | %d | %d | %s | %d | %d | %s |", name, records, r.packages, r.foreign, r.found, r.missed,
+		share(r.found, r.missed), r.newer, r.beyond, share(r.found, r.beyond))
+}
+
+// share is a of a and b, in percent.
+func share(a, b int) string {
+	if a+b == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(a)/float64(a+b))
+}
