@@ -79,11 +79,13 @@ var Packages = []Package{
 	{Path: "internal/scan/report", Row: RowAdapter},
 	{Path: "internal/scan/stock", Row: RowAdapter},
 	{Path: "internal/scan/accept", Row: RowAdapter},
+	{Path: "internal/scan/vex", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
 	{Path: "internal/scan/image", Row: RowCore},
 	{Path: "internal/scan/rpmdb", Row: RowCore},
+	{Path: "internal/scan/sbom", Row: RowCore},
 	{Path: "internal/scan/vulndb", Row: RowCore},
 	{Path: "internal/dockerapi", Row: RowCore},
 	{Path: "internal/gate/wire", Row: RowCore},
