@@ -103,7 +103,7 @@ func ReadResult(r io.Reader) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
 	}
-	if err := res.check(); err != nil {
+	if err := res.Check(); err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
 	}
 	return res, nil
@@ -176,7 +176,9 @@ func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (r *Result) check() error {
+// Check fails for a result that is not within its bounds: lists, texts, indices. What it does
+// not say is whether it is true.
+func (r *Result) Check() error {
 	if r.Schema != Schema {
 		return fmt.Errorf("the schema is %.40q, want %q: belay and belay-scanner are of different versions", r.Schema, Schema)
 	}
