@@ -77,10 +77,12 @@ var csafStates = map[string]status{
 	"known_affected": affected, "first_affected": affected, "last_affected": affected, "recommended": "",
 }
 
-// maxBranches bounds the depth of a product tree, maxTree its products.
+// maxBranches bounds the depth of a product tree, maxTree its products, and maxReasons the
+// products that the reasons of one vulnerability name by groups.
 const (
 	maxBranches = 64
 	maxTree     = 1_000_000
+	maxReasons  = 10_000_000
 )
 
 func parseCSAF(b []byte) ([]*statement, error) {
@@ -210,7 +212,10 @@ func (v *csafFlaw) statements(tree map[string]*product, groups map[string][]stri
 	if len(ids) == 0 {
 		return nil, errors.New("it has neither a CVE nor another identifier")
 	}
-	why := v.reasons(groups)
+	why, err := v.reasons(groups)
+	if err != nil {
+		return nil, err
+	}
 	said := map[string]status{}
 	var out []*statement
 	lists := make([]string, 0, len(v.Status))
@@ -256,9 +261,18 @@ func (v *csafFlaw) statements(tree map[string]*product, groups map[string][]stri
 }
 
 // reasons returns why each product is not affected.
-func (v *csafFlaw) reasons(groups map[string][]string) map[string]string {
+//
+// Errors: groups that name more than [maxReasons] products in all.
+func (v *csafFlaw) reasons(groups map[string][]string) (map[string]string, error) {
 	labels, texts := map[string]string{}, map[string]string{}
+	steps := 0
 	each := func(r *csafReason, fn func(id string)) {
+		for _, g := range r.Groups {
+			steps += len(groups[g])
+		}
+		if steps > maxReasons {
+			return
+		}
 		for _, id := range r.Products {
 			fn(id)
 		}
@@ -278,11 +292,14 @@ func (v *csafFlaw) reasons(groups map[string][]string) map[string]string {
 			each(r, func(id string) { texts[id] = r.Details })
 		}
 	}
+	if steps > maxReasons {
+		return nil, fmt.Errorf("its reasons are about groups with more than %d products in all", maxReasons)
+	}
 	out := map[string]string{}
 	for _, m := range []map[string]string{labels, texts} {
 		for id := range m {
 			out[id] = because(labels[id], texts[id])
 		}
 	}
-	return out
+	return out, nil
 }

@@ -153,7 +153,7 @@ func (d *Documents) Apply(findings []vulndb.Finding, res *inventory.Result, pack
 func (d *Documents) decide(f *vulndb.Finding, byID map[string][]*statement, m *matcher) (best *statement) {
 	for _, id := range f.IDs {
 		for _, s := range byID[id] {
-			if !slices.ContainsFunc(s.products, func(p product) bool { return m.matches(&p, f.Package) }) {
+			if !m.matchesAny(s.products, f.Package) {
 				continue
 			}
 			d.used[s] = true
@@ -172,13 +172,20 @@ func (s status) badness() int {
 
 // matcher knows the packages of one inventory by their package URLs.
 type matcher struct {
-	res   *inventory.Result
-	purls []packageurl.PackageURL
-	paths map[string][]int // packages by the file that told of them
+	res    *inventory.Result
+	purls  []packageurl.PackageURL
+	paths  map[string][]int // packages by the file that told of them
+	inFile map[inFile]bool
+}
+
+// inFile asks whether a file told of a product.
+type inFile struct {
+	p    *product
+	path string
 }
 
 func newMatcher(res *inventory.Result, packageURL func(i int) string) *matcher {
-	m := &matcher{res: res, paths: map[string][]int{}}
+	m := &matcher{res: res, paths: map[string][]int{}, inFile: map[inFile]bool{}}
 	for i := range res.Packages {
 		u, err := packageurl.FromString(packageURL(i))
 		if err != nil {
@@ -189,6 +196,15 @@ func newMatcher(res *inventory.Result, packageURL func(i int) string) *matcher {
 		m.paths[res.Packages[i].Path] = append(m.paths[res.Packages[i].Path], i)
 	}
 	return m
+}
+
+func (m *matcher) matchesAny(products []product, i int) bool {
+	for n := range products {
+		if m.matches(&products[n], i) {
+			return true
+		}
+	}
+	return false
 }
 
 // matches reports whether a product is package i of the image, as a part of the image or of
@@ -207,7 +223,17 @@ func (m *matcher) matches(p *product, i int) bool {
 	// A part of a product that is a package itself, such as a Go program: both are told of
 	// by one file. A database of a distribution is no such file: it tells of all.
 	pkg := &m.res.Packages[i]
-	return !inventory.OfDistribution(pkg.Kind) && slices.ContainsFunc(m.paths[pkg.Path], func(j int) bool { return p.purl.matches(&m.purls[j]) })
+	if inventory.OfDistribution(pkg.Kind) || pkg.Path == "" {
+		return false
+	}
+	// An image may have a great many packages in one file: each is asked once.
+	k := inFile{p, pkg.Path}
+	yes, ok := m.inFile[k]
+	if !ok {
+		yes = slices.ContainsFunc(m.paths[pkg.Path], func(j int) bool { return p.purl.matches(&m.purls[j]) })
+		m.inFile[k] = yes
+	}
+	return yes
 }
 
 // matches reports whether a package is the one that u names: the version and the qualifiers
@@ -236,6 +262,9 @@ func parseProduct(text string) (product, error) {
 	}
 	if u.Name == "" {
 		return product{}, fmt.Errorf("the package URL %.100q has no name", text)
+	}
+	if u.Subpath != "" {
+		return product{}, fmt.Errorf("the package URL %.100q is about a part of a package: findings are about whole ones", text)
 	}
 	if u.Type != packageurl.TypeOCI && u.Type != packageurl.TypeDocker {
 		return product{purl: &purl{u}}, nil

@@ -121,6 +121,7 @@ func TestOpenVEXBroken(t *testing.T) {
 		{"an image by name alone", openvex(about("CVE-1", `{"@id":"pkg:oci/app"}`, never)), "digest"},
 		{"fixed in all versions", openvex(about("CVE-1", `{"@id":"pkg:deb/debian/bsdutils"}`, `"status":"fixed"`)), "fixed needs a version"},
 		{"fixed in all versions of a part", openvex(about("CVE-1", `{"@id":"pkg:golang/example.com/app@v1","subcomponents":[{"@id":"pkg:golang/a/b"}]}`, `"status":"fixed"`)), "fixed needs a version"},
+		{"a part of a package", openvex(about("CVE-1", `{"@id":"pkg:golang/example.com/lib@v0.1.0#sub"}`, never)), "part of a package"},
 		{"parts of parts", openvex(about("CVE-1", `{"@id":"pkg:a/b","subcomponents":[{"@id":"pkg:a/b","subcomponents":[`+bsd+`]}]}`, never)), "have no subcomponents"},
 		{"something behind", openvex() + "{}", "invalid character"},
 		{"neither form", `{}`, "want OpenVEX"},
@@ -166,6 +167,8 @@ func TestCSAF(t *testing.T) {
 		{"another category", strings.Replace(csafDoc("", ""), "csaf_vex", "csaf_base", 1), "", "want 2.0 and csaf_vex"},
 		{"a draft", strings.Replace(csafDoc("", ""), "final", "draft", 1), "", "want final or interim"},
 		{"a product twice", strings.Replace(csafDoc("", ""), `"product_id":"NAME"`, `"product_id":"BSD"`, 1), "", "twice"},
+		{"huge groups", strings.Replace(csafDoc(`"known_not_affected":["BSD"]`, `,"flags":[{"label":"component_not_present","group_ids":["G"`+strings.Repeat(`,"G"`, 5000)+`]}]`),
+			`"product_ids":["BSD"]`, `"product_ids":["BSD"`+strings.Repeat(`,"BSD"`, 5000)+`]`, 1), "", "in all"},
 		{"a relationship to nothing", strings.Replace(csafDoc("", ""), `"product_reference":"LIB"`, `"product_reference":"X"`, 1), "", "does not have before it"},
 	} {
 		got, _, err := apply(t, tt.text)
