@@ -20,17 +20,18 @@ func diffCommand(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Tell what makes two images differ: packages and findings; needs no agent",
-		Long: `diff compares two targets: packages that were added or removed or have another version,
-and findings that are new or gone. Each of OLD and NEW is what scan takes, or the file of an
-earlier "belay scan -o json", which is taken as it is: it may have been matched with
-another database, and then findings are new that only the database did not know.
+		Long: `diff compares two targets: packages that were added or removed or have another
+version, and findings that are new or gone. Each of OLD and NEW is what scan takes, or
+the file of an earlier "belay scan -o json", which is taken as it is, but for what it
+says is ignored or known: it may have been matched with another database, and then
+findings are new that only the database did not know.
 
-A finding is the same in both if the flaw and the package have the same names, whatever the
-version. With --fail-on, only new findings count, less what --ignore names.
+A finding is the same in both if the flaw and the package have the same names, whatever
+the version. With --fail-on, only new findings count, less what --ignore and --vex name.
 
-Exit status: 0 done, whether or not they differ; 1 not done; 2 not understood; 3 there are
-new findings that --fail-on means; 4 there are none, but something of NEW could not be read
-or matched. What could not be read of OLD makes more new, never less.`,
+Exit status: 0 done, whether or not they differ; 1 not done; 2 not understood; 3 there
+are new findings that --fail-on means; 4 there are none, but something of NEW could not
+be read or matched. What could not be read of OLD makes more new, never less.`,
 		Example: `  belay diff app:1.4 app:1.5
   belay diff main.json app.tar --fail-on 'severity >= high && fixable'
   belay diff old.cdx.json new.cdx.json -o json`,
@@ -97,6 +98,10 @@ func (t *terminal) scanOrRead(ctx context.Context, f *scanFlags, name string) (*
 	}
 	if !ok {
 		return t.scanTarget(ctx, f, name)
+	}
+	// What counts is for the flags of this command to say, and not for those of that scan.
+	for i := range s.Findings {
+		s.Findings[i].Ignored, s.Findings[i].Known = "", false
 	}
 	if f.packagesOnly {
 		s.Database, s.Findings = nil, nil

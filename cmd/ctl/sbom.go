@@ -29,8 +29,8 @@ func sbomCommand(t *terminal) *cobra.Command {
 		Use:   "sbom TARGET",
 		Short: "Write what is in an image as a bill of materials; needs neither agent nor database",
 		Long: `sbom reads a target as scan does and writes its packages as a bill of materials:
-CycloneDX 1.6 or SPDX 2.3, in JSON. "belay scan FILE" matches such a file later, and that of
-other tools too. TARGET is what scan takes.
+CycloneDX 1.6 or SPDX 2.3, in JSON. "belay scan FILE" matches such a file later, and
+that of other tools too. TARGET is what scan takes.
 
 What could not be read is named on the standard error, and the bill says that it is not
 complete.

@@ -60,7 +60,8 @@ func scanCommand(t *terminal) *cobra.Command {
 network, no file but the image, and no other process.
 
 TARGET is
-  a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd
+  a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd; or a
+               bill of materials in JSON, CycloneDX or SPDX 2
   a directory  with an OCI layout, or else a root file system
   a name       of an image or a container of this host's Docker or containerd; one that
                begins with a registry's host is fetched from there if it is not here
@@ -78,6 +79,9 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
 percentile, state, ids, kind, name, version, path and layer of a finding.
 
+--ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
+or CSAF. Both mark findings and hide none.
+
 -o junit has a test case for each finding, which fails if --fail-on means it; without
 --fail-on each does that is neither ignored nor known.
 
@@ -88,7 +92,8 @@ means; 4 there are none, but something could not be read or matched.`,
   belay scan registry:nginx:1.27 --platform linux/arm64
   belay scan image.tar --fail-on high --fixable
   belay scan image.tar --fail-on 'exploited || severity >= high && fixable' --ignore ignore.yaml
-  belay scan ./rootfs -o cyclonedx > sbom.json`,
+  belay scan ./rootfs -o cyclonedx > sbom.json
+  belay scan sbom.json --fail-on high --vex vendor.vex.json -o junit > junit.xml`,
 		Args: oneArgument("one target"),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.scan(cmd.Context(), f, args[0]) },
 	}

@@ -85,6 +85,8 @@ func TestDiff(t *testing.T) {
 		{"name":"bsdutils","purl":"pkg:deb/debian/bsdutils@1:2.99-1?distro=debian-12&upstream=util-linux%402.99-1"},{"name":"gone","purl":"pkg:deb/debian/gone@1?distro=debian-12"}]}`)
 	unmatched := filepath.Join(dir, "unmatched.json")
 	write(t, unmatched, strings.Replace(fine, `"database"`, `"other"`, 1))
+	lies := filepath.Join(dir, "lies.json")
+	write(t, lies, strings.Replace(bad, `"state"`, `"known": true, "ignored": "so", "state"`, 1))
 	ignore := filepath.Join(dir, "ignore.yaml")
 	write(t, ignore, "ignore:\n- id: CVE-2024-28085\n  reason: nobody calls wall\n")
 	for _, tt := range []struct {
@@ -98,6 +100,7 @@ func TestDiff(t *testing.T) {
 		{"a report and the same", []string{report, f.root, "--fail-on", "low"}, exitOK, "no package differs", ""},
 		{"new", []string{old, f.root, "--fail-on", "low"}, exitFindings, "1 finding new, 0 gone", "1 new finding with"},
 		{"new, report", []string{old, report}, exitOK, "changed", ""},
+		{"new, in a report that says it is known", []string{old, lies, "--fail-on", "low"}, exitFindings, "1 finding new", ""},
 		{"new, ignored", []string{old, f.root, "--fail-on", "low", "--ignore", ignore}, exitOK, "ignored: nobody", ""},
 		{"gone", []string{report, old, "--fail-on", "low"}, exitOK, "0 findings new, 1 gone", ""},
 		{"packages only", []string{old, f.root, "--packages-only"}, exitOK, "removed", ""},
