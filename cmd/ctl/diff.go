@@ -56,6 +56,9 @@ func (t *terminal) diff(ctx context.Context, f *scanFlags, before, after string)
 	if err != nil {
 		return err
 	}
+	if rules.fail != nil && rules.fail.AboutConfig() {
+		return errors.New("--fail-on: diff compares no misconfigurations: scan for them")
+	}
 	old, err := t.scanOrRead(ctx, f, before)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,9 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
-percentile, state, ids, kind, name, version, path and layer of a finding.
+percentile, state, ids, kind, name, version, path and layer of a finding; with the word
+misconfiguration it is also about those of the image's configuration: root-user,
+secret-in-env, secret-in-history, add-url, ssh-port.
 
 --ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
 or CSAF. Both mark findings and hide none.
@@ -255,6 +258,13 @@ func (t *terminal) writeScanText(s *report.Scan) {
 		tb.writeTo(t.out)
 	} else {
 		t.writeFindings(s)
+	}
+	if len(s.Misconfigurations) > 0 {
+		tb := t.table("", "SEVERITY", "CONFIGURATION", "WHERE", "")
+		for _, m := range s.Misconfigurations {
+			tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(orDash(m.Where)), plain(m.Text))
+		}
+		tb.writeTo(t.out)
 	}
 	for _, n := range append(inv.Notes, s.Notes...) {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, noteLine(n)))

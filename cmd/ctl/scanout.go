@@ -61,7 +61,11 @@ func (t *terminal) writeScan(s *report.Scan, f *scanFlags, rules *scanRules) err
 		if err != nil {
 			return err
 		}
-		return s.WriteJUnit(t.out, report.Verdict{Fails: fails, AllowIncomplete: f.allowIncomplete})
+		config, err := rules.failingConfig(s)
+		if err != nil {
+			return err
+		}
+		return s.WriteJUnit(t.out, report.Verdict{Fails: fails, FailsConfig: config, AllowIncomplete: f.allowIncomplete})
 	case "text":
 		t.writeScanText(s)
 		return nil

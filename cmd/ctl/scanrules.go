@@ -91,6 +91,25 @@ func (r *scanRules) failing(s *report.Scan) (map[int]bool, error) {
 	return fails, nil
 }
 
+// failingConfig returns the indices of the misconfigurations that fail the scan: those that
+// --fail-on means, if it has a word about them.
+func (r *scanRules) failingConfig(s *report.Scan) (map[int]bool, error) {
+	fails := map[int]bool{}
+	for i := range s.Misconfigurations {
+		if r.fail == nil {
+			break
+		}
+		yes, err := r.fail.FailsConfig(&s.Misconfigurations[i])
+		if err != nil {
+			return nil, err
+		}
+		if yes {
+			fails[i] = true
+		}
+	}
+	return fails, nil
+}
+
 // verdict fails a scan by --fail-on.
 func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
 	if rules.fail == nil {
@@ -100,7 +119,17 @@ func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
 	if err != nil {
 		return err
 	}
-	return f.judge(s, rules, len(fails), "")
+	config, err := rules.failingConfig(s)
+	if err != nil {
+		return err
+	}
+	if err := f.judge(s, rules, len(fails)+len(config), ""); err != nil {
+		return err
+	}
+	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}
+	}
+	return nil
 }
 
 // judge fails a scan with n findings that count; kind says what kind of them, or nothing.

@@ -16,6 +16,8 @@ import (
 type Verdict struct {
 	// Fails has the indices of the findings that fail the scan.
 	Fails map[int]bool
+	// FailsConfig has those of the misconfigurations that do.
+	FailsConfig map[int]bool
 	// AllowIncomplete lets a scan pass of which something could not be read or matched.
 	AllowIncomplete bool
 }
@@ -55,8 +57,8 @@ type (
 )
 
 // WriteJUnit writes the scan as JUnit XML: a test case for each finding, which fails if v
-// has it, and is skipped with the reason if it is ignored or known; one that passes for each
-// package without findings; and one that fails if not all was read and matched.
+// has it, and is skipped with the reason if it is ignored or known; one for each
+// misconfiguration; one that passes for each package without findings; and one that fails if not all was read and matched.
 func (s *Scan) WriteJUnit(w io.Writer, v Verdict) error {
 	suite := junitSuite{junitSums: junitSums{Name: visible(s.Target)}, Timestamp: s.Time.Format("2006-01-02T15:04:05")}
 	found := map[int]bool{}
@@ -68,6 +70,13 @@ func (s *Scan) WriteJUnit(w io.Writer, v Verdict) error {
 		if p := &s.Inventory.Packages[i]; !found[i] {
 			suite.add(junitCase{Class: visible(p.Kind + " " + p.Name), Name: visible(p.Name + " " + p.Version + " has no known vulnerabilities: " + s.Where(p))})
 		}
+	}
+	for i, m := range s.Misconfigurations {
+		c := junitCase{Class: "configuration", Name: visible(strings.TrimSpace(m.ID + " " + m.Where)), Output: visible(m.Text)}
+		if v.FailsConfig[i] {
+			c.Failure, c.Output = &junitResult{Message: visible(m.ID), Type: m.Severity.String(), Text: visible(m.Text)}, ""
+		}
+		suite.add(c)
 	}
 	suite.add(s.junitComplete(v.AllowIncomplete))
 	all := junitSuites{junitSums: suite.junitSums, Suites: []junitSuite{suite}}

@@ -45,6 +45,9 @@ func Read(r io.Reader) (*Scan, error) {
 	if err := s.Inventory.Check(); err != nil {
 		return nil, fmt.Errorf("the report's inventory: %w", err)
 	}
+	if len(s.Misconfigurations) > inventory.MaxMisconfigurations {
+		return nil, errors.New("the report has more misconfigurations than an image may have")
+	}
 	if s.Inventory.Error != "" {
 		return nil, errors.New("the report is of a scan that failed")
 	}

@@ -30,10 +30,13 @@ type Scan struct {
 	Database *Database `json:"database,omitempty"` // nil: not matched
 	// Complete says that all was read and all was matched; Notes and the inventory's
 	// own say what was not.
-	Complete  bool              `json:"complete"`
-	Findings  []vulndb.Finding  `json:"findings"`
-	Notes     []inventory.Note  `json:"notes,omitempty"`
-	Inventory *inventory.Result `json:"inventory"`
+	Complete bool             `json:"complete"`
+	Findings []vulndb.Finding `json:"findings"`
+	Notes    []inventory.Note `json:"notes,omitempty"`
+	// Misconfigurations are those of the image's configuration, if the inventory says that
+	// it was looked at.
+	Misconfigurations []inventory.Misconfiguration `json:"misconfigurations,omitempty"`
+	Inventory         *inventory.Result            `json:"inventory"`
 }
 
 // Database tells with what was matched.
@@ -42,9 +45,12 @@ type Database struct {
 	Records int       `json:"records"`
 }
 
-// New puts a scan together. matches is nil if nothing was matched.
+// New puts a scan together. matches is nil if nothing was matched. It takes what is wrong
+// with the configuration out of res.
 func New(target string, at time.Time, res *inventory.Result, db *Database, matches *vulndb.Matches) *Scan {
-	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Complete: res.Complete(), Findings: []vulndb.Finding{}}
+	faults := res.Misconfigurations
+	res.Misconfigurations = nil
+	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Misconfigurations: faults, Complete: res.Complete(), Findings: []vulndb.Finding{}}
 	if matches != nil {
 		s.Findings = append(s.Findings, matches.Findings...)
 		s.Notes = matches.Notes
