@@ -1,11 +1,10 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,24 +32,6 @@ type statusError struct {
 	error
 }
 
-// scanFormat is the value of -o of scan.
-type scanFormat string
-
-func (f *scanFormat) String() string { return string(*f) }
-func (f *scanFormat) Type() string   { return "text|json|cyclonedx|sarif" }
-
-func (f *scanFormat) Set(s string) error {
-	switch s {
-	case "text", "table":
-		*f = "text"
-	case "json", "cyclonedx", "sarif":
-		*f = scanFormat(s)
-	default:
-		return errors.New("want text, json, cyclonedx or sarif")
-	}
-	return nil
-}
-
 // scanFlags are the flags of one scan.
 type scanFlags struct {
 	target.Options
@@ -58,6 +39,7 @@ type scanFlags struct {
 	output          scanFormat
 	failOn          string
 	ignore          string
+	vex             []string // files
 	baseline        string
 	memoryMiB       int64
 	fixable         bool
@@ -79,7 +61,8 @@ func scanCommand(t *terminal) *cobra.Command {
 network, no file but the image, and no other process.
 
 TARGET is
-  a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd
+  a file       from "docker save", or an OCI layout in a tar; plain, gzip or zstd; or a
+               bill of materials in JSON, CycloneDX or SPDX 2
   a directory  with an OCI layout, or else a root file system
   a name       of an image or a container of this host's Docker or containerd; one that
                begins with a registry's host is fetched from there if it is not here
@@ -95,7 +78,15 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
-percentile, state, ids, kind, name, version, path and layer of a finding.
+percentile, state, ids, kind, name, version, path and layer of a finding; with the word
+misconfiguration it is also about those of the image's configuration: root-user,
+secret-in-env, secret-in-history, add-url, ssh-port.
+
+--ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
+or CSAF. Both mark findings and hide none.
+
+-o junit has a test case for each finding, which fails if --fail-on means it; without
+--fail-on each does that is neither ignored nor known.
 
 Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings that --fail-on
 means; 4 there are none, but something could not be read or matched.`,
@@ -104,30 +95,47 @@ means; 4 there are none, but something could not be read or matched.`,
   belay scan registry:nginx:1.27 --platform linux/arm64
   belay scan image.tar --fail-on high --fixable
   belay scan image.tar --fail-on 'exploited || severity >= high && fixable' --ignore ignore.yaml
-  belay scan ./rootfs -o cyclonedx > sbom.json`,
+  belay scan ./rootfs -o cyclonedx > sbom.json
+  belay scan sbom.json --fail-on high --vex vendor.vex.json -o junit > junit.xml`,
 		Args: oneArgument("one target"),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.scan(cmd.Context(), f, args[0]) },
 	}
 	fl := cmd.Flags()
 	fl.VarP(&f.output, "output", "o", "output format")
 	f.add(fl)
+	f.addLocal(fl)
+	return cmd
+}
+
+// addLocal adds the flags by which one target is found.
+func (f *scanFlags) addLocal(fl *pflag.FlagSet) {
 	fl.BoolVar(&f.remote, "remote", false, "fetch the image from its registry, whatever is on this host")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
 	fl.StringVar(&f.store, "store", storeAny, "where to look for names on this host: `any`, docker (its overlay2 store) or containerd")
 	fl.StringVar(&f.containerd, "containerd", "", "`socket` of containerd (default: its own, and the one that dockerd starts)")
 	fl.StringVar(&f.namespace, "namespace", "", "look in one `namespace` of containerd, as moby or k8s.io (default: in all)")
-	return cmd
 }
 
 // add adds the flags that are the same for one target and for those of a registry.
 func (f *scanFlags) add(fl *pflag.FlagSet) {
+	f.addMatching(fl)
+	f.addReading(fl)
+	fl.StringVar(&f.baseline, "baseline", "", "`report` of an earlier scan (-o json): let --fail-on count only what is new")
+	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
+}
+
+// addMatching adds the flags about findings.
+func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 	fl.StringVar(&f.db, "db", defaultDB, "`file` of the vulnerability database")
 	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
 	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities that are accepted for a time")
-	fl.StringVar(&f.baseline, "baseline", "", "`report` of an earlier scan (-o json): let --fail-on count only what is new")
+	fl.StringArrayVar(&f.vex, "vex", nil, "`file` of statements of suppliers, OpenVEX 0.2 or CSAF 2.0: what they say does not matter is ignored; may be repeated")
 	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
 	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
-	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
+}
+
+// addReading adds the flags about how a target is read.
+func (f *scanFlags) addReading(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
 	f.registry.add(fl)
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
@@ -145,23 +153,6 @@ func (f *scanFlags) check() (*scanRules, error) {
 	return f.rules()
 }
 
-// verdict fails a scan by --fail-on.
-func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
-	if rules.fail == nil {
-		return nil
-	}
-	switch n, err := rules.failing(s); {
-	case err != nil:
-		return err
-	case n > 0:
-		return statusError{exitFindings, fmt.Errorf("%s: %s with %s", s.Target, count(n, "finding", "findings"), rules.fail)}
-	}
-	if !s.Complete && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
-	}
-	return nil
-}
-
 func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 	rules, err := f.check()
 	if err != nil {
@@ -172,7 +163,7 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 		return err
 	}
 	rules.apply(t, s)
-	if err := t.writeScan(s, f.output); err != nil {
+	if err := t.writeScan(s, f, rules); err != nil {
 		return err
 	}
 	return f.verdict(s, rules)
@@ -251,30 +242,6 @@ func match(ctx context.Context, db *vulndb.DB, res *inventory.Result, timeout ti
 	return m, err
 }
 
-func (t *terminal) writeScan(s *report.Scan, f scanFormat) error {
-	switch f {
-	case "json":
-		return t.writeJSON(s)
-	case "cyclonedx":
-		return t.writeCleaned(func(w io.Writer) error { return s.WriteCycloneDX(w, version) })
-	case "sarif":
-		return t.writeCleaned(func(w io.Writer) error { return s.WriteSARIF(w, version) })
-	}
-	t.writeScanText(s)
-	return nil
-}
-
-// writeCleaned writes JSON that others encode: names of a hostile image must not reach a
-// terminal as controls.
-func (t *terminal) writeCleaned(encode func(io.Writer) error) error {
-	var b bytes.Buffer
-	if err := encode(&b); err != nil {
-		return err
-	}
-	_, err := t.out.Write(cleanJSON(b.Bytes()))
-	return err
-}
-
 var severityColours = map[vulndb.Severity]colour{
 	vulndb.SeverityCritical: red, vulndb.SeverityHigh: red, vulndb.SeverityMedium: yellow, vulndb.SeverityNegligible: grey,
 }
@@ -292,16 +259,28 @@ func (t *terminal) writeScanText(s *report.Scan) {
 	} else {
 		t.writeFindings(s)
 	}
-	for _, n := range append(inv.Notes, s.Notes...) {
-		times := ""
-		if n.Count > 1 {
-			times = fmt.Sprintf(", and %d more", n.Count-1)
+	if len(s.Misconfigurations) > 0 {
+		tb := t.table("", "SEVERITY", "CONFIGURATION", "WHERE", "")
+		for _, m := range s.Misconfigurations {
+			tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(orDash(m.Where)), plain(m.Text))
 		}
-		fmt.Fprintln(t.out, t.colours.paint(yellow, "! "+clean(n.Text)+": "+clean(orDash(n.Path))+times))
+		tb.writeTo(t.out)
+	}
+	for _, n := range append(inv.Notes, s.Notes...) {
+		fmt.Fprintln(t.out, t.colours.paint(yellow, noteLine(n)))
 	}
 	if len(inv.Sandbox.Lost) > 0 {
 		fmt.Fprintln(t.out, "sandbox without "+clean(strings.Join(inv.Sandbox.Lost, ", ")))
 	}
+}
+
+// noteLine is what could not be read, for a person.
+func noteLine(n inventory.Note) string {
+	times := ""
+	if n.Count > 1 {
+		times = fmt.Sprintf(", and %d more", n.Count-1)
+	}
+	return "! " + clean(n.Text) + ": " + clean(orDash(n.Path)) + times
 }
 
 func (t *terminal) writeFindings(s *report.Scan) {

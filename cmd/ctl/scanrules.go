@@ -6,6 +6,7 @@ import (
 
 	"github.com/belay-project/belay/internal/scan/accept"
 	"github.com/belay-project/belay/internal/scan/report"
+	"github.com/belay-project/belay/internal/scan/vex"
 )
 
 // scanRules decide whether a scan fails.
@@ -13,14 +14,18 @@ type scanRules struct {
 	fail     *accept.Rule // nil: nothing fails
 	fixable  bool
 	ignores  *accept.Ignores
+	vex      *vex.Documents
 	baseline *accept.Baseline
 }
 
 // rules reads what decides, before anything is scanned.
 func (f *scanFlags) rules() (*scanRules, error) {
 	r, err := &scanRules{}, error(nil)
-	if f.packagesOnly && (f.failOn != "" || f.ignore != "" || f.baseline != "") {
-		return r, errors.New("--fail-on, --ignore and --baseline need findings, and --packages-only looks for none")
+	if f.packagesOnly && (f.failOn != "" || f.ignore != "" || f.baseline != "" || len(f.vex) > 0) {
+		return r, errors.New("--fail-on, --ignore, --vex and --baseline need findings, and --packages-only looks for none")
+	}
+	if f.packagesOnly && f.output.needsFindings() {
+		return r, fmt.Errorf("-o %s is about findings, and --packages-only looks for none", f.output)
 	}
 	r.fixable = f.fixable
 	if f.failOn != "" {
@@ -33,6 +38,11 @@ func (f *scanFlags) rules() (*scanRules, error) {
 			return r, fmt.Errorf("--ignore: %w", err)
 		}
 	}
+	if len(f.vex) > 0 {
+		if r.vex, err = vex.Read(f.vex...); err != nil {
+			return r, fmt.Errorf("--vex: %w", err)
+		}
+	}
 	if f.baseline != "" {
 		if r.baseline, err = accept.ReadBaseline(f.baseline); err != nil {
 			return r, fmt.Errorf("--baseline: %w", err)
@@ -43,31 +53,92 @@ func (f *scanFlags) rules() (*scanRules, error) {
 
 // apply marks what does not count, and says what of the ignore file is out of date.
 func (r *scanRules) apply(t *terminal, s *report.Scan) {
+	var notes []string
 	if r.ignores != nil {
-		purl := func(i int) string { return report.PURL(s.Inventory.OS, &s.Inventory.Packages[i]) }
-		for _, n := range r.ignores.Apply(s.Findings, s.Inventory.Packages, purl, t.now()) {
-			fmt.Fprintln(t.err, "! "+clean(n))
-		}
+		notes = r.ignores.Apply(s.Findings, s.Inventory.Packages, s.PackageURL, t.now())
+	}
+	if r.vex != nil {
+		notes = append(notes, r.vex.Apply(s.Findings, s.Inventory, s.PackageURL)...)
+	}
+	for _, n := range notes {
+		fmt.Fprintln(t.err, "! "+clean(n))
 	}
 	if r.baseline != nil {
 		r.baseline.Apply(s.Findings, s.Inventory.Packages)
 	}
 }
 
-// failing counts the findings that fail the scan.
-func (r *scanRules) failing(s *report.Scan) (n int, err error) {
+// failing returns the indices of the findings that fail the scan: those that --fail-on means,
+// or without it all, less what is ignored, known, or, with --fixable, has no fix.
+func (r *scanRules) failing(s *report.Scan) (map[int]bool, error) {
+	fails := map[int]bool{}
 	for i := range s.Findings {
 		f := &s.Findings[i]
 		if f.Ignored != "" || f.Known || r.fixable && !f.Fixable() {
 			continue
 		}
-		yes, err := r.fail.Fails(f, &s.Inventory.Packages[f.Package])
+		yes, err := r.fail == nil, error(nil)
+		if r.fail != nil {
+			yes, err = r.fail.Fails(f, &s.Inventory.Packages[f.Package])
+		}
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if yes {
-			n++
+			fails[i] = true
 		}
 	}
-	return n, nil
+	return fails, nil
+}
+
+// failingConfig returns the indices of the misconfigurations that fail the scan: those that
+// --fail-on means, if it has a word about them.
+func (r *scanRules) failingConfig(s *report.Scan) (map[int]bool, error) {
+	fails := map[int]bool{}
+	for i := range s.Misconfigurations {
+		if r.fail == nil {
+			break
+		}
+		yes, err := r.fail.FailsConfig(&s.Misconfigurations[i])
+		if err != nil {
+			return nil, err
+		}
+		if yes {
+			fails[i] = true
+		}
+	}
+	return fails, nil
+}
+
+// verdict fails a scan by --fail-on.
+func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
+	if rules.fail == nil {
+		return nil
+	}
+	fails, err := rules.failing(s)
+	if err != nil {
+		return err
+	}
+	config, err := rules.failingConfig(s)
+	if err != nil {
+		return err
+	}
+	if err := f.judge(s, rules, len(fails)+len(config), ""); err != nil {
+		return err
+	}
+	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}
+	}
+	return nil
+}
+
+// judge fails a scan with n findings that count; kind says what kind of them, or nothing.
+func (f *scanFlags) judge(s *report.Scan, rules *scanRules, n int, kind string) error {
+	if n > 0 {
+		return statusError{exitFindings, fmt.Errorf("%s: %s with %s", s.Target, count(n, kind+"finding", kind+"findings"), rules.fail)}
+	}
+	if !s.Complete && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
+	}
+	return nil
 }

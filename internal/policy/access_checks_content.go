@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/secretname"
 )
 
 // contentChecks are about what runs and what is handed over: images, names, labels,
@@ -113,13 +114,13 @@ var contentChecks = []checkSpec{
 		params: allow("names, globs", nil),
 		judge: func(in checkInput, a *Args) string {
 			for _, kv := range in.facts.Env {
-				if k, v, _ := strings.Cut(kv, "="); v != "" && looksSecret(k) && !a.allowed(k) {
+				if k, v, _ := strings.Cut(kv, "="); v != "" && secretname.Looks(k) && !a.allowed(k) {
 					return "environment variable " + quote(k)
 				}
 			}
 			secret := map[string]string{}
 			for k, v := range in.facts.BuildArgs {
-				if v != "" && looksSecret(k) {
+				if v != "" && secretname.Looks(k) {
 					secret[k] = v
 				}
 			}
@@ -259,13 +260,4 @@ func registryOf(f *apicall.Facts) string {
 // space around: some tools fold and trim keys.
 func isReservedLabel(key string) bool {
 	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(key)), LabelPrefix)
-}
-
-var secretWords = []string{"PASSWORD", "PASSWD", "SECRET", "TOKEN", "APIKEY", "API_KEY", "PRIVATE_KEY", "ACCESS_KEY", "CREDENTIAL"}
-
-// looksSecret goes by the name alone. NAME_FILE is a path by convention.
-func looksSecret(name string) bool {
-	up := strings.ToUpper(name)
-	return !strings.HasSuffix(up, "_FILE") &&
-		slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(up, w) })
 }

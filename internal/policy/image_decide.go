@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/secretname"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -391,19 +392,12 @@ func rootName(user string) string {
 	return quote(user)
 }
 
-// secretValues are beginnings of values that are tokens by their issuers' own documentation:
-// AWS IAM identifiers, GitHub "about authentication", GitLab token prefixes, Slack token
-// types, RFC 7468.
-var secretValues = []string{"AKIA", "ASIA", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "-----BEGIN"}
-
 // secretVariables returns the names of variables that look like secrets, never a value.
 func secretVariables(env []string) []string {
 	var out []string
 	for _, e := range env {
 		name, value, _ := strings.Cut(e, "=")
-		byValue := slices.ContainsFunc(secretValues, func(p string) bool { return strings.HasPrefix(value, p) && len(value) > len(p)+8 })
-		// A path tells where the secret is, and is none.
-		if value != "" && (looksSecret(name) && !strings.HasPrefix(value, "/") || byValue) {
+		if secretname.Variable(name, value) {
 			out = append(out, short(name))
 		}
 	}

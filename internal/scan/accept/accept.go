@@ -28,7 +28,12 @@ const (
 type Rule struct {
 	text string
 	run  cel.Program
+	// config says that the rule has a word about the image's configuration.
+	config bool
 }
+
+// wordConfig is the name of a misconfiguration, and empty for a vulnerability.
+const wordConfig = "misconfiguration"
 
 // env has the words of expressions, once: it is immutable.
 var env = sync.OnceValues(func() (*cel.Env, error) {
@@ -47,6 +52,7 @@ var env = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable("version", cel.StringType),
 		cel.Variable("path", cel.StringType),
 		cel.Variable("layer", cel.IntType),
+		cel.Variable(wordConfig, cel.StringType),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(64),
 		cel.CrossTypeNumericComparisons(true),
@@ -88,7 +94,11 @@ func Compile(text string) (*Rule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile the expression: %w", err)
 	}
-	return &Rule{text: src, run: run}, nil
+	r := &Rule{text: src, run: run}
+	for _, ref := range checked.NativeRep().ReferenceMap() {
+		r.config = r.config || ref.Name == wordConfig
+	}
+	return r, nil
 }
 
 // String is the rule as an expression.
@@ -103,17 +113,42 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 	if sev == vulndb.SeverityUnknown {
 		sev = vulndb.SeverityHigh
 	}
-	out, _, err := r.run.Eval(map[string]any{
+	return r.eval(f.IDs[0]+" in "+p.Name, map[string]any{
+		wordConfig: "",
 		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
 		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs,
 		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
 	})
+}
+
+// AboutConfig reports whether the rule has the word misconfiguration: without it, what is
+// wrong with a configuration fails nothing.
+func (r *Rule) AboutConfig() bool { return r.config }
+
+// FailsConfig reports whether a misconfiguration fails the scan: misconfiguration is its
+// name and severity its severity, and all other words are as for nothing.
+//
+// Errors: those of [Rule.Fails].
+func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
+	if !r.config {
+		return false, nil
+	}
+	return r.eval(m.ID, map[string]any{
+		wordConfig: m.ID, "severity": int64(m.Severity), "rated": true, "score": 0.0, "epss": 0.0, "percentile": 0.0,
+		"exploited": false, "fixable": false, "state": "", "ids": []string{},
+		"kind": "", "name": "", "version": "", "path": "", "layer": int64(0),
+	})
+}
+
+// eval asks the rule about one thing with these words.
+func (r *Rule) eval(what string, words map[string]any) (bool, error) {
+	out, _, err := r.run.Eval(words)
 	if err != nil {
-		return false, fmt.Errorf("evaluate %q for %s in %s: %w", r.text, f.IDs[0], p.Name, err)
+		return false, fmt.Errorf("evaluate %q for %s: %w", r.text, what, err)
 	}
 	yes, ok := out.Value().(bool)
 	if !ok {
-		return false, fmt.Errorf("evaluate %q for %s in %s: it is not true or false", r.text, f.IDs[0], p.Name)
+		return false, fmt.Errorf("evaluate %q for %s: it is not true or false", r.text, what)
 	}
 	return yes, nil
 }

@@ -136,6 +136,10 @@ func (r *reader) image(a archive, platform string) error {
 		return err
 	}
 	r.res.ImageID, r.res.Digest, r.res.Tags, r.res.Platform = m.imageID, m.digest, m.tags, m.platform
+	r.res.Misconfigurations, r.res.ConfigRead = m.faults, m.unread == ""
+	if m.unread != "" {
+		r.notes.add("", m.unread)
+	}
 	if len(m.layers) > inventory.MaxLayers {
 		return fmt.Errorf("an image of %d layers, want at most %d", len(m.layers), inventory.MaxLayers)
 	}

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // manifest is an image as it was found in an archive.
@@ -19,6 +21,8 @@ type manifest struct {
 	imageID, digest, platform string
 	tags                      []string
 	layers                    []manifestLayer // lowest first
+	faults                    []inventory.Misconfiguration
+	unread                    string // why its configuration could not be looked at
 }
 
 type manifestLayer struct {
@@ -127,6 +131,7 @@ func (m *manifest) configure(b []byte, names []string) error {
 	if len(c.RootFS.DiffIDs) != len(names) {
 		return fmt.Errorf("the image has %d layers and %d digests of layers", len(names), len(c.RootFS.DiffIDs))
 	}
+	m.faults, m.unread = faults(b)
 	m.platform = cut(platform{c.OS, c.Architecture, c.Variant}.String())
 	for i, n := range names {
 		m.layers = append(m.layers, manifestLayer{name: path.Clean(n), diffID: cut(c.RootFS.DiffIDs[i])})

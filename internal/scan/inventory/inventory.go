@@ -98,6 +98,29 @@ type Result struct {
 	Layers   []Layer   `json:"layers,omitempty"`
 	Packages []Package `json:"packages,omitempty"`
 	Notes    []Note    `json:"notes,omitempty"`
+	// ConfigRead says that the image's configuration was looked at: a root file system
+	// has none, and that of an image in the store of a local Docker is not at hand.
+	ConfigRead bool `json:"configRead,omitempty"`
+	// Misconfigurations are what its configuration has that it should not.
+	Misconfigurations []Misconfiguration `json:"misconfigurations,omitempty"`
+}
+
+// What an image's configuration may have that it should not.
+const (
+	ConfigRootUser      = "root-user"         // it runs as root unless it is told otherwise
+	ConfigSecretEnv     = "secret-in-env"     // a variable looks like a secret
+	ConfigSecretHistory = "secret-in-history" // a command that made it has what looks like a secret
+	ConfigAddURL        = "add-url"           // ADD of a URL: what came is not pinned
+	ConfigSSHPort       = "ssh-port"          // it exposes port 22
+)
+
+// Misconfiguration is one of them. It never has the value of a secret.
+type Misconfiguration struct {
+	ID       string   `json:"id"`
+	Severity Severity `json:"severity"`
+	Text     string   `json:"text"`
+	// Where is the variable, or the number of the command in the history, from 1.
+	Where string `json:"where,omitempty"`
 }
 
 // Sandbox lists which pieces held the scanner and which did not.

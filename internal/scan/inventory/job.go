@@ -66,6 +66,8 @@ const (
 	MaxPackages    = 200_000
 	MaxNotes       = 1_000
 	MaxLayers      = 1_024
+	// MaxMisconfigurations bounds those of one image; more are a note.
+	MaxMisconfigurations = 256
 	// MaxText bounds names, versions and paths, in bytes.
 	MaxText = 4_096
 	// MaxVersion bounds versions: comparing them may take time of their square.
@@ -103,7 +105,7 @@ func ReadResult(r io.Reader) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
 	}
-	if err := res.check(); err != nil {
+	if err := res.Check(); err != nil {
 		return nil, fmt.Errorf("read the scanner's result: %w", err)
 	}
 	return res, nil
@@ -113,7 +115,7 @@ func ReadResult(r io.Reader) (*Result, error) {
 // objects, but for tags and the pieces of the sandbox.
 const (
 	maxPieces  = 16 // in either list of a [Sandbox]
-	maxObjects = MaxPackages + MaxNotes + MaxLayers + 16
+	maxObjects = MaxPackages + MaxNotes + MaxLayers + MaxMisconfigurations + 16
 	maxLoose   = MaxLayers + 2*maxPieces + 16 // elements of lists that are no objects
 	maxNesting = 8
 )
@@ -176,7 +178,9 @@ func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (r *Result) check() error {
+// Check fails for a result that is not within its bounds: lists, texts, indices. What it does
+// not say is whether it is true.
+func (r *Result) Check() error {
 	if r.Schema != Schema {
 		return fmt.Errorf("the schema is %.40q, want %q: belay and belay-scanner are of different versions", r.Schema, Schema)
 	}
@@ -193,6 +197,12 @@ func (r *Result) check() error {
 	}
 	for _, n := range r.Notes {
 		texts = append(texts, n.Path, n.Text)
+	}
+	if len(r.Misconfigurations) > MaxMisconfigurations {
+		return fmt.Errorf("%d misconfigurations: too many", len(r.Misconfigurations))
+	}
+	for _, m := range r.Misconfigurations {
+		texts = append(texts, m.ID, m.Text, m.Where)
 	}
 	for i := range r.Packages {
 		p := &r.Packages[i]

@@ -1,5 +1,5 @@
 // Package report writes what a scan found in the forms that other programs read: JSON
-// of our own, CycloneDX, SARIF.
+// of our own, CycloneDX, SPDX, SARIF, JUnit, GitLab's; and compares two of them.
 //
 // It owns no state. Texts come from images and records: they are escaped by the
 // format's encoder, and by whoever shows them. Row: adapter.
@@ -30,10 +30,13 @@ type Scan struct {
 	Database *Database `json:"database,omitempty"` // nil: not matched
 	// Complete says that all was read and all was matched; Notes and the inventory's
 	// own say what was not.
-	Complete  bool              `json:"complete"`
-	Findings  []vulndb.Finding  `json:"findings"`
-	Notes     []inventory.Note  `json:"notes,omitempty"`
-	Inventory *inventory.Result `json:"inventory"`
+	Complete bool             `json:"complete"`
+	Findings []vulndb.Finding `json:"findings"`
+	Notes    []inventory.Note `json:"notes,omitempty"`
+	// Misconfigurations are those of the image's configuration, if the inventory says that
+	// it was looked at.
+	Misconfigurations []inventory.Misconfiguration `json:"misconfigurations,omitempty"`
+	Inventory         *inventory.Result            `json:"inventory"`
 }
 
 // Database tells with what was matched.
@@ -42,9 +45,12 @@ type Database struct {
 	Records int       `json:"records"`
 }
 
-// New puts a scan together. matches is nil if nothing was matched.
+// New puts a scan together. matches is nil if nothing was matched. It takes what is wrong
+// with the configuration out of res.
 func New(target string, at time.Time, res *inventory.Result, db *Database, matches *vulndb.Matches) *Scan {
-	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Complete: res.Complete(), Findings: []vulndb.Finding{}}
+	faults := res.Misconfigurations
+	res.Misconfigurations = nil
+	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Misconfigurations: faults, Complete: res.Complete(), Findings: []vulndb.Finding{}}
 	if matches != nil {
 		s.Findings = append(s.Findings, matches.Findings...)
 		s.Notes = matches.Notes
@@ -54,7 +60,25 @@ func New(target string, at time.Time, res *inventory.Result, db *Database, match
 }
 
 // PURL returns the package URL of a package of an image.
-func PURL(o inventory.OS, p *inventory.Package) string {
+func PURL(o inventory.OS, p *inventory.Package) string { return packageURL(o, p, "") }
+
+// PackageURL is [PURL] of package i of the inventory.
+func (s *Scan) PackageURL(i int) string { return PURL(s.Inventory.OS, &s.Inventory.Packages[i]) }
+
+// bomPURL is [PURL] with the source package of a distribution, by which advisories are, as
+// the qualifier upstream that other tools use too.
+func bomPURL(o inventory.OS, p *inventory.Package) string {
+	upstream := ""
+	if p.Source != "" && (p.Source != p.Name || p.SourceVersion != p.Version) {
+		upstream = p.Source
+		if p.SourceVersion != "" {
+			upstream += "@" + p.SourceVersion
+		}
+	}
+	return packageURL(o, p, upstream)
+}
+
+func packageURL(o inventory.OS, p *inventory.Package, upstream string) string {
 	u := packageurl.PackageURL{Type: p.Kind, Name: p.Name, Version: p.Version}
 	switch p.Kind {
 	case inventory.KindDeb, inventory.KindApk, inventory.KindRPM:
@@ -68,6 +92,9 @@ func PURL(o inventory.OS, p *inventory.Package) string {
 		}
 		if o.ID != "" && o.VersionID != "" {
 			q["distro"] = o.ID + "-" + o.VersionID
+		}
+		if upstream != "" {
+			q["upstream"] = upstream
 		}
 		u.Qualifiers = packageurl.QualifiersFromMap(q)
 	case inventory.KindJava:
@@ -105,7 +132,7 @@ func (s *Scan) WriteCycloneDX(w io.Writer, version string) error {
 			props = append(props, cdx.Property{Name: "belay:locked", Value: "true"})
 		}
 		components = append(components, cdx.Component{
-			BOMRef: ref(i), Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: PURL(s.Inventory.OS, p), Properties: &props,
+			BOMRef: ref(i), Type: cdx.ComponentTypeLibrary, Name: p.Name, Version: p.Version, PackageURL: bomPURL(s.Inventory.OS, p), Properties: &props,
 		})
 	}
 	if o := s.Inventory.OS; o.ID != "" {

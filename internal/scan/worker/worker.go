@@ -19,6 +19,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/extract"
 	"github.com/belay-project/belay/internal/scan/image"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/sbom"
 )
 
 // Run reads one [inventory.Job] from in and writes one [inventory.Result] to out. A
@@ -65,13 +66,36 @@ func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, 
 		})
 	}
 	if err == nil {
-		res, err = image.Read(ctx, job, func(fd int) *os.File { return files[fd] }, extract.Set{})
+		res, err = readInput(ctx, job, files)
 	}
 	if err != nil {
 		text := err.Error()
 		return &inventory.Result{Error: text[:min(len(text), 2048)]}, held, lost
 	}
 	return res, held, lost
+}
+
+// readInput reads an image, or a bill of materials where an archive could be.
+func readInput(ctx context.Context, job inventory.Job, files map[int]*os.File) (*inventory.Result, error) {
+	if job.Source == inventory.SourceArchive && len(job.Inputs) == 1 {
+		if f := files[job.Inputs[0].FD]; isBill(f) {
+			return sbom.Read(f, ctx.Err)
+		}
+	}
+	return image.Read(ctx, job, func(fd int) *os.File { return files[fd] }, extract.Set{})
+}
+
+// isBill reports whether a file is JSON. No archive begins as that does.
+func isBill(f *os.File) bool {
+	if f == nil {
+		return false
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return false
+	}
+	var begin [512]byte
+	n, err := f.ReadAt(begin[:], 0)
+	return (err == nil || errors.Is(err, io.EOF)) && sbom.Looks(begin[:n])
 }
 
 // firstFD is the lowest descriptor of a job: 0 to 2 are the process's own.

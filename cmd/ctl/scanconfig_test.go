@@ -1,0 +1,66 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// layoutOf is an OCI layout of an image with one empty layer and this configuration.
+func layoutOf(t *testing.T, config string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	blob := func(text string) string {
+		digest := fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
+		write(t, filepath.Join(dir, "blobs", "sha256", digest), text)
+		return "sha256:" + digest
+	}
+	layer := blob(strings.Repeat("\x00", 1024))
+	id := blob(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["` + layer + `"]},` + config + `}`)
+	manifest := blob(`{"config":{"digest":"` + id + `"},"layers":[{"digest":"` + layer + `"}]}`)
+	write(t, filepath.Join(dir, "oci-layout"), `{"imageLayoutVersion":"1.0.0"}`)
+	write(t, filepath.Join(dir, "index.json"), `{"manifests":[{"digest":"`+manifest+`"}]}`)
+	return dir
+}
+
+// TestScanConfig: what is wrong with a configuration is shown, and fails what asks for it.
+func TestScanConfig(t *testing.T) {
+	f := newScanFixture(t)
+	bad := layoutOf(t, `"config":{"Env":["DB_PASSWORD=hunter2"]}`)
+	good := layoutOf(t, `"config":{"User":"app"}`)
+	secret := `misconfiguration == "secret-in-env"`
+	for _, tt := range []struct {
+		name, target string
+		args         []string
+		code         int
+		out, msg     string
+	}{
+		{"shown", bad, nil, exitOK, "secret-in-env", ""},
+		{"fails", bad, []string{"--fail-on", secret}, exitFindings, "DB_PASSWORD", "1 finding with"},
+		{"fails by severity", bad, []string{"--fail-on", `misconfiguration != "" && severity >= medium`}, exitFindings, "", "2 findings with"},
+		{"does not fail what does not ask", bad, []string{"--fail-on", "low"}, exitOK, "root-user", ""},
+		{"another does not fail", good, []string{"--fail-on", secret}, exitOK, "", ""},
+		{"no configuration to see", f.root, []string{"--fail-on", secret}, exitIncomplete, "", "does not show"},
+		{"no configuration to see, allowed", f.root, []string{"--fail-on", secret, "--allow-incomplete"}, exitOK, "", ""},
+		{"json", bad, []string{"-o", "json"}, exitOK, `"misconfigurations": [`, ""},
+		{"junit", bad, []string{"-o", "junit", "--fail-on", secret}, exitFindings, `failures="1"`, ""},
+	} {
+		args := append([]string{"scan", tt.target, "--db", f.db, "--scanner", f.scanner}, tt.args...)
+		code, out, msg := belay(t, args...)
+		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
+		}
+		if strings.Contains(out+msg, "hunter2") {
+			t.Errorf("%s: the secret is shown", tt.name)
+		}
+	}
+	if code, _, msg := belay(t, "diff", bad, good, "--db", f.db, "--scanner", f.scanner, "--fail-on", secret); code != exitFailed || !strings.Contains(msg, "compares no") {
+		t.Errorf("diff: exit status %d, %s", code, msg)
+	}
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestScanForms: each form says what its readers look for, and JUnit fails what --fail-on
+// means.
+func TestScanForms(t *testing.T) {
+	f := newScanFixture(t)
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		out  string
+		msg  string
+	}{
+		{"spdx", []string{"-o", "spdx"}, exitOK, `"spdxVersion": "SPDX-2.3"`, ""},
+		{"gitlab", []string{"-o", "gitlab"}, exitOK, `"type": "container_scanning"`, ""},
+		{"openvex", []string{"-o", "openvex"}, exitOK, `"status": "affected"`, ""},
+		{"junit", []string{"-o", "junit"}, exitOK, `failures="1"`, ""},
+		{"junit, fails", []string{"-o", "junit", "--fail-on", "high"}, exitFindings, `failures="1"`, "1 finding with"},
+		{"junit, does not fail", []string{"-o", "junit", "--fail-on", "score > 9.9"}, exitOK, `failures="0"`, ""},
+		{"junit, nothing looked for", []string{"-o", "junit", "--packages-only"}, exitFailed, "", "about findings"},
+	} {
+		code, out, msg := belay(t, append([]string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}, tt.args...)...)
+		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
+		}
+	}
+}
+
+// TestBills: what a bill of materials says is matched as the image is, by either form.
+func TestBills(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	for _, form := range []string{"cyclonedx", "spdx"} {
+		code, bill, msg := belay(t, "sbom", f.root, "--scanner", f.scanner, "-o", form)
+		if code != exitOK || strings.Contains(bill, "CVE-") {
+			t.Fatalf("%s: exit status %d, %s", form, code, msg)
+		}
+		p := filepath.Join(dir, form+".json")
+		write(t, p, bill)
+		code, out, msg := belay(t, "scan", p, "--db", f.db, "--scanner", f.scanner, "--fail-on", "high")
+		for _, part := range []string{"CVE-2024-28085", "bsdutils (util-linux)", "1:2.38.1-5", "2.38.1-5+deb12u1"} {
+			if code != exitFindings || !strings.Contains(out, part) {
+				t.Errorf("%s: exit status %d, %q is missing in\n%s%s", form, code, part, out, msg)
+			}
+		}
+	}
+	odd := filepath.Join(dir, "odd.json")
+	write(t, odd, `{"bomFormat":"CycloneDX","components":[{"type":"library","name":"openssl"}]}`)
+	if code, out, msg := belay(t, "scan", odd, "--db", f.db, "--scanner", f.scanner, "--fail-on", "low"); code != exitIncomplete || !strings.Contains(out, "without a package URL") {
+		t.Errorf("exit status %d, want %d: %s%s", code, exitIncomplete, out, msg)
+	}
+	write(t, odd, `{"a":1}`)
+	if code, _, msg := belay(t, "scan", odd, "--db", f.db, "--scanner", f.scanner); code != exitFailed || !strings.Contains(msg, "no bill of materials") {
+		t.Errorf("exit status %d, %s", code, msg)
+	}
+	if code, _, msg := belay(t, "sbom", f.root, "-o", "sarif"); code != exitUsage || !strings.Contains(msg, "want cyclonedx or spdx") {
+		t.Errorf("exit status %d, %s", code, msg)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDiff: only what is new fails.
+func TestDiff(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	flags := []string{"--db", f.db, "--scanner", f.scanner}
+	_, bad, _ := belay(t, append([]string{"scan", f.root, "-o", "json"}, flags...)...)
+	fine := strings.ReplaceAll(bad, "2.38.1-5", "2.99-1")
+	report, old := filepath.Join(dir, "bad.json"), filepath.Join(dir, "old.cdx.json")
+	write(t, report, bad)
+	write(t, old, `{"bomFormat":"CycloneDX","components":[{"type":"operating-system","name":"debian","version":"12"},
+		{"name":"bsdutils","purl":"pkg:deb/debian/bsdutils@1:2.99-1?distro=debian-12&upstream=util-linux%402.99-1"},{"name":"gone","purl":"pkg:deb/debian/gone@1?distro=debian-12"}]}`)
+	unmatched := filepath.Join(dir, "unmatched.json")
+	write(t, unmatched, strings.Replace(fine, `"database"`, `"other"`, 1))
+	lies := filepath.Join(dir, "lies.json")
+	write(t, lies, strings.Replace(bad, `"state"`, `"known": true, "ignored": "so", "state"`, 1))
+	ignore := filepath.Join(dir, "ignore.yaml")
+	write(t, ignore, "ignore:\n- id: CVE-2024-28085\n  reason: nobody calls wall\n")
+	for _, tt := range []struct {
+		name string
+		args []string
+		code int
+		out  string
+		msg  string
+	}{
+		{"the same", []string{f.root, f.root, "--fail-on", "low"}, exitOK, "no finding is new or gone", ""},
+		{"a report and the same", []string{report, f.root, "--fail-on", "low"}, exitOK, "no package differs", ""},
+		{"new", []string{old, f.root, "--fail-on", "low"}, exitFindings, "1 finding new, 0 gone", "1 new finding with"},
+		{"new, report", []string{old, report}, exitOK, "changed", ""},
+		{"new, in a report that says it is known", []string{old, lies, "--fail-on", "low"}, exitFindings, "1 finding new", ""},
+		{"new, ignored", []string{old, f.root, "--fail-on", "low", "--ignore", ignore}, exitOK, "ignored: nobody", ""},
+		{"gone", []string{report, old, "--fail-on", "low"}, exitOK, "0 findings new, 1 gone", ""},
+		{"packages only", []string{old, f.root, "--packages-only"}, exitOK, "removed", ""},
+		{"packages only, fails", []string{old, f.root, "--packages-only", "--fail-on", "low"}, exitFailed, "", "--packages-only"},
+		{"json", []string{old, f.root, "-o", "json"}, exitOK, `"schema": "belay.dev/diff/v1"`, ""},
+		{"a broken report", []string{unmatched, f.root}, exitFailed, "", "no database"},
+		{"one target", []string{f.root}, exitUsage, "", "two targets"},
+	} {
+		args := append([]string{"diff"}, tt.args...)
+		code, out, msg := belay(t, append(args, flags...)...)
+		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
+		}
+		if strings.Contains(out, "\x1b") {
+			t.Errorf("%s: an escape sequence reached the terminal", tt.name)
+		}
+	}
+}
+
+// TestScanVEX: what a supplier says does not matter is shown and does not fail.
+func TestScanVEX(t *testing.T) {
+	f := newScanFixture(t)
+	p := filepath.Join(t.TempDir(), "vex.json")
+	doc := func(status string) {
+		write(t, p, `{"@context":"https://openvex.dev/ns/v0.2.0","@id":"x","author":"me","timestamp":"2026-01-01T00:00:00Z","version":1,"statements":[{"vulnerability":{"name":"CVE-2024-28085"},
+			"products":[{"@id":"pkg:deb/debian/bsdutils"}],"status":"`+status+`","justification":"vulnerable_code_not_present"}]}`)
+	}
+	args := []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner, "--fail-on", "low"}
+	if code, _, _ := belay(t, args...); code != exitFindings {
+		t.Errorf("without a statement: exit status %d", code)
+	}
+	doc("not_affected")
+	if code, out, msg := belay(t, append(args, "--vex", p)...); code != exitOK || !strings.Contains(out, "ignored: VEX: not affected, vulnerable code not present") {
+		t.Errorf("exit status %d: %s%s", code, out, msg)
+	}
+	doc("fine")
+	if code, out, msg := belay(t, append(args, "--vex", p)...); code != exitFailed || out != "" || !strings.Contains(msg, "vex.json: statement 1") {
+		t.Errorf("a broken statement: exit status %d: %s%s", code, out, msg)
+	}
+}

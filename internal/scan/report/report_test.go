@@ -1,0 +1,236 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// evil has what XML cannot hold, what ends its elements, and what terminals obey.
+const evil = "a]]></failure><x y=\"z\">&\x00\x01\x1b[2J\u009b\ufffe\u202e"
+
+// example is a scan of two packages, of which one has a flaw, with hostile texts.
+func example() *Scan {
+	res := &inventory.Result{
+		Schema: inventory.Schema, ImageID: "sha256:" + strings.Repeat("a", 64), OS: inventory.OS{ID: "debian", VersionID: "12"}, Layers: []inventory.Layer{{}},
+		Packages: []inventory.Package{
+			{Kind: inventory.KindDeb, Name: "bsdutils", Version: "1:2.38.1-5", Source: "util-linux", SourceVersion: "2.38.1-5", Path: "var/lib/dpkg/status"},
+			{Kind: inventory.KindNPM, Name: evil, Version: "1.0.0", Path: "x/" + evil},
+		},
+		Notes: []inventory.Note{{Path: evil, Text: "was not read", Count: 2}},
+	}
+	m := &vulndb.Matches{Findings: []vulndb.Finding{
+		{Package: 1, IDs: []string{"CVE-2024-1", "GHSA-x"}, Severity: vulndb.SeverityHigh, State: vulndb.StateFixed, Fixed: "1.0.1", Summary: evil},
+		{Package: 1, IDs: []string{"CVE-2024-2"}, State: vulndb.StateAffected, Ignored: evil},
+	}}
+	return New(evil, time.Unix(1, 5), res, &Database{Records: 1}, m)
+}
+
+func TestJUnit(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		verdict  Verdict
+		failures int
+	}{
+		{"fails, incomplete", Verdict{Fails: map[int]bool{0: true}}, 2},
+		{"incomplete is allowed", Verdict{Fails: map[int]bool{0: true}, AllowIncomplete: true}, 1},
+		{"nothing fails", Verdict{AllowIncomplete: true}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := example().WriteJUnit(&b, tt.verdict); err != nil {
+				t.Fatal(err)
+			}
+			var got junitSuites
+			if err := xml.Unmarshal(b.Bytes(), &got); err != nil {
+				t.Fatalf("%v in\n%s", err, b.String())
+			}
+			cases, failures, skipped := 0, 0, 0
+			for _, c := range got.Suites[0].Cases {
+				cases++
+				if c.Failure != nil {
+					failures++
+				}
+				if c.Skipped != nil {
+					skipped++
+				}
+			}
+			// Two findings, the package without any, and that all was read.
+			if cases != 4 || failures != tt.failures || got.Failures != failures || got.Tests != cases || got.Skipped != skipped || skipped == 0 {
+				t.Errorf("%d cases, %d failures, %d skipped, sums %+v", cases, failures, skipped, got.junitSums)
+			}
+			if strings.ContainsAny(b.String(), "\x00\x1b\u009b\u202e\ufffe") || strings.Contains(b.String(), "<x") {
+				t.Errorf("a hostile name broke out:\n%s", b.String())
+			}
+		})
+	}
+}
+
+// TestSPDX: every field that SPDX 2.3 requires is there, and every reference leads to
+// something. Source: schemas/spdx-schema.json of spdx/spdx-spec, version 2.3.
+func TestSPDX(t *testing.T) {
+	var b bytes.Buffer
+	if err := example().WriteSPDX(&b, "1"); err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(b.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	required(t, doc, "SPDXID", "creationInfo", "dataLicense", "name", "spdxVersion", "documentNamespace")
+	required(t, doc["creationInfo"].(map[string]any), "created", "creators")
+	if doc["SPDXID"] != "SPDXRef-DOCUMENT" || doc["spdxVersion"] != "SPDX-2.3" || doc["dataLicense"] != "CC0-1.0" || !strings.Contains(doc["comment"].(string), "was not read") {
+		t.Errorf("document %v", doc)
+	}
+	ids := map[any]bool{"SPDXRef-DOCUMENT": true, "NOASSERTION": true}
+	for _, p := range doc["packages"].([]any) {
+		p := p.(map[string]any)
+		required(t, p, "SPDXID", "downloadLocation", "name")
+		if id := p["SPDXID"].(string); !regexp.MustCompile(`^SPDXRef-[a-zA-Z0-9.-]+$`).MatchString(id) || ids[id] {
+			t.Errorf("the identifier %q is no good, or there twice", id)
+		}
+		ids[p["SPDXID"]] = true
+		refs, _ := p["externalRefs"].([]any)
+		for _, r := range refs {
+			required(t, r.(map[string]any), "referenceCategory", "referenceLocator", "referenceType")
+		}
+	}
+	for _, r := range doc["relationships"].([]any) {
+		r := r.(map[string]any)
+		required(t, r, "spdxElementId", "relatedSpdxElement", "relationshipType")
+		if !ids[r["spdxElementId"]] || !ids[r["relatedSpdxElement"]] {
+			t.Errorf("a relationship to nothing: %v", r)
+		}
+	}
+	for _, part := range []string{"pkg:deb/debian/bsdutils@1:2.38.1-5?distro=debian-12&upstream=util-linux%402.38.1-5", "https://osv.dev/vulnerability/CVE-2024-1"} {
+		if !strings.Contains(b.String(), part) {
+			t.Errorf("%q is missing in\n%s", part, b.String())
+		}
+	}
+}
+
+func required(t *testing.T, object map[string]any, names ...string) {
+	t.Helper()
+	for _, n := range names {
+		if v, ok := object[n]; !ok || v == "" || v == nil {
+			t.Errorf("the field %s is missing in %v", n, object)
+		}
+	}
+}
+
+// TestGitLab: the fields that version 15.0.6 of the schema requires.
+func TestGitLab(t *testing.T) {
+	s := example()
+	s.Findings[0].Summary = strings.Repeat("ü", gitlabMaxDescription)
+	s.Findings = append(s.Findings, s.Findings[0])
+	var b bytes.Buffer
+	if err := s.WriteGitLab(&b, "1"); err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(b.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	required(t, doc, "version", "vulnerabilities", "scan")
+	scan := doc["scan"].(map[string]any)
+	required(t, scan, "analyzer", "scanner", "type", "start_time", "end_time", "status", "messages")
+	required(t, scan["scanner"].(map[string]any), "id", "name", "version", "vendor")
+	ids := map[any]bool{}
+	for _, v := range doc["vulnerabilities"].([]any) {
+		v := v.(map[string]any)
+		required(t, v, "id", "identifiers", "location", "name", "severity", "description")
+		if ids[v["id"]] {
+			t.Errorf("the identifier %v is there twice", v["id"])
+		}
+		ids[v["id"]] = true
+		if n := len([]rune(v["description"].(string))); n > gitlabMaxDescription {
+			t.Errorf("a description of %d characters", n)
+		}
+		loc := v["location"].(map[string]any)
+		required(t, loc, "dependency", "operating_system", "image")
+		required(t, loc["dependency"].(map[string]any), "package", "version")
+		for _, i := range v["identifiers"].([]any) {
+			required(t, i.(map[string]any), "type", "name", "value")
+		}
+	}
+	if len(ids) != 3 || !strings.Contains(b.String(), "Ignored: ") {
+		t.Errorf("%d findings, want 3, one of them ignored", len(ids))
+	}
+}
+
+// TestRead: what was written is read, and what is out of bounds is not.
+func TestRead(t *testing.T) {
+	s := example()
+	s.Inventory.Packages[1].Name, s.Inventory.Packages[1].Path = "p", "q" // JSON has no invalid UTF-8
+	good, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !IsReport(good[:HeadBytes]) || IsReport([]byte(`{"bomFormat":"CycloneDX"}`)) {
+		t.Error("a report is not told from a bill of materials")
+	}
+	got, err := Read(bytes.NewReader(good))
+	if err != nil || len(got.Findings) != 2 || got.Complete || got.Findings[0].Severity != vulndb.SeverityHigh {
+		t.Errorf("%v: %+v", err, got)
+	}
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"another schema", Schema, "belay.dev/scan/v9", "scan again"},
+		{"a package that is not there", `"package":1`, `"package":7`, "no package"},
+		{"a negative package", `"package":1`, `"package":-1`, "no package"},
+		{"a finding without a name", `"ids":["CVE-2024-2"]`, `"ids":[]`, "no name"},
+		{"findings from nowhere", `"database":{`, `"other":{`, "no database"},
+		{"no inventory", `"inventory":{`, `"other":{`, "no inventory"},
+		{"a layer that is not there", `"layer":0`, `"layer":3`, "layer 3"},
+		{"no JSON", `{"schema"`, `{schema`, "want a report"},
+	} {
+		if _, err := Read(strings.NewReader(strings.ReplaceAll(string(good), tt.old, tt.new))); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+	lies := strings.Replace(string(good), `"complete":false`, `"complete":true`, 1)
+	if got, err := Read(strings.NewReader(lies)); err != nil || got.Complete {
+		t.Errorf("%v: a report with notes says that it is complete, and is believed", err)
+	}
+}
+
+// TestCompare: packages by kind and name, findings one to one.
+func TestCompare(t *testing.T) {
+	pkg := func(name, version, path string) inventory.Package {
+		return inventory.Package{Kind: inventory.KindNPM, Name: name, Version: version, Path: path}
+	}
+	find := func(i int, ids ...string) vulndb.Finding { return vulndb.Finding{Package: i, IDs: ids} }
+	scan := func(packages []inventory.Package, findings ...vulndb.Finding) *Scan {
+		return New("x", time.Unix(1, 0), &inventory.Result{Packages: packages}, &Database{}, &vulndb.Matches{Findings: findings})
+	}
+	before := scan([]inventory.Package{pkg("a", "1", "p"), pkg("b", "1", "p"), pkg("c", "1", "p"), pkg("d", "1", "p")},
+		find(0, "CVE-1", "GHSA-1"), find(1, "CVE-2"), find(2, "CVE-3"))
+	after := scan([]inventory.Package{pkg("a", "2", "p"), pkg("a", "2", "q"), pkg("b", "1", "elsewhere"), pkg("e", "1", "p"), pkg("d", "1", "p")},
+		find(0, "GHSA-1"), find(1, "GHSA-1"), find(2, "CVE-2"), find(4, "CVE-4"))
+	d := Compare(before, after)
+	var got []string
+	for _, c := range d.Packages {
+		got = append(got, c.Change+" "+c.Name+" "+strings.Join(c.Old, ",")+">"+strings.Join(c.New, ","))
+	}
+	if want := "changed a 1>2,2|removed c 1>|added e >1"; strings.Join(got, "|") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	// The second copy of a, and the flaw of d, are new; that of c is gone.
+	if len(d.Added) != 2 || d.Added[0].Index != 1 || d.Added[1].IDs[0] != "CVE-4" || len(d.Gone) != 1 || d.Gone[0].IDs[0] != "CVE-3" {
+		t.Errorf("new %+v, gone %+v", d.Added, d.Gone)
+	}
+	b, err := json.Marshal(d)
+	if err != nil || !strings.Contains(string(b), `"package":{"kind":"npm","name":"d"`) {
+		t.Errorf("%v: %s", err, b)
+	}
+	before.Database = nil
+	if d := Compare(before, after); d.Matched || len(d.Added)+len(d.Gone) != 0 {
+		t.Error("findings are compared with what was not matched")
+	}
+}

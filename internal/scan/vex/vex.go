@@ -1,0 +1,316 @@
+// Package vex reads statements of suppliers on whether a vulnerability matters in their
+// products (VEX), in the forms OpenVEX 0.2 and CSAF 2.0, and marks findings by them.
+//
+// A statement hides nothing: a finding that is said not to matter is marked as ignored, with
+// what the statement says. Files are read strictly; what cannot be understood is an error, and
+// products are matched by package URL or by the image's digest alone, never by a name. It owns
+// no state. Row: adapter.
+package vex
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/package-url/packageurl-go"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// maxBytes bounds a file.
+const maxBytes = 64 << 20
+
+// status is what a statement says.
+type status string
+
+// The states of VEX. Source: CISA, "Minimum Requirements for Vulnerability Exploitability
+// eXchange (VEX)", 2023.
+const (
+	notAffected   status = "not_affected"
+	affected      status = "affected"
+	fixed         status = "fixed"
+	investigating status = "under_investigation"
+)
+
+// justifications are why a product may not be affected; both forms have the same five.
+var justifications = []string{
+	"component_not_present", "vulnerable_code_not_present", "vulnerable_code_not_in_execute_path",
+	"vulnerable_code_cannot_be_controlled_by_adversary", "inline_mitigations_already_exist",
+}
+
+// statement is one statement of either form, about any of its products.
+type statement struct {
+	ids      []string
+	products []product
+	status   status
+	why      string // for not_affected: a justification, a text, or both
+	at       time.Time
+	where    string // file and number
+}
+
+// product is what a statement is about: a package, or an image and, if there are any,
+// packages in it.
+type product struct {
+	purl   *purl
+	digest string // sha256:..., of an image
+	parts  []product
+}
+
+// purl is a package URL that a product is matched by.
+type purl struct{ packageurl.PackageURL }
+
+// Documents are the statements of all files.
+type Documents struct {
+	list []*statement
+	used map[*statement]bool
+}
+
+// Read reads files of either form.
+//
+// Errors name the file, and the statement in it.
+func Read(paths ...string) (*Documents, error) {
+	d := &Documents{used: map[*statement]bool{}}
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if err != nil {
+			return nil, err
+		}
+		b, err := inventory.ReadAll(f, maxBytes)
+		f.Close()
+		if err == nil {
+			err = d.parse(p, b)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return d, nil
+}
+
+// parse adds the statements of one file.
+func (d *Documents) parse(name string, b []byte) error {
+	var form struct {
+		Context  string          `json:"@context"`
+		Document json.RawMessage `json:"document"`
+	}
+	if err := json.Unmarshal(b, &form); err != nil {
+		return fmt.Errorf("want OpenVEX 0.2 or CSAF 2.0 in JSON: %w", err)
+	}
+	var list []*statement
+	var err error
+	switch {
+	case form.Context != "" && form.Document == nil:
+		list, err = parseOpenVEX(b)
+	case form.Context == "" && form.Document != nil:
+		list, err = parseCSAF(b)
+	default:
+		err = errors.New("want OpenVEX 0.2 (with @context) or CSAF 2.0 (with document)")
+	}
+	for _, s := range list {
+		s.where = name + ", " + s.where
+	}
+	d.list = append(d.list, list...)
+	return err
+}
+
+// Apply marks the findings that statements say do not matter, with why. Of several
+// statements about one finding the newest holds, and of those of one time the worst.
+// packageURL gives that of a package; res is the whole inventory. The notes are lines
+// for a person: statements that match nothing are one line.
+func (d *Documents) Apply(findings []vulndb.Finding, res *inventory.Result, packageURL func(i int) string) (notes []string) {
+	m := newMatcher(res, packageURL)
+	byID := map[string][]*statement{}
+	for _, s := range d.list {
+		for _, id := range s.ids {
+			byID[id] = append(byID[id], s)
+		}
+	}
+	for i := range findings {
+		f := &findings[i]
+		best := d.decide(f, byID, m)
+		if best == nil || f.Ignored != "" || best.status != notAffected && best.status != fixed {
+			continue
+		}
+		f.Ignored = "VEX: " + strings.ReplaceAll(string(best.status), "_", " ")
+		if best.why != "" {
+			f.Ignored += ", " + best.why
+		}
+		f.Ignored += " (" + best.where + ")"
+	}
+	if n := len(d.list) - len(d.used); n > 0 {
+		notes = append(notes, fmt.Sprintf("%d of %d VEX statements are about no finding of this target", n, len(d.list)))
+	}
+	return notes
+}
+
+// decide returns the statement that holds for a finding, or nil.
+func (d *Documents) decide(f *vulndb.Finding, byID map[string][]*statement, m *matcher) (best *statement) {
+	for _, id := range f.IDs {
+		for _, s := range byID[id] {
+			if !m.matchesAny(s.products, f.Package) {
+				continue
+			}
+			d.used[s] = true
+			if best == nil || cmp.Or(s.at.Compare(best.at), cmp.Compare(s.status.badness(), best.status.badness())) > 0 {
+				best = s
+			}
+		}
+	}
+	return best
+}
+
+// badness orders what contradicts at one time.
+func (s status) badness() int {
+	return slices.Index([]status{fixed, notAffected, investigating, affected}, s)
+}
+
+// matcher knows the packages of one inventory by their package URLs.
+type matcher struct {
+	res    *inventory.Result
+	purls  []packageurl.PackageURL
+	paths  map[string][]int // packages by the file that told of them
+	inFile map[inFile]bool
+}
+
+// inFile asks whether a file told of a product.
+type inFile struct {
+	p    *product
+	path string
+}
+
+func newMatcher(res *inventory.Result, packageURL func(i int) string) *matcher {
+	m := &matcher{res: res, paths: map[string][]int{}, inFile: map[inFile]bool{}}
+	for i := range res.Packages {
+		u, err := packageurl.FromString(packageURL(i))
+		if err != nil {
+			// A package whose name makes no package URL: no statement can name it.
+			u = packageurl.PackageURL{}
+		}
+		m.purls = append(m.purls, u)
+		m.paths[res.Packages[i].Path] = append(m.paths[res.Packages[i].Path], i)
+	}
+	return m
+}
+
+func (m *matcher) matchesAny(products []product, i int) bool {
+	for n := range products {
+		if m.matches(&products[n], i) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports whether a product is package i of the image, as a part of the image or of
+// a program in it, or the image as a whole.
+func (m *matcher) matches(p *product, i int) bool {
+	part := len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(q product) bool { return q.purl.matches(&m.purls[i]) })
+	if !part {
+		return false
+	}
+	if p.digest != "" {
+		return p.digest == m.res.Digest || p.digest == m.res.ImageID
+	}
+	if len(p.parts) == 0 {
+		return p.purl.matches(&m.purls[i])
+	}
+	// A part of a product that is a package itself, such as a Go program: both are told of
+	// by one file. A database of a distribution is no such file: it tells of all.
+	pkg := &m.res.Packages[i]
+	if inventory.OfDistribution(pkg.Kind) || pkg.Path == "" {
+		return false
+	}
+	// An image may have a great many packages in one file: each is asked once.
+	k := inFile{p, pkg.Path}
+	yes, ok := m.inFile[k]
+	if !ok {
+		yes = slices.ContainsFunc(m.paths[pkg.Path], func(j int) bool { return p.purl.matches(&m.purls[j]) })
+		m.inFile[k] = yes
+	}
+	return yes
+}
+
+// matches reports whether a package is the one that u names: the version and the qualifiers
+// that u has not may be any.
+func (u *purl) matches(p *packageurl.PackageURL) bool {
+	if u == nil || p.Name == "" || u.Type != p.Type || u.Namespace != p.Namespace || u.Name != p.Name || u.Version != "" && u.Version != p.Version {
+		return false
+	}
+	have := p.Qualifiers.Map()
+	for _, q := range u.Qualifiers {
+		if have[q.Key] != q.Value {
+			return false
+		}
+	}
+	return true
+}
+
+// errNoDigest says that a product is an image by its name alone.
+var errNoDigest = errors.New("an image without a digest as its version: anybody can give an image that name")
+
+// parseProduct reads a package URL as a product: that of an image needs its digest.
+func parseProduct(text string) (product, error) {
+	u, err := packageurl.FromString(text)
+	if err != nil {
+		return product{}, fmt.Errorf("the package URL %.100q: %w", text, err)
+	}
+	if u.Name == "" {
+		return product{}, fmt.Errorf("the package URL %.100q has no name", text)
+	}
+	if u.Subpath != "" {
+		return product{}, fmt.Errorf("the package URL %.100q is about a part of a package: findings are about whole ones", text)
+	}
+	if u.Type != packageurl.TypeOCI && u.Type != packageurl.TypeDocker {
+		return product{purl: &purl{u}}, nil
+	}
+	if !isDigest(u.Version) {
+		return product{}, fmt.Errorf("the package URL %.100q: %w", text, errNoDigest)
+	}
+	return product{digest: u.Version}, nil
+}
+
+func isDigest(s string) bool {
+	digits, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(digits) == 64 && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+// check fails for a statement that says too little to go by.
+func (s *statement) check() error {
+	switch s.status {
+	case notAffected:
+		if strings.TrimSpace(s.why) == "" {
+			return errors.New("not_affected needs a justification or an impact statement")
+		}
+	case fixed:
+		// Without a version every version would be the fixed one.
+		for _, p := range s.products {
+			if !p.exact() {
+				return errors.New("fixed needs a version or a digest in each product")
+			}
+		}
+	case affected, investigating:
+	default:
+		return fmt.Errorf("there is no status %.40q: want not_affected, affected, fixed or under_investigation", s.status)
+	}
+	if len(s.ids) == 0 || len(s.products) == 0 {
+		return errors.New("it names no vulnerability, or no product")
+	}
+	return nil
+}
+
+// exact reports whether a product is one version.
+func (p *product) exact() bool {
+	if p.digest != "" {
+		return true
+	}
+	if p.purl == nil || p.purl.Version == "" {
+		return false
+	}
+	return !slices.ContainsFunc(p.parts, func(q product) bool { return !q.exact() })
+}
