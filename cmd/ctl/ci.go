@@ -105,8 +105,11 @@ func ciShowCommand(t *terminal) *cobra.Command {
 func ciListCommand(t *terminal) *cobra.Command {
 	f := &ciFlags{}
 	cmd := &cobra.Command{
-		Use:     "list [IMAGE]",
-		Short:   "List the scans that you may see, the newest first",
+		Use:   "list [IMAGE]",
+		Short: "List the scans that you may see, the newest first",
+		Long: `list shows the scans that were asked for or that registries' events have queued, as far as
+policies let you read them: of one image, named as it was asked for, or of all. Those of
+events are named registry:HOST/NAME@DIGEST.`,
 		Example: `  belay ci list registry:registry.example/team/app@sha256:...`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
