@@ -164,7 +164,7 @@ type Service struct {
 // Bounds of all callers together.
 const (
 	maxStreams   = 64
-	maxReads     = 2
+	maxReads     = 1
 	maxHooks     = 16
 	maxOwnOpen   = 8 // event streams, or deliveries, of one caller
 	sweepEvery   = time.Minute

@@ -451,3 +451,41 @@ func TestTimeout(t *testing.T) {
 		t.Errorf("%+v", r.Scan)
 	}
 }
+
+// TestPermits: "*" is not for what listens on this host or answers on its link.
+func TestPermits(t *testing.T) {
+	for list, hosts := range map[string]map[string]bool{
+		"*":           {"reg.example": true, "reg.example:5000": true, "localhost": false, "localhost:5000": false, "127.0.0.1:2375": false, "[::1]:80": false, "169.254.169.254": false},
+		"localhost:5": {"localhost:5": true, "localhost": false, "localhost:6": false},
+		"reg.example": {"REG.example": true, "reg.example:443": false, "evil.example": false, "reg.example.evil": false},
+	} {
+		s := &Service{o: Options{Registries: []string{list}}}
+		for host, want := range hosts {
+			if got := s.permits(host); got != want {
+				t.Errorf("%s, with %s: %v", host, list, got)
+			}
+		}
+	}
+}
+
+func TestParseImage(t *testing.T) {
+	for text, want := range map[string]reference{
+		"app:1":                                  {"app:1", "", false},
+		"team/app":                               {"team/app", "", false},
+		digestA:                                  {digestA, "", false},
+		"REG.example/team/app:1":                 {"reg.example/team/app:1", "reg.example", false},
+		"localhost/app":                          {"localhost/app", "localhost", false},
+		"registry:nginx":                         {"nginx", dockerHub, true},
+		"registry:index.docker.io/library/nginx": {"index.docker.io/library/nginx", dockerHub, true},
+		"reg.example:5000/a@" + digestA:          {"reg.example:5000/a@" + digestA, "reg.example:5000", false},
+	} {
+		if got, err := parseImage(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "registry:", "-x", "../x", "a b", "a.b@c/d", "a.b:99999999/d", "$(x)", "a\x00"} {
+		if got, err := parseImage(text); err == nil {
+			t.Errorf("%q: %+v", text, got)
+		}
+	}
+}

@@ -15,7 +15,10 @@ import (
 
 const (
 	// maxReport bounds one result on the disk, in bytes.
-	maxReport = 64 << 20
+	maxReport = 32 << 20
+	// maxFindings bounds what is in memory while a result is written and read: an image chooses
+	// its packages, and the agent's memory is capped.
+	maxFindings = 50_000
 	// maxListed is how many findings an answer lists; the report has all.
 	maxListed = 10_000
 	maxNotes  = 100

@@ -120,7 +120,7 @@ func FuzzNotification(f *testing.F) {
 			if err != nil {
 				continue // newJob refuses it
 			}
-			if want := list[i].host; ref.host != want && (want != "index.docker.io" || ref.host != dockerHub) {
+			if want := strings.ToLower(list[i].host); ref.host != want && (want != "index.docker.io" || ref.host != dockerHub) {
 				t.Errorf("%q is asked of %q", list[i].image(), ref.host)
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -220,6 +222,9 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	if db == nil || matches == nil {
 		return nil, errors.New("it was not matched with a vulnerability database")
 	}
+	if len(matches.Findings) > maxFindings {
+		return nil, fmt.Errorf("it has %d findings, more than the %d of which a result is kept; fix: belay scan", len(matches.Findings), maxFindings)
+	}
 	rep := report.New(j.scan.Image, s.o.Now(), res, db, matches)
 	sum := &summary{digest: digest, database: db.Built, counts: &Counts{Packages: len(res.Packages), Findings: map[string]int{}, Notes: len(rep.Notes) + len(res.Notes)}}
 	for i := range rep.Findings {
@@ -270,10 +275,14 @@ func (s *Service) read(ctx context.Context, j *job) (*inventory.Result, string, 
 	return s.o.Images.Remote(ctx, j.ref.name, j.scan.Platform)
 }
 
-// permits tells whether images may be fetched from a registry.
+// permits tells whether images may be fetched from a registry. One on this host or its link is
+// permitted only by its name.
 func (s *Service) permits(host string) bool {
+	name := (&url.URL{Host: host}).Hostname()
+	addr, err := netip.ParseAddr(name)
+	home := name == "localhost" || strings.HasSuffix(name, ".localhost") || err == nil && special(addr)
 	for _, r := range s.o.Registries {
-		if r == "*" || strings.EqualFold(r, host) {
+		if r == "*" && !home || strings.EqualFold(r, host) {
 			return true
 		}
 	}

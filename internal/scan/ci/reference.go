@@ -60,8 +60,10 @@ func parseImage(text string) (reference, error) {
 		if !host.MatchString(first) {
 			return r, fmt.Errorf("image: %.100q is no host of a registry", first)
 		}
-		r.host = first
-		if first == "index.docker.io" {
+		// Hosts have no case, and policies compare texts.
+		r.host = strings.ToLower(first)
+		r.name = r.host + "/" + rest
+		if r.host == "index.docker.io" {
 			r.host = dockerHub
 		}
 	case r.remote:
