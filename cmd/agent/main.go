@@ -47,7 +47,7 @@ func main() {
 func runCommand() *cobra.Command {
 	var cfg agent.Config
 	var unload bool
-	var tls proxy.TLSOptions
+	var tls, scanTLS proxy.TLSOptions
 	var logFormat, logLevel string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -74,6 +74,9 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 			}
 			if tls.Addr != "" {
 				cfg.GateTLS = &tls
+			}
+			if scanTLS.Addr != "" {
+				cfg.ScanTLS = &scanTLS
 			}
 			if unload {
 				removed, err := agent.Unload(cfg)
@@ -115,6 +118,13 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.Int64Var(&cfg.JournalBytes, "journal-bytes", 0, "bound of the journal (default 256 MiB)")
 	f.StringVar(&cfg.Scanner, "scanner", "", `path of belay-scanner, which reads images in a sandbox (default: beside the agent; "none" scans no image)`)
 	f.StringVar(&cfg.VulnDB, "vuln-db", "", "vulnerability database, used anew when it changes (default vuln.db in --state-dir)")
+	f.StringVar(&cfg.ScansGroup, "scans-group", "", `group that may ask for scans, as far as access policies let it, on scans.sock in --run-dir; "*" for every user (default: root only)`)
+	f.StringSliceVar(&cfg.ScanRegistries, "scan-registry", nil, `registry whose images may be asked for there (HOST[:PORT], repeatable; "*" for all; default: images of this host only)`)
+	f.StringSliceVar(&cfg.ScanWebhookHosts, "scan-webhook-host", nil, `host that results may be sent to (HOST[:PORT], repeatable; "*" for all by HTTPS; default: none)`)
+	f.StringVar(&scanTLS.Addr, "scan-tls", "", "address on which scans are asked for with client certificates or bearer tokens too, such as :8447")
+	f.StringVar(&scanTLS.CertFile, "scan-tls-cert", "", "certificate for --scan-tls")
+	f.StringVar(&scanTLS.KeyFile, "scan-tls-key", "", "key of the certificate")
+	f.StringVar(&scanTLS.ClientCAFile, "scan-tls-client-ca", "", "certificates that sign clients' (default: tokens only)")
 	f.StringVar(&cfg.DockerRoot, "docker-root", "", "Docker's data, where images are read (default /var/lib/docker)")
 	f.StringVar(&cfg.SocketGroup, "socket-group", "", "group that may use the control socket besides root")
 	f.StringVar(&cfg.UsersGroup, "users-group", "", `group that may manage policies as far as access policies let it, on users.sock in --run-dir; "*" for every user (default: only who may use the control socket)`)

@@ -128,7 +128,7 @@ let the user. "enroll" and "elevate" are for every user of the host.`,
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
 	root.AddCommand(statusCommand(t), containersCommand(t), imagesCommand(t), eventsCommand(t), explainCommand(t),
-		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), registryCommand(t), dbCommand(t), versionCommand(t))
+		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), versionCommand(t))
 	return root, started
 }
 

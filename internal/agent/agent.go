@@ -277,6 +277,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			g.Go(func() error { a.runPlugin(ctx); return nil })
 		}
 	}
+	if a.cfg.scannerWanted() {
+		g.Go(func() error { a.runScans(ctx); return nil })
+	}
 	for _, s := range a.sources {
 		g.Go(func() error { return s.Run(ctx, a.binder.apply) })
 	}

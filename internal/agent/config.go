@@ -8,6 +8,7 @@ import (
 
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/scan/ci"
 )
 
 // Config says where an agent lives and what it watches. Zero values have the defaults
@@ -67,6 +68,15 @@ type Config struct {
 	VulnDB string
 	// DockerRoot is the engine's data, where images are read; /var/lib/docker.
 	DockerRoot string
+	// ScansGroup may open the socket of the scan API (scans.sock in RunDir) besides root; "*" is
+	// everybody. AccessPolicies decide what they may do there.
+	ScansGroup string
+	// ScanTLS offers the scan API on TCP too, for holders of client certificates or of bearer
+	// tokens; nil: not.
+	ScanTLS *proxy.TLSOptions
+	// ScanRegistries are those that images may be fetched from for the scan API, "*" all;
+	// ScanWebhookHosts are the hosts that results may be sent to, "*" all with TLS.
+	ScanRegistries, ScanWebhookHosts []string
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string
@@ -127,5 +137,7 @@ func (c *Config) journalDir() string  { return filepath.Join(c.StateDir, "journa
 func (c *Config) lastGood() string    { return filepath.Join(c.StateDir, "last-good.yaml") }
 func (c *Config) setsFile() string    { return filepath.Join(c.StateDir, "sets.json") }
 func (c *Config) bindingsDir() string { return filepath.Join(c.StateDir, "bindings") }
+func (c *Config) scansSocket() string { return filepath.Join(c.RunDir, ci.SocketName) }
+func (c *Config) scansDir() string    { return filepath.Join(c.StateDir, "scans") }
 func (c *Config) imagesDir() string   { return filepath.Join(c.StateDir, "inventories") }
 func (c *Config) knownFile() string   { return filepath.Join(c.StateDir, "containers.json") }

@@ -84,6 +84,7 @@ const (
 	ResourceRuntimePolicy // Belay's own policies, by kind
 	ResourceAccessPolicy
 	ResourceImagePolicy
+	ResourceScan // a scan that was asked of the agent
 )
 
 // Resource is one thing that a call reads or changes, resolved to what the daemon

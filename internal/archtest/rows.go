@@ -69,6 +69,7 @@ var Packages = []Package{
 	{Path: "internal/scan/worker", Row: RowFeature},
 	{Path: "internal/scan/target", Row: RowFeature},
 	{Path: "internal/scan/feed", Row: RowFeature},
+	{Path: "internal/scan/ci", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/sandbox", Row: RowAdapter},

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"io/fs"
 	"net"
 	"strconv"
 	"sync"
@@ -119,6 +120,23 @@ func (l *userListener) leave(share string) {
 	if l.open[share]--; l.open[share] <= 0 {
 		delete(l.open, share)
 	}
+}
+
+// ListenShared takes the socket at path for another server than [Server], with the bounds of
+// the socket for users: group gid may open it besides root, everybody if open is set. identify
+// says who calls. release closes and removes it.
+//
+// Errors: [ErrInUse] if another agent has the socket.
+func ListenShared(path string, gid int, open bool, identify func(net.Conn) (apicall.Subject, error)) (l net.Listener, release func() error, err error) {
+	mode := fs.FileMode(socketMode)
+	if open {
+		mode = openMode
+	}
+	socket, lock, err := listenUnix(path, gid, mode)
+	if err != nil {
+		return nil, nil, err
+	}
+	return limitUsers(socket, maxConnections, identify), sync.OnceValue(func() error { return releaseSocket(lock, socket, path) }), nil
 }
 
 type userConn struct {

@@ -6,8 +6,8 @@ import (
 )
 
 // actions is every action that a rule can name, sorted: those of the daemon's API, and
-// what concerns the policies themselves. The request parser has the same list in its
-// table of routes, and a test of its own compares the two.
+// what concerns the policies themselves and the agent's scans. The request parser has the
+// same list in its table of routes, and a test of its own compares the two.
 var actions = []string{
 	"build.cancel",
 	"build.grpc",
@@ -106,6 +106,10 @@ var actions = []string{
 	"policy.rollback",
 	"policy.update",
 	"registry.login",
+	"scan.create",
+	"scan.list",
+	"scan.notify",
+	"scan.read",
 	"secret.create",
 	"secret.delete",
 	"secret.inspect",
@@ -184,6 +188,8 @@ var actionTraits = func() []traits {
 			t |= traitCreates | traitMakes | traitNew
 		case a == "service.update":
 			t |= traitCreates | traitMakes
+		case group == "scan" && (verb == "create" || verb == "notify"):
+			t |= traitNew
 		case verb == "create" && group != "plugin" && group != "policy" || a == "image.build" || a == "build.grpc.solve":
 			t |= traitMakes | traitNew
 		}

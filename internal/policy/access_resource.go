@@ -256,7 +256,7 @@ func ownerless(action actionID, r *apicall.Resource) bool {
 
 func hasImage(k apicall.ResourceKind) bool {
 	switch k {
-	case apicall.ResourceContainer, apicall.ResourceExec, apicall.ResourceImage, apicall.ResourceService, apicall.ResourceTask:
+	case apicall.ResourceContainer, apicall.ResourceExec, apicall.ResourceImage, apicall.ResourceService, apicall.ResourceTask, apicall.ResourceScan:
 		return true
 	}
 	return false

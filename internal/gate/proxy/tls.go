@@ -21,6 +21,34 @@ type TLSOptions struct {
 	CertFile, KeyFile, ClientCAFile string
 }
 
+// TLSConfig returns the configuration of a listener of another server than the gate, with
+// files that are read again when they change. A client may show no certificate: who takes its
+// connections must ask for a token then. Without ClientCAFile none is asked for.
+func TLSConfig(o *TLSOptions, log *slog.Logger) (*tls.Config, error) {
+	if o.CertFile == "" || o.KeyFile == "" {
+		return nil, errors.New("a TCP listener needs a certificate and its key")
+	}
+	certs, err := newCertificates(o, log)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: certs.config.Certificates,
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := certs.current(hello)
+			if err != nil {
+				return nil, err
+			}
+			c = c.Clone()
+			c.ClientAuth = tls.VerifyClientCertIfGiven
+			if o.ClientCAFile == "" {
+				c.ClientAuth = tls.NoClientCert
+			}
+			return c, nil
+		},
+	}, nil
+}
+
 // certCheck is how often the files are looked at, at most.
 const certCheck = 2 * time.Second
 
@@ -53,13 +81,15 @@ func (c *certificates) load() (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the gate's certificate: %w", err)
 	}
-	pem, err := os.ReadFile(c.o.ClientCAFile)
-	if err != nil {
-		return nil, fmt.Errorf("read the certificates that sign clients': %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", c.o.ClientCAFile)
+	pool := x509.NewCertPool() // empty: nobody is signed
+	if c.o.ClientCAFile != "" {
+		pem, err := os.ReadFile(c.o.ClientCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificates that sign clients': %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", c.o.ClientCAFile)
+		}
 	}
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},

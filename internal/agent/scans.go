@@ -1,0 +1,224 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/gate/peer"
+	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/ci"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/registry"
+	"github.com/belay-project/belay/internal/scan/report"
+	scantarget "github.com/belay-project/belay/internal/scan/target"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/workload"
+)
+
+const (
+	// scansRetry is the time between two tries to open the scan API.
+	scansRetry = 10 * time.Second
+	// scanMatchTime bounds the matching of one image: what it holds may be made to take long.
+	scanMatchTime = 2 * time.Minute
+	// maxScanConns is how many TCP connections the scan API has at a time.
+	maxScanConns = 64
+)
+
+// scannerWanted tells whether this agent offers scans at all.
+func (c *Config) scannerWanted() bool {
+	path, err := c.scannerPath()
+	return err == nil && path != ""
+}
+
+// runScans serves the scan API until ctx ends. Whatever happens to it, enforcement goes on: it
+// reports to health and tries again.
+func (a *Agent) runScans(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := a.serveScans(ctx); err != nil {
+			a.health.SetFailed("scan_api", err.Error())
+			a.log.Error("the scan API is closed", attr.Error, err.Error())
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(scansRetry):
+		}
+	}
+}
+
+func (a *Agent) serveScans(ctx context.Context) error {
+	id := &peer.Identifier{Workload: gateWorkload{a}}
+	gid := 0
+	if g := a.cfg.ScansGroup; g != "" && g != "*" {
+		var err error
+		if gid, err = groupID(g); err != nil {
+			return err
+		}
+		if gid == 0 {
+			return fmt.Errorf("--scans-group %s: that is the group of root, which needs none", g)
+		}
+	}
+	svc, err := ci.Open(ci.Options{
+		Access: scanAccess{a.manager}, Images: &scanImages{a: a}, Identify: id.Of, Verify: a.tokens.Verify,
+		Dir: a.cfg.scansDir(), Registries: a.cfg.ScanRegistries, WebhookHosts: a.cfg.ScanWebhookHosts, Version: a.cfg.Version,
+		Health: a.health, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	l, release, err := control.ListenShared(a.cfg.scansSocket(), gid, a.cfg.ScansGroup == "*", id.Of)
+	if err != nil {
+		return err
+	}
+	listeners := []net.Listener{l}
+	if a.cfg.ScanTLS != nil {
+		t, err := a.listenScansTLS()
+		if err != nil {
+			return errors.Join(err, release())
+		}
+		listeners = append(listeners, t)
+	}
+	a.health.SetOK("scan_api")
+	return errors.Join(svc.Run(ctx, listeners...), release())
+}
+
+func (a *Agent) listenScansTLS() (net.Listener, error) {
+	cfg, err := proxy.TLSConfig(a.cfg.ScanTLS, a.log)
+	if err != nil {
+		return nil, fmt.Errorf("--scan-tls: %w", err)
+	}
+	l, err := net.Listen("tcp", a.cfg.ScanTLS.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("--scan-tls: %w", err)
+	}
+	a.log.Info("the scan API is open", attr.Socket, l.Addr().String())
+	return tls.NewListener(ci.LimitListener(l, maxScanConns), cfg), nil
+}
+
+// scanAccess asks the AccessPolicies about the scan API. Where none is enforced, only root of
+// the host may use it.
+type scanAccess struct{ m *manager }
+
+// Ask implements [ci.Access].
+func (s scanAccess) Ask(sub *apicall.Subject, action string, facts apicall.Facts, res ...apicall.Resource) error {
+	who := &control.Caller{Subject: *sub}
+	call := s.m.call(who, action, res...)
+	call.Facts = facts
+	d := s.m.decide(call)
+	if !d.Allowed || d.Audit || action == ci.ActCreate || action == ci.ActNotify {
+		s.tell(call, &d)
+	}
+	if d.Allowed {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ci.ErrDenied, denialText(action, res, &d))
+}
+
+// Sees implements [ci.Access].
+func (s scanAccess) Sees(sub *apicall.Subject, res apicall.Resource) bool {
+	call := s.m.call(&control.Caller{Subject: *sub}, ci.ActRead, res)
+	d := s.m.decide(call)
+	return d.Allowed
+}
+
+func (s scanAccess) tell(call *apicall.Call, d *policy.AccessDecision) {
+	ev := &proxy.Event{
+		Time: time.Now(), Subject: &call.Subject, Action: call.Action, Method: "POST", Path: "/v1/scans", Decision: proxy.Denied,
+		Policy: d.Policy, Revision: d.Revision, Rule: d.Rule, Reason: d.Reason, Checks: d.Checks, Status: 403,
+		Unmanaged: !s.m.policies.current().Access().Enforced(),
+	}
+	if call.Action == ci.ActRead || call.Action == ci.ActList {
+		ev.Method = "GET"
+	}
+	if d.Allowed {
+		ev.Decision, ev.Status = proxy.Allowed, 202
+		if d.Audit {
+			ev.Decision = proxy.WouldDeny
+		}
+	}
+	for _, r := range call.Resources {
+		ev.IDs = append(ev.IDs, r.Asked)
+	}
+	s.m.record(ev)
+}
+
+// scanImages has images read for the scan API.
+type scanImages struct{ a *Agent }
+
+func (s *scanImages) options(platform string) (scantarget.Options, error) {
+	scanner, err := s.a.cfg.scannerPath()
+	if err == nil && scanner == "" {
+		err = errors.New("there is no belay-scanner beside the agent; install it, or name it with --scanner")
+	}
+	return scantarget.Options{Scanner: scanner, Platform: platform, DockerRoot: s.a.cfg.DockerRoot, Idle: true}, err
+}
+
+// Local implements [ci.Images].
+func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventory.Result, string, error) {
+	o, err := s.options(platform)
+	if err != nil {
+		return nil, "", err
+	}
+	if s.a.images.look == nil {
+		return nil, "", fmt.Errorf("%w: no engine is followed that could be asked", ci.ErrNoImage)
+	}
+	img, err := s.a.images.ask(ctx, ref)
+	if errors.Is(err, workload.ErrNoImage) {
+		return nil, "", fmt.Errorf("%w: %w", ci.ErrNoImage, err)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	res, err := scanImage(ctx, img.ID, o)
+	return res, img.ID, err
+}
+
+// Remote implements [ci.Images].
+func (s *scanImages) Remote(ctx context.Context, ref, platform string) (*inventory.Result, string, error) {
+	o, err := s.options(platform)
+	if err != nil {
+		return nil, "", err
+	}
+	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version})
+	defer c.Close()
+	img, err := c.Image(ctx, ref)
+	if err != nil {
+		return nil, "", err
+	}
+	t, err := scantarget.OpenBlobs(img, img.Digest)
+	if err != nil {
+		return nil, "", err
+	}
+	defer t.Close()
+	res, err := scantarget.Scan(ctx, t, o)
+	return res, img.Digest, err
+}
+
+// Match implements [ci.Images]. It opens the database anew: the next scan sees what was
+// imported in between.
+func (s *scanImages) Match(ctx context.Context, res *inventory.Result) (*report.Database, *vulndb.Matches, error) {
+	db, err := vulndb.Open(s.a.cfg.VulnDB)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("there is no vulnerability database; fix: belay db update --db %s", s.a.cfg.VulnDB)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(ctx, scanMatchTime)
+	defer cancel()
+	m, err := db.Match(ctx, res)
+	if err != nil {
+		return nil, nil, fmt.Errorf("match its packages: %w", err)
+	}
+	st := db.Status()
+	return &report.Database{Built: st.Built, Records: st.Records}, &m, nil
+}
