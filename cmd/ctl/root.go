@@ -128,7 +128,7 @@ user of the host.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
-	root.AddCommand(statusCommand(t), doctorCommand(t), containersCommand(t), imagesCommand(t), eventsCommand(t), explainCommand(t),
+	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), imagesCommand(t), eventsCommand(t), explainCommand(t),
 		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), registryCommand(t), dbCommand(t), versionCommand(t))
 	return root, started
 }
