@@ -16,6 +16,7 @@ import (
 
 	"github.com/belay-project/belay/internal/doctor"
 	"github.com/belay-project/belay/internal/gate/preflight"
+	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
 // Exit statuses of doctor.
@@ -83,7 +84,7 @@ func (t *terminal) examine(ctx context.Context, f *doctorFlags) (doctor.Report, 
 		RunDir: run, StateDir: f.stateDir, Journal: f.journal, Scanner: f.scanner,
 		Version: versionOf(info).Version, Canary: f.canary, Only: f.only, Now: t.now,
 		DatabaseBuilt: func() (time.Time, error) {
-			db, err := openDB(f.db)
+			db, err := vulndb.Open(f.db)
 			if err != nil {
 				return time.Time{}, err
 			}
@@ -167,6 +168,9 @@ func (t *terminal) writeFindingsOf(r *doctor.Report) {
 			tb.row(plain(""), plain(""), cell{"  " + f.Detail, grey})
 		}
 		if f.Fix != "" {
+			if f.Why != "" {
+				tb.row(plain(""), plain(""), cell{"  why: " + f.Why, grey})
+			}
 			tb.row(plain(""), plain(""), plain("  fix: "+f.Fix))
 		}
 	}

@@ -69,7 +69,7 @@ func TestEveryField(t *testing.T) {
 	var rep Report
 	fill(reflect.ValueOf(&rep.Findings).Elem(), valueSecret)
 	for i := range rep.Findings {
-		rep.Findings[i].ID, rep.Findings[i].Text = "kernel.lsm", "ours"
+		rep.Findings[i].ID, rep.Findings[i].Why = "daemon.tcp", "ours"
 	}
 	for _, v := range []any{shareRecord(&r), shareStatus(&st), sharePolicies(&set), shareReport(&rep)} {
 		b, err := json.Marshal(v)

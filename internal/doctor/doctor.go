@@ -56,11 +56,14 @@ func (s *Severity) UnmarshalText(b []byte) error {
 type Finding struct {
 	ID       string   `json:"id"`
 	Severity Severity `json:"severity"`
-	// Text is Belay's own words, with numbers and names that the kernel or Belay gave.
-	Text string `json:"text"`
+	Text     string   `json:"text"`
 	// Detail is what others wrote: errors, paths, names. A support bundle leaves it out.
 	Detail string `json:"detail,omitempty"`
+	Why    string `json:"why,omitempty"` // it matters, in Belay's own words; of gate/preflight's only
 	Fix    string `json:"fix,omitempty"` // empty if there is nothing to do
+	// own: Text is Belay's own words, with numbers and names that the kernel or Belay gave.
+	// Else a support bundle has Why in its place.
+	own bool
 }
 
 // Report is what was found, worst first.
@@ -186,7 +189,7 @@ func (e *examination) add(id string, s Severity, text, detail, fix string) {
 	if s == OK {
 		fix = ""
 	}
-	e.out = append(e.out, Finding{ID: id, Severity: s, Text: text, Detail: detail, Fix: fix})
+	e.out = append(e.out, Finding{ID: id, Severity: s, Text: text, Detail: detail, Fix: fix, own: true})
 }
 
 // ids are all that findings are called, in the order of docs/doctor.md. The last ones

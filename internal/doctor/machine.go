@@ -150,7 +150,7 @@ func (e *examination) checkGate(ctx context.Context) {
 		return
 	}
 	for _, f := range e.Preflight(ctx).Findings {
-		e.add(f.ID, severityOf(f.Severity), f.Why, f.What, f.Fix)
+		e.out = append(e.out, Finding{ID: f.ID, Severity: severityOf(f.Severity), Text: f.What, Why: f.Why, Fix: f.Fix})
 	}
 }
 

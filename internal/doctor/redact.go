@@ -29,7 +29,11 @@ type sharedReport struct {
 func shareReport(r *Report) sharedReport {
 	s := sharedReport{Version: safeName(r.Version), Time: r.Time, Worst: r.Worst, Findings: []sharedFinding{}}
 	for _, f := range r.Findings {
-		s.Findings = append(s.Findings, sharedFinding{ID: f.ID, Severity: f.Severity, Text: f.Text})
+		text := f.Why
+		if f.own {
+			text = f.Text
+		}
+		s.Findings = append(s.Findings, sharedFinding{ID: f.ID, Severity: f.Severity, Text: text})
 	}
 	return s
 }
