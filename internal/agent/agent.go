@@ -60,7 +60,11 @@ type Agent struct {
 	factor     atomic.Pointer[secondFactor] // nil while there is none
 	tokens     *tokens
 
-	// mu guards canary.
+	// canaries is held during a test of whether a denial works; demand, before it, by who
+	// asks for one over the control socket, so that askers cannot queue.
+	demand, canaries sync.Mutex
+
+	// mu guards canary. It is taken last.
 	mu     sync.Mutex
 	canary control.Canary
 }

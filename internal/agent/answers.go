@@ -42,9 +42,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 		}
 		s.Sources = append(s.Sources, line)
 	}
-	a.mu.Lock()
-	canary := a.canary
-	a.mu.Unlock()
+	canary := a.lastCanary()
 	s.Canary = &canary
 	s.Factor = a.factorStatus()
 	s.Enforcing, s.Why = a.enforcing()
@@ -208,4 +206,7 @@ func (a *Agent) Events(ctx context.Context, q journal.ReadOptions, emit func(*jo
 	return journal.Read(ctx, a.records, q, emit)
 }
 
-var _ control.Agent = (*Agent)(nil)
+var (
+	_ control.Agent        = (*Agent)(nil)
+	_ control.CanaryRunner = (*Agent)(nil)
+)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -107,21 +108,58 @@ func (a *Agent) watchCanary(ctx context.Context) error {
 			return nil
 		case <-t.C:
 		}
-		err := a.testCanary()
-		if err == nil {
-			continue
-		}
-		a.log.Error("enforcement was tampered with: attaching anew", attr.Error, err.Error())
-		a.note("enforcement was tampered with: " + err.Error())
-		if err := errors.Join(a.kernel.Reattach(), a.enact()); err != nil {
-			a.log.Error("attaching anew", attr.Error, err.Error())
-			continue
-		}
-		if err := a.testCanary(); err == nil {
-			a.log.Warn("enforcement was mended")
-			a.note("enforcement was mended")
-		}
+		_ = a.mendByCanary() // reported in health, in the journal and in the log
 	}
+}
+
+// mendByCanary tests whether a denial works and, if not, attaches anew and tests again.
+// Tests take turns: they share a cgroup. It returns the error of the last test.
+func (a *Agent) mendByCanary() error {
+	a.canaries.Lock()
+	defer a.canaries.Unlock()
+	err := a.testCanary()
+	if err == nil {
+		return nil
+	}
+	a.log.Error("enforcement was tampered with: attaching anew", attr.Error, err.Error())
+	a.note("enforcement was tampered with: " + err.Error())
+	if err := errors.Join(a.kernel.Reattach(), a.enact()); err != nil {
+		a.log.Error("attaching anew", attr.Error, err.Error())
+		return err
+	}
+	if err = a.testCanary(); err == nil {
+		a.log.Warn("enforcement was mended")
+		a.note("enforcement was mended")
+	}
+	return err
+}
+
+// RunCanary implements [control.CanaryRunner]. A test that fails is mended as the one of
+// every minute is, and the answer is that of the first: what had to be mended did not hold.
+func (a *Agent) RunCanary(ctx context.Context) (*control.Canary, error) {
+	if !a.demand.TryLock() {
+		return nil, &control.Error{Status: http.StatusTooManyRequests, Message: "a canary that was asked for is running: try again in a second"}
+	}
+	defer a.demand.Unlock()
+	before := a.lastCanary()
+	err := a.mendByCanary()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	c := a.lastCanary()
+	if c.Failed > before.Failed && c.Denied {
+		c.Denied, c.Error = false, "it was not denied at first, and is since enforcement was mended: see the journal"
+	}
+	if err != nil && c.Error == "" {
+		c.Error = err.Error()
+	}
+	return &c, nil
+}
+
+func (a *Agent) lastCanary() control.Canary {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.canary
 }
 
 // note puts what happened to the agent itself into the journal.

@@ -61,6 +61,8 @@ var Packages = []Package{
 	{Path: "test/...", Row: RowCommand},
 
 	{Path: "internal/agent", Row: RowAssembly},
+	// joins what the control socket and gate/preflight answer
+	{Path: "internal/doctor", Row: RowAssembly},
 
 	{Path: "internal/control", Row: RowFeature},
 	{Path: "internal/gate/proxy", Row: RowFeature},

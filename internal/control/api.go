@@ -32,6 +32,13 @@ type Agent interface {
 	Reload(ctx context.Context) (*PolicySet, error)
 }
 
+// CanaryRunner is what an [Agent] also is if it tests on demand whether a denial works.
+type CanaryRunner interface {
+	// RunCanary tries an act that must be denied, and returns how that went. A failed test
+	// is an answer (Denied is false), not an error.
+	RunCanary(ctx context.Context) (*Canary, error)
+}
+
 // Status is the answer of `belay status`.
 type Status struct {
 	Version string    `json:"version"`

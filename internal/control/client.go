@@ -35,7 +35,10 @@ type Client struct {
 	http   *http.Client
 }
 
-var _ Agent = (*Client)(nil)
+var (
+	_ Agent        = (*Client)(nil)
+	_ CanaryRunner = (*Client)(nil)
+)
 
 // NewClient returns a client of the agent that listens on socket. It connects at the
 // first question.
@@ -99,6 +102,15 @@ func (c *Client) Reload(ctx context.Context) (*PolicySet, error) {
 		return nil, err
 	}
 	return &set, nil
+}
+
+// RunCanary makes the agent try now an act that must be denied, and returns how that went.
+func (c *Client) RunCanary(ctx context.Context) (*Canary, error) {
+	var answer Canary
+	if err := c.ask(ctx, http.MethodPost, "/v1/canary", nil, &answer); err != nil {
+		return nil, err
+	}
+	return &answer, nil
 }
 
 // Events calls emit for each record, oldest first, until the journal ends or, with

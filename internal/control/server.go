@@ -190,6 +190,7 @@ var routes = []route{
 	{method: http.MethodGet, path: "/v1/images/explain", params: []string{"image"}, answer: explainImage},
 	{method: http.MethodGet, path: "/v1/events", params: []string{"since", "follow", "denials"}},
 	{method: http.MethodPost, path: "/v1/reload", answer: reload},
+	{method: http.MethodPost, path: "/v1/canary", answer: canary},
 }
 
 func (s *Server) routes() []route {
@@ -227,6 +228,14 @@ func reload(s *Server, r *http.Request) (any, error) {
 		s.log.Info("policies reloaded on request", attr.UID, p.uid, attr.PID, p.pid, attr.Revision, set.Revision)
 	}
 	return set, err
+}
+
+func canary(s *Server, r *http.Request) (any, error) {
+	a, ok := s.agent.(CanaryRunner)
+	if !ok {
+		return nil, &Error{Status: http.StatusNotImplemented, Message: "this agent runs no canary on demand"}
+	}
+	return a.RunCanary(r.Context())
 }
 
 func badRequest(format string, args ...any) error {

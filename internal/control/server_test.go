@@ -353,3 +353,32 @@ func text(t *testing.T, resp *http.Response) string {
 	}
 	return string(b)
 }
+
+// canaryAgent runs canaries on demand.
+type canaryAgent struct {
+	*fakeAgent
+	canary *Canary
+}
+
+func (f canaryAgent) RunCanary(ctx context.Context) (*Canary, error) { return f.canary, f.wait(ctx) }
+
+func TestRunCanary(t *testing.T) {
+	failed := &Canary{Time: someTime, Error: "it ran", Count: 2, Failed: 1}
+	for _, want := range []*Canary{{Time: someTime, Denied: true, Count: 1}, failed} {
+		got, err := serve(t, canaryAgent{&fakeAgent{}, want}).RunCanary(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("canary (-want +got):\n%s", d)
+		}
+	}
+	_, err := serve(t, canaryAgent{&fakeAgent{err: errors.New("no cgroup")}, failed}).RunCanary(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no cgroup") {
+		t.Errorf("got error %v, want the agent's", err)
+	}
+	// An agent that cannot must not look like one whose canary was denied.
+	if got, err := serve(t, &fakeAgent{}).RunCanary(t.Context()); err == nil {
+		t.Errorf("an agent without a canary answered %+v", got)
+	}
+}

@@ -1,0 +1,220 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/policy"
+)
+
+// canaryOld is the age from which on the last canary says nothing: the agent tries one
+// each minute, unless it was told otherwise.
+const canaryOld = 10 * time.Minute
+
+const seeLog = "see belay status and the agent's log (journalctl -u belay-agent)"
+
+func (e *examination) checkAgent(ctx context.Context) {
+	switch {
+	case errors.Is(e.asked, control.ErrNotRunning):
+		e.add("agent.running", Fail, "no agent runs", errorText(e.asked), "systemctl enable --now belay-agent; if it runs elsewhere, name its directory with --run-dir")
+		return
+	case e.status == nil:
+		e.add("agent.running", Fail, "the agent does not answer", errorText(e.asked), "run belay doctor as root or as a member of the control socket's group; then "+seeLog)
+		return
+	}
+	st := e.status
+	e.add("agent.running", OK, fmt.Sprintf("the agent %s runs as %d", st.Version, st.PID), "", "")
+	if st.Enforcing {
+		e.add("agent.enforcing", OK, "it enforces", "", "")
+	} else {
+		e.add("agent.enforcing", Fail, "it does not enforce", st.Why, seeLog)
+	}
+	if st.Version == e.Version {
+		e.add("agent.version", OK, "the command and the agent are both "+e.Version, "", "")
+	} else {
+		e.add("agent.version", Warn, fmt.Sprintf("the command is %s and the agent that runs is %s", e.Version, st.Version), "",
+			"after an upgrade systemctl restart belay-agent, which leaves no gap; else see which belay is first in PATH")
+	}
+	e.checkCanary(ctx)
+	e.checkHealth()
+	e.checkRuntimes()
+	e.checkJournal()
+}
+
+func (e *examination) checkCanary(ctx context.Context) {
+	const id = "agent.canary"
+	const fix = "somebody may have detached Belay's programs or edited its maps: look in belay events for agent records, and see who has CAP_BPF or CAP_SYS_ADMIN; systemctl restart belay-agent attaches anew"
+	c := e.status.Canary
+	if e.Canary {
+		var err error
+		if c, err = e.Agent.RunCanary(ctx); err != nil {
+			e.add(id, Fail, "the agent did not run its canary", errorText(err), "try again; then "+seeLog)
+			return
+		}
+	}
+	switch {
+	case c == nil || c.Count == 0:
+		e.add(id, Fail, "no canary has run: nothing shows that a denial works", "", seeLog)
+	case !c.Denied && c.Failed == 0:
+		e.add(id, Warn, "no canary can run here: nothing shows that a denial works", c.Error, "boot with cgroup v2")
+	case !c.Denied:
+		e.add(id, Fail, fmt.Sprintf("an act that must be denied was not (%d of %d tests failed)", c.Failed, c.Count), c.Error, fix)
+	case e.Now().Sub(c.Time) > canaryOld:
+		e.add(id, Warn, "the last act that must be denied was tried "+c.Time.UTC().Format(time.RFC3339), "", "belay doctor --canary tries one now")
+	case c.Failed > 0:
+		e.add(id, Warn, fmt.Sprintf("an act that must be denied is denied, and was not in %d of %d tests", c.Failed, c.Count), "", fix)
+	default:
+		e.add(id, OK, fmt.Sprintf("an act that must be denied was denied in each of %d tests", c.Count), "", "")
+	}
+}
+
+func (e *examination) checkHealth() {
+	h := e.status.Health
+	well := 0
+	for _, c := range h.Components {
+		switch c.State {
+		case health.OK:
+			well++
+		case health.Degraded:
+			e.add("agent.health", Warn, "the part "+c.Name+" works in part only", c.Reason, seeLog)
+		default:
+			e.add("agent.health", Fail, "the part "+c.Name+" does not work", c.Reason, seeLog)
+		}
+	}
+	if len(h.Components) == 0 {
+		e.add("agent.health", Fail, "the agent says nothing of its parts", "", seeLog)
+	} else if well == len(h.Components) {
+		e.add("agent.health", OK, fmt.Sprintf("all %d parts work", well), "", "")
+	}
+	failed := nonZero(e.status.Failures)
+	if len(failed) == 0 {
+		e.add("agent.failures", OK, "the kernel side has counted no failure", "", "")
+		return
+	}
+	e.add("agent.failures", Warn, "the kernel side has counted failures: "+strings.Join(failed, ", "), "", "see each in docs/failure-codes.md")
+}
+
+// nonZero lists counters that have counted.
+func nonZero(counters map[string]uint64) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(counters)) {
+		if n := counters[name]; n > 0 {
+			out = append(out, fmt.Sprintf("%s %d", name, n))
+		}
+	}
+	return out
+}
+
+func (e *examination) checkRuntimes() {
+	const id = "agent.runtime"
+	if len(e.status.Sources) == 0 {
+		e.add(id, Warn, "the agent follows no container runtime: policies that select by name, image or label do not apply", "", "start it with --docker-host or --containerd")
+	}
+	for _, s := range e.status.Sources {
+		if s.Connected {
+			e.add(id, OK, "the agent follows "+s.Name, s.Address, "")
+			continue
+		}
+		e.add(id, Warn, "the agent is not connected to "+s.Name+": new containers have the floor alone", strings.TrimSpace(s.Address+" "+s.Error),
+			"start "+s.Name+", or name its socket to the agent with --docker-host or --containerd")
+	}
+}
+
+func (e *examination) checkJournal() {
+	j := e.status.Journal
+	switch {
+	case j.LastError != "":
+		e.add("journal.error", Fail, "the journal could not be written", j.LastError, "make room below "+e.Journal+", or see what its file system says (dmesg)")
+	case j.SyncErrors > 0 || j.Damaged > 0:
+		e.add("journal.error", Warn, fmt.Sprintf("the journal has %d damaged lines, and %d records may not survive a power loss", j.Damaged, j.SyncErrors), "", "belay journal verify; see what its disk says (dmesg)")
+	default:
+		e.add("journal.error", OK, fmt.Sprintf("the journal has %d records", j.Written), "", "")
+	}
+	if lost := nonZero(j.Dropped); len(lost) > 0 {
+		e.add("journal.lost", Warn, "records were lost: "+strings.Join(lost, ", "), "", "see docs/event-schema.md for the causes; a full queue wants a faster disk below "+e.Journal)
+	} else {
+		e.add("journal.lost", OK, "no record was lost", "", "")
+	}
+}
+
+func (e *examination) checkPolicies(ctx context.Context) {
+	if e.status == nil {
+		return
+	}
+	set := e.status.Policies
+	switch {
+	case set.Error != "":
+		e.add("policy.loaded", Fail, "the policies that are written are not in force; the former ones are", set.Error, "belay policy check "+set.Dir+" names file, line and fix; then belay policy reload")
+	case set.Loaded.IsZero():
+		e.add("policy.loaded", Fail, "no policies were loaded", "", seeLog)
+	default:
+		e.add("policy.loaded", OK, "the policies are loaded, revision "+set.Revision, set.Dir, "")
+	}
+	for _, p := range set.Policies {
+		kind := p.Kind
+		if kind == "" {
+			kind = policy.Kind
+		}
+		if p.Refused != "" {
+			e.add("policy.refused", Fail, fmt.Sprintf("%s %s is refused: this host cannot give the level that it requires", kind, p.Name), p.Refused, "take require out of it, or make the host give that level: see kernel.backend")
+			continue
+		}
+		e.add("policy.inforce", OK, fmt.Sprintf("%s %s is in force, mode %s, revision %s", kind, p.Name, p.Mode, p.Revision), "", "")
+	}
+	if len(set.Policies) == 0 {
+		e.add("policy.inforce", Warn, "no policy is in force: containers may do what they like, save for the guards", "", "put one into "+set.Dir+": docs/policy-reference.md has examples")
+	}
+	e.checkLevels()
+	e.checkContainers(ctx)
+}
+
+// checkLevels tells what denied acts come to here. Policies' own rules are not in the
+// status: containers that they do not hold for are named by checkContainers.
+func (e *examination) checkLevels() {
+	const id = "policy.level"
+	for _, l := range e.status.Levels {
+		text := "what " + l.Rule + " denies: " + l.Level
+		switch l.Level {
+		case "prevent":
+			e.add(id, OK, text, l.Note, "")
+		case "kill":
+			e.add(id, Info, text, l.Note, "")
+		default:
+			e.add(id, Warn, text+": a policy with this rule does not hold here", l.Note, "see kernel.backend and docs/kernel-support.md; require: in a policy refuses what this host cannot give")
+		}
+	}
+}
+
+// maxNamed bounds how many containers are named one by one.
+const maxNamed = 20
+
+func (e *examination) checkContainers(ctx context.Context) {
+	const id = "policy.container"
+	all, err := e.Agent.Containers(ctx)
+	if err != nil {
+		e.add(id, Warn, "the agent does not list its containers", errorText(err), seeLog)
+		return
+	}
+	bad := 0
+	for _, c := range all {
+		if len(c.Problems) == 0 && c.Lost == 0 {
+			continue
+		}
+		if bad++; bad <= maxNamed {
+			e.add(id, Warn, fmt.Sprintf("rules do not hold, or records were lost (%d), for the container %.12s", c.Lost, c.ID),
+				strings.Join(append([]string{c.Name}, c.Problems...), "; "), "belay explain "+fmt.Sprintf("%.12s", c.ID))
+		}
+	}
+	switch {
+	case bad > maxNamed:
+		e.add(id, Warn, fmt.Sprintf("and for %d more containers", bad-maxNamed), "", "belay containers")
+	case bad == 0:
+		e.add(id, OK, fmt.Sprintf("their policies hold for all of %d containers", len(all)), "", "")
+	}
+}

@@ -1,0 +1,255 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/belay-project/belay/internal/gate/preflight"
+)
+
+const (
+	// The journal takes at most 256 MiB unless the agent was told otherwise.
+	littleBytes  = 512 << 20
+	tooFewBytes  = 32 << 20
+	littleInodes = 1000
+
+	databaseOld = 7 * 24 * time.Hour
+	// clockSlack is how far ahead of the clock the database may have been made.
+	clockSlack = time.Hour
+)
+
+// sockets are where engines listen by default.
+var sockets = []string{"/run/docker.sock", "/run/docker-upstream/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock", "/run/crio/crio.sock"}
+
+// checkEngines tells which engines listen where, and whom their sockets let in. Whether
+// that is a way around the gate is for checkGate.
+func (e *examination) checkEngines() {
+	const id = "engine.socket"
+	groups, gerr := e.groups()
+	found, named := 0, map[string]bool{}
+	for _, p := range append(slices.Clone(sockets), path.Join(e.RunDir, "docker.sock")) {
+		info, err := e.stat(p)
+		switch {
+		case missing(err):
+			continue
+		case err != nil:
+			e.add(id, Warn, p+" cannot be looked at", errorText(err), asRoot)
+			continue
+		case info.Mode()&fs.ModeSocket == 0:
+			e.add(id, Warn, p+" is no socket", "", "remove it and restart who should listen there")
+			continue
+		}
+		found++
+		e.checkSocket(p, info, groups, named)
+	}
+	if found == 0 {
+		e.add(id, Info, "no container engine listens in its usual place", "", "if one runs elsewhere, name it to the agent with --docker-host or --containerd")
+	}
+	if gerr != nil {
+		e.add("engine.group", Warn, "who is in which group cannot be read", errorText(gerr), asRoot)
+	}
+}
+
+func (e *examination) checkSocket(p string, info fs.FileInfo, groups map[uint32]group, named map[string]bool) {
+	const id = "engine.socket"
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		e.add(id, Warn, "whose "+p+" is cannot be told", "", asRoot)
+		return
+	}
+	g := groups[st.Gid]
+	what := fmt.Sprintf("%s has mode %04o, uid %d, gid %d", p, info.Mode().Perm(), st.Uid, st.Gid)
+	acl, err := e.System.ACL(p)
+	switch {
+	case info.Mode().Perm()&0o002 != 0:
+		e.add(id, Warn, what+": everybody may connect, which is well for the gate's socket alone", "group "+g.name, "chmod o-w "+p+", and in the unit or configuration of who makes it")
+	case err != nil:
+		e.add(id, Warn, what+", and whether it has an access control list cannot be read", errorText(err), asRoot)
+	case acl:
+		e.add(id, Warn, what+", and an access control list lets others connect", "group "+g.name, "getfacl "+p+"; setfacl -b "+p)
+	default:
+		e.add(id, OK, what, "group "+g.name, "")
+	}
+	if st.Gid == 0 || info.Mode().Perm()&0o020 == 0 || named[g.name] || g.name == "" {
+		return
+	}
+	named[g.name] = true
+	e.add("engine.group", Info, fmt.Sprintf("the group of %s (gid %d) has %d members, who may use it", p, st.Gid, len(g.members)),
+		g.name+": "+strings.Join(g.members, ", "), "gpasswd -d USER GROUP takes one out; docs/gate.md has the gate judge what they do")
+}
+
+// group is a line of /etc/group, with those added whose primary group it is.
+type group struct {
+	name    string
+	members []string
+}
+
+// groups reads group(5) and passwd(5). Users of other name services are not in it.
+func (e *examination) groups() (map[uint32]group, error) {
+	text, err := e.read("/etc/group")
+	if err != nil {
+		return nil, err
+	}
+	out := map[uint32]group{}
+	for l := range strings.Lines(text) {
+		f := strings.Split(strings.TrimSpace(l), ":")
+		if len(f) < 4 {
+			continue
+		}
+		gid, err := strconv.ParseUint(f[2], 10, 32)
+		if err != nil {
+			continue
+		}
+		g := group{name: f[0]}
+		if f[3] != "" {
+			g.members = strings.Split(f[3], ",")
+		}
+		out[uint32(gid)] = g
+	}
+	if text, err = e.read("/etc/passwd"); err != nil {
+		return out, err
+	}
+	for l := range strings.Lines(text) {
+		f := strings.Split(strings.TrimSpace(l), ":")
+		if len(f) < 4 {
+			continue
+		}
+		gid, err := strconv.ParseUint(f[3], 10, 32)
+		if g, ok := out[uint32(gid)]; err == nil && ok && !slices.Contains(g.members, f[0]) {
+			g.members = append(g.members, f[0])
+			out[uint32(gid)] = g
+		}
+	}
+	return out, nil
+}
+
+// checkGate reuses what belay-agent preflight looks at.
+func (e *examination) checkGate(ctx context.Context) {
+	const id = "gate.docker"
+	first := slices.Index(ids, id)
+	if !slices.ContainsFunc(ids[first:], e.wants) {
+		return // it asks the daemon, which can take long
+	}
+	if e.Preflight == nil {
+		e.add(id, Info, "ways around the gate were not looked for: there is to be no Docker here", "", "leave out --docker-host none")
+		return
+	}
+	docker, err := e.dockerThere()
+	switch {
+	case err != nil:
+		e.add(id, Warn, "whether Docker runs cannot be told", errorText(err), asRoot)
+	case !docker:
+		e.add(id, Info, "Docker does not run: there are no ways around the gate to look for", "", "run belay doctor again when it runs")
+		return
+	}
+	for _, f := range e.Preflight(ctx).Findings {
+		e.out = append(e.out, Finding{ID: f.ID, Severity: severityOf(f.Severity), Text: f.What, Why: f.Why, Fix: f.Fix})
+	}
+}
+
+// severityOf puts preflight's severities among ours: what is unknown is a warning.
+func severityOf(s preflight.Severity) Severity {
+	switch s {
+	case preflight.OK:
+		return OK
+	case preflight.Warn, preflight.Unknown:
+		return Warn
+	}
+	return Fail
+}
+
+// dockerThere tells whether a dockerd runs, or something listens in its place.
+func (e *examination) dockerThere() (bool, error) {
+	for _, p := range sockets[:2] {
+		if _, err := e.stat(p); err == nil {
+			return true, nil
+		}
+	}
+	entries, err := fs.ReadDir(e.Root, "proc")
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(entries, func(d fs.DirEntry) bool {
+		_, err := strconv.Atoi(d.Name())
+		return err == nil && e.word("/proc/"+d.Name()+"/comm") == "dockerd"
+	}), nil
+}
+
+func (e *examination) checkMachine() {
+	const id = "clock.synchronised"
+	switch in, err := e.System.Synchronised(); {
+	case err != nil:
+		e.add(id, Warn, "whether the clock is synchronised cannot be read", errorText(err), asRoot)
+	case !in:
+		e.add(id, Warn, "nobody synchronises the clock: times of records, codes of second factors and ages of scans go wrong with it", "", "apt install chrony, or systemctl enable --now systemd-timesyncd")
+	default:
+		e.add(id, OK, "the clock is synchronised", "", "")
+	}
+	e.checkDisk("disk.state", e.StateDir)
+	e.checkDisk("disk.journal", e.Journal)
+}
+
+func (e *examination) checkDisk(id, dir string) {
+	s, err := e.System.Space(dir)
+	mib := s.Free >> 20
+	room := "make room below " + dir + ", or move it with the agent's --state-dir"
+	switch {
+	case missing(err) && e.status == nil:
+		e.add(id, Info, dir+" is not there yet: the agent makes it", "", "start the agent")
+	case err != nil:
+		e.add(id, Warn, "the room below "+dir+" cannot be read", errorText(err), "name the agent's directory with --state-dir; "+asRoot)
+	case s.Free < tooFewBytes:
+		e.add(id, Fail, fmt.Sprintf("%d MiB are left below %s: records are lost, or the oldest dropped", mib, dir), "", room)
+	case s.Counted && s.Inodes == 0:
+		e.add(id, Fail, "no inode is left below "+dir, "", room)
+	case s.Free < littleBytes:
+		e.add(id, Warn, fmt.Sprintf("%d MiB are left below %s", mib, dir), "", room)
+	case s.Counted && s.Inodes < littleInodes:
+		e.add(id, Warn, fmt.Sprintf("%d inodes are left below %s", s.Inodes, dir), "", room)
+	default:
+		e.add(id, OK, fmt.Sprintf("%d MiB are left below %s", mib, dir), "", "")
+	}
+}
+
+func (e *examination) checkScanner() {
+	const id = "scan.database"
+	built, err := e.DatabaseBuilt()
+	age := e.Now().Sub(built)
+	switch {
+	case missing(err):
+		e.add(id, Warn, "there is no vulnerability database: no image is matched", "", "belay db update, or belay db import on a host without network")
+	case err != nil:
+		e.add(id, Warn, "the vulnerability database cannot be read", errorText(err), "belay db verify; belay db update makes it anew")
+	case age > databaseOld:
+		e.add(id, Warn, fmt.Sprintf("the vulnerability database is %d days old", int(age.Hours()/24)), "", "belay db update, best each day by a timer")
+	case age < -clockSlack:
+		e.add(id, Warn, "the vulnerability database was made in the future: a clock is wrong", "", "see clock.synchronised, then belay db update")
+	default:
+		e.add(id, OK, fmt.Sprintf("the vulnerability database is %d hours old", max(0, int(age.Hours()))), "", "")
+	}
+	e.checkProgram()
+}
+
+func (e *examination) checkProgram() {
+	const id = "scan.scanner"
+	info, err := e.stat(e.Scanner)
+	switch {
+	case missing(err):
+		e.add(id, Warn, "there is no scanner: no image is scanned", e.Scanner, "install belay-scanner beside belay and belay-agent, or name it with --scanner")
+	case err != nil:
+		e.add(id, Warn, "the scanner cannot be looked at", errorText(err), asRoot)
+	case !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0:
+		e.add(id, Warn, "the scanner is no program", e.Scanner, "install belay-scanner anew")
+	case info.Mode().Perm()&0o022 != 0 && !info.Mode().IsDir():
+		e.add(id, Fail, "others than its owner can change the scanner", e.Scanner, "chmod go-w "+e.Scanner)
+	default:
+		e.add(id, OK, "the scanner is there", e.Scanner, "")
+	}
+}
