@@ -34,6 +34,12 @@ func (s *stage) play(ctx context.Context, p phase, t *table) error {
 	if s.short && !p.short {
 		return nil
 	}
+	if p.only != nil {
+		if why := p.only(s); why != "" {
+			fmt.Fprintf(t.out, "\n%s: not played: %s\n", p.title, why)
+			return nil
+		}
+	}
 	if p.prepare != nil {
 		if err := p.prepare(ctx, s); err != nil {
 			return fmt.Errorf("%s: %w", p.title, err)

@@ -45,7 +45,9 @@ type phase struct {
 	short       bool
 	prepare     func(ctx context.Context, s *stage) error
 	finish      func(ctx context.Context, s *stage) error
-	scenes      []scene
+	// only says why this machine cannot play the phase, "" if it can; nil: it can.
+	only   func(s *stage) string
+	scenes []scene
 }
 
 // phases is the whole play.
@@ -70,6 +72,7 @@ var phases = []phase{
 	{title: "The agent is killed with -9: no agent runs", mode: "enforce", short: true, prepare: killAgent, scenes: survivalScenes},
 	{title: "A new agent takes over", mode: "enforce", short: true, prepare: adopt, scenes: adoptionScenes},
 	{title: "The same acts in audit mode", mode: "audit", short: true, prepare: audit, scenes: auditScenes()},
+	imagesPhase,
 }
 
 func rootScenes(forbidden want) []scene {

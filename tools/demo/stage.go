@@ -55,6 +55,8 @@ type stage struct {
 
 	login, elsewhere *lab.Login // two sessions of the third user, while the gate's scenes are played
 
+	scan scans // while the scenes about images are played
+
 	noAgentSince time.Time // when the agent was killed
 }
 

@@ -156,6 +156,11 @@ func (l *Lab) build(ctx context.Context, name, pkg string) error {
 	return nil
 }
 
+// Scanner returns the path of belay-scanner.
+func (l *Lab) Scanner(ctx context.Context) (string, error) {
+	return l.binary(ctx, "belay-scanner", "./cmd/scanner")
+}
+
 // binary returns the path of one of the product's binaries.
 func (l *Lab) binary(ctx context.Context, name, pkg string) (string, error) {
 	if l.opts.BinDir != "" {
