@@ -10,18 +10,17 @@ import (
 )
 
 // builders are the two stock ways to build by BuildKit.
-func builders(t *testing.T) map[string]func(m *member, args ...string) (string, error) {
-	t.Helper()
+func builders() map[string]func(t *testing.T, m *member, args ...string) (string, error) {
 	const docker = "/usr/bin/docker"
-	return map[string]func(m *member, args ...string) (string, error){
-		"docker build": func(m *member, args ...string) (string, error) {
+	return map[string]func(t *testing.T, m *member, args ...string) (string, error){
+		"docker build": func(t *testing.T, m *member, args ...string) (string, error) {
 			_, err := os.Stat(docker)
 			testneed.Need(t, "docker", err == nil, "the distribution's docker has BuildKit built in: apt-get install docker.io")
 			c := *m.Client
 			c.Env = []string{"DOCKER_BUILDKIT=1"}
 			return (&member{&c, m.home}).run(t, docker, "", append([]string{"build", "--progress=plain", "--no-cache"}, args...)...)
 		},
-		"docker buildx build": func(m *member, args ...string) (string, error) {
+		"docker buildx build": func(t *testing.T, m *member, args ...string) (string, error) {
 			return m.run(t, buildx(t), "", append([]string{"build", "--progress=plain", "--no-cache"}, args...)...)
 		},
 	}
@@ -52,10 +51,10 @@ spec:
 		m := newMember(t, g)
 		m.file(t, "Dockerfile", dockerfile)
 		m.file(t, "hello", name)
-		for how, build := range builders(t) {
+		for how, build := range builders() {
 			t.Run(name+", "+how, func(t *testing.T) {
 				wit.forget()
-				out, err := build(m, m.home)
+				out, err := build(t, m, m.home)
 				limited := name == "limited"
 				if heard := wit.seen(300 * time.Millisecond); heard == limited || (err == nil) != limited {
 					t.Errorf("the witness heard something: %v; got %q, %v", heard, out, err)
@@ -76,7 +75,7 @@ func TestBuildGifts(t *testing.T) {
 `)
 	m := newMember(t, g)
 	p := m.file(t, "s", "a-secret")
-	build := builders(t)["docker buildx build"]
+	build := builders()["docker buildx build"]
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -95,7 +94,7 @@ func TestBuildGifts(t *testing.T) {
 				id = "bad"
 			}
 			m.file(t, "Dockerfile", "FROM "+image+"\nUSER 0\nRUN --mount=type=secret,id="+id+" cat /run/secrets/"+id+" || true\n")
-			out, err := build(m, append(tt.args, m.home)...)
+			out, err := build(t, m, append(tt.args, m.home)...)
 			if (err == nil) != (tt.want == "") || !strings.Contains(out, tt.want) || tt.want != "" && tt.name != "a frontend" && !strings.Contains(out, "belay") {
 				t.Errorf("got %q, %v; want %q", out, err, tt.want)
 			}

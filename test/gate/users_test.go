@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -81,13 +82,18 @@ func TestTwoUsers(t *testing.T) {
 		}
 	})
 	t.Run("events", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		seen := make(chan string, 1)
-		go func() { seen <- a.Docker(ctx, "events", "--format", "{{.Actor.Attributes.name}}").Stdout }()
+		since := fmt.Sprint(time.Now().Unix() - 1) // what came before the command was ready is told too
+		go func() {
+			seen <- a.Docker(ctx, "events", "--since", since, "--format", "{{.Actor.Attributes.name}}").Stdout
+		}()
 		time.Sleep(700 * time.Millisecond)
 		ok(t, a, "restart", "-t", "0", "alice")
 		ok(t, b, "restart", "-t", "0", "bob")
+		time.Sleep(3 * time.Second)
+		cancel()
 		out := <-seen
 		if !strings.Contains(out, "alice") || strings.Contains(out, "bob") {
 			t.Errorf("alice sees the events %q", out)
