@@ -104,6 +104,7 @@ var Packages = []Package{
 	{Path: "internal/scan/inventory", Row: RowVocabulary},
 	{Path: "internal/scan/osvdir", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
+	{Path: "internal/ratelimit", Row: RowVocabulary},
 	{Path: "internal/secretname", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},

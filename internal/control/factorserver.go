@@ -16,6 +16,7 @@ import (
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/attr"
 	gatepeer "github.com/belay-project/belay/internal/gate/peer"
+	"github.com/belay-project/belay/internal/ratelimit"
 )
 
 // Limits of the factor socket, which strangers may open too.
@@ -44,7 +45,7 @@ type FactorServer struct {
 	socket net.Listener
 	lock   *os.File
 	close  func() error
-	rates  *rates
+	rates  *ratelimit.Buckets
 }
 
 // ListenFactor takes the socket for second factors. Its mode lets every user of the host
@@ -60,7 +61,7 @@ func ListenFactor(f Factor, o FactorOptions) (*FactorServer, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &FactorServer{factor: f, o: o, socket: l, lock: lock, rates: newRates(factorBurst, factorRate)}
+	s := &FactorServer{factor: f, o: o, socket: l, lock: lock, rates: ratelimit.New(factorBurst, factorRate)}
 	s.who.Workload = o.Workload
 	if o.identify == nil {
 		s.o.identify = s.who.Of
@@ -160,7 +161,7 @@ func (s *FactorServer) caller(ctx context.Context) (*FactorCaller, error) {
 		return nil, &Error{Status: status, Message: msg}
 	}
 	switch {
-	case !s.rates.take(k.share(), time.Now()): // before anything is noted
+	case !s.rates.Take(k.share(), time.Now()): // before anything is noted
 		return nil, errTooMany
 	case k.err != nil:
 		return refuse(http.StatusForbidden, k.err.Error())

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/ratelimit"
 )
 
 // Limits of one server. They keep a broken or unfriendly client from costing the
@@ -64,9 +65,9 @@ type Server struct {
 	streams chan struct{} // a token for each event stream
 	manage  *ManageOptions
 	tokens  Tokens
-	changes chan struct{} // a token for each change that is read
-	rates   *rates        // nil: it serves more than manageRoutes
-	timeout time.Duration // of a request, both ways; tests shorten it
+	changes chan struct{}      // a token for each change that is read
+	rates   *ratelimit.Buckets // nil: it serves more than manageRoutes
+	timeout time.Duration      // of a request, both ways; tests shorten it
 	close   func() error
 }
 
@@ -90,7 +91,7 @@ func Listen(agent Agent, o Options) (*Server, error) {
 		manage: o.Manage, tokens: o.Tokens, changes: make(chan struct{}, maxChanges),
 	}
 	if o.UsersOnly {
-		s.rates = newRates(usersBurst, usersRate)
+		s.rates = ratelimit.New(usersBurst, usersRate)
 	}
 	s.close = sync.OnceValue(s.release)
 	if s.log == nil {
@@ -262,7 +263,7 @@ func (s *Server) handler() http.Handler {
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
 			return
 		}
-		if k, ok := r.Context().Value(knownKey{}).(known); ok && !s.rates.take(k.share(), time.Now()) {
+		if k, ok := r.Context().Value(knownKey{}).(known); ok && !s.rates.Take(k.share(), time.Now()) {
 			w.Header().Set("Retry-After", "1")
 			s.fail(w, errTooMany)
 			return

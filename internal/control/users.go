@@ -5,9 +5,9 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/ratelimit"
 )
 
 // UsersSocketName is the name in the run directory of the socket that others than root
@@ -23,12 +23,10 @@ const (
 	// usersBurst requests of one share are answered at once, then usersRate in a second.
 	usersBurst = 60
 	usersRate  = 4
-	// maxShares bounds what is remembered of rates.
-	maxShares = 4096
 )
 
 // rootShare is of uid 0 of the host, for whom nothing but the socket's own bound holds.
-const rootShare = ""
+const rootShare = ratelimit.Unbounded
 
 // shareOf says who a caller's connections and requests are counted for. The uids of a user
 // namespace are as many as its owner likes and have no names in the host's database, and
@@ -149,54 +147,4 @@ type userConn struct {
 func (c *userConn) Close() error {
 	defer c.leave()
 	return c.limitedConn.Close()
-}
-
-// rates bounds the requests of each share. Make one with [newRates].
-type rates struct {
-	burst, perSecond float64
-
-	// mu guards byShare.
-	mu      sync.Mutex
-	byShare map[string]bucket
-}
-
-type bucket struct {
-	tokens float64
-	filled time.Time
-}
-
-func newRates(burst, perSecond float64) *rates {
-	return &rates{burst: burst, perSecond: perSecond, byShare: map[string]bucket{}}
-}
-
-// take takes a token of a share's bucket; false: it is empty, or there are too many shares.
-// Root has no bucket.
-func (r *rates) take(share string, now time.Time) bool {
-	if share == rootShare {
-		return true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b, ok := r.byShare[share]
-	if !ok {
-		b = bucket{tokens: r.burst, filled: now}
-		if len(r.byShare) >= maxShares {
-			for s, o := range r.byShare {
-				if now.Sub(o.filled).Seconds()*r.perSecond >= r.burst {
-					delete(r.byShare, s)
-				}
-			}
-			if len(r.byShare) >= maxShares {
-				return false
-			}
-		}
-	}
-	b.tokens = min(r.burst, b.tokens+max(0, now.Sub(b.filled).Seconds())*r.perSecond)
-	b.filled = now
-	ok = b.tokens >= 1
-	if ok {
-		b.tokens--
-	}
-	r.byShare[share] = b
-	return ok
 }

@@ -134,31 +134,3 @@ func TestUsersRate(t *testing.T) {
 		})
 	}
 }
-
-func TestRates(t *testing.T) {
-	r := newRates(20, 1)
-	now := time.Unix(1000, 0)
-	for range 20 {
-		if !r.take("a", now) {
-			t.Fatal("the burst is not given")
-		}
-	}
-	if r.take("a", now) || !r.take("b", now) {
-		t.Error("want a limited and b not")
-	}
-	if r.take("a", now.Add(-time.Hour)) {
-		t.Error("a clock set back gives tokens")
-	}
-	if !r.take("a", now.Add(2*time.Second)) {
-		t.Error("no token after two seconds")
-	}
-	for i := range 2 * maxShares {
-		r.take(fmt.Sprint(i), now)
-	}
-	if len(r.byShare) > maxShares || r.take("new", now) || !r.take(rootShare, now) {
-		t.Errorf("%d shares are remembered; want %d, new ones refused and root not", len(r.byShare), maxShares)
-	}
-	if !r.take("new", now.Add(time.Minute)) {
-		t.Error("full buckets are not forgotten")
-	}
-}

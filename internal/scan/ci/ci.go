@@ -21,6 +21,7 @@ import (
 
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/ratelimit"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
 	"github.com/belay-project/belay/internal/scan/vulndb"
@@ -144,8 +145,8 @@ func (o *Options) fill() error {
 // Service answers the API. Make one with [Open].
 type Service struct {
 	o       Options
-	rates   *buckets
-	guesses *buckets
+	rates   *ratelimit.Buckets
+	guesses *ratelimit.Buckets
 	streams chan struct{} // a token for each event stream
 	reads   chan struct{} // a token for each result that is in memory
 	hooks   chan struct{} // a token for each delivery
@@ -183,7 +184,7 @@ func Open(o Options) (*Service, error) {
 		return nil, fmt.Errorf("folder of results: %w", err)
 	}
 	return &Service{
-		o: o, rates: newBuckets(o.Burst, o.Rate), guesses: newBuckets(10, 0.1), streams: make(chan struct{}, maxStreams),
+		o: o, rates: ratelimit.New(o.Burst, o.Rate), guesses: ratelimit.New(10, 0.1), streams: make(chan struct{}, maxStreams),
 		reads: make(chan struct{}, maxReads), hooks: make(chan struct{}, maxHooks), wake: make(chan struct{}, 1),
 		jobs: map[string]*job{}, open: map[string]int{},
 	}, nil

@@ -83,7 +83,7 @@ func (s *Service) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !s.rates.has(shareOf(&sub), 1, s.o.Now()) {
+	if !s.rates.Take(shareOf(&sub), s.o.Now()) {
 		s.count("limited")
 		return &Error{http.StatusTooManyRequests, "too many requests: wait some seconds", true}
 	}
@@ -152,7 +152,7 @@ func (s *Service) authenticate(r *http.Request) (apicall.Subject, error) {
 	case remote.IsValid():
 		guesser = shareOfAddress(remote)
 	}
-	if !s.guesses.has(guesser, 0, s.o.Now()) {
+	if !s.guesses.Has(guesser, s.o.Now()) {
 		s.count("limited")
 		return sub, &Error{http.StatusTooManyRequests, "too many tokens were wrong: wait a minute", true}
 	}
@@ -164,7 +164,7 @@ func (s *Service) authenticate(r *http.Request) (apicall.Subject, error) {
 		}
 	}
 	if name == "" {
-		s.guesses.has(guesser, 1, s.o.Now())
+		s.guesses.Take(guesser, s.o.Now())
 		s.count("tokens_wrong")
 		return sub, refuse(http.StatusUnauthorized, "the request's Authorization is no valid bearer token: it is wrong, has expired or was revoked; "+
 			"root of the host makes one with belay token create")
