@@ -36,7 +36,7 @@ func faults(b []byte) (list []inventory.Misconfiguration, unread string) {
 			unread = fmt.Sprintf("the image's configuration has more than %d faults", inventory.MaxMisconfigurations)
 			return
 		}
-		list = append(list, inventory.Misconfiguration{ID: id, Severity: s, Where: cut(where), Text: cut(fmt.Sprintf(format, args...))})
+		list = append(list, inventory.Misconfiguration{ID: id, Severity: s, Where: inventory.Cut(where), Text: inventory.Cut(fmt.Sprintf(format, args...))})
 	}
 	if user, _, _ := strings.Cut(c.Config.User, ":"); user == "" || user == "root" || strings.Trim(user, "0") == "" {
 		add(inventory.ConfigRootUser, inventory.SeverityMedium, "", "it runs as root unless it is told otherwise: name another USER")

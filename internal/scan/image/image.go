@@ -209,7 +209,7 @@ type notes struct {
 func newNotes() *notes { return &notes{index: map[string]int{}} }
 
 func (n *notes) add(name, text string) {
-	text = cut(text)
+	text = inventory.Cut(text)
 	if i, ok := n.index[text]; ok {
 		n.list[i].Count++
 		return
@@ -222,5 +222,5 @@ func (n *notes) add(name, text string) {
 		}
 	}
 	n.index[text] = len(n.list)
-	n.list = append(n.list, inventory.Note{Path: cut(name), Text: text, Count: 1})
+	n.list = append(n.list, inventory.Note{Path: inventory.Cut(name), Text: text, Count: 1})
 }

@@ -6,7 +6,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
@@ -98,9 +97,9 @@ func (l *layer) add(kind, name string, f inventory.File) {
 	for i := range f.Packages {
 		// What an archive within the file told has its place in it.
 		if inner := f.Packages[i].Path; inner != "" {
-			f.Packages[i].Path = cut(name + "!/" + inner)
+			f.Packages[i].Path = inventory.Cut(name + "!/" + inner)
 		} else {
-			f.Packages[i].Path = cut(name)
+			f.Packages[i].Path = inventory.Cut(name)
 		}
 	}
 	l.files[name] = read{kind, f}
@@ -111,7 +110,7 @@ func (l *layer) add(kind, name string, f inventory.File) {
 func unplaced(list []inventory.Package, name string) []inventory.Package {
 	list = slices.Clone(list)
 	for i := range list {
-		_, list[i].Path, _ = strings.Cut(list[i].Path, cut(name)+"!/")
+		_, list[i].Path, _ = strings.Cut(list[i].Path, inventory.Cut(name)+"!/")
 	}
 	return list
 }
@@ -151,17 +150,4 @@ func cleanName(name string) (string, bool) {
 	}
 	name = path.Clean(name)
 	return name, strings.Count(name, "/") < maxDepth
-}
-
-// cut makes a text of an image fit for a result.
-func cut(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= inventory.MaxText {
-		return s
-	}
-	s = s[:inventory.MaxText]
-	for !utf8.ValidString(s) {
-		s = s[:len(s)-1]
-	}
-	return s
 }

@@ -117,7 +117,7 @@ func dockerImage(a archive, b []byte) (*manifest, error) {
 	}
 	m := &manifest{imageID: digestOf(b), tags: list[0].RepoTags}
 	for i := range m.tags {
-		m.tags[i] = cut(m.tags[i])
+		m.tags[i] = inventory.Cut(m.tags[i])
 	}
 	return m, m.configure(b, list[0].Layers)
 }
@@ -132,9 +132,9 @@ func (m *manifest) configure(b []byte, names []string) error {
 		return fmt.Errorf("the image has %d layers and %d digests of layers", len(names), len(c.RootFS.DiffIDs))
 	}
 	m.faults, m.unread = faults(b)
-	m.platform = cut(platform{c.OS, c.Architecture, c.Variant}.String())
+	m.platform = inventory.Cut(platform{c.OS, c.Architecture, c.Variant}.String())
 	for i, n := range names {
-		m.layers = append(m.layers, manifestLayer{name: path.Clean(n), diffID: cut(c.RootFS.DiffIDs[i])})
+		m.layers = append(m.layers, manifestLayer{name: path.Clean(n), diffID: inventory.Cut(c.RootFS.DiffIDs[i])})
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func ociImage(a archive, index []byte, want string) (*manifest, error) {
 			return nil, err
 		}
 		if tag := d.Annotations["org.opencontainers.image.ref.name"]; tag != "" {
-			tags = append(tags, cut(tag))
+			tags = append(tags, inventory.Cut(tag))
 		}
 		b, err := manifestBlob(a, d.Digest)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -216,6 +217,19 @@ func (r *Result) Check() error {
 		}
 	}
 	return nil
+}
+
+// Cut makes a hostile text fit for a [Result]: valid UTF-8 of at most [MaxText] bytes.
+func Cut(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= MaxText {
+		return s
+	}
+	s = s[:MaxText]
+	for !utf8.ValidString(s) {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 func (p *Package) check(layers int) error {

@@ -147,7 +147,7 @@ func (b *bill) spdxPackage(p *spdxPackage) error {
 
 // system takes an operating system; of two that differ the whole is of neither.
 func (b *bill) system(id, version string) {
-	o := inventory.OS{ID: cut(strings.ToLower(id)), VersionID: cut(version), Pretty: cut(strings.TrimSpace(id + " " + version))}
+	o := inventory.OS{ID: inventory.Cut(strings.ToLower(id)), VersionID: inventory.Cut(version), Pretty: inventory.Cut(strings.TrimSpace(id + " " + version))}
 	if o.ID == "" {
 		return
 	}
@@ -195,7 +195,7 @@ func (p *purl) entry(name string, props map[string]string) (entry, error) {
 		Owner: props["belay:owner"],
 	}}
 	if p.Version == "" {
-		return e, fmt.Errorf("a %s package without a version in its package URL", cut(p.Type))
+		return e, fmt.Errorf("a %s package without a version in its package URL", inventory.Cut(p.Type))
 	}
 	switch p.Type {
 	case inventory.KindDeb, inventory.KindApk, inventory.KindRPM:
@@ -215,7 +215,7 @@ func (p *purl) entry(name string, props map[string]string) (entry, error) {
 			e.pkg.Version = strings.TrimPrefix(p.Version, "go")
 		}
 	default:
-		return e, fmt.Errorf("packages of type %s are not known", cut(p.Type))
+		return e, fmt.Errorf("packages of type %s are not known", inventory.Cut(p.Type))
 	}
 	return e, nil
 }
@@ -257,7 +257,7 @@ func (p *purl) system() inventory.OS {
 // fits reports whether a package is within the bounds of a result.
 func fits(p *inventory.Package) error {
 	for _, s := range []string{p.Kind, p.Name, p.Version, p.Source, p.SourceVersion, p.Arch, p.Path, p.Owner} {
-		if len(s) > inventory.MaxText || cut(s) != s {
+		if len(s) > inventory.MaxText || inventory.Cut(s) != s {
 			return fmt.Errorf("a package with a text of more than %d bytes, or that is no UTF-8", inventory.MaxText)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
@@ -222,7 +221,7 @@ func (b *bill) note(where, text string) {
 		text = more
 	}
 	b.notes[text] = len(b.list)
-	b.list = append(b.list, inventory.Note{Path: cut(where), Text: cut(text), Count: 1})
+	b.list = append(b.list, inventory.Note{Path: inventory.Cut(where), Text: inventory.Cut(text), Count: 1})
 }
 
 // result makes the inventory: what is of another distribution than the whole cannot be
@@ -241,7 +240,7 @@ func (b *bill) result() *inventory.Result {
 		other := inventory.OfDistribution(e.pkg.Kind) &&
 			(e.os.ID != "" && e.os.ID != res.OS.ID || e.os.VersionID != "" && !sameRelease(e.os.VersionID, res.OS.VersionID))
 		if other {
-			b.note(e.pkg.Name, "a package of another release than the rest of the bill, "+cut(strings.TrimSpace(e.os.ID+" "+e.os.VersionID)))
+			b.note(e.pkg.Name, "a package of another release than the rest of the bill, "+inventory.Cut(strings.TrimSpace(e.os.ID+" "+e.os.VersionID)))
 			continue
 		}
 		res.Packages = append(res.Packages, e.pkg)
@@ -257,17 +256,4 @@ func (b *bill) result() *inventory.Result {
 // release of it: 12 and 12.5.
 func sameRelease(a, b string) bool {
 	return a == b || strings.HasPrefix(a, b+".") && b != "" || strings.HasPrefix(b, a+".") && a != ""
-}
-
-// cut makes a text of a bill fit for a result.
-func cut(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if len(s) <= inventory.MaxText {
-		return s
-	}
-	s = s[:inventory.MaxText]
-	for !utf8.ValidString(s) {
-		s = s[:len(s)-1]
-	}
-	return s
 }
