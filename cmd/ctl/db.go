@@ -116,8 +116,13 @@ func (t *terminal) copyDB(from, to string) error {
 	if t.output == formatJSON {
 		return t.writeJSON(st)
 	}
-	fmt.Fprintf(t.out, "%s: built %s, %d records about %d packages, %s\n", clean(to), t.ago(st.Built), st.Records, st.Packages, mebibytes(st.Bytes))
+	t.writeDB(to, &st)
 	return nil
+}
+
+// writeDB tells what a database is.
+func (t *terminal) writeDB(path string, st *vulndb.Status) {
+	fmt.Fprintf(t.out, "%s: built %s, %d records about %d packages, %s\n", clean(path), t.ago(st.Built), st.Records, st.Packages, mebibytes(st.Bytes))
 }
 
 func dbExportCommand(t *terminal) *cobra.Command {
@@ -187,7 +192,7 @@ if it is missing or broken.`,
 			if t.output == formatJSON {
 				return t.writeJSON(st)
 			}
-			fmt.Fprintf(t.out, "%s: built %s, %d records about %d packages, %s\n", clean(path), t.ago(st.Built), st.Records, st.Packages, mebibytes(st.Bytes))
+			t.writeDB(path, &st)
 			tb := t.table("  ", "ECOSYSTEM", "PACKAGES")
 			for _, eco := range slices.Sorted(maps.Keys(st.Ecosystems)) {
 				tb.row(plain(eco), plain(fmt.Sprint(st.Ecosystems[eco])))

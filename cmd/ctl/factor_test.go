@@ -27,16 +27,8 @@ func fakeFactor(ts *testscript.TestScript, neg bool, args []string) {
 		Path: filepath.Join(ts.Getenv("RUN"), control.FactorSocketName), Workload: onHost{},
 	})
 	ts.Check(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	ts.Defer(func() {
-		cancel()
-		if err := <-done; err != nil {
-			ts.Logf("fake factor: %v", err)
-		}
-		log.Close()
-	})
+	ts.Defer(func() { log.Close() }) // after the server: the last is the first
+	serve(ts, "fake factor", s.Run)
 }
 
 // onHost says that nobody is in a container, wherever the tests run.

@@ -86,15 +86,7 @@ func fakeAgent(ts *testscript.TestScript, neg bool, args []string) {
 		},
 	})
 	ts.Check(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	ts.Defer(func() {
-		cancel()
-		if err := <-done; err != nil {
-			ts.Logf("fake agent: %v", err)
-		}
-	})
+	serve(ts, "fake agent", s.Run)
 }
 
 // fileAgent answers with the files of a folder: status.json, containers.json,
@@ -244,4 +236,17 @@ func writeJournal(ts *testscript.TestScript, neg bool, args []string) {
 	cancel()
 	ts.Check(<-done)
 	ts.Check(j.Close())
+}
+
+// serve runs a server until the end of the script.
+func serve(ts *testscript.TestScript, name string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		if err := <-done; err != nil {
+			ts.Logf("%s: %v", name, err)
+		}
+	})
 }

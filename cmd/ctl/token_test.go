@@ -27,15 +27,7 @@ func fakeTokens(ts *testscript.TestScript, neg bool, args []string) {
 		}},
 	})
 	ts.Check(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	ts.Defer(func() {
-		cancel()
-		if err := <-done; err != nil {
-			ts.Logf("fake tokens: %v", err)
-		}
-	})
+	serve(ts, "fake tokens", s.Run)
 }
 
 // tokenStore has one token that is valid and one that has expired; names are not looked at.
