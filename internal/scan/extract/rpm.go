@@ -100,14 +100,9 @@ func rpmPackage(p rpmdb.Package) inventory.Package {
 		version = fmt.Sprintf("%d:%s", p.Epoch, version)
 	}
 	out := inventory.Package{Kind: inventory.KindRPM, Name: p.Name, Version: version, Arch: p.Arch, Source: p.Name, SourceVersion: p.Version + "-" + p.Release}
-	// NAME-VERSION-RELEASE.src.rpm; the epoch is not in it: see sourceEpochs.
-	nevra, ok := strings.CutSuffix(p.SourceRPM, ".src.rpm")
-	if !ok {
-		nevra, ok = strings.CutSuffix(p.SourceRPM, ".nosrc.rpm")
-	}
-	r := strings.LastIndexByte(nevra, '-')
-	if v := strings.LastIndexByte(nevra[:max(r, 0)], '-'); ok && v > 0 {
-		out.Source, out.SourceVersion = nevra[:v], nevra[v+1:]
+	// The epoch is not in the file's name: see sourceEpochs.
+	if name, of, ok := inventory.SourceRPM(p.SourceRPM); ok {
+		out.Source, out.SourceVersion = name, of
 	}
 	return out
 }

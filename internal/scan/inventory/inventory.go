@@ -6,6 +6,8 @@
 // It never parses bytes of an image. Row: vocabulary; standard library only.
 package inventory
 
+import "strings"
+
 // Schema names the form of a [Result].
 const Schema = "belay.dev/inventory/v1"
 
@@ -144,3 +146,18 @@ type File struct {
 
 // Owned is a path, without a leading slash, and the package that claims it.
 type Owned struct{ Path, Owner string }
+
+// SourceRPM splits the file name of a source package, NAME-VERSION-RELEASE.src.rpm, into its
+// name and VERSION-RELEASE. It has no epoch.
+func SourceRPM(file string) (name, version string, ok bool) {
+	nevra, ok := strings.CutSuffix(file, ".src.rpm")
+	if !ok {
+		nevra, ok = strings.CutSuffix(file, ".nosrc.rpm")
+	}
+	r := strings.LastIndexByte(nevra, '-')
+	v := strings.LastIndexByte(nevra[:max(r, 0)], '-')
+	if !ok || v <= 0 {
+		return "", "", false
+	}
+	return nevra[:v], nevra[v+1:], true
+}

@@ -17,6 +17,7 @@ type component struct {
 	Name       string      `json:"name"`
 	Version    string      `json:"version"`
 	PURL       string      `json:"purl"`
+	Describes  string      `json:"description"`
 	Properties []property  `json:"properties"`
 	Components []component `json:"components"`
 }
@@ -37,6 +38,7 @@ type spdxPackage struct {
 	Version    string `json:"versionInfo"`
 	Purpose    string `json:"primaryPackagePurpose"`
 	SourceInfo string `json:"sourceInfo"`
+	Describes  string `json:"description"`
 	References []struct {
 		Type    string `json:"referenceType"`
 		Locator string `json:"referenceLocator"`
@@ -81,7 +83,7 @@ func (b *bill) component(c *component, depth int) error {
 	}
 	switch {
 	case c.Type == "operating-system":
-		b.system(c.Name, c.Version)
+		b.system(c.Name, c.Version, c.Describes)
 	case c.PURL != "":
 		b.add(c.PURL, c.named(), props(c.Properties))
 	case c.Type == "file" || c.Type == "application" && c.Version == "":
@@ -127,7 +129,7 @@ func (b *bill) spdxPackage(p *spdxPackage) error {
 	}
 	switch {
 	case p.Purpose == "OPERATING-SYSTEM":
-		b.system(p.Name, p.Version)
+		b.system(p.Name, p.Version, p.Describes)
 	case p.Purpose == "CONTAINER":
 		b.image(p.Version)
 	case locator != "":
@@ -146,12 +148,16 @@ func (b *bill) spdxPackage(p *spdxPackage) error {
 }
 
 // system takes an operating system; of two that differ the whole is of neither.
-func (b *bill) system(id, version string) {
-	o := inventory.OS{ID: inventory.Cut(strings.ToLower(id)), VersionID: inventory.Cut(version), Pretty: inventory.Cut(strings.TrimSpace(id + " " + version))}
+// pretty is its name for people, which of some tells the service pack.
+func (b *bill) system(id, version, pretty string) {
+	o := inventory.OS{
+		ID: inventory.Cut(strings.ToLower(id)), VersionID: inventory.Cut(version),
+		Pretty: inventory.Cut(cmp.Or(pretty, strings.TrimSpace(id+" "+version))),
+	}
 	if o.ID == "" {
 		return
 	}
-	if b.os.ID != "" && b.os != o {
+	if b.os.ID != "" && (b.os.ID != o.ID || b.os.VersionID != o.VersionID) {
 		b.note(o.ID, "a second operating system: packages of distributions are taken for those of the first")
 		return
 	}
@@ -192,7 +198,7 @@ func (p *purl) entry(name string, props map[string]string) (entry, error) {
 	e := entry{pkg: inventory.Package{
 		Kind: p.Type, Name: p.Name, Version: p.Version, Arch: p.Qualifiers["arch"],
 		Path:  strings.TrimLeft(cmp.Or(props["belay:path"], props["syft:location:0:path"], props["aquasecurity:trivy:FilePath"], props["aquasecurity:trivy:PkgPath"]), "/"),
-		Owner: props["belay:owner"],
+		Owner: props["belay:owner"], Locked: props["belay:locked"] == "true",
 	}}
 	if p.Version == "" {
 		return e, fmt.Errorf("a %s package without a version in its package URL", inventory.Cut(p.Type))
@@ -204,7 +210,11 @@ func (p *purl) entry(name string, props map[string]string) (entry, error) {
 			e.pkg.Version = epoch + ":" + p.Version
 		}
 		e.pkg.Source, e.pkg.SourceVersion = p.source(e.pkg.Version, props)
-	case inventory.KindGo, inventory.KindNPM, inventory.KindPython, inventory.KindComposer, inventory.KindNuGet, inventory.KindGem:
+	case inventory.KindJava:
+		if p.Namespace != "" {
+			e.pkg.Name = p.Namespace + ":" + p.Name
+		}
+	case inventory.KindGo, inventory.KindNPM, inventory.KindPython, inventory.KindComposer, inventory.KindNuGet, inventory.KindGem, inventory.KindRust:
 		if p.Namespace != "" {
 			e.pkg.Name = p.Namespace + "/" + p.Name
 		}
@@ -223,10 +233,14 @@ func (p *purl) entry(name string, props map[string]string) (entry, error) {
 // source returns the source package of a distribution's package: by the qualifier upstream,
 // or by the properties of other tools; else it is called as the package is.
 func (p *purl) source(version string, props map[string]string) (name, of string) {
-	if p.Type == inventory.KindRPM {
-		return p.Name, version // advisories are for binary packages, and upstream names a file
+	upstream := p.Qualifiers["upstream"]
+	if file, of, ok := inventory.SourceRPM(upstream); ok && p.Type == inventory.KindRPM {
+		if epoch := p.Qualifiers["epoch"]; epoch != "" {
+			of = epoch + ":" + of // the file's name has none; that of the package is the best guess
+		}
+		return file, of
 	}
-	name, of, _ = strings.Cut(p.Qualifiers["upstream"], "@")
+	name, of, _ = strings.Cut(upstream, "@")
 	if src := props["aquasecurity:trivy:SrcName"]; name == "" && src != "" {
 		name, of = src, props["aquasecurity:trivy:SrcVersion"]
 		if epoch := props["aquasecurity:trivy:SrcEpoch"]; epoch != "" && of != "" {

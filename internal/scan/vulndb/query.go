@@ -124,10 +124,10 @@ var (
 // Amazon Linux, Oracle Linux and Fedora have none in OSV: their packages are noted.
 func rpmDistribution(o inventory.OS) (ecosystems []string, bySource bool) {
 	major, minor, _ := strings.Cut(o.VersionID, ".")
-	if major == "" && o.ID != "opensuse-tumbleweed" {
+	if major == "" && !strings.EqualFold(o.ID, "opensuse-tumbleweed") {
 		return nil, false
 	}
-	switch o.ID {
+	switch strings.ToLower(o.ID) { // bills of materials lose the case
 	case "almalinux":
 		return []string{"AlmaLinux:" + major}, false
 	case "rocky":
@@ -149,7 +149,7 @@ func rpmDistribution(o inventory.OS) (ecosystems []string, bySource bool) {
 		return suse(major, minor), true
 	case "mageia":
 		return []string{"Mageia:" + major}, true
-	case "openEuler":
+	case "openeuler":
 		return openEuler(o), true
 	}
 	return nil, false
