@@ -163,7 +163,10 @@ func (j *jars) entry(me *jar, z *zipDir, e zipEntry, inner string, depth int) er
 		}
 		// Other builds put it elsewhere: then its path says nothing, and it must itself.
 		if b := j.text(z, e); b != nil {
-			if p := pomOf(e.name, b); p.Name[0] != ':' && p.Name[len(p.Name)-1] != ':' {
+			switch p := pomOf(e.name, b); {
+			case len(p.Name) > inventory.MaxText || len(p.Version) > inventory.MaxVersion:
+				j.bad(fmt.Errorf("a pom.properties with a name or version that is too long: %w", errBroken))
+			case p.Name[0] != ':' && p.Name[len(p.Name)-1] != ':':
 				me.poms = append(me.poms, p)
 			}
 		}
@@ -271,7 +274,8 @@ func pomOf(name string, b []byte) inventory.Package {
 			version = value
 		}
 	}
-	return inventory.Package{Kind: inventory.KindJava, Name: group + ":" + artifact, Version: version}
+	// A copy: parts of the text would keep all of it.
+	return inventory.Package{Kind: inventory.KindJava, Name: group + ":" + artifact, Version: strings.Clone(version)}
 }
 
 // manifestOf reads the main section of a manifest. Source: JAR File Specification, "Notes on

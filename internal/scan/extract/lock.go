@@ -67,6 +67,17 @@ func readLock(name string, c image.Content) (inventory.File, error) {
 	return inventory.File{Packages: list}, err
 }
 
+// lockLines calls line for each line of a lock file, until list has more packages than a scan
+// may: [readLock] says so.
+func lockLines(c image.Content, list *[]inventory.Package, line func(string) error) error {
+	return eachLine(io.LimitReader(c, maxLock), func(text string) error {
+		if len(*list) > inventory.MaxPackages {
+			return errBroken
+		}
+		return line(text)
+	})
+}
+
 // lockJSON decodes a lock file in JSON.
 func lockJSON(c image.Content, into any) error {
 	b, err := inventory.ReadAll(c, maxLock)
@@ -155,7 +166,7 @@ func yarnLock(c image.Content) ([]inventory.Package, error) {
 		}
 		p = inventory.Package{Kind: inventory.KindNPM}
 	}
-	err := eachLine(io.LimitReader(c, maxLock), func(line string) error {
+	err := lockLines(c, &out, func(line string) error {
 		text := strings.TrimSpace(line)
 		switch {
 		case text == "" || text[0] == '#':
@@ -210,7 +221,7 @@ var pnpmKey = regexp.MustCompile(`^/?((?:@[^/@]+/)?[^/@]+)[/@](\d[^_()/:]*)`)
 func pnpmLock(c image.Content) ([]inventory.Package, error) {
 	var out []inventory.Package
 	inside := false
-	err := eachLine(io.LimitReader(c, maxLock), func(line string) error {
+	err := lockLines(c, &out, func(line string) error {
 		text := strings.TrimSpace(line)
 		switch depth := len(line) - len(strings.TrimLeft(line, " ")); {
 		case text == "" || text[0] == '#':
@@ -254,7 +265,7 @@ func tomlLock(c image.Content, kind string) ([]inventory.Package, error) {
 		}
 		p, source, skip = inventory.Package{Kind: kind}, "", false
 	}
-	err := eachLine(io.LimitReader(c, maxLock), func(line string) error {
+	err := lockLines(c, &out, func(line string) error {
 		if strings.HasPrefix(line, "[") {
 			// Tables below a package have names and versions of their own.
 			end()
@@ -309,7 +320,7 @@ var pinned = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?
 // requirements reads the lines of a requirements.txt that name one version.
 func requirements(c image.Content) ([]inventory.Package, error) {
 	var out []inventory.Package
-	err := eachLine(io.LimitReader(c, maxLock), func(line string) error {
+	err := lockLines(c, &out, func(line string) error {
 		if m := pinned.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
 			out = append(out, inventory.Package{Kind: inventory.KindPython, Name: m[1], Version: m[2]})
 		}
@@ -344,7 +355,7 @@ var gemSpec = regexp.MustCompile(`^ {4}([^ ()]+) \(([^-)]+)(?:-[^)]*)?\)$`)
 func gemfileLock(c image.Content) ([]inventory.Package, error) {
 	var out []inventory.Package
 	gems := false
-	err := eachLine(io.LimitReader(c, maxLock), func(line string) error {
+	err := lockLines(c, &out, func(line string) error {
 		if line != "" && line[0] != ' ' {
 			gems = line == "GEM"
 		}

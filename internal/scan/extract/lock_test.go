@@ -4,6 +4,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/belay-project/belay/internal/scan/image"
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 func TestLocks(t *testing.T) {
@@ -68,4 +71,34 @@ func FuzzLock(f *testing.F) {
 			}
 		}
 	})
+}
+
+// endless repeats a line, and counts what is read of it.
+type endless struct {
+	line string
+	read int
+}
+
+func (e *endless) Read(b []byte) (int, error) {
+	n := copy(b, strings.Repeat(e.line, len(b)/len(e.line)+1))
+	n -= n % len(e.line)
+	e.read += n
+	return n, nil
+}
+
+// A lock file of more packages than a scan may have is not read on: it would be memory.
+func TestLockEnds(t *testing.T) {
+	for name, line := range map[string]string{
+		"requirements.txt": "a==1\n", "Cargo.lock": "[[package]]\nname = \"a\"\nversion = \"1\"\nsource = \"r\"\n",
+		"yarn.lock": "a@^1:\n  version \"1.0.0\"\n\n",
+	} {
+		r := &endless{line: line}
+		_, err := readLock(name, image.Content{Reader: r, Size: maxLock})
+		if err == nil || !strings.Contains(err.Error(), "of more than") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if most := (inventory.MaxPackages + 2) * len(line); r.read > most+1<<20 || r.read >= maxLock {
+			t.Errorf("%s: %d bytes were read, want at most some %d", name, r.read, most)
+		}
+	}
 }
