@@ -158,8 +158,8 @@ func (r *reader) image(a archive, platform string) error {
 		if l == nil {
 			return fmt.Errorf("the image names the layer %s, which is not there", ml.name)
 		}
-		if got := digests[ml.name]; got != ml.diffID {
-			return fmt.Errorf("the layer %s has the digest %s, its image says %s: the archive is damaged or forged", ml.name, got, ml.diffID)
+		if err := ml.check(digests[ml.name]); err != nil {
+			return err
 		}
 		l.close()
 		r.layers = append(r.layers, l)

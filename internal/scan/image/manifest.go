@@ -30,6 +30,14 @@ type manifestLayer struct {
 	diffID string
 }
 
+// check compares the digest of what was read with the image's word.
+func (l manifestLayer) check(digest string) error {
+	if digest != l.diffID {
+		return fmt.Errorf("the layer %s has the digest %s, its image says %s: the archive is damaged or forged", l.name, digest, l.diffID)
+	}
+	return nil
+}
+
 // config is what an image's configuration has for us. Source: OCI image
 // specification, config.md.
 type config struct {

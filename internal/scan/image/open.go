@@ -52,8 +52,12 @@ func dropBehind(f *os.File, size int64) func() {
 	return func() { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
 }
 
-// cacheStep is how much of a file is asked for at once: a byte for each page of it.
-const cacheStep = 64 << 20
+// cacheStep is how much of a file is asked for at once: a byte for each page of it. At most
+// maxCacheSteps are asked for, evenly over the file: a sparse one may be of any size.
+const (
+	cacheStep     = 64 << 20
+	maxCacheSteps = 64
+)
 
 // cached reports whether any page of a file is in the page cache, as far as mincore(2)
 // tells: of files that the caller neither owns nor may write it says that all are, and
@@ -61,7 +65,8 @@ const cacheStep = 64 << 20
 func cached(f *os.File, size int64) bool {
 	page := int64(os.Getpagesize())
 	vec := make([]byte, (min(size, cacheStep)+page-1)/page)
-	for at := int64(0); at < size; at += cacheStep {
+	stride := cacheStride(size, page)
+	for at := int64(0); at < size && at >= 0; at += stride {
 		n := min(size-at, cacheStep)
 		if resident(f, at, n, vec) {
 			return true
@@ -69,6 +74,8 @@ func cached(f *os.File, size int64) bool {
 	}
 	return false
 }
+
+func cacheStride(size, page int64) int64 { return max(cacheStep, (size/maxCacheSteps+page)/page*page) }
 
 func resident(f *os.File, at, n int64, vec []byte) bool {
 	m, err := unix.Mmap(int(f.Fd()), at, int(n), unix.PROT_READ, unix.MAP_SHARED)

@@ -95,3 +95,15 @@ func TestDropBehind(t *testing.T) {
 		}
 	}
 }
+
+// A sparse file of any size costs a look no more than a large one: the hint must not use up the
+// processor time that a scan has.
+func TestCacheStride(t *testing.T) {
+	const page = 4096
+	for _, size := range []int64{1, page, cacheStep, cacheStep + 1, maxCacheSteps * cacheStep, 1 << 42, 1<<63 - 1} {
+		stride := cacheStride(size, page)
+		if n := (size-1)/stride + 1; n > maxCacheSteps || stride < cacheStep || stride%page != 0 {
+			t.Errorf("%d bytes: %d looks, every %d bytes", size, n, stride)
+		}
+	}
+}

@@ -132,17 +132,8 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 	}
 }
 
-// tarLayer opens a layer, whatever it is compressed with, for one pass.
-func (r *reader) tarLayer(c Content, pass func(*tarStream) error) error {
-	c, closer, err := inflate(c)
-	if err != nil {
-		return err
-	}
-	defer closer()
-	return pass(newTarStream(c, r.notes.add))
-}
-
-// hashedLayer is [reader.tarLayer] with the digest of the whole layer, decompressed.
+// hashedLayer reads a layer, compressed or not, and returns the digest of the whole of it,
+// decompressed.
 func (r *reader) hashedLayer(c Content, pass func(*tarStream) error) (digest string, err error) {
 	c, closer, err := inflate(c)
 	if err != nil {

@@ -21,7 +21,6 @@ const (
 	bdbItemData     = 1
 	bdbItemOffpage  = 3
 	bdbOffpage      = 12 // bytes of an item that names a chain
-	bdbMaxPages     = 16 << 20
 )
 
 type berkeley struct {
@@ -57,8 +56,8 @@ func openBerkeley(r io.ReaderAt, size int64) (d *berkeley, err error) {
 		return nil, fmt.Errorf("%w: its pages have %d bytes", ErrBroken, d.page)
 	}
 	n := size / d.page
-	if n > bdbMaxPages {
-		return nil, fmt.Errorf("%w: it has more than %d pages", ErrBroken, bdbMaxPages)
+	if n > maxPages {
+		return nil, fmt.Errorf("%w: it has more than %d pages", ErrBroken, maxPages)
 	}
 	if last := int64(d.order.Uint32(b[32:])); last >= n {
 		return nil, fmt.Errorf("%w: it is cut off: %d pages of %d", ErrBroken, n, last+1)

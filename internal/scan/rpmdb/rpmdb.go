@@ -32,6 +32,7 @@ var ErrBerkeley = errors.New("an RPM database in a form of Berkeley DB that is n
 const (
 	maxBlob     = 32 << 20
 	maxPackages = 200_000
+	maxPages    = 16 << 20 // of a database in pages: something is held for each
 )
 
 // Read calls fn with each package of a database of size bytes. Packages that cannot be read

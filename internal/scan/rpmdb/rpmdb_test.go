@@ -197,6 +197,12 @@ func TestHostile(t *testing.T) {
 	if _, err := list(loop); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("a table that leads to itself: %v", err)
 	}
+	// A sparse file is as large as its owner likes: nothing may be held for each page of it.
+	for name, b := range map[string][]byte{"SQLite": good, "Berkeley DB": unzipped(t, "Packages.1234.gz")} {
+		if err := Read(bytes.NewReader(b), 1<<50, func(Package) error { return nil }); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "pages") {
+			t.Errorf("a sparse %s: %v", name, err)
+		}
+	}
 	// The same blob under every slot.
 	many := slices.Clone(ndb)
 	for at := ndbFirst + ndbUnit; at < ndbPage; at += ndbUnit {

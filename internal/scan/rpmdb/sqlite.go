@@ -38,6 +38,9 @@ func readSQLite(r io.ReaderAt, size int64, blob func([]byte) error) error {
 		return fmt.Errorf("%w: pages of %d bytes", ErrBroken, page)
 	}
 	s := &sqlite{r: r, size: size, page: page, usable: page - int64(head[20])}
+	if size/page > maxPages {
+		return fmt.Errorf("%w: it has more than %d pages", ErrBroken, maxPages)
+	}
 	s.seen = make([]bool, size/page+1)
 	root := int64(0)
 	err = s.walk(1, 0, func(b []byte) error { // "The Schema Table": type, name, tbl_name, rootpage, sql

@@ -180,6 +180,9 @@ func TestAskedBroken(t *testing.T) {
 		{"a layer that is not there", func(f map[string][]byte) { delete(f, layer) }, "no such blob"},
 		{"a layer that breaks off", func(f map[string][]byte) { f[layer] = f[layer][:40] }, "layer"},
 		{"another layer", func(f map[string][]byte) { f[layer] = gzipped(lower) }, "forged"},
+		{"another layer the second time", func(f map[string][]byte) {
+			f["blobs/sha256/"+digest(gzipped(lower))+again] = gzipped(tarOf(t, ent{name: "store/abc", body: `{"name":"innocent","version":"9.9.9"}`}))
+		}, "forged"},
 		{"another manifest", func(f map[string][]byte) { f["blobs/sha256/"+root[len("sha256:"):]] = []byte("{}") }, "forged"},
 		{"a huge manifest", func(f map[string][]byte) { f["blobs/sha256/"+root[len("sha256:"):]] = make([]byte, 5<<20) }, "larger than"},
 	}
