@@ -21,18 +21,14 @@ import (
 //
 // Errors: that of fn; a registry without a catalogue (many public ones) answers 401, 403 or 404.
 func (c *Client) Repositories(ctx context.Context, target string, fn func(repo string) error) error {
-	var opts []name.Option
-	if c.o.Insecure {
-		opts = append(opts, name.Insecure)
-	}
 	if host, path, ok := strings.Cut(strings.TrimSuffix(target, "/"), "/"); ok && path != "" {
-		repo, err := name.NewRepository(host+"/"+path, opts...)
+		repo, err := name.NewRepository(host+"/"+path, c.names()...)
 		if err != nil {
 			return fmt.Errorf("%q is no repository: want REGISTRY[/REPOSITORY]: %w", target, err)
 		}
 		return fn(repo.Name())
 	}
-	reg, err := name.NewRegistry(strings.TrimSuffix(target, "/"), append(opts, name.StrictValidation)...)
+	reg, err := name.NewRegistry(strings.TrimSuffix(target, "/"), append(c.names(), name.StrictValidation)...)
 	if err != nil {
 		return fmt.Errorf("%q is no registry: want REGISTRY[/REPOSITORY]: %w", target, err)
 	}
@@ -43,7 +39,7 @@ func (c *Client) Repositories(ctx context.Context, target string, fn func(repo s
 	p := place{repo: reg.Repo("_"), http: h}
 	start := url.URL{Scheme: reg.Scheme(), Host: reg.RegistryStr(), Path: "/v2/_catalog", RawQuery: "n=1000"}
 	return p.pages(ctx, start.String(), "repositories", func(n string) error {
-		repo, err := name.NewRepository(reg.RegistryStr()+"/"+n, opts...)
+		repo, err := name.NewRepository(reg.RegistryStr()+"/"+n, c.names()...)
 		if err != nil {
 			return fmt.Errorf("the registry lists a repository %.100q: %w", n, err)
 		}
@@ -61,11 +57,7 @@ func (c *Client) Tags(ctx context.Context, repo string, fn func(tag string) erro
 }
 
 func (c *Client) named(ctx context.Context, repo string) (place, error) {
-	var opts []name.Option
-	if c.o.Insecure {
-		opts = append(opts, name.Insecure)
-	}
-	r, err := name.NewRepository(repo, opts...)
+	r, err := name.NewRepository(repo, c.names()...)
 	if err != nil {
 		return place{}, err
 	}

@@ -58,6 +58,8 @@ type Client struct {
 	o      Options
 	strict *http.Transport
 	loose  *http.Transport // for the registry itself, where Insecure is set
+	// silence is how long a body may bring no byte.
+	silence time.Duration
 
 	mu   sync.Mutex // guards what follows
 	next time.Time  // when the next request may go out
@@ -75,7 +77,7 @@ func New(o Options) *Client {
 	}
 	loose := tr.Clone()
 	loose.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for, for this registry alone
-	return &Client{o: o, strict: tr, loose: loose, auth: map[string]http.RoundTripper{}}
+	return &Client{o: o, strict: tr, loose: loose, silence: time.Minute, auth: map[string]http.RoundTripper{}}
 }
 
 // Close ends idle connections.
@@ -101,10 +103,47 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := g.c.wait(r.Context()); err != nil {
 		return nil, err
 	}
+	tr := g.c.strict
 	if loose {
-		return g.c.loose.RoundTrip(r)
+		tr = g.c.loose
 	}
-	return g.c.strict.RoundTrip(r)
+	ctx, cancel := context.WithCancelCause(r.Context())
+	resp, err := tr.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	resp.Body = &heardBody{ReadCloser: resp.Body, ctx: ctx, cancel: cancel, silence: g.c.silence}
+	return resp, nil
+}
+
+// heardBody is a body whose sender must not fall silent.
+type heardBody struct {
+	io.ReadCloser
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	silence time.Duration
+}
+
+// errSilent is what a read ends with; what can be asked for again then is.
+var errSilent = fmt.Errorf("the registry fell silent: %w", io.ErrUnexpectedEOF)
+
+// Read implements [io.Reader]. Only the sender is timed, not who reads.
+func (b *heardBody) Read(p []byte) (int, error) {
+	t := time.AfterFunc(b.silence, func() { b.cancel(errSilent) })
+	n, err := b.ReadCloser.Read(p)
+	t.Stop()
+	if err != nil && errors.Is(context.Cause(b.ctx), errSilent) {
+		err = errSilent
+	}
+	return n, err
+}
+
+// Close implements [io.Closer].
+func (b *heardBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
 }
 
 // errPlain says that a host would be asked without encryption.
@@ -171,7 +210,7 @@ func (c *Client) client(ctx context.Context, reg name.Registry, target authn.Res
 // place is one repository of one registry.
 type place struct {
 	repo name.Repository
-	http *http.Client
+	http *http.Client // nil: not signed in yet
 }
 
 func (c *Client) place(ctx context.Context, repo name.Repository) (place, error) {
@@ -189,6 +228,7 @@ type Image struct {
 	Name   string // with its registry
 	Digest string // of its manifest or index
 	root   []byte
+	client *Client
 	places []place // where its blobs may be
 }
 
@@ -212,11 +252,15 @@ func (c *Client) Image(ctx context.Context, ref string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img := &Image{Name: r.Name()}
+	img := &Image{Name: r.Name(), client: c}
 	var failed error
 	for _, repo := range repos {
+		if img.root != nil { // asked only for what the first does not have
+			img.places = append(img.places, place{repo: repo})
+			continue
+		}
 		p, err := c.place(ctx, repo)
-		if err == nil && img.root == nil {
+		if err == nil {
 			img.root, err = p.manifest(ctx, r.Identifier())
 		}
 		if err != nil {
@@ -236,12 +280,16 @@ func (c *Client) Image(ctx context.Context, ref string) (*Image, error) {
 	return img, nil
 }
 
-func (c *Client) parse(ref string) (name.Reference, error) {
-	var opts []name.Option
+// names says how names of registries are read, mirrors' too.
+func (c *Client) names() []name.Option {
 	if c.o.Insecure {
-		opts = append(opts, name.Insecure)
+		return []name.Option{name.Insecure}
 	}
-	r, err := name.ParseReference(ref, opts...)
+	return nil
+}
+
+func (c *Client) parse(ref string) (name.Reference, error) {
+	r, err := name.ParseReference(ref, c.names()...)
 	if err != nil {
 		return nil, fmt.Errorf("%q is no name of an image: want REGISTRY/REPOSITORY[:TAG][@DIGEST]: %w", ref, err)
 	}
@@ -263,7 +311,7 @@ func (c *Client) repositories(repo name.Repository) ([]name.Repository, error) {
 		if reg.RegistryStr() != repo.RegistryStr() {
 			continue
 		}
-		at, err := name.NewRepository(strings.TrimSuffix(mirror, "/") + "/" + repo.RepositoryStr())
+		at, err := name.NewRepository(strings.TrimSuffix(mirror, "/")+"/"+repo.RepositoryStr(), c.names()...)
 		if err != nil {
 			return nil, fmt.Errorf("the mirror %q: %w", m, err)
 		}
@@ -292,20 +340,28 @@ func (i *Image) Fetch(ctx context.Context, a inventory.Ask) (io.ReadCloser, erro
 	}
 	var failed error
 	for _, p := range i.places {
-		var rc io.ReadCloser
-		var err error
-		if a.Manifest {
-			var b []byte
-			if b, err = p.manifest(ctx, a.Digest); err == nil {
-				rc = io.NopCloser(strings.NewReader(string(b)))
-			}
-		} else {
-			rc, err = p.blob(ctx, a.Digest)
-		}
+		rc, err := i.client.fetch(ctx, p, a)
 		if err == nil {
 			return rc, nil
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", p.repo.Name(), err))
 	}
 	return nil, failed
+}
+
+func (c *Client) fetch(ctx context.Context, p place, a inventory.Ask) (io.ReadCloser, error) {
+	if p.http == nil {
+		var err error
+		if p, err = c.place(ctx, p.repo); err != nil {
+			return nil, err
+		}
+	}
+	if !a.Manifest {
+		return p.blob(ctx, a.Digest)
+	}
+	b, err := p.manifest(ctx, a.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(strings.NewReader(string(b))), nil
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -225,8 +226,74 @@ func TestMirrors(t *testing.T) {
 			t.Errorf("%s: %v, %+v", name, err, img)
 		}
 	}
+	if repos, err := New(Options{Insecure: true, Mirrors: []string{"a.example=m.example"}}).mirrored(t, "a.example/app"); err != nil || repos[0].Scheme() != "http" {
+		t.Errorf("a mirror of an insecure registry: %v, %v", err, repos)
+	}
 	if _, err := New(Options{Mirrors: []string{"x"}}).Image(t.Context(), origin+"/app:1"); err == nil || !strings.Contains(err.Error(), "HOST=MIRROR") {
 		t.Errorf("a mirror that is none: %v", err)
+	}
+}
+
+func (c *Client) mirrored(t *testing.T, ref string) ([]name.Repository, error) {
+	t.Helper()
+	r, err := c.parse(ref)
+	if err != nil {
+		return nil, err
+	}
+	return c.repositories(r.Context())
+}
+
+// TestMirrorAlone: who has a mirror that answers needs no way to the registry itself.
+func TestMirrorAlone(t *testing.T) {
+	asked := atomic.Int32{}
+	origin := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { asked.Add(1); h.ServeHTTP(w, r) })
+	})
+	mirror := serve(t, nil)
+	layer := []byte("layer")
+	push(t, mirror, "app", "1", layer)
+	img, err := New(Options{Mirrors: []string{origin + "=" + mirror}}).Image(t.Context(), origin+"/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc, err := img.Fetch(t.Context(), inventory.Ask{Digest: digest(layer)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	if b, err := io.ReadAll(rc); err != nil || !bytes.Equal(b, layer) || asked.Load() != 0 {
+		t.Errorf("got %q, %v; the registry was asked %d times", b, err, asked.Load())
+	}
+	push(t, origin, "app", "2", []byte("more"))
+	if rc, err := img.Fetch(t.Context(), inventory.Ask{Digest: digest([]byte("more"))}); err != nil {
+		t.Errorf("what only the registry has: %v", err)
+	} else {
+		rc.Close()
+	}
+}
+
+// TestSilence: a registry that stops in the middle of an answer ends nothing but that answer.
+func TestSilence(t *testing.T) {
+	stop := make(chan struct{})
+	host := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.HasSuffix(r.URL.Path, "/_catalog") {
+				h.ServeHTTP(w, r)
+				return
+			}
+			io.WriteString(w, `{"repositories":["a"`)
+			w.(http.Flusher).Flush()
+			select {
+			case <-stop:
+			case <-r.Context().Done():
+			}
+		})
+	})
+	defer close(stop)
+	c := New(Options{})
+	c.silence = 20 * time.Millisecond
+	if err := c.Repositories(t.Context(), host, func(string) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "silent") {
+		t.Errorf("got %v", err)
 	}
 }
 
