@@ -13,5 +13,5 @@ job=$(mktemp)
 trap 'rm -f "$job"' EXIT
 printf 'cd %q && exec bin/demo --short\n' "$PWD" >"$job"
 export BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-1800} BELAY_VM_CPUS=${BELAY_VM_CPUS:-1}
-tools/vmtest/vm.sh 6.1 lockdown,yama,integrity,bpf "$job"
-tools/vmtest/vm.sh 6.12 lockdown,yama,integrity "$job"
+tools/vmtest/vm.sh 6.1 landlock,lockdown,yama,integrity,bpf "$job"
+tools/vmtest/vm.sh 6.12 landlock,lockdown,yama,integrity "$job"

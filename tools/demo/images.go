@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belay-project/belay/tools/lab"
 )
 
@@ -40,6 +42,10 @@ var imagesPhase = phase{
 	only: func(s *stage) string {
 		if s.engine.Driver != "overlay2" {
 			return "the agent reads images of Docker's overlay2 store, and this engine's is " + s.engine.Driver
+		}
+		// landlock_create_ruleset(2) with this flag gives the version.
+		if v, _, _ := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION); int(v) < 1 {
+			return "the scanner's sandbox needs Landlock, which is not in this kernel's lsm= list"
 		}
 		return ""
 	},
