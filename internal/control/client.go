@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -193,6 +194,10 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	return nil, &Error{Status: resp.StatusCode, Message: failed.Error}
 }
 
+// closedIdle ends net/http's error, which has no exported name, for a connection that was
+// closed before its first request was written.
+const closedIdle = "server closed idle connection"
+
 // explain says what a failed connection means to a person.
 func (c *Client) explain(err error) error {
 	// What http adds (Get "http://agent/v1/status") is about nothing a person knows.
@@ -206,7 +211,7 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: nothing listens on %s", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission to use %s: run as root or as a member of the socket's group", c.socket)
-	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE), strings.HasSuffix(err.Error(), closedIdle):
 		return fmt.Errorf("the agent closed the connection to %s: it ends, or too many are open; try again: %w", c.socket, err)
 	}
 	return fmt.Errorf("ask the agent on %s: %w", c.socket, err)
