@@ -55,6 +55,7 @@ type Agent struct {
 	images   *images
 	docker   *workload.Docker // nil: no engine is followed
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
+	looks    looks
 
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none

@@ -304,7 +304,16 @@ func (b *binder) bindInodes(id ident.ContainerID, pid uint32) {
 	}
 	// Without the lock: the files are the container's, and a file system of its own
 	// making may keep us waiting.
-	problems, err := b.a.kernel.BindInodes(id, fmt.Sprintf("/proc/%d/root", pid))
+	var found []string
+	var bound error
+	err := b.a.looks.at(id, func() { found, bound = b.a.kernel.BindInodes(id, fmt.Sprintf("/proc/%d/root", pid)) })
+	var problems []string
+	if err == nil {
+		problems, err = found, bound
+	} else {
+		b.a.health.Counter("inodes_not_bound").Add(1)
+		err = fmt.Errorf("path rules are not bound to inodes: %w", err)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // it has ended
 	case err != nil:

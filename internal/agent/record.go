@@ -37,10 +37,6 @@ func (a *Agent) record(ev *enforce.Event) {
 	a.journal.Append(a.describe(ev))
 }
 
-// judgeTime bounds the look at one script: its path can lead to a file system of the
-// container's own making, which answers when it likes.
-const judgeTime = 2 * time.Second
-
 // followScripts looks at scripts that were run, apart from the rings.
 func (a *Agent) followScripts(ctx context.Context) error {
 	for {
@@ -50,23 +46,18 @@ func (a *Agent) followScripts(ctx context.Context) error {
 			return nil
 		case ev = <-a.scripts:
 		}
-		r, found := a.describe(ev), make(chan bool, 1)
+		r, dropped := a.describe(ev), false
 		judged := *r
-		go func() { found <- a.judgeScript(ev, &judged) }() // ends with the file system's answer
-		t := time.NewTimer(judgeTime)
-		select {
-		case dropped := <-found:
-			if dropped || a.cfg.ReportAllowed {
-				a.journal.Append(&judged)
-			}
-		case <-t.C:
+		err := a.looks.at(ev.Container, func() { dropped = a.judgeScript(ev, &judged) })
+		switch {
+		case err != nil:
 			a.health.Counter("scripts_not_judged").Add(1)
 			if a.cfg.ReportAllowed {
 				a.journal.Append(r)
 			}
-		case <-ctx.Done():
+		case dropped || a.cfg.ReportAllowed:
+			a.journal.Append(&judged)
 		}
-		t.Stop()
 	}
 }
 
