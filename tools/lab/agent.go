@@ -83,7 +83,8 @@ func (a *Agent) Start(ctx context.Context) error {
 		return err
 	}
 	a.proc = p
-	return p.ready(ctx, 90*time.Second, func() bool { return a.Belay(ctx, "status").Code == 0 })
+	// An emulated kernel on a busy machine takes minutes to verify the programs.
+	return p.ready(ctx, 5*time.Minute, func() bool { return a.Belay(ctx, "status").Code == 0 })
 }
 
 // Kill ends the agent as kill -9 does. What it put into the kernel stays.
