@@ -3,6 +3,7 @@ package buildkit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -259,6 +260,12 @@ func resultRefs(r *gateway.Result) []*gateway.Ref {
 
 // refuse notes a message that was not taken, and returns what the caller is told.
 func (p *controlSide) refuse(method string, err error) error { return refuse(p.judge, method, err) }
+
+func (p *controlSide) failed(method string, v any) { failed(p.judge, method, v) }
+
+func failed(j Judge, method string, v any) {
+	j.Refused(method, CauseInternal, "an internal failure: "+cutText(fmt.Sprint(v)))
+}
 
 func refuse(j Judge, method string, err error) error {
 	j.Refused(method, CauseMessage, err.Error())

@@ -139,6 +139,8 @@ func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge) error {
 	return run(ctx, daemon, client, &sessionSide{judge: j})
 }
 
+func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }
+
 func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (call, error) {
 	m, ok := sessionMethods[method]
 	if !ok {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -34,6 +36,7 @@ type conn struct {
 	busy   atomic.Bool  // a request is under way
 	due    atomic.Int64 // when what is read must be there, in Unix nanoseconds; 0: no matter
 	gone   bool         // the client has ended its side
+	held   hold         // of the memory that is for all requests
 
 	// watching is held while the watcher of an answer is started. asked is when the daemon
 	// was asked, in Unix nanoseconds, while nobody watches; 0 otherwise.
@@ -90,11 +93,7 @@ func (c *conn) releases() {
 
 func (c *conn) serve() {
 	if tc, ok := c.nc.(*tls.Conn); ok {
-		ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
-		err := tc.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
-			c.s.counts.noIdentity.Add(1)
+		if !c.shake(tc) {
 			return
 		}
 	}
@@ -120,12 +119,45 @@ func (c *conn) serve() {
 	}
 }
 
+// shake takes the caller's certificate. Who has not shown one yet has no name to be bounded
+// by, but its address.
+func (c *conn) shake(tc *tls.Conn) bool {
+	host, _, _ := net.SplitHostPort(tc.RemoteAddr().String())
+	var place hold
+	if !place.grow(&c.s.shaking, host, 1) {
+		c.s.counts.limited.Add(1)
+		return false
+	}
+	defer place.leave()
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		c.s.counts.noIdentity.Add(1)
+		return false
+	}
+	return true
+}
+
+// survive ends one connection, and not the agent, where serving it panics. Nothing that was
+// not sent before is sent.
+func (c *conn) survive() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	c.s.counts.failures.Add(1)
+	c.s.o.Log.Error("serving a request failed inside the gate", attr.Error, fmt.Sprint(v), attr.Stack, string(debug.Stack()))
+	c.abort()
+	c.held.leave()
+	c.report("internal_failure", http.StatusInternalServerError, "an internal failure")
+}
+
 // next reads and answers one request. It returns whether another may follow.
 func (c *conn) next() bool {
 	if !c.await() {
 		return false
 	}
-	err := c.r.ReadRequest(&c.req, c.s.o.Limits.HeadBytes)
+	err := c.readHead()
 	if err != nil {
 		c.badHead(err)
 		return false
@@ -165,7 +197,20 @@ func (c *conn) await() bool {
 	return true
 }
 
+// readHead reads a head; a large one takes of the room that all have.
+func (c *conn) readHead() error {
+	limit := c.s.o.Limits.HeadBytes
+	err := c.r.ReadRequest(&c.req, min(limit, freeHead))
+	var we *wire.Error
+	if limit <= freeHead || !errors.As(err, &we) || we.Code != wire.CodeHeadTooLarge || !c.held.grow(&c.s.bodies, c.caller.key, limit) {
+		return err
+	}
+	return c.r.ReadRequest(&c.req, limit)
+}
+
 func (c *conn) badHead(err error) {
+	c.held.leave()
+
 	var we *wire.Error
 	switch {
 	case errors.Is(err, wire.ErrHTTP2):

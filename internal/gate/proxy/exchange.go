@@ -55,6 +55,7 @@ func (x *exchange) run(c *conn) (keep bool) {
 	*x = exchange{c: c, start: time.Now(), see: see}
 	c.sub = c.peer // of the request before it could be a token
 	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied}
+	defer c.held.leave()
 	r := x.judge()
 	if r != nil {
 		return x.deny(r)
@@ -166,7 +167,7 @@ func (x *exchange) readBody() ([]byte, *refusal) {
 		}
 	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(l.BodyTime))
-	raw, err := readBody(&c.r, f, l.BodyBytes)
+	raw, err := readBodyIn(&c.r, f, l.BodyBytes, x.growBody)
 	_ = c.nc.SetReadDeadline(time.Time{})
 	switch {
 	case err == nil:
@@ -174,9 +175,15 @@ func (x *exchange) readBody() ([]byte, *refusal) {
 		return raw, nil
 	case errors.Is(err, errTooLong):
 		return nil, x.tooLarge()
+	case errors.Is(err, errNoRoom):
+		c.s.counts.noRoom.Add(1)
+		return nil, &refusal{status: http.StatusTooManyRequests, cause: "memory", retryAfter: true,
+			msg: "belay: too many large requests are under way"}
 	}
 	return nil, x.unread(err)
 }
+
+func (x *exchange) growBody(n int) bool { return x.c.held.grow(&x.c.s.bodies, x.c.caller.key, n) }
 
 // unread refuses a body that could not be read.
 func (x *exchange) unread(err error) *refusal {

@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-
 	"strings"
 	"sync"
 
 	"github.com/belay-project/belay/internal/apicall"
-	"github.com/belay-project/belay/internal/attr"
-	"github.com/belay-project/belay/internal/gate/wire"
 )
 
 // filter narrows an answer to what the caller may see. It appends what is left to dst.
@@ -84,47 +81,6 @@ func withhold(*exchange, []byte, []byte) ([]byte, error) { return nil, errJSON }
 
 // passEvents marks the one answer that has no end; see events.go.
 func passEvents(*exchange, []byte, []byte) ([]byte, error) { return nil, errJSON }
-
-// passFiltered reads the answer whole, and sends what the caller may see of it.
-func (x *exchange) passFiltered(f filter) (bool, error) {
-	if x.dec.Scope.Filter && x.req.Call.Action == eventsAction {
-		return x.passEvents()
-	}
-	c, b := x.c, x.b
-	head := append([]byte(nil), x.resp.Raw...)
-	framing := x.resp.Framing
-	b.r.Consume(len(head))
-	in, kept := scratch.Get().(*[]byte), scratch.Get().(*[]byte)
-	defer scratch.Put(in)
-	defer scratch.Put(kept)
-	src := wire.NewBody(&b.r, framing)
-	body, err := readAll(&src, (*in)[:0], c.s.o.Limits.FilterBytes)
-	if err != nil {
-		return false, x.unfiltered(err)
-	}
-	out, err := f(x, (*kept)[:0], body)
-	if err != nil {
-		return false, x.unfiltered(err)
-	}
-	x.resp.Raw = head
-	c.out = x.resp.AppendHead(c.out[:0], false, string(appendLength(nil, int64(len(out)))))
-	c.out = append(c.out, out...)
-	if _, err := c.nc.Write(c.out); err != nil {
-		return false, err
-	}
-	return framing.Chunked || framing.Length >= 0, nil
-}
-
-// scratch holds bodies while they are filtered; larger ones are not kept.
-var scratch = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
-
-// unfiltered answers in place of what cannot be filtered.
-func (x *exchange) unfiltered(err error) error {
-	x.c.s.counts.unfiltered.Add(1)
-	x.c.s.o.Log.Error("an answer could not be filtered and is withheld", attr.Error, err.Error())
-	x.c.answer(&refusal{status: http.StatusBadGateway, cause: "unfiltered", msg: "belay: the daemon's answer could not be filtered"}, true)
-	return fmt.Errorf("filter: %w", err)
-}
 
 // reader reads of the thing at the beginning of b what policies ask about, fills res with
 // it, and returns the thing's length.
