@@ -51,6 +51,9 @@ type conn struct {
 	peers   []net.Conn // to be closed by abort
 }
 
+// requestBuffer holds a usual create with its head.
+const requestBuffer = 8 << 10
+
 // past is a deadline that has passed.
 var past = time.Unix(1, 0)
 
@@ -113,6 +116,7 @@ func (c *conn) serve() {
 	}
 	c.caller = k
 	defer c.s.callers.close(k)
+	c.r.Initial = requestBuffer
 	c.r.Reset(c.nc)
 	c.header = http.Header{}
 	for c.next() {

@@ -166,9 +166,15 @@ func (x *exchange) readBody() ([]byte, *refusal) {
 			return nil, &refusal{cause: "client_gone"}
 		}
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(l.BodyTime))
+	// What came with the head is not waited for.
+	waits := f.Chunked || f.Length > int64(len(c.r.Buffered()))
+	if waits {
+		_ = c.nc.SetReadDeadline(time.Now().Add(l.BodyTime))
+	}
 	raw, err := readBodyIn(&c.r, f, l.BodyBytes, x.growBody)
-	_ = c.nc.SetReadDeadline(time.Time{})
+	if waits {
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
 	switch {
 	case err == nil:
 		x.bodyRead = true
