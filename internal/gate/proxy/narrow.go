@@ -40,20 +40,39 @@ func (x *exchange) narrow(f filter, src io.Reader, head []byte, held *hold) erro
 	in, kept := scratch.Get().(*[]byte), scratch.Get().(*[]byte)
 	defer scratch.Put(in)
 	defer scratch.Put(kept)
-	body, err := readAll(src, (*in)[:0], c.s.o.Limits.FilterBytes, freeAnswer, func(n int) bool {
-		return held.grow(&c.s.answers, c.caller.key, n)
-	})
-	if err != nil {
-		return err
+	grow := func(n int) bool { return held.grow(&c.s.answers, c.caller.key, n) }
+	body, out, early := (*in)[:0], []byte(nil), -1
+	for end := false; !end; {
+		// The end of a message comes some time after the end of what it says: that time is used.
+		if early < 0 && isWhole(body) && len(x.b.r.Buffered()) == 0 {
+			early = len(body)
+			var err error
+			if out, err = f(x, (*kept)[:0], body); err != nil {
+				out = nil
+			}
+		}
+		var err error
+		if body, end, err = readMore(src, body, c.s.o.Limits.FilterBytes, freeAnswer, grow); err != nil {
+			return err
+		}
 	}
-	out, err := f(x, (*kept)[:0], body)
-	if err != nil {
-		return err
+	if out == nil || early != len(body) {
+		var err error
+		if out, err = f(x, (*kept)[:0], body); err != nil {
+			return err
+		}
 	}
 	x.resp.Raw = head
 	c.out = x.resp.AppendHead(c.out[:0], false, string(appendLength(nil, int64(len(out)))))
 	c.out = append(c.out, out...)
 	return nil
+}
+
+// isWhole tells whether what came of an answer looks like all of it: the daemon ends what it
+// says with a line end.
+func isWhole(b []byte) bool {
+	n := len(b)
+	return n > 2 && b[n-1] == '\n' && (b[n-2] == ']' || b[n-2] == '}')
 }
 
 // takeTime bounds how long a client may take an answer in that is held for it.

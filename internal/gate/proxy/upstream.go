@@ -262,27 +262,34 @@ func readBodyIn(r *wire.Reader, f wire.Framing, limit int, grow func(n int) bool
 
 // readAll appends what is left of src to dst. grow, if there is one, is asked for what dst
 // grows by beyond free bytes.
-func readAll(src io.Reader, dst []byte, limit, free int, grow func(n int) bool) ([]byte, error) {
-	for {
-		if len(dst) == cap(dst) {
-			was := cap(dst)
-			dst = append(dst, 0)[:len(dst)]
-			if grow != nil && cap(dst) > free && !grow(cap(dst)-was) {
-				return nil, errNoRoom
-			}
-		}
-		n, err := src.Read(dst[len(dst):cap(dst)])
-		dst = dst[:len(dst)+n]
-		if len(dst) > limit {
-			return nil, errTooLong
-		}
-		if errors.Is(err, io.EOF) {
-			return dst, nil
-		}
-		if err != nil {
-			return nil, err
+func readAll(src io.Reader, dst []byte, limit, free int, grow func(n int) bool) (_ []byte, err error) {
+	for end := false; !end && err == nil; {
+		dst, end, err = readMore(src, dst, limit, free, grow)
+	}
+	return dst, err
+}
+
+// readMore is one step of readAll; end says that there is no other.
+func readMore(src io.Reader, dst []byte, limit, free int, grow func(n int) bool) (_ []byte, end bool, err error) {
+	if len(dst) == cap(dst) {
+		was := cap(dst)
+		dst = append(dst, 0)[:len(dst)]
+		if grow != nil && cap(dst) > free && !grow(cap(dst)-was) {
+			return nil, false, errNoRoom
 		}
 	}
+	n, err := src.Read(dst[len(dst):cap(dst)])
+	dst = dst[:len(dst)+n]
+	if len(dst) > limit {
+		return nil, false, errTooLong
+	}
+	if errors.Is(err, io.EOF) {
+		return dst, true, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return dst, false, nil
 }
 
 func appendLength(dst []byte, n int64) []byte {
