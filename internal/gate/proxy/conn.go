@@ -29,6 +29,7 @@ type conn struct {
 	r      wire.Reader
 	peer   apicall.Subject // who connected
 	sub    apicall.Subject // who calls: the peer, or the token that the request has
+	token  string          // of sub, its secret; "": none
 	caller *caller         // of the peer
 	req    wire.Request
 	header http.Header  // of req; its map is used again

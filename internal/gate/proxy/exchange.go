@@ -53,7 +53,7 @@ func (x *exchange) run(c *conn) (keep bool) {
 		see = new(apicall.Resource)
 	}
 	*x = exchange{c: c, start: time.Now(), see: see}
-	c.sub = c.peer // of the request before it could be a token
+	c.sub, c.token = c.peer, "" // of the request before it could be a token
 	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied}
 	defer c.held.leave()
 	r := x.judge()
