@@ -6,8 +6,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 )
 
-// fewStrings is how many variables are not worth being set apart.
-const fewStrings = 8
+// smallEnv is the encoding of an environment that is not worth being set apart, in bytes.
+const smallEnv = 256
 
 // encodeApart returns the encoding of n that is to be read back with the daemon's types. The
 // environment, which is most of a usual create, is left out of it: it is encoded once, stays
@@ -19,7 +19,7 @@ func (r *Request) encodeApart(n *node, target any, size int) (text []byte, env [
 	if hasEnv(target) && n.kind == objectNode {
 		i = slices.Index(n.keys, "Env")
 	}
-	if i < 0 || n.kids[i].kind != arrayNode || len(n.kids[i].kids) < fewStrings {
+	if i < 0 || n.kids[i].kind != arrayNode || envBytes(n.kids[i]) < smallEnv {
 		r.encoded = appendJSON(make([]byte, 0, size), n)
 		return r.encoded, nil
 	}
@@ -35,6 +35,14 @@ func (r *Request) encodeApart(n *node, target any, size int) (text []byte, env [
 	n.kids[i] = &node{kind: writtenNode, text: string(appendJSON(make([]byte, 0, size), list))}
 	rest := &node{kind: objectNode, keys: slices.Delete(slices.Clone(n.keys), i, i+1), kids: slices.Delete(slices.Clone(n.kids), i, i+1)}
 	return appendJSON(make([]byte, 0, max(512, size-len(n.kids[i].text))), rest), env
+}
+
+// envBytes is about how long the encoding of a list is.
+func envBytes(list *node) (n int) {
+	for _, kid := range list.kids {
+		n += len(kid.text) + 3
+	}
+	return n
 }
 
 // hasEnv tells whether Env of a body is a list of strings that setEnv can set.

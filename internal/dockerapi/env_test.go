@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/distribution/reference"
 )
 
 // An environment that is set apart is read as the daemon will read what it is sent.
@@ -18,6 +20,7 @@ func TestEnvironmentApart(t *testing.T) {
 		"nothing else":   `{"Env":[` + many + `]}`,
 		"with a null":    `{"Image":"app","Env":[null,` + many + `]}`,
 		"few":            `{"Image":"app","Env":["A=b"]}`,
+		"one":            `{"Image":"app","Env":["A=` + strings.Repeat("b", 300) + `"]}`,
 		"not there":      `{"Image":"app","Env":null}`,
 		"labels besides": `{"Labels":{"a":"b"},"Env":[` + many + `],"Image":"app","Cmd":["x"]}`,
 	} {
@@ -48,6 +51,29 @@ func TestEnvironmentApart(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// The short way to split the usual names is the long one.
+func TestPlainImage(t *testing.T) {
+	for _, name := range []string{"alpine", "nginx:125", "a", "0", "postgres:16alpine", "localhost", "app:latest", strings.Repeat("a", 63), "cafe:cafe"} {
+		short, tag, ok := plainImage(name)
+		if !ok {
+			t.Errorf("%s goes the long way", name)
+		}
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named = reference.TagNameOnly(named)
+		if got, want := "docker.io/library/"+short+":"+tag, named.String(); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+	for _, name := range []string{"", ":", "a:", ":a", "a/b", "a.b", "A", "a:B", "a@sha256:aa", "a:b:c", "a-b", strings.Repeat("a", 64)} {
+		if short, tag, ok := plainImage(name); ok {
+			t.Errorf("%q is taken for %s:%s", name, short, tag)
 		}
 	}
 }
