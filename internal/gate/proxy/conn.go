@@ -52,6 +52,9 @@ type conn struct {
 	peers   []net.Conn // to be closed by abort
 }
 
+// idleOut is how large a buffer an idle connection keeps for its next answer.
+const idleOut = 16 << 10
+
 // requestBuffer holds a usual create with its head.
 const requestBuffer = 8 << 10
 
@@ -177,7 +180,7 @@ func (c *conn) next() bool {
 		return false
 	}
 	c.r.Shrink()
-	if cap(c.out) > 64<<10 {
+	if cap(c.out) > idleOut {
 		c.out = nil
 	}
 	return true
