@@ -57,6 +57,7 @@ const (
 // How it went.
 const (
 	Error      = "error"
+	Stack      = "stack"
 	Reason     = "reason"
 	Component  = "component" // of internal/health
 	State      = "state"

@@ -40,6 +40,9 @@ func isImageID(name string) bool {
 //
 // The tag of a name without one is "latest", which is what the daemon takes.
 func splitImage(name string) (registry, repository, tag string) {
+	if short, tag, ok := plainImage(name); ok {
+		return "docker.io", "library/" + short, tag
+	}
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
 		return "", "", ""
@@ -52,6 +55,26 @@ func splitImage(name string) (registry, repository, tag string) {
 		tag = t.Tag()
 	}
 	return registry, repository, tag
+}
+
+// plainImage splits what most requests name: one word of small letters and digits, with or
+// without a tag of such. The grammar of references takes it to be of Docker's own library,
+// and takes longer to say so than all checks of a create.
+func plainImage(name string) (short, tag string, ok bool) {
+	short, tag, tagged := strings.Cut(name, ":")
+	if !tagged {
+		tag = "latest"
+	}
+	return short, tag, isWord(short) && isWord(tag)
+}
+
+func isWord(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != "" && len(s) < 64
 }
 
 // registryHost returns the host of a registry's address, which may be a URL.

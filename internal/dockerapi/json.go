@@ -39,9 +39,10 @@ const (
 	stringNode
 	arrayNode
 	objectNode
+	writtenNode // text is what it was encoded to; nothing in it changes any more
 )
 
-var kindNames = [...]string{"null", "a boolean", "a number", "a string", "an array", "an object"}
+var kindNames = [...]string{"null", "a boolean", "a number", "a string", "an array", "an object", "encoded"}
 
 // node is one JSON value that has passed the strict reading. It keeps what the caller
 // said and no more: fields that were not there are not written either, so that a

@@ -48,6 +48,7 @@ type Request struct {
 	root  *node
 	// encoded is our encoding of root; nil after a change.
 	encoded []byte
+	size    int     // that it will most likely have
 	refs    [][]ref // parallel to Call.Resources
 	mounts  []mountRef
 	stream  bool
@@ -142,9 +143,13 @@ func (r *Request) readBody(body []byte) error {
 	r.Call.Facts.DroppedFields = append(r.Call.Facts.DroppedFields, dropped...)
 	// Our own encoding is read back with the daemon's types: what is judged is what
 	// is sent.
-	r.encoded = appendJSON(make([]byte, 0, len(body)), n)
-	if err := json.Unmarshal(r.encoded, target); err != nil {
+	r.size = len(body) + 512 // of what may be set
+	text, env := r.encodeApart(n, target, len(body))
+	if err := json.Unmarshal(text, target); err != nil {
 		return badRequest(CodeBadValue, "", "the body has a value that the API does not take: %s", typeErrorField(err))
+	}
+	if env != nil {
+		setEnv(target, env)
 	}
 	r.Body = target
 	return nil
@@ -231,7 +236,7 @@ func (r *Request) Encode() (target string, header http.Header, body []byte, err 
 		b = r.Query.appendTo(append(b, '?'))
 	}
 	if r.root != nil && r.encoded == nil {
-		r.encoded = appendJSON(make([]byte, 0, 1024), r.root)
+		r.encoded = appendJSON(make([]byte, 0, r.size), r.root)
 	}
 	header = r.Header.Clone()
 	if r.Route.HasStream() && !r.stream {

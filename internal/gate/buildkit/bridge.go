@@ -58,6 +58,8 @@ type side interface {
 	// begin judges a call by its method and metadata. What it returns in error is told to
 	// the caller and nothing is passed on.
 	begin(ctx context.Context, method string, md metadata.MD) (call, error)
+	// failed notes that a call ended by a fault of the gate's own.
+	failed(method string, v any)
 }
 
 // bridge is two connections with gRPC between them: calls come in on one, go out on the other.
@@ -112,11 +114,12 @@ const (
 )
 
 // handle passes one call on, both ways, with its end, its cancelling and its trailers.
-func (b *bridge) handle(_ any, in grpc.ServerStream) error {
+func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	method, ok := grpc.MethodFromServerStream(in)
 	if !ok {
 		return status.Error(codes.Internal, "belay: a call without a method")
 	}
+	defer b.survive(method, &err)
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()
 	md, _ := metadata.FromIncomingContext(ctx)
@@ -142,7 +145,7 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) error {
 	}
 	refused := make(chan error, 1)
 	go func() { // ends with the call: then nothing is received any more
-		if err := passUp(in, out, &c); err != nil {
+		if err := b.passUpSafely(method, in, out, &c); err != nil {
 			refused <- err
 			cancel()
 		}
@@ -156,6 +159,20 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) error {
 	default:
 		return err
 	}
+}
+
+// survive makes a panic the error of the call that it happened in: gRPC would let it end
+// the agent.
+func (b *bridge) survive(method string, err *error) {
+	if v := recover(); v != nil {
+		b.side.failed(method, v)
+		*err = status.Error(codes.Internal, "belay: an internal failure")
+	}
+}
+
+func (b *bridge) passUpSafely(method string, in grpc.ServerStream, out grpc.ClientStream, c *call) (err error) {
+	defer b.survive(method, &err)
+	return passUp(in, out, c)
 }
 
 // passUp returns an error if a message must not be passed on, or the caller is gone.

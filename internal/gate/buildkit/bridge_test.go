@@ -279,3 +279,28 @@ func code(err error) codes.Code {
 	}
 	return status.Code(err)
 }
+
+// A fault of the judge's ends one call and not the agent.
+func TestPanicEndsOneCall(t *testing.T) {
+	broken := true
+	j := &judge{deny: func(*Question) bool {
+		if broken {
+			panic("a fault")
+		}
+		return false
+	}}
+	_, c, _ := newDaemon(t, j)
+	if _, err := c.Info(t.Context(), &control.InfoRequest{}); status.Code(err) != codes.Internal {
+		t.Fatalf("got %v, want an internal failure", err)
+	}
+	j.mu.Lock()
+	refused := slices.Clone(j.refused)
+	j.mu.Unlock()
+	if !slices.Contains(refused, CauseInternal) {
+		t.Errorf("noted %v", refused)
+	}
+	broken = false
+	if _, err := c.Info(t.Context(), &control.InfoRequest{}); status.Code(err) != codes.Unimplemented {
+		t.Errorf("the next call: %v, want the daemon's own answer", err)
+	}
+}

@@ -3,6 +3,7 @@ package buildkit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -197,7 +198,10 @@ func (p *controlSide) resolveImage(_ context.Context, method string, raw []byte)
 	if err := decode(raw, &m); err != nil {
 		return nil, p.refuse(method, err)
 	}
-	return p.resolved(method, &m, &Question{Method: method, Action: actionResolve, Facts: apicall.Facts{Image: m.Ref}}, m.SessionID)
+	var s asked
+	s.session(m.SessionID)
+	s.readPolicies(m.SourcePolicies)
+	return p.resolved(method, &m, apicall.Facts{Image: m.Ref}, &s)
 }
 
 func (p *controlSide) resolveSource(_ context.Context, method string, raw []byte) ([]byte, error) {
@@ -209,22 +213,25 @@ func (p *controlSide) resolveSource(_ context.Context, method string, raw []byte
 	if err := s.readSource(m.Source); err != nil {
 		return nil, p.refuse(method, err)
 	}
-	q := &Question{Method: method, Action: actionResolve}
-	if len(s.remotes) > 0 {
-		q.Facts.Remote = s.remotes[0]
-	}
-	return p.resolved(method, &m, q, s.sessions...)
+	s.readPolicies(m.SourcePolicies)
+	return p.resolved(method, &m, apicall.Facts{}, &s)
 }
 
-func (p *controlSide) resolved(method string, m proto.Message, q *Question, sessions ...string) ([]byte, error) {
-	for _, id := range sessions {
-		if id != "" && !p.judge.OwnsSession(context.Background(), id) {
+// resolved asks about the thing that facts name, and about all that s would have fetched.
+func (p *controlSide) resolved(method string, m proto.Message, facts apicall.Facts, s *asked) ([]byte, error) {
+	for _, id := range s.sessions {
+		if !p.judge.OwnsSession(context.Background(), id) {
 			p.judge.Refused(method, CauseForeign, "a session that is not the caller's")
 			return nil, denied("the session is not one that the caller opened through the gate")
 		}
 	}
-	if v := p.judge.Ask(q); !v.Allowed {
-		return nil, denied(v.Message)
+	for i := range max(1, len(s.remotes)) {
+		if len(s.remotes) > 0 {
+			facts.Remote = s.remotes[i]
+		}
+		if v := p.judge.Ask(&Question{Method: method, Action: actionResolve, Facts: facts}); !v.Allowed {
+			return nil, denied(v.Message)
+		}
 	}
 	return proto.Marshal(m)
 }
@@ -259,6 +266,12 @@ func resultRefs(r *gateway.Result) []*gateway.Ref {
 
 // refuse notes a message that was not taken, and returns what the caller is told.
 func (p *controlSide) refuse(method string, err error) error { return refuse(p.judge, method, err) }
+
+func (p *controlSide) failed(method string, v any) { failed(p.judge, method, v) }
+
+func failed(j Judge, method string, v any) {
+	j.Refused(method, CauseInternal, "an internal failure: "+cutText(fmt.Sprint(v)))
+}
 
 func refuse(j Judge, method string, err error) error {
 	j.Refused(method, CauseMessage, err.Error())

@@ -43,7 +43,8 @@ type Judge interface {
 
 // Causes of what is refused without asking a policy.
 const (
-	CauseUnknownMethod = "grpc_method"  // no method of the table
+	CauseUnknownMethod = "grpc_method" // no method of the table
+	CauseInternal      = "internal_failure"
 	CauseMessage       = "grpc_message" // not read: unknown field, not canonical, too large
 	CauseForeign       = "grpc_foreign" // another's build or session
 )

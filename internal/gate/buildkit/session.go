@@ -27,6 +27,8 @@ type sessionMethod struct {
 	facts func(first []byte, md metadata.MD) (apicall.Facts, error)
 	// files: the client answers with files.
 	files bool
+	// sources: the client answers with what the daemon is to fetch.
+	sources bool
 }
 
 const (
@@ -45,7 +47,7 @@ var sessionMethods = map[string]sessionMethod{
 	"/moby.sshforward.v1.SSH/ForwardAgent":                                    {facts: forwardFacts},
 	"/moby.exporter.v1.Exporter/FindExporters":                                {},
 	"/moby.exporter.v1.Exporter/FinalizeExport":                               {},
-	"/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy": {},
+	"/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy": {sources: true},
 	"/grpc.health.v1.Health/Check":                                            {},
 	"/grpc.health.v1.Health/Watch":                                            {},
 
@@ -139,6 +141,8 @@ func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge) error {
 	return run(ctx, daemon, client, &sessionSide{judge: j})
 }
 
+func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }
+
 func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (call, error) {
 	m, ok := sessionMethods[method]
 	if !ok {
@@ -162,6 +166,9 @@ func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (c
 			}
 			return raw, nil
 		}
+	}
+	if m.sources {
+		c.answer = func(raw []byte) ([]byte, error) { return p.sources(method, raw) }
 	}
 	if m.files && p.fixes(md) {
 		files := &plainFiles{}

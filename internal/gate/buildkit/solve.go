@@ -168,7 +168,32 @@ func (b *build) read() error {
 			return err
 		}
 	}
+	s.readPolicies(b.policies)
 	return nil
+}
+
+// readPolicies adds what source policies put in the place of the build's own sources: the
+// daemon fetches that, whatever was in the graph or in the Dockerfile.
+func (s *asked) readPolicies(policies []*spb.Policy) {
+	for _, p := range policies {
+		for _, r := range p.GetRules() {
+			if r.GetAction() != spb.PolicyAction_CONVERT {
+				continue
+			}
+			for k, v := range r.GetUpdates().GetAttrs() {
+				if strings.HasSuffix(k, ".session") {
+					s.session(v)
+				}
+			}
+			// It can have parts of what is replaced in it, also as its scheme.
+			id := r.GetUpdates().GetIdentifier()
+			switch scheme, _, _ := strings.Cut(id, "://"); scheme {
+			case "", "docker-image", "local", "oci-layout":
+			default:
+				s.remote(id)
+			}
+		}
+	}
 }
 
 // fix has the frontend that was judged be the one that runs. BuildKit's Dockerfile frontend

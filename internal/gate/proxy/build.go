@@ -204,7 +204,12 @@ func (j *buildJudge) Ask(q *buildkit.Question) buildkit.Verdict {
 		call.Resources = append(call.Resources, apicall.Resource{Kind: apicall.ResourceImage, Asked: t})
 	}
 	ev := &Event{Time: now, Subject: &c.sub, Action: q.Action, Method: "GRPC", Path: cut(q.Method), Decision: Denied}
-	v := j.decide(call, ev, now)
+	v := buildkit.Verdict{Message: "the token that this connection was opened with is not valid any more"}
+	if c.stillValid(now) {
+		v = j.decide(call, ev, now)
+	} else {
+		ev.Cause = "token"
+	}
 	if q.Hypothetical {
 		return v
 	}

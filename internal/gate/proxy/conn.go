@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,6 +29,7 @@ type conn struct {
 	r      wire.Reader
 	peer   apicall.Subject // who connected
 	sub    apicall.Subject // who calls: the peer, or the token that the request has
+	token  string          // of sub, its secret; "": none
 	caller *caller         // of the peer
 	req    wire.Request
 	header http.Header  // of req; its map is used again
@@ -34,6 +37,7 @@ type conn struct {
 	busy   atomic.Bool  // a request is under way
 	due    atomic.Int64 // when what is read must be there, in Unix nanoseconds; 0: no matter
 	gone   bool         // the client has ended its side
+	held   hold         // of the memory that is for all requests
 
 	// watching is held while the watcher of an answer is started. asked is when the daemon
 	// was asked, in Unix nanoseconds, while nobody watches; 0 otherwise.
@@ -47,6 +51,12 @@ type conn struct {
 	closing bool       // after the request that is under way
 	peers   []net.Conn // to be closed by abort
 }
+
+// idleOut is how large a buffer an idle connection keeps for its next answer.
+const idleOut = 16 << 10
+
+// requestBuffer holds a usual create with its head.
+const requestBuffer = 8 << 10
 
 // past is a deadline that has passed.
 var past = time.Unix(1, 0)
@@ -90,11 +100,7 @@ func (c *conn) releases() {
 
 func (c *conn) serve() {
 	if tc, ok := c.nc.(*tls.Conn); ok {
-		ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
-		err := tc.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
-			c.s.counts.noIdentity.Add(1)
+		if !c.shake(tc) {
 			return
 		}
 	}
@@ -114,10 +120,44 @@ func (c *conn) serve() {
 	}
 	c.caller = k
 	defer c.s.callers.close(k)
+	c.r.Initial = requestBuffer
 	c.r.Reset(c.nc)
 	c.header = http.Header{}
 	for c.next() {
 	}
+}
+
+// shake takes the caller's certificate. Who has not shown one yet has no name to be bounded
+// by, but its address.
+func (c *conn) shake(tc *tls.Conn) bool {
+	host, _, _ := net.SplitHostPort(tc.RemoteAddr().String())
+	var place hold
+	if !place.grow(&c.s.shaking, host, 1) {
+		c.s.counts.limited.Add(1)
+		return false
+	}
+	defer place.leave()
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTime)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		c.s.counts.noIdentity.Add(1)
+		return false
+	}
+	return true
+}
+
+// survive ends one connection, and not the agent, where serving it panics. Nothing that was
+// not sent before is sent.
+func (c *conn) survive() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	c.s.counts.failures.Add(1)
+	c.s.o.Log.Error("serving a request failed inside the gate", attr.Error, fmt.Sprint(v), attr.Stack, string(debug.Stack()))
+	c.abort()
+	c.held.leave()
+	c.report("internal_failure", http.StatusInternalServerError, "an internal failure")
 }
 
 // next reads and answers one request. It returns whether another may follow.
@@ -125,7 +165,7 @@ func (c *conn) next() bool {
 	if !c.await() {
 		return false
 	}
-	err := c.r.ReadRequest(&c.req, c.s.o.Limits.HeadBytes)
+	err := c.readHead()
 	if err != nil {
 		c.badHead(err)
 		return false
@@ -140,7 +180,7 @@ func (c *conn) next() bool {
 		return false
 	}
 	c.r.Shrink()
-	if cap(c.out) > 64<<10 {
+	if cap(c.out) > idleOut {
 		c.out = nil
 	}
 	return true
@@ -165,7 +205,20 @@ func (c *conn) await() bool {
 	return true
 }
 
+// readHead reads a head; a large one takes of the room that all have.
+func (c *conn) readHead() error {
+	limit := c.s.o.Limits.HeadBytes
+	err := c.r.ReadRequest(&c.req, min(limit, freeHead))
+	var we *wire.Error
+	if limit <= freeHead || !errors.As(err, &we) || we.Code != wire.CodeHeadTooLarge || !c.held.grow(&c.s.bodies, c.caller.key, limit) {
+		return err
+	}
+	return c.r.ReadRequest(&c.req, limit)
+}
+
 func (c *conn) badHead(err error) {
+	c.held.leave()
+
 	var we *wire.Error
 	switch {
 	case errors.Is(err, wire.ErrHTTP2):

@@ -12,6 +12,7 @@ type counters struct {
 	replaced                                                     *health.Counter
 	streams, hidden, elevated, noSession, grpcRefused            *health.Counter
 	tokens, tokenWrong, tokenLimited                             *health.Counter
+	noRoom, failures                                             *health.Counter
 }
 
 func (c *counters) init(r *health.Registry) {
@@ -30,6 +31,8 @@ func (c *counters) init(r *health.Registry) {
 		{&c.grpcRefused, "gate_grpc_refused"},    // calls of BuildKit's refused without a policy: not known, not read, another's
 		{&c.limited, "gate_over_connections"},    // refused: too many connections
 		{&c.rate, "gate_over_rate"},              // refused: too many requests in a time
+		{&c.noRoom, "gate_over_memory"},          // refused, or an answer withheld: too much is held in memory
+		{&c.failures, "gate_failures"},           // connections that ended by a fault of the gate's own
 		{&c.daemonErrors, "gate_daemon_errors"},  // the daemon could not be reached, or broke off
 		{&c.unfiltered, "gate_unfiltered"},       // an answer withheld: it could not be filtered
 		{&c.unresolved, "gate_unresolved"},       // refused: a name or path could not be resolved

@@ -55,6 +55,11 @@ func (x *exchange) decide() *refusal {
 		x.c.s.counts.denied.Add(1)
 		return &refusal{status: http.StatusForbidden, cause: "buildkit", msg: msgBuildKit}
 	}
+	if r := x.hidesEnvironment(); r != nil {
+		x.ev.Decision = Denied
+		x.c.s.counts.denied.Add(1)
+		return r
+	}
 	if r := x.fixedFrontend(); r != nil {
 		x.ev.Decision = Denied
 		x.c.s.counts.denied.Add(1)

@@ -53,8 +53,9 @@ func (x *exchange) run(c *conn) (keep bool) {
 		see = new(apicall.Resource)
 	}
 	*x = exchange{c: c, start: time.Now(), see: see}
-	c.sub = c.peer // of the request before it could be a token
+	c.sub, c.token = c.peer, "" // of the request before it could be a token
 	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied}
+	defer c.held.leave()
 	r := x.judge()
 	if r != nil {
 		return x.deny(r)
@@ -165,18 +166,30 @@ func (x *exchange) readBody() ([]byte, *refusal) {
 			return nil, &refusal{cause: "client_gone"}
 		}
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(l.BodyTime))
-	raw, err := readBody(&c.r, f, l.BodyBytes)
-	_ = c.nc.SetReadDeadline(time.Time{})
+	// What came with the head is not waited for.
+	waits := f.Chunked || f.Length > int64(len(c.r.Buffered()))
+	if waits {
+		_ = c.nc.SetReadDeadline(time.Now().Add(l.BodyTime))
+	}
+	raw, err := readBodyIn(&c.r, f, l.BodyBytes, x.growBody)
+	if waits {
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
 	switch {
 	case err == nil:
 		x.bodyRead = true
 		return raw, nil
 	case errors.Is(err, errTooLong):
 		return nil, x.tooLarge()
+	case errors.Is(err, errNoRoom):
+		c.s.counts.noRoom.Add(1)
+		return nil, &refusal{status: http.StatusTooManyRequests, cause: "memory", retryAfter: true,
+			msg: "belay: too many large requests are under way"}
 	}
 	return nil, x.unread(err)
 }
+
+func (x *exchange) growBody(n int) bool { return x.c.held.grow(&x.c.s.bodies, x.c.caller.key, n) }
 
 // unread refuses a body that could not be read.
 func (x *exchange) unread(err error) *refusal {

@@ -139,6 +139,20 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	case p == "/networks/net1":
 		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
+	case p == "/v1.27/networks", p == "/networks":
+		members := map[string]any{idWeb: map[string]any{"Name": "web"}, idDB: map[string]any{"Name": "db"}}
+		writeJSON(w, []any{map[string]any{"Id": "net1", "Name": "shared", "Containers": members}})
+	case p == "/services":
+		env := map[string]any{"Env": []string{"TOKEN=x", "A=b"}}
+		writeJSON(w, []any{map[string]any{"ID": "svc1", "Spec": map[string]any{
+			"Name": "shared", "TaskTemplate": map[string]any{"ContainerSpec": env}}}})
+	case p == "/images/app/history":
+		writeJSON(w, []any{
+			map[string]any{"CreatedBy": "/bin/sh -c #(nop)  ENV A=b token=x y"},
+			map[string]any{"CreatedBy": "ENV A=b"}, map[string]any{"CreatedBy": "RUN |2 A=b TOKEN=x /bin/sh -c make"},
+		})
+	case strings.HasSuffix(p, "/top"):
+		writeJSON(w, map[string]any{"Titles": []string{"PID"}})
 	case p == "/containers/create":
 		if strings.Contains(string(body), `"slow"`) { // long enough for the gate to look whether its client waits
 			select {
@@ -223,7 +237,8 @@ spec:
     - {name: ping, effect: allow, actions: [system.ping, image.load, image.pull, image.build]}
     - {name: danger, effect: forbid, actions: [container.create], checks: [notPrivileged, notRoot, hostMounts]}
     - {name: own, effect: allow, actions: ["container.*", system.events], resources: {own: true}}
-    - {name: networks, effect: allow, actions: [network.list, network.inspect, system.events], resources: {names: [shared]}}
+    - {name: networks, effect: allow, actions: [network.list, network.inspect, system.events, service.list], resources: {names: [shared]}}
+    - {name: history, effect: allow, actions: [image.history]}
 `
 
 // testGate is a gate in front of a fake daemon.

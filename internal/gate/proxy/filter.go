@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-
 	"strings"
 	"sync"
 
 	"github.com/belay-project/belay/internal/apicall"
-	"github.com/belay-project/belay/internal/attr"
-	"github.com/belay-project/belay/internal/gate/wire"
 )
 
 // filter narrows an answer to what the caller may see. It appends what is left to dst.
@@ -39,75 +36,51 @@ const eventsAction = "system.events"
 
 // filter returns what has to be done to the answer; nil: it is passed on as it is.
 func (x *exchange) filter() filter {
-	if x.rules == nil || x.resp.Status != http.StatusOK {
+	if x.rules == nil || x.resp.Status != http.StatusOK || x.match.Route.Method == http.MethodHead {
 		return nil
 	}
 	action := x.req.Call.Action
-	redacts := len(x.dec.Obligations.RedactEnv) > 0
-	switch {
-	case x.match.Route.Method == http.MethodHead:
-		return nil
-	case x.dec.Scope.Filter && action == eventsAction:
-		return passEvents
-	case x.dec.Scope.Filter:
-		if f := lists[action]; f != nil {
-			return f
+	var first, then filter
+	if x.dec.Scope.Filter {
+		if action == eventsAction {
+			return passEvents
 		}
-		return withhold
-	case redacts && redacted[action]:
-		return redact
-	case action == "network.inspect" && x.rules.Enforced():
-		return networkMembers
+		if first = lists[action]; first == nil {
+			return withhold
+		}
 	}
-	return nil
+	switch {
+	case len(x.dec.Obligations.RedactEnv) > 0 && redacted[action] != nil:
+		then = redacted[action]
+	case action == "network.inspect" && x.rules.Enforced():
+		then = networkMembers
+	case action == "network.list" && x.rules.Enforced() && x.match.Minor() != 0 && x.match.Minor() < withoutMembers:
+		then = networksMembers
+	}
+	if first == nil || then == nil {
+		if first == nil {
+			return then
+		}
+		return first
+	}
+	return func(x *exchange, dst, body []byte) ([]byte, error) {
+		body, err := first(x, nil, body)
+		if err != nil {
+			return nil, err
+		}
+		return then(x, dst, body)
+	}
 }
+
+// withoutMembers is the first API version whose list of networks does not say who is in
+// them.
+const withoutMembers = 28
 
 // withhold is for an answer that should be filtered and cannot be.
 func withhold(*exchange, []byte, []byte) ([]byte, error) { return nil, errJSON }
 
 // passEvents marks the one answer that has no end; see events.go.
 func passEvents(*exchange, []byte, []byte) ([]byte, error) { return nil, errJSON }
-
-// passFiltered reads the answer whole, and sends what the caller may see of it.
-func (x *exchange) passFiltered(f filter) (bool, error) {
-	if x.dec.Scope.Filter && x.req.Call.Action == eventsAction {
-		return x.passEvents()
-	}
-	c, b := x.c, x.b
-	head := append([]byte(nil), x.resp.Raw...)
-	framing := x.resp.Framing
-	b.r.Consume(len(head))
-	in, kept := scratch.Get().(*[]byte), scratch.Get().(*[]byte)
-	defer scratch.Put(in)
-	defer scratch.Put(kept)
-	src := wire.NewBody(&b.r, framing)
-	body, err := readAll(&src, (*in)[:0], c.s.o.Limits.FilterBytes)
-	if err != nil {
-		return false, x.unfiltered(err)
-	}
-	out, err := f(x, (*kept)[:0], body)
-	if err != nil {
-		return false, x.unfiltered(err)
-	}
-	x.resp.Raw = head
-	c.out = x.resp.AppendHead(c.out[:0], false, string(appendLength(nil, int64(len(out)))))
-	c.out = append(c.out, out...)
-	if _, err := c.nc.Write(c.out); err != nil {
-		return false, err
-	}
-	return framing.Chunked || framing.Length >= 0, nil
-}
-
-// scratch holds bodies while they are filtered; larger ones are not kept.
-var scratch = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
-
-// unfiltered answers in place of what cannot be filtered.
-func (x *exchange) unfiltered(err error) error {
-	x.c.s.counts.unfiltered.Add(1)
-	x.c.s.o.Log.Error("an answer could not be filtered and is withheld", attr.Error, err.Error())
-	x.c.answer(&refusal{status: http.StatusBadGateway, cause: "unfiltered", msg: "belay: the daemon's answer could not be filtered"}, true)
-	return fmt.Errorf("filter: %w", err)
-}
 
 // reader reads of the thing at the beginning of b what policies ask about, fills res with
 // it, and returns the thing's length.
@@ -381,59 +354,44 @@ func (c *labelCache) put(text []byte, m map[string]string) {
 	}
 }
 
-// redacted are the answers that show the environment of containers.
-var redacted = map[string]bool{
-	"container.inspect": true, "image.inspect": true, "service.inspect": true, "service.list": true,
-	"task.inspect": true, "task.list": true,
-}
-
-// redact takes values out of every list of environment variables, wherever it is.
-func redact(x *exchange, dst, body []byte) ([]byte, error) {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.UseNumber()
-	var v any
-	if err := d.Decode(&v); err != nil {
-		return nil, err
-	}
-	x.redactIn(v)
-	out, err := json.Marshal(v)
-	return append(append(dst, out...), '\n'), err
-}
-
-const redactedValue = "(redacted)"
-
-func (x *exchange) redactIn(v any) {
-	switch v := v.(type) {
-	case []any:
-		for _, e := range v {
-			x.redactIn(e)
-		}
-	case map[string]any:
-		for k, e := range v {
-			list, ok := e.([]any)
-			if k != "Env" || !ok {
-				x.redactIn(e)
-				continue
-			}
-			for i, pair := range list {
-				s, _ := pair.(string)
-				if name, _, ok := strings.Cut(s, "="); ok && x.dec.Obligations.Redacts(name) {
-					list[i] = name + "=" + redactedValue
-				}
-			}
-		}
-	}
-}
-
 // networkMembers takes out of a network the containers that the caller may not see.
 func networkMembers(x *exchange, dst, body []byte) ([]byte, error) {
 	visible, err := x.visibleContainers()
 	if err != nil {
 		return nil, err
 	}
+	dst, err = appendMembers(dst, body, visible)
+	return append(dst, '\n'), err
+}
+
+// networksMembers is that for the list which old clients get.
+func networksMembers(x *exchange, dst, body []byte) ([]byte, error) {
+	visible, err := x.visibleContainers()
+	if err != nil {
+		return nil, err
+	}
+	dst = append(dst, '[')
+	first := true
+	err = eachObject(body, func(b []byte) (int, error) {
+		n, err := skipValue(b, 0)
+		if err != nil {
+			return 0, err
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst, err = appendMembers(dst, b[:n], visible)
+		return n, err
+	})
+	return append(dst, ']', '\n'), err
+}
+
+// appendMembers appends one network with those of its containers that are visible.
+func appendMembers(dst, body []byte, visible map[string]bool) ([]byte, error) {
 	dst = append(dst, '{')
 	first := true
-	err = eachMember(body, func(name, value []byte) error {
+	err := eachMember(body, func(name, value []byte) error {
 		if !first {
 			dst = append(dst, ',')
 		}
@@ -458,7 +416,7 @@ func networkMembers(x *exchange, dst, body []byte) ([]byte, error) {
 		dst = append(dst, '}')
 		return err
 	})
-	return append(dst, '}', '\n'), err
+	return append(dst, '}'), err
 }
 
 // visibleContainers asks the daemon for all containers, and returns the ids of those

@@ -215,6 +215,7 @@ func (x *exchange) becomeTunnel() bool {
 	action, session := x.req.Call.Action, x.header.Get(sessionHeader)
 	mediated := x.mediated()
 	x.req, x.header, x.body = nil, nil, nil
+	c.held.leave()
 	if c.gone { // the client ended its side while it waited
 		if len(early) > 0 {
 			_, _ = b.nc.Write(early)

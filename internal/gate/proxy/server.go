@@ -44,6 +44,9 @@ type Server struct {
 	up        *upstream
 	who       peer.Identifier
 	callers   callers
+	bodies    room // of requests
+	answers   room
+	shaking   room // handshakes, by address
 	counts    counters
 	images    images
 	left      leftovers
@@ -81,6 +84,9 @@ func Listen(o Options) (*Server, error) {
 	s.up = &upstream{path: o.Upstream, tickets: o.Tickets}
 	s.who.Workload, s.who.Proc = o.Workload, o.proc
 	s.callers.limits = &s.o.Limits
+	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
+	s.answers.all, s.answers.each = answerRoom, answerRoomEach
+	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach
 	s.counts.init(o.Health)
 	s.listeners = append(s.listeners, o.Inherited...)
 	if err := s.listen(); err != nil {
@@ -225,6 +231,7 @@ func (s *Server) start(nc net.Conn) {
 	s.open[c] = struct{}{}
 	s.wg.Go(func() {
 		defer s.forget(c)
+		defer c.survive()
 		c.serve()
 	})
 }

@@ -49,6 +49,13 @@ func TLSConfig(o *TLSOptions, log *slog.Logger) (*tls.Config, error) {
 	}, nil
 }
 
+// maxShaking bounds the connections that have not shown a certificate yet, maxShakingEach
+// those of one address.
+const (
+	maxShaking     = 512
+	maxShakingEach = 128
+)
+
 // certCheck is how often the files are looked at, at most.
 const certCheck = 2 * time.Second
 

@@ -129,15 +129,21 @@ spec:
     - {name: ping, effect: allow, actions: [system.ping]}
 `
 
-func TestTLS(t *testing.T) {
+func tlsGate(t *testing.T) (g *testGate, ca *authority, o *TLSOptions) {
+	t.Helper()
 	dir := t.TempDir()
-	o := &TLSOptions{
+	o = &TLSOptions{
 		Addr: "127.0.0.1:0", CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key"), ClientCAFile: filepath.Join(dir, "ca"),
 	}
-	ca, other := newAuthority(t, "ca"), newAuthority(t, "other")
+	ca = newAuthority(t, "ca")
 	ca.write(t, o.ClientCAFile)
 	ca.server(t, o.CertFile, o.KeyFile)
-	g := startGate(t, certPolicy, func(opt *Options) { opt.TLS = o })
+	return startGate(t, certPolicy, func(opt *Options) { opt.TLS = o }), ca, o
+}
+
+func TestTLS(t *testing.T) {
+	g, ca, o := tlsGate(t)
+	other := newAuthority(t, "other")
 	alice, bob, stranger := ca.client(t, "alice"), ca.client(t, "bob"), other.client(t, "alice")
 	if status, err := overTLS(t, g, ca, &alice, 0, nil); err != nil || status != 200 {
 		t.Fatalf("alice: %d, %v", status, err)

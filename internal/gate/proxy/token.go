@@ -36,6 +36,7 @@ func (x *exchange) authenticate() *refusal {
 			msg: "belay: the request's Authorization is no valid bearer token: it is wrong, has expired or was revoked; " +
 				"root of the host makes one with belay token create"}
 	}
+	_, c.token, _ = strings.Cut(value, " ")
 	c.sub = apicall.Subject{Kind: apicall.Token, Token: name, PID: c.peer.PID, PIDStart: c.peer.PIDStart, Remote: c.peer.Remote}
 	x.ev.Peer = &c.peer
 	s.counts.tokens.Add(1)
@@ -56,6 +57,15 @@ func (x *exchange) tokenOf(value string) (name string, ok bool) {
 	}
 	name, err := x.c.s.o.Tokens.Verify(secret, x.start)
 	return name, err == nil && name != ""
+}
+
+// stillValid tells whether the token that a connection was opened with is one still.
+func (c *conn) stillValid(now time.Time) bool {
+	if c.sub.Kind != apicall.Token {
+		return true
+	}
+	name, err := c.s.o.Tokens.Verify(c.token, now)
+	return err == nil && name == c.sub.Token
 }
 
 // guesser is who wrong tokens are counted for. A user has many uids if it may make user

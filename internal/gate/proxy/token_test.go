@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/gate/buildkit"
 )
 
 // fakeTokens are secrets and the names of their tokens.
@@ -203,5 +204,30 @@ func TestTokenRate(t *testing.T) {
 	}
 	if c.forget(time.Now().Add(time.Hour)); len(c.byKey) != 0 {
 		t.Error("they are kept")
+	}
+}
+
+// A connection to BuildKit stays open for long: the token that it was opened with may not.
+func TestRevokedTokenOnAnOpenConnection(t *testing.T) {
+	tokens := fakeTokens{"good": "ci-1"}
+	g := tokenGate(t, func(o *Options) { o.Tokens = tokens })
+	c := &conn{s: g.Server, caller: &caller{}, token: "good", sub: apicall.Subject{Kind: apicall.Token, Token: "ci-1"}}
+	ask := func() buildkit.Verdict {
+		return (&buildJudge{c: c}).Ask(&buildkit.Question{Method: "m", Action: "container.list"})
+	}
+	hypothetical := &buildkit.Question{Action: "container.create", Hypothetical: true}
+	if v := (&buildJudge{c: c}).Ask(hypothetical); !v.Allowed {
+		t.Fatalf("a valid token: %+v", v)
+	}
+	tokens["good"] = "ci-2" // another's name by now
+	if v := (&buildJudge{c: c}).Ask(hypothetical); v.Allowed {
+		t.Error("a secret of another name is taken")
+	}
+	delete(tokens, "good")
+	if v := ask(); v.Allowed || !strings.Contains(v.Message, "not valid any more") {
+		t.Errorf("a revoked token: %+v", v)
+	}
+	if all := g.rec.all(); len(all) != 1 || all[0].Cause != "token" || all[0].Decision != Denied {
+		t.Errorf("recorded %+v", all)
 	}
 }

@@ -235,8 +235,17 @@ func (u *upstream) askOn(ctx context.Context, b *backend, method, target string,
 // errTooLong is returned for a body that does not fit its bound.
 var errTooLong = errors.New("the body is too long")
 
+// errNoRoom is returned for a body that others leave no room for.
+var errNoRoom = errors.New("too much is held in memory at one time")
+
 // readBody reads a body of at most limit bytes.
 func readBody(r *wire.Reader, f wire.Framing, limit int) ([]byte, error) {
+	return readBodyIn(r, f, limit, nil)
+}
+
+// readBodyIn is readBody; grow is asked for each further part of a body that is larger than
+// [freeBody].
+func readBodyIn(r *wire.Reader, f wire.Framing, limit int, grow func(n int) bool) ([]byte, error) {
 	if f.Length > int64(limit) {
 		return nil, errTooLong
 	}
@@ -245,27 +254,42 @@ func readBody(r *wire.Reader, f wire.Framing, limit int) ([]byte, error) {
 	if f.Length > 0 {
 		size = int(f.Length) + 1
 	}
-	return readAll(&body, make([]byte, 0, size), limit)
+	if grow != nil && size > freeBody && !grow(size) {
+		return nil, errNoRoom
+	}
+	return readAll(&body, make([]byte, 0, size), limit, freeBody, grow)
 }
 
-// readAll appends what is left of src to dst.
-func readAll(src io.Reader, dst []byte, limit int) ([]byte, error) {
-	for {
-		if len(dst) == cap(dst) {
-			dst = append(dst, 0)[:len(dst)]
-		}
-		n, err := src.Read(dst[len(dst):cap(dst)])
-		dst = dst[:len(dst)+n]
-		if len(dst) > limit {
-			return nil, errTooLong
-		}
-		if errors.Is(err, io.EOF) {
-			return dst, nil
-		}
-		if err != nil {
-			return nil, err
+// readAll appends what is left of src to dst. grow, if there is one, is asked for what dst
+// grows by beyond free bytes.
+func readAll(src io.Reader, dst []byte, limit, free int, grow func(n int) bool) (_ []byte, err error) {
+	for end := false; !end && err == nil; {
+		dst, end, err = readMore(src, dst, limit, free, grow)
+	}
+	return dst, err
+}
+
+// readMore is one step of readAll; end says that there is no other.
+func readMore(src io.Reader, dst []byte, limit, free int, grow func(n int) bool) (_ []byte, end bool, err error) {
+	if len(dst) == cap(dst) {
+		was := cap(dst)
+		dst = append(dst, 0)[:len(dst)]
+		if grow != nil && cap(dst) > free && !grow(cap(dst)-was) {
+			return nil, false, errNoRoom
 		}
 	}
+	n, err := src.Read(dst[len(dst):cap(dst)])
+	dst = dst[:len(dst)+n]
+	if len(dst) > limit {
+		return nil, false, errTooLong
+	}
+	if errors.Is(err, io.EOF) {
+		return dst, true, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return dst, false, nil
 }
 
 func appendLength(dst []byte, n int64) []byte {

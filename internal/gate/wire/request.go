@@ -102,7 +102,7 @@ func parseRequest(head []byte, q *Request) *Error {
 			return err
 		}
 		if len(q.Fields) == maxFields {
-			return &Error{Status: 431, Code: "head_too_large", Msg: "the request has too many header fields"}
+			return &Error{Status: 431, Code: CodeHeadTooLarge, Msg: "the request has too many header fields"}
 		}
 		f := Field{Name: canonical(name), Value: string(value)}
 		if q.has(f.Name) && !repeatable(f.Name) {

@@ -38,6 +38,9 @@ func bad(code, format string, args ...any) *Error {
 	return &Error{Status: 400, Code: code, Msg: fmt.Sprintf(format, args...)}
 }
 
+// CodeHeadTooLarge is the code of a head that is longer than its bound.
+const CodeHeadTooLarge = "head_too_large"
+
 // ErrHTTP2 is returned for the connection preface of HTTP/2 with prior knowledge.
 var ErrHTTP2 = errors.New("the client speaks HTTP/2")
 
@@ -143,7 +146,7 @@ func (r *Reader) head(limit int) ([]byte, error) {
 		if i := bytes.Index(b[from:], crlfcrlf); i >= 0 {
 			end := from + i + 4
 			if end > limit {
-				return nil, &Error{Status: 431, Code: "head_too_large", Msg: "request header fields are too large"}
+				return nil, &Error{Status: 431, Code: CodeHeadTooLarge, Msg: "request header fields are too large"}
 			}
 			return b[:end], nil
 		}
@@ -153,7 +156,7 @@ func (r *Reader) head(limit int) ([]byte, error) {
 		}
 		from = max(0, len(b)-3)
 		if len(b) >= limit {
-			return nil, &Error{Status: 431, Code: "head_too_large", Msg: "request header fields are too large"}
+			return nil, &Error{Status: 431, Code: CodeHeadTooLarge, Msg: "request header fields are too large"}
 		}
 		if err := r.Fill(limit); err != nil {
 			if errors.Is(err, io.EOF) && len(b) > 0 {

@@ -1,0 +1,67 @@
+package proxy
+
+import "sync"
+
+// room bounds what the gate holds in memory of requests and answers at one time: the agent
+// has a bound of its own, and whoever makes it pass that ends the agent. One caller has a
+// part of it. Whoever holds nothing else gets what it needs: that is bounded by itself.
+type room struct {
+	all, each int
+
+	// mu guards what follows.
+	mu   sync.Mutex
+	held int
+	by   map[string]int // by callerKey
+}
+
+const (
+	// Of bodies that are parsed, and of heads that are large: 8 MiB are two of the largest.
+	requestRoom, requestRoomEach = 24 << 20, 8 << 20
+	// Of answers that are filtered.
+	answerRoom, answerRoomEach = 48 << 20, 12 << 20
+
+	// freeBody is how large a body may be, freeHead a head, and freeAnswer an answer, that is
+	// not counted: the bound of connections bounds these.
+	freeBody   = 16 << 10
+	freeHead   = 16 << 10
+	freeAnswer = 32 << 10
+)
+
+// hold is what one request has of a room. The zero value has nothing.
+type hold struct {
+	in  *room
+	key string
+	n   int
+}
+
+// grow takes n bytes more. It returns false if there are none.
+func (h *hold) grow(in *room, key string, n int) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	own := in.by[key]
+	if own+n > in.each && own != h.n || in.held+n > in.all && in.held != h.n {
+		return false
+	}
+	if in.by == nil {
+		in.by = map[string]int{}
+	}
+	in.held += n
+	in.by[key] = own + n
+	h.in, h.key = in, key
+	h.n += n
+	return true
+}
+
+// leave gives everything back.
+func (h *hold) leave() {
+	if h.n == 0 {
+		return
+	}
+	h.in.mu.Lock()
+	defer h.in.mu.Unlock()
+	h.in.held -= h.n
+	if h.in.by[h.key] -= h.n; h.in.by[h.key] == 0 {
+		delete(h.in.by, h.key)
+	}
+	h.n = 0
+}
