@@ -26,6 +26,7 @@ import (
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
 	"github.com/belay-project/belay/internal/workload"
 )
@@ -55,6 +56,9 @@ type Agent struct {
 	images   *images
 	docker   *workload.Docker // nil: no engine is followed
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
+
+	telemetry *telemetry.Telemetry // nil: off
+	opened    atomic.Bool          // all above is there to be observed
 
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none
@@ -114,6 +118,9 @@ func (a *Agent) open() error {
 		return err
 	}
 	a.policies = &policies{dir: a.cfg.PolicyDir, shipped: a.cfg.ShippedDir, lastGood: a.cfg.lastGood()}
+	if err := a.openTelemetry(); err != nil {
+		return err
+	}
 	// Before the kernel side: a second agent on this state directory must leave nothing
 	// attached behind.
 	if err := a.openJournal(); err != nil {
@@ -167,7 +174,7 @@ func (a *Agent) open() error {
 func (a *Agent) openJournal() error {
 	a.records = a.cfg.journalDir()
 	var err error
-	a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: a.cfg.JournalBytes})
+	a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: a.cfg.JournalBytes, Tap: a.tap()})
 	switch {
 	case errors.Is(err, journal.ErrLocked):
 		return fmt.Errorf("%w; stop the agent that uses it, or use another --state-dir", err)
@@ -176,7 +183,7 @@ func (a *Agent) openJournal() error {
 			attr.Dir, a.records, attr.Error, err.Error())
 		a.health.SetDegraded("journal", err.Error())
 		a.records = filepath.Join(a.cfg.RunDir, "journal")
-		a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: 16 << 20})
+		a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: 16 << 20, Tap: a.tap()})
 		return err
 	}
 	a.health.SetOK("journal")
@@ -259,6 +266,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return errors.Join(err, srv.Close())
 		}
 	}
+	defer a.runTelemetry(ctx)() // it sends also what is noted at the end
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.journal.Run(ctx) })
 	g.Go(func() error { return a.kernel.Run(ctx, a.record) })
@@ -317,7 +325,7 @@ func (a *Agent) settle(ctx context.Context) {
 
 // Close gives back what the process holds. The kernel side stays, and enforces.
 func (a *Agent) Close() error {
-	var errs []error
+	errs := []error{a.telemetry.Close()}
 	if a.kernel != nil {
 		errs = append(errs, a.kernel.Close())
 	}
