@@ -108,7 +108,7 @@ func (t *tracer) call(r *journal.Record) trace.SpanContext {
 	}
 	span.End(trace.WithTimestamp(r.Time.Add(time.Duration(r.API.DurationUS) * time.Microsecond)))
 	sc := span.SpanContext()
-	for _, id := range r.API.Resources {
+	for _, id := range about(r.API) {
 		l := t.lives[ident.ContainerID(id)]
 		if l == nil || l.links >= maxLinks {
 			continue
@@ -120,6 +120,20 @@ func (t *tracer) call(r *journal.Record) trace.SpanContext {
 		}
 	}
 	return sc
+}
+
+// about returns the full IDs that a call is about. Where no policy asked what the call names,
+// that is the ID in its path, if it is one.
+func about(a *journal.API) []string {
+	if len(a.Resources) > 0 {
+		return a.Resources
+	}
+	_, rest, ok := strings.Cut(a.Path, "/containers/")
+	if !ok {
+		return nil
+	}
+	id, _, _ := strings.Cut(rest, "/")
+	return []string{id}
 }
 
 // lifeEvent opens, moves and closes the span of a container's life.

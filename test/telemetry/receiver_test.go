@@ -16,7 +16,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +59,10 @@ func (r *Receiver) run(t *testing.T, grpc, web string) {
 	t.Helper()
 	r.cmd = exec.Command(r.bin, append([]string{"-grpc", grpc, "-http", web, "-out", r.Out}, r.args...)...)
 	r.cmd.Stderr = os.Stderr
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// It ends with its input, so also when this process is killed.
+	if _, err := r.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	out, err := r.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

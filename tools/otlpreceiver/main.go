@@ -1,6 +1,6 @@
 // Command otlpreceiver is the OTLP receiver of the OpenTelemetry Collector, with a mind that
 // tests can change: it takes what comes, is slow, or refuses. It writes what it took to a
-// file, an item a line, and counts.
+// file, an item a line, and counts. It ends with its standard input.
 //
 // It is a module of its own, so that Belay does not depend on the Collector.
 package main
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -47,8 +48,14 @@ func main() {
 }
 
 func run(grpc, web, control, out, cert, key string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer cancel()
+	ended, stop := context.WithCancel(ctx)
 	defer stop()
+	go func() { // who started this is gone when its end of the pipe is
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
 	s := &sink{counts: map[string]int{}, names: map[string]int{}}
 	if out != "" {
 		f, err := os.OpenFile(out, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -74,7 +81,7 @@ func run(grpc, web, control, out, cert, key string) error {
 		return err
 	}
 	srv := &http.Server{Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second}
-	context.AfterFunc(ctx, func() { srv.Close() })
+	context.AfterFunc(ended, func() { srv.Close() })
 	// Who started this reads where it listens.
 	fmt.Printf("grpc=%s http=%s control=%s\n", grpc, web, l.Addr())
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
