@@ -26,6 +26,7 @@ import (
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
 	"github.com/belay-project/belay/internal/workload"
 )
@@ -56,6 +57,9 @@ type Agent struct {
 	docker   *workload.Docker // nil: no engine is followed
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
+
+	telemetry *telemetry.Telemetry // nil: off
+	opened    atomic.Bool          // all above is there to be observed
 
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none
@@ -115,6 +119,9 @@ func (a *Agent) open() error {
 		return err
 	}
 	a.policies = &policies{dir: a.cfg.PolicyDir, shipped: a.cfg.ShippedDir, lastGood: a.cfg.lastGood()}
+	if err := a.openTelemetry(); err != nil {
+		return err
+	}
 	// Before the kernel side: a second agent on this state directory must leave nothing
 	// attached behind.
 	if err := a.openJournal(); err != nil {
@@ -168,7 +175,7 @@ func (a *Agent) open() error {
 func (a *Agent) openJournal() error {
 	a.records = a.cfg.journalDir()
 	var err error
-	a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: a.cfg.JournalBytes})
+	a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: a.cfg.JournalBytes, Tap: a.tap()})
 	switch {
 	case errors.Is(err, journal.ErrLocked):
 		return fmt.Errorf("%w; stop the agent that uses it, or use another --state-dir", err)
@@ -177,7 +184,7 @@ func (a *Agent) openJournal() error {
 			attr.Dir, a.records, attr.Error, err.Error())
 		a.health.SetDegraded("journal", err.Error())
 		a.records = filepath.Join(a.cfg.RunDir, "journal")
-		a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: 16 << 20})
+		a.journal, err = journal.Open(journal.Options{Dir: a.records, MaxBytes: 16 << 20, Tap: a.tap()})
 		return err
 	}
 	a.health.SetOK("journal")
@@ -260,6 +267,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return errors.Join(err, srv.Close())
 		}
 	}
+	defer a.runTelemetry(ctx)() // it sends also what is noted at the end
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.journal.Run(ctx) })
 	g.Go(func() error { return a.kernel.Run(ctx, a.record) })
@@ -318,7 +326,7 @@ func (a *Agent) settle(ctx context.Context) {
 
 // Close gives back what the process holds. The kernel side stays, and enforces.
 func (a *Agent) Close() error {
-	var errs []error
+	errs := []error{a.telemetry.Close()}
 	if a.kernel != nil {
 		errs = append(errs, a.kernel.Close())
 	}

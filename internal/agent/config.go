@@ -77,10 +77,20 @@ type Config struct {
 	// ScanRegistries are those that images may be fetched from for the scan API, "*" all;
 	// ScanWebhookHosts are the hosts that results may be sent to, "*" all with TLS.
 	ScanRegistries, ScanWebhookHosts []string
+	// Telemetry says where records, metrics and traces are sent. Where it and the OTEL_*
+	// variables say nothing, nothing is sent.
+	Telemetry TelemetryConfig
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string
 	Log         *slog.Logger // required
+}
+
+// TelemetryConfig is what of [telemetry.Options] an operator sets.
+type TelemetryConfig struct {
+	Endpoint, Protocol        string // of OTLP
+	CAFile, CertFile, KeyFile string
+	Prometheus                string // address of the endpoint; empty: none
 }
 
 func (c *Config) fill() error {

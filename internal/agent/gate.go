@@ -19,6 +19,7 @@ import (
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -200,6 +201,9 @@ func (a *Agent) Record(ev *proxy.Event) {
 	r := &journal.Record{
 		BootID: a.host.BootID, Host: a.host.Hostname, Time: ev.Time, Kind: journal.KindAPI,
 		Decision: verdict.Decision(ev.Decision), API: call, Message: cut(ev.Reason),
+	}
+	if _, ok := telemetry.ParseTraceParent(ev.TraceParent); ok {
+		call.TraceParent = strings.Clone(ev.TraceParent)
 	}
 	a.describeCaller(ev.Subject, ev.Peer, r)
 	if ev.Policy != "" {

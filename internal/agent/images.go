@@ -63,7 +63,7 @@ func (a *Agent) openImages() error {
 	}
 	o := stock.Options{
 		Dir: a.cfg.imagesDir(), DB: a.cfg.VulnDB, InUse: im.inUse, Report: im.report, Changed: func(string) { im.nudge() },
-		Health: a.health, Log: a.log,
+		Timed: a.scanTimed, Health: a.health, Log: a.log,
 	}
 	scanner, err := a.cfg.scannerPath()
 	if err != nil {

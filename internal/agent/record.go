@@ -81,6 +81,7 @@ func (a *Agent) describe(ev *enforce.Event) *journal.Record {
 	if ev.Decision == verdict.Denied {
 		r.Errno = int(unix.EPERM)
 	}
+	r.Event = lifeEvents[ev.Type]
 	r.Object = describeObject(ev)
 	if ev.Script {
 		r.Flags = append(r.Flags, journal.FlagScript)
@@ -90,6 +91,10 @@ func (a *Agent) describe(ev *enforce.Event) *journal.Record {
 	}
 	r.Message = message(ev)
 	return r
+}
+
+var lifeEvents = map[enforce.EventType]string{
+	enforce.EventCreated: journal.EventCreated, enforce.EventStart: journal.EventFirstExec, enforce.EventGone: journal.EventGone,
 }
 
 func (a *Agent) describeContainer(ev *enforce.Event) *journal.Container {

@@ -177,34 +177,44 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 	if err != nil {
 		return nil, "", err
 	}
+	op := begin("scan", map[string]string{"belay.image.id": img.ID})
 	res, err := scanImage(ctx, img.ID, o)
+	op.ended("read")
+	op.tell(s.a.telemetry, err)
 	return res, img.ID, err
 }
 
 // Remote implements [ci.Images].
-func (s *scanImages) Remote(ctx context.Context, ref, platform string) (*inventory.Result, string, error) {
+func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inventory.Result, digest string, err error) {
 	o, err := s.options(platform)
 	if err != nil {
 		return nil, "", err
 	}
 	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version})
 	defer c.Close()
+	op := begin("scan", map[string]string{})
+	defer func() { op.tell(s.a.telemetry, err) }()
 	img, err := c.Image(ctx, ref)
+	op.ended("resolve")
 	if err != nil {
 		return nil, "", err
 	}
+	op.op.Attributes["belay.image.digest"] = img.Digest
 	t, err := scantarget.OpenBlobs(img, img.Digest)
 	if err != nil {
 		return nil, "", err
 	}
 	defer t.Close()
-	res, err := scantarget.Scan(ctx, t, o)
+	res, err = scantarget.Scan(ctx, t, o)
+	op.ended("read")
 	return res, img.Digest, err
 }
 
 // Match implements [ci.Images]. It opens the database anew: the next scan sees what was
 // imported in between.
-func (s *scanImages) Match(ctx context.Context, res *inventory.Result) (*report.Database, *vulndb.Matches, error) {
+func (s *scanImages) Match(ctx context.Context, res *inventory.Result) (_ *report.Database, _ *vulndb.Matches, err error) {
+	op := begin("match", nil)
+	defer func() { op.tell(s.a.telemetry, err) }()
 	db, err := vulndb.Open(s.a.cfg.VulnDB)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil, fmt.Errorf("there is no vulnerability database; fix: belay db update --db %s", s.a.cfg.VulnDB)

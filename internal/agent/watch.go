@@ -34,15 +34,25 @@ func (a *Agent) reload(asked bool) error {
 }
 
 // load is reload without revisions; manager.mu is held.
-func (a *Agent) load(asked bool) error {
-	err := a.policies.load(asked)
+func (a *Agent) load(asked bool) (err error) {
+	op := begin("policy reload", map[string]string{})
+	defer func() {
+		if set := a.policies.current(); set != nil {
+			op.op.Attributes["belay.policy.revision"] = set.Revision()
+		}
+		op.tell(a.telemetry, err)
+	}()
+	err = a.policies.load(asked)
+	op.ended("read")
 	if err != nil {
 		a.health.SetDegraded("policies", err.Error())
 		a.note("bad policies; the former ones stay in force: " + err.Error())
 		a.log.Error("bad policies; the former ones stay in force", attr.Dir, a.cfg.PolicyDir, attr.Error, err.Error())
 		return err
 	}
-	if err := a.enact(); err != nil {
+	err = a.enact()
+	op.ended("enact")
+	if err != nil {
 		// What the kernel side did not take must not be what new containers get.
 		a.policies.rollback(err)
 		if rerr := a.enact(); rerr != nil {

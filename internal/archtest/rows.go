@@ -83,6 +83,7 @@ var Packages = []Package{
 	{Path: "internal/scan/stock", Row: RowAdapter},
 	{Path: "internal/scan/accept", Row: RowAdapter},
 	{Path: "internal/scan/vex", Row: RowAdapter},
+	{Path: "internal/telemetry", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
@@ -174,6 +175,14 @@ var Bans = []Ban{
 	{
 		Import: "cel.dev/cel-go", Allowed: []string{"internal/policy", "internal/scan/accept"},
 		Why: "expressions are compiled and bounded in two places, calls and findings (docs/adr/0007-cel.md)",
+	},
+	{
+		Import: "go.opentelemetry.io", Allowed: []string{"internal/telemetry", "tools/otlpreceiver"},
+		Why: "one package sends telemetry; the others speak of records and operations (docs/adr/0015-opentelemetry.md)",
+	},
+	{
+		Import: "github.com/prometheus", Allowed: []string{"internal/telemetry"},
+		Why: "one package offers metrics (docs/adr/0015-opentelemetry.md)",
 	},
 	{
 		Import: "gopkg.in/yaml.v3", TestsToo: true,

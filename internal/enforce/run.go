@@ -156,3 +156,34 @@ func (e *Enforcer) RootDev(id ident.ContainerID) (uint32, bool) {
 	}
 	return 0, false
 }
+
+// MapFill is how full a map is.
+type MapFill struct {
+	Name      string
+	Used, Max int
+}
+
+// filledMaps are those that can run full; what then happens is in bpf/maps.h.
+var filledMaps = []string{"bl_cgroups", "bl_containers", "bl_binds", "bl_policies", "bl_paths", "bl_inodes"}
+
+// maxCounted bounds how many entries of one map are counted, at some microseconds each.
+const maxCounted = 65536
+
+// MapFill counts the entries of the maps that can run full, up to 65536 each. Maps that
+// change meanwhile are counted as nearly as that allows.
+func (e *Enforcer) MapFill() []MapFill {
+	var out []MapFill
+	for _, name := range filledMaps {
+		m := e.maps[name]
+		if m == nil {
+			continue
+		}
+		f := MapFill{Name: name, Max: int(m.MaxEntries())}
+		key, err := m.NextKeyBytes(nil)
+		for ; err == nil && key != nil && f.Used < maxCounted; key, err = m.NextKeyBytes(key) {
+			f.Used++
+		}
+		out = append(out, f)
+	}
+	return out
+}

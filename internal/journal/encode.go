@@ -32,6 +32,12 @@ func newEncoder() *encoder {
 	return e
 }
 
+// Encode returns r as the JSON of [Schema], cut at [MaxRecordBytes] as the journal's own
+// lines are. r is not changed.
+//
+// Errors: r has no JSON form, such as a year beyond 9999.
+func Encode(r *Record) ([]byte, error) { return newEncoder().encode(r) }
+
 // encode returns r as one line of JSON without its line feed, valid until the next
 // call.
 func (e *encoder) encode(r *Record) ([]byte, error) {
@@ -80,7 +86,7 @@ func trimTexts(t *Record) {
 			*s = (*s)[:min(len(*s), trimmedText)]
 		}
 	}
-	cut(&t.BootID, &t.Host, (*string)(&t.Kind), &t.Hook, (*string)(&t.Decision), &t.Level, (*string)(&t.Backend), &t.Message)
+	cut(&t.BootID, &t.Host, (*string)(&t.Kind), &t.Event, &t.Hook, (*string)(&t.Decision), &t.Level, (*string)(&t.Backend), &t.Message)
 	t.Flags = slices.Clone(t.Flags[max(0, len(t.Flags)-trimmedItems):])
 	for i := range t.Flags {
 		cut(&t.Flags[i])
@@ -104,7 +110,7 @@ func trimTexts(t *Record) {
 	}
 	if t.API != nil {
 		a := *t.API
-		cut(&a.Action, &a.Method, &a.Path, &a.CallerKind, &a.Caller, &a.Remote, &a.Cause)
+		cut(&a.Action, &a.Method, &a.Path, &a.CallerKind, &a.Caller, &a.Remote, &a.Cause, &a.TraceParent)
 		a.Resources, a.Checks = nil, nil
 		t.API = &a
 	}

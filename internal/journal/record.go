@@ -58,6 +58,13 @@ const (
 	FlagTrimmed   = "record_truncated" // the record was too long: labels, arguments or long texts were cut
 )
 
+// Values of [Record.Event], of [KindContainer].
+const (
+	EventCreated   = "created"    // its cgroup was made
+	EventFirstExec = "first_exec" // its first program is executed: it is armed
+	EventGone      = "gone"       // its cgroup was removed
+)
+
 // Record is one event: what happened, to whom, and what was decided. Its JSON form
 // is [Schema], described field by field in docs/event-schema.md.
 //
@@ -70,6 +77,7 @@ type Record struct {
 	Time      time.Time        `json:"time"`   // of the event; filled in by Append if zero
 	Host      string           `json:"host"`   // filled in by Append if empty
 	Kind      Kind             `json:"kind"`
+	Event     string           `json:"event,omitempty"`    // Event* constants; of [KindContainer] only
 	Container *Container       `json:"container,omitzero"` // nil: none, or not known
 	Process   *Process         `json:"process,omitzero"`   // nil: none, or not known
 	Policy    *Policy          `json:"policy,omitzero"`    // nil: no rule matched
@@ -178,6 +186,8 @@ type API struct {
 	Direct     bool     `json:"direct,omitempty"`    // it did not come through the gate: the authorisation plugin judged it
 	Unmanaged  bool     `json:"unmanaged,omitempty"` // no AccessPolicy is in force: the daemon's own rule was applied
 	Elevation  string   `json:"elevation,omitempty"` // ID of the elevation that the call was made under
+	// TraceParent is the caller's W3C trace context, if it sent a valid one; a claim, no evidence.
+	TraceParent string `json:"traceparent,omitempty"`
 }
 
 // Denial reports whether the record tells of an act that a rule denies: it was

@@ -202,12 +202,16 @@ func (j *Journal) writeLoss(final bool) error {
 	j.mu.Unlock()
 	j.lastLoss = now
 
-	body, err := j.enc.encode(&Record{
+	r := &Record{
 		Schema: Schema, BootID: j.opt.BootID, Seq: seq, Time: j.opt.Now().UTC(), Host: j.opt.Host,
 		Kind: KindLoss, Message: "the journal lost records", Lost: lost,
-	})
+	}
+	body, err := j.enc.encode(r)
 	if err != nil {
 		return err
+	}
+	if j.opt.Tap != nil {
+		j.opt.Tap(r)
 	}
 	before, err := j.events.add(body)
 	after, cerr := j.events.commit()

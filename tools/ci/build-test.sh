@@ -8,5 +8,6 @@ mkdir -p bin
 go build -trimpath -o bin/ctr ./tools/ctr
 [ ! -x tools/attack/build.sh ] || tools/attack/build.sh bin
 go build -trimpath -o bin/ ./tools/demo ./tools/lab/actor
+(cd tools/otlpreceiver && go build -trimpath -o ../../bin/otlpreceiver .)
 go test -c -trimpath -o bin/enforce.test ./internal/enforce
 [ ! -d test/kernel ] || go test -c -trimpath -o bin/kernel.test ./test/kernel

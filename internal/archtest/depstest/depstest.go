@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "rewrite "+File+" (refused where CI is s
 // Ban is something that a binary must not link, and why.
 type Ban struct {
 	Package string // import path; it also bans everything below it
+	Except  string // import path below it that may be linked; "": none
 	Why     string
 }
 
@@ -153,7 +154,7 @@ func broken(pkgs []linked, bans []Ban) []string {
 	var out []string
 	for _, p := range pkgs {
 		for _, b := range bans {
-			if p.ImportPath != b.Package && !strings.HasPrefix(p.ImportPath, b.Package+"/") {
+			if p.ImportPath != b.Package && !strings.HasPrefix(p.ImportPath, b.Package+"/") || p.ImportPath == b.Except {
 				continue
 			}
 			by := importers(pkgs, p.ImportPath)

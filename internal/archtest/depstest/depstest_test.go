@@ -22,17 +22,18 @@ func TestRules(t *testing.T) {
 		t.Errorf("foreign = %q, want %q", got, want)
 	}
 	tests := []struct {
-		name, ban string
-		want      []string // parts of the messages, one each
+		name, ban, except string
+		want              []string // parts of the messages, one each
 	}{
-		{"not linked", "archive/zip", nil},
-		{"standard library, deep below", "archive/tar", []string{"through example.org/lib/inner"}},
-		{"with all below it", "example.org/lib", []string{"links example.org/lib/inner", "links example.org/lib "}},
-		{"starts alike", "example.org/li", nil},
+		{"not linked", "archive/zip", "", nil},
+		{"standard library, deep below", "archive/tar", "", []string{"through example.org/lib/inner"}},
+		{"with all below it", "example.org/lib", "", []string{"links example.org/lib/inner", "links example.org/lib "}},
+		{"but for one below it", "example.org/lib", "example.org/lib/inner", []string{"links example.org/lib "}},
+		{"starts alike", "example.org/li", "", nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := broken(pkgs, []Ban{{tt.ban, "a reason"}})
+			got := broken(pkgs, []Ban{{Package: tt.ban, Except: tt.except, Why: "a reason"}})
 			if len(got) != len(tt.want) {
 				t.Fatalf("broken = %q, want %d messages", got, len(tt.want))
 			}

@@ -54,7 +54,8 @@ func (x *exchange) run(c *conn) (keep bool) {
 	}
 	*x = exchange{c: c, start: time.Now(), see: see}
 	c.sub, c.token = c.peer, "" // of the request before it could be a token
-	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied}
+	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied,
+		TraceParent: c.req.Get("Traceparent")}
 	defer c.held.leave()
 	r := x.judge()
 	if r != nil {

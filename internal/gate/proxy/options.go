@@ -50,6 +50,8 @@ type Event struct {
 	Elevation string // under which the call was made; "": none
 	// Peer is who connected, if Subject is a token; nil else.
 	Peer *apicall.Subject
+	// TraceParent is the W3C trace context that the client sent, as it sent it; "": none.
+	TraceParent string
 }
 
 // Policies gives the access policies in force, nil if none was ever configured.

@@ -44,11 +44,21 @@ type Options struct {
 	// Changed is told of images whose state is another now, "" for all. It must not wait for the keeper.
 	Changed func(imageID string)
 
+	// Timed is told how long a scan took that was not put off. It must not call the keeper.
+	Timed func(t Timing)
+
 	MaxImages int           // inventories that are kept; 1000
 	Poll      time.Duration // between two looks at the database; 5 s
 	Now       func() time.Time
 	Health    *health.Registry
 	Log       *slog.Logger
+}
+
+// Timing is how a scan went.
+type Timing struct {
+	ID               string
+	Start, Read, End time.Time // Read: what is in the image is known, and is matched
+	Err              error
 }
 
 // State is what is known of one image.
@@ -325,7 +335,9 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 		}
 	}
 	k.mu.Unlock()
+	t := Timing{ID: id, Start: time.Now()}
 	res, err := k.o.Scan(sctx, id, level > 0)
+	t.Read = time.Now()
 	k.mu.Lock()
 	k.cancel = nil
 	k.mu.Unlock()
@@ -342,6 +354,9 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 	}
 	if err == nil {
 		err = k.keep(ctx, id, res)
+	}
+	if t.End, t.Err = time.Now(), err; k.o.Timed != nil {
+		k.o.Timed(t)
 	}
 	k.mu.Lock()
 	s := k.states[id]

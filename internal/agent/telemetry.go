@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/scan/stock"
+	"github.com/belay-project/belay/internal/telemetry"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// openTelemetry opens what the configuration and the OTEL_* variables ask for. Settings that
+// are wrong keep the agent from starting, since nobody would miss what is never sent.
+func (a *Agent) openTelemetry() error {
+	c := &a.cfg.Telemetry
+	var err error
+	a.telemetry, err = telemetry.Open(context.Background(), telemetry.Options{
+		Endpoint: c.Endpoint, Protocol: c.Protocol, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Prometheus: c.Prometheus,
+		Version: a.cfg.Version, Host: a.host.Hostname, BootID: a.host.BootID, Observe: a.observed, Health: a.health, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	if addr := a.telemetry.PrometheusAddr(); addr != nil {
+		a.log.Info("metrics are offered to Prometheus", attr.Addr, addr.String())
+	}
+	return nil
+}
+
+// tap is what sees the journal's records; nil: nobody does.
+func (a *Agent) tap() func(*journal.Record) {
+	if a.telemetry == nil {
+		return nil
+	}
+	return a.telemetry.Take
+}
+
+// runTelemetry sends until the function that it returns is called, which waits until what
+// is left is sent or given up.
+func (a *Agent) runTelemetry(ctx context.Context) (stop func()) {
+	if a.telemetry == nil {
+		return func() {}
+	}
+	a.opened.Store(true)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.telemetry.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// observed is the agent's state for metrics.
+func (a *Agent) observed() telemetry.Observed {
+	if !a.opened.Load() {
+		return telemetry.Observed{}
+	}
+	o := telemetry.Observed{Levels: map[string]verdict.Level{}, Counters: map[string]uint64{}, Journal: a.journal.Stats()}
+	for _, c := range a.health.Snapshot().Counters {
+		o.Counters[c.Name] = c.Value
+	}
+	o.Backend = a.kernel.Backend()
+	o.Enforcing, _ = a.enforcing()
+	for rule, l := range a.levels {
+		o.Levels[rule.String()] = l
+	}
+	if failures, err := a.kernel.Failures(); err == nil {
+		o.Kernel = failures
+	}
+	for _, m := range a.kernel.MapFill() {
+		o.Maps = append(o.Maps, telemetry.MapFill{Name: m.Name, Used: m.Used, Max: m.Max})
+		if m.Name == "bl_containers" {
+			o.Containers = m.Used
+		}
+	}
+	for _, s := range a.images.keeper.List() {
+		o.Scans = append(o.Scans, telemetry.ImageAge{ID: s.ID, At: s.At})
+		if s.Database.After(o.Database) {
+			o.Database = s.Database
+		}
+	}
+	return o
+}
+
+// scanTimed tells of a scan of an image of this host.
+func (a *Agent) scanTimed(s stock.Timing) {
+	a.telemetry.Did(telemetry.Operation{
+		Name: "scan", Start: s.Start, End: s.End, Err: s.Err, Attributes: map[string]string{"belay.image.id": s.ID},
+		Stages: []telemetry.Stage{{Name: "read", Start: s.Start, End: s.Read}, {Name: "match", Start: s.Read, End: s.End}},
+	})
+}
+
+// stages notes when parts of an operation ended.
+type stages struct {
+	op telemetry.Operation
+	at time.Time
+}
+
+func begin(name string, attributes map[string]string) *stages {
+	now := time.Now()
+	return &stages{op: telemetry.Operation{Name: name, Start: now, Attributes: attributes}, at: now}
+}
+
+// ended closes a stage; the next one begins.
+func (s *stages) ended(name string) {
+	now := time.Now()
+	s.op.Stages = append(s.op.Stages, telemetry.Stage{Name: name, Start: s.at, End: now})
+	s.at = now
+}
+
+// tell sends the operation.
+func (s *stages) tell(t *telemetry.Telemetry, err error) {
+	s.op.End, s.op.Err = time.Now(), err
+	t.Did(s.op)
+}

@@ -1,0 +1,253 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/log"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/secretname"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// entry is a record on its way, with the span that was made of it, if any.
+type entry struct {
+	r    *journal.Record
+	span trace.SpanContext
+}
+
+// logSink turns records into log records and exports them. One goroutine uses it.
+type logSink struct {
+	exporter sdklog.Exporter
+	provider *sdklog.LoggerProvider
+	logger   log.Logger
+	batch    []sdklog.Record
+}
+
+func newLogSink(e sdklog.Exporter, opts ...sdklog.LoggerProviderOption) *logSink {
+	s := &logSink{exporter: e}
+	s.provider = sdklog.NewLoggerProvider(append(opts, sdklog.WithProcessor(s))...)
+	s.logger = s.provider.Logger(scope, log.WithSchemaURL(semconv.SchemaURL))
+	return s
+}
+
+// send exports a batch. Those that have no JSON form go without a body.
+func (s *logSink) send(ctx context.Context, batch []entry) error {
+	s.batch = s.batch[:0]
+	for i := range batch {
+		rec := logRecord(batch[i].r)
+		s.logger.Emit(trace.ContextWithSpanContext(ctx, batch[i].span), rec)
+	}
+	return s.exporter.Export(ctx, s.batch)
+}
+
+// OnEmit, Enabled, Shutdown and ForceFlush implement [sdklog.Processor]: it gathers what
+// send emits.
+func (s *logSink) OnEmit(_ context.Context, r *sdklog.Record) error {
+	s.batch = append(s.batch, r.Clone())
+	return nil
+}
+
+// Enabled implements [sdklog.Processor].
+func (s *logSink) Enabled(context.Context, sdklog.EnabledParameters) bool { return true }
+
+// Shutdown implements [sdklog.Processor].
+func (s *logSink) Shutdown(ctx context.Context) error { return s.exporter.Shutdown(ctx) }
+
+// ForceFlush implements [sdklog.Processor].
+func (s *logSink) ForceFlush(context.Context) error { return nil }
+
+// logRecord is a record of the journal as a log record. Its body is the event as JSON, as
+// docs/event-schema.md has it but for secrets in arguments.
+func logRecord(r *journal.Record) log.Record {
+	var out log.Record
+	out.SetTimestamp(r.Time)
+	out.SetEventName("belay." + string(r.Kind))
+	sev, text := severity(r)
+	out.SetSeverity(sev)
+	out.SetSeverityText(text)
+	if body, err := journal.Encode(withoutSecrets(r)); err == nil {
+		out.SetBody(attribute.StringValue(string(body)))
+	}
+	out.AddAttributes(recordAttributes(r)...)
+	return out
+}
+
+func severity(r *journal.Record) (log.Severity, string) {
+	switch {
+	case r.Kind == journal.KindLoss:
+		return log.SeverityError, "ERROR"
+	case r.Decision == verdict.Denied || r.Decision == verdict.Killed:
+		return log.SeverityWarn, "WARN"
+	case r.Decision == verdict.WouldDeny:
+		return log.SeverityInfo2, "INFO2"
+	}
+	return log.SeverityInfo, "INFO"
+}
+
+// recordAttributes are what a collector filters and counts by.
+func recordAttributes(r *journal.Record) []attribute.KeyValue {
+	kv := make([]attribute.KeyValue, 0, 24)
+	kv = append(kv,
+		semconv.LogRecordUID(uid(r)),
+		attribute.String("belay.boot.id", r.BootID),
+		attribute.Int64("belay.seq", int64(r.Seq)), //nolint:gosec // it counts records of one boot
+		attribute.String("belay.kind", string(r.Kind)),
+	)
+	kv = text(kv, "belay.event", r.Event)
+	kv = text(kv, "belay.decision", string(r.Decision))
+	kv = text(kv, "belay.level", r.Level)
+	kv = text(kv, "belay.backend", string(r.Backend))
+	kv = text(kv, "belay.hook", r.Hook)
+	if p := r.Policy; p != nil {
+		kv = append(kv, policyAttributes(p)...)
+	}
+	if c := r.Container; c != nil {
+		kv = append(kv, containerAttributes(c)...)
+	}
+	if p := r.Process; p != nil {
+		kv = append(kv, semconv.ProcessPID(int(p.PID)), semconv.ProcessRealUserID(int(p.UID)), semconv.ProcessUserID(int(p.EUID)))
+		if p.Executable != nil {
+			kv = append(kv, semconv.ProcessExecutablePath(p.Executable.Path))
+		}
+	}
+	if o := r.Object; o != nil {
+		if o.Path != "" {
+			kv = append(kv, semconv.FilePath(o.Path))
+		}
+		if o.Addr != "" {
+			kv = append(kv, semconv.NetworkPeerAddress(o.Addr), semconv.NetworkPeerPort(int(o.Port)))
+		}
+	}
+	if a := r.API; a != nil {
+		kv = append(kv, apiAttributes(a)...)
+	}
+	if r.Image != nil {
+		kv = text(kv, "belay.image.id", r.Image.ID)
+		kv = text(kv, "belay.image.event", r.Image.Event)
+	}
+	return clean(kv)
+}
+
+// clean makes every text valid UTF-8, in place: paths and names are what a container or a
+// caller chose, and one that is not would cost the whole export.
+func clean(kv []attribute.KeyValue) []attribute.KeyValue {
+	for i := range kv {
+		if kv[i].Value.Type() == attribute.STRING {
+			if s := kv[i].Value.AsString(); !utf8.ValidString(s) {
+				kv[i].Value = attribute.StringValue(strings.ToValidUTF8(s, "\ufffd"))
+			}
+		}
+	}
+	return kv
+}
+
+// uid names a record for good: it is the same in the journal, in a log and after a replay.
+func uid(r *journal.Record) string { return fmt.Sprintf("%s:%d", r.BootID, r.Seq) }
+
+func policyAttributes(p *journal.Policy) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.String("belay.policy.name", p.Name), attribute.String("belay.policy.rule", p.Rule),
+		attribute.String("belay.policy.mode", p.Mode), attribute.String("belay.policy.revision", p.Revision),
+	}
+}
+
+func containerAttributes(c *journal.Container) []attribute.KeyValue {
+	kv := make([]attribute.KeyValue, 0, 5)
+	kv = text(kv, string(semconv.ContainerIDKey), string(c.ID))
+	kv = text(kv, string(semconv.ContainerNameKey), c.Name)
+	kv = text(kv, string(semconv.ContainerImageNameKey), c.Image)
+	kv = text(kv, "belay.image.digest", c.Digest)
+	return text(kv, "belay.container.class", c.Class)
+}
+
+func apiAttributes(a *journal.API) []attribute.KeyValue {
+	kv := make([]attribute.KeyValue, 0, 10)
+	kv = text(kv, "belay.api.action", a.Action)
+	// Methods of the wire are the caller's; the conventions want the unknown ones apart.
+	method := "_OTHER"
+	if slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}, a.Method) {
+		method = a.Method
+	}
+	kv = append(kv, semconv.HTTPRequestMethodKey.String(method), semconv.URLPath(a.Path))
+	if a.Status != 0 {
+		kv = append(kv, semconv.HTTPResponseStatusCode(a.Status))
+	}
+	kv = text(kv, "belay.caller.kind", a.CallerKind)
+	kv = text(kv, "belay.caller.name", a.Caller)
+	if a.UID != nil {
+		kv = append(kv, attribute.Int64("belay.caller.uid", int64(*a.UID)))
+	}
+	kv = text(kv, string(semconv.NetworkPeerAddressKey), a.Remote)
+	return text(kv, "belay.cause", a.Cause)
+}
+
+// text appends an attribute unless it is empty.
+func text(kv []attribute.KeyValue, key, value string) []attribute.KeyValue {
+	if value == "" {
+		return kv
+	}
+	return append(kv, attribute.String(key, value))
+}
+
+const hidden = "[redacted]"
+
+// withoutSecrets returns r, or a copy whose arguments are without what looks like a secret:
+// a record leaves the host here, and the journal does not.
+func withoutSecrets(r *journal.Record) *journal.Record {
+	if r.Process == nil || len(r.Process.Args) == 0 {
+		return r
+	}
+	args, changed := hideSecrets(r.Process.Args)
+	if !changed {
+		return r
+	}
+	out, p := *r, *r.Process
+	p.Args = args
+	out.Process = &p
+	return &out
+}
+
+func hideSecrets(args []string) (out []string, changed bool) {
+	out = slices.Clone(args)
+	next := false // the value of an option stands in the argument after it
+	for i, arg := range args {
+		switch name, value, ok := strings.Cut(arg, "="); {
+		case next && !strings.HasPrefix(arg, "-"):
+			out[i] = hidden
+		case ok && secretname.Variable(dashes(name), value):
+			out[i] = name + "=" + hidden
+		case secretname.Token(arg):
+			out[i] = hidden
+		case strings.Contains(arg, "://"):
+			out[i] = hidePassword(arg)
+		}
+		next = strings.HasPrefix(arg, "-") && !strings.Contains(arg, "=") && secretname.Looks(dashes(arg))
+		changed = changed || out[i] != arg
+	}
+	return out, changed
+}
+
+// dashes turns the name of an option into one of a variable: --api-key is api_key.
+func dashes(s string) string { return strings.ReplaceAll(strings.TrimLeft(s, "-"), "-", "_") }
+
+// hidePassword hides the password of a URL.
+func hidePassword(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil {
+		return s
+	}
+	if _, ok := u.User.Password(); !ok {
+		return s
+	}
+	return u.Redacted()
+}

@@ -1,0 +1,166 @@
+package telemetry
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+const containerID = ident.ContainerID("5a9c1e0f7b2d4836a1c95e7f30b8d2465a9c1e0f7b2d4836a1c95e7f30b8d246")
+
+var at = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// denial is a record of a denied exec, with texts that a container chose.
+func denial(seq uint64) *journal.Record {
+	return &journal.Record{
+		Schema: journal.Schema, BootID: "boot", Seq: seq, Time: at, Host: "h", Kind: journal.KindExec, Decision: verdict.Denied,
+		Container: &journal.Container{ID: containerID, Name: "shop", Image: "nginx:1", Class: "container"},
+		Policy:    &journal.Policy{Name: "hardened", Rule: "exec.drift", Mode: "enforce", Revision: "r1"},
+		Process:   &journal.Process{PID: 7, Args: []string{"./m"}, Executable: &journal.Executable{Path: "/bin/\xff\xfe"}},
+		Object:    &journal.Object{Type: "file", Path: "/tmp/\xffminer"},
+		Level:     "prevent", Backend: verdict.BackendLSM,
+	}
+}
+
+func call(trace string) *journal.Record {
+	return &journal.Record{
+		BootID: "boot", Seq: 9, Time: at, Kind: journal.KindAPI, Decision: verdict.Allowed,
+		API: &journal.API{Action: "container.start", Method: "POST", Path: "/v1.43/containers/x/start", Resources: []string{string(containerID)},
+			CallerKind: "user", Caller: "ann", Status: 204, DurationUS: 1500, TraceParent: trace},
+	}
+}
+
+func find(kv []attribute.KeyValue, key string) (string, bool) {
+	i := slices.IndexFunc(kv, func(a attribute.KeyValue) bool { return string(a.Key) == key })
+	if i < 0 {
+		return "", false
+	}
+	return kv[i].Value.Emit(), true
+}
+
+func TestLogRecord(t *testing.T) {
+	r := logRecord(denial(41))
+	var kv []attribute.KeyValue
+	r.WalkAttributes(func(a attribute.KeyValue) bool { kv = append(kv, a); return true })
+	for key, want := range map[string]string{
+		"log.record.uid": "boot:41", "belay.decision": "denied", "belay.policy.rule": "exec.drift", "container.id": string(containerID),
+		"file.path": "/tmp/\ufffdminer", "belay.backend": "lsm", "process.pid": "7",
+	} {
+		if got, _ := find(kv, key); got != want {
+			t.Errorf("%s: got %q, want %q", key, got, want)
+		}
+	}
+	for _, a := range kv {
+		if !utf8.ValidString(a.Value.Emit()) {
+			t.Errorf("%s is not UTF-8: one such attribute costs the whole export", a.Key)
+		}
+	}
+	var back journal.Record
+	if err := json.Unmarshal([]byte(r.Body().AsString()), &back); err != nil || back.Seq != 41 || back.Kind != journal.KindExec {
+		t.Errorf("body %s: %v", r.Body().AsString(), err)
+	}
+	if r.SeverityText() != "WARN" || r.EventName() != "belay.exec" || !r.Timestamp().Equal(at) {
+		t.Errorf("severity %s, event %s, time %v", r.SeverityText(), r.EventName(), r.Timestamp())
+	}
+}
+
+// TestSecretsStay: arguments that look like secrets do not leave the host, and the journal's
+// record is not changed.
+func TestSecretsStay(t *testing.T) {
+	args := []string{
+		"mysql", "--password=hunter2", "--api-key", "k123", "DB_SECRET=s456", "ghp_0123456789abcdef", "postgres://u:pw789@h/d", "--user=ann",
+	}
+	r := denial(1)
+	r.Process.Args = slices.Clone(args)
+	body := func() string { rec := logRecord(r); return rec.Body().AsString() }()
+	for _, secret := range []string{"hunter2", "k123", "s456", "ghp_", "pw789"} {
+		if strings.Contains(body, secret) {
+			t.Errorf("%s is in %s", secret, body)
+		}
+	}
+	if !strings.Contains(body, "--user=ann") {
+		t.Errorf("what is no secret is missing: %s", body)
+	}
+	if !slices.Equal(r.Process.Args, args) {
+		t.Errorf("the journal's record was changed: %q", r.Process.Args)
+	}
+}
+
+func TestParseTraceParent(t *testing.T) {
+	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	sc, ok := ParseTraceParent(good)
+	if !ok || sc.TraceID().String() != "0af7651916cd43dd8448eb211c80319c" || sc.SpanID().String() != "b7ad6b7169203331" || !sc.IsRemote() {
+		t.Errorf("%s: %v %v", good, sc, ok)
+	}
+	for _, bad := range []string{
+		"", "00", good + " ", strings.ToUpper(good), "01" + good[2:], "ff" + good[2:], strings.Replace(good, "0af7651916cd43dd8448eb211c80319c", strings.Repeat("0", 32), 1),
+		strings.Replace(good, "b7ad6b7169203331", strings.Repeat("0", 16), 1), strings.Replace(good, "-", "_", 1), strings.Replace(good, "a", "g", 1),
+	} {
+		if _, ok := ParseTraceParent(bad); ok {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func FuzzParseTraceParent(f *testing.F) {
+	f.Add("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	f.Fuzz(func(t *testing.T, s string) {
+		if sc, ok := ParseTraceParent(s); ok && (!sc.IsValid() || len(s) != 55) {
+			t.Errorf("%q: %v", s, sc)
+		}
+	})
+}
+
+// TestOffCostsNothing: an agent without telemetry pays a nil check for each decision.
+func TestOffCostsNothing(t *testing.T) {
+	var off *Telemetry
+	r := denial(1)
+	op := Operation{Name: "x"}
+	if n := testing.AllocsPerRun(1000, func() { off.Take(r); off.Did(op) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestTakeIsCheap: with telemetry, a decision pays for its count and a place in the queue, and
+// a queue that nobody empties keeps nobody waiting.
+func TestTakeIsCheap(t *testing.T) {
+	on := &Telemetry{in: make(chan *journal.Record, 4), decisions: decisions{m: map[decisionKey]*atomic.Uint64{}}}
+	r := denial(1)
+	on.Take(r)
+	if n := testing.AllocsPerRun(1000, func() { on.Take(r) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if got := on.missed.Load(); got != 1002-4 {
+		t.Errorf("missed %d, want all but the 4 that the queue has room for", got)
+	}
+	on.decisions.each(func(n uint64, _ ...attribute.KeyValue) {
+		if n != 1002 {
+			t.Errorf("%d decisions counted of 1002", n)
+		}
+	})
+}
+
+// TestDecisionsAreBounded: names of policies make no more series than the bound.
+func TestDecisionsAreBounded(t *testing.T) {
+	d := decisions{m: map[decisionKey]*atomic.Uint64{}}
+	r := denial(1)
+	for i := range 5000 {
+		r.Policy.Rule = strings.Repeat("x", i%3000)
+		d.count(r)
+	}
+	var all uint64
+	d.each(func(n uint64, _ ...attribute.KeyValue) { all += n })
+	if len(d.m) > maxDecisionKinds+1 || all != 5000 {
+		t.Errorf("%d series with %d decisions, want at most %d with 5000", len(d.m), all, maxDecisionKinds+1)
+	}
+}
