@@ -50,6 +50,7 @@ enum bpf_map_type {
 #define PROT_EXEC	0x4
 #define VM_EXEC		0x4
 #define READ_IMPLIES_EXEC 0x0400000	/* personality(2) */
+#define O_TRUNC		00001000	/* include/uapi/asm-generic/fcntl.h */
 #define FMODE_READ	0x1
 #define FMODE_WRITE	0x2
 /* FMODE_BACKING: bit 25 since 6.5, bit 24 in later kernels (include/linux/fs.h) */
@@ -196,6 +197,7 @@ struct mount {
 
 struct file {
 	unsigned int f_mode;
+	unsigned int f_flags;
 	struct path f_path;
 	struct inode *f_inode;
 };

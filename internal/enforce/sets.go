@@ -302,6 +302,17 @@ func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
 			return fmt.Errorf("path rule %s: %w", r.Path, full(err))
 		}
 	}
+	if len(eff.Files) > 0 { // before the set can be found: opens are judged from here on
+		if err := e.updateConfig(func(c *kernelBlConfig) { c.Files = 1 }); err != nil {
+			return err
+		}
+	}
+	for _, r := range eff.Files {
+		key, value := e.encodeFile(set, r)
+		if err := e.maps["bl_paths"].Put(key, value); err != nil {
+			return fmt.Errorf("file rule %s: %w", r.Path, full(err))
+		}
+	}
 	for slot := range eff.SSHTo {
 		for _, d := range eff.SSHTo[slot] {
 			key, value, err := encodeSSHDest(set, uint32(slot), d)
@@ -333,6 +344,10 @@ func (e *Enforcer) erase(set uint32, eff *policy.Effective) error {
 	if eff != nil {
 		for _, r := range eff.Paths {
 			key, _ := e.encodePath(set, r)
+			gone(e.maps["bl_paths"].Delete(key))
+		}
+		for _, r := range eff.Files {
+			key, _ := e.encodeFile(set, r)
 			gone(e.maps["bl_paths"].Delete(key))
 		}
 	} else {
@@ -376,10 +391,12 @@ func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
 func (e *Enforcer) checkSets() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	files := false
 	for set, s := range e.sets.info {
 		if s.eff == nil || s.refs <= 0 {
 			continue
 		}
+		files = files || len(s.eff.Files) > 0
 		var p kernelBlPolicy
 		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != EncodePolicy(s.eff, set) {
 			return fmt.Errorf("policy set %d in the kernel is not what was written: %w", set, ErrCanary)
@@ -397,7 +414,7 @@ func (e *Enforcer) checkSets() error {
 	}
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil ||
-		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) {
+		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || files && c.Files == 0 {
 		return fmt.Errorf("the configuration in the kernel is not what was written: %w", ErrCanary)
 	}
 	return nil
@@ -433,6 +450,9 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 			p.Flags |= flagInodes
 		}
 	}
+	if len(eff.Files) > 0 {
+		p.Flags |= flagFiles
+	}
 	// A list with no path at all still needs the walk, to find that nothing matches.
 	if eff.AllowNeed[0]|eff.AllowNeed[1] != 0 {
 		p.Flags |= flagPaths
@@ -448,6 +468,7 @@ const (
 	flagPaths  = 0x01
 	flagDirs   = 0x02
 	flagInodes = 0x04
+	flagFiles  = 0x08
 )
 
 func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, kernelBlPathRule) {
@@ -458,6 +479,26 @@ func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, k
 	}
 	key := kernelBlPathKey{Set: set, Kind: uint32(kinds[r.Kind]), H: hashPath(e.key[0], e.key[1], r.Path)}
 	return key, encodePathRule(r)
+}
+
+func (e *Enforcer) encodeFile(set uint32, r policy.FileRule) (kernelBlPathKey, kernelBlPathRule) {
+	kinds := map[policy.PathKind]kernelBlPathKind{
+		policy.PathExact: kernelBlPathKindBL_PATH_FILES_EXACT,
+		policy.PathTree:  kernelBlPathKindBL_PATH_FILES_TREE,
+		policy.PathChild: kernelBlPathKindBL_PATH_FILES_CHILD,
+	}
+	key := kernelBlPathKey{Set: set, Kind: uint32(kinds[r.Kind]), H: hashPath(e.key[0], e.key[1], r.Path)}
+	v := kernelBlPathRule{
+		AllowBits: uint32(r.Acts[0]) | uint32(r.Acts[1])<<8, // BL_A_SHIFT
+		Policy:    r.Policy,
+	}
+	for slot := range v.Verdict {
+		v.Verdict[slot] = uint8(verdict.Allow)
+		if r.Acts[slot] != 0 {
+			v.Verdict[slot] = uint8(verdict.Deny)
+		}
+	}
+	return key, v
 }
 
 func encodePathRule(r policy.PathRule) kernelBlPathRule {

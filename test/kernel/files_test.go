@@ -1,0 +1,72 @@
+package kernel
+
+import (
+	"testing"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+const (
+	filesReadPolicy = "  files: {rules: [{paths: [/home/app/.ssh/id_rsa], deny: [read]}]}\n"
+	filesTreePolicy = "  files: {readOnly: [/home/app/.ssh]}\n"
+)
+
+// fileCases play the attacks on keys too: here a rule on a path is what stops them.
+func fileCases() []attackCase {
+	var out []attackCase
+	add := func(policy string, volume bool, names ...string) {
+		for _, n := range names {
+			out = append(out, attackCase{name: n, rule: verdict.RuleFiles, policy: policy, volume: volume, want: bySignal(unsupported)})
+		}
+	}
+	add(filesReadPolicy, false, "keys-read", "keys-procroot", "keys-symlink", "keys-hardlink", "keys-rename", "keys-opath", "keys-uring")
+	add(filesTreePolicy, false, "auth-write", "auth-truncate", "auth-replace", "file-create", "file-mkdir", "file-mknod", "file-symlink",
+		"file-tmpfile", "file-unlink", "file-chmod", "file-fchmod", "file-chown", "file-trunc", "file-into", "file-fdroot")
+	// Of a volume the mount is walked, and not the file system alone.
+	add(filesReadPolicy, true, "keys-read", "keys-renamedir")
+	add(filesTreePolicy, true, "auth-write", "file-create", "file-unlink", "file-chmod", "file-renamedir", "file-into")
+	return out
+}
+
+func (c attackCase) title() string {
+	if c.volume {
+		return c.name + " on a volume"
+	}
+	return c.name
+}
+
+// Enforced, each attack on a file is refused and recorded.
+func TestFilesEnforced(t *testing.T) {
+	h := get(t)
+	for _, c := range fileCases() {
+		t.Run(c.title(), func(t *testing.T) { enforced(t, h, c) })
+	}
+}
+
+// Audited, each passes and is reported.
+func TestFilesAudited(t *testing.T) {
+	h := get(t)
+	for _, c := range fileCases() {
+		t.Run(c.title(), func(t *testing.T) { audited(t, h, c) })
+	}
+}
+
+// Ordinary work beside a protected tree causes no record, nor does the start of a container
+// whose mount points the runtime makes in one.
+func TestFilesQuiet(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("trees", "enforce",
+		"  files: {readOnly: [/usr, /etc, /bin, /proc/sys], rules: [{paths: [/etc/shadow], deny: [read]}]}\n"))
+	for name, command := range map[string][]string{
+		"program":  {"/bin/id"},
+		"files":    {"/bin/sh", "-c", "cd /tmp && mkdir a && echo x > a/b && mv a/b a/c && ln a/c a/d && ln -s a/c e && chmod 600 a/c && rm -r a e"},
+		"pipes":    {"/bin/sh", "-c", "echo hi | cat > /dev/null; echo x > /proc/self/fd/1; cat /etc/passwd >/dev/null 2>&1; true"},
+		"dyn-exec": {"/bin/dyn-id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := h.run(t, asUser, command...)
+			ran(t, r)
+			h.none(t, r.id)
+		})
+	}
+}
