@@ -61,14 +61,16 @@ static __always_inline int bl_files_two(const struct path *old_dir, struct dentr
 		return go;
 	path.mnt = old_dir->mnt;
 	path.dentry = from;
-	bl_files_judge(&q, path.mnt, from, from_acts);
+	bl_files_judge(&q, &path, from_acts);
 	if (!(q.hit & ((1 << BL_A_SHIFT) - 1))) {
 		__u32 before = q.hit;
 
-		bl_files_judge(&q, new_dir->mnt, to, to_acts);
-		if (q.hit != before) {
-			path.mnt = new_dir->mnt;
-			path.dentry = to;
+		path.mnt = new_dir->mnt;
+		path.dentry = to;
+		bl_files_judge(&q, &path, to_acts);
+		if (q.hit == before) {
+			path.mnt = old_dir->mnt;
+			path.dentry = from;
 		}
 	}
 	return bl_files_verdict(&q, &path, hook);
@@ -153,6 +155,7 @@ static __always_inline int bl_files_xattr(struct dentry *d)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 	struct bl_files_ask q = { .w = &w };
+	struct path path = { .dentry = d };
 	int go;
 
 	if (!bl_files_used() || !bl_inside(&w, &c))
@@ -161,7 +164,7 @@ static __always_inline int bl_files_xattr(struct dentry *d)
 	go = bl_files_ask(&q, BL_A_ATTRIBUTES);
 	if (go <= 0)
 		return go;
-	bl_files_judge(&q, NULL, d, BL_A_ATTRIBUTES);
+	bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
 	return bl_files_verdict(&q, NULL, BL_H_ATTRIBUTES);
 }
 

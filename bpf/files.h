@@ -82,15 +82,18 @@ static __always_inline int bl_on_root(const struct bl_container *c, struct dentr
 	       BPF_CORE_READ(d, d_sb, s_dev) == c->root_dev;
 }
 
-/* Adds to q->hit which of the acts are denied on a path. mnt NULL: not known; then only the
+/* Adds to q->hit which of the acts are denied on a path. Its mnt NULL: not known; then only the
  * root file system is judged.
  */
-static __always_inline void bl_files_judge(struct bl_files_ask *q, struct vfsmount *mnt,
-					   struct dentry *d, __u32 acts)
+static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct path *path,
+					   __u32 acts)
 {
+	/* verifier: all; a kernel pointer is no number to a global function, one that was read is */
+	struct vfsmount *mnt = BPF_CORE_READ(path, mnt);
+	struct dentry *d = BPF_CORE_READ(path, dentry);
 	int on_root = bl_on_root(q->c, d), i, n;
 	struct bl_scratch *s;
-	__u32 seq, ns;
+	__u32 seq, ns, hit;
 
 	/* A task that still enters has the runtime's files open, which are on no mount of the
 	 * container.
@@ -117,9 +120,12 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, struct vfsmou
 			break;
 		}
 		if (!(seq & 1) && seq == bl_rename_seq()) {
-			q->hit |= found.allow_bits & (acts | acts << BL_A_SHIFT);
-			q->policy[0] = found.policy[0];
-			q->policy[1] = found.policy[1];
+			hit = found.allow_bits & (acts | acts << BL_A_SHIFT);
+			q->hit |= hit;
+			if (hit & ((1 << BL_A_SHIFT) - 1))
+				q->policy[BL_ENFORCE] = found.policy[BL_ENFORCE];
+			if (hit >> BL_A_SHIFT)
+				q->policy[BL_AUDITED] = found.policy[BL_AUDITED];
 			break;
 		}
 	}
@@ -169,7 +175,7 @@ static __always_inline int bl_files_act(struct bl_who *w, struct bl_container *c
 
 	if (go <= 0)
 		return go;
-	bl_files_judge(&q, BPF_CORE_READ(path, mnt), BPF_CORE_READ(path, dentry), acts);
+	bl_files_judge(&q, path, acts);
 	return bl_files_verdict(&q, path, hook);
 }
 
