@@ -48,6 +48,7 @@ enum bl_hook {
 	BL_H_CREATE = 17,
 	BL_H_DELETE = 18,
 	BL_H_ATTRIBUTES = 19,
+	BL_H_RECEIVE = 20,	/* a descriptor that was handed in */
 };
 
 enum bl_layer {

@@ -5,19 +5,6 @@
  */
 #include "files.h"
 
-/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
- * nothing: only an exec does.
- */
-static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
-{
-	if (bl_who(w) != BL_ARMED)
-		return 0;
-	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
-	if (!*c)
-		bl_count(BL_E_CONTAINER_GONE);
-	return 1;
-}
-
 static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 {
 	return p->rules[BL_ENFORCE][rule & (BL_R_MAX - 1)].verdict == BL_DENY ||
@@ -73,41 +60,54 @@ static __always_inline int bl_code_prot(unsigned long prot)
 	       (prot & PROT_READ && bpf_get_current_task_btf()->personality & READ_IMPLIES_EXEC);
 }
 
-static __always_inline int bl_mmap(struct file *file, unsigned long prot)
+/* code: the act makes code of the file. That is judged of armed tasks only: what a task
+ * that still enters maps is the runtime's.
+ */
+static __always_inline int bl_mapped(struct file *file, unsigned long prot, int code, int shared,
+				     __u8 hook)
 {
-	struct bl_who w = {};
+	int files = bl_files_used(), ret;
 	struct bl_container *c = NULL;
+	struct bl_who w = {};
 
-	if (!file || !bl_code_prot(prot) || !bl_confined(&w, &c))
+	if ((!code && !files) || !bl_inside(&w, &c))
 		return 0;
-	return bl_map_code(&w, c, file, BL_H_MMAP, 0);
+	if (code && w.state == BL_ARMED) {
+		ret = bl_map_code(&w, c, file, hook, 0);
+		if (ret)
+			return ret;
+	}
+	return files ? bl_files_mapped(&w, c, file, prot, shared, hook) : 0;
+}
+
+static __always_inline int bl_mmap(struct file *file, unsigned long prot, unsigned long flags)
+{
+	if (!file)
+		return 0;
+	return bl_mapped(file, prot, bl_code_prot(prot), flags & MAP_SHARED, BL_H_MMAP);
 }
 
 static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
 {
-	struct bl_who w = {};
-	struct bl_container *c = NULL;
-	struct file *file;
+	struct file *file = vma->vm_file;
 
-	if (!(prot & PROT_EXEC))
+	if (!file)
 		return 0;
-	file = vma->vm_file;
-	if (!file || !bl_confined(&w, &c))
-		return 0;
-	return bl_map_code(&w, c, file, BL_H_MPROTECT, 0);
+	return bl_mapped(file, prot, !!(prot & PROT_EXEC), !!(vma->vm_flags & VM_SHARED),
+			 BL_H_MPROTECT);
 }
 
 SEC("lsm/mmap_file")
 int BPF_PROG(bl_lsm_mmap, struct file *file, unsigned long reqprot, unsigned long prot,
 	     unsigned long flags)
 {
-	return bl_mmap(file, prot);
+	return bl_mmap(file, prot, flags);
 }
 
 SEC("fmod_ret/security_mmap_file")
 int BPF_PROG(bl_mod_mmap, struct file *file, unsigned long prot, unsigned long flags)
 {
-	return bl_mmap(file, prot);
+	return bl_mmap(file, prot, flags);
 }
 
 SEC("lsm/file_mprotect")

@@ -62,7 +62,7 @@ static __always_inline int bl_files_two(const struct path *old_dir, struct dentr
 	path.mnt = old_dir->mnt;
 	path.dentry = from;
 	bl_files_judge(&q, &path, from_acts);
-	if (!(q.hit & ((1 << BL_A_SHIFT) - 1))) {
+	if (!(q.hit & BL_ACTS)) {
 		__u32 before = q.hit;
 
 		path.mnt = new_dir->mnt;
@@ -76,26 +76,20 @@ static __always_inline int bl_files_two(const struct path *old_dir, struct dentr
 	return bl_files_verdict(&q, &path, hook);
 }
 
-/* Renaming onto a name deletes what has it. An exchange is a rename of both. */
-#define BL_TO_NAME (BL_A_CREATE | BL_A_DELETE | BL_A_WRITE | BL_A_RENAME | BL_A_KEEP)
-
-#define BL_FROM_NAME(flags) (BL_A_RENAME | BL_A_DELETE | BL_A_KEEP |	\
-			     ((flags) & RENAME_EXCHANGE ? BL_A_CREATE | BL_A_WRITE : 0))
-
 SEC("lsm/path_rename")
 int BPF_PROG(bl_lsm_f_rename, const struct path *old_dir, struct dentry *old_dentry,
 	     const struct path *new_dir, struct dentry *new_dentry, unsigned int flags)
 {
-	return bl_files_two(old_dir, old_dentry, new_dir, new_dentry, BL_FROM_NAME(flags),
-			    BL_TO_NAME, BL_H_RENAME);
+	return bl_files_two(old_dir, old_dentry, new_dir, new_dentry,
+			    bl_acts_from(flags & RENAME_EXCHANGE), bl_acts_to(), BL_H_RENAME);
 }
 
 SEC("fmod_ret/security_path_rename")
 int BPF_PROG(bl_mod_f_rename, const struct path *old_dir, struct dentry *old_dentry,
 	     const struct path *new_dir, struct dentry *new_dentry, unsigned int flags)
 {
-	return bl_files_two(old_dir, old_dentry, new_dir, new_dentry, BL_FROM_NAME(flags),
-			    BL_TO_NAME, BL_H_RENAME);
+	return bl_files_two(old_dir, old_dentry, new_dir, new_dentry,
+			    bl_acts_from(flags & RENAME_EXCHANGE), bl_acts_to(), BL_H_RENAME);
 }
 
 /* The old name's mount is the new one's: link(2) does not cross mounts. */
@@ -185,3 +179,34 @@ BL_FILES_XATTR(setxattr)
 BL_FILES_XATTR(removexattr)
 BL_FILES_XATTR(set_acl)		/* since 6.2; before, setxattr */
 BL_FILES_XATTR(remove_acl)
+
+/* A descriptor that comes over a socket, by pidfd_getfd or from seccomp's supervisor was
+ * opened by a task that other rules hold for, or none. Files and directories only: a
+ * terminal or a pipe of the outside has no path here, and none is protected.
+ */
+static __always_inline int bl_files_received(struct file *file)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	__u32 type;
+
+	if (!bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
+	if (type != S_IFREG && type != S_IFDIR)
+		return 0;
+	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path),
+			    bl_file_acts(file), BL_H_RECEIVE);
+}
+
+SEC("lsm/file_receive")
+int BPF_PROG(bl_lsm_f_receive, struct file *file)
+{
+	return bl_files_received(file);
+}
+
+SEC("fmod_ret/security_file_receive")
+int BPF_PROG(bl_mod_f_receive, struct file *file)
+{
+	return bl_files_received(file);
+}

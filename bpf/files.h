@@ -12,6 +12,19 @@
 
 #include "facts.h"
 
+/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
+ * nothing: only an exec does.
+ */
+static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
+{
+	if (bl_who(w) != BL_ARMED)
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (!*c)
+		bl_count(BL_E_CONTAINER_GONE);
+	return 1;
+}
+
 /* As bl_confined, and also for a task that has entered and is in the container's mounts
  * already, though it has executed nothing there: what it does could be asked for by
  * the container (CRIU, code put into runc init).
@@ -120,9 +133,9 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct 
 			break;
 		}
 		if (!(seq & 1) && seq == bl_rename_seq()) {
-			hit = found.allow_bits & (acts | acts << BL_A_SHIFT);
+			hit = bl_acts_denied(found.allow_bits, acts);
 			q->hit |= hit;
-			if (hit & ((1 << BL_A_SHIFT) - 1))
+			if (hit & BL_ACTS)
 				q->policy[BL_ENFORCE] = found.policy[BL_ENFORCE];
 			if (hit >> BL_A_SHIFT)
 				q->policy[BL_AUDITED] = found.policy[BL_AUDITED];
@@ -147,7 +160,7 @@ static __always_inline int bl_files_verdict(struct bl_files_ask *q, const struct
 					    __u8 hook)
 {
 	struct bl_report r = {};
-	int deny = q->hit & ((1 << BL_A_SHIFT) - 1);
+	int deny = q->hit & BL_ACTS;
 
 	if (!q->hit)
 		return 0;
@@ -179,17 +192,29 @@ static __always_inline int bl_files_act(struct bl_who *w, struct bl_container *c
 	return bl_files_verdict(&q, path, hook);
 }
 
+static __always_inline __u32 bl_file_acts(struct file *file)
+{
+	__u32 mode = BPF_CORE_READ(file, f_mode);
+
+	return bl_acts_opened(mode & FMODE_READ, mode & FMODE_WRITE,
+			      BPF_CORE_READ(file, f_flags) & O_TRUNC);
+}
+
 static __always_inline int bl_files_opened(struct bl_who *w, struct bl_container *c,
 					   struct file *file)
 {
-	__u32 mode = BPF_CORE_READ(file, f_mode), acts = 0;
+	return bl_files_act(w, c, __builtin_preserve_access_index(&file->f_path),
+			    bl_file_acts(file), BL_H_FILE_OPEN);
+}
 
-	if (mode & FMODE_READ)
-		acts |= BL_A_READ;
-	if (mode & FMODE_WRITE || BPF_CORE_READ(file, f_flags) & O_TRUNC)
-		acts |= BL_A_WRITE;
-	return bl_files_act(w, c, __builtin_preserve_access_index(&file->f_path), acts,
-			    BL_H_FILE_OPEN);
+/* A mapping of a descriptor that was opened before the rule came, or was handed in. */
+static __always_inline int bl_files_mapped(struct bl_who *w, struct bl_container *c,
+					   struct file *file, unsigned long prot, int shared,
+					   __u8 hook)
+{
+	return bl_files_act(w, c, bl_user_path(file),
+			    bl_acts_mapped(!!(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)),
+					   !!(prot & PROT_WRITE), shared), hook);
 }
 
 #endif

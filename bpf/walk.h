@@ -12,6 +12,7 @@
 
 #include "task.h"
 #include "pure/path.h"
+#include "pure/files.h"
 
 /* The key of the path hashes: random, set by the loader at the first start and kept
  * with the pinned maps.
@@ -246,7 +247,7 @@ __noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 
 			     struct bl_path_found *f)
 {
 	struct bl_sip sip;
-	__u32 i, n;
+	__u32 i, n, asks;
 	int k;
 
 	if (!s || !f)
@@ -258,11 +259,11 @@ __noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 
 	for (i = 0; i < BL_DEPTH; i++) {
 		if (i >= n)
 			break;
-		if (dirs) {	/* the directory that component i lies in */
+		asks = bl_path_asks(i, n, dirs);	/* of the directory that component i lies in */
+		if (asks & 1 << BL_PATH_TREE)
 			bl_path_lookup(s, set, kind + BL_PATH_TREE, f);
-			if (i == n - 1)
-				bl_path_lookup(s, set, kind + BL_PATH_CHILD, f);
-		}
+		if (asks & 1 << BL_PATH_CHILD)
+			bl_path_lookup(s, set, kind + BL_PATH_CHILD, f);
 		if (bl_path_take(s, n - 1 - i) < 0)
 			return -1;
 	}

@@ -239,6 +239,7 @@ const (
 	kernelBlHookBL_H_CREATE     kernelBlHook = 17
 	kernelBlHookBL_H_DELETE     kernelBlHook = 18
 	kernelBlHookBL_H_ATTRIBUTES kernelBlHook = 19
+	kernelBlHookBL_H_RECEIVE    kernelBlHook = 20
 )
 
 type kernelBlId struct {
@@ -453,6 +454,7 @@ const (
 	kernelProgBlLsmF_link        = "bl_lsm_f_link"
 	kernelProgBlLsmF_mkdir       = "bl_lsm_f_mkdir"
 	kernelProgBlLsmF_mknod       = "bl_lsm_f_mknod"
+	kernelProgBlLsmF_receive     = "bl_lsm_f_receive"
 	kernelProgBlLsmF_removeAcl   = "bl_lsm_f_remove_acl"
 	kernelProgBlLsmF_removexattr = "bl_lsm_f_removexattr"
 	kernelProgBlLsmF_rename      = "bl_lsm_f_rename"
@@ -479,6 +481,7 @@ const (
 	kernelProgBlModF_link        = "bl_mod_f_link"
 	kernelProgBlModF_mkdir       = "bl_mod_f_mkdir"
 	kernelProgBlModF_mknod       = "bl_mod_f_mknod"
+	kernelProgBlModF_receive     = "bl_mod_f_receive"
 	kernelProgBlModF_removeAcl   = "bl_mod_f_remove_acl"
 	kernelProgBlModF_removexattr = "bl_mod_f_removexattr"
 	kernelProgBlModF_rename      = "bl_mod_f_rename"
@@ -591,6 +594,7 @@ type kernelProgramSpecs struct {
 	BlLsmF_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_link"`
 	BlLsmF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mkdir"`
 	BlLsmF_mknod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mknod"`
+	BlLsmF_receive     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_receive"`
 	BlLsmF_removeAcl   *ebpf.ProgramSpec `ebpf:"bl_lsm_f_remove_acl"`
 	BlLsmF_removexattr *ebpf.ProgramSpec `ebpf:"bl_lsm_f_removexattr"`
 	BlLsmF_rename      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_rename"`
@@ -617,6 +621,7 @@ type kernelProgramSpecs struct {
 	BlModF_link        *ebpf.ProgramSpec `ebpf:"bl_mod_f_link"`
 	BlModF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mkdir"`
 	BlModF_mknod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mknod"`
+	BlModF_receive     *ebpf.ProgramSpec `ebpf:"bl_mod_f_receive"`
 	BlModF_removeAcl   *ebpf.ProgramSpec `ebpf:"bl_mod_f_remove_acl"`
 	BlModF_removexattr *ebpf.ProgramSpec `ebpf:"bl_mod_f_removexattr"`
 	BlModF_rename      *ebpf.ProgramSpec `ebpf:"bl_mod_f_rename"`
@@ -819,6 +824,7 @@ type kernelPrograms struct {
 	BlLsmF_link        *ebpf.Program `ebpf:"bl_lsm_f_link"`
 	BlLsmF_mkdir       *ebpf.Program `ebpf:"bl_lsm_f_mkdir"`
 	BlLsmF_mknod       *ebpf.Program `ebpf:"bl_lsm_f_mknod"`
+	BlLsmF_receive     *ebpf.Program `ebpf:"bl_lsm_f_receive"`
 	BlLsmF_removeAcl   *ebpf.Program `ebpf:"bl_lsm_f_remove_acl"`
 	BlLsmF_removexattr *ebpf.Program `ebpf:"bl_lsm_f_removexattr"`
 	BlLsmF_rename      *ebpf.Program `ebpf:"bl_lsm_f_rename"`
@@ -845,6 +851,7 @@ type kernelPrograms struct {
 	BlModF_link        *ebpf.Program `ebpf:"bl_mod_f_link"`
 	BlModF_mkdir       *ebpf.Program `ebpf:"bl_mod_f_mkdir"`
 	BlModF_mknod       *ebpf.Program `ebpf:"bl_mod_f_mknod"`
+	BlModF_receive     *ebpf.Program `ebpf:"bl_mod_f_receive"`
 	BlModF_removeAcl   *ebpf.Program `ebpf:"bl_mod_f_remove_acl"`
 	BlModF_removexattr *ebpf.Program `ebpf:"bl_mod_f_removexattr"`
 	BlModF_rename      *ebpf.Program `ebpf:"bl_mod_f_rename"`
@@ -894,6 +901,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmF_link,
 		p.BlLsmF_mkdir,
 		p.BlLsmF_mknod,
+		p.BlLsmF_receive,
 		p.BlLsmF_removeAcl,
 		p.BlLsmF_removexattr,
 		p.BlLsmF_rename,
@@ -920,6 +928,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModF_link,
 		p.BlModF_mkdir,
 		p.BlModF_mknod,
+		p.BlModF_receive,
 		p.BlModF_removeAcl,
 		p.BlModF_removexattr,
 		p.BlModF_rename,

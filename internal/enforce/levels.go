@@ -58,10 +58,11 @@ var levelTable = []levelRow{
 	}),
 	row(verdict.RuleFiles, verdict.Prevent, verdict.Prevent, verdict.Unsupported, map[verdict.Backend]string{
 		verdict.BackendLSM: filesNote, verdict.BackendModret: filesNote,
+		verdict.BackendSignal: "acts on files are not seen",
 	}),
 }
 
-const filesNote = "descriptors opened before the rule was bound, times (utimes), and extended attributes on volumes are open"
+const filesNote = "reads and writes by descriptors opened before the rule was bound, times (utimes), inode flags, and extended attributes and ACLs on volumes are open"
 
 // withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
 var withSyscalls = map[verdict.Rule]struct {

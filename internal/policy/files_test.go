@@ -135,3 +135,34 @@ func TestFilesErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestShippedFiles(t *testing.T) {
+	s, err := ParseFiles("../../policies/files-system.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := s.Floor()
+	for _, c := range []struct {
+		file   string
+		denied FileActs
+		free   FileActs
+	}{
+		{"/etc/passwd", actsWriting, ActRead},
+		{"/etc/cron.d/job", actsWriting, ActRead},
+		{"/etc/shadow", actsWriting | ActRead, 0},
+		{"/usr/lib/x86_64-linux-gnu/libc.so.6", actsWriting, ActRead},
+		{"/usr/bin/id", actsWriting, ActRead},
+		{"/bin/id", actsWriting, ActRead},
+		{"/var/spool/cron/crontabs/root", ActWrite | ActCreate, ActRead},
+		{"/var/log/wtmp", ActDelete | ActRename, ActRead | ActWrite | ActCreate},
+		{"/var/log/app.log", 0, actsWriting | ActRead},
+		{"/tmp/x", 0, actsWriting | ActRead},
+		{"/home/app/.config/x", 0, actsWriting | ActRead},
+		{"/var/lib/postgresql/data/PG_VERSION", 0, actsWriting | ActRead},
+	} {
+		got := e.FileActsDenied(verdict.ModeEnforce, c.file)
+		if got&c.denied != c.denied || got&c.free != 0 {
+			t.Errorf("%s: denied %v, want %v and none of %v", c.file, got.Words(), c.denied.Words(), c.free.Words())
+		}
+	}
+}

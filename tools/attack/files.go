@@ -26,6 +26,21 @@ func fileAttacks() []attack {
 		{"file-trunc", "F2", "", "truncate by an open for reading", fileTrunc},
 		{"file-renamedir", "F1", needVolume, "rename the tree itself", func(e *env) error { return os.Rename(e.inTree(""), filepath.Join(e.home, "old")) }},
 		{"file-into", "F1", "", "rename a file of another directory into the tree", fileInto},
+		{"file-acl", "F1", "", "give another user an ACL on a file of the tree", fileACL},
+		{"file-exchange", "F1", "", "swap a file with one of the tree", fileExchange},
+		{"file-fd", "F7", "", "write by /proc/self/fd of a descriptor for reading", fileFD},
+		{"file-handle", "F3", needHandle, "read the key by open_by_handle_at", fileHandle},
+		{"file-bind", "F1", "", "write through a bind mount of the tree, in namespaces of its own", func(e *env) error {
+			return e.start(command{path: prim, args: []string{prim, "bindwrite", e.inTree(""), e.dir, filepath.Base(e.auth())}, want: "uid=bind"})
+		}},
+		{"file-uring", "P6", "", "write by io_uring", func(e *env) error {
+			return e.start(command{path: prim, args: []string{prim, "uringwrite", e.auth(), planted}, want: "uid=uring"})
+		}},
+		{"file-copyrange", "F3", needVolume, "read the key by copy_file_range", fileCopyRange},
+		{"file-splice", "F2", "", "write by splice from a pipe", fileSplice},
+		{"file-mmap", "F3", "", "store through a shared mapping of a descriptor opened before the rule", fileMmap},
+		{"file-mprotect", "F3", "", "the same, made writable after it was mapped", fileMprotect},
+		{"file-receive", "F3", "", "write by a descriptor that comes over a socket, opened before the rule", fileReceive},
 		{"file-fdroot", "F7", "", "by /proc/self/root", func(e *env) error { return os.WriteFile("/proc/self/root"+e.inTree("new"), nil, 0o600) }},
 	}
 }
