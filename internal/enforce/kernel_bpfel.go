@@ -32,14 +32,16 @@ const (
 type kernelBlBench uint32
 
 const (
-	kernelBlBenchBL_B_EMPTY  kernelBlBench = 0
-	kernelBlBenchBL_B_LABEL  kernelBlBench = 1
-	kernelBlBenchBL_B_POLICY kernelBlBench = 2
-	kernelBlBenchBL_B_FILE   kernelBlBench = 3
-	kernelBlBenchBL_B_EXEC   kernelBlBench = 4
-	kernelBlBenchBL_B_OPEN   kernelBlBench = 5
-	kernelBlBenchBL_B_CGROUP kernelBlBench = 6
-	kernelBlBenchBL_B_EMIT   kernelBlBench = 7
+	kernelBlBenchBL_B_EMPTY     kernelBlBench = 0
+	kernelBlBenchBL_B_LABEL     kernelBlBench = 1
+	kernelBlBenchBL_B_POLICY    kernelBlBench = 2
+	kernelBlBenchBL_B_FILE      kernelBlBench = 3
+	kernelBlBenchBL_B_EXEC      kernelBlBench = 4
+	kernelBlBenchBL_B_OPEN      kernelBlBench = 5
+	kernelBlBenchBL_B_CGROUP    kernelBlBench = 6
+	kernelBlBenchBL_B_EMIT      kernelBlBench = 7
+	kernelBlBenchBL_B_FILES_ASK kernelBlBench = 8
+	kernelBlBenchBL_B_FILES     kernelBlBench = 9
 )
 
 type kernelBlClass uint32
