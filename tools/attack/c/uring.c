@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* prim uring FILE: opens and reads FILE with no open(2) and no read(2). */
+/* prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -105,11 +105,11 @@ int do_uring(char **argv)
 	return 0;
 }
 
-/* uringwrite FILE TEXT: nor with write(2). */
+/* uringwrite FILE TEXT: nor with write(2). O_TRUNC has a worker thread of the kernel do it. */
 int do_uringwrite(char **argv)
 {
 	struct ring r = { 0 };
-	int status = 0, fd = ring_openat(&r, argv[0], O_WRONLY, &status);
+	int status = 0, fd = ring_openat(&r, argv[0], O_WRONLY | O_TRUNC, &status);
 
 	if (fd < 0)
 		return status;
