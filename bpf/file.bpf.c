@@ -60,54 +60,41 @@ static __always_inline int bl_code_prot(unsigned long prot)
 	       (prot & PROT_READ && bpf_get_current_task_btf()->personality & READ_IMPLIES_EXEC);
 }
 
-/* code: the act makes code of the file. That is judged of armed tasks only: what a task
- * that still enters maps is the runtime's.
- */
-static __always_inline int bl_mapped(struct file *file, unsigned long prot, int code, int shared,
-				     __u8 hook)
+static __always_inline int bl_mmap(struct file *file, unsigned long prot)
 {
-	int files = bl_files_used(), ret;
-	struct bl_container *c = NULL;
 	struct bl_who w = {};
+	struct bl_container *c = NULL;
 
-	if ((!code && !files) || !bl_inside(&w, &c))
+	if (!file || !bl_code_prot(prot) || !bl_confined(&w, &c))
 		return 0;
-	if (code && w.state == BL_ARMED) {
-		ret = bl_map_code(&w, c, file, hook, 0);
-		if (ret)
-			return ret;
-	}
-	return files ? bl_files_mapped(&w, c, file, prot, shared, hook) : 0;
-}
-
-static __always_inline int bl_mmap(struct file *file, unsigned long prot, unsigned long flags)
-{
-	if (!file)
-		return 0;
-	return bl_mapped(file, prot, bl_code_prot(prot), flags & MAP_SHARED, BL_H_MMAP);
+	return bl_map_code(&w, c, file, BL_H_MMAP, 0);
 }
 
 static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
 {
-	struct file *file = vma->vm_file;
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	struct file *file;
 
-	if (!file)
+	if (!(prot & PROT_EXEC))
 		return 0;
-	return bl_mapped(file, prot, !!(prot & PROT_EXEC), !!(vma->vm_flags & VM_SHARED),
-			 BL_H_MPROTECT);
+	file = vma->vm_file;
+	if (!file || !bl_confined(&w, &c))
+		return 0;
+	return bl_map_code(&w, c, file, BL_H_MPROTECT, 0);
 }
 
 SEC("lsm/mmap_file")
 int BPF_PROG(bl_lsm_mmap, struct file *file, unsigned long reqprot, unsigned long prot,
 	     unsigned long flags)
 {
-	return bl_mmap(file, prot, flags);
+	return bl_mmap(file, prot);
 }
 
 SEC("fmod_ret/security_mmap_file")
 int BPF_PROG(bl_mod_mmap, struct file *file, unsigned long prot, unsigned long flags)
 {
-	return bl_mmap(file, prot, flags);
+	return bl_mmap(file, prot);
 }
 
 SEC("lsm/file_mprotect")

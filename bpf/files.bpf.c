@@ -210,3 +210,46 @@ int BPF_PROG(bl_mod_f_receive, struct file *file)
 {
 	return bl_files_received(file);
 }
+
+/* Mappings for file rules. Programs of their own, beside those of file.bpf.c on the same hooks.
+ * verifier: < 6.3; rejects both judgements in one program as too large; delete at minimum 6.3
+ */
+static __always_inline int bl_files_mmap(struct file *file, unsigned long prot, int shared,
+					 __u8 hook)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!file || !bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	return bl_files_mapped(&w, c, file, prot, shared, hook);
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(bl_lsm_f_mmap, struct file *file, unsigned long reqprot, unsigned long prot,
+	     unsigned long flags)
+{
+	return bl_files_mmap(file, prot, !!(flags & MAP_SHARED), BL_H_MMAP);
+}
+
+SEC("fmod_ret/security_mmap_file")
+int BPF_PROG(bl_mod_f_mmap, struct file *file, unsigned long prot, unsigned long flags)
+{
+	return bl_files_mmap(file, prot, !!(flags & MAP_SHARED), BL_H_MMAP);
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(bl_lsm_f_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot)
+{
+	return bl_files_mmap(vma->vm_file, prot, !!(BPF_CORE_READ(vma, vm_flags) & VM_SHARED),
+			     BL_H_MPROTECT);
+}
+
+SEC("fmod_ret/security_file_mprotect")
+int BPF_PROG(bl_mod_f_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot)
+{
+	return bl_files_mmap(vma->vm_file, prot, !!(BPF_CORE_READ(vma, vm_flags) & VM_SHARED),
+			     BL_H_MPROTECT);
+}

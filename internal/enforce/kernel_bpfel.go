@@ -456,6 +456,8 @@ const (
 	kernelProgBlLsmF_link        = "bl_lsm_f_link"
 	kernelProgBlLsmF_mkdir       = "bl_lsm_f_mkdir"
 	kernelProgBlLsmF_mknod       = "bl_lsm_f_mknod"
+	kernelProgBlLsmF_mmap        = "bl_lsm_f_mmap"
+	kernelProgBlLsmF_mprotect    = "bl_lsm_f_mprotect"
 	kernelProgBlLsmF_receive     = "bl_lsm_f_receive"
 	kernelProgBlLsmF_removeAcl   = "bl_lsm_f_remove_acl"
 	kernelProgBlLsmF_removexattr = "bl_lsm_f_removexattr"
@@ -483,6 +485,8 @@ const (
 	kernelProgBlModF_link        = "bl_mod_f_link"
 	kernelProgBlModF_mkdir       = "bl_mod_f_mkdir"
 	kernelProgBlModF_mknod       = "bl_mod_f_mknod"
+	kernelProgBlModF_mmap        = "bl_mod_f_mmap"
+	kernelProgBlModF_mprotect    = "bl_mod_f_mprotect"
 	kernelProgBlModF_receive     = "bl_mod_f_receive"
 	kernelProgBlModF_removeAcl   = "bl_mod_f_remove_acl"
 	kernelProgBlModF_removexattr = "bl_mod_f_removexattr"
@@ -596,6 +600,8 @@ type kernelProgramSpecs struct {
 	BlLsmF_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_link"`
 	BlLsmF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mkdir"`
 	BlLsmF_mknod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mknod"`
+	BlLsmF_mmap        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mmap"`
+	BlLsmF_mprotect    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mprotect"`
 	BlLsmF_receive     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_receive"`
 	BlLsmF_removeAcl   *ebpf.ProgramSpec `ebpf:"bl_lsm_f_remove_acl"`
 	BlLsmF_removexattr *ebpf.ProgramSpec `ebpf:"bl_lsm_f_removexattr"`
@@ -623,6 +629,8 @@ type kernelProgramSpecs struct {
 	BlModF_link        *ebpf.ProgramSpec `ebpf:"bl_mod_f_link"`
 	BlModF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mkdir"`
 	BlModF_mknod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mknod"`
+	BlModF_mmap        *ebpf.ProgramSpec `ebpf:"bl_mod_f_mmap"`
+	BlModF_mprotect    *ebpf.ProgramSpec `ebpf:"bl_mod_f_mprotect"`
 	BlModF_receive     *ebpf.ProgramSpec `ebpf:"bl_mod_f_receive"`
 	BlModF_removeAcl   *ebpf.ProgramSpec `ebpf:"bl_mod_f_remove_acl"`
 	BlModF_removexattr *ebpf.ProgramSpec `ebpf:"bl_mod_f_removexattr"`
@@ -826,6 +834,8 @@ type kernelPrograms struct {
 	BlLsmF_link        *ebpf.Program `ebpf:"bl_lsm_f_link"`
 	BlLsmF_mkdir       *ebpf.Program `ebpf:"bl_lsm_f_mkdir"`
 	BlLsmF_mknod       *ebpf.Program `ebpf:"bl_lsm_f_mknod"`
+	BlLsmF_mmap        *ebpf.Program `ebpf:"bl_lsm_f_mmap"`
+	BlLsmF_mprotect    *ebpf.Program `ebpf:"bl_lsm_f_mprotect"`
 	BlLsmF_receive     *ebpf.Program `ebpf:"bl_lsm_f_receive"`
 	BlLsmF_removeAcl   *ebpf.Program `ebpf:"bl_lsm_f_remove_acl"`
 	BlLsmF_removexattr *ebpf.Program `ebpf:"bl_lsm_f_removexattr"`
@@ -853,6 +863,8 @@ type kernelPrograms struct {
 	BlModF_link        *ebpf.Program `ebpf:"bl_mod_f_link"`
 	BlModF_mkdir       *ebpf.Program `ebpf:"bl_mod_f_mkdir"`
 	BlModF_mknod       *ebpf.Program `ebpf:"bl_mod_f_mknod"`
+	BlModF_mmap        *ebpf.Program `ebpf:"bl_mod_f_mmap"`
+	BlModF_mprotect    *ebpf.Program `ebpf:"bl_mod_f_mprotect"`
 	BlModF_receive     *ebpf.Program `ebpf:"bl_mod_f_receive"`
 	BlModF_removeAcl   *ebpf.Program `ebpf:"bl_mod_f_remove_acl"`
 	BlModF_removexattr *ebpf.Program `ebpf:"bl_mod_f_removexattr"`
@@ -903,6 +915,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmF_link,
 		p.BlLsmF_mkdir,
 		p.BlLsmF_mknod,
+		p.BlLsmF_mmap,
+		p.BlLsmF_mprotect,
 		p.BlLsmF_receive,
 		p.BlLsmF_removeAcl,
 		p.BlLsmF_removexattr,
@@ -930,6 +944,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlModF_link,
 		p.BlModF_mkdir,
 		p.BlModF_mknod,
+		p.BlModF_mmap,
+		p.BlModF_mprotect,
 		p.BlModF_receive,
 		p.BlModF_removeAcl,
 		p.BlModF_removexattr,
