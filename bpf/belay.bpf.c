@@ -11,6 +11,7 @@
 #include "exec.bpf.c"
 #include "lifecycle.bpf.c"
 #include "file.bpf.c"
+#include "files.bpf.c"
 #include "priv.bpf.c"
 #include "net.bpf.c"
 #include "ssh.bpf.c"

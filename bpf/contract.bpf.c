@@ -4,7 +4,7 @@
  * puts into bl_contracts. LSM programs cannot be run by BPF_PROG_TEST_RUN; raw_tp
  * ones can. Never attached.
  */
-#include "facts.h"
+#include "files.h"
 
 /* What one turn of bl_bench_run does. Each holds what the one before it does, but for
  * BL_B_OPEN and what follows.
@@ -18,6 +18,8 @@ enum bl_bench {
 	BL_B_OPEN = 5,		/* what an open costs: the label, and is it a key? */
 	BL_B_CGROUP = 6,	/* whose is the task, for programs without task storage */
 	BL_B_EMIT = 7,		/* BL_B_EXEC, and a record of it in the ring of denials */
+	BL_B_FILES_ASK = 8,	/* what file rules of nobody cost: is there one? */
+	BL_B_FILES = 9,		/* an open that file rules judge: the label, the walk, the rules */
 };
 
 struct bl_contract {
@@ -108,6 +110,16 @@ static long bl_bench_turn(__u32 i, __u32 *what)
 	return 0;
 }
 
+static long bl_bench_files(__u32 i, __u32 *what)
+{
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+
+	if (bl_files_used() && *what == BL_B_FILES && bl_inside(&w, &c))
+		bl_files_opened(&w, c, bpf_get_current_task_btf()->mm->exe_file);
+	return 0;
+}
+
 SEC("raw_tp/bl_bench")
 int bl_bench_run(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -119,7 +131,10 @@ int bl_bench_run(struct bpf_raw_tracepoint_args *ctx)
 		return -1;
 	what = c->bench;
 	start = bpf_ktime_get_ns();
-	bpf_loop(c->loops, bl_bench_turn, &what, 0);
+	if (what >= BL_B_FILES_ASK)
+		bpf_loop(c->loops, bl_bench_files, &what, 0);
+	else
+		bpf_loop(c->loops, bl_bench_turn, &what, 0);
 	c->loop_ns = bpf_ktime_get_ns() - start;
 	return 0;
 }

@@ -45,6 +45,10 @@ enum bl_hook {
 	BL_H_SKB = 14,
 	BL_H_CGROUP = 15,
 	BL_H_SYMLINK = 16,
+	BL_H_CREATE = 17,
+	BL_H_DELETE = 18,
+	BL_H_ATTRIBUTES = 19,
+	BL_H_RECEIVE = 20,	/* a descriptor that was handed in */
 };
 
 enum bl_layer {

@@ -1,38 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * file: files mapped as code (drift through ld.so, dlopen or mmap), and SSH keys.
+ * file: files mapped as code (drift through ld.so, dlopen or mmap), SSH keys, and where
+ * both meet on a hook, file rules (files.h).
  */
-#include "facts.h"
-
-/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
- * nothing: only an exec does.
- */
-static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
-{
-	if (bl_who(w) != BL_ARMED)
-		return 0;
-	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
-	if (!*c)
-		bl_count(BL_E_CONTAINER_GONE);
-	return 1;
-}
-
-/* As bl_confined, and also for a task that has entered and is in the container's mounts
- * already, though it has executed nothing there: what it does could be asked for by
- * the container (CRIU, code put into runc init).
- */
-static __always_inline int bl_inside(struct bl_who *w, struct bl_container **c)
-{
-	if (bl_who(w) == BL_HOST)
-		return 0;
-	if (w->state == BL_ENTERING &&
-	    (!w->label || w->label->outside_mnt_ns == bl_mnt_ns(bpf_get_current_task_btf())))
-		return 0;
-	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
-	if (!*c)
-		bl_count(BL_E_CONTAINER_GONE);
-	return 1;
-}
+#include "files.h"
 
 static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 {
@@ -281,9 +252,16 @@ static __always_inline int bl_open(struct file *file)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (!bl_key_maybe(file) || !bl_inside(&w, &c))
+	int keys = bl_key_maybe(file), files = bl_files_used(), ret;
+
+	if ((!keys && !files) || !bl_inside(&w, &c))
 		return 0;
-	return bl_key_opened(&w, c, file, 0);
+	if (keys) {
+		ret = bl_key_opened(&w, c, file, 0);
+		if (ret)
+			return ret;
+	}
+	return files ? bl_files_opened(&w, c, file) : 0;
 }
 
 SEC("lsm/file_open")
@@ -386,12 +364,19 @@ static __always_inline int bl_truncate(const struct path *path)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
+	int ret;
 
 	if (!bl_inside(&w, &c))
 		return 0;
-	if (bl_overlay_inside(c, path->dentry) || !(bl_key_dentry(path->dentry, path->mnt) & BL_KEY_AUTHORIZED))
+	if (!bl_overlay_inside(c, path->dentry) &&
+	    bl_key_dentry(path->dentry, path->mnt) & BL_KEY_AUTHORIZED) {
+		ret = bl_key_verdict(&w, c, BL_H_TRUNCATE, path, 0);
+		if (ret)
+			return ret;
+	}
+	if (!bl_files_used())
 		return 0;
-	return bl_key_verdict(&w, c, BL_H_TRUNCATE, path, 0);
+	return bl_files_act(&w, c, path, BL_A_WRITE, BL_H_TRUNCATE);
 }
 
 SEC("lsm/path_truncate")

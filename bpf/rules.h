@@ -42,7 +42,8 @@ enum bl_rule_id {
 	BL_R_SSH_CLIENT = 7,
 	BL_R_SSH_KEYS = 8,
 	BL_R_BPF = 9,
-	BL_R_COUNT = 10,
+	BL_R_FILES = 10,
+	BL_R_COUNT = 11,
 	BL_R_MAX = 16,
 	BL_R_NONE = 255,
 };
@@ -56,6 +57,19 @@ enum bl_rule_id {
 #define BL_O_METADATA		0x04	/* metadataOnly: allow */
 /* bl_rule.opt of BL_R_SSH_CLIENT */
 #define BL_O_SSH_TO		0x01	/* bl_ssh_to holds the allowed destinations */
+/* Acts on files. bl_rule.opt of BL_R_FILES holds those that any path of the slot denies;
+ * bl_path_rule.allow_bits of the kinds BL_PATH_FILES_* those that its path denies: of the
+ * enforce slot as they are, of the audit slot << BL_A_SHIFT.
+ */
+#define BL_A_READ		0x01
+#define BL_A_WRITE		0x02	/* open for writing, truncate */
+#define BL_A_CREATE		0x04	/* any kind of file or directory; also by rename or link */
+#define BL_A_DELETE		0x08
+#define BL_A_RENAME		0x10	/* from this name or to it */
+#define BL_A_LINK		0x20	/* another hard link to it */
+#define BL_A_ATTRIBUTES		0x40	/* mode, owner, extended attributes, ACL */
+#define BL_A_KEEP		0x80	/* a directory above such a path: no rename, no symlink in its place */
+#define BL_A_SHIFT		8
 
 struct bl_rule {
 	__u8 verdict;	/* BL_DENY: the rule is on. BL_ALLOW: it is off */
@@ -66,6 +80,8 @@ struct bl_rule {
 #define BL_P_PATHS	0x01	/* bl_paths has entries for this set */
 #define BL_P_DIRS	0x02	/* among them rules on directories */
 #define BL_P_INODES	0x04	/* bl_inodes may have entries for this set */
+
+#define BL_P_FILES	0x08	/* the set has file rules */
 
 #define BL_MAX_ALLOW_LISTS 32
 
@@ -86,6 +102,10 @@ enum bl_path_kind {
 	BL_PATH_EXACT = 0,	/* the file itself */
 	BL_PATH_TREE = 1,	/* every file below DIR, at any depth */
 	BL_PATH_CHILD = 2,	/* one level: files directly in DIR */
+	/* The same of file rules, in the same order. */
+	BL_PATH_FILES_EXACT = 3,
+	BL_PATH_FILES_TREE = 4,
+	BL_PATH_FILES_CHILD = 5,
 };
 
 /* Key of bl_paths. h is the keyed hash of the path, component by component
@@ -99,7 +119,7 @@ struct bl_path_key {
 
 /* Value of bl_paths and bl_inodes. */
 struct bl_path_rule {
-	__u32 allow_bits;		/* allow lists that name this path */
+	__u32 allow_bits;		/* allow lists that name this path; of file rules: BL_A_* */
 	__u8 verdict[BL_SLOTS];		/* BL_DENY: a deny rule of that slot names it */
 	__u16 policy[BL_SLOTS];
 	__u16 pad;
@@ -135,7 +155,8 @@ struct bl_config {
 	__u32 build_set;	/* set of build steps */
 	__u8 scoped;		/* only cgroups below bl_scopes are recognised */
 	__u8 report_allowed;	/* emit a record for every allowed exec */
-	__u8 pad[2];
+	__u8 files;		/* a set may have file rules: never cleared while the maps live */
+	__u8 pad;
 };
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "task.h"
 #include "pure/path.h"
+#include "pure/files.h"
 
 /* The key of the path hashes: random, set by the loader at the first start and kept
  * with the pinned maps.
@@ -141,6 +142,30 @@ __noinline int bl_walk(struct bl_scratch *s, __u64 mnt, __u64 dentry, __u32 ns)
 	return -1;
 }
 
+/* As bl_walk, within one file system: up to its root, whatever is mounted where. */
+__noinline int bl_walk_fs(struct bl_scratch *s, __u64 dentry)
+{
+	struct dentry *d = (void *)dentry, *up, *root;
+	__u32 i;
+
+	if (!s)
+		return -1;
+	root = BPF_CORE_READ(d, d_sb, s_root);
+	s->n = 0;
+	for (i = 0; i < BL_DEPTH; i++) {
+		if (d == root) {
+			s->n = i;
+			return i;
+		}
+		up = BPF_CORE_READ(d, d_parent);
+		if (!up || up == d)	/* opened by handle: it has no name */
+			return -1;
+		s->dentry[i] = (__u64)d;
+		d = up;
+	}
+	return -1;
+}
+
 /* Reads the name of component i (0 is the leaf) into s->name; returns its length. */
 static __always_inline int bl_name(struct bl_scratch *s, __u32 i)
 {
@@ -157,6 +182,7 @@ struct bl_path_found {
 	__u32 allow_bits;
 	__u8 verdict[BL_SLOTS];
 	__u16 policy[BL_SLOTS];
+	__u16 pad;	/* verifier: < 6.3; no byte of what a global function is given may be unset */
 };
 
 static __always_inline void bl_found_add(struct bl_path_found *f, const struct bl_path_rule *r)
@@ -214,12 +240,14 @@ __noinline int bl_path_lookup(struct bl_scratch *s, __u32 set, __u32 kind, struc
 }
 
 /* Hashes the path that bl_walk left in s and looks its rules up. dirs: the set has
- * rules on directories, so every ancestor is looked up too.
+ * rules on directories, so every ancestor is looked up too. kind: BL_PATH_EXACT, or
+ * BL_PATH_FILES_EXACT for file rules.
  */
-__noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, struct bl_path_found *f)
+__noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 kind,
+			     struct bl_path_found *f)
 {
 	struct bl_sip sip;
-	__u32 i, n;
+	__u32 i, n, asks;
 	int k;
 
 	if (!s || !f)
@@ -231,15 +259,15 @@ __noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, struct
 	for (i = 0; i < BL_DEPTH; i++) {
 		if (i >= n)
 			break;
-		if (dirs) {	/* the directory that component i lies in */
-			bl_path_lookup(s, set, BL_PATH_TREE, f);
-			if (i == n - 1)
-				bl_path_lookup(s, set, BL_PATH_CHILD, f);
-		}
+		asks = bl_path_asks(i, n, dirs);	/* of the directory that component i lies in */
+		if (asks & 1 << BL_PATH_TREE)
+			bl_path_lookup(s, set, kind + BL_PATH_TREE, f);
+		if (asks & 1 << BL_PATH_CHILD)
+			bl_path_lookup(s, set, kind + BL_PATH_CHILD, f);
 		if (bl_path_take(s, n - 1 - i) < 0)
 			return -1;
 	}
-	return bl_path_lookup(s, set, BL_PATH_EXACT, f);
+	return bl_path_lookup(s, set, kind + BL_PATH_EXACT, f);
 }
 
 #endif

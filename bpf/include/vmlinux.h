@@ -47,9 +47,16 @@ enum bpf_map_type {
 #define EBUSY		16
 #define SIGKILL		9
 #define PROT_READ	0x1
+#define PROT_WRITE	0x2
 #define PROT_EXEC	0x4
+#define MAP_SHARED	0x01	/* and of MAP_SHARED_VALIDATE, 0x03; MAP_PRIVATE is 0x02 */
 #define VM_EXEC		0x4
+#define VM_SHARED	0x8
+#define S_IFMT		0170000	/* include/uapi/linux/stat.h */
+#define S_IFREG		0100000
+#define S_IFDIR		0040000
 #define READ_IMPLIES_EXEC 0x0400000	/* personality(2) */
+#define O_TRUNC		00001000	/* include/uapi/asm-generic/fcntl.h */
 #define FMODE_READ	0x1
 #define FMODE_WRITE	0x2
 /* FMODE_BACKING: bit 25 since 6.5, bit 24 in later kernels (include/linux/fs.h) */
@@ -196,6 +203,7 @@ struct mount {
 
 struct file {
 	unsigned int f_mode;
+	unsigned int f_flags;
 	struct path f_path;
 	struct inode *f_inode;
 };

@@ -13,6 +13,7 @@ package pure
 #include "exec.h"
 #include "cgroup_name.h"
 #include "path.h"
+#include "files.h"
 #include "ssh_names.h"
 #include "ssh_stream.h"
 #include "net.h"
@@ -111,6 +112,45 @@ static struct bl_decision pure_net(const void *p, __u8 act, __u8 mark, __u16 por
 	return bl_net_decide(p, &f);
 }
 
+struct pure_file_rule {	// FileRuleBytes of internal/enforce
+	struct bl_path_key key;
+	struct bl_path_rule rule;
+};
+
+static __u32 pure_lookup(const struct pure_file_rule *r, __u32 n, __u32 kind, const struct bl_sip *sip)
+{
+	__u64 h0, h1;
+	__u32 i, found = 0;
+
+	bl_sip_sum(sip, &h0, &h1);
+	for (i = 0; i < n; i++)
+		if (r[i].key.kind == kind && r[i].key.h[0] == h0 && r[i].key.h[1] == h1)
+			found |= r[i].rule.allow_bits;
+	return found;
+}
+
+// As bl_path_rules in bpf/walk.h and bl_files_judge in bpf/files.h, on names one after the
+// other with their lengths.
+static __u32 pure_files(const void *rules, __u32 count, __u64 k0, __u64 k1, const char *names,
+			const __u32 *lens, __u32 n, __u32 acts)
+{
+	__u32 i, kind, asks, found = 0;
+	struct bl_sip sip;
+
+	bl_sip_init(&sip, k0, k1);
+	for (i = 0; i <= n; i++) {
+		asks = bl_path_asks(i, n, 1);
+		for (kind = BL_PATH_EXACT; kind <= BL_PATH_CHILD; kind++)
+			if (asks & 1 << kind)
+				found |= pure_lookup(rules, count, BL_PATH_FILES_EXACT + kind, &sip);
+		if (i == n)
+			break;
+		pure_sip_name(&sip, names, lens[i]);
+		names += lens[i];
+	}
+	return bl_acts_denied(found, acts);
+}
+
 static int pure_ssh_program(const char *name)
 {
 	char n[BL_SSH_NAME] = {};
@@ -123,7 +163,10 @@ static int pure_ssh_program(const char *name)
 */
 import "C"
 
-import "unsafe"
+import (
+	"strings"
+	"unsafe"
+)
 
 // Decision is struct bl_decision.
 type Decision struct {
@@ -161,6 +204,43 @@ func HashPath(k0, k1 uint64, components []string) [2]uint64 {
 	var h [2]C.__u64
 	C.bl_sip_sum(&s, &h[0], &h[1])
 	return [2]uint64{uint64(h[0]), uint64(h[1])}
+}
+
+// FileActs runs the matching of file rules on the components of a path. rules points to count
+// entries of enforce.FileRuleBytes. It returns which of acts are denied: in the low byte by
+// policies that enforce, in the next by those that audit.
+func FileActs(rules unsafe.Pointer, count int, k0, k1 uint64, components []string, acts uint8) uint32 {
+	names := C.CString(strings.Join(components, ""))
+	defer C.free(unsafe.Pointer(names))
+	lens := make([]C.__u32, len(components)+1)
+	for i, c := range components {
+		lens[i] = C.__u32(len(c))
+	}
+	return uint32(C.pure_files(rules, C.__u32(count), C.__u64(k0), C.__u64(k1), names, &lens[0],
+		C.__u32(len(components)), C.__u32(acts)))
+}
+
+// ActsOpened runs bl_acts_opened. It and those below return acts: BL_A_*, policy.FileActs.
+func ActsOpened(reads, writes, trunc bool) uint8 {
+	return uint8(C.bl_acts_opened(flag(reads), flag(writes), flag(trunc)))
+}
+
+// ActsMapped runs bl_acts_mapped.
+func ActsMapped(access, writes, shared bool) uint8 {
+	return uint8(C.bl_acts_mapped(flag(access), flag(writes), flag(shared)))
+}
+
+// ActsFrom runs bl_acts_from.
+func ActsFrom(exchange bool) uint8 { return uint8(C.bl_acts_from(flag(exchange))) }
+
+// ActsTo runs bl_acts_to.
+func ActsTo() uint8 { return uint8(C.bl_acts_to()) }
+
+func flag(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // KeyFile runs bl_key_file: 0 none, 1 private key, 2 authorized keys, 4 .ssh directory.

@@ -283,6 +283,9 @@ func ruleTexts(s *policy.Spec) []string {
 		}
 		section(h.Mode, "ssh.server", string(h.Server), "ssh.client", client, "ssh.keys", string(h.Keys))
 	}
+	if f := s.Files; f != nil {
+		section(f.Mode, "files.readOnly", listed(len(f.ReadOnly), "path", "paths"), "files.rules", listed(len(f.Rules), "rule", "rules"))
+	}
 	if g := s.Guard; g != nil {
 		section(g.Mode, "guard.bpf", string(g.BPF))
 	}

@@ -76,6 +76,7 @@ func openBench(tb testing.TB, programs ...string) *bench {
 func (b *bench) confine(tb testing.TB, eff *policy.Effective) {
 	tb.Helper()
 	c := kernelBlConfig{Abi: abi, FloorSet: 1, BuildSet: 1}
+	c.Files = flag(eff != nil && len(eff.Files) > 0)
 	if err := b.maps["bl_configs"].Put(uint32(0), c); err != nil {
 		tb.Fatal(err)
 	}
@@ -233,6 +234,31 @@ func BenchmarkConfined(b *testing.B) {
 			k := openBench(b, "bl_bench_run")
 			k.confine(b, eff)
 			k.report(b, what, "ns/decision")
+			k.noFailures(b)
+		})
+	}
+}
+
+// What an open costs more: where nobody has file rules, and under some.
+func BenchmarkFiles(b *testing.B) {
+	var rules strings.Builder
+	rules.WriteString(benchPolicy + "  files:\n    readOnly: [/srv/usr, /srv/etc]\n    rules:\n    - deny: [read]\n      paths:\n")
+	for i := range 100 {
+		fmt.Fprintf(&rules, "      - /opt/rule/%05d/tool\n", i)
+	}
+	for _, c := range []struct {
+		name string
+		yaml string
+		what kernelBlBench
+	}{
+		{"none", benchPolicy, kernelBlBenchBL_B_FILES_ASK},
+		{"other-acts", benchPolicy + "  files: {readOnly: [/srv/usr]}\n", kernelBlBenchBL_B_FILES},
+		{"judged", rules.String(), kernelBlBenchBL_B_FILES},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			k := openBench(b, "bl_bench_run")
+			k.confine(b, mustEffective(b, c.yaml))
+			k.report(b, c.what, "ns/decision")
 			k.noFailures(b)
 		})
 	}

@@ -25,3 +25,19 @@ func CgroupName(name, parent string) (id [32]byte, kind int) {
 	id, k := cgroupName(name, parent)
 	return id, int(k)
 }
+
+// FileRuleBytes is an entry of the kernel's map of rules on paths.
+type FileRuleBytes struct {
+	Key  kernelBlPathKey
+	Rule kernelBlPathRule
+}
+
+// EncodeFiles returns the kernel's form of the file rules of eff under a hash key, for tests
+// of the contract.
+func EncodeFiles(hashKey [2]uint64, eff *policy.Effective) []FileRuleBytes {
+	out := make([]FileRuleBytes, len(eff.Files))
+	for i, r := range eff.Files {
+		out[i].Key, out[i].Rule = encodeFile(hashKey, 0, r)
+	}
+	return out
+}

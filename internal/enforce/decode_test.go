@@ -125,7 +125,7 @@ func TestABI(t *testing.T) {
 			t.Errorf("hook %d has no name", i)
 		}
 	}
-	if len(hookNames) != int(kernelBlHookBL_H_SYMLINK)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
+	if len(hookNames) != int(kernelBlHookBL_H_RECEIVE)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
 		t.Error("a hook or layer has no name in decode.go")
 	}
 	for r := range verdict.NumRules {
@@ -133,7 +133,7 @@ func TestABI(t *testing.T) {
 			t.Errorf("levelTable[%d] is of %v", r, levelTable[r].rule)
 		}
 	}
-	if uint8(verdict.RuleBPF) != uint8(kernelBlRuleIdBL_R_BPF) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
+	if uint8(verdict.RuleFiles) != uint8(kernelBlRuleIdBL_R_FILES) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
 		t.Error("internal/verdict and bpf/rules.h number the rules differently")
 	}
 	if binary.Size(kernelBlPolicy{}) != int(unsafe.Sizeof(kernelBlPolicy{})) {

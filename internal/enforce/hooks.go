@@ -25,6 +25,8 @@ type hook struct {
 	// need says that enforcement is not worth having without the hook. A hook that is
 	// not needed and is refused lowers the level of its rules.
 	need bool
+	// files marks what the files rules need: without it they are unsupported.
+	files bool
 	// syscalls marks what is attached only with Options.SignalSyscalls.
 	syscalls bool
 }
@@ -52,7 +54,23 @@ var hooks = []hook{
 	{program: "bl_lsm_rename", name: "inode_rename", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_link", name: "inode_link", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_symlink", name: "inode_symlink", backends: onlyLSM, kind: attachLSM, need: true},
-	{program: "bl_lsm_truncate", name: "path_truncate", backends: onlyLSM, kind: attachLSM},
+	{program: "bl_lsm_truncate", name: "path_truncate", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_unlink", name: "path_unlink", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_rmdir", name: "path_rmdir", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_mkdir", name: "path_mkdir", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_mknod", name: "path_mknod", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_symlink", name: "path_symlink", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_rename", name: "path_rename", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_link", name: "path_link", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_chmod", name: "path_chmod", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_chown", name: "path_chown", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_setxattr", name: "inode_setxattr", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_removexattr", name: "inode_removexattr", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_mmap", name: "mmap_file (files)", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_mprotect", name: "file_mprotect (files)", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_receive", name: "file_receive", backends: onlyLSM, kind: attachLSM, files: true},
+	{program: "bl_lsm_f_set_acl", name: "inode_set_acl", backends: onlyLSM, kind: attachLSM},
+	{program: "bl_lsm_f_remove_acl", name: "inode_remove_acl", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_bprm", name: "bprm_check_security", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_creds", name: "bprm_creds_from_file", backends: onlyLSM, kind: attachLSM, need: true},
 
@@ -65,7 +83,23 @@ var hooks = []hook{
 	{program: "bl_mod_rename", name: "security_inode_rename", backends: onlyModret, need: true},
 	{program: "bl_mod_link", name: "security_inode_link", backends: onlyModret, need: true},
 	{program: "bl_mod_symlink", name: "security_inode_symlink", backends: onlyModret, need: true},
-	{program: "bl_mod_truncate", name: "security_path_truncate", backends: onlyModret},
+	{program: "bl_mod_truncate", name: "security_path_truncate", backends: onlyModret, files: true},
+	{program: "bl_mod_f_unlink", name: "security_path_unlink", backends: onlyModret, files: true},
+	{program: "bl_mod_f_rmdir", name: "security_path_rmdir", backends: onlyModret, files: true},
+	{program: "bl_mod_f_mkdir", name: "security_path_mkdir", backends: onlyModret, files: true},
+	{program: "bl_mod_f_mknod", name: "security_path_mknod", backends: onlyModret, files: true},
+	{program: "bl_mod_f_symlink", name: "security_path_symlink", backends: onlyModret, files: true},
+	{program: "bl_mod_f_rename", name: "security_path_rename", backends: onlyModret, files: true},
+	{program: "bl_mod_f_link", name: "security_path_link", backends: onlyModret, files: true},
+	{program: "bl_mod_f_chmod", name: "security_path_chmod", backends: onlyModret, files: true},
+	{program: "bl_mod_f_chown", name: "security_path_chown", backends: onlyModret, files: true},
+	{program: "bl_mod_f_setxattr", name: "security_inode_setxattr", backends: onlyModret, files: true},
+	{program: "bl_mod_f_removexattr", name: "security_inode_removexattr", backends: onlyModret, files: true},
+	{program: "bl_mod_f_mmap", name: "security_mmap_file (files)", backends: onlyModret, files: true},
+	{program: "bl_mod_f_mprotect", name: "security_file_mprotect (files)", backends: onlyModret, files: true},
+	{program: "bl_mod_f_receive", name: "security_file_receive", backends: onlyModret, files: true},
+	{program: "bl_mod_f_set_acl", name: "security_inode_set_acl", backends: onlyModret},
+	{program: "bl_mod_f_remove_acl", name: "security_inode_remove_acl", backends: onlyModret},
 	{program: "bl_mod_bprm", name: "security_bprm_check", backends: onlyModret, need: true},
 	{program: "bl_mod_creds", name: "security_bprm_creds_from_file", backends: onlyModret, need: true},
 

@@ -32,14 +32,16 @@ const (
 type kernelBlBench uint32
 
 const (
-	kernelBlBenchBL_B_EMPTY  kernelBlBench = 0
-	kernelBlBenchBL_B_LABEL  kernelBlBench = 1
-	kernelBlBenchBL_B_POLICY kernelBlBench = 2
-	kernelBlBenchBL_B_FILE   kernelBlBench = 3
-	kernelBlBenchBL_B_EXEC   kernelBlBench = 4
-	kernelBlBenchBL_B_OPEN   kernelBlBench = 5
-	kernelBlBenchBL_B_CGROUP kernelBlBench = 6
-	kernelBlBenchBL_B_EMIT   kernelBlBench = 7
+	kernelBlBenchBL_B_EMPTY     kernelBlBench = 0
+	kernelBlBenchBL_B_LABEL     kernelBlBench = 1
+	kernelBlBenchBL_B_POLICY    kernelBlBench = 2
+	kernelBlBenchBL_B_FILE      kernelBlBench = 3
+	kernelBlBenchBL_B_EXEC      kernelBlBench = 4
+	kernelBlBenchBL_B_OPEN      kernelBlBench = 5
+	kernelBlBenchBL_B_CGROUP    kernelBlBench = 6
+	kernelBlBenchBL_B_EMIT      kernelBlBench = 7
+	kernelBlBenchBL_B_FILES_ASK kernelBlBench = 8
+	kernelBlBenchBL_B_FILES     kernelBlBench = 9
 )
 
 type kernelBlClass uint32
@@ -81,7 +83,8 @@ type kernelBlConfig struct {
 	BuildSet      uint32
 	Scoped        uint8
 	ReportAllowed uint8
-	Pad           [2]uint8
+	Files         uint8
+	Pad           uint8
 }
 
 type kernelBlContainer struct {
@@ -235,6 +238,10 @@ const (
 	kernelBlHookBL_H_SKB        kernelBlHook = 14
 	kernelBlHookBL_H_CGROUP     kernelBlHook = 15
 	kernelBlHookBL_H_SYMLINK    kernelBlHook = 16
+	kernelBlHookBL_H_CREATE     kernelBlHook = 17
+	kernelBlHookBL_H_DELETE     kernelBlHook = 18
+	kernelBlHookBL_H_ATTRIBUTES kernelBlHook = 19
+	kernelBlHookBL_H_RECEIVE    kernelBlHook = 20
 )
 
 type kernelBlId struct {
@@ -273,9 +280,12 @@ type kernelBlPathKey struct {
 type kernelBlPathKind uint32
 
 const (
-	kernelBlPathKindBL_PATH_EXACT kernelBlPathKind = 0
-	kernelBlPathKindBL_PATH_TREE  kernelBlPathKind = 1
-	kernelBlPathKindBL_PATH_CHILD kernelBlPathKind = 2
+	kernelBlPathKindBL_PATH_EXACT       kernelBlPathKind = 0
+	kernelBlPathKindBL_PATH_TREE        kernelBlPathKind = 1
+	kernelBlPathKindBL_PATH_CHILD       kernelBlPathKind = 2
+	kernelBlPathKindBL_PATH_FILES_EXACT kernelBlPathKind = 3
+	kernelBlPathKindBL_PATH_FILES_TREE  kernelBlPathKind = 4
+	kernelBlPathKindBL_PATH_FILES_CHILD kernelBlPathKind = 5
 )
 
 type kernelBlPathRule struct {
@@ -319,7 +329,8 @@ const (
 	kernelBlRuleIdBL_R_SSH_CLIENT kernelBlRuleId = 7
 	kernelBlRuleIdBL_R_SSH_KEYS   kernelBlRuleId = 8
 	kernelBlRuleIdBL_R_BPF        kernelBlRuleId = 9
-	kernelBlRuleIdBL_R_COUNT      kernelBlRuleId = 10
+	kernelBlRuleIdBL_R_FILES      kernelBlRuleId = 10
+	kernelBlRuleIdBL_R_COUNT      kernelBlRuleId = 11
 	kernelBlRuleIdBL_R_MAX        kernelBlRuleId = 16
 	kernelBlRuleIdBL_R_NONE       kernelBlRuleId = 255
 )
@@ -401,94 +412,126 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapBlBinds           = "bl_binds"
-	kernelMapBlCgroups         = "bl_cgroups"
-	kernelMapBlConfigs         = "bl_configs"
-	kernelMapBlContainers      = "bl_containers"
-	kernelMapBlContracts       = "bl_contracts"
-	kernelMapBlDenials         = "bl_denials"
-	kernelMapBlErrs            = "bl_errs"
-	kernelMapBlEvents          = "bl_events"
-	kernelMapBlGlobals         = "bl_globals"
-	kernelMapBlHelpers         = "bl_helpers"
-	kernelMapBlInodes          = "bl_inodes"
-	kernelMapBlPaths           = "bl_paths"
-	kernelMapBlPolicies        = "bl_policies"
-	kernelMapBlScopes          = "bl_scopes"
-	kernelMapBlScratches       = "bl_scratches"
-	kernelMapBlSlots           = "bl_slots"
-	kernelMapBlSshTo           = "bl_ssh_to"
-	kernelMapBlStreams         = "bl_streams"
-	kernelMapBlTasks           = "bl_tasks"
-	kernelMapBlTasksOld        = "bl_tasks_old"
-	kernelProgBlArmFound       = "bl_arm_found"
-	kernelProgBlAttachTask     = "bl_attach_task"
-	kernelProgBlBenchExec      = "bl_bench_exec"
-	kernelProgBlBenchRun       = "bl_bench_run"
-	kernelProgBlBenchSkb       = "bl_bench_skb"
-	kernelProgBlBind4          = "bl_bind4"
-	kernelProgBlBind6          = "bl_bind6"
-	kernelProgBlCarryLabels    = "bl_carry_labels"
-	kernelProgBlCgroupMkdir    = "bl_cgroup_mkdir"
-	kernelProgBlCgroupRmdir    = "bl_cgroup_rmdir"
-	kernelProgBlConnect4       = "bl_connect4"
-	kernelProgBlConnect6       = "bl_connect6"
-	kernelProgBlContractRun    = "bl_contract_run"
-	kernelProgBlEgress         = "bl_egress"
-	kernelProgBlExecDone       = "bl_exec_done"
-	kernelProgBlFork           = "bl_fork"
-	kernelProgBlLsmBpf         = "bl_lsm_bpf"
-	kernelProgBlLsmBprm        = "bl_lsm_bprm"
-	kernelProgBlLsmCreds       = "bl_lsm_creds"
-	kernelProgBlLsmLink        = "bl_lsm_link"
-	kernelProgBlLsmListen      = "bl_lsm_listen"
-	kernelProgBlLsmMmap        = "bl_lsm_mmap"
-	kernelProgBlLsmMount       = "bl_lsm_mount"
-	kernelProgBlLsmMoveMount   = "bl_lsm_move_mount"
-	kernelProgBlLsmMprotect    = "bl_lsm_mprotect"
-	kernelProgBlLsmOpen        = "bl_lsm_open"
-	kernelProgBlLsmRename      = "bl_lsm_rename"
-	kernelProgBlLsmSymlink     = "bl_lsm_symlink"
-	kernelProgBlLsmTruncate    = "bl_lsm_truncate"
-	kernelProgBlModBpf         = "bl_mod_bpf"
-	kernelProgBlModBprm        = "bl_mod_bprm"
-	kernelProgBlModCreds       = "bl_mod_creds"
-	kernelProgBlModLink        = "bl_mod_link"
-	kernelProgBlModListen      = "bl_mod_listen"
-	kernelProgBlModMmap        = "bl_mod_mmap"
-	kernelProgBlModMount       = "bl_mod_mount"
-	kernelProgBlModMoveMount   = "bl_mod_move_mount"
-	kernelProgBlModMprotect    = "bl_mod_mprotect"
-	kernelProgBlModOpen        = "bl_mod_open"
-	kernelProgBlModRename      = "bl_mod_rename"
-	kernelProgBlModSymlink     = "bl_mod_symlink"
-	kernelProgBlModTruncate    = "bl_mod_truncate"
-	kernelProgBlSigListen      = "bl_sig_listen"
-	kernelProgBlSockops        = "bl_sockops"
-	kernelProgBlSysExit        = "bl_sys_exit"
-	kernelVarBlBackend         = "bl_backend"
-	kernelVarBlOvlFlags        = "bl_ovl_flags"
-	kernelVarBlOvlUpper        = "bl_ovl_upper"
-	kernelVarBlOvlUpperdata    = "bl_ovl_upperdata"
-	kernelVarBlRenameLock      = "bl_rename_lock"
-	kernelVarBlSipK0           = "bl_sip_k0"
-	kernelVarBlSipK1           = "bl_sip_k1"
-	kernelVarBlTwinBlBackendId = "bl_twin_bl_backend_id"
-	kernelVarBlTwinBlClass     = "bl_twin_bl_class"
-	kernelVarBlTwinBlCode      = "bl_twin_bl_code"
-	kernelVarBlTwinBlDecided   = "bl_twin_bl_decided"
-	kernelVarBlTwinBlEvent     = "bl_twin_bl_event"
-	kernelVarBlTwinBlEventType = "bl_twin_bl_event_type"
-	kernelVarBlTwinBlGlobal    = "bl_twin_bl_global"
-	kernelVarBlTwinBlHook      = "bl_twin_bl_hook"
-	kernelVarBlTwinBlLayer     = "bl_twin_bl_layer"
-	kernelVarBlTwinBlPathKind  = "bl_twin_bl_path_kind"
-	kernelVarBlTwinBlRuleId    = "bl_twin_bl_rule_id"
-	kernelVarBlTwinBlSlot      = "bl_twin_bl_slot"
-	kernelVarBlTwinBlState     = "bl_twin_bl_state"
-	kernelVarBlTwinBlVerdict   = "bl_twin_bl_verdict"
-	kernelVarBlV1Hierarchy     = "bl_v1_hierarchy"
-	kernelVarBlV1Subsys        = "bl_v1_subsys"
+	kernelMapBlBinds             = "bl_binds"
+	kernelMapBlCgroups           = "bl_cgroups"
+	kernelMapBlConfigs           = "bl_configs"
+	kernelMapBlContainers        = "bl_containers"
+	kernelMapBlContracts         = "bl_contracts"
+	kernelMapBlDenials           = "bl_denials"
+	kernelMapBlErrs              = "bl_errs"
+	kernelMapBlEvents            = "bl_events"
+	kernelMapBlGlobals           = "bl_globals"
+	kernelMapBlHelpers           = "bl_helpers"
+	kernelMapBlInodes            = "bl_inodes"
+	kernelMapBlPaths             = "bl_paths"
+	kernelMapBlPolicies          = "bl_policies"
+	kernelMapBlScopes            = "bl_scopes"
+	kernelMapBlScratches         = "bl_scratches"
+	kernelMapBlSlots             = "bl_slots"
+	kernelMapBlSshTo             = "bl_ssh_to"
+	kernelMapBlStreams           = "bl_streams"
+	kernelMapBlTasks             = "bl_tasks"
+	kernelMapBlTasksOld          = "bl_tasks_old"
+	kernelProgBlArmFound         = "bl_arm_found"
+	kernelProgBlAttachTask       = "bl_attach_task"
+	kernelProgBlBenchExec        = "bl_bench_exec"
+	kernelProgBlBenchRun         = "bl_bench_run"
+	kernelProgBlBenchSkb         = "bl_bench_skb"
+	kernelProgBlBind4            = "bl_bind4"
+	kernelProgBlBind6            = "bl_bind6"
+	kernelProgBlCarryLabels      = "bl_carry_labels"
+	kernelProgBlCgroupMkdir      = "bl_cgroup_mkdir"
+	kernelProgBlCgroupRmdir      = "bl_cgroup_rmdir"
+	kernelProgBlConnect4         = "bl_connect4"
+	kernelProgBlConnect6         = "bl_connect6"
+	kernelProgBlContractRun      = "bl_contract_run"
+	kernelProgBlEgress           = "bl_egress"
+	kernelProgBlExecDone         = "bl_exec_done"
+	kernelProgBlFork             = "bl_fork"
+	kernelProgBlLsmBpf           = "bl_lsm_bpf"
+	kernelProgBlLsmBprm          = "bl_lsm_bprm"
+	kernelProgBlLsmCreds         = "bl_lsm_creds"
+	kernelProgBlLsmF_chmod       = "bl_lsm_f_chmod"
+	kernelProgBlLsmF_chown       = "bl_lsm_f_chown"
+	kernelProgBlLsmF_link        = "bl_lsm_f_link"
+	kernelProgBlLsmF_mkdir       = "bl_lsm_f_mkdir"
+	kernelProgBlLsmF_mknod       = "bl_lsm_f_mknod"
+	kernelProgBlLsmF_mmap        = "bl_lsm_f_mmap"
+	kernelProgBlLsmF_mprotect    = "bl_lsm_f_mprotect"
+	kernelProgBlLsmF_receive     = "bl_lsm_f_receive"
+	kernelProgBlLsmF_removeAcl   = "bl_lsm_f_remove_acl"
+	kernelProgBlLsmF_removexattr = "bl_lsm_f_removexattr"
+	kernelProgBlLsmF_rename      = "bl_lsm_f_rename"
+	kernelProgBlLsmF_rmdir       = "bl_lsm_f_rmdir"
+	kernelProgBlLsmF_setAcl      = "bl_lsm_f_set_acl"
+	kernelProgBlLsmF_setxattr    = "bl_lsm_f_setxattr"
+	kernelProgBlLsmF_symlink     = "bl_lsm_f_symlink"
+	kernelProgBlLsmF_unlink      = "bl_lsm_f_unlink"
+	kernelProgBlLsmLink          = "bl_lsm_link"
+	kernelProgBlLsmListen        = "bl_lsm_listen"
+	kernelProgBlLsmMmap          = "bl_lsm_mmap"
+	kernelProgBlLsmMount         = "bl_lsm_mount"
+	kernelProgBlLsmMoveMount     = "bl_lsm_move_mount"
+	kernelProgBlLsmMprotect      = "bl_lsm_mprotect"
+	kernelProgBlLsmOpen          = "bl_lsm_open"
+	kernelProgBlLsmRename        = "bl_lsm_rename"
+	kernelProgBlLsmSymlink       = "bl_lsm_symlink"
+	kernelProgBlLsmTruncate      = "bl_lsm_truncate"
+	kernelProgBlModBpf           = "bl_mod_bpf"
+	kernelProgBlModBprm          = "bl_mod_bprm"
+	kernelProgBlModCreds         = "bl_mod_creds"
+	kernelProgBlModF_chmod       = "bl_mod_f_chmod"
+	kernelProgBlModF_chown       = "bl_mod_f_chown"
+	kernelProgBlModF_link        = "bl_mod_f_link"
+	kernelProgBlModF_mkdir       = "bl_mod_f_mkdir"
+	kernelProgBlModF_mknod       = "bl_mod_f_mknod"
+	kernelProgBlModF_mmap        = "bl_mod_f_mmap"
+	kernelProgBlModF_mprotect    = "bl_mod_f_mprotect"
+	kernelProgBlModF_receive     = "bl_mod_f_receive"
+	kernelProgBlModF_removeAcl   = "bl_mod_f_remove_acl"
+	kernelProgBlModF_removexattr = "bl_mod_f_removexattr"
+	kernelProgBlModF_rename      = "bl_mod_f_rename"
+	kernelProgBlModF_rmdir       = "bl_mod_f_rmdir"
+	kernelProgBlModF_setAcl      = "bl_mod_f_set_acl"
+	kernelProgBlModF_setxattr    = "bl_mod_f_setxattr"
+	kernelProgBlModF_symlink     = "bl_mod_f_symlink"
+	kernelProgBlModF_unlink      = "bl_mod_f_unlink"
+	kernelProgBlModLink          = "bl_mod_link"
+	kernelProgBlModListen        = "bl_mod_listen"
+	kernelProgBlModMmap          = "bl_mod_mmap"
+	kernelProgBlModMount         = "bl_mod_mount"
+	kernelProgBlModMoveMount     = "bl_mod_move_mount"
+	kernelProgBlModMprotect      = "bl_mod_mprotect"
+	kernelProgBlModOpen          = "bl_mod_open"
+	kernelProgBlModRename        = "bl_mod_rename"
+	kernelProgBlModSymlink       = "bl_mod_symlink"
+	kernelProgBlModTruncate      = "bl_mod_truncate"
+	kernelProgBlSigListen        = "bl_sig_listen"
+	kernelProgBlSockops          = "bl_sockops"
+	kernelProgBlSysExit          = "bl_sys_exit"
+	kernelVarBlBackend           = "bl_backend"
+	kernelVarBlOvlFlags          = "bl_ovl_flags"
+	kernelVarBlOvlUpper          = "bl_ovl_upper"
+	kernelVarBlOvlUpperdata      = "bl_ovl_upperdata"
+	kernelVarBlRenameLock        = "bl_rename_lock"
+	kernelVarBlSipK0             = "bl_sip_k0"
+	kernelVarBlSipK1             = "bl_sip_k1"
+	kernelVarBlTwinBlBackendId   = "bl_twin_bl_backend_id"
+	kernelVarBlTwinBlClass       = "bl_twin_bl_class"
+	kernelVarBlTwinBlCode        = "bl_twin_bl_code"
+	kernelVarBlTwinBlDecided     = "bl_twin_bl_decided"
+	kernelVarBlTwinBlEvent       = "bl_twin_bl_event"
+	kernelVarBlTwinBlEventType   = "bl_twin_bl_event_type"
+	kernelVarBlTwinBlGlobal      = "bl_twin_bl_global"
+	kernelVarBlTwinBlHook        = "bl_twin_bl_hook"
+	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
+	kernelVarBlTwinBlPathKind    = "bl_twin_bl_path_kind"
+	kernelVarBlTwinBlRuleId      = "bl_twin_bl_rule_id"
+	kernelVarBlTwinBlSlot        = "bl_twin_bl_slot"
+	kernelVarBlTwinBlState       = "bl_twin_bl_state"
+	kernelVarBlTwinBlVerdict     = "bl_twin_bl_verdict"
+	kernelVarBlV1Hierarchy       = "bl_v1_hierarchy"
+	kernelVarBlV1Subsys          = "bl_v1_subsys"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -533,51 +576,83 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	BlArmFound     *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
-	BlAttachTask   *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
-	BlBenchExec    *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
-	BlBenchRun     *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
-	BlBenchSkb     *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
-	BlBind4        *ebpf.ProgramSpec `ebpf:"bl_bind4"`
-	BlBind6        *ebpf.ProgramSpec `ebpf:"bl_bind6"`
-	BlCarryLabels  *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
-	BlCgroupMkdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4     *ebpf.ProgramSpec `ebpf:"bl_connect4"`
-	BlConnect6     *ebpf.ProgramSpec `ebpf:"bl_connect6"`
-	BlContractRun  *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
-	BlEgress       *ebpf.ProgramSpec `ebpf:"bl_egress"`
-	BlExecDone     *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
-	BlFork         *ebpf.ProgramSpec `ebpf:"bl_fork"`
-	BlLsmBpf       *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm      *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds     *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
-	BlLsmLink      *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
-	BlLsmListen    *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
-	BlLsmMmap      *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
-	BlLsmMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect  *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen      *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
-	BlLsmRename    *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
-	BlLsmSymlink   *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
-	BlLsmTruncate  *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
-	BlModBpf       *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
-	BlModBprm      *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
-	BlModCreds     *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
-	BlModLink      *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
-	BlModListen    *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
-	BlModMmap      *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
-	BlModMount     *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
-	BlModMoveMount *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
-	BlModMprotect  *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
-	BlModOpen      *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
-	BlModRename    *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
-	BlModSymlink   *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
-	BlModTruncate  *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
-	BlSigListen    *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
-	BlSockops      *ebpf.ProgramSpec `ebpf:"bl_sockops"`
-	BlSysExit      *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
+	BlArmFound         *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
+	BlAttachTask       *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
+	BlBenchExec        *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
+	BlBenchRun         *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
+	BlBenchSkb         *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
+	BlBind4            *ebpf.ProgramSpec `ebpf:"bl_bind4"`
+	BlBind6            *ebpf.ProgramSpec `ebpf:"bl_bind6"`
+	BlCarryLabels      *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
+	BlCgroupMkdir      *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir      *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4         *ebpf.ProgramSpec `ebpf:"bl_connect4"`
+	BlConnect6         *ebpf.ProgramSpec `ebpf:"bl_connect6"`
+	BlContractRun      *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
+	BlEgress           *ebpf.ProgramSpec `ebpf:"bl_egress"`
+	BlExecDone         *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
+	BlFork             *ebpf.ProgramSpec `ebpf:"bl_fork"`
+	BlLsmBpf           *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm          *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds         *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
+	BlLsmF_chmod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chmod"`
+	BlLsmF_chown       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chown"`
+	BlLsmF_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_link"`
+	BlLsmF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mkdir"`
+	BlLsmF_mknod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mknod"`
+	BlLsmF_mmap        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mmap"`
+	BlLsmF_mprotect    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mprotect"`
+	BlLsmF_receive     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_receive"`
+	BlLsmF_removeAcl   *ebpf.ProgramSpec `ebpf:"bl_lsm_f_remove_acl"`
+	BlLsmF_removexattr *ebpf.ProgramSpec `ebpf:"bl_lsm_f_removexattr"`
+	BlLsmF_rename      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_rename"`
+	BlLsmF_rmdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_rmdir"`
+	BlLsmF_setAcl      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_set_acl"`
+	BlLsmF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_setxattr"`
+	BlLsmF_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_symlink"`
+	BlLsmF_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_unlink"`
+	BlLsmLink          *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
+	BlLsmListen        *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
+	BlLsmMmap          *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
+	BlLsmMount         *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect      *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen          *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
+	BlLsmRename        *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink       *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate      *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
+	BlModBpf           *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
+	BlModBprm          *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
+	BlModCreds         *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
+	BlModF_chmod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chmod"`
+	BlModF_chown       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chown"`
+	BlModF_link        *ebpf.ProgramSpec `ebpf:"bl_mod_f_link"`
+	BlModF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mkdir"`
+	BlModF_mknod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mknod"`
+	BlModF_mmap        *ebpf.ProgramSpec `ebpf:"bl_mod_f_mmap"`
+	BlModF_mprotect    *ebpf.ProgramSpec `ebpf:"bl_mod_f_mprotect"`
+	BlModF_receive     *ebpf.ProgramSpec `ebpf:"bl_mod_f_receive"`
+	BlModF_removeAcl   *ebpf.ProgramSpec `ebpf:"bl_mod_f_remove_acl"`
+	BlModF_removexattr *ebpf.ProgramSpec `ebpf:"bl_mod_f_removexattr"`
+	BlModF_rename      *ebpf.ProgramSpec `ebpf:"bl_mod_f_rename"`
+	BlModF_rmdir       *ebpf.ProgramSpec `ebpf:"bl_mod_f_rmdir"`
+	BlModF_setAcl      *ebpf.ProgramSpec `ebpf:"bl_mod_f_set_acl"`
+	BlModF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_f_setxattr"`
+	BlModF_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_f_symlink"`
+	BlModF_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_f_unlink"`
+	BlModLink          *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
+	BlModListen        *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
+	BlModMmap          *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
+	BlModMount         *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
+	BlModMoveMount     *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
+	BlModMprotect      *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
+	BlModOpen          *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
+	BlModRename        *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
+	BlModSymlink       *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
+	BlModTruncate      *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
+	BlSigListen        *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSockops          *ebpf.ProgramSpec `ebpf:"bl_sockops"`
+	BlSysExit          *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
@@ -735,51 +810,83 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	BlArmFound     *ebpf.Program `ebpf:"bl_arm_found"`
-	BlAttachTask   *ebpf.Program `ebpf:"bl_attach_task"`
-	BlBenchExec    *ebpf.Program `ebpf:"bl_bench_exec"`
-	BlBenchRun     *ebpf.Program `ebpf:"bl_bench_run"`
-	BlBenchSkb     *ebpf.Program `ebpf:"bl_bench_skb"`
-	BlBind4        *ebpf.Program `ebpf:"bl_bind4"`
-	BlBind6        *ebpf.Program `ebpf:"bl_bind6"`
-	BlCarryLabels  *ebpf.Program `ebpf:"bl_carry_labels"`
-	BlCgroupMkdir  *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir  *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4     *ebpf.Program `ebpf:"bl_connect4"`
-	BlConnect6     *ebpf.Program `ebpf:"bl_connect6"`
-	BlContractRun  *ebpf.Program `ebpf:"bl_contract_run"`
-	BlEgress       *ebpf.Program `ebpf:"bl_egress"`
-	BlExecDone     *ebpf.Program `ebpf:"bl_exec_done"`
-	BlFork         *ebpf.Program `ebpf:"bl_fork"`
-	BlLsmBpf       *ebpf.Program `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm      *ebpf.Program `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds     *ebpf.Program `ebpf:"bl_lsm_creds"`
-	BlLsmLink      *ebpf.Program `ebpf:"bl_lsm_link"`
-	BlLsmListen    *ebpf.Program `ebpf:"bl_lsm_listen"`
-	BlLsmMmap      *ebpf.Program `ebpf:"bl_lsm_mmap"`
-	BlLsmMount     *ebpf.Program `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount *ebpf.Program `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect  *ebpf.Program `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen      *ebpf.Program `ebpf:"bl_lsm_open"`
-	BlLsmRename    *ebpf.Program `ebpf:"bl_lsm_rename"`
-	BlLsmSymlink   *ebpf.Program `ebpf:"bl_lsm_symlink"`
-	BlLsmTruncate  *ebpf.Program `ebpf:"bl_lsm_truncate"`
-	BlModBpf       *ebpf.Program `ebpf:"bl_mod_bpf"`
-	BlModBprm      *ebpf.Program `ebpf:"bl_mod_bprm"`
-	BlModCreds     *ebpf.Program `ebpf:"bl_mod_creds"`
-	BlModLink      *ebpf.Program `ebpf:"bl_mod_link"`
-	BlModListen    *ebpf.Program `ebpf:"bl_mod_listen"`
-	BlModMmap      *ebpf.Program `ebpf:"bl_mod_mmap"`
-	BlModMount     *ebpf.Program `ebpf:"bl_mod_mount"`
-	BlModMoveMount *ebpf.Program `ebpf:"bl_mod_move_mount"`
-	BlModMprotect  *ebpf.Program `ebpf:"bl_mod_mprotect"`
-	BlModOpen      *ebpf.Program `ebpf:"bl_mod_open"`
-	BlModRename    *ebpf.Program `ebpf:"bl_mod_rename"`
-	BlModSymlink   *ebpf.Program `ebpf:"bl_mod_symlink"`
-	BlModTruncate  *ebpf.Program `ebpf:"bl_mod_truncate"`
-	BlSigListen    *ebpf.Program `ebpf:"bl_sig_listen"`
-	BlSockops      *ebpf.Program `ebpf:"bl_sockops"`
-	BlSysExit      *ebpf.Program `ebpf:"bl_sys_exit"`
+	BlArmFound         *ebpf.Program `ebpf:"bl_arm_found"`
+	BlAttachTask       *ebpf.Program `ebpf:"bl_attach_task"`
+	BlBenchExec        *ebpf.Program `ebpf:"bl_bench_exec"`
+	BlBenchRun         *ebpf.Program `ebpf:"bl_bench_run"`
+	BlBenchSkb         *ebpf.Program `ebpf:"bl_bench_skb"`
+	BlBind4            *ebpf.Program `ebpf:"bl_bind4"`
+	BlBind6            *ebpf.Program `ebpf:"bl_bind6"`
+	BlCarryLabels      *ebpf.Program `ebpf:"bl_carry_labels"`
+	BlCgroupMkdir      *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir      *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4         *ebpf.Program `ebpf:"bl_connect4"`
+	BlConnect6         *ebpf.Program `ebpf:"bl_connect6"`
+	BlContractRun      *ebpf.Program `ebpf:"bl_contract_run"`
+	BlEgress           *ebpf.Program `ebpf:"bl_egress"`
+	BlExecDone         *ebpf.Program `ebpf:"bl_exec_done"`
+	BlFork             *ebpf.Program `ebpf:"bl_fork"`
+	BlLsmBpf           *ebpf.Program `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm          *ebpf.Program `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds         *ebpf.Program `ebpf:"bl_lsm_creds"`
+	BlLsmF_chmod       *ebpf.Program `ebpf:"bl_lsm_f_chmod"`
+	BlLsmF_chown       *ebpf.Program `ebpf:"bl_lsm_f_chown"`
+	BlLsmF_link        *ebpf.Program `ebpf:"bl_lsm_f_link"`
+	BlLsmF_mkdir       *ebpf.Program `ebpf:"bl_lsm_f_mkdir"`
+	BlLsmF_mknod       *ebpf.Program `ebpf:"bl_lsm_f_mknod"`
+	BlLsmF_mmap        *ebpf.Program `ebpf:"bl_lsm_f_mmap"`
+	BlLsmF_mprotect    *ebpf.Program `ebpf:"bl_lsm_f_mprotect"`
+	BlLsmF_receive     *ebpf.Program `ebpf:"bl_lsm_f_receive"`
+	BlLsmF_removeAcl   *ebpf.Program `ebpf:"bl_lsm_f_remove_acl"`
+	BlLsmF_removexattr *ebpf.Program `ebpf:"bl_lsm_f_removexattr"`
+	BlLsmF_rename      *ebpf.Program `ebpf:"bl_lsm_f_rename"`
+	BlLsmF_rmdir       *ebpf.Program `ebpf:"bl_lsm_f_rmdir"`
+	BlLsmF_setAcl      *ebpf.Program `ebpf:"bl_lsm_f_set_acl"`
+	BlLsmF_setxattr    *ebpf.Program `ebpf:"bl_lsm_f_setxattr"`
+	BlLsmF_symlink     *ebpf.Program `ebpf:"bl_lsm_f_symlink"`
+	BlLsmF_unlink      *ebpf.Program `ebpf:"bl_lsm_f_unlink"`
+	BlLsmLink          *ebpf.Program `ebpf:"bl_lsm_link"`
+	BlLsmListen        *ebpf.Program `ebpf:"bl_lsm_listen"`
+	BlLsmMmap          *ebpf.Program `ebpf:"bl_lsm_mmap"`
+	BlLsmMount         *ebpf.Program `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount     *ebpf.Program `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect      *ebpf.Program `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen          *ebpf.Program `ebpf:"bl_lsm_open"`
+	BlLsmRename        *ebpf.Program `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink       *ebpf.Program `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate      *ebpf.Program `ebpf:"bl_lsm_truncate"`
+	BlModBpf           *ebpf.Program `ebpf:"bl_mod_bpf"`
+	BlModBprm          *ebpf.Program `ebpf:"bl_mod_bprm"`
+	BlModCreds         *ebpf.Program `ebpf:"bl_mod_creds"`
+	BlModF_chmod       *ebpf.Program `ebpf:"bl_mod_f_chmod"`
+	BlModF_chown       *ebpf.Program `ebpf:"bl_mod_f_chown"`
+	BlModF_link        *ebpf.Program `ebpf:"bl_mod_f_link"`
+	BlModF_mkdir       *ebpf.Program `ebpf:"bl_mod_f_mkdir"`
+	BlModF_mknod       *ebpf.Program `ebpf:"bl_mod_f_mknod"`
+	BlModF_mmap        *ebpf.Program `ebpf:"bl_mod_f_mmap"`
+	BlModF_mprotect    *ebpf.Program `ebpf:"bl_mod_f_mprotect"`
+	BlModF_receive     *ebpf.Program `ebpf:"bl_mod_f_receive"`
+	BlModF_removeAcl   *ebpf.Program `ebpf:"bl_mod_f_remove_acl"`
+	BlModF_removexattr *ebpf.Program `ebpf:"bl_mod_f_removexattr"`
+	BlModF_rename      *ebpf.Program `ebpf:"bl_mod_f_rename"`
+	BlModF_rmdir       *ebpf.Program `ebpf:"bl_mod_f_rmdir"`
+	BlModF_setAcl      *ebpf.Program `ebpf:"bl_mod_f_set_acl"`
+	BlModF_setxattr    *ebpf.Program `ebpf:"bl_mod_f_setxattr"`
+	BlModF_symlink     *ebpf.Program `ebpf:"bl_mod_f_symlink"`
+	BlModF_unlink      *ebpf.Program `ebpf:"bl_mod_f_unlink"`
+	BlModLink          *ebpf.Program `ebpf:"bl_mod_link"`
+	BlModListen        *ebpf.Program `ebpf:"bl_mod_listen"`
+	BlModMmap          *ebpf.Program `ebpf:"bl_mod_mmap"`
+	BlModMount         *ebpf.Program `ebpf:"bl_mod_mount"`
+	BlModMoveMount     *ebpf.Program `ebpf:"bl_mod_move_mount"`
+	BlModMprotect      *ebpf.Program `ebpf:"bl_mod_mprotect"`
+	BlModOpen          *ebpf.Program `ebpf:"bl_mod_open"`
+	BlModRename        *ebpf.Program `ebpf:"bl_mod_rename"`
+	BlModSymlink       *ebpf.Program `ebpf:"bl_mod_symlink"`
+	BlModTruncate      *ebpf.Program `ebpf:"bl_mod_truncate"`
+	BlSigListen        *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSockops          *ebpf.Program `ebpf:"bl_sockops"`
+	BlSysExit          *ebpf.Program `ebpf:"bl_sys_exit"`
 }
 
 func (p *kernelPrograms) Close() error {
@@ -803,6 +910,22 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmBpf,
 		p.BlLsmBprm,
 		p.BlLsmCreds,
+		p.BlLsmF_chmod,
+		p.BlLsmF_chown,
+		p.BlLsmF_link,
+		p.BlLsmF_mkdir,
+		p.BlLsmF_mknod,
+		p.BlLsmF_mmap,
+		p.BlLsmF_mprotect,
+		p.BlLsmF_receive,
+		p.BlLsmF_removeAcl,
+		p.BlLsmF_removexattr,
+		p.BlLsmF_rename,
+		p.BlLsmF_rmdir,
+		p.BlLsmF_setAcl,
+		p.BlLsmF_setxattr,
+		p.BlLsmF_symlink,
+		p.BlLsmF_unlink,
 		p.BlLsmLink,
 		p.BlLsmListen,
 		p.BlLsmMmap,
@@ -816,6 +939,22 @@ func (p *kernelPrograms) Close() error {
 		p.BlModBpf,
 		p.BlModBprm,
 		p.BlModCreds,
+		p.BlModF_chmod,
+		p.BlModF_chown,
+		p.BlModF_link,
+		p.BlModF_mkdir,
+		p.BlModF_mknod,
+		p.BlModF_mmap,
+		p.BlModF_mprotect,
+		p.BlModF_receive,
+		p.BlModF_removeAcl,
+		p.BlModF_removexattr,
+		p.BlModF_rename,
+		p.BlModF_rmdir,
+		p.BlModF_setAcl,
+		p.BlModF_setxattr,
+		p.BlModF_symlink,
+		p.BlModF_unlink,
 		p.BlModLink,
 		p.BlModListen,
 		p.BlModMmap,

@@ -56,7 +56,13 @@ var levelTable = []levelRow{
 	row(verdict.RuleBPF, verdict.Prevent, verdict.Prevent, verdict.Detect, map[verdict.Backend]string{
 		verdict.BackendSignal: "a container with CAP_BPF or CAP_SYS_ADMIN can detach programs: the canary finds it and the agent mends it",
 	}),
+	row(verdict.RuleFiles, verdict.Prevent, verdict.Prevent, verdict.Unsupported, map[verdict.Backend]string{
+		verdict.BackendLSM: filesNote, verdict.BackendModret: filesNote,
+		verdict.BackendSignal: "acts on files are not seen",
+	}),
 }
+
+const filesNote = "reads and writes by descriptors opened before the rule was bound, times (utimes), inode flags, and extended attributes and ACLs on volumes are open"
 
 // withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
 var withSyscalls = map[verdict.Rule]struct {
@@ -83,6 +89,8 @@ func (e *Enforcer) Levels() []RuleLevel {
 		switch {
 		case slices.Contains(cgroupRules, r.rule) && e.lacksCgroup() != "":
 			l.Level, l.Note = verdict.Unsupported, e.lacksCgroup()
+		case r.rule == verdict.RuleFiles && l.Level != verdict.Unsupported && e.lacksFiles() != "":
+			l.Level, l.Note = verdict.Unsupported, e.lacksFiles()
 		case r.rule == verdict.RuleDrift && e.overlay != nil:
 			l.Note = "the layout of overlayfs is unknown here, so every file of an overlay counts as drift: " + e.overlay.Error()
 		}
@@ -101,6 +109,18 @@ func (e *Enforcer) lacksCgroup() string {
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
 		if h.kind == attachCgroup && e.missing[h.program] != "" {
+			return h.name + ": " + e.missing[h.program]
+		}
+	}
+	return ""
+}
+
+// lacksFiles says which hook of the files rules this kernel refused; empty: none.
+func (e *Enforcer) lacksFiles() string {
+	e.missMu.Lock()
+	defer e.missMu.Unlock()
+	for _, h := range hooks {
+		if h.files && e.missing[h.program] != "" {
 			return h.name + ": " + e.missing[h.program]
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
-	"net/netip"
 	"os"
 	"time"
 
@@ -14,7 +12,6 @@ import (
 	"github.com/belay-project/belay/internal/atomicfile"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
-	"github.com/belay-project/belay/internal/verdict"
 )
 
 // ErrFull is wrapped when a kernel map has no room for a policy.
@@ -302,6 +299,17 @@ func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
 			return fmt.Errorf("path rule %s: %w", r.Path, full(err))
 		}
 	}
+	if len(eff.Files) > 0 { // before the set can be found: opens are judged from here on
+		if err := e.updateConfig(func(c *kernelBlConfig) { c.Files = 1 }); err != nil {
+			return err
+		}
+	}
+	for _, r := range eff.Files {
+		key, value := encodeFile(e.key, set, r)
+		if err := e.maps["bl_paths"].Put(key, value); err != nil {
+			return fmt.Errorf("file rule %s: %w", r.Path, full(err))
+		}
+	}
 	for slot := range eff.SSHTo {
 		for _, d := range eff.SSHTo[slot] {
 			key, value, err := encodeSSHDest(set, uint32(slot), d)
@@ -333,6 +341,10 @@ func (e *Enforcer) erase(set uint32, eff *policy.Effective) error {
 	if eff != nil {
 		for _, r := range eff.Paths {
 			key, _ := e.encodePath(set, r)
+			gone(e.maps["bl_paths"].Delete(key))
+		}
+		for _, r := range eff.Files {
+			key, _ := encodeFile(e.key, set, r)
 			gone(e.maps["bl_paths"].Delete(key))
 		}
 	} else {
@@ -376,10 +388,12 @@ func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
 func (e *Enforcer) checkSets() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	files := false
 	for set, s := range e.sets.info {
 		if s.eff == nil || s.refs <= 0 {
 			continue
 		}
+		files = files || len(s.eff.Files) > 0
 		var p kernelBlPolicy
 		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != EncodePolicy(s.eff, set) {
 			return fmt.Errorf("policy set %d in the kernel is not what was written: %w", set, ErrCanary)
@@ -397,7 +411,7 @@ func (e *Enforcer) checkSets() error {
 	}
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil ||
-		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) {
+		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || files && c.Files == 0 {
 		return fmt.Errorf("the configuration in the kernel is not what was written: %w", ErrCanary)
 	}
 	return nil
@@ -409,76 +423,4 @@ func full(err error) error {
 		return nil
 	}
 	return errors.Join(ErrFull, err)
-}
-
-// EncodePolicy returns the kernel's form of an effective policy.
-func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
-	p := PolicyBytes{Abi: abi, Revision: revision, Fail: uint8(eff.OnError)}
-	for slot := range p.Rules {
-		for i := range p.Rules[slot] {
-			p.Rules[slot][i].Verdict = uint8(verdict.Allow)
-		}
-		for i, r := range eff.Rules[slot] {
-			p.Rules[slot][i] = kernelBlRule{Verdict: uint8(r.Verdict), Opt: r.Opt, Policy: r.Policy}
-		}
-		p.AllowNeed[slot] = eff.AllowNeed[slot]
-		p.StartForNs[slot] = uint64(max(eff.StartFor[slot], 0))
-	}
-	copy(p.AllowPolicy[:], eff.AllowPolicy)
-	for _, r := range eff.Paths {
-		p.Flags |= flagPaths
-		if r.Kind != policy.PathExact {
-			p.Flags |= flagDirs
-		} else {
-			p.Flags |= flagInodes
-		}
-	}
-	// A list with no path at all still needs the walk, to find that nothing matches.
-	if eff.AllowNeed[0]|eff.AllowNeed[1] != 0 {
-		p.Flags |= flagPaths
-	}
-	return p
-}
-
-// PolicyBytes is the kernel's struct bl_policy.
-type PolicyBytes = kernelBlPolicy
-
-// BL_P_* of bpf/rules.h; macros have no twins in BTF, so TestABI reads the header.
-const (
-	flagPaths  = 0x01
-	flagDirs   = 0x02
-	flagInodes = 0x04
-)
-
-func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, kernelBlPathRule) {
-	kinds := map[policy.PathKind]kernelBlPathKind{
-		policy.PathExact: kernelBlPathKindBL_PATH_EXACT,
-		policy.PathTree:  kernelBlPathKindBL_PATH_TREE,
-		policy.PathChild: kernelBlPathKindBL_PATH_CHILD,
-	}
-	key := kernelBlPathKey{Set: set, Kind: uint32(kinds[r.Kind]), H: hashPath(e.key[0], e.key[1], r.Path)}
-	return key, encodePathRule(r)
-}
-
-func encodePathRule(r policy.PathRule) kernelBlPathRule {
-	v := kernelBlPathRule{AllowBits: r.AllowBits, Policy: r.Policy}
-	for slot := range v.Verdict {
-		v.Verdict[slot] = uint8(r.Verdict[slot])
-	}
-	return v
-}
-
-func encodeSSHDest(set, slot uint32, d policy.SSHDest) (kernelBlSshKey, kernelBlSshPorts, error) {
-	bits := d.Prefix.Bits()
-	if d.Prefix.Addr().Is4() {
-		bits += 96
-	}
-	k := kernelBlSshKey{Prefixlen: 64 + uint32(bits), Set: set, Slot: slot, Addr: netip.AddrFrom16(d.Prefix.Addr().As16()).As16()}
-	var v kernelBlSshPorts
-	if len(d.Ports) > len(v.Port) || len(d.Ports) > math.MaxUint16 {
-		return k, v, fmt.Errorf("ssh destination %s: %d ports; at most %d", d.Prefix, len(d.Ports), len(v.Port))
-	}
-	v.N = uint16(len(d.Ports))
-	copy(v.Port[:], d.Ports)
-	return k, v, nil
 }

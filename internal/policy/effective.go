@@ -77,6 +77,9 @@ type Effective struct {
 	// Paths holds one rule for each pattern, usrmerge spellings included, sorted by
 	// path, then kind.
 	Paths []PathRule
+	// Files holds one rule for each path of the files sections, usrmerge spellings and
+	// the directories above included, sorted by path, then kind.
+	Files []FileRule
 	// SSHTo holds the destinations of ssh.client: {to: ...}, made for longest-prefix
 	// match: a more specific prefix has the ports of those that cover it.
 	SSHTo [slots][]SSHDest

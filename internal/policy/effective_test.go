@@ -16,7 +16,7 @@ import (
 // The bits of options and facts are defined once, in C; this test reads them there.
 func TestKernelConstants(t *testing.T) {
 	defined := map[string]uint64{}
-	re := regexp.MustCompile(`(?m)^\s*(?:#define\s+)?(BL_(?:O|F|PATH|MAX|SSH_PORTS|R|SLOTS)\w*)\s*=?\s+(0x[0-9a-f]+|\d+)\b`)
+	re := regexp.MustCompile(`(?m)^\s*(?:#define\s+)?(BL_(?:A|O|F|PATH|MAX|SSH_PORTS|R|SLOTS)\w*)\s*=?\s+(0x[0-9a-f]+|\d+)\b`)
 	for _, file := range []string{"../../bpf/rules.h", "../../bpf/pure/exec.h"} {
 		src, err := os.ReadFile(file)
 		if err != nil {
@@ -43,6 +43,9 @@ func TestKernelConstants(t *testing.T) {
 		"BL_PATH_EXACT": uint64(PathExact), "BL_PATH_TREE": uint64(PathTree), "BL_PATH_CHILD": uint64(PathChild),
 		"BL_MAX_ALLOW_LISTS": MaxAllowLists, "BL_SSH_PORTS": maxPorts, "BL_SLOTS": slots,
 		"BL_R_COUNT": verdict.NumRules,
+		"BL_A_READ":  uint64(ActRead), "BL_A_WRITE": uint64(ActWrite), "BL_A_CREATE": uint64(ActCreate),
+		"BL_A_DELETE": uint64(ActDelete), "BL_A_RENAME": uint64(ActRename), "BL_A_LINK": uint64(ActLink),
+		"BL_A_ATTRIBUTES": uint64(ActAttributes), "BL_A_KEEP": uint64(ActKeep), "BL_A_SHIFT": 8,
 	}
 	for name, v := range want {
 		if got, ok := defined[name]; !ok || got != v {
@@ -89,8 +92,8 @@ func TestEffective(t *testing.T) {
 	deny := func(policy uint16, opt uint8) Rule { return Rule{verdict.Deny, opt, policy} }
 	off := Rule{Verdict: verdict.Allow}
 	want := [2][verdict.NumRules]Rule{
-		{off, off, deny(0, OptVolumesRO), deny(0, 0), deny(0, 0), deny(0, 0), off, deny(0, OptSSHTo), deny(1, 0), deny(2, 0)},
-		{deny(1, OptAfterStart), off, deny(1, OptVolumes), deny(1, 0), off, off, off, off, off, off},
+		{off, off, deny(0, OptVolumesRO), deny(0, 0), deny(0, 0), deny(0, 0), off, deny(0, OptSSHTo), deny(1, 0), deny(2, 0), off},
+		{deny(1, OptAfterStart), off, deny(1, OptVolumes), deny(1, 0), off, off, off, off, off, off, off},
 	}
 	if diff := cmp.Diff(want, e.Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)

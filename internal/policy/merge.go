@@ -233,12 +233,19 @@ func (s *Set) Effective(sub Subject) *Effective {
 	*guard = append(*guard, setting{rule: verdict.RuleBPF, value: Deny, policy: builtIn})
 
 	var paths *pathMerger
+	var files *fileMerger
 	if sub.Class == ClassContainer {
 		paths = mergePaths(e, sel)
+		files = mergeFiles(e, sel)
 		e.RuntimeHelpers = helpers(sel)
 	}
 	for m := range slots {
 		for _, r := range verdict.Rules() {
+			if r == verdict.RuleFiles && sub.Class != ClassBuild {
+				e.Rules[m][r] = files.rule(verdict.Mode(m))
+				e.explainFiles(verdict.Mode(m), files)
+				continue
+			}
 			e.mergeRule(verdict.Mode(m), r, &all, sel, sub.Class, paths)
 		}
 	}

@@ -35,15 +35,16 @@ var fieldHome = map[string]string{
 	"apiVersion": topLevel, "kind": topLevel, "metadata": topLevel, "spec": topLevel,
 	"annotations": "metadata",
 	"selector":    "spec", "priority": "spec", "require": "spec", "loosen": "spec", "onError": "spec",
-	"exec": "spec", "ssh": "spec", "guard": "spec",
+	"exec": "spec", "ssh": "spec", "files": "spec", "guard": "spec",
 	"labels": "spec.selector", "image": "spec.selector", "imageDigest": "spec.selector",
 	"namespace": "spec.selector", "podLabels": "spec.selector",
 	"asRoot": "spec.exec", "startFor": "spec.exec", "nested": "spec.exec", "fileCaps": "spec.exec",
 	"drift": "spec.exec", "metadataOnly": "spec.exec", "volumes": "spec.exec", "memfd": "spec.exec",
 	"runtimeHelpers": "spec.exec",
 	"server":         "spec.ssh", "client": "spec.ssh", "keys": "spec.ssh",
-	"to":  "spec.ssh.client",
-	"bpf": "spec.guard",
+	"to":       "spec.ssh.client",
+	"bpf":      "spec.guard",
+	"readOnly": "spec.files", "rules": "spec.files", "paths": "spec.files.rules[]",
 }
 
 // Documents is what files of policies hold, by kind.
@@ -219,7 +220,7 @@ func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
 }
 
 // modes holds what the document says, until the default of a section is known.
-type modes struct{ policy, exec, ssh, guard *verdict.Mode }
+type modes struct{ policy, exec, ssh, files, guard *verdict.Mode }
 
 func (m *modes) resolve(s *Spec) {
 	if m.policy != nil {
@@ -236,6 +237,9 @@ func (m *modes) resolve(s *Spec) {
 	}
 	if s.SSH != nil {
 		s.SSH.Mode = pick(m.ssh)
+	}
+	if s.Files != nil {
+		s.Files.Mode = pick(m.files)
 	}
 	if s.Guard != nil {
 		s.Guard.Mode = pick(m.guard)
@@ -286,6 +290,10 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 		{"ssh", false, func(n *yaml.Node, at string) {
 			s.SSH = &SSH{}
 			d.ssh(n, at, s.SSH, &m.ssh)
+		}},
+		{"files", false, func(n *yaml.Node, at string) {
+			s.Files = &Files{}
+			d.files(n, at, s.Files, &m.files)
 		}},
 		{"guard", false, func(n *yaml.Node, at string) {
 			s.Guard = &Guard{}

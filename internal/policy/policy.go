@@ -81,6 +81,7 @@ type Spec struct {
 	OnError Value // Allow, Deny or Unset
 	Exec    *Exec
 	SSH     *SSH
+	Files   *Files
 	Guard   *Guard
 }
 
@@ -143,6 +144,9 @@ func (p *RuntimePolicy) Denies() []verdict.Rule {
 			rs = append(rs, verdict.RulePathAllow)
 		}
 	}
+	if f := p.Spec.Files; f != nil && len(f.rules()) > 0 {
+		rs = append(rs, verdict.RuleFiles)
+	}
 	slices.Sort(rs)
 	return rs
 }
@@ -152,6 +156,7 @@ func (p *RuntimePolicy) enforces() bool {
 	s := &p.Spec
 	return s.Exec != nil && s.Exec.Mode == verdict.ModeEnforce ||
 		s.SSH != nil && s.SSH.Mode == verdict.ModeEnforce ||
+		s.Files != nil && s.Files.Mode == verdict.ModeEnforce ||
 		s.Guard != nil && s.Guard.Mode == verdict.ModeEnforce
 }
 
@@ -194,6 +199,7 @@ type canonSpec struct {
 	OnError  Value          `yaml:"onError,omitempty"`
 	Exec     *canonExec     `yaml:"exec,omitempty"`
 	SSH      *canonSSH      `yaml:"ssh,omitempty"`
+	Files    *canonFiles    `yaml:"files,omitempty"`
 	Guard    *canonGuard    `yaml:"guard,omitempty"`
 }
 
@@ -275,6 +281,9 @@ func (p *RuntimePolicy) Canonical() []byte {
 			c.Client = string(h.Client)
 		}
 		d.Spec.SSH = &c
+	}
+	if s.Files != nil {
+		d.Spec.Files = s.Files.canonical()
 	}
 	if g := s.Guard; g != nil {
 		d.Spec.Guard = &canonGuard{Mode: g.Mode.String(), BPF: g.BPF}

@@ -34,36 +34,23 @@ func TestListenBoundBefore(t *testing.T) {
 		{mode: ""},
 	} {
 		t.Run("mode "+c.mode, func(t *testing.T) {
-			h.enact(t, document("none", "audit", nothing))
-			ctr := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
-				"/bin/attack --wait /tmp/go n2-server-bound >/tmp/said 2>&1; echo code $? >>/tmp/said; mv /tmp/said /tmp/out; sleep 1000")
-			ran(t, ctr)
+			id, said := h.stepped(t, "n2-server-bound", c.mode, serverPolicy)
 			gone := false
 			defer func() {
 				if !gone {
-					h.remove(t, ctr.id)
+					h.remove(t, id)
 				}
 			}()
-			root := fmt.Sprintf("/proc/%d/root", firstPID(t, filepath.Join(cgroupMount(t), h.scope, ctr.id)))
-			waitExists(t, root+"/tmp/go.ready")
-			if c.mode != "" {
-				h.enact(t, document("late", c.mode, serverPolicy))
-			}
-			if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			said := waitFile(t, root+"/tmp/out")
-			testneed.Need(t, "attack-n2-server-bound", !strings.Contains(said, "cannot try"), said)
 			if won := strings.Contains(said, "WON"); won != (c.mode != "enforce") {
 				t.Errorf("won %v: %s", won, said)
 			}
 			if c.mode == "" {
 				gone = true
-				h.remove(t, ctr.id)
-				h.none(t, ctr.id)
+				h.remove(t, id)
+				h.none(t, id)
 				return
 			}
-			evs := h.take(ctr.id, verdict.RuleSSHServer)
+			evs := h.take(id, verdict.RuleSSHServer)
 			if len(evs) == 0 {
 				t.Fatalf("no record of %s; it said %s", verdict.RuleSSHServer, said)
 			}
@@ -72,6 +59,35 @@ func TestListenBoundBefore(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stepped plays an attack of two steps in a container, whose ID it returns and which the
+// caller removes. Between them a policy comes with spec in mode; none if that is empty. It
+// also returns what the attack said.
+func (h *host) stepped(t *testing.T, name, mode, spec string) (id, said string) {
+	t.Helper()
+	h.enact(t, document("none", "audit", nothing))
+	ctr := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
+		"/bin/attack --wait /tmp/go "+name+" >/tmp/said 2>&1; echo code $? >>/tmp/said; mv /tmp/said /tmp/out; sleep 1000")
+	ran(t, ctr)
+	done := false
+	defer func() {
+		if !done { // the caller will not learn of it
+			h.remove(t, ctr.id)
+		}
+	}()
+	root := fmt.Sprintf("/proc/%d/root", firstPID(t, filepath.Join(cgroupMount(t), h.scope, ctr.id)))
+	waitExists(t, root+"/tmp/go.ready")
+	if mode != "" {
+		h.enact(t, document("late", mode, spec))
+	}
+	if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	said = waitFile(t, root+"/tmp/out")
+	testneed.Need(t, "attack-"+name, !strings.Contains(said, "cannot try"), said)
+	done = true
+	return ctr.id, said
 }
 
 // waitExists waits for a file that is about to be made.

@@ -78,12 +78,17 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	case needRoot:
 	case needBPF:
 		all = append(all, "--cap-add", "SYS_ADMIN", "--cap-add", "BPF")
-	case needVolume:
+	case needVolume, needHandle:
 		home := filepath.Join(t.TempDir(), "home")
 		if out, err := exec.Command("cp", "-a", filepath.Join(l.rootfs, "home/app"), home).CombinedOutput(); err != nil {
 			t.Fatalf("copy the home: %v\n%s", err, out)
 		}
-		all = append(all, "--uid", "1000", "--bind", home+":/home/app")
+		all = append(all, "--bind", home+":/home/app")
+		if a.needs == needHandle {
+			all = append(all, "--cap-add", "DAC_READ_SEARCH")
+		} else {
+			all = append(all, "--uid", "1000")
+		}
 	default:
 		all = append(all, "--uid", "1000")
 	}
@@ -105,7 +110,7 @@ func TestUnguarded(t *testing.T) {
 			testneed.Need(t, "binfmt_misc", a.needs != needBinfmt || status != exitUntried, "a handler for this attack on the host; the suite in test/kernel registers one")
 			testneed.Need(t, "userns", status != exitUntried || !strings.Contains(out, "namespaces are off"), "user namespaces are off on this host")
 			testneed.Need(t, "int80", a.name != "e12-int80" || status != exitUntried, noInt80)
-			testneed.Need(t, "io_uring", a.name != "keys-uring" || status != exitUntried, "io_uring is off on this host")
+			testneed.Need(t, "io_uring", a.name != "keys-uring" && a.name != "file-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {
 				t.Errorf("status %d, printed %q", status, out)
 			}

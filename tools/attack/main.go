@@ -38,6 +38,7 @@ const (
 	needVolume = "volume" // --home is a volume: an image's folders cannot be renamed
 	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
 	needBPF    = "bpf"    // user 0 with CAP_SYS_ADMIN and CAP_BPF
+	needHandle = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
 	needBinfmt = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
 )
 
@@ -52,7 +53,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks()} {
+	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks()} {
 		all = append(all, family...)
 	}
 	return all

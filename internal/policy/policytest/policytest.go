@@ -1,5 +1,6 @@
-// Package policytest is the contract of decisions on execs: one list of cases that
-// the Go reference, the pure C code and the kernel must all answer alike.
+// Package policytest is the contract of decisions on execs, and of what is denied on files:
+// one list of cases each that the Go reference, the pure C code and, of execs, the kernel must
+// all answer alike.
 //
 // It owns no state and is imported by tests only. Row: core (as policy).
 package policytest

@@ -206,6 +206,26 @@ static int do_bindalias(char **argv)
 	return lost("exec");
 }
 
+/* bindwrite FROM TO NAME: NAME of the directory FROM, by a bind mount on TO. */
+static int do_bindwrite(char **argv)
+{
+	int ret = own_namespaces(), fd;
+	char path[PATH_MAX];
+
+	if (ret)
+		return ret + (ret == 1);	/* the namespaces are not what is tested */
+	if (mount(argv[0], argv[1], NULL, MS_BIND, NULL))
+		return lost("mount");
+	snprintf(path, sizeof(path), "%s/%s", argv[1], argv[2]);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return lost(path);
+	if (write(fd, "bind", 4) != 4)
+		return lost("write");
+	printf("uid=bind\n");
+	return 0;
+}
+
 static const struct act {
 	const char *name;
 	int args;
@@ -215,6 +235,7 @@ static const struct act {
 	{ "x32", 1, do_x32 },		{ "mmap", 1, do_mmap },		{ "mprotect", 1, do_mprotect },
 	{ "wx", 1, do_wx },		{ "mountdrop", 2, do_mountdrop },
 	{ "bindalias", 2, do_bindalias }, { "uring", 1, do_uring },
+	{ "uringwrite", 2, do_uringwrite }, { "bindwrite", 3, do_bindwrite },
 };
 
 int main(int argc, char **argv)

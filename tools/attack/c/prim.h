@@ -4,5 +4,6 @@
 
 int lost(const char *what);
 int do_uring(char **argv);
+int do_uringwrite(char **argv);
 
 #endif

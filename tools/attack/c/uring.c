@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* prim uring FILE: opens and reads FILE with no open(2) and no read(2). */
+/* prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -58,32 +58,63 @@ static int ring_do(struct ring *r, const struct io_uring_sqe *sqe)
 	return res;
 }
 
-int do_uring(char **argv)
+/* Opens path by r, or says why not: -1 and the exit status in *status. */
+static int ring_openat(struct ring *r, const char *path, int flags, int *status)
 {
 	struct io_uring_sqe sqe = { .opcode = IORING_OP_OPENAT, .fd = AT_FDCWD };
-	struct ring r = { 0 };
-	char buf[4096];
 	int res;
 
-	if (ring_open(&r))
-		return lost("io_uring") + 1;	/* the ring itself is not what is tested */
-	sqe.addr = (uintptr_t)argv[0];
-	sqe.open_flags = O_RDONLY;
-	res = ring_do(&r, &sqe);
-	if (res < 0) {
-		errno = -res;
-		return lost("openat by io_uring");
+	if (ring_open(r)) {
+		*status = lost("io_uring") + 1;	/* the ring itself is not what is tested */
+		return -1;
 	}
-	memset(&sqe, 0, sizeof(sqe));
-	sqe.opcode = IORING_OP_READ;
-	sqe.fd = res;
+	sqe.addr = (uintptr_t)path;
+	sqe.open_flags = flags;
+	res = ring_do(r, &sqe);
+	if (res >= 0)
+		return res;
+	errno = -res;
+	*status = lost("openat by io_uring");
+	return -1;
+}
+
+static int ring_rw(struct ring *r, int op, int fd, const void *buf, uint32_t len)
+{
+	struct io_uring_sqe sqe = { .opcode = (__u8)op, .fd = fd, .len = len };
+	int res;
+
 	sqe.addr = (uintptr_t)buf;
-	sqe.len = sizeof(buf);
-	res = ring_do(&r, &sqe);
-	if (res < 0) {
+	res = ring_do(r, &sqe);
+	if (res < 0)
 		errno = -res;
+	return res;
+}
+
+int do_uring(char **argv)
+{
+	struct ring r = { 0 };
+	char buf[4096];
+	int status = 0, fd = ring_openat(&r, argv[0], O_RDONLY, &status), res;
+
+	if (fd < 0)
+		return status;
+	res = ring_rw(&r, IORING_OP_READ, fd, buf, sizeof(buf));
+	if (res < 0)
 		return lost("read by io_uring");
-	}
 	printf("uid=uring %.*s", res, buf);
+	return 0;
+}
+
+/* uringwrite FILE TEXT: nor with write(2). O_TRUNC has a worker thread of the kernel do it. */
+int do_uringwrite(char **argv)
+{
+	struct ring r = { 0 };
+	int status = 0, fd = ring_openat(&r, argv[0], O_WRONLY | O_TRUNC, &status);
+
+	if (fd < 0)
+		return status;
+	if (ring_rw(&r, IORING_OP_WRITE, fd, argv[1], (uint32_t)strlen(argv[1])) < 0)
+		return lost("write by io_uring");
+	printf("uid=uring\n");
 	return 0;
 }

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * files: what a container may do to its files beside opening and truncating them, which
+ * file.bpf.c judges. The path hooks see the acts of programs only, not overlayfs's own on
+ * the layers below, and know the mount.
+ */
+#include "files.h"
+
+/* An act on a name in a directory. */
+static __always_inline int bl_files_name(const struct path *dir, struct dentry *d, __u32 acts,
+					 __u8 hook)
+{
+	struct path path = {};
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	path.mnt = dir->mnt;
+	path.dentry = d;
+	return bl_files_act(&w, c, &path, acts, hook);
+}
+
+#define BL_FILES_NAME(id, hook, acts, number, ...)					\
+SEC("lsm/path_" #hook)									\
+int BPF_PROG(bl_lsm_##id, const struct path *dir, struct dentry *dentry, ##__VA_ARGS__)	\
+{											\
+	return bl_files_name(dir, dentry, acts, number);				\
+}											\
+											\
+SEC("fmod_ret/security_path_" #hook)							\
+int BPF_PROG(bl_mod_##id, const struct path *dir, struct dentry *dentry, ##__VA_ARGS__)	\
+{											\
+	return bl_files_name(dir, dentry, acts, number);				\
+}
+
+BL_FILES_NAME(f_unlink, unlink, BL_A_DELETE, BL_H_DELETE)
+BL_FILES_NAME(f_rmdir, rmdir, BL_A_DELETE, BL_H_DELETE)
+BL_FILES_NAME(f_mkdir, mkdir, BL_A_CREATE, BL_H_CREATE, unsigned short mode)
+BL_FILES_NAME(f_mknod, mknod, BL_A_CREATE, BL_H_CREATE, unsigned short mode, unsigned int dev)
+BL_FILES_NAME(f_symlink, symlink, BL_A_CREATE | BL_A_KEEP, BL_H_SYMLINK, const char *old_name)
+
+/* Both ends keep their names, or get none that is denied. One question for both: a record
+ * names the old one.
+ */
+static __always_inline int bl_files_two(const struct path *old_dir, struct dentry *from,
+					const struct path *new_dir, struct dentry *to,
+					__u32 from_acts, __u32 to_acts, __u8 hook)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	struct bl_files_ask q = { .w = &w };
+	struct path path = {};
+	int go;
+
+	if (!bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	q.c = c;
+	go = bl_files_ask(&q, from_acts | to_acts);
+	if (go <= 0)
+		return go;
+	path.mnt = old_dir->mnt;
+	path.dentry = from;
+	bl_files_judge(&q, &path, from_acts);
+	if (!(q.hit & BL_ACTS)) {
+		__u32 before = q.hit;
+
+		path.mnt = new_dir->mnt;
+		path.dentry = to;
+		bl_files_judge(&q, &path, to_acts);
+		if (q.hit == before) {
+			path.mnt = old_dir->mnt;
+			path.dentry = from;
+		}
+	}
+	return bl_files_verdict(&q, &path, hook);
+}
+
+SEC("lsm/path_rename")
+int BPF_PROG(bl_lsm_f_rename, const struct path *old_dir, struct dentry *old_dentry,
+	     const struct path *new_dir, struct dentry *new_dentry, unsigned int flags)
+{
+	return bl_files_two(old_dir, old_dentry, new_dir, new_dentry,
+			    bl_acts_from(flags & RENAME_EXCHANGE), bl_acts_to(), BL_H_RENAME);
+}
+
+SEC("fmod_ret/security_path_rename")
+int BPF_PROG(bl_mod_f_rename, const struct path *old_dir, struct dentry *old_dentry,
+	     const struct path *new_dir, struct dentry *new_dentry, unsigned int flags)
+{
+	return bl_files_two(old_dir, old_dentry, new_dir, new_dentry,
+			    bl_acts_from(flags & RENAME_EXCHANGE), bl_acts_to(), BL_H_RENAME);
+}
+
+/* The old name's mount is the new one's: link(2) does not cross mounts. */
+SEC("lsm/path_link")
+int BPF_PROG(bl_lsm_f_link, struct dentry *old_dentry, const struct path *new_dir,
+	     struct dentry *new_dentry)
+{
+	return bl_files_two(new_dir, old_dentry, new_dir, new_dentry, BL_A_LINK,
+			    BL_A_CREATE, BL_H_LINK);
+}
+
+SEC("fmod_ret/security_path_link")
+int BPF_PROG(bl_mod_f_link, struct dentry *old_dentry, const struct path *new_dir,
+	     struct dentry *new_dentry)
+{
+	return bl_files_two(new_dir, old_dentry, new_dir, new_dentry, BL_A_LINK,
+			    BL_A_CREATE, BL_H_LINK);
+}
+
+static __always_inline int bl_files_attributes(const struct path *path)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	return bl_files_act(&w, c, path, BL_A_ATTRIBUTES, BL_H_ATTRIBUTES);
+}
+
+SEC("lsm/path_chmod")
+int BPF_PROG(bl_lsm_f_chmod, const struct path *path)
+{
+	return bl_files_attributes(path);
+}
+
+SEC("fmod_ret/security_path_chmod")
+int BPF_PROG(bl_mod_f_chmod, const struct path *path)
+{
+	return bl_files_attributes(path);
+}
+
+SEC("lsm/path_chown")
+int BPF_PROG(bl_lsm_f_chown, const struct path *path)
+{
+	return bl_files_attributes(path);
+}
+
+SEC("fmod_ret/security_path_chown")
+int BPF_PROG(bl_mod_f_chown, const struct path *path)
+{
+	return bl_files_attributes(path);
+}
+
+/* Extended attributes and ACLs: no path hook, so no mount. Volumes are not judged. */
+static __always_inline int bl_files_xattr(struct dentry *d)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	struct bl_files_ask q = { .w = &w };
+	struct path path = { .dentry = d };
+	int go;
+
+	if (!bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	q.c = c;
+	go = bl_files_ask(&q, BL_A_ATTRIBUTES);
+	if (go <= 0)
+		return go;
+	bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
+	return bl_files_verdict(&q, NULL, BL_H_ATTRIBUTES);
+}
+
+#define BL_FILES_XATTR(hook)								\
+SEC("lsm/inode_" #hook)									\
+int BPF_PROG(bl_lsm_f_##hook, void *idmap, struct dentry *dentry)			\
+{											\
+	return bl_files_xattr(dentry);							\
+}											\
+											\
+SEC("fmod_ret/security_inode_" #hook)							\
+int BPF_PROG(bl_mod_f_##hook, void *idmap, struct dentry *dentry)			\
+{											\
+	return bl_files_xattr(dentry);							\
+}
+
+BL_FILES_XATTR(setxattr)
+BL_FILES_XATTR(removexattr)
+BL_FILES_XATTR(set_acl)		/* since 6.2; before, setxattr */
+BL_FILES_XATTR(remove_acl)
+
+/* A descriptor that comes over a socket, by pidfd_getfd or from seccomp's supervisor was
+ * opened by a task that other rules hold for, or none. Files and directories only: a
+ * terminal or a pipe of the outside has no path here, and none is protected.
+ */
+static __always_inline int bl_files_received(struct file *file)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+	__u32 type;
+
+	if (!bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
+	if (type != S_IFREG && type != S_IFDIR)
+		return 0;
+	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path),
+			    bl_file_acts(file), BL_H_RECEIVE);
+}
+
+SEC("lsm/file_receive")
+int BPF_PROG(bl_lsm_f_receive, struct file *file)
+{
+	return bl_files_received(file);
+}
+
+SEC("fmod_ret/security_file_receive")
+int BPF_PROG(bl_mod_f_receive, struct file *file)
+{
+	return bl_files_received(file);
+}
+
+/* Mappings for file rules. Programs of their own, beside those of file.bpf.c on the same hooks.
+ * verifier: < 6.3; rejects both judgements in one program as too large; delete at minimum 6.3
+ */
+static __always_inline int bl_files_mmap(struct file *file, unsigned long prot, int shared,
+					 __u8 hook)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!file || !bl_files_used() || !bl_inside(&w, &c))
+		return 0;
+	return bl_files_mapped(&w, c, file, prot, shared, hook);
+}
+
+SEC("lsm/mmap_file")
+int BPF_PROG(bl_lsm_f_mmap, struct file *file, unsigned long reqprot, unsigned long prot,
+	     unsigned long flags)
+{
+	return bl_files_mmap(file, prot, !!(flags & MAP_SHARED), BL_H_MMAP);
+}
+
+SEC("fmod_ret/security_mmap_file")
+int BPF_PROG(bl_mod_f_mmap, struct file *file, unsigned long prot, unsigned long flags)
+{
+	return bl_files_mmap(file, prot, !!(flags & MAP_SHARED), BL_H_MMAP);
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(bl_lsm_f_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot)
+{
+	return bl_files_mmap(vma->vm_file, prot, !!(BPF_CORE_READ(vma, vm_flags) & VM_SHARED),
+			     BL_H_MPROTECT);
+}
+
+SEC("fmod_ret/security_file_mprotect")
+int BPF_PROG(bl_mod_f_mprotect, struct vm_area_struct *vma, unsigned long reqprot,
+	     unsigned long prot)
+{
+	return bl_files_mmap(vma->vm_file, prot, !!(BPF_CORE_READ(vma, vm_flags) & VM_SHARED),
+			     BL_H_MPROTECT);
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * files.h: the decision of the files rules on one act on one path.
+ *
+ * An object on the container's root overlay is known by its path within that file system:
+ * no mount, namespace, chroot or link of a task's making changes it. On another file system
+ * it is known by the container's own mounts, as for exec rules; a path that cannot be
+ * walked whole is denied.
+ */
+#ifndef BL_FILES_H
+#define BL_FILES_H
+
+#include "facts.h"
+
+/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
+ * nothing: only an exec does.
+ */
+static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
+{
+	if (bl_who(w) != BL_ARMED)
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (!*c)
+		bl_count(BL_E_CONTAINER_GONE);
+	return 1;
+}
+
+/* As bl_confined, and also for a task that has entered and is in the container's mounts
+ * already, though it has executed nothing there: what it does could be asked for by
+ * the container (CRIU, code put into runc init).
+ */
+static __always_inline int bl_inside(struct bl_who *w, struct bl_container **c)
+{
+	if (bl_who(w) == BL_HOST)
+		return 0;
+	if (w->state == BL_ENTERING &&
+	    (!w->label || w->label->outside_mnt_ns == bl_mnt_ns(bpf_get_current_task_btf())))
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (!*c)
+		bl_count(BL_E_CONTAINER_GONE);
+	return 1;
+}
+
+/* Has any set file rules? Asked before whose the task is: on a host without, an open costs
+ * no more than this.
+ */
+static __always_inline int bl_files_used(void)
+{
+	struct bl_config *cfg = bl_config();
+
+	return !cfg || cfg->files;
+}
+
+/* Is the mount the kernel's own (a pipe's, a memfd's, a layer below an overlay)? What is
+ * on it has no path in any namespace. MNT_NS_INTERNAL: fs/mount.h.
+ */
+static __always_inline int bl_internal_mount(const struct vfsmount *m)
+{
+	struct mount *real = (void *)m - bpf_core_field_offset(struct mount, mnt);
+
+	return BPF_CORE_READ(real, mnt_ns) == (void *)-22L;
+}
+
+struct bl_files_ask {
+	struct bl_who *w;
+	struct bl_container *c;
+	struct bl_policy *p;
+	__u32 set;
+	__u32 lost;
+	__u32 hit;		/* denied acts: BL_A_*, audit << BL_A_SHIFT */
+	__u16 policy[BL_SLOTS];
+};
+
+/* The policy, if it says anything on one of the acts. Returns 0: nothing to judge, 1: go
+ * on, < 0: denied.
+ */
+static __always_inline int bl_files_ask(struct bl_files_ask *q, __u32 acts)
+{
+	/* The runtime makes mount points in the root file system before the first exec. */
+	if (q->w->state == BL_ENTERING && (!q->c || q->c->started != 2))
+		return 0;
+	q->p = bl_policy_of(q->c, &q->set);
+	if (!q->p)
+		return -EPERM;
+	if (!(q->p->flags & BL_P_FILES))
+		return 0;
+	return !!(acts & (q->p->rules[BL_ENFORCE][BL_R_FILES].opt |
+			  q->p->rules[BL_AUDITED][BL_R_FILES].opt));
+}
+
+static __always_inline int bl_on_root(const struct bl_container *c, struct dentry *d)
+{
+	return c && c->started == 2 && c->root_magic == OVERLAYFS_SUPER_MAGIC &&
+	       BPF_CORE_READ(d, d_sb, s_dev) == c->root_dev;
+}
+
+/* Adds to q->hit which of the acts are denied on a path. Its mnt NULL: not known; then only the
+ * root file system is judged.
+ */
+static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct path *path,
+					   __u32 acts)
+{
+	/* verifier: all; a kernel pointer is no number to a global function, one that was read is */
+	struct vfsmount *mnt = BPF_CORE_READ(path, mnt);
+	struct dentry *d = BPF_CORE_READ(path, dentry);
+	int on_root = bl_on_root(q->c, d), i, n;
+	struct bl_scratch *s;
+	__u32 seq, ns, hit;
+
+	/* A task that still enters has the runtime's files open, which are on no mount of the
+	 * container.
+	 */
+	if (!on_root && (!mnt || bl_internal_mount(mnt) || q->w->state == BL_ENTERING))
+		return;
+	s = bl_scratch_get();
+	if (!s) {
+		bl_count(BL_E_SCRATCH);
+		goto lost;
+	}
+	ns = q->c && q->c->started == 2 ? q->c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
+	s->max_mount = q->c ? q->c->max_mount : 0;
+	s->no_mounts = q->c && !q->c->max_mount && q->c->mounted_after;
+	s->root_dev = q->c ? q->c->root_dev : 0;
+	for (i = 0; i < BL_RACES; i++) {
+		struct bl_path_found found = { .verdict = { BL_ALLOW, BL_ALLOW } };
+
+		seq = bl_rename_seq();
+		n = on_root ? bl_walk_fs(s, (__u64)d) : bl_walk(s, (__u64)mnt, (__u64)d, ns);
+		if (n < 0 || bl_path_rules(s, q->set, 1, BL_PATH_FILES_EXACT, &found) < 0) {
+			bl_count(BL_E_PATH_DEPTH);
+			i = -1;
+			break;
+		}
+		if (!(seq & 1) && seq == bl_rename_seq()) {
+			hit = bl_acts_denied(found.allow_bits, acts);
+			q->hit |= hit;
+			if (hit & BL_ACTS)
+				q->policy[BL_ENFORCE] = found.policy[BL_ENFORCE];
+			if (hit >> BL_A_SHIFT)
+				q->policy[BL_AUDITED] = found.policy[BL_AUDITED];
+			break;
+		}
+	}
+	bl_scratch_put(s);
+	if (i >= 0 && i < BL_RACES)
+		return;
+	if (i == BL_RACES)
+		bl_count(BL_E_PATH_RACE);
+lost:
+	q->lost = 1;
+	q->hit |= acts & q->p->rules[BL_ENFORCE][BL_R_FILES].opt;
+	q->hit |= (acts & q->p->rules[BL_AUDITED][BL_R_FILES].opt) << BL_A_SHIFT;
+	q->policy[0] = q->p->rules[BL_ENFORCE][BL_R_FILES].policy;
+	q->policy[1] = q->p->rules[BL_AUDITED][BL_R_FILES].policy;
+}
+
+/* Decides and reports. object: for the record, NULL if no path is known. */
+static __always_inline int bl_files_verdict(struct bl_files_ask *q, const struct path *object,
+					    __u8 hook)
+{
+	struct bl_report r = {};
+	int deny = q->hit & BL_ACTS;
+
+	if (!q->hit)
+		return 0;
+	r.who = q->w;
+	r.c = q->c;
+	r.p = q->p;
+	r.d.rule = BL_R_FILES;
+	r.d.policy = deny ? q->policy[BL_ENFORCE] : q->policy[BL_AUDITED];
+	r.set = q->set;
+	r.object = object;
+	r.file_flags = q->lost ? BL_F_PATH_LOST : 0;
+	r.type = BL_EV_FILE;
+	r.hook = hook;
+	r.decided = deny ? BL_DENIED : BL_WOULD_DENY;
+	bl_emit(&r);
+	return deny ? -EPERM : 0;
+}
+
+/* One act of a task in a container on one path. */
+static __always_inline int bl_files_act(struct bl_who *w, struct bl_container *c,
+					const struct path *path, __u32 acts, __u8 hook)
+{
+	struct bl_files_ask q = { .w = w, .c = c };
+	int go = bl_files_ask(&q, acts);
+
+	if (go <= 0)
+		return go;
+	bl_files_judge(&q, path, acts);
+	return bl_files_verdict(&q, path, hook);
+}
+
+static __always_inline __u32 bl_file_acts(struct file *file)
+{
+	__u32 mode = BPF_CORE_READ(file, f_mode);
+
+	return bl_acts_opened(mode & FMODE_READ, mode & FMODE_WRITE,
+			      BPF_CORE_READ(file, f_flags) & O_TRUNC);
+}
+
+static __always_inline int bl_files_opened(struct bl_who *w, struct bl_container *c,
+					   struct file *file)
+{
+	return bl_files_act(w, c, __builtin_preserve_access_index(&file->f_path),
+			    bl_file_acts(file), BL_H_FILE_OPEN);
+}
+
+/* A mapping of a descriptor that was opened before the rule came, or was handed in. */
+static __always_inline int bl_files_mapped(struct bl_who *w, struct bl_container *c,
+					   struct file *file, unsigned long prot, int shared,
+					   __u8 hook)
+{
+	return bl_files_act(w, c, bl_user_path(file),
+			    bl_acts_mapped(!!(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)),
+					   !!(prot & PROT_WRITE), shared), hook);
+}
+
+#endif

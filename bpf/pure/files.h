@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * files.h: which acts on a file there are, which rules are asked for a path, and which acts
+ * they deny. The Go reference is FileActsDenied in internal/policy; test/contract compares.
+ */
+#ifndef BL_PURE_FILES_H
+#define BL_PURE_FILES_H
+
+#include "types.h"
+
+/* The acts of one slot: BL_A_* below BL_A_SHIFT. */
+#define BL_ACTS ((1U << BL_A_SHIFT) - 1)
+
+/* What a descriptor can do: by an open, or by being handed in. trunc: O_TRUNC, which
+ * changes a file that is opened for reading too.
+ */
+static __always_inline __u32 bl_acts_opened(int reads, int writes, int trunc)
+{
+	return (reads ? BL_A_READ : 0) | (writes || trunc ? BL_A_WRITE : 0);
+}
+
+/* What a mapping can do: any access reads, and what is stored in a shared one is written. */
+static __always_inline __u32 bl_acts_mapped(int any, int writes, int shared)
+{
+	return (any ? BL_A_READ : 0) | (writes && shared ? BL_A_WRITE : 0);
+}
+
+/* Of the name that a rename takes away. An exchange gives it another file. */
+static __always_inline __u32 bl_acts_from(int exchange)
+{
+	return BL_A_RENAME | BL_A_DELETE | BL_A_KEEP | (exchange ? BL_A_CREATE | BL_A_WRITE : 0);
+}
+
+/* Of the name that it gives: what had it is deleted. */
+static __always_inline __u32 bl_acts_to(void)
+{
+	return BL_A_CREATE | BL_A_DELETE | BL_A_WRITE | BL_A_RENAME | BL_A_KEEP;
+}
+
+/* Which rules are asked when i of the n components of a path are taken in: bits
+ * 1 << BL_PATH_EXACT, _TREE and _CHILD. dirs: the set has rules on directories.
+ */
+static __always_inline __u32 bl_path_asks(__u32 i, __u32 n, __u32 dirs)
+{
+	if (i == n)
+		return 1 << BL_PATH_EXACT;
+	if (!dirs)
+		return 0;
+	return 1 << BL_PATH_TREE | (i + 1 == n ? 1 << BL_PATH_CHILD : 0);
+}
+
+/* Which of the acts the rules found deny, in both slots. */
+static __always_inline __u32 bl_acts_denied(__u32 found, __u32 acts)
+{
+	return found & (acts | acts << BL_A_SHIFT);
+}
+
+#endif

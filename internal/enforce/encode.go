@@ -1,0 +1,106 @@
+package enforce
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// EncodePolicy returns the kernel's form of an effective policy.
+func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
+	p := PolicyBytes{Abi: abi, Revision: revision, Fail: uint8(eff.OnError)}
+	for slot := range p.Rules {
+		for i := range p.Rules[slot] {
+			p.Rules[slot][i].Verdict = uint8(verdict.Allow)
+		}
+		for i, r := range eff.Rules[slot] {
+			p.Rules[slot][i] = kernelBlRule{Verdict: uint8(r.Verdict), Opt: r.Opt, Policy: r.Policy}
+		}
+		p.AllowNeed[slot] = eff.AllowNeed[slot]
+		p.StartForNs[slot] = uint64(max(eff.StartFor[slot], 0))
+	}
+	copy(p.AllowPolicy[:], eff.AllowPolicy)
+	for _, r := range eff.Paths {
+		p.Flags |= flagPaths
+		if r.Kind != policy.PathExact {
+			p.Flags |= flagDirs
+		} else {
+			p.Flags |= flagInodes
+		}
+	}
+	if len(eff.Files) > 0 {
+		p.Flags |= flagFiles
+	}
+	// A list with no path at all still needs the walk, to find that nothing matches.
+	if eff.AllowNeed[0]|eff.AllowNeed[1] != 0 {
+		p.Flags |= flagPaths
+	}
+	return p
+}
+
+// PolicyBytes is the kernel's struct bl_policy.
+type PolicyBytes = kernelBlPolicy
+
+// BL_P_* of bpf/rules.h; macros have no twins in BTF, so TestABI reads the header.
+const (
+	flagPaths  = 0x01
+	flagDirs   = 0x02
+	flagInodes = 0x04
+	flagFiles  = 0x08
+)
+
+func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, kernelBlPathRule) {
+	kinds := map[policy.PathKind]kernelBlPathKind{
+		policy.PathExact: kernelBlPathKindBL_PATH_EXACT,
+		policy.PathTree:  kernelBlPathKindBL_PATH_TREE,
+		policy.PathChild: kernelBlPathKindBL_PATH_CHILD,
+	}
+	key := kernelBlPathKey{Set: set, Kind: uint32(kinds[r.Kind]), H: hashPath(e.key[0], e.key[1], r.Path)}
+	return key, encodePathRule(r)
+}
+
+func encodeFile(hashKey [2]uint64, set uint32, r policy.FileRule) (kernelBlPathKey, kernelBlPathRule) {
+	kinds := map[policy.PathKind]kernelBlPathKind{
+		policy.PathExact: kernelBlPathKindBL_PATH_FILES_EXACT,
+		policy.PathTree:  kernelBlPathKindBL_PATH_FILES_TREE,
+		policy.PathChild: kernelBlPathKindBL_PATH_FILES_CHILD,
+	}
+	key := kernelBlPathKey{Set: set, Kind: uint32(kinds[r.Kind]), H: hashPath(hashKey[0], hashKey[1], r.Path)}
+	v := kernelBlPathRule{
+		AllowBits: uint32(r.Acts[0]) | uint32(r.Acts[1])<<8, // BL_A_SHIFT
+		Policy:    r.Policy,
+	}
+	for slot := range v.Verdict {
+		v.Verdict[slot] = uint8(verdict.Allow)
+		if r.Acts[slot] != 0 {
+			v.Verdict[slot] = uint8(verdict.Deny)
+		}
+	}
+	return key, v
+}
+
+func encodePathRule(r policy.PathRule) kernelBlPathRule {
+	v := kernelBlPathRule{AllowBits: r.AllowBits, Policy: r.Policy}
+	for slot := range v.Verdict {
+		v.Verdict[slot] = uint8(r.Verdict[slot])
+	}
+	return v
+}
+
+func encodeSSHDest(set, slot uint32, d policy.SSHDest) (kernelBlSshKey, kernelBlSshPorts, error) {
+	bits := d.Prefix.Bits()
+	if d.Prefix.Addr().Is4() {
+		bits += 96
+	}
+	k := kernelBlSshKey{Prefixlen: 64 + uint32(bits), Set: set, Slot: slot, Addr: netip.AddrFrom16(d.Prefix.Addr().As16()).As16()}
+	var v kernelBlSshPorts
+	if len(d.Ports) > len(v.Port) || len(d.Ports) > math.MaxUint16 {
+		return k, v, fmt.Errorf("ssh destination %s: %d ports; at most %d", d.Prefix, len(d.Ports), len(v.Port))
+	}
+	v.N = uint16(len(d.Ports))
+	copy(v.Port[:], d.Ports)
+	return k, v, nil
+}

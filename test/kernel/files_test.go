@@ -1,0 +1,114 @@
+package kernel
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+const (
+	filesReadPolicy = "  files: {rules: [{paths: [/home/app/.ssh/id_rsa], deny: [read]}]}\n"
+	filesTreePolicy = "  files: {readOnly: [/home/app/.ssh]}\n"
+)
+
+// fileCases play the attacks on keys too: here a rule on a path is what stops them.
+func fileCases() []attackCase {
+	var out []attackCase
+	add := func(policy string, volume bool, names ...string) {
+		for _, n := range names {
+			out = append(out, attackCase{name: n, rule: verdict.RuleFiles, policy: policy, volume: volume, want: bySignal(unsupported)})
+		}
+	}
+	add(filesReadPolicy, false, "keys-read", "keys-procroot", "keys-symlink", "keys-hardlink", "keys-rename", "keys-opath", "keys-uring")
+	add(filesTreePolicy, false, "auth-write", "auth-truncate", "auth-replace", "file-create", "file-mkdir", "file-mknod", "file-symlink",
+		"file-tmpfile", "file-unlink", "file-chmod", "file-fchmod", "file-chown", "file-xattr", "file-acl", "file-trunc", "file-into",
+		"file-exchange", "file-fdroot", "file-fd", "file-bind", "file-uring", "file-splice")
+	// Of a volume the mount is walked, and not the file system alone.
+	add(filesReadPolicy, true, "keys-read", "keys-renamedir", "keys-hardlink", "keys-procroot", "file-copyrange", "file-handle")
+	add(filesTreePolicy, true, "auth-write", "file-create", "file-unlink", "file-chmod", "file-renamedir", "file-into", "file-exchange",
+		"file-tmpfile", "file-trunc", "file-fd", "file-bind", "file-uring")
+	for i := range out {
+		if out[i].name == "file-handle" {
+			out[i].flags = []string{"--uid", "0", "--cap-add", "DAC_READ_SEARCH"}
+		}
+	}
+	return out
+}
+
+func (c attackCase) title() string {
+	if c.volume {
+		return c.name + " on a volume"
+	}
+	return c.name
+}
+
+// Enforced, each attack on a file is refused and recorded.
+func TestFilesEnforced(t *testing.T) {
+	h := get(t)
+	for _, c := range fileCases() {
+		t.Run(c.title(), func(t *testing.T) { enforced(t, h, c) })
+	}
+}
+
+// Audited, each passes and is reported.
+func TestFilesAudited(t *testing.T) {
+	h := get(t)
+	for _, c := range fileCases() {
+		t.Run(c.title(), func(t *testing.T) { audited(t, h, c) })
+	}
+}
+
+// Ordinary work beside a protected tree causes no record, nor does the start of a container
+// whose mount points the runtime makes in one.
+func TestFilesQuiet(t *testing.T) {
+	h := get(t)
+	h.enact(t, shipped(t, "files-system.yaml")+"---\n"+document("more", "enforce", "  files: {readOnly: [/proc/sys]}\n"))
+	for name, command := range map[string][]string{
+		"program":  {"/bin/id"},
+		"files":    {"/bin/sh", "-c", "cd /tmp && mkdir a && echo x > a/b && mv a/b a/c && ln a/c a/d && ln -s a/c e && chmod 600 a/c && rm -r a e"},
+		"pipes":    {"/bin/sh", "-c", "echo hi | cat > /dev/null; echo x > /proc/self/fd/1; cat /etc/passwd >/dev/null 2>&1; true"},
+		"mapped":   {"/bin/sh", "-c", "cp /bin/dyn-id /tmp/c && /bin/dyn-id && /bin/id"},
+		"tar":      {"/bin/sh", "-c", "cd /tmp && tar cf t.tar -C /bin . && mkdir o && tar xf t.tar -C o && rm -r o t.tar"},
+		"dyn-exec": {"/bin/dyn-id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := h.run(t, asUser, command...)
+			ran(t, r)
+			h.none(t, r.id)
+		})
+	}
+}
+
+// A descriptor that was opened before the rule came can neither be mapped nor handed over
+// for what the rule denies.
+func TestFilesOpenedBefore(t *testing.T) {
+	h := get(t)
+	for _, name := range []string{"file-mmap", "file-mprotect", "file-receive"} {
+		for _, mode := range []string{"enforce", "audit", ""} {
+			t.Run(name+" mode "+mode, func(t *testing.T) {
+				id, said := h.stepped(t, name, mode, filesTreePolicy)
+				signal := h.kernel.Backend() == verdict.BackendSignal
+				if won := strings.Contains(said, "WON"); won != (mode != "enforce" || signal) {
+					t.Errorf("won %v: %s", won, said)
+				}
+				h.remove(t, id)
+				if mode == "" || signal {
+					h.none(t, id)
+					return
+				}
+				want := verdict.Denied
+				if mode == "audit" {
+					want = verdict.WouldDeny
+				}
+				evs := h.take(id, verdict.RuleFiles)
+				if len(evs) == 0 {
+					t.Fatalf("no record; it said %s", said)
+				}
+				if evs[0].Decision != want || evs[0].Hook == "file_open" {
+					t.Errorf("%s at %s, want %s at another hook than the open's", evs[0].Decision, evs[0].Hook, want)
+				}
+			})
+		}
+	}
+}
