@@ -3,20 +3,7 @@
  * file: files mapped as code (drift through ld.so, dlopen or mmap), SSH keys, and where
  * both meet on a hook, file rules (files.h).
  */
-#include "files.h"
-
-/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
- * nothing: only an exec does.
- */
-static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
-{
-	if (bl_who(w) != BL_ARMED)
-		return 0;
-	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
-	if (!*c)
-		bl_count(BL_E_CONTAINER_GONE);
-	return 1;
-}
+#include "priv.h"
 
 static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 {
@@ -266,9 +253,15 @@ static __always_inline int bl_open(struct file *file)
 	struct bl_container *c = NULL;
 
 	int keys = bl_key_maybe(file), files = bl_files_used(), ret;
+	__u8 rule = bl_open_rule(file);
 
-	if ((!keys && !files) || !bl_inside(&w, &c))
+	if ((!keys && !files && rule == BL_R_NONE) || !bl_inside(&w, &c))
 		return 0;
+	if (rule != BL_R_NONE) {
+		ret = bl_priv_open(&w, c, file, rule);
+		if (ret)
+			return ret;
+	}
 	if (keys) {
 		ret = bl_key_opened(&w, c, file, 0);
 		if (ret)

@@ -12,6 +12,19 @@
 
 #include "facts.h"
 
+/* The container's policy if current is armed; else 0. Unlike bl_armed it arms
+ * nothing: only an exec does.
+ */
+static __always_inline int bl_confined(struct bl_who *w, struct bl_container **c)
+{
+	if (bl_who(w) != BL_ARMED)
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (!*c)
+		bl_count(BL_E_CONTAINER_GONE);
+	return 1;
+}
+
 /* As bl_confined, and also for a task that has entered and is in the container's mounts
  * already, though it has executed nothing there: what it does could be asked for by
  * the container (CRIU, code put into runc init).
