@@ -17,6 +17,7 @@ enum bl_event_type {
 	BL_EV_START = 6,	/* container: first exec */
 	BL_EV_CREATED = 7,	/* container: cgroup made */
 	BL_EV_GONE = 8,		/* container: cgroup removed */
+	BL_EV_PRIVILEGE = 10,
 };
 
 enum bl_decided {
@@ -49,6 +50,22 @@ enum bl_hook {
 	BL_H_DELETE = 18,
 	BL_H_ATTRIBUTES = 19,
 	BL_H_RECEIVE = 20,	/* a descriptor that was handed in */
+	BL_H_MOUNT = 32,
+	BL_H_UMOUNT = 33,
+	BL_H_PIVOT_ROOT = 34,
+	BL_H_MOVE_MOUNT = 35,
+	BL_H_PTRACE = 36,
+	BL_H_TRACEME = 37,
+	BL_H_KILL = 38,
+	BL_H_SCHED = 39,
+	BL_H_USERNS = 40,
+	BL_H_READ_MODULE = 41,
+	BL_H_LOAD_MODULE = 42,
+	BL_H_AUTOLOAD = 43,
+	BL_H_PERF = 44,
+	BL_H_KEY = 45,
+	BL_H_ANON_INODE = 46,
+	BL_H_CAPABLE = 47,
 };
 
 enum bl_layer {

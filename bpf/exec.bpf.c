@@ -7,7 +7,7 @@
  * taken effect and -EPERM still reaches the caller. signal judges both at
  * sched_process_exec, after the exec and before its first instruction.
  */
-#include "facts.h"
+#include "priv.h"
 
 /* The first exec of a container: what its drift and root rules compare with. */
 static __always_inline void bl_start(struct bl_container *c, struct bl_who *w)
@@ -124,6 +124,15 @@ static __always_inline int bl_exec_file(struct linux_binprm *bprm)
 	return d.verdict == BL_DENY ? -EPERM : 0;
 }
 
+/* Does the exec change who the task is? */
+static __always_inline int bl_sets_id(struct linux_binprm *bprm)
+{
+	const struct cred *old = bpf_get_current_task_btf()->cred;
+
+	return BPF_CORE_READ(bprm, cred, euid.val) != old->euid.val ||
+	       BPF_CORE_READ(bprm, cred, egid.val) != old->egid.val;
+}
+
 static __always_inline int bl_exec_creds(struct linux_binprm *bprm, struct file *file)
 {
 	struct bl_exec_facts f = { .allow_bits = ~0U, .path_verdict = { BL_ALLOW, BL_ALLOW } };
@@ -133,11 +142,15 @@ static __always_inline int bl_exec_creds(struct linux_binprm *bprm, struct file 
 	struct bl_decision d;
 	__u32 set = 0;
 	__u8 layer;
+	int slot;
 
 	if (!bl_armed(&w, &c))
 		return 0;
 	p = bl_policy_of(c, &set);
 	if (!p)
+		return -EPERM;
+	slot = bl_sets_id(bprm) ? bl_rule_slot(p, BL_R_SETID) : BL_SLOTS;
+	if (slot != BL_SLOTS && bl_priv_report(&w, c, p, set, slot, BL_R_SETID, bl_user_path(file), BL_H_BPRM_CREDS, 0))
 		return -EPERM;
 	bl_root_facts(c, bprm->cred, &f);
 	if (bl_backend == BL_MODRET)	/* runs before commoncap: see bl_exec_done */

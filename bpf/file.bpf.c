@@ -3,7 +3,7 @@
  * file: files mapped as code (drift through ld.so, dlopen or mmap), SSH keys, and where
  * both meet on a hook, file rules (files.h).
  */
-#include "files.h"
+#include "priv.h"
 
 static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 {
@@ -253,9 +253,15 @@ static __always_inline int bl_open(struct file *file)
 	struct bl_container *c = NULL;
 
 	int keys = bl_key_maybe(file), files = bl_files_used(), ret;
+	__u8 rule = bl_open_rule(file);
 
-	if ((!keys && !files) || !bl_inside(&w, &c))
+	if ((!keys && !files && rule == BL_R_NONE) || !bl_inside(&w, &c))
 		return 0;
+	if (rule != BL_R_NONE) {
+		ret = bl_priv_open(&w, c, file, rule);
+		if (ret)
+			return ret;
+	}
 	if (keys) {
 		ret = bl_key_opened(&w, c, file, 0);
 		if (ret)

@@ -3,51 +3,18 @@
  * priv: Belay guards itself: bpf() could detach links and edit maps. And mounts made
  * after the start are noted for the drift rule.
  */
-#include "facts.h"
-
-static __always_inline int bl_bpf_call(void)
-{
-	struct bl_report r = {};
-	struct bl_who w = {};
-	struct bl_container *c = NULL;
-	struct bl_policy *p;
-	__u32 set = 0;
-	int slot;
-
-	if (!bl_inside(&w, &c))
-		return 0;
-	p = bl_policy_of(c, &set);
-	if (!p)
-		return -EPERM;
-	if (p->rules[BL_ENFORCE][BL_R_BPF].verdict == BL_DENY)
-		slot = BL_ENFORCE;
-	else if (p->rules[BL_AUDITED][BL_R_BPF].verdict == BL_DENY)
-		slot = BL_AUDITED;
-	else
-		return 0;
-	r.who = &w;
-	r.c = c;
-	r.p = p;
-	r.d.rule = BL_R_BPF;
-	r.d.policy = p->rules[slot & 1][BL_R_BPF].policy;
-	r.set = set;
-	r.type = BL_EV_BPF;
-	r.hook = BL_H_BPF;
-	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
-	bl_emit(&r);
-	return slot == BL_ENFORCE ? -EPERM : 0;
-}
+#include "priv.h"
 
 SEC("lsm/bpf")
 int BPF_PROG(bl_lsm_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 {
-	return bl_bpf_call();
+	return bl_priv_inside(BL_R_BPF, NULL, BL_H_BPF, 0);
 }
 
 SEC("fmod_ret/security_bpf")
 int BPF_PROG(bl_mod_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 {
-	return bl_bpf_call();
+	return bl_priv_inside(BL_R_BPF, NULL, BL_H_BPF, 0);
 }
 
 /* include/uapi/linux/mount.h. In the order of path_mount: MS_REMOUNT makes no mount; then
@@ -57,40 +24,321 @@ int BPF_PROG(bl_mod_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 #define BL_MS_BIND	4096
 #define BL_MS_PROPAGATE	(1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
 
-static __always_inline int bl_mounting(unsigned long flags)
+static __always_inline int bl_mounting(unsigned long flags, const struct path *to, __u8 hook)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
+	int makes = !(flags & BL_MS_REMOUNT || (flags & BL_MS_PROPAGATE && !(flags & BL_MS_BIND)));
+	int err;
 
-	if (flags & BL_MS_REMOUNT || (flags & BL_MS_PROPAGATE && !(flags & BL_MS_BIND)))
+	if (!bl_confined(&w, &c))
 		return 0;
-	if (bl_confined(&w, &c) && c)
+	err = bl_priv_ask(&w, c, BL_R_MOUNT, to, hook, 0);
+	if (!err && makes && c)
 		c->mounted_after = 1;
-	return 0;
+	return err;
 }
 
 SEC("lsm/sb_mount")
 int BPF_PROG(bl_lsm_mount, const char *dev, const struct path *path, const char *type,
 	     unsigned long flags, void *data)
 {
-	return bl_mounting(flags);
+	return bl_mounting(flags, path, BL_H_MOUNT);
 }
 
 SEC("fmod_ret/security_sb_mount")
 int BPF_PROG(bl_mod_mount, const char *dev, const struct path *path, const char *type,
 	     unsigned long flags, void *data)
 {
-	return bl_mounting(flags);
+	return bl_mounting(flags, path, BL_H_MOUNT);
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(bl_lsm_move_mount, const struct path *from, const struct path *to)
 {
-	return bl_mounting(0);
+	return bl_mounting(0, to, BL_H_MOVE_MOUNT);
 }
 
 SEC("fmod_ret/security_move_mount")
 int BPF_PROG(bl_mod_move_mount, const struct path *from, const struct path *to)
 {
-	return bl_mounting(0);
+	return bl_mounting(0, to, BL_H_MOVE_MOUNT);
+}
+
+/* A mount that is taken away can bare what it covered: a masked path, a file of the image. */
+SEC("lsm/sb_umount")
+int BPF_PROG(bl_lsm_umount, struct vfsmount *mnt, int flags)
+{
+	return bl_priv(BL_R_MOUNT, NULL, BL_H_UMOUNT);
+}
+
+SEC("fmod_ret/security_sb_umount")
+int BPF_PROG(bl_mod_umount, struct vfsmount *mnt, int flags)
+{
+	return bl_priv(BL_R_MOUNT, NULL, BL_H_UMOUNT);
+}
+
+SEC("lsm/sb_pivotroot")
+int BPF_PROG(bl_lsm_pivot, const struct path *old, const struct path *new)
+{
+	return bl_priv(BL_R_MOUNT, new, BL_H_PIVOT_ROOT);
+}
+
+SEC("fmod_ret/security_sb_pivotroot")
+int BPF_PROG(bl_mod_pivot, const struct path *old, const struct path *new)
+{
+	return bl_priv(BL_R_MOUNT, new, BL_H_PIVOT_ROOT);
+}
+
+SEC("lsm/userns_create")
+int BPF_PROG(bl_lsm_userns, const struct cred *cred)
+{
+	return bl_priv(BL_R_USERNS, NULL, BL_H_USERNS);
+}
+
+SEC("fmod_ret/security_create_user_ns")
+int BPF_PROG(bl_mod_userns, const struct cred *cred)
+{
+	return bl_priv(BL_R_USERNS, NULL, BL_H_USERNS);
+}
+
+/* include/linux/kernel_read_file.h: READING_MODULE, READING_KEXEC_IMAGE and _INITRAMFS, and of
+ * the same numbers LOADING_*.
+ */
+static __always_inline int bl_kernel_code(int id, __u8 hook)
+{
+	return id >= 2 && id <= 4 ? bl_priv_inside(BL_R_MODULES, NULL, hook, 0) : 0;
+}
+
+SEC("lsm/kernel_read_file")
+int BPF_PROG(bl_lsm_read_module, struct file *file, int id, bool contents)
+{
+	return bl_kernel_code(id, BL_H_READ_MODULE);
+}
+
+SEC("fmod_ret/security_kernel_read_file")
+int BPF_PROG(bl_mod_read_module, struct file *file, int id, bool contents)
+{
+	return bl_kernel_code(id, BL_H_READ_MODULE);
+}
+
+SEC("lsm/kernel_load_data")
+int BPF_PROG(bl_lsm_load_module, int id, bool contents)
+{
+	return bl_kernel_code(id, BL_H_LOAD_MODULE);
+}
+
+SEC("fmod_ret/security_kernel_load_data")
+int BPF_PROG(bl_mod_load_module, int id, bool contents)
+{
+	return bl_kernel_code(id, BL_H_LOAD_MODULE);
+}
+
+/* What a task asks for makes the kernel load a module: a protocol, a file system. */
+SEC("lsm/kernel_module_request")
+int BPF_PROG(bl_lsm_autoload, char *name)
+{
+	return bl_priv(BL_R_AUTOLOAD, NULL, BL_H_AUTOLOAD);
+}
+
+SEC("fmod_ret/security_kernel_module_request")
+int BPF_PROG(bl_mod_autoload, char *name)
+{
+	return bl_priv(BL_R_AUTOLOAD, NULL, BL_H_AUTOLOAD);
+}
+
+SEC("lsm/perf_event_open")
+int BPF_PROG(bl_lsm_perf)
+{
+	return bl_priv(BL_R_PERF, NULL, BL_H_PERF);
+}
+
+SEC("fmod_ret/security_perf_event_open")
+int BPF_PROG(bl_mod_perf)
+{
+	return bl_priv(BL_R_PERF, NULL, BL_H_PERF);
+}
+
+SEC("lsm/key_permission")
+int BPF_PROG(bl_lsm_key)
+{
+	return bl_priv(BL_R_KEYCTL, NULL, BL_H_KEY);
+}
+
+SEC("fmod_ret/security_key_permission")
+int BPF_PROG(bl_mod_key)
+{
+	return bl_priv(BL_R_KEYCTL, NULL, BL_H_KEY);
+}
+
+SEC("lsm/key_alloc")
+int BPF_PROG(bl_lsm_key_new)
+{
+	return bl_priv(BL_R_KEYCTL, NULL, BL_H_KEY);
+}
+
+SEC("fmod_ret/security_key_alloc")
+int BPF_PROG(bl_mod_key_new)
+{
+	return bl_priv(BL_R_KEYCTL, NULL, BL_H_KEY);
+}
+
+/* include/linux/ptrace.h */
+#define BL_PTRACE_ATTACH	0x02
+
+/* The rules on tasks: tracing any, and doing anything to one outside the own container. */
+static __always_inline int bl_other(struct task_struct *t, int attach, __u8 hook)
+{
+	struct task_struct *me = bpf_get_current_task_btf();
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+	int own, err;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	if (t->tgid == me->tgid)
+		return 0;
+	own = bl_container_of(bl_cgroup_of(t)) == w.container;
+	if (attach) {
+		err = bl_ptrace_ask(&w, c, own, hook);
+		if (err)
+			return err;
+	}
+	return own ? 0 : bl_priv_ask(&w, c, BL_R_OTHER_TASKS, NULL, hook, 0);
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(bl_lsm_ptrace, struct task_struct *child, unsigned int mode)
+{
+	return bl_other(child, mode & BL_PTRACE_ATTACH, BL_H_PTRACE);
+}
+
+SEC("fmod_ret/security_ptrace_access_check")
+int BPF_PROG(bl_mod_ptrace, struct task_struct *child, unsigned int mode)
+{
+	return bl_other(child, mode & BL_PTRACE_ATTACH, BL_H_PTRACE);
+}
+
+SEC("lsm/ptrace_traceme")
+int BPF_PROG(bl_lsm_traceme, struct task_struct *parent)
+{
+	return bl_other(parent, 1, BL_H_TRACEME);
+}
+
+SEC("fmod_ret/security_ptrace_traceme")
+int BPF_PROG(bl_mod_traceme, struct task_struct *parent)
+{
+	return bl_other(parent, 1, BL_H_TRACEME);
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(bl_lsm_kill, struct task_struct *p)
+{
+	return bl_other(p, 0, BL_H_KILL);
+}
+
+SEC("fmod_ret/security_task_kill")
+int BPF_PROG(bl_mod_kill, struct task_struct *p)
+{
+	return bl_other(p, 0, BL_H_KILL);
+}
+
+SEC("lsm/task_setscheduler")
+int BPF_PROG(bl_lsm_scheduler, struct task_struct *p)
+{
+	return bl_other(p, 0, BL_H_SCHED);
+}
+
+SEC("fmod_ret/security_task_setscheduler")
+int BPF_PROG(bl_mod_scheduler, struct task_struct *p)
+{
+	return bl_other(p, 0, BL_H_SCHED);
+}
+
+SEC("lsm/task_setnice")
+int BPF_PROG(bl_lsm_nice, struct task_struct *p, int nice)
+{
+	return bl_other(p, 0, BL_H_SCHED);
+}
+
+SEC("fmod_ret/security_task_setnice")
+int BPF_PROG(bl_mod_nice, struct task_struct *p, int nice)
+{
+	return bl_other(p, 0, BL_H_SCHED);
+}
+
+SEC("lsm/task_setioprio")
+int BPF_PROG(bl_lsm_ioprio, struct task_struct *p, int ioprio)
+{
+	return bl_other(p, 0, BL_H_SCHED);
+}
+
+SEC("fmod_ret/security_task_setioprio")
+int BPF_PROG(bl_mod_ioprio, struct task_struct *p, int ioprio)
+{
+	return bl_other(p, 0, BL_H_SCHED);
+}
+
+/* A ring is an anonymous inode of this name; there is no hook for io_uring_setup(2) itself
+ * before Linux 6.16.
+ */
+static __always_inline int bl_anon_inode(const struct qstr *name)
+{
+	const unsigned char *src = BPF_CORE_READ(name, name);
+	char have[11] = {};
+
+	if (bpf_probe_read_kernel(have, sizeof(have), src))
+		return 0;
+	if (__builtin_memcmp(have, "[io_uring]", 11))
+		return 0;
+	return bl_priv(BL_R_IO_URING, NULL, BL_H_ANON_INODE);
+}
+
+SEC("lsm/inode_init_security_anon")
+int BPF_PROG(bl_lsm_anon_inode, struct inode *inode, const struct qstr *name)
+{
+	return bl_anon_inode(name);
+}
+
+SEC("fmod_ret/security_inode_init_security_anon")
+int BPF_PROG(bl_mod_anon_inode, struct inode *inode, const struct qstr *name)
+{
+	return bl_anon_inode(name);
+}
+
+/* Capabilities that are not to be used, whoever has them. The acts of overlayfs for itself run
+ * with the credentials of who mounted it, which are no use of the task's: those have
+ * capabilities that the container did not start with, or the container started with all.
+ */
+#define BL_CAP_NOAUDIT	0x02	/* CAP_OPT_NOAUDIT: the kernel asks, not the task */
+
+static __always_inline int bl_capable(const struct cred *cred, int cap, unsigned int opts)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+	__u64 caps = 0;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	if ((__u64)cred != (__u64)t->real_cred) {
+		bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_effective));
+		if (!c || caps & ~c->caps || !~(c->caps | ~0ULL << 40))
+			return 0;
+	}
+	return bl_cap_verdict(&w, c, cap, opts & BL_CAP_NOAUDIT);
+}
+
+SEC("lsm/capable")
+int BPF_PROG(bl_lsm_capable, const struct cred *cred, struct user_namespace *ns, int cap,
+	     unsigned int opts)
+{
+	return bl_capable(cred, cap, opts);
+}
+
+SEC("fmod_ret/security_capable")
+int BPF_PROG(bl_mod_capable, const struct cred *cred, struct user_namespace *ns, int cap,
+	     unsigned int opts)
+{
+	return bl_capable(cred, cap, opts);
 }

@@ -12,7 +12,7 @@
  * another ABI is never adopted: see internal/enforce. Containers and labels are carried
  * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 2
+#define BL_ABI 3
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -43,8 +43,21 @@ enum bl_rule_id {
 	BL_R_SSH_KEYS = 8,
 	BL_R_BPF = 9,
 	BL_R_FILES = 10,
-	BL_R_COUNT = 11,
-	BL_R_MAX = 16,
+	BL_R_MOUNT = 12,
+	BL_R_PTRACE = 13,
+	BL_R_OTHER_TASKS = 14,
+	BL_R_USERNS = 15,
+	BL_R_MODULES = 16,
+	BL_R_AUTOLOAD = 17,
+	BL_R_PERF = 18,
+	BL_R_KEYCTL = 19,
+	BL_R_IO_URING = 20,
+	BL_R_RAW_DEVICES = 21,
+	BL_R_KERNEL_CONTROL = 22,
+	BL_R_SETID = 23,
+	BL_R_CAPABILITIES = 24,
+	BL_R_COUNT = 25,
+	BL_R_MAX = 32,
 	BL_R_NONE = 255,
 };
 
@@ -57,6 +70,8 @@ enum bl_rule_id {
 #define BL_O_METADATA		0x04	/* metadataOnly: allow */
 /* bl_rule.opt of BL_R_SSH_CLIENT */
 #define BL_O_SSH_TO		0x01	/* bl_ssh_to holds the allowed destinations */
+/* bl_rule.opt of BL_R_PTRACE */
+#define BL_O_PTRACE_OWN		0x01	/* tasks of the own container may be traced */
 /* Acts on files. bl_rule.opt of BL_R_FILES holds those that any path of the slot denies;
  * bl_path_rule.allow_bits of the kinds BL_PATH_FILES_* those that its path denies: of the
  * enforce slot as they are, of the audit slot << BL_A_SHIFT.
@@ -94,6 +109,7 @@ struct bl_policy {
 	__u8 pad[3];
 	__u32 allow_need[BL_SLOTS];	/* bit i: allow list i must name the file */
 	__u64 start_for_ns[BL_SLOTS];	/* of asRoot: denyAfterStart */
+	__u64 caps[BL_SLOTS];		/* bit i: capability i is denied */
 	__u16 allow_policy[BL_MAX_ALLOW_LISTS];	/* source policy of allow list i */
 	struct bl_rule rules[BL_SLOTS][BL_R_MAX];
 };

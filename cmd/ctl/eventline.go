@@ -77,6 +77,8 @@ func deed(r *journal.Record) string {
 		s = networkDeed(r) + by(r)
 	case journal.KindBPF:
 		s = "call bpf(2)" + by(r)
+	case journal.KindPrivilege:
+		s = privilegeDeed(r) + by(r)
 	case journal.KindLoss:
 		s = lossDeed(r)
 	case journal.KindAPI:
@@ -97,6 +99,29 @@ func deed(r *journal.Record) string {
 		s += " (bound late)"
 	}
 	return s
+}
+
+// privilegeDeed says what was asked of the kernel, by the hook that was asked for it.
+func privilegeDeed(r *journal.Record) string {
+	words := map[string]string{
+		"sb_mount": "mount on", "move_mount": "move a mount to", "sb_umount": "unmount", "sb_pivotroot": "change the root to",
+		"ptrace_access_check": "look into or trace another process", "ptrace_traceme": "be traced", "task_kill": "signal a process outside the container",
+		"task_setscheduler": "schedule a process outside the container", "userns_create": "make a user namespace",
+		"kernel_read_file": "load a kernel module", "kernel_load_data": "load a kernel module",
+		"kernel_module_request": "have the kernel load a module", "perf_event_open": "open a performance counter", "key_permission": "use the kernel's keys",
+		"inode_init_security_anon": "make an io_uring", "capable": "use", "bprm_creds_from_file": "become another user by", "file_open": "open",
+	}
+	s := words[r.Hook]
+	if s == "" {
+		s = "use a privilege"
+	}
+	if r.Object == nil {
+		return s
+	}
+	if r.Object.Name != "" {
+		return s + " " + r.Object.Name
+	}
+	return s + " " + objectText(r)
 }
 
 func apiDeed(a *journal.API) string {

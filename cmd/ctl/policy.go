@@ -286,6 +286,9 @@ func ruleTexts(s *policy.Spec) []string {
 	if f := s.Files; f != nil {
 		section(f.Mode, "files.readOnly", listed(len(f.ReadOnly), "path", "paths"), "files.rules", listed(len(f.Rules), "rule", "rules"))
 	}
+	if p := s.Privileges; p != nil {
+		section(p.Mode, append(p.Values(), "privileges.capabilities", listed(len(p.Capabilities.Names()), "capability", "capabilities"))...)
+	}
 	if g := s.Guard; g != nil {
 		section(g.Mode, "guard.bpf", string(g.BPF))
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -150,6 +152,22 @@ func describeObject(ev *enforce.Event) *journal.Object {
 		return o
 	case enforce.EventBPF:
 		return &journal.Object{Type: "bpf"}
+	case enforce.EventPrivilege:
+		return describePrivilege(ev)
+	}
+	return nil
+}
+
+func describePrivilege(ev *enforce.Event) *journal.Object {
+	switch {
+	case ev.Capability >= 0:
+		name := policy.CapabilityName(ev.Capability)
+		if name == "" {
+			name = strconv.Itoa(ev.Capability)
+		}
+		return &journal.Object{Type: "capability", Name: "CAP_" + name}
+	case ev.Object != "":
+		return &journal.Object{Type: "file", Path: ev.Object, PathTruncated: ev.PathCut, Dev: journal.KernelDev(ev.ExeDev), Ino: ev.ExeIno}
 	}
 	return nil
 }

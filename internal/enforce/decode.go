@@ -54,6 +54,8 @@ type Event struct {
 	Script               bool
 	Ancestors            []Ancestor
 
+	Capability int // of a denied use of one; -1: the event is about something else
+
 	Remote, Local netip.AddrPort
 	Protocol      uint16 // IPPROTO_*
 }
@@ -79,6 +81,8 @@ const (
 	EventStart   EventType = 6
 	EventCreated EventType = 7 // container: its cgroup was made
 	EventGone    EventType = 8 // container: its cgroup was removed
+	// EventPrivilege is an act that the section privileges is about.
+	EventPrivilege EventType = 10
 )
 
 // String returns the kind as in the event schema.
@@ -94,6 +98,8 @@ func (t EventType) String() string {
 		return "network"
 	case EventBPF:
 		return "bpf"
+	case EventPrivilege:
+		return "privilege"
 	case EventStart, EventCreated, EventGone:
 		return "container"
 	}
@@ -105,6 +111,9 @@ var hookNames = [...]string{
 	"file_mprotect", "file_open", "inode_rename", "inode_link", "path_truncate", "bpf",
 	"cgroup_connect", "cgroup_bind", "socket_listen", "cgroup_skb_egress", "cgroup", "inode_symlink",
 	"file_create", "file_delete", "file_attributes", "file_receive",
+	32: "sb_mount", "sb_umount", "sb_pivotroot", "move_mount", "ptrace_access_check", "ptrace_traceme", "task_kill",
+	"task_setscheduler", "userns_create", "kernel_read_file", "kernel_load_data", "kernel_module_request", "perf_event_open",
+	"key_permission", "inode_init_security_anon", "capable",
 }
 
 var layerNames = [...]string{"unknown", "image", "upper", "volume", "tmpfs", "memfd", "deleted", "mounted", "plain"}
@@ -151,7 +160,10 @@ func decodeEvent(raw []byte) (*Event, error) {
 		StartedSinceBoot: time.Duration(k.StartNs), CapEffective: k.CapEffective, CapPermitted: k.CapPermitted,
 		Comm: text(cstring(k.Comm[:])), ExeDev: k.ExeDev, ExeIno: k.ExeIno,
 		ArgsCut: k.Flags&flagArgsCut != 0, PathCut: k.Flags&flagPathCut != 0, Script: k.Flags&flagScript != 0,
-		Protocol: k.Proto,
+		Protocol: k.Proto, Capability: -1,
+	}
+	if e.Type == EventPrivilege && e.Rule == verdict.RuleCapabilities {
+		e.Capability = int(uint16(k.FileFlags))
 	}
 	if !e.Build && k.Id != [32]uint8{} {
 		e.Container = ident.ContainerIDFromBytes(k.Id)

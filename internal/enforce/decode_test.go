@@ -121,19 +121,19 @@ func TestABI(t *testing.T) {
 		}
 	}
 	for i, n := range hookNames {
-		if n == "" {
+		if n == "" && (i < 21 || i >= 32) {
 			t.Errorf("hook %d has no name", i)
 		}
 	}
-	if len(hookNames) != int(kernelBlHookBL_H_RECEIVE)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
+	if len(hookNames) != int(kernelBlHookBL_H_CAPABLE)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
 		t.Error("a hook or layer has no name in decode.go")
 	}
-	for r := range verdict.NumRules {
-		if levelTable[r].rule != verdict.Rule(r) {
-			t.Errorf("levelTable[%d] is of %v", r, levelTable[r].rule)
+	for i, r := range verdict.Rules() {
+		if levelTable[i].rule != r {
+			t.Errorf("levelTable[%d] is of %v", i, levelTable[i].rule)
 		}
 	}
-	if uint8(verdict.RuleFiles) != uint8(kernelBlRuleIdBL_R_FILES) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
+	if uint8(verdict.RuleCapabilities) != uint8(kernelBlRuleIdBL_R_CAPABILITIES) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
 		t.Error("internal/verdict and bpf/rules.h number the rules differently")
 	}
 	if binary.Size(kernelBlPolicy{}) != int(unsafe.Sizeof(kernelBlPolicy{})) {

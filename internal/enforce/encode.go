@@ -21,6 +21,7 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 		}
 		p.AllowNeed[slot] = eff.AllowNeed[slot]
 		p.StartForNs[slot] = uint64(max(eff.StartFor[slot], 0))
+		p.Caps[slot] = uint64(eff.Capabilities[slot])
 	}
 	copy(p.AllowPolicy[:], eff.AllowPolicy)
 	for _, r := range eff.Paths {

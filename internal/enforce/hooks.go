@@ -27,6 +27,8 @@ type hook struct {
 	need bool
 	// files marks what the files rules need: without it they are unsupported.
 	files bool
+	// rules are unsupported where this hook is refused; need says it of all.
+	rules []verdict.Rule
 	// syscalls marks what is attached only with Options.SignalSyscalls.
 	syscalls bool
 }
@@ -45,8 +47,8 @@ var hooks = []hook{
 	{program: "bl_attach_task", name: "cgroup_attach_task", backends: everyBackend, need: true},
 	{program: "bl_fork", name: "sched_process_fork", backends: everyBackend, need: true},
 
-	{program: "bl_lsm_mount", name: "sb_mount", backends: onlyLSM, kind: attachLSM},
-	{program: "bl_lsm_move_mount", name: "move_mount", backends: onlyLSM, kind: attachLSM},
+	{program: "bl_lsm_mount", name: "sb_mount", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleMount}},
+	{program: "bl_lsm_move_mount", name: "move_mount", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleMount}},
 	{program: "bl_lsm_bpf", name: "bpf", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_mmap", name: "mmap_file", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_mprotect", name: "file_mprotect", backends: onlyLSM, kind: attachLSM, need: true},
@@ -71,11 +73,28 @@ var hooks = []hook{
 	{program: "bl_lsm_f_receive", name: "file_receive", backends: onlyLSM, kind: attachLSM, files: true},
 	{program: "bl_lsm_f_set_acl", name: "inode_set_acl", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_f_remove_acl", name: "inode_remove_acl", backends: onlyLSM, kind: attachLSM},
+	{program: "bl_lsm_umount", name: "sb_umount", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleMount}},
+	{program: "bl_lsm_pivot", name: "sb_pivotroot", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleMount}},
+	{program: "bl_lsm_ptrace", name: "ptrace_access_check", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RulePtrace, verdict.RuleOtherTasks}},
+	{program: "bl_lsm_traceme", name: "ptrace_traceme", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RulePtrace, verdict.RuleOtherTasks}},
+	{program: "bl_lsm_kill", name: "task_kill", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_lsm_scheduler", name: "task_setscheduler", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_lsm_nice", name: "task_setnice", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_lsm_ioprio", name: "task_setioprio", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_lsm_userns", name: "userns_create", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleUserNamespaces}},
+	{program: "bl_lsm_read_module", name: "kernel_read_file", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleModules}},
+	{program: "bl_lsm_load_module", name: "kernel_load_data", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleModules}},
+	{program: "bl_lsm_autoload", name: "kernel_module_request", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleModuleAutoload}},
+	{program: "bl_lsm_perf", name: "perf_event_open", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RulePerfEvents}},
+	{program: "bl_lsm_key", name: "key_permission", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleKeyctl}},
+	{program: "bl_lsm_key_new", name: "key_alloc", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleKeyctl}},
+	{program: "bl_lsm_anon_inode", name: "inode_init_security_anon", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleIOUring}},
+	{program: "bl_lsm_capable", name: "capable", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleCapabilities}},
 	{program: "bl_lsm_bprm", name: "bprm_check_security", backends: onlyLSM, kind: attachLSM, need: true},
 	{program: "bl_lsm_creds", name: "bprm_creds_from_file", backends: onlyLSM, kind: attachLSM, need: true},
 
-	{program: "bl_mod_mount", name: "security_sb_mount", backends: onlyModret},
-	{program: "bl_mod_move_mount", name: "security_move_mount", backends: onlyModret},
+	{program: "bl_mod_mount", name: "security_sb_mount", backends: onlyModret, rules: []verdict.Rule{verdict.RuleMount}},
+	{program: "bl_mod_move_mount", name: "security_move_mount", backends: onlyModret, rules: []verdict.Rule{verdict.RuleMount}},
 	{program: "bl_mod_bpf", name: "security_bpf", backends: onlyModret, need: true},
 	{program: "bl_mod_mmap", name: "security_mmap_file", backends: onlyModret, need: true},
 	{program: "bl_mod_mprotect", name: "security_file_mprotect", backends: onlyModret, need: true},
@@ -100,6 +119,23 @@ var hooks = []hook{
 	{program: "bl_mod_f_receive", name: "security_file_receive", backends: onlyModret, files: true},
 	{program: "bl_mod_f_set_acl", name: "security_inode_set_acl", backends: onlyModret},
 	{program: "bl_mod_f_remove_acl", name: "security_inode_remove_acl", backends: onlyModret},
+	{program: "bl_mod_umount", name: "security_sb_umount", backends: onlyModret, rules: []verdict.Rule{verdict.RuleMount}},
+	{program: "bl_mod_pivot", name: "security_sb_pivotroot", backends: onlyModret, rules: []verdict.Rule{verdict.RuleMount}},
+	{program: "bl_mod_ptrace", name: "security_ptrace_access_check", backends: onlyModret, rules: []verdict.Rule{verdict.RulePtrace, verdict.RuleOtherTasks}},
+	{program: "bl_mod_traceme", name: "security_ptrace_traceme", backends: onlyModret, rules: []verdict.Rule{verdict.RulePtrace, verdict.RuleOtherTasks}},
+	{program: "bl_mod_kill", name: "security_task_kill", backends: onlyModret, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_mod_scheduler", name: "security_task_setscheduler", backends: onlyModret, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_mod_nice", name: "security_task_setnice", backends: onlyModret, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_mod_ioprio", name: "security_task_setioprio", backends: onlyModret, rules: []verdict.Rule{verdict.RuleOtherTasks}},
+	{program: "bl_mod_userns", name: "security_create_user_ns", backends: onlyModret, rules: []verdict.Rule{verdict.RuleUserNamespaces}},
+	{program: "bl_mod_read_module", name: "security_kernel_read_file", backends: onlyModret, rules: []verdict.Rule{verdict.RuleModules}},
+	{program: "bl_mod_load_module", name: "security_kernel_load_data", backends: onlyModret, rules: []verdict.Rule{verdict.RuleModules}},
+	{program: "bl_mod_autoload", name: "security_kernel_module_request", backends: onlyModret, rules: []verdict.Rule{verdict.RuleModuleAutoload}},
+	{program: "bl_mod_perf", name: "security_perf_event_open", backends: onlyModret, rules: []verdict.Rule{verdict.RulePerfEvents}},
+	{program: "bl_mod_key", name: "security_key_permission", backends: onlyModret, rules: []verdict.Rule{verdict.RuleKeyctl}},
+	{program: "bl_mod_key_new", name: "security_key_alloc", backends: onlyModret, rules: []verdict.Rule{verdict.RuleKeyctl}},
+	{program: "bl_mod_anon_inode", name: "security_inode_init_security_anon", backends: onlyModret, rules: []verdict.Rule{verdict.RuleIOUring}},
+	{program: "bl_mod_capable", name: "security_capable", backends: onlyModret, rules: []verdict.Rule{verdict.RuleCapabilities}},
 	{program: "bl_mod_bprm", name: "security_bprm_check", backends: onlyModret, need: true},
 	{program: "bl_mod_creds", name: "security_bprm_creds_from_file", backends: onlyModret, need: true},
 

@@ -187,14 +187,15 @@ type kernelBlEvent struct {
 type kernelBlEventType uint32
 
 const (
-	kernelBlEventTypeBL_EV_EXEC    kernelBlEventType = 1
-	kernelBlEventTypeBL_EV_MMAP    kernelBlEventType = 2
-	kernelBlEventTypeBL_EV_FILE    kernelBlEventType = 3
-	kernelBlEventTypeBL_EV_NET     kernelBlEventType = 4
-	kernelBlEventTypeBL_EV_BPF     kernelBlEventType = 5
-	kernelBlEventTypeBL_EV_START   kernelBlEventType = 6
-	kernelBlEventTypeBL_EV_CREATED kernelBlEventType = 7
-	kernelBlEventTypeBL_EV_GONE    kernelBlEventType = 8
+	kernelBlEventTypeBL_EV_EXEC      kernelBlEventType = 1
+	kernelBlEventTypeBL_EV_MMAP      kernelBlEventType = 2
+	kernelBlEventTypeBL_EV_FILE      kernelBlEventType = 3
+	kernelBlEventTypeBL_EV_NET       kernelBlEventType = 4
+	kernelBlEventTypeBL_EV_BPF       kernelBlEventType = 5
+	kernelBlEventTypeBL_EV_START     kernelBlEventType = 6
+	kernelBlEventTypeBL_EV_CREATED   kernelBlEventType = 7
+	kernelBlEventTypeBL_EV_GONE      kernelBlEventType = 8
+	kernelBlEventTypeBL_EV_PRIVILEGE kernelBlEventType = 10
 )
 
 type kernelBlExecFacts struct {
@@ -221,27 +222,43 @@ const (
 type kernelBlHook uint32
 
 const (
-	kernelBlHookBL_H_NONE       kernelBlHook = 0
-	kernelBlHookBL_H_BPRM_CHECK kernelBlHook = 1
-	kernelBlHookBL_H_BPRM_CREDS kernelBlHook = 2
-	kernelBlHookBL_H_EXEC       kernelBlHook = 3
-	kernelBlHookBL_H_MMAP       kernelBlHook = 4
-	kernelBlHookBL_H_MPROTECT   kernelBlHook = 5
-	kernelBlHookBL_H_FILE_OPEN  kernelBlHook = 6
-	kernelBlHookBL_H_RENAME     kernelBlHook = 7
-	kernelBlHookBL_H_LINK       kernelBlHook = 8
-	kernelBlHookBL_H_TRUNCATE   kernelBlHook = 9
-	kernelBlHookBL_H_BPF        kernelBlHook = 10
-	kernelBlHookBL_H_CONNECT    kernelBlHook = 11
-	kernelBlHookBL_H_BIND       kernelBlHook = 12
-	kernelBlHookBL_H_LISTEN     kernelBlHook = 13
-	kernelBlHookBL_H_SKB        kernelBlHook = 14
-	kernelBlHookBL_H_CGROUP     kernelBlHook = 15
-	kernelBlHookBL_H_SYMLINK    kernelBlHook = 16
-	kernelBlHookBL_H_CREATE     kernelBlHook = 17
-	kernelBlHookBL_H_DELETE     kernelBlHook = 18
-	kernelBlHookBL_H_ATTRIBUTES kernelBlHook = 19
-	kernelBlHookBL_H_RECEIVE    kernelBlHook = 20
+	kernelBlHookBL_H_NONE        kernelBlHook = 0
+	kernelBlHookBL_H_BPRM_CHECK  kernelBlHook = 1
+	kernelBlHookBL_H_BPRM_CREDS  kernelBlHook = 2
+	kernelBlHookBL_H_EXEC        kernelBlHook = 3
+	kernelBlHookBL_H_MMAP        kernelBlHook = 4
+	kernelBlHookBL_H_MPROTECT    kernelBlHook = 5
+	kernelBlHookBL_H_FILE_OPEN   kernelBlHook = 6
+	kernelBlHookBL_H_RENAME      kernelBlHook = 7
+	kernelBlHookBL_H_LINK        kernelBlHook = 8
+	kernelBlHookBL_H_TRUNCATE    kernelBlHook = 9
+	kernelBlHookBL_H_BPF         kernelBlHook = 10
+	kernelBlHookBL_H_CONNECT     kernelBlHook = 11
+	kernelBlHookBL_H_BIND        kernelBlHook = 12
+	kernelBlHookBL_H_LISTEN      kernelBlHook = 13
+	kernelBlHookBL_H_SKB         kernelBlHook = 14
+	kernelBlHookBL_H_CGROUP      kernelBlHook = 15
+	kernelBlHookBL_H_SYMLINK     kernelBlHook = 16
+	kernelBlHookBL_H_CREATE      kernelBlHook = 17
+	kernelBlHookBL_H_DELETE      kernelBlHook = 18
+	kernelBlHookBL_H_ATTRIBUTES  kernelBlHook = 19
+	kernelBlHookBL_H_RECEIVE     kernelBlHook = 20
+	kernelBlHookBL_H_MOUNT       kernelBlHook = 32
+	kernelBlHookBL_H_UMOUNT      kernelBlHook = 33
+	kernelBlHookBL_H_PIVOT_ROOT  kernelBlHook = 34
+	kernelBlHookBL_H_MOVE_MOUNT  kernelBlHook = 35
+	kernelBlHookBL_H_PTRACE      kernelBlHook = 36
+	kernelBlHookBL_H_TRACEME     kernelBlHook = 37
+	kernelBlHookBL_H_KILL        kernelBlHook = 38
+	kernelBlHookBL_H_SCHED       kernelBlHook = 39
+	kernelBlHookBL_H_USERNS      kernelBlHook = 40
+	kernelBlHookBL_H_READ_MODULE kernelBlHook = 41
+	kernelBlHookBL_H_LOAD_MODULE kernelBlHook = 42
+	kernelBlHookBL_H_AUTOLOAD    kernelBlHook = 43
+	kernelBlHookBL_H_PERF        kernelBlHook = 44
+	kernelBlHookBL_H_KEY         kernelBlHook = 45
+	kernelBlHookBL_H_ANON_INODE  kernelBlHook = 46
+	kernelBlHookBL_H_CAPABLE     kernelBlHook = 47
 )
 
 type kernelBlId struct {
@@ -305,8 +322,9 @@ type kernelBlPolicy struct {
 	Pad         [3]uint8
 	AllowNeed   [2]uint32
 	StartForNs  [2]uint64
+	Caps        [2]uint64
 	AllowPolicy [32]uint16
-	Rules       [2][16]kernelBlRule
+	Rules       [2][32]kernelBlRule
 }
 
 type kernelBlRule struct {
@@ -319,20 +337,33 @@ type kernelBlRule struct {
 type kernelBlRuleId uint32
 
 const (
-	kernelBlRuleIdBL_R_AS_ROOT    kernelBlRuleId = 0
-	kernelBlRuleIdBL_R_FILE_CAPS  kernelBlRuleId = 1
-	kernelBlRuleIdBL_R_DRIFT      kernelBlRuleId = 2
-	kernelBlRuleIdBL_R_MEMFD      kernelBlRuleId = 3
-	kernelBlRuleIdBL_R_PATH_DENY  kernelBlRuleId = 4
-	kernelBlRuleIdBL_R_PATH_ALLOW kernelBlRuleId = 5
-	kernelBlRuleIdBL_R_SSH_SERVER kernelBlRuleId = 6
-	kernelBlRuleIdBL_R_SSH_CLIENT kernelBlRuleId = 7
-	kernelBlRuleIdBL_R_SSH_KEYS   kernelBlRuleId = 8
-	kernelBlRuleIdBL_R_BPF        kernelBlRuleId = 9
-	kernelBlRuleIdBL_R_FILES      kernelBlRuleId = 10
-	kernelBlRuleIdBL_R_COUNT      kernelBlRuleId = 11
-	kernelBlRuleIdBL_R_MAX        kernelBlRuleId = 16
-	kernelBlRuleIdBL_R_NONE       kernelBlRuleId = 255
+	kernelBlRuleIdBL_R_AS_ROOT        kernelBlRuleId = 0
+	kernelBlRuleIdBL_R_FILE_CAPS      kernelBlRuleId = 1
+	kernelBlRuleIdBL_R_DRIFT          kernelBlRuleId = 2
+	kernelBlRuleIdBL_R_MEMFD          kernelBlRuleId = 3
+	kernelBlRuleIdBL_R_PATH_DENY      kernelBlRuleId = 4
+	kernelBlRuleIdBL_R_PATH_ALLOW     kernelBlRuleId = 5
+	kernelBlRuleIdBL_R_SSH_SERVER     kernelBlRuleId = 6
+	kernelBlRuleIdBL_R_SSH_CLIENT     kernelBlRuleId = 7
+	kernelBlRuleIdBL_R_SSH_KEYS       kernelBlRuleId = 8
+	kernelBlRuleIdBL_R_BPF            kernelBlRuleId = 9
+	kernelBlRuleIdBL_R_FILES          kernelBlRuleId = 10
+	kernelBlRuleIdBL_R_MOUNT          kernelBlRuleId = 12
+	kernelBlRuleIdBL_R_PTRACE         kernelBlRuleId = 13
+	kernelBlRuleIdBL_R_OTHER_TASKS    kernelBlRuleId = 14
+	kernelBlRuleIdBL_R_USERNS         kernelBlRuleId = 15
+	kernelBlRuleIdBL_R_MODULES        kernelBlRuleId = 16
+	kernelBlRuleIdBL_R_AUTOLOAD       kernelBlRuleId = 17
+	kernelBlRuleIdBL_R_PERF           kernelBlRuleId = 18
+	kernelBlRuleIdBL_R_KEYCTL         kernelBlRuleId = 19
+	kernelBlRuleIdBL_R_IO_URING       kernelBlRuleId = 20
+	kernelBlRuleIdBL_R_RAW_DEVICES    kernelBlRuleId = 21
+	kernelBlRuleIdBL_R_KERNEL_CONTROL kernelBlRuleId = 22
+	kernelBlRuleIdBL_R_SETID          kernelBlRuleId = 23
+	kernelBlRuleIdBL_R_CAPABILITIES   kernelBlRuleId = 24
+	kernelBlRuleIdBL_R_COUNT          kernelBlRuleId = 25
+	kernelBlRuleIdBL_R_MAX            kernelBlRuleId = 32
+	kernelBlRuleIdBL_R_NONE           kernelBlRuleId = 255
 )
 
 type kernelBlScratch struct {
@@ -448,8 +479,11 @@ const (
 	kernelProgBlEgress           = "bl_egress"
 	kernelProgBlExecDone         = "bl_exec_done"
 	kernelProgBlFork             = "bl_fork"
+	kernelProgBlLsmAnonInode     = "bl_lsm_anon_inode"
+	kernelProgBlLsmAutoload      = "bl_lsm_autoload"
 	kernelProgBlLsmBpf           = "bl_lsm_bpf"
 	kernelProgBlLsmBprm          = "bl_lsm_bprm"
+	kernelProgBlLsmCapable       = "bl_lsm_capable"
 	kernelProgBlLsmCreds         = "bl_lsm_creds"
 	kernelProgBlLsmF_chmod       = "bl_lsm_f_chmod"
 	kernelProgBlLsmF_chown       = "bl_lsm_f_chown"
@@ -467,18 +501,35 @@ const (
 	kernelProgBlLsmF_setxattr    = "bl_lsm_f_setxattr"
 	kernelProgBlLsmF_symlink     = "bl_lsm_f_symlink"
 	kernelProgBlLsmF_unlink      = "bl_lsm_f_unlink"
+	kernelProgBlLsmIoprio        = "bl_lsm_ioprio"
+	kernelProgBlLsmKey           = "bl_lsm_key"
+	kernelProgBlLsmKeyNew        = "bl_lsm_key_new"
+	kernelProgBlLsmKill          = "bl_lsm_kill"
 	kernelProgBlLsmLink          = "bl_lsm_link"
 	kernelProgBlLsmListen        = "bl_lsm_listen"
+	kernelProgBlLsmLoadModule    = "bl_lsm_load_module"
 	kernelProgBlLsmMmap          = "bl_lsm_mmap"
 	kernelProgBlLsmMount         = "bl_lsm_mount"
 	kernelProgBlLsmMoveMount     = "bl_lsm_move_mount"
 	kernelProgBlLsmMprotect      = "bl_lsm_mprotect"
+	kernelProgBlLsmNice          = "bl_lsm_nice"
 	kernelProgBlLsmOpen          = "bl_lsm_open"
+	kernelProgBlLsmPerf          = "bl_lsm_perf"
+	kernelProgBlLsmPivot         = "bl_lsm_pivot"
+	kernelProgBlLsmPtrace        = "bl_lsm_ptrace"
+	kernelProgBlLsmReadModule    = "bl_lsm_read_module"
 	kernelProgBlLsmRename        = "bl_lsm_rename"
+	kernelProgBlLsmScheduler     = "bl_lsm_scheduler"
 	kernelProgBlLsmSymlink       = "bl_lsm_symlink"
+	kernelProgBlLsmTraceme       = "bl_lsm_traceme"
 	kernelProgBlLsmTruncate      = "bl_lsm_truncate"
+	kernelProgBlLsmUmount        = "bl_lsm_umount"
+	kernelProgBlLsmUserns        = "bl_lsm_userns"
+	kernelProgBlModAnonInode     = "bl_mod_anon_inode"
+	kernelProgBlModAutoload      = "bl_mod_autoload"
 	kernelProgBlModBpf           = "bl_mod_bpf"
 	kernelProgBlModBprm          = "bl_mod_bprm"
+	kernelProgBlModCapable       = "bl_mod_capable"
 	kernelProgBlModCreds         = "bl_mod_creds"
 	kernelProgBlModF_chmod       = "bl_mod_f_chmod"
 	kernelProgBlModF_chown       = "bl_mod_f_chown"
@@ -496,16 +547,30 @@ const (
 	kernelProgBlModF_setxattr    = "bl_mod_f_setxattr"
 	kernelProgBlModF_symlink     = "bl_mod_f_symlink"
 	kernelProgBlModF_unlink      = "bl_mod_f_unlink"
+	kernelProgBlModIoprio        = "bl_mod_ioprio"
+	kernelProgBlModKey           = "bl_mod_key"
+	kernelProgBlModKeyNew        = "bl_mod_key_new"
+	kernelProgBlModKill          = "bl_mod_kill"
 	kernelProgBlModLink          = "bl_mod_link"
 	kernelProgBlModListen        = "bl_mod_listen"
+	kernelProgBlModLoadModule    = "bl_mod_load_module"
 	kernelProgBlModMmap          = "bl_mod_mmap"
 	kernelProgBlModMount         = "bl_mod_mount"
 	kernelProgBlModMoveMount     = "bl_mod_move_mount"
 	kernelProgBlModMprotect      = "bl_mod_mprotect"
+	kernelProgBlModNice          = "bl_mod_nice"
 	kernelProgBlModOpen          = "bl_mod_open"
+	kernelProgBlModPerf          = "bl_mod_perf"
+	kernelProgBlModPivot         = "bl_mod_pivot"
+	kernelProgBlModPtrace        = "bl_mod_ptrace"
+	kernelProgBlModReadModule    = "bl_mod_read_module"
 	kernelProgBlModRename        = "bl_mod_rename"
+	kernelProgBlModScheduler     = "bl_mod_scheduler"
 	kernelProgBlModSymlink       = "bl_mod_symlink"
+	kernelProgBlModTraceme       = "bl_mod_traceme"
 	kernelProgBlModTruncate      = "bl_mod_truncate"
+	kernelProgBlModUmount        = "bl_mod_umount"
+	kernelProgBlModUserns        = "bl_mod_userns"
 	kernelProgBlSigListen        = "bl_sig_listen"
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
@@ -592,8 +657,11 @@ type kernelProgramSpecs struct {
 	BlEgress           *ebpf.ProgramSpec `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
 	BlFork             *ebpf.ProgramSpec `ebpf:"bl_fork"`
+	BlLsmAnonInode     *ebpf.ProgramSpec `ebpf:"bl_lsm_anon_inode"`
+	BlLsmAutoload      *ebpf.ProgramSpec `ebpf:"bl_lsm_autoload"`
 	BlLsmBpf           *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
 	BlLsmBprm          *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
+	BlLsmCapable       *ebpf.ProgramSpec `ebpf:"bl_lsm_capable"`
 	BlLsmCreds         *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
 	BlLsmF_chmod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chmod"`
 	BlLsmF_chown       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chown"`
@@ -611,18 +679,35 @@ type kernelProgramSpecs struct {
 	BlLsmF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_unlink"`
+	BlLsmIoprio        *ebpf.ProgramSpec `ebpf:"bl_lsm_ioprio"`
+	BlLsmKey           *ebpf.ProgramSpec `ebpf:"bl_lsm_key"`
+	BlLsmKeyNew        *ebpf.ProgramSpec `ebpf:"bl_lsm_key_new"`
+	BlLsmKill          *ebpf.ProgramSpec `ebpf:"bl_lsm_kill"`
 	BlLsmLink          *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
 	BlLsmListen        *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
+	BlLsmLoadModule    *ebpf.ProgramSpec `ebpf:"bl_lsm_load_module"`
 	BlLsmMmap          *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
 	BlLsmMount         *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
 	BlLsmMoveMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
 	BlLsmMprotect      *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
+	BlLsmNice          *ebpf.ProgramSpec `ebpf:"bl_lsm_nice"`
 	BlLsmOpen          *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
+	BlLsmPerf          *ebpf.ProgramSpec `ebpf:"bl_lsm_perf"`
+	BlLsmPivot         *ebpf.ProgramSpec `ebpf:"bl_lsm_pivot"`
+	BlLsmPtrace        *ebpf.ProgramSpec `ebpf:"bl_lsm_ptrace"`
+	BlLsmReadModule    *ebpf.ProgramSpec `ebpf:"bl_lsm_read_module"`
 	BlLsmRename        *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
+	BlLsmScheduler     *ebpf.ProgramSpec `ebpf:"bl_lsm_scheduler"`
 	BlLsmSymlink       *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
+	BlLsmTraceme       *ebpf.ProgramSpec `ebpf:"bl_lsm_traceme"`
 	BlLsmTruncate      *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
+	BlLsmUmount        *ebpf.ProgramSpec `ebpf:"bl_lsm_umount"`
+	BlLsmUserns        *ebpf.ProgramSpec `ebpf:"bl_lsm_userns"`
+	BlModAnonInode     *ebpf.ProgramSpec `ebpf:"bl_mod_anon_inode"`
+	BlModAutoload      *ebpf.ProgramSpec `ebpf:"bl_mod_autoload"`
 	BlModBpf           *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
 	BlModBprm          *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
+	BlModCapable       *ebpf.ProgramSpec `ebpf:"bl_mod_capable"`
 	BlModCreds         *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
 	BlModF_chmod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chmod"`
 	BlModF_chown       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chown"`
@@ -640,16 +725,30 @@ type kernelProgramSpecs struct {
 	BlModF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_f_unlink"`
+	BlModIoprio        *ebpf.ProgramSpec `ebpf:"bl_mod_ioprio"`
+	BlModKey           *ebpf.ProgramSpec `ebpf:"bl_mod_key"`
+	BlModKeyNew        *ebpf.ProgramSpec `ebpf:"bl_mod_key_new"`
+	BlModKill          *ebpf.ProgramSpec `ebpf:"bl_mod_kill"`
 	BlModLink          *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
 	BlModListen        *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
+	BlModLoadModule    *ebpf.ProgramSpec `ebpf:"bl_mod_load_module"`
 	BlModMmap          *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
 	BlModMount         *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
 	BlModMoveMount     *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
 	BlModMprotect      *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
+	BlModNice          *ebpf.ProgramSpec `ebpf:"bl_mod_nice"`
 	BlModOpen          *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
+	BlModPerf          *ebpf.ProgramSpec `ebpf:"bl_mod_perf"`
+	BlModPivot         *ebpf.ProgramSpec `ebpf:"bl_mod_pivot"`
+	BlModPtrace        *ebpf.ProgramSpec `ebpf:"bl_mod_ptrace"`
+	BlModReadModule    *ebpf.ProgramSpec `ebpf:"bl_mod_read_module"`
 	BlModRename        *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
+	BlModScheduler     *ebpf.ProgramSpec `ebpf:"bl_mod_scheduler"`
 	BlModSymlink       *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
+	BlModTraceme       *ebpf.ProgramSpec `ebpf:"bl_mod_traceme"`
 	BlModTruncate      *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
+	BlModUmount        *ebpf.ProgramSpec `ebpf:"bl_mod_umount"`
+	BlModUserns        *ebpf.ProgramSpec `ebpf:"bl_mod_userns"`
 	BlSigListen        *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
 	BlSockops          *ebpf.ProgramSpec `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
@@ -826,8 +925,11 @@ type kernelPrograms struct {
 	BlEgress           *ebpf.Program `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.Program `ebpf:"bl_exec_done"`
 	BlFork             *ebpf.Program `ebpf:"bl_fork"`
+	BlLsmAnonInode     *ebpf.Program `ebpf:"bl_lsm_anon_inode"`
+	BlLsmAutoload      *ebpf.Program `ebpf:"bl_lsm_autoload"`
 	BlLsmBpf           *ebpf.Program `ebpf:"bl_lsm_bpf"`
 	BlLsmBprm          *ebpf.Program `ebpf:"bl_lsm_bprm"`
+	BlLsmCapable       *ebpf.Program `ebpf:"bl_lsm_capable"`
 	BlLsmCreds         *ebpf.Program `ebpf:"bl_lsm_creds"`
 	BlLsmF_chmod       *ebpf.Program `ebpf:"bl_lsm_f_chmod"`
 	BlLsmF_chown       *ebpf.Program `ebpf:"bl_lsm_f_chown"`
@@ -845,18 +947,35 @@ type kernelPrograms struct {
 	BlLsmF_setxattr    *ebpf.Program `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.Program `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.Program `ebpf:"bl_lsm_f_unlink"`
+	BlLsmIoprio        *ebpf.Program `ebpf:"bl_lsm_ioprio"`
+	BlLsmKey           *ebpf.Program `ebpf:"bl_lsm_key"`
+	BlLsmKeyNew        *ebpf.Program `ebpf:"bl_lsm_key_new"`
+	BlLsmKill          *ebpf.Program `ebpf:"bl_lsm_kill"`
 	BlLsmLink          *ebpf.Program `ebpf:"bl_lsm_link"`
 	BlLsmListen        *ebpf.Program `ebpf:"bl_lsm_listen"`
+	BlLsmLoadModule    *ebpf.Program `ebpf:"bl_lsm_load_module"`
 	BlLsmMmap          *ebpf.Program `ebpf:"bl_lsm_mmap"`
 	BlLsmMount         *ebpf.Program `ebpf:"bl_lsm_mount"`
 	BlLsmMoveMount     *ebpf.Program `ebpf:"bl_lsm_move_mount"`
 	BlLsmMprotect      *ebpf.Program `ebpf:"bl_lsm_mprotect"`
+	BlLsmNice          *ebpf.Program `ebpf:"bl_lsm_nice"`
 	BlLsmOpen          *ebpf.Program `ebpf:"bl_lsm_open"`
+	BlLsmPerf          *ebpf.Program `ebpf:"bl_lsm_perf"`
+	BlLsmPivot         *ebpf.Program `ebpf:"bl_lsm_pivot"`
+	BlLsmPtrace        *ebpf.Program `ebpf:"bl_lsm_ptrace"`
+	BlLsmReadModule    *ebpf.Program `ebpf:"bl_lsm_read_module"`
 	BlLsmRename        *ebpf.Program `ebpf:"bl_lsm_rename"`
+	BlLsmScheduler     *ebpf.Program `ebpf:"bl_lsm_scheduler"`
 	BlLsmSymlink       *ebpf.Program `ebpf:"bl_lsm_symlink"`
+	BlLsmTraceme       *ebpf.Program `ebpf:"bl_lsm_traceme"`
 	BlLsmTruncate      *ebpf.Program `ebpf:"bl_lsm_truncate"`
+	BlLsmUmount        *ebpf.Program `ebpf:"bl_lsm_umount"`
+	BlLsmUserns        *ebpf.Program `ebpf:"bl_lsm_userns"`
+	BlModAnonInode     *ebpf.Program `ebpf:"bl_mod_anon_inode"`
+	BlModAutoload      *ebpf.Program `ebpf:"bl_mod_autoload"`
 	BlModBpf           *ebpf.Program `ebpf:"bl_mod_bpf"`
 	BlModBprm          *ebpf.Program `ebpf:"bl_mod_bprm"`
+	BlModCapable       *ebpf.Program `ebpf:"bl_mod_capable"`
 	BlModCreds         *ebpf.Program `ebpf:"bl_mod_creds"`
 	BlModF_chmod       *ebpf.Program `ebpf:"bl_mod_f_chmod"`
 	BlModF_chown       *ebpf.Program `ebpf:"bl_mod_f_chown"`
@@ -874,16 +993,30 @@ type kernelPrograms struct {
 	BlModF_setxattr    *ebpf.Program `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.Program `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.Program `ebpf:"bl_mod_f_unlink"`
+	BlModIoprio        *ebpf.Program `ebpf:"bl_mod_ioprio"`
+	BlModKey           *ebpf.Program `ebpf:"bl_mod_key"`
+	BlModKeyNew        *ebpf.Program `ebpf:"bl_mod_key_new"`
+	BlModKill          *ebpf.Program `ebpf:"bl_mod_kill"`
 	BlModLink          *ebpf.Program `ebpf:"bl_mod_link"`
 	BlModListen        *ebpf.Program `ebpf:"bl_mod_listen"`
+	BlModLoadModule    *ebpf.Program `ebpf:"bl_mod_load_module"`
 	BlModMmap          *ebpf.Program `ebpf:"bl_mod_mmap"`
 	BlModMount         *ebpf.Program `ebpf:"bl_mod_mount"`
 	BlModMoveMount     *ebpf.Program `ebpf:"bl_mod_move_mount"`
 	BlModMprotect      *ebpf.Program `ebpf:"bl_mod_mprotect"`
+	BlModNice          *ebpf.Program `ebpf:"bl_mod_nice"`
 	BlModOpen          *ebpf.Program `ebpf:"bl_mod_open"`
+	BlModPerf          *ebpf.Program `ebpf:"bl_mod_perf"`
+	BlModPivot         *ebpf.Program `ebpf:"bl_mod_pivot"`
+	BlModPtrace        *ebpf.Program `ebpf:"bl_mod_ptrace"`
+	BlModReadModule    *ebpf.Program `ebpf:"bl_mod_read_module"`
 	BlModRename        *ebpf.Program `ebpf:"bl_mod_rename"`
+	BlModScheduler     *ebpf.Program `ebpf:"bl_mod_scheduler"`
 	BlModSymlink       *ebpf.Program `ebpf:"bl_mod_symlink"`
+	BlModTraceme       *ebpf.Program `ebpf:"bl_mod_traceme"`
 	BlModTruncate      *ebpf.Program `ebpf:"bl_mod_truncate"`
+	BlModUmount        *ebpf.Program `ebpf:"bl_mod_umount"`
+	BlModUserns        *ebpf.Program `ebpf:"bl_mod_userns"`
 	BlSigListen        *ebpf.Program `ebpf:"bl_sig_listen"`
 	BlSockops          *ebpf.Program `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.Program `ebpf:"bl_sys_exit"`
@@ -907,8 +1040,11 @@ func (p *kernelPrograms) Close() error {
 		p.BlEgress,
 		p.BlExecDone,
 		p.BlFork,
+		p.BlLsmAnonInode,
+		p.BlLsmAutoload,
 		p.BlLsmBpf,
 		p.BlLsmBprm,
+		p.BlLsmCapable,
 		p.BlLsmCreds,
 		p.BlLsmF_chmod,
 		p.BlLsmF_chown,
@@ -926,18 +1062,35 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmF_setxattr,
 		p.BlLsmF_symlink,
 		p.BlLsmF_unlink,
+		p.BlLsmIoprio,
+		p.BlLsmKey,
+		p.BlLsmKeyNew,
+		p.BlLsmKill,
 		p.BlLsmLink,
 		p.BlLsmListen,
+		p.BlLsmLoadModule,
 		p.BlLsmMmap,
 		p.BlLsmMount,
 		p.BlLsmMoveMount,
 		p.BlLsmMprotect,
+		p.BlLsmNice,
 		p.BlLsmOpen,
+		p.BlLsmPerf,
+		p.BlLsmPivot,
+		p.BlLsmPtrace,
+		p.BlLsmReadModule,
 		p.BlLsmRename,
+		p.BlLsmScheduler,
 		p.BlLsmSymlink,
+		p.BlLsmTraceme,
 		p.BlLsmTruncate,
+		p.BlLsmUmount,
+		p.BlLsmUserns,
+		p.BlModAnonInode,
+		p.BlModAutoload,
 		p.BlModBpf,
 		p.BlModBprm,
+		p.BlModCapable,
 		p.BlModCreds,
 		p.BlModF_chmod,
 		p.BlModF_chown,
@@ -955,16 +1108,30 @@ func (p *kernelPrograms) Close() error {
 		p.BlModF_setxattr,
 		p.BlModF_symlink,
 		p.BlModF_unlink,
+		p.BlModIoprio,
+		p.BlModKey,
+		p.BlModKeyNew,
+		p.BlModKill,
 		p.BlModLink,
 		p.BlModListen,
+		p.BlModLoadModule,
 		p.BlModMmap,
 		p.BlModMount,
 		p.BlModMoveMount,
 		p.BlModMprotect,
+		p.BlModNice,
 		p.BlModOpen,
+		p.BlModPerf,
+		p.BlModPivot,
+		p.BlModPtrace,
+		p.BlModReadModule,
 		p.BlModRename,
+		p.BlModScheduler,
 		p.BlModSymlink,
+		p.BlModTraceme,
 		p.BlModTruncate,
+		p.BlModUmount,
+		p.BlModUserns,
 		p.BlSigListen,
 		p.BlSockops,
 		p.BlSysExit,

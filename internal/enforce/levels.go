@@ -29,6 +29,10 @@ func row(r verdict.Rule, lsm, modret, signal verdict.Level, notes map[verdict.Ba
 	}}
 }
 
+func both(note string) map[verdict.Backend]string {
+	return map[verdict.Backend]string{verdict.BackendLSM: note, verdict.BackendModret: note}
+}
+
 var levelTable = []levelRow{
 	row(verdict.RuleAsRoot, verdict.Prevent, verdict.Prevent, verdict.Kill, nil),
 	row(verdict.RuleFileCaps, verdict.Prevent, verdict.Kill, verdict.Kill, nil),
@@ -60,7 +64,27 @@ var levelTable = []levelRow{
 		verdict.BackendLSM: filesNote, verdict.BackendModret: filesNote,
 		verdict.BackendSignal: "acts on files are not seen",
 	}),
+	row(verdict.RuleMount, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(mountNote)),
+	row(verdict.RulePtrace, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleOtherTasks, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleUserNamespaces, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleModules, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleModuleAutoload, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RulePerfEvents, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleKeyctl, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleIOUring, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleRawDevices, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(controlNote)),
+	row(verdict.RuleKernelControl, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(controlNote)),
+	row(verdict.RuleSetID, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
+	row(verdict.RuleCapabilities, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(capsNote)),
 }
+
+// The rest of the section privileges has no place but an LSM hook.
+const (
+	mountNote   = "mount_setattr(2) and trees that open_tree(2) and fsmount(2) give as descriptors are seen when they are moved into place"
+	controlNote = "descriptors opened before the rule was bound are open"
+	capsNote    = "a container that started with all capabilities can use them through an io_uring personality: deny ioUring too"
+)
 
 const filesNote = "reads and writes by descriptors opened before the rule was bound, times (utimes), inode flags, and extended attributes and ACLs on volumes are open"
 
@@ -91,6 +115,8 @@ func (e *Enforcer) Levels() []RuleLevel {
 			l.Level, l.Note = verdict.Unsupported, e.lacksCgroup()
 		case r.rule == verdict.RuleFiles && l.Level != verdict.Unsupported && e.lacksFiles() != "":
 			l.Level, l.Note = verdict.Unsupported, e.lacksFiles()
+		case l.Level != verdict.Unsupported && e.lacksHook(r.rule) != "":
+			l.Level, l.Note = verdict.Unsupported, e.lacksHook(r.rule)
 		case r.rule == verdict.RuleDrift && e.overlay != nil:
 			l.Note = "the layout of overlayfs is unknown here, so every file of an overlay counts as drift: " + e.overlay.Error()
 		}
@@ -98,6 +124,18 @@ func (e *Enforcer) Levels() []RuleLevel {
 		out = append(out, l)
 	}
 	return out
+}
+
+// lacksHook says which hook of a rule this kernel refused; empty: none.
+func (e *Enforcer) lacksHook(rule verdict.Rule) string {
+	e.missMu.Lock()
+	defer e.missMu.Unlock()
+	for _, h := range hooks {
+		if slices.Contains(h.rules, rule) && e.missing[h.program] != "" {
+			return h.name + ": " + e.missing[h.program]
+		}
+	}
+	return ""
 }
 
 // lacksCgroup says why cgroup programs do not run here; empty: they do.

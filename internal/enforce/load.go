@@ -290,7 +290,7 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 2
+const abi = 3
 
 func flag(b bool) uint8 {
 	if b {

@@ -24,6 +24,7 @@ const (
 	KindFile      Kind = "file"      // a file was opened, renamed, linked or cut
 	KindNetwork   Kind = "network"   // a socket was bound, listened on, connected or spoke
 	KindBPF       Kind = "bpf"       // bpf(2) was called
+	KindPrivilege Kind = "privilege" // what the section privileges is about
 	KindContainer Kind = "container" // a container came, started or went
 	KindAgent     Kind = "agent"     // the agent itself: start, stop, policies, adoption
 	KindLoss      Kind = "loss"      // records are missing here; see Record.Lost
@@ -154,7 +155,8 @@ type Policy struct {
 
 // Object is what an act was aimed at. Only the fields that its Type has are set.
 type Object struct {
-	Type          string `json:"type"` // file, socket, bpf, cgroup, process
+	Type          string `json:"type"`           // file, socket, bpf, capability, cgroup, process
+	Name          string `json:"name,omitempty"` // of a capability: CAP_SYS_ADMIN
 	Path          string `json:"path,omitempty"`
 	PathTruncated bool   `json:"pathTruncated,omitempty"`
 	Dev           Dev    `json:"dev,omitzero"`

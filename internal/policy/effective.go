@@ -26,6 +26,8 @@ const (
 	OptVolumes   uint8 = 0x02 // exec.volumes: allow
 	OptMetadata  uint8 = 0x04 // exec.metadataOnly: allow
 
+	OptPtraceOwn uint8 = 0x01 // privileges.ptrace: own
+
 	OptSSHTo uint8 = 0x01 // ssh.client: {to: ...}
 )
 
@@ -83,6 +85,8 @@ type Effective struct {
 	// SSHTo holds the destinations of ssh.client: {to: ...}, made for longest-prefix
 	// match: a more specific prefix has the ports of those that cover it.
 	SSHTo [slots][]SSHDest
+	// Capabilities are those that privileges.capabilities denies.
+	Capabilities [slots]Capabilities
 	// RuntimeHelpers holds host paths whose inodes pass drift and memfd.
 	RuntimeHelpers []string
 

@@ -42,8 +42,8 @@ func TestKernelConstants(t *testing.T) {
 		"BL_F_MAPPING": uint64(FlagMapping), "BL_F_HELPER": uint64(FlagHelper),
 		"BL_PATH_EXACT": uint64(PathExact), "BL_PATH_TREE": uint64(PathTree), "BL_PATH_CHILD": uint64(PathChild),
 		"BL_MAX_ALLOW_LISTS": MaxAllowLists, "BL_SSH_PORTS": maxPorts, "BL_SLOTS": slots,
-		"BL_R_COUNT": verdict.NumRules,
-		"BL_A_READ":  uint64(ActRead), "BL_A_WRITE": uint64(ActWrite), "BL_A_CREATE": uint64(ActCreate),
+		"BL_R_COUNT": verdict.NumRules, "BL_O_PTRACE_OWN": uint64(OptPtraceOwn),
+		"BL_A_READ": uint64(ActRead), "BL_A_WRITE": uint64(ActWrite), "BL_A_CREATE": uint64(ActCreate),
 		"BL_A_DELETE": uint64(ActDelete), "BL_A_RENAME": uint64(ActRename), "BL_A_LINK": uint64(ActLink),
 		"BL_A_ATTRIBUTES": uint64(ActAttributes), "BL_A_KEEP": uint64(ActKeep), "BL_A_SHIFT": 8,
 	}
@@ -94,6 +94,11 @@ func TestEffective(t *testing.T) {
 	want := [2][verdict.NumRules]Rule{
 		{off, off, deny(0, OptVolumesRO), deny(0, 0), deny(0, 0), deny(0, 0), off, deny(0, OptSSHTo), deny(1, 0), deny(2, 0), off},
 		{deny(1, OptAfterStart), off, deny(1, OptVolumes), deny(1, 0), off, off, off, off, off, off, off},
+	}
+	for m := range want { // that no policy sets
+		for r := verdict.RuleMount; r < verdict.NumRules; r++ {
+			want[m][r] = off
+		}
 	}
 	if diff := cmp.Diff(want, e.Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)

@@ -129,6 +129,8 @@ func (m *merged) String() string {
 		return fmt.Sprintf("deny (nested: %s)", opt(m.opts.nested))
 	case verdict.RuleDrift:
 		return fmt.Sprintf("deny (volumes: %s, metadataOnly: %s)", opt(m.opts.volumes), opt(m.opts.metadata))
+	case verdict.RuleCapabilities:
+		return "deny " + someOf(m.caps.Names())
 	case verdict.RuleSSHClient:
 		if m.value == To {
 			return "to " + someOf(destStrings(m.to))

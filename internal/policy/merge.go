@@ -13,10 +13,11 @@ type setting struct {
 	mode   verdict.Mode
 	value  Value // Unset: only options of the rule
 	opts   options
-	to     []SSHDest // flattened, with value To
-	field  string    // its place in the document
-	line   int       // of field
-	policy uint16    // index in Effective.Sources; set when merged
+	to     []SSHDest    // flattened, with value To
+	caps   Capabilities // of privileges.capabilities
+	field  string       // its place in the document
+	line   int          // of field
+	policy uint16       // index in Effective.Sources; set when merged
 	// implied: memfd that follows drift. It tightens as any other, and never loosens.
 	implied bool
 }
@@ -62,6 +63,11 @@ func (p *RuntimePolicy) settings() []setting {
 		add(client)
 		add(setting{rule: verdict.RuleSSHKeys, mode: h.Mode, value: h.Keys, field: "ssh.keys"})
 	}
+	if s := p.Spec.Privileges; s != nil {
+		for _, f := range s.settings() {
+			add(f)
+		}
+	}
 	if g := p.Spec.Guard; g != nil {
 		add(setting{rule: verdict.RuleBPF, mode: g.Mode, value: g.BPF, field: "guard.bpf"})
 	}
@@ -73,7 +79,7 @@ func strictness(v Value) int {
 	switch v {
 	case Allow:
 		return 0
-	case DenyAfterStart, To, ReadOnly:
+	case DenyAfterStart, To, ReadOnly, Own:
 		return 1
 	}
 	return 2 // deny; an option that is not set denies too
@@ -120,6 +126,7 @@ func strictest(list []setting) merged {
 			continue
 		}
 		m.opts = m.opts.stricter(s.opts)
+		m.caps |= s.caps
 		if m.value == To && s.value == To {
 			if first {
 				m.to, first = s.to, false
@@ -191,6 +198,8 @@ func (m *merged) rule() Rule {
 		set(OptVolumesRO, m.opts.volumes == ReadOnly)
 		set(OptVolumes, m.opts.volumes == Allow)
 		set(OptMetadata, m.opts.metadata == Allow)
+	case verdict.RulePtrace:
+		set(OptPtraceOwn, m.value == Own)
 	case verdict.RuleSSHClient:
 		set(OptSSHTo, m.value == To && len(m.to) > 0)
 	}
@@ -294,6 +303,9 @@ func (e *Effective) mergeRule(mode verdict.Mode, r verdict.Rule, all *[slots][ve
 	}
 	if m.value == To && len(m.to) > 0 {
 		e.SSHTo[mode] = m.to
+	}
+	if m.value == Deny {
+		e.Capabilities[mode] |= m.caps
 	}
 	e.explainRule(mode, &m)
 }

@@ -42,9 +42,23 @@ var fieldHome = map[string]string{
 	"drift": "spec.exec", "metadataOnly": "spec.exec", "volumes": "spec.exec", "memfd": "spec.exec",
 	"runtimeHelpers": "spec.exec",
 	"server":         "spec.ssh", "client": "spec.ssh", "keys": "spec.ssh",
-	"to":       "spec.ssh.client",
-	"bpf":      "spec.guard",
-	"readOnly": "spec.files", "rules": "spec.files", "paths": "spec.files.rules[]",
+	"to":             "spec.ssh.client",
+	"bpf":            "spec.guard",
+	"privileges":     "spec",
+	"mount":          "spec.privileges",
+	"ptrace":         "spec.privileges",
+	"otherTasks":     "spec.privileges",
+	"userNamespaces": "spec.privileges",
+	"modules":        "spec.privileges",
+	"moduleAutoload": "spec.privileges",
+	"perfEvents":     "spec.privileges",
+	"keyctl":         "spec.privileges",
+	"ioUring":        "spec.privileges",
+	"rawDevices":     "spec.privileges",
+	"kernelControl":  "spec.privileges",
+	"setid":          "spec.privileges",
+	"capabilities":   "spec.privileges",
+	"readOnly":       "spec.files", "rules": "spec.files", "paths": "spec.files.rules[]",
 }
 
 // Documents is what files of policies hold, by kind.
@@ -220,7 +234,7 @@ func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
 }
 
 // modes holds what the document says, until the default of a section is known.
-type modes struct{ policy, exec, ssh, files, guard *verdict.Mode }
+type modes struct{ policy, exec, ssh, files, privileges, guard *verdict.Mode }
 
 func (m *modes) resolve(s *Spec) {
 	if m.policy != nil {
@@ -240,6 +254,9 @@ func (m *modes) resolve(s *Spec) {
 	}
 	if s.Files != nil {
 		s.Files.Mode = pick(m.files)
+	}
+	if s.Privileges != nil {
+		s.Privileges.Mode = pick(m.privileges)
 	}
 	if s.Guard != nil {
 		s.Guard.Mode = pick(m.guard)
@@ -294,6 +311,10 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 		{"files", false, func(n *yaml.Node, at string) {
 			s.Files = &Files{}
 			d.files(n, at, s.Files, &m.files)
+		}},
+		{"privileges", false, func(n *yaml.Node, at string) {
+			s.Privileges = &Privileges{}
+			d.privileges(n, at, s.Privileges, &m.privileges)
 		}},
 		{"guard", false, func(n *yaml.Node, at string) {
 			s.Guard = &Guard{}

@@ -51,6 +51,7 @@ const (
 	DenyAfterStart Value = "denyAfterStart" // exec.asRoot only
 	ReadOnly       Value = "readOnly"       // exec.volumes only
 	To             Value = "to"             // ssh.client only: a list of destinations
+	Own            Value = "own"            // privileges.ptrace only: tasks of the own container may be traced
 )
 
 // RuntimePolicy is one parsed and validated document.
@@ -82,7 +83,9 @@ type Spec struct {
 	Exec    *Exec
 	SSH     *SSH
 	Files   *Files
-	Guard   *Guard
+	// Privileges is nil if the document does not say anything on them.
+	Privileges *Privileges
+	Guard      *Guard
 }
 
 // Selector says which containers a policy is for. All conditions must hold; none
@@ -157,6 +160,7 @@ func (p *RuntimePolicy) enforces() bool {
 	return s.Exec != nil && s.Exec.Mode == verdict.ModeEnforce ||
 		s.SSH != nil && s.SSH.Mode == verdict.ModeEnforce ||
 		s.Files != nil && s.Files.Mode == verdict.ModeEnforce ||
+		s.Privileges != nil && s.Privileges.Mode == verdict.ModeEnforce ||
 		s.Guard != nil && s.Guard.Mode == verdict.ModeEnforce
 }
 
@@ -191,16 +195,17 @@ type canonMeta struct {
 }
 
 type canonSpec struct {
-	Selector *canonSelector `yaml:"selector,omitempty"`
-	Priority int            `yaml:"priority,omitempty"`
-	Mode     string         `yaml:"mode"`
-	Require  string         `yaml:"require,omitempty"`
-	Loosen   bool           `yaml:"loosen,omitempty"`
-	OnError  Value          `yaml:"onError,omitempty"`
-	Exec     *canonExec     `yaml:"exec,omitempty"`
-	SSH      *canonSSH      `yaml:"ssh,omitempty"`
-	Files    *canonFiles    `yaml:"files,omitempty"`
-	Guard    *canonGuard    `yaml:"guard,omitempty"`
+	Selector   *canonSelector   `yaml:"selector,omitempty"`
+	Priority   int              `yaml:"priority,omitempty"`
+	Mode       string           `yaml:"mode"`
+	Require    string           `yaml:"require,omitempty"`
+	Loosen     bool             `yaml:"loosen,omitempty"`
+	OnError    Value            `yaml:"onError,omitempty"`
+	Exec       *canonExec       `yaml:"exec,omitempty"`
+	SSH        *canonSSH        `yaml:"ssh,omitempty"`
+	Files      *canonFiles      `yaml:"files,omitempty"`
+	Privileges *canonPrivileges `yaml:"privileges,omitempty"`
+	Guard      *canonGuard      `yaml:"guard,omitempty"`
 }
 
 type canonSelector struct {
@@ -281,6 +286,9 @@ func (p *RuntimePolicy) Canonical() []byte {
 			c.Client = string(h.Client)
 		}
 		d.Spec.SSH = &c
+	}
+	if s.Privileges != nil {
+		d.Spec.Privileges = s.Privileges.canonical()
 	}
 	if s.Files != nil {
 		d.Spec.Files = s.Files.canonical()

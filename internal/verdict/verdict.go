@@ -110,25 +110,51 @@ type Rule uint8
 
 // The rules.
 const (
-	RuleAsRoot    Rule = 0  // exec.asRoot
-	RuleFileCaps  Rule = 1  // exec.fileCaps
-	RuleDrift     Rule = 2  // exec.drift
-	RuleMemfd     Rule = 3  // exec.memfd
-	RulePathDeny  Rule = 4  // exec.deny
-	RulePathAllow Rule = 5  // exec.allow
-	RuleSSHServer Rule = 6  // ssh.server
-	RuleSSHClient Rule = 7  // ssh.client
-	RuleSSHKeys   Rule = 8  // ssh.keys
-	RuleBPF       Rule = 9  // guard.bpf
-	RuleFiles     Rule = 10 // files
-	NumRules           = 11
+	RuleAsRoot         Rule = 0  // exec.asRoot
+	RuleFileCaps       Rule = 1  // exec.fileCaps
+	RuleDrift          Rule = 2  // exec.drift
+	RuleMemfd          Rule = 3  // exec.memfd
+	RulePathDeny       Rule = 4  // exec.deny
+	RulePathAllow      Rule = 5  // exec.allow
+	RuleSSHServer      Rule = 6  // ssh.server
+	RuleSSHClient      Rule = 7  // ssh.client
+	RuleSSHKeys        Rule = 8  // ssh.keys
+	RuleBPF            Rule = 9  // guard.bpf
+	RuleFiles          Rule = 10 // files
+	RuleMount          Rule = 12 // privileges.mount
+	RulePtrace         Rule = 13 // privileges.ptrace
+	RuleOtherTasks     Rule = 14 // privileges.otherTasks
+	RuleUserNamespaces Rule = 15 // privileges.userNamespaces
+	RuleModules        Rule = 16 // privileges.modules
+	RuleModuleAutoload Rule = 17 // privileges.moduleAutoload
+	RulePerfEvents     Rule = 18 // privileges.perfEvents
+	RuleKeyctl         Rule = 19 // privileges.keyctl
+	RuleIOUring        Rule = 20 // privileges.ioUring
+	RuleRawDevices     Rule = 21 // privileges.rawDevices
+	RuleKernelControl  Rule = 22 // privileges.kernelControl
+	RuleSetID          Rule = 23 // privileges.setid
+	RuleCapabilities   Rule = 24 // privileges.capabilities
+	NumRules                = 25
 	// RuleNone marks an event that no rule caused.
 	RuleNone Rule = 255
 )
 
 var ruleNames = [NumRules]string{
 	"exec.asRoot", "exec.fileCaps", "exec.drift", "exec.memfd", "exec.deny", "exec.allow",
-	"ssh.server", "ssh.client", "ssh.keys", "guard.bpf", "files",
+	"ssh.server", "ssh.client", "ssh.keys", "guard.bpf", "files", "",
+	"privileges.mount",
+	"privileges.ptrace",
+	"privileges.otherTasks",
+	"privileges.userNamespaces",
+	"privileges.modules",
+	"privileges.moduleAutoload",
+	"privileges.perfEvents",
+	"privileges.keyctl",
+	"privileges.ioUring",
+	"privileges.rawDevices",
+	"privileges.kernelControl",
+	"privileges.setid",
+	"privileges.capabilities",
 }
 
 // String returns the rule's place in a policy document, such as exec.asRoot.
@@ -144,9 +170,11 @@ func (r Rule) String() string {
 
 // Rules returns all rules in the order of their numbers.
 func Rules() []Rule {
-	rs := make([]Rule, NumRules)
-	for i := range rs {
-		rs[i] = Rule(i)
+	rs := make([]Rule, 0, NumRules)
+	for i := range Rule(NumRules) {
+		if ruleNames[i] != "" {
+			rs = append(rs, i)
+		}
 	}
 	return rs
 }

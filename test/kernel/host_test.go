@@ -233,7 +233,7 @@ func (h *host) ctr(tb testing.TB, args []string) result {
 // take returns the records of a container's denials, waiting a moment for the ring.
 func (h *host) take(id string, rule verdict.Rule) []*enforce.Event {
 	var found []*enforce.Event
-	for range 100 {
+	for range 500 {
 		h.mu.Lock()
 		found = found[:0]
 		for _, ev := range h.events {

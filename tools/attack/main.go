@@ -39,7 +39,12 @@ const (
 	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
 	needBPF    = "bpf"    // user 0 with CAP_SYS_ADMIN and CAP_BPF
 	needHandle = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
-	needBinfmt = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
+	needAdmin  = "admin"  // user 0 with CAP_SYS_ADMIN
+	needModule = "module" // user 0 with CAP_SYS_MODULE
+	needPerf   = "perf"   // user 0 with CAP_PERFMON
+	// needHostPID is user 0 in the host's PID namespace, started by a process outside.
+	needHostPID = "hostpid"
+	needBinfmt  = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
 )
 
 // attack is one technique.
@@ -53,7 +58,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks()} {
+	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks()} {
 		all = append(all, family...)
 	}
 	return all

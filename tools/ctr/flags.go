@@ -18,7 +18,7 @@ type runFlags struct {
 	CapAdd                   []string
 	Userns, Detach           bool
 	IntoCgroup               bool
-	Net                      string
+	Net, PIDNS               string
 	Args                     []string
 }
 
@@ -59,6 +59,7 @@ func parseRun(args []string) (*runFlags, error) {
 	fs.BoolVar(&f.Detach, "detach", false, "print the ID once CMD runs, and leave it running; its output goes to <state>/<ID>/log")
 	fs.BoolVar(&f.IntoCgroup, "clone-into-cgroup", false, "the child is born in the cgroup, as with newer runc")
 	fs.StringVar(&f.Net, "net", "none", "none (own namespace, loopback only) or host")
+	fs.StringVar(&f.PIDNS, "pid", "own", "own (namespace) or host")
 	if err := parseFlags(fs, args); err != nil {
 		return nil, err
 	}
@@ -77,6 +78,8 @@ func (f *runFlags) check() error {
 		return &statusError{exitUsage, "--rootfs is required; ctr mkroot DIR makes one"}
 	case strings.ContainsAny(f.Rootfs+f.State, ":,\\"):
 		return &statusError{exitUsage, "--rootfs and --state: overlay takes no ':', ',' or '\\' in a path"}
+	case f.PIDNS != "own" && f.PIDNS != "host":
+		return &statusError{exitUsage, fmt.Sprintf("--pid %s: want own or host", f.PIDNS)}
 	case f.Net != "none" && f.Net != "host":
 		return &statusError{exitUsage, fmt.Sprintf("--net %s: want none or host", f.Net)}
 	case f.ID != "" && !isID(f.ID):

@@ -106,11 +106,14 @@ func create(f *runFlags) (*container, error) {
 // when start returns without error.
 func (c *container) start(f *runFlags) (*os.Process, error) {
 	attr := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+		Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		Setsid:     f.Detach,
 	}
 	if !f.Detach {
 		attr.Pdeathsig = syscall.SIGKILL
+	}
+	if f.PIDNS == "own" {
+		attr.Cloneflags |= unix.CLONE_NEWPID
 	}
 	if f.Net == "none" {
 		attr.Cloneflags |= unix.CLONE_NEWNET

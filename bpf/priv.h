@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * priv.h: rules that are on or off, on acts that have no path to be judged by: what a
+ * container may ask of the kernel beyond its own files and sockets.
+ */
+#ifndef BL_PRIV_H
+#define BL_PRIV_H
+
+#include "files.h"
+
+/* The mode in which a policy denies by a rule: a slot, or BL_SLOTS: in none. */
+static __always_inline int bl_rule_slot(const struct bl_policy *p, __u32 rule)
+{
+	if (p->rules[BL_ENFORCE][rule & (BL_R_MAX - 1)].verdict == BL_DENY)
+		return BL_ENFORCE;
+	if (p->rules[BL_AUDITED][rule & (BL_R_MAX - 1)].verdict == BL_DENY)
+		return BL_AUDITED;
+	return BL_SLOTS;
+}
+
+/* bl_emit, once in the object and not once a hook. */
+static __noinline int bl_priv_emit(const struct bl_report *r)
+{
+	bl_emit(r);
+	return 0;
+}
+
+/* Reports a denial, and returns what the hook does. */
+static __always_inline int bl_priv_report(struct bl_who *w, struct bl_container *c,
+					  struct bl_policy *p, __u32 set, int slot, __u8 rule,
+					  const struct path *object, __u8 hook, __u16 number)
+{
+	struct bl_report r = {};
+
+	r.who = w;
+	r.c = c;
+	r.p = p;
+	r.d.rule = rule;
+	r.d.policy = p->rules[slot & 1][rule & (BL_R_MAX - 1)].policy;
+	r.set = set;
+	r.object = object;
+	r.type = rule == BL_R_BPF ? BL_EV_BPF : BL_EV_PRIVILEGE;
+	r.hook = hook;
+	r.file_flags = number;
+	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
+	bl_priv_emit(&r);
+	return slot == BL_ENFORCE ? -EPERM : 0;
+}
+
+/* Judges an act of a task in a container. number: for the record. */
+static __always_inline int bl_priv_ask(struct bl_who *w, struct bl_container *c, __u8 rule,
+				       const struct path *object, __u8 hook, __u16 number)
+{
+	struct bl_policy *p;
+	__u32 set = 0;
+	int slot;
+
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	slot = bl_rule_slot(p, rule);
+	if (slot == BL_SLOTS)
+		return 0;
+	return bl_priv_report(w, c, p, set, slot, rule, object, hook, number);
+}
+
+/* An act of current, if it is armed: what runc does on the way into a container passes. */
+static __always_inline int bl_priv(__u8 rule, const struct path *object, __u8 hook)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_confined(&w, &c))
+		return 0;
+	return bl_priv_ask(&w, c, rule, object, hook, 0);
+}
+
+/* An act that nothing does on the way in: see bl_inside. */
+static __always_inline int bl_priv_inside(__u8 rule, const struct path *object, __u8 hook,
+					  __u16 number)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_inside(&w, &c))
+		return 0;
+	return bl_priv_ask(&w, c, rule, object, hook, number);
+}
+
+/* Judges that current traces a task. own: of its own container. */
+static __always_inline int bl_ptrace_ask(struct bl_who *w, struct bl_container *c, int own, __u8 hook)
+{
+	struct bl_policy *p;
+	__u32 set = 0;
+	int slot;
+
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	for (slot = BL_ENFORCE; slot < BL_SLOTS; slot++)
+		if (p->rules[slot][BL_R_PTRACE].verdict == BL_DENY &&
+		    !(own && p->rules[slot][BL_R_PTRACE].opt & BL_O_PTRACE_OWN))
+			return bl_priv_report(w, c, p, set, slot, BL_R_PTRACE, NULL, hook, 0);
+	return 0;
+}
+
+/* Is a capability denied? quiet: no record. */
+static __always_inline int bl_cap_verdict(struct bl_who *w, struct bl_container *c, int cap,
+					  int quiet)
+{
+	struct bl_policy *p;
+	__u32 set = 0;
+	int slot;
+
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	if (p->caps[BL_ENFORCE] & 1ULL << (cap & 63))
+		slot = BL_ENFORCE;
+	else if (p->caps[BL_AUDITED] & 1ULL << (cap & 63))
+		slot = BL_AUDITED;
+	else
+		return 0;
+	if (quiet)
+		return slot == BL_ENFORCE ? -EPERM : 0;
+	return bl_priv_report(w, c, p, set, slot, BL_R_CAPABILITIES, NULL, BL_H_CAPABLE, cap);
+}
+
+/* Kinds of file systems through which the kernel is steered: include/uapi/linux/magic.h. */
+#define BL_PROC		0x9fa0
+#define BL_SYSFS	0x62656572
+#define BL_CGROUP1	0x27e0eb
+#define BL_CGROUP2	0x63677270
+#define BL_DEBUGFS	0x64626720
+#define BL_TRACEFS	0x74726163
+#define BL_SECURITYFS	0x73636673
+#define BL_BPFFS	0xcafe4a11
+#define BL_CONFIGFS	0x62656570
+#define BL_BINFMT	0x42494e4d
+#define BL_PSTORE	0x6165676c
+#define BL_EFIVARS	0xde5e81e4
+
+static __always_inline int bl_control_fs(unsigned long magic)
+{
+	switch (magic) {
+	case BL_SYSFS: case BL_DEBUGFS: case BL_TRACEFS: case BL_SECURITYFS: case BL_BPFFS:
+	case BL_CONFIGFS: case BL_BINFMT: case BL_PSTORE: case BL_EFIVARS:
+		return 1;
+	}
+	return 0;
+}
+
+/* The first 16 bytes of a dentry's name, zero-padded. */
+static __always_inline void bl_name16(char *to, struct dentry *d)
+{
+	__builtin_memset(to, 0, 16);
+	bpf_probe_read_kernel_str(to, 16, BPF_CORE_READ(d, d_name.name));
+}
+
+/* Does writing a file of procfs steer the kernel? In its sys all does but what belongs to a
+ * namespace of the container: net, ipc (shm*, msg*, sem, mqueue), the host name, and what user
+ * namespaces may count. Below a process nothing does.
+ */
+static __noinline int bl_proc_control(struct dentry *d)
+{
+	struct dentry *root = BPF_CORE_READ(d, d_sb, s_root), *at = d, *below = NULL, *up;
+	char name[16] = {};
+	int i;
+
+	for (i = 0; i < 12; i++) {
+		up = BPF_CORE_READ(at, d_parent);
+		if (up == root || up == at)
+			break;
+		below = at;
+		at = up;
+	}
+	if (i == 12)
+		return 1;	/* deeper than anything that is known */
+	bl_name16(name, at);
+	if (!below)	/* a file in the root */
+		return BL_IS(name, "sysrq-trigger") || BL_IS(name, "mtrr") || BL_IS(name, "kcore");
+	if (BL_IS(name, "irq") || BL_IS(name, "bus") || BL_IS(name, "acpi") || BL_IS(name, "scsi") ||
+	    BL_IS(name, "driver"))
+		return 1;
+	if (!BL_IS(name, "sys"))
+		return 0;
+	bl_name16(name, below);
+	if (BL_IS(name, "net") || BL_IS(name, "user"))
+		return 0;
+	if (BL_IS(name, "fs")) {	/* fs/mqueue is a namespace's */
+		bl_name16(name, BPF_CORE_READ(d, d_parent));
+		return !BL_IS(name, "mqueue");
+	}
+	if (!BL_IS(name, "kernel") || i != 2)
+		return 1;
+	bl_name16(name, d);
+	return __builtin_memcmp(name, "shm", 3) && __builtin_memcmp(name, "msg", 3) &&
+	       !BL_IS(name, "sem") && !BL_IS(name, "hostname") && !BL_IS(name, "domainname") &&
+	       !BL_IS(name, "sem_next_id") && !BL_IS(name, "auto_msgmni") && !BL_IS(name, "ns_last_pid");
+}
+
+/* What hands tasks or devices to who may write it. */
+static __noinline int bl_cgroup_control(struct dentry *d)
+{
+	char leaf[16] = {};
+
+	bl_name16(leaf, d);
+	return BL_IS(leaf, "release_agent") || BL_IS(leaf, "devices.allow") || BL_IS(leaf, "devices.deny");
+}
+
+/* Memory, ports and registers of the machine: Documentation/admin-guide/devices.txt. */
+static __always_inline int bl_raw_char(__u32 dev)
+{
+	__u32 major = dev >> 20, minor = dev & 0xfffff;
+
+	return (major == 1 && (minor == 1 || minor == 2 || minor == 4)) ||	/* mem, kmem, port */
+	       major == 21 || major == 202 ||					/* sg, msr */
+	       (major == 10 && minor == 144);					/* nvram */
+}
+
+#define BL_S_IFMT	0170000
+#define BL_S_IFBLK	0060000
+#define BL_S_IFCHR	0020000
+
+/* Which rule an open is about; BL_R_NONE: none. Cheap: it is asked of every open. */
+static __always_inline __u8 bl_open_rule(struct file *file)
+{
+	struct dentry *d = file->f_path.dentry;
+	struct inode *inode = d->d_inode;
+	unsigned long magic = d->d_sb->s_magic;
+	__u32 mode = inode->i_mode & BL_S_IFMT;
+	int writes = file->f_mode & FMODE_WRITE;
+
+	if (mode == BL_S_IFBLK || (mode == BL_S_IFCHR && bl_raw_char(inode->i_rdev)))
+		return BL_R_RAW_DEVICES;
+	if (magic == BL_PROC)
+		return writes ? BL_R_KERNEL_CONTROL : BL_R_RAW_DEVICES;	/* kcore is to be read */
+	if (writes && (bl_control_fs(magic) || magic == BL_CGROUP1 || magic == BL_CGROUP2))
+		return BL_R_KERNEL_CONTROL;
+	return BL_R_NONE;
+}
+
+/* Judges an open by that rule. */
+static __always_inline int bl_priv_open(struct bl_who *w, struct bl_container *c,
+					struct file *file, __u8 rule)
+{
+	struct dentry *d = BPF_CORE_READ(file, f_path.dentry);
+	unsigned long magic = BPF_CORE_READ(d, d_sb, s_magic);
+	__u32 mode = BPF_CORE_READ(d, d_inode, i_mode) & BL_S_IFMT;
+	struct bl_policy *p;
+	__u32 set = 0;
+	char leaf[16] = {};
+	int slot;
+
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	slot = bl_rule_slot(p, rule);
+	if (slot == BL_SLOTS)
+		return 0;
+	if (mode != BL_S_IFBLK && mode != BL_S_IFCHR) {
+		bl_name16(leaf, d);
+		if (rule == BL_R_RAW_DEVICES && !BL_IS(leaf, "kcore"))
+			return 0;
+		if (rule == BL_R_KERNEL_CONTROL && magic == BL_PROC && !bl_proc_control(d))
+			return 0;
+		if ((magic == BL_CGROUP1 || magic == BL_CGROUP2) && !bl_cgroup_control(d))
+			return 0;
+	}
+	return bl_priv_report(w, c, p, set, slot, rule, __builtin_preserve_access_index(&file->f_path),
+			      BL_H_FILE_OPEN, 0);
+}
+
+#endif

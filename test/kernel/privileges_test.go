@@ -1,0 +1,93 @@
+package kernel
+
+import (
+	"testing"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// privilegeCases are played by root with the capability that the act needs, where it needs one.
+func privilegeCases() []attackCase {
+	root := func(caps ...string) []string {
+		out := []string{"--uid", "0"}
+		for _, c := range caps {
+			out = append(out, "--cap-add", c)
+		}
+		return out
+	}
+	var out []attackCase
+	add := func(field string, rule verdict.Rule, flags []string, names ...string) {
+		for _, n := range names {
+			out = append(out, attackCase{name: n, rule: rule, policy: "  privileges: {" + field + "}\n", flags: flags, want: bySignal(unsupported)})
+		}
+	}
+	add("mount: deny", verdict.RuleMount, root("SYS_ADMIN"), "priv-mount", "priv-bind", "priv-remount", "priv-umount", "priv-movemount", "priv-pivot")
+	add("ptrace: deny", verdict.RulePtrace, nil, "priv-ptrace", "priv-mem", "priv-traceme")
+	add("otherTasks: deny", verdict.RuleOtherTasks, append(root("SYS_NICE", "SYS_PTRACE"), "--pid", "host"), "priv-signal", "priv-nice", "priv-environ")
+	add("userNamespaces: deny", verdict.RuleUserNamespaces, nil, "priv-userns")
+	add("modules: deny", verdict.RuleModules, root("SYS_MODULE"), "priv-module", "priv-module-fd")
+	add("perfEvents: deny", verdict.RulePerfEvents, root("PERFMON", "SYS_ADMIN"), "priv-perf")
+	add("keyctl: deny", verdict.RuleKeyctl, nil, "priv-keyctl")
+	add("ioUring: deny", verdict.RuleIOUring, nil, "priv-uring")
+	add("rawDevices: deny", verdict.RuleRawDevices, root(), "priv-block")
+	add("kernelControl: deny", verdict.RuleKernelControl, root(), "priv-corepattern", "priv-sysrq")
+	add("setid: deny", verdict.RuleSetID, nil, "priv-setid")
+	add("capabilities: {deny: [CHOWN]}", verdict.RuleCapabilities, root(), "priv-cap")
+	return out
+}
+
+// Enforced, each act is refused and recorded.
+func TestPrivilegesEnforced(t *testing.T) {
+	h := get(t)
+	for _, c := range privilegeCases() {
+		t.Run(c.name, func(t *testing.T) { enforced(t, h, c) })
+	}
+}
+
+// Audited, each passes and is reported.
+func TestPrivilegesAudited(t *testing.T) {
+	h := get(t)
+	for _, c := range privilegeCases() {
+		t.Run(c.name, func(t *testing.T) { audited(t, h, c) })
+	}
+}
+
+const allPrivileges = "  privileges: {mount: deny, ptrace: deny, otherTasks: deny, userNamespaces: deny, modules: deny, moduleAutoload: deny, " +
+	"perfEvents: deny, keyctl: deny, ioUring: deny, rawDevices: deny, kernelControl: deny, setid: deny, capabilities: {allow: [CHOWN, " +
+	"DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, NET_BIND_SERVICE, KILL, SETPCAP]}}\n"
+
+// Ordinary work under all of these rules causes no record, nor does the start of a container:
+// what the runtime does on the way in is not the container's.
+func TestPrivilegesQuiet(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("all", "enforce", allPrivileges))
+	for _, c := range []struct {
+		name    string
+		flags   []string
+		command []string
+	}{
+		{"a user's program", asUser, []string{"/bin/dyn-id"}},
+		{"root's files", []string{"--uid", "0"}, []string{"/bin/sh", "-c", "cd /tmp && echo x > a && chmod 600 a && chown 5 a && mkdir b && rm -r b a"}},
+		{"jobs", asUser, []string{"/bin/sh", "-c", "/bin/sleep 5 & kill $! ; echo x | cat > /dev/null; cat /proc/self/status > /dev/null; cat /proc/1/cmdline >/dev/null"}},
+		{"a volume", append([]string{"--bind", "/usr:/v:ro", "--tmpfs", "/t"}, asUser...), []string{"/bin/sh", "-c", "echo x > /t/x; cat /t/x"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := h.run(t, c.flags, c.command...)
+			ran(t, r)
+			h.none(t, r.id)
+		})
+	}
+}
+
+// ptrace: own lets a container's debugger work, and no more.
+func TestPtraceOwn(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("own", "enforce", "  privileges: {ptrace: own}\n"))
+	for _, name := range []string{"priv-ptrace", "priv-mem", "priv-traceme"} {
+		t.Run(name, func(t *testing.T) {
+			r := h.run(t, asUser, "/bin/sh", "-c", "/bin/attack "+name+"; exit $?") // whose parent is the container's
+			ran(t, r)
+			h.none(t, r.id)
+		})
+	}
+}
