@@ -31,7 +31,16 @@ type logSink struct {
 	provider *sdklog.LoggerProvider
 	logger   log.Logger
 	batch    []sdklog.Record
+
+	// of is the first record of the batch that is being sent, and done how many of that the
+	// collector has: a batch that is tried again goes on there.
+	of   *journal.Record
+	done int
 }
+
+// maxExport bounds the bytes of one export, by estimate: collectors refuse gRPC messages of
+// more than 4 MiB by default, and containers make long records.
+const maxExport = 3 << 20
 
 func newLogSink(e sdklog.Exporter, opts ...sdklog.LoggerProviderOption) *logSink {
 	s := &logSink{exporter: e}
@@ -40,18 +49,40 @@ func newLogSink(e sdklog.Exporter, opts ...sdklog.LoggerProviderOption) *logSink
 	return s
 }
 
-// send exports a batch. Those that have no JSON form go without a body.
+// send exports a batch, in parts if it is large. Those that have no JSON form go without a body.
 func (s *logSink) send(ctx context.Context, batch []entry) error {
-	s.batch = s.batch[:0]
-	for i := range batch {
-		rec := logRecord(batch[i].r)
-		s.logger.Emit(trace.ContextWithSpanContext(ctx, batch[i].span), rec)
+	if s.of != batch[0].r {
+		s.of, s.done = batch[0].r, 0
 	}
-	return s.exporter.Export(ctx, s.batch)
+	var partial error
+	for s.done < len(batch) {
+		n := s.fill(ctx, batch[s.done:])
+		switch err := s.exporter.Export(ctx, s.batch); {
+		case err != nil && isPartial(err):
+			partial = err
+		case err != nil:
+			return err
+		}
+		s.done += n
+	}
+	s.of = nil
+	return partial
+}
+
+// fill gathers the beginning of a batch, and tells how many that are.
+func (s *logSink) fill(ctx context.Context, batch []entry) (n int) {
+	s.batch = s.batch[:0]
+	for size := 0; n < len(batch) && size < maxExport; n++ {
+		rec := logRecord(batch[n].r)
+		// What is in attributes is in the body too.
+		size += 2*len(rec.Body().AsString()) + 512
+		s.logger.Emit(trace.ContextWithSpanContext(ctx, batch[n].span), rec)
+	}
+	return n
 }
 
 // OnEmit, Enabled, Shutdown and ForceFlush implement [sdklog.Processor]: it gathers what
-// send emits.
+// fill emits.
 func (s *logSink) OnEmit(_ context.Context, r *sdklog.Record) error {
 	s.batch = append(s.batch, r.Clone())
 	return nil

@@ -121,6 +121,10 @@ type instruments struct {
 type observer struct {
 	t *Telemetry
 
+	mu   sync.Mutex // guards last and at
+	last Observed
+	at   time.Time
+
 	decisions, losses, counters, items, dropped, cpu, written, denials metric.Float64ObservableCounter
 	containers, enforcing, level, used, max, fill, age, dbAge          metric.Float64ObservableGauge
 	memory, queued, journal                                            metric.Float64ObservableGauge
@@ -182,6 +186,19 @@ func (t *Telemetry) register(m metric.Meter) error {
 	return err
 }
 
+// freshFor is how long a state is told again: who scrapes in a loop must not have the kernel
+// side's maps counted each time.
+const freshFor = 5 * time.Second
+
+func (o *observer) state() Observed {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.at.IsZero() || time.Since(o.at) >= freshFor {
+		o.last, o.at = o.t.o.Observe(), time.Now()
+	}
+	return o.last
+}
+
 func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 	count := func(c metric.Float64Observable, n uint64, kv ...attribute.KeyValue) {
 		ob.ObserveFloat64(c, float64(n), metric.WithAttributes(kv...))
@@ -201,7 +218,7 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 	if t.o.Observe == nil {
 		return nil
 	}
-	s := t.o.Observe()
+	s := o.state()
 	count(o.containers, uint64(s.Containers)) //nolint:gosec // a length
 	var on uint64
 	if s.Enforcing {

@@ -19,6 +19,7 @@ const (
 // pump sends what it is offered in batches, and never keeps an offerer waiting.
 type pump[T any] struct {
 	o    *Options
+	most int // of one batch
 	in   chan T
 	send func(ctx context.Context, batch []T) error
 	told func(err error) // of how each export went; nil: well
@@ -27,8 +28,8 @@ type pump[T any] struct {
 	full, refused, givenUp, abandoned atomic.Uint64
 }
 
-func newPump[T any](o *Options, send func(context.Context, []T) error, told func(error)) *pump[T] {
-	return &pump[T]{o: o, in: make(chan T, o.Queue), send: send, told: told}
+func newPump[T any](o *Options, most int, send func(context.Context, []T) error, told func(error)) *pump[T] {
+	return &pump[T]{o: o, most: most, in: make(chan T, o.Queue), send: send, told: told}
 }
 
 // offer takes x unless the queue is full. It never waits.
@@ -50,7 +51,7 @@ func (p *pump[T]) drops() map[string]uint64 {
 
 // run sends until ctx ends, and then what waits, as long as last lives.
 func (p *pump[T]) run(ctx, last context.Context) {
-	batch := make([]T, 0, p.o.Batch)
+	batch := make([]T, 0, p.most)
 	for ctx.Err() == nil {
 		if batch = p.gather(ctx, batch[:0]); len(batch) > 0 {
 			p.deliver(ctx, last, batch)
@@ -77,7 +78,7 @@ func (p *pump[T]) gather(ctx context.Context, batch []T) []T {
 	}
 	t := time.NewTimer(p.o.Linger)
 	defer t.Stop()
-	for len(batch) < p.o.Batch {
+	for len(batch) < p.most {
 		select {
 		case <-ctx.Done():
 			return batch
@@ -92,7 +93,7 @@ func (p *pump[T]) gather(ctx context.Context, batch []T) []T {
 
 // take returns what waits, up to a batch.
 func (p *pump[T]) take(batch []T) []T {
-	for len(batch) < p.o.Batch {
+	for len(batch) < p.most {
 		select {
 		case x := <-p.in:
 			batch = append(batch, x)

@@ -56,7 +56,7 @@ func TestPump(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				calls := 0
-				p := newPump(testOptions(), func(ctx context.Context, _ []int) error { calls++; return tt.send(ctx, calls) }, func(error) {})
+				p := newPump(testOptions(), 8, func(ctx context.Context, _ []int) error { calls++; return tt.send(ctx, calls) }, func(error) {})
 				ctx, cancel := context.WithCancel(t.Context())
 				last, end := context.WithCancel(t.Context())
 				var wg sync.WaitGroup
@@ -91,7 +91,7 @@ func TestPump(t *testing.T) {
 func TestPumpWaitsLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at []time.Time
-		p := newPump(testOptions(), func(context.Context, []int) error { at = append(at, time.Now()); return errors.New("away") }, func(error) {})
+		p := newPump(testOptions(), 8, func(context.Context, []int) error { at = append(at, time.Now()); return errors.New("away") }, func(error) {})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { p.run(ctx, ctx) })

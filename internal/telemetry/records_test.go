@@ -1,7 +1,9 @@
 package telemetry
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -10,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
@@ -93,6 +96,58 @@ func TestSecretsStay(t *testing.T) {
 	}
 	if !slices.Equal(r.Process.Args, args) {
 		t.Errorf("the journal's record was changed: %q", r.Process.Args)
+	}
+}
+
+// countingExporter takes all but the exports that fail says.
+type countingExporter struct {
+	sizes []int
+	fail  func(n int) bool
+}
+
+func (c *countingExporter) Export(_ context.Context, rs []sdklog.Record) error {
+	size := 0
+	for i := range rs {
+		size += len(rs[i].Body().AsString())
+	}
+	c.sizes = append(c.sizes, size)
+	if c.fail(len(c.sizes)) {
+		return errors.New("away")
+	}
+	return nil
+}
+func (*countingExporter) Shutdown(context.Context) error   { return nil }
+func (*countingExporter) ForceFlush(context.Context) error { return nil }
+
+// TestLongRecords: records that a container made long go in exports that a collector takes,
+// and a batch that failed half-way goes on where it was.
+func TestLongRecords(t *testing.T) {
+	c := &countingExporter{fail: func(n int) bool { return n == 2 }}
+	s := newLogSink(c)
+	var batch []entry
+	for i := range 512 {
+		r := denial(uint64(i))
+		r.Message = strings.Repeat("x", 15<<10)
+		batch = append(batch, entry{r: r})
+	}
+	if err := s.send(t.Context(), batch); err == nil {
+		t.Fatal("the second export failed, and the batch is told as sent")
+	}
+	first := len(c.sizes)
+	if err := s.send(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for i, size := range c.sizes {
+		if size > maxExport {
+			t.Errorf("an export of %d bytes", size)
+		}
+		if i != 1 {
+			total += size
+		}
+	}
+	if first != 2 || total < 512*15<<10 || total > 512*17<<10 {
+		t.Errorf("exports of %v bytes, the batch failed after %d: want each record once", c.sizes, first)
 	}
 }
 

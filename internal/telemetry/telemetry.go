@@ -102,13 +102,14 @@ func (t *Telemetry) open(ctx context.Context, p *plan) error {
 			return describe(logs, err)
 		}
 		t.logs = newLogSink(e, sdklog.WithResource(res))
-		t.logOf = newPump(&t.o, t.logs.send, func(err error) { t.told(logs, err) })
+		t.logOf = newPump(&t.o, t.o.Batch, t.logs.send, func(err error) { t.told(logs, err) })
 	}
 	if p.otlp[traces] != "" {
 		if t.spanTo, err = t.o.spanExporter(ctx, p); err != nil {
 			return describe(traces, err)
 		}
-		t.spans = newPump(&t.o, t.spanTo.ExportSpans, func(err error) { t.told(traces, err) })
+		// The span of a life can be 10 KiB: a quarter of a batch stays below what collectors take.
+		t.spans = newPump(&t.o, max(1, t.o.Batch/4), t.spanTo.ExportSpans, func(err error) { t.told(traces, err) })
 		opts := append(tracerOptions(), sdktrace.WithResource(res), sdktrace.WithSpanProcessor(spanSink{t.spans}))
 		t.provider = sdktrace.NewTracerProvider(opts...)
 		t.tracer.Tracer = t.provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL))
