@@ -118,8 +118,9 @@ func (w *walker) into(d *os.File, name, base string, depth int) error {
 // file reads a regular file if it is wanted. Its size and mode are asked for only
 // where its name alone does not say that it is not.
 func (w *walker) file(d *os.File, name, base string) error {
-	kind, search := "", w.r.mayBeSearched(name)
-	if w.r.x.Kind(name, 0o777, -1) == "" && !search {
+	// unknown: it may be wanted for packages, until it has been looked at.
+	kind, search, unknown := "", w.r.mayBeSearched(name), w.r.x.Kind(name, 0o777, -1) != ""
+	if !unknown && !search {
 		var st unix.Stat_t
 		if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 			w.r.rights(w.l, name, fileMode(st.Mode), false)
@@ -128,7 +129,7 @@ func (w *walker) file(d *os.File, name, base string) error {
 	}
 	program := false
 	f, st, err := openRegular(int(d.Fd()), base, func(st *unix.Stat_t) bool {
-		kind = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size)
+		kind, unknown = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size), false
 		search = search && kind == "" && w.r.searches(name, st.Size)
 		program = st.Mode&0o111 != 0
 		if kind == "" && !search && !program {
@@ -139,7 +140,7 @@ func (w *walker) file(d *os.File, name, base string) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil // gone
-	case err != nil && kind == "":
+	case err != nil && kind == "" && !unknown:
 		w.r.rights(w.l, name, fileMode(st.Mode), false)
 		if search {
 			w.r.unsearched.add(name, "a file that cannot be opened: "+reason(err))
