@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -240,6 +242,16 @@ func (t *terminal) writeCI(ctx context.Context, c *ci.Client, r *ci.Result, f sc
 		if err != nil {
 			return err
 		}
+		if f == "junit" {
+			// What an agent sends is shown only if a terminal obeys none of it.
+			if bytes.ContainsFunc(b, func(r rune) bool {
+				return r == unicode.ReplacementChar || r != '\n' && r != '\t' && !unicode.IsPrint(r)
+			}) {
+				return errors.New("the agent's answer is no JUnit as it writes it")
+			}
+			_, err = t.out.Write(b)
+			return err
+		}
 		if !json.Valid(b) {
 			return errors.New("the agent's answer is no JSON")
 		}
@@ -258,7 +270,7 @@ func (t *terminal) writeCI(ctx context.Context, c *ci.Client, r *ci.Result, f sc
 	}
 	tb.writeTo(t.out)
 	if r.LeftOut > 0 {
-		fmt.Fprintf(t.out, "%d more: -o sarif or -o cyclonedx have all\n", r.LeftOut)
+		fmt.Fprintf(t.out, "%d more: -o sarif, -o junit or -o cyclonedx have all\n", r.LeftOut)
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, "! "+clean(n)))

@@ -90,6 +90,7 @@ func TestCI(t *testing.T) {
 		{"incomplete and allowed", []string{"scan", "partial", "--fail-on", "high", "--allow-incomplete"}, exitOK, "", ""},
 		{"broken", []string{"scan", "broken"}, exitFailed, "", "memory cap"},
 		{"sarif", []string{"scan", "bad", "--fail-on", "high", "-o", "sarif"}, exitFindings, `"version": "2.1.0"`, ""},
+		{"junit", []string{"scan", "bad", "--fail-on", "high", "-o", "junit"}, exitFindings, `failures="1"`, ""},
 		{"json", []string{"scan", "bad", "--fail-on", "high", "-o", "json"}, exitFindings, `"verdict": "fail"`, ""},
 		{"denied", []string{"scan", "good", "--token-file", token}, exitFailed, "", "denied"},
 		{"no such scan", []string{"show", strings.Repeat("0", 32)}, exitFailed, "", "no such scan"},

@@ -80,7 +80,8 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
 percentile, state, ids, kind, name, version, path and layer of a finding; with the word
 misconfiguration it is also about those of the image's configuration: root-user,
-secret-in-env, secret-in-history, add-url, ssh-port.
+secret-in-env, secret-in-history, add-url, ssh-port; and of its files: secret-in-file,
+secret-in-lower-layer, setuid-file, setgid-file, file-capabilities, world-writable.
 
 --ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
 or CSAF. Both mark findings and hide none.
@@ -259,18 +260,39 @@ func (t *terminal) writeScanText(s *report.Scan) {
 	} else {
 		t.writeFindings(s)
 	}
-	if len(s.Misconfigurations) > 0 {
-		tb := t.table("", "SEVERITY", "CONFIGURATION", "WHERE", "")
-		for _, m := range s.Misconfigurations {
-			tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(orDash(m.Where)), plain(m.Text))
-		}
-		tb.writeTo(t.out)
-	}
+	t.writeMisconfigurations(s)
 	for _, n := range append(inv.Notes, s.Notes...) {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, noteLine(n)))
 	}
 	if len(inv.Sandbox.Lost) > 0 {
 		fmt.Fprintln(t.out, "sandbox without "+clean(strings.Join(inv.Sandbox.Lost, ", ")))
+	}
+}
+
+// writeMisconfigurations lists what is wrong with the configuration and with files. Programs
+// of the distribution that have rights by design are counted alone.
+func (t *terminal) writeMisconfigurations(s *report.Scan) {
+	tb, ordinary := t.table("", "SEVERITY", "CONFIGURATION", "WHERE", ""), 0
+	for i := range s.Misconfigurations {
+		m := &s.Misconfigurations[i]
+		if m.Ordinary() {
+			ordinary++
+			continue
+		}
+		where := orDash(m.Where)
+		if m.Path != "" && len(s.Inventory.Layers) > 1 {
+			where += fmt.Sprintf(" (layer %d)", m.Layer+1)
+		}
+		tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(where), plain(m.Text))
+	}
+	if ordinary < len(s.Misconfigurations) {
+		tb.writeTo(t.out)
+	}
+	if ordinary > 0 {
+		fmt.Fprintf(t.out, "%s of the distribution's packages with rights of their own (setuid, setgid, capabilities): -o json lists them\n", count(ordinary, "program", "programs"))
+	}
+	if u := s.Inventory.Unsearched; u != nil {
+		fmt.Fprintln(t.out, t.colours.paint(yellow, "! not searched for secrets: "+strings.TrimPrefix(noteLine(*u), "! ")))
 	}
 }
 

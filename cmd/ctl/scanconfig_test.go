@@ -64,3 +64,49 @@ func TestScanConfig(t *testing.T) {
 		t.Errorf("diff: exit status %d, %s", code, msg)
 	}
 }
+
+// TestScanFiles: secrets in files and programs with rights are shown, and fail what asks for them;
+// no secret is.
+func TestScanFiles(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	for _, sub := range []string{"app", "bin", "var/lib/dpkg/info"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "app", ".env"), "PORT=1\nDB_PASSWORD=correcthorse\n")
+	write(t, filepath.Join(dir, "bin", "mine"), "x")
+	write(t, filepath.Join(dir, "bin", "theirs"), "x")
+	write(t, filepath.Join(dir, "var", "lib", "dpkg", "info", "login.list"), "/bin/theirs\n")
+	for _, name := range []string{"mine", "theirs"} {
+		if err := os.Chmod(filepath.Join(dir, "bin", name), 0o755|os.ModeSetuid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		args []string
+		code int
+		out  []string
+	}{
+		{nil, exitOK, []string{"secret-in-file", "app/.env:2", "DB_PASSWORD", "bin/mine", "1 program of the distribution"}},
+		{[]string{"-o", "json"}, exitOK, []string{`"path": "bin/theirs"`, `"owner": "login"`}},
+		{[]string{"-o", "sarif"}, exitOK, []string{`"uri": "app/.env"`, `"startLine": 2`}},
+		{[]string{"-o", "junit"}, exitOK, []string{"secret-in-file app/.env:2"}},
+		{[]string{"--fail-on", `misconfiguration == "secret-in-file" && path.startsWith("app/")`}, exitFindings, nil},
+	} {
+		args := append([]string{"scan", dir, "--db", f.db, "--scanner", f.scanner}, tt.args...)
+		code, out, msg := belay(t, args...)
+		if code != tt.code {
+			t.Errorf("%q: exit status %d, %s%s, want %d", tt.args, code, out, msg, tt.code)
+		}
+		for _, want := range tt.out {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q: %s, want %q", tt.args, out, want)
+			}
+		}
+		if strings.Contains(out+msg, "correcthorse") || tt.args == nil && strings.Contains(out, "bin/theirs") {
+			t.Errorf("%q: %s shows what it should not", tt.args, out)
+		}
+	}
+}

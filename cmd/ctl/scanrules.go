@@ -129,6 +129,10 @@ func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
 	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
 		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}
 	}
+	if u := s.Inventory.Unsearched; rules.fail.AboutConfig() && u != nil && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on has the word misconfiguration, and %s not searched for secrets (%s: %s); --allow-incomplete lets it pass",
+			s.Target, count(u.Count, "file was", "files were"), u.Path, u.Text)}
+	}
 	return nil
 }
 

@@ -90,6 +90,7 @@ var Packages = []Package{
 	{Path: "internal/scan/image", Row: RowCore},
 	{Path: "internal/scan/rpmdb", Row: RowCore},
 	{Path: "internal/scan/sbom", Row: RowCore},
+	{Path: "internal/scan/secret", Row: RowCore},
 	{Path: "internal/scan/vulndb", Row: RowCore},
 	{Path: "internal/dockerapi", Row: RowCore},
 	{Path: "internal/gate/wire", Row: RowCore},

@@ -234,7 +234,7 @@ var perArch = []string{"epoll_wait", "arch_prctl", "newfstatat", "fstatat"}
 // left out, since its flags lie in memory that a filter cannot see.
 func policy() seccomp.Policy {
 	names := []string{
-		"read", "pread64", "readv", "write", "close", "lseek", "fstat", "getdents64", "readlinkat",
+		"read", "pread64", "readv", "write", "close", "lseek", "fstat", "fgetxattr", "getdents64", "readlinkat",
 		"mmap", "munmap", "mprotect", "madvise", "brk", "mincore", "fadvise64",
 		"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack",
 		"futex", "sched_yield", "sched_getaffinity", "nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday", "restart_syscall",

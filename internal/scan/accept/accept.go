@@ -126,7 +126,8 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 func (r *Rule) AboutConfig() bool { return r.config }
 
 // FailsConfig reports whether a misconfiguration fails the scan: misconfiguration is its
-// name and severity its severity, and all other words are as for nothing.
+// name, severity its severity, path and layer those of its file, and all other words are as
+// for nothing.
 //
 // Errors: those of [Rule.Fails].
 func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
@@ -136,7 +137,7 @@ func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
 	return r.eval(m.ID, map[string]any{
 		wordConfig: m.ID, "severity": int64(m.Severity), "rated": true, "score": 0.0, "epss": 0.0, "percentile": 0.0,
 		"exploited": false, "fixable": false, "state": "", "ids": []string{},
-		"kind": "", "name": "", "version": "", "path": "", "layer": int64(0),
+		"kind": "", "name": "", "version": "", "path": m.Path, "layer": int64(m.Layer),
 	})
 }
 

@@ -37,13 +37,14 @@ type fakeImages struct {
 	asked      []string
 	incomplete bool
 	noDB       bool
+	config     *inventory.Result // what the image shows beside packages
 	sev        vulndb.Severity
 }
 
 func (f *fakeImages) read(ctx context.Context, what string) (*inventory.Result, error) {
 	f.mu.Lock()
 	f.asked = append(f.asked, what)
-	incomplete := f.incomplete
+	incomplete, config := f.incomplete, f.config
 	f.mu.Unlock()
 	if f.gate != nil {
 		select {
@@ -53,6 +54,9 @@ func (f *fakeImages) read(ctx context.Context, what string) (*inventory.Result, 
 		}
 	}
 	res := &inventory.Result{OS: inventory.OS{ID: "debian", VersionID: "12"}, Packages: []inventory.Package{{Kind: "deb", Name: "bsdutils", Version: "1"}}}
+	if config != nil {
+		res.ConfigRead, res.Misconfigurations, res.Unsearched = config.ConfigRead, config.Misconfigurations, config.Unsearched
+	}
 	if incomplete {
 		res.Notes = []inventory.Note{{Path: "x", Text: "could not be read", Count: 1}}
 	}
@@ -257,11 +261,40 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// TestConfigVerdicts: a rule about the configuration and the files is asked about them, and does
+// not pass what it could not be asked about.
+func TestConfigVerdicts(t *testing.T) {
+	secret := []inventory.Misconfiguration{{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Text: "a private key", Where: "app/k.pem:1", Path: "app/k.pem"}}
+	for _, tt := range []struct {
+		name, failOn, verdict string
+		config                *inventory.Result
+	}{
+		{"a secret", `misconfiguration == 'secret-in-file'`, VerdictFail, &inventory.Result{ConfigRead: true, Misconfigurations: secret}},
+		{"another fault", `misconfiguration == 'root-user'`, VerdictPass, &inventory.Result{ConfigRead: true, Misconfigurations: secret}},
+		{"a rule of findings", `critical`, VerdictPass, &inventory.Result{Misconfigurations: secret}},
+		{"no configuration", `misconfiguration == 'root-user'`, VerdictIncomplete, &inventory.Result{}},
+		{"files that were not searched", `misconfiguration == 'secret-in-file'`, VerdictIncomplete, &inventory.Result{ConfigRead: true, Unsearched: &inventory.Note{Path: "x", Text: "large", Count: 1}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := start(t, nil)
+			w.images.config = tt.config
+			id := w.create("alice", `{"image":"app:1","failOn":"`+tt.failOn+`"}`).ID
+			if r := w.wait("alice", id); r.Verdict != tt.verdict {
+				t.Errorf("%q, want %q", r.Verdict, tt.verdict)
+			}
+			want := map[bool]string{true: `failures="1"`, false: `failures="0"`}[tt.verdict == VerdictFail]
+			if code, text := w.call("alice", "GET", "/v1/scans/"+id+"?format=junit", "", nil, nil); code != 200 || !strings.Contains(text, want) {
+				t.Errorf("junit: %d, %s, want %s", code, text, want)
+			}
+		})
+	}
+}
+
 func TestFormats(t *testing.T) {
 	w := start(t, nil)
 	id := w.create("alice", `{"image":"app:1"}`).ID
 	w.wait("alice", id)
-	for form, part := range map[string]string{"report": report.Schema, "sarif": `"version": "2.1.0"`, "cyclonedx": "pkg:deb/debian/bsdutils", "json": "CVE-2024-1"} {
+	for form, part := range map[string]string{"report": report.Schema, "sarif": `"version": "2.1.0"`, "junit": `failures="1"`, "cyclonedx": "pkg:deb/debian/bsdutils", "json": "CVE-2024-1"} {
 		if code, text := w.call("alice", "GET", "/v1/scans/"+id+"?format="+form, "", nil, nil); code != 200 || !strings.Contains(text, part) {
 			t.Errorf("%s: %d, %s", form, code, text)
 		}

@@ -86,7 +86,7 @@ func (c *Client) List(ctx context.Context, image string) (*List, error) {
 	return &out, c.ask(ctx, http.MethodGet, "/v1/scans", q, nil, &out)
 }
 
-// Format returns a result as report, sarif or cyclonedx.
+// Format returns a result as report, sarif, junit or cyclonedx.
 func (c *Client) Format(ctx context.Context, id, form string) ([]byte, error) {
 	res, err := c.send(ctx, http.MethodGet, "/v1/scans/"+url.PathEscape(id), url.Values{"format": {form}}, nil)
 	if err != nil {

@@ -276,7 +276,7 @@ func (s *Service) find(r *http.Request, sub *apicall.Subject) (*job, error) {
 func (s *Service) show(w http.ResponseWriter, r *http.Request, sub *apicall.Subject) error {
 	form := r.URL.Query().Get("format")
 	if _, ok := formats[form]; !ok && form != "" && form != "json" {
-		return refuse(http.StatusBadRequest, "format: want json, report, sarif or cyclonedx")
+		return refuse(http.StatusBadRequest, "format: want json, report, sarif, junit or cyclonedx")
 	}
 	j, err := s.find(r, sub)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/belay-project/belay/internal/scan/accept"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
 )
@@ -83,14 +84,55 @@ func (s *Service) load(id string) (*report.Scan, error) {
 // format writes a result in one of the forms that other programs read.
 type format struct {
 	media string
-	write func(rep *report.Scan, w io.Writer, version string) error
+	write func(rep *report.Scan, w io.Writer, version string, scan *Scan) error
+}
+
+// plain is a form that has nothing to do with what was asked for.
+func plain(write func(rep *report.Scan, w io.Writer, version string) error) func(*report.Scan, io.Writer, string, *Scan) error {
+	return func(rep *report.Scan, w io.Writer, version string, _ *Scan) error { return write(rep, w, version) }
 }
 
 var formats = map[string]format{
-	"report": {"application/json", func(rep *report.Scan, w io.Writer, _ string) error { return json.NewEncoder(w).Encode(rep) }},
-	"sarif":  {"application/sarif+json", (*report.Scan).WriteSARIF},
+	"report": {"application/json", func(rep *report.Scan, w io.Writer, _ string, _ *Scan) error { return json.NewEncoder(w).Encode(rep) }},
+	"sarif":  {"application/sarif+json", plain((*report.Scan).WriteSARIF)},
+	"junit":  {"application/xml", writeJUnit},
 	// Source: https://cyclonedx.org/specification/overview/, registered media types.
-	"cyclonedx": {"application/vnd.cyclonedx+json", (*report.Scan).WriteCycloneDX},
+	"cyclonedx": {"application/vnd.cyclonedx+json", plain((*report.Scan).WriteCycloneDX)},
+}
+
+// writeJUnit writes a result with a test case for each finding, which fails if the scan's FailOn
+// means it; without one, each does.
+func writeJUnit(rep *report.Scan, w io.Writer, _ string, scan *Scan) error {
+	v := report.Verdict{Fails: map[int]bool{}, FailsConfig: map[int]bool{}, AllowIncomplete: scan.AllowIncomplete}
+	var rule *accept.Rule
+	if scan.FailOn != "" {
+		var err error
+		if rule, err = accept.Compile(scan.FailOn); err != nil {
+			return fmt.Errorf("failOn: %w", err)
+		}
+	}
+	for i := range rep.Findings {
+		yes, err := rule == nil, error(nil)
+		if rule != nil {
+			f := &rep.Findings[i]
+			yes, err = rule.Fails(f, &rep.Inventory.Packages[f.Package])
+		}
+		if err != nil {
+			return err
+		}
+		v.Fails[i] = yes
+	}
+	for i := range rep.Misconfigurations {
+		if rule == nil {
+			break
+		}
+		yes, err := rule.FailsConfig(&rep.Misconfigurations[i])
+		if err != nil {
+			return err
+		}
+		v.FailsConfig[i] = yes
+	}
+	return rep.WriteJUnit(w, v)
 }
 
 // render returns a result in a form; "" is a [Result].
@@ -106,7 +148,7 @@ func (s *Service) render(scan *Scan, form string) (media string, body []byte, er
 	}
 	if f, ok := formats[form]; ok {
 		var b bytes.Buffer
-		err = f.write(rep, &b, s.o.Version)
+		err = f.write(rep, &b, s.o.Version, scan)
 		return f.media, b.Bytes(), err
 	}
 	for i := range rep.Findings[:min(len(rep.Findings), maxListed)] {

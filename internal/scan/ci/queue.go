@@ -109,7 +109,7 @@ func (s *Service) add(j *job) (Scan, error) {
 	id := newID()
 	path := "/v1/scans/" + id
 	j.scan.ID, j.scan.State, j.scan.Created, j.changed = id, StateQueued, s.o.Now().UTC(), make(chan struct{})
-	j.scan.Links = map[string]string{"self": path, "events": path + "/events", "report": path + "?format=report", "sarif": path + "?format=sarif", "cyclonedx": path + "?format=cyclonedx"}
+	j.scan.Links = map[string]string{"self": path, "events": path + "/events", "report": path + "?format=report", "sarif": path + "?format=sarif", "junit": path + "?format=junit", "cyclonedx": path + "?format=cyclonedx"}
 	if j.hook != nil {
 		j.scan.Webhook = hookPending
 	}
@@ -247,16 +247,38 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 			sum.counts.Failing++
 		}
 	}
+	unseen, err := s.makeConfig(j, rep, sum.counts)
+	if err != nil {
+		return nil, err
+	}
 	switch {
 	case sum.counts.Failing > 0:
 		sum.verdict = VerdictFail
-	case !rep.Complete && !j.scan.AllowIncomplete:
+	case (!rep.Complete || unseen) && !j.scan.AllowIncomplete:
 		sum.verdict = VerdictIncomplete
 	default:
 		sum.verdict = VerdictPass
 	}
 	sum.size, err = s.keep(j.scan.ID, rep)
 	return sum, err
+}
+
+// makeConfig counts what is wrong with the configuration and the files and fails the scan. unseen:
+// the rule has a word about that, and not all of it could be looked at.
+func (s *Service) makeConfig(j *job, rep *report.Scan, counts *Counts) (unseen bool, err error) {
+	if j.rule == nil || !j.rule.AboutConfig() {
+		return false, nil
+	}
+	for i := range rep.Misconfigurations {
+		yes, err := j.rule.FailsConfig(&rep.Misconfigurations[i])
+		if err != nil {
+			return true, err
+		}
+		if yes {
+			counts.Failing++
+		}
+	}
+	return !rep.Inventory.ConfigRead || rep.Inventory.Unsearched != nil, nil
 }
 
 // read has the image read where it is: on this host, or else in its registry.

@@ -111,23 +111,41 @@ func (w *walker) into(d *os.File, name, base string, depth int) error {
 		w.r.notes.add(name, "another file system is mounted there")
 		return nil
 	}
+	w.r.rights(w.l, name, fileMode(st.Mode), false)
 	return w.dir(sub, name, depth)
 }
 
 // file reads a regular file if it is wanted. Its size and mode are asked for only
 // where its name alone does not say that it is not.
 func (w *walker) file(d *os.File, name, base string) error {
-	if w.r.x.Kind(name, 0o777, -1) == "" {
+	// unknown: it may be wanted for packages, until it has been looked at.
+	kind, search, unknown := "", w.r.mayBeSearched(name), w.r.x.Kind(name, 0o777, -1) != ""
+	if !unknown && !search {
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+			w.r.rights(w.l, name, fileMode(st.Mode), false)
+		}
 		return nil
 	}
-	kind := ""
+	program := false
 	f, st, err := openRegular(int(d.Fd()), base, func(st *unix.Stat_t) bool {
-		kind = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size)
-		return kind != ""
+		kind, unknown = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size), false
+		search = search && kind == "" && w.r.searches(name, st.Size)
+		program = st.Mode&0o111 != 0
+		if kind == "" && !search && !program {
+			w.r.rights(w.l, name, fileMode(st.Mode), false)
+		}
+		return kind != "" || search || program
 	})
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil // gone
+	case err != nil && kind == "" && !unknown:
+		w.r.rights(w.l, name, fileMode(st.Mode), false)
+		if search {
+			w.r.unsearched.add(name, "a file that cannot be opened: "+reason(err))
+		}
+		return nil
 	case err != nil:
 		w.r.notes.add(name, "a file that cannot be opened: "+reason(err))
 		return nil
@@ -135,9 +153,39 @@ func (w *walker) file(d *os.File, name, base string) error {
 		return nil
 	}
 	defer f.Close()
+	w.r.rights(w.l, name, fileMode(st.Mode), program && hasCapabilities(f))
+	if kind == "" && !search {
+		return nil
+	}
 	defer dropBehind(f, st.Size)()
-	w.r.extract(w.l, kind, name, Content{Reader: f, At: f, Size: st.Size})
+	c := Content{Reader: f, At: f, Size: st.Size}
+	if search {
+		w.r.search(w.l, name, c)
+	} else {
+		w.r.extract(w.l, kind, name, c)
+	}
 	return nil
+}
+
+// hasCapabilities reports whether a file has capabilities of its own; see capabilities(7).
+// One of which the kernel does not tell has none for us.
+func hasCapabilities(f *os.File) bool {
+	n, err := unix.Fgetxattr(int(f.Fd()), "security.capability", nil)
+	return err == nil && n > 0
+}
+
+// fileMode is a mode of stat(2) as [fs.FileMode], of regular files and directories.
+func fileMode(m uint32) fs.FileMode {
+	mode := fs.FileMode(m & 0o777)
+	for bit, is := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
+		if m&bit != 0 {
+			mode |= is
+		}
+	}
+	if m&unix.S_IFMT == unix.S_IFDIR {
+		mode |= fs.ModeDir
+	}
+	return mode
 }
 
 // plain notes a name for which the whiteouts of tar have no meaning.

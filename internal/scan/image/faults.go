@@ -24,6 +24,9 @@ type faultConfig struct {
 	} `json:"history"`
 }
 
+// maxConfigFaults bounds what is told of one configuration.
+const maxConfigFaults = 256
+
 // faults looks at an image's configuration. unread says why something of it was not looked
 // at, and is empty where all was.
 func faults(b []byte) (list []inventory.Misconfiguration, unread string) {
@@ -32,8 +35,8 @@ func faults(b []byte) (list []inventory.Misconfiguration, unread string) {
 		return nil, "the image's configuration has a user, variables, ports or a history that cannot be read"
 	}
 	add := func(id string, s inventory.Severity, where, format string, args ...any) {
-		if len(list) >= inventory.MaxMisconfigurations {
-			unread = fmt.Sprintf("the image's configuration has more than %d faults", inventory.MaxMisconfigurations)
+		if len(list) >= maxConfigFaults {
+			unread = fmt.Sprintf("the image's configuration has more than %d faults", maxConfigFaults)
 			return
 		}
 		list = append(list, inventory.Misconfiguration{ID: id, Severity: s, Where: inventory.Cut(where), Text: inventory.Cut(fmt.Sprintf(format, args...))})

@@ -45,7 +45,7 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list, unread := faults(b); len(list) != inventory.MaxMisconfigurations || unread == "" {
+	if list, unread := faults(b); len(list) != maxConfigFaults || unread == "" {
 		t.Errorf("%d faults, %q", len(list), unread)
 	}
 }

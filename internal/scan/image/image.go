@@ -51,6 +51,16 @@ type Extractor interface {
 	Extract(kind, path string, c Content) (inventory.File, error)
 }
 
+// Searcher is an [Extractor] that also searches files, which it reads for nothing else, for
+// secrets.
+type Searcher interface {
+	// Searches reports whether a file of that name is of those that are searched, and the
+	// size in bytes from which on they are not.
+	Searches(path string) (limit int64, ok bool)
+	// Search returns what is in a file; none of it has the value of a secret.
+	Search(path string, c Content) ([]inventory.Misconfiguration, error)
+}
+
 // ErrNotImage is returned for a source that is none of the known shapes.
 var ErrNotImage = errors.New("this is no image: want a docker-archive, an OCI layout in a tar or a directory, or a root file system")
 
@@ -63,9 +73,10 @@ func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x 
 	if len(job.Inputs) == 0 || len(job.Inputs) > inventory.MaxLayers {
 		return nil, fmt.Errorf("a job of %d inputs, want 1 to %d", len(job.Inputs), inventory.MaxLayers)
 	}
-	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), res: &inventory.Result{
+	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), unsearched: newNotes(), res: &inventory.Result{
 		Schema: inventory.Schema, Platform: job.Platform, ImageID: job.ImageID,
 	}}
+	r.searcher, _ = x.(Searcher)
 	var err error
 	switch job.Source {
 	case inventory.SourceRootfs, inventory.SourceOverlay:
@@ -96,6 +107,10 @@ type reader struct {
 	res     *inventory.Result
 	layers  []*layer // lowest first; one layer may be there twice
 	entries int
+	// searcher is nil if secrets are not searched for; unsearched are files that were not.
+	searcher   Searcher
+	unsearched *notes
+	faults     int // in files, over all layers
 }
 
 // archive reads an image of one file.

@@ -24,6 +24,9 @@ type layer struct {
 	// hides what was there. Hashes, sorted by close.
 	others, dirs []uint64
 	links        []hardlink
+	// faults are what files have, or are, that they should not, by name; hidden by nothing
+	// of this layer.
+	faults map[string][]inventory.Misconfiguration
 	// aliases are all hard links, wanted or not, with what they link to; targets are
 	// hashes of the latter.
 	aliases map[string]string
@@ -48,7 +51,7 @@ func (r *reader) newLayer() *layer {
 		seed: maphash.MakeSeed(), files: map[string]read{}, looked: map[uint64]string{},
 		whiteouts: map[string]bool{}, opaque: map[string]bool{},
 		aliases: map[string]string{}, targets: map[uint64]bool{},
-		symlinks: map[string]bool{}, parents: map[string]bool{},
+		symlinks: map[string]bool{}, parents: map[string]bool{}, faults: map[string][]inventory.Misconfiguration{},
 	}
 }
 
@@ -84,6 +87,7 @@ func (l *layer) see(name string, mode fs.FileMode) bool {
 		l.others = append(l.others, l.hash(name))
 	}
 	delete(l.files, name)
+	delete(l.faults, name)
 	delete(l.looked, l.hash(name))
 	delete(l.aliases, name)
 	return true

@@ -22,6 +22,7 @@ func identityOf(p *inventory.Package) identity {
 // finish merges the layers and fills the result.
 func (r *reader) finish() error {
 	seen := map[string]read{}
+	shown := &shownFaults{visible: map[string][]inventory.Misconfiguration{}}
 	for i, l := range r.layers {
 		if err := r.stopped(); err != nil {
 			return err
@@ -36,11 +37,14 @@ func (r *reader) finish() error {
 		for name, f := range l.files {
 			seen[name] = attribute(f, was[name], i)
 		}
+		shown.add(l, i)
 	}
 	r.below()
-	if err := r.fill(seen); err != nil {
+	owners, err := r.fill(seen)
+	if err != nil {
 		return err
 	}
+	r.fillFaults(shown, owners)
 	r.unexplained()
 	r.res.Notes = r.notes.list
 	return nil
@@ -66,10 +70,17 @@ func attribute(f, was read, layer int) read {
 	return f
 }
 
+// owners are packages of the distribution by the hash of a file that they say is theirs.
+type owners struct {
+	seed maphash.Seed
+	of   map[uint64]string
+}
+
+func (o *owners) key(file string) uint64 { return maphash.String(o.seed, merged(file)) }
+
 // fill puts what a container would see into the result, in order.
-func (r *reader) fill(seen map[string]read) error {
-	seed := maphash.MakeSeed()
-	owners := map[uint64]string{}
+func (r *reader) fill(seen map[string]read) (*owners, error) {
+	own := &owners{maphash.MakeSeed(), map[uint64]string{}}
 	var files []string // of each package
 	for _, name := range slices.Sorted(maps.Keys(seen)) {
 		f := seen[name]
@@ -77,27 +88,27 @@ func (r *reader) fill(seen map[string]read) error {
 			r.res.OS = *f.OS
 		}
 		for _, o := range f.Owns {
-			owners[maphash.String(seed, merged(o.Path))] = o.Owner
+			own.of[own.key(o.Path)] = o.Owner
 		}
 		r.res.Packages = append(r.res.Packages, f.Packages...)
 		for range f.Packages {
 			files = append(files, name)
 		}
 		if len(r.res.Packages) > inventory.MaxPackages {
-			return fmt.Errorf("the image has more than %d packages", inventory.MaxPackages)
+			return nil, fmt.Errorf("the image has more than %d packages", inventory.MaxPackages)
 		}
 	}
 	for i := range r.res.Packages {
 		p := &r.res.Packages[i]
 		if !inventory.OfDistribution(p.Kind) {
-			p.Owner = owners[maphash.String(seed, merged(files[i]))]
+			p.Owner = own.of[own.key(files[i])]
 		}
 	}
 	r.res.Packages = withoutInstalled(r.res.Packages)
 	slices.SortFunc(r.res.Packages, comparePackages)
 	// A database may name a package twice; nothing more is known from the second.
 	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool { return comparePackages(a, b) == 0 })
-	return nil
+	return own, nil
 }
 
 // installRoot is the folder in which what a lock file of Node.js or PHP asks for is installed, or

@@ -15,6 +15,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// xattrCapability is where archives of images keep the capabilities of a file. Source: OCI
+// image specification, layer.md, "File Attributes".
+const xattrCapability = "SCHILY.xattr.security.capability"
+
 // entry is one member of a layer's tar, with its name cleaned.
 type entry struct {
 	name    string
@@ -23,6 +27,7 @@ type entry struct {
 	symlink string // what a symbolic link leads to
 	regular bool
 	mode    fs.FileMode
+	caps    bool // it has capabilities of its own
 	content Content
 	offset  int64
 }
@@ -59,6 +64,7 @@ func (t *tarStream) next() (*entry, error) {
 			continue
 		}
 		e := &entry{name: name, mode: h.FileInfo().Mode(), regular: h.Typeflag == tar.TypeReg, link: h.Typeflag == tar.TypeLink}
+		_, e.caps = h.PAXRecords[xattrCapability]
 		if h.Typeflag == tar.TypeSymlink {
 			e.symlink = h.Linkname
 		}
@@ -115,12 +121,15 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 			r.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
 		}
 		r.through(l, e)
+		r.rights(l, e.name, e.mode, e.caps)
 		switch {
 		case e.symlink != "":
 			r.symlink(e.name, e.symlink)
 		case e.regular:
 			if kind := r.x.Kind(e.name, e.mode, e.content.Size); kind != "" {
 				r.extract(l, kind, e.name, e.content)
+			} else if r.searches(e.name, e.content.Size) {
+				r.search(l, e.name, e.content)
 			}
 		case e.link:
 			l.aliases[e.name] = e.target

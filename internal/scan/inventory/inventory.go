@@ -6,7 +6,10 @@
 // It never parses bytes of an image. Row: vocabulary; standard library only.
 package inventory
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // Schema names the form of a [Result].
 const Schema = "belay.dev/inventory/v1"
@@ -103,8 +106,11 @@ type Result struct {
 	// ConfigRead says that the image's configuration was looked at: a root file system
 	// has none, and that of an image in the store of a local Docker is not at hand.
 	ConfigRead bool `json:"configRead,omitempty"`
-	// Misconfigurations are what its configuration has that it should not.
+	// Misconfigurations are what its configuration and its files have that they should not.
 	Misconfigurations []Misconfiguration `json:"misconfigurations,omitempty"`
+	// Unsearched are files that were not searched for secrets though they are of those that
+	// are, with one of the reasons. They keep no package from being known.
+	Unsearched *Note `json:"unsearched,omitempty"`
 }
 
 // What an image's configuration may have that it should not.
@@ -116,13 +122,47 @@ const (
 	ConfigSSHPort       = "ssh-port"          // it exposes port 22
 )
 
+// What its files may have, or be, that they should not.
+const (
+	FileSecret        = "secret-in-file"
+	FileSecretDeleted = "secret-in-lower-layer" // a later layer hides the file: who has the image has it
+	FileSetuid        = "setuid-file"
+	FileSetgid        = "setgid-file"
+	FileCapabilities  = "file-capabilities"
+	FileWorldWritable = "world-writable" // all of them in one
+)
+
 // Misconfiguration is one of them. It never has the value of a secret.
 type Misconfiguration struct {
 	ID       string   `json:"id"`
 	Severity Severity `json:"severity"`
 	Text     string   `json:"text"`
-	// Where is the variable, or the number of the command in the history, from 1.
+	// Where is the variable, the number of the command in the history, from 1, or the file,
+	// from the image's root without a leading slash, with the line behind a colon.
 	Where string `json:"where,omitempty"`
+	// Path is the file, if it is about one, and Layer the index of its layer.
+	Path  string `json:"path,omitempty"`
+	Layer int    `json:"layer,omitempty"`
+	// Owner is the package of the distribution that says the file is its own.
+	Owner string `json:"owner,omitempty"`
+	// Count is how many there are, if it is about more than the one at Path.
+	Count int `json:"count,omitempty"`
+}
+
+// Ordinary reports whether it is of those that images of a distribution have by design:
+// a program of a package that is to run with rights of its own.
+func (m *Misconfiguration) Ordinary() bool {
+	return m.Owner != "" && m.Severity == SeverityNegligible
+}
+
+// Line is the line of the file that it is about, 1 where it is about none.
+func (m *Misconfiguration) Line() int {
+	if rest, ok := strings.CutPrefix(m.Where, m.Path+":"); ok && m.Path != "" {
+		if n, err := strconv.Atoi(rest); err == nil && n > 0 {
+			return n
+		}
+	}
+	return 1
 }
 
 // Sandbox lists which pieces held the scanner and which did not.

@@ -68,7 +68,7 @@ const (
 	MaxNotes       = 1_000
 	MaxLayers      = 1_024
 	// MaxMisconfigurations bounds those of one image; more are a note.
-	MaxMisconfigurations = 256
+	MaxMisconfigurations = 2048
 	// MaxText bounds names, versions and paths, in bytes.
 	MaxText = 4_096
 	// MaxVersion bounds versions: comparing them may take time of their square.
@@ -202,8 +202,15 @@ func (r *Result) Check() error {
 	if len(r.Misconfigurations) > MaxMisconfigurations {
 		return fmt.Errorf("%d misconfigurations: too many", len(r.Misconfigurations))
 	}
-	for _, m := range r.Misconfigurations {
-		texts = append(texts, m.ID, m.Text, m.Where)
+	for i := range r.Misconfigurations {
+		m := &r.Misconfigurations[i]
+		texts = append(texts, m.ID, m.Text, m.Where, m.Path, m.Owner)
+		if m.Layer < 0 || m.Layer >= max(len(r.Layers), 1) {
+			return fmt.Errorf("a misconfiguration in layer %d of %d", m.Layer, len(r.Layers))
+		}
+	}
+	if r.Unsearched != nil {
+		texts = append(texts, r.Unsearched.Path, r.Unsearched.Text)
 	}
 	for i := range r.Packages {
 		p := &r.Packages[i]

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ type (
 	sarifRule struct {
 		ID         string         `json:"id"`
 		Short      sarifText      `json:"shortDescription"`
-		HelpURI    string         `json:"helpUri"`
+		HelpURI    string         `json:"helpUri,omitempty"`
 		Properties map[string]any `json:"properties"`
 	}
 	sarifText struct {
@@ -105,9 +106,38 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 		res.Locations = []sarifLocation{at}
 		run.Results = append(run.Results, res)
 	}
+	s.sarifFaults(&run)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(sarifLog{Schema: "https://json.schemastore.org/sarif-2.1.0.json", Version: "2.1.0", Runs: []sarifRun{run}})
+}
+
+// sarifFaults adds what is wrong with the image's configuration and files, a rule for each
+// kind; but what a distribution's packages have by design.
+func (s *Scan) sarifFaults(run *sarifRun) {
+	rules := map[string]int{}
+	for i := range s.Misconfigurations {
+		m := &s.Misconfigurations[i]
+		if m.Ordinary() {
+			continue
+		}
+		if _, ok := rules[m.ID]; !ok {
+			rules[m.ID] = len(run.Tool.Driver.Rules)
+			run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, sarifRule{
+				ID: m.ID, Short: sarifText{m.ID},
+				Properties: map[string]any{"security-severity": strconv.FormatFloat(sarifScore(vulndb.Finding{Severity: m.Severity}), 'f', 1, 64), "tags": []string{"security", m.Severity.String()}},
+			})
+		}
+		res := sarifResult{
+			RuleID: m.ID, RuleIndex: rules[m.ID], Level: sarifLevel(m.Severity), Message: sarifText{strings.TrimSpace(m.Where + ": " + m.Text)},
+			Prints: map[string]string{"belayFault/v1": m.ID + " " + m.Where},
+		}
+		var at sarifLocation
+		at.Physical.Artifact.URI = (&url.URL{Path: cmp.Or(m.Path, s.Target)}).String()
+		at.Physical.Region.StartLine = m.Line()
+		res.Locations = []sarifLocation{at}
+		run.Results = append(run.Results, res)
+	}
 }
 
 // sarifScore is a CVSS score, or the lowest of the severity's band where there is none.
