@@ -45,6 +45,8 @@ enum bl_hook {
 	BL_H_SKB = 14,
 	BL_H_CGROUP = 15,
 	BL_H_SYMLINK = 16,
+	BL_H_UNIX_CONNECT = 17,
+	BL_H_UNIX_READY = 18,	/* sk_data_ready */
 };
 
 enum bl_layer {

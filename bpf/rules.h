@@ -42,7 +42,8 @@ enum bl_rule_id {
 	BL_R_SSH_CLIENT = 7,
 	BL_R_SSH_KEYS = 8,
 	BL_R_BPF = 9,
-	BL_R_COUNT = 10,
+	BL_R_SOCKETS = 10,
+	BL_R_COUNT = 11,
 	BL_R_MAX = 16,
 	BL_R_NONE = 255,
 };

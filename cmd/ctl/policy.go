@@ -284,7 +284,7 @@ func ruleTexts(s *policy.Spec) []string {
 		section(h.Mode, "ssh.server", string(h.Server), "ssh.client", client, "ssh.keys", string(h.Keys))
 	}
 	if g := s.Guard; g != nil {
-		section(g.Mode, "guard.bpf", string(g.BPF))
+		section(g.Mode, "guard.bpf", string(g.BPF), "guard.sockets", string(g.Sockets))
 	}
 	return out
 }

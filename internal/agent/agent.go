@@ -57,6 +57,10 @@ type Agent struct {
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
 
+	guardMode atomic.Uint32       // in force: enforce.GuardMode
+	listened  map[string]listened // by socket; of setGuard, which one goroutine runs
+	glass     bool                // as setGuard found it last
+
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none
 	tokens     *tokens
@@ -80,7 +84,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024),
+	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024), listened: map[string]listened{},
 		scripts: make(chan *enforce.Event, 1024)}
 	a.health.Expect("kernel", "policies", "journal")
 	var err error
@@ -143,6 +147,7 @@ func (a *Agent) open() error {
 	for _, l := range a.kernel.Levels() {
 		a.levels[l.Rule] = l.Level
 	}
+	a.setGuard()
 	a.binder = newBinder(a)
 	if err := a.openImages(); err != nil {
 		return err
@@ -271,6 +276,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.images.run(ctx) })
 	g.Go(func() error { return a.watchPolicies(ctx) })
 	g.Go(func() error { return a.watchCanary(ctx) })
+	g.Go(func() error { return a.watchGuard(ctx) })
 	g.Go(func() error { return a.followStarts(ctx) })
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })

@@ -104,6 +104,7 @@ var hookNames = [...]string{
 	"none", "bprm_check_security", "bprm_creds_from_file", "sched_process_exec", "mmap_file",
 	"file_mprotect", "file_open", "inode_rename", "inode_link", "path_truncate", "bpf",
 	"cgroup_connect", "cgroup_bind", "socket_listen", "cgroup_skb_egress", "cgroup", "inode_symlink",
+	"unix_stream_connect", "sk_data_ready",
 }
 
 var layerNames = [...]string{"unknown", "image", "upper", "volume", "tmpfs", "memfd", "deleted", "mounted", "plain"}

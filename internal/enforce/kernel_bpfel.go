@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type kernelBlAbstractKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Name      [64]int8
+}
+
 type kernelBlAncestor struct {
 	_       structs.HostLayout
 	StartNs uint64
@@ -40,6 +46,24 @@ const (
 	kernelBlBenchBL_B_OPEN   kernelBlBench = 5
 	kernelBlBenchBL_B_CGROUP kernelBlBench = 6
 	kernelBlBenchBL_B_EMIT   kernelBlBench = 7
+)
+
+type kernelBlCallerKey struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint32
+	Uid  uint32
+	Kind uint32
+	Pad  uint32
+	Name [64]int8
+}
+
+type kernelBlCallerKind uint32
+
+const (
+	kernelBlCallerKindBL_CALLER_EXE  kernelBlCallerKind = 0
+	kernelBlCallerKindBL_CALLER_UID  kernelBlCallerKind = 1
+	kernelBlCallerKindBL_CALLER_UNIT kernelBlCallerKind = 2
 )
 
 type kernelBlClass uint32
@@ -215,26 +239,36 @@ const (
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 
+type kernelBlGuardMode uint32
+
+const (
+	kernelBlGuardModeBL_GUARD_OFF     kernelBlGuardMode = 0
+	kernelBlGuardModeBL_GUARD_AUDIT   kernelBlGuardMode = 1
+	kernelBlGuardModeBL_GUARD_ENFORCE kernelBlGuardMode = 2
+)
+
 type kernelBlHook uint32
 
 const (
-	kernelBlHookBL_H_NONE       kernelBlHook = 0
-	kernelBlHookBL_H_BPRM_CHECK kernelBlHook = 1
-	kernelBlHookBL_H_BPRM_CREDS kernelBlHook = 2
-	kernelBlHookBL_H_EXEC       kernelBlHook = 3
-	kernelBlHookBL_H_MMAP       kernelBlHook = 4
-	kernelBlHookBL_H_MPROTECT   kernelBlHook = 5
-	kernelBlHookBL_H_FILE_OPEN  kernelBlHook = 6
-	kernelBlHookBL_H_RENAME     kernelBlHook = 7
-	kernelBlHookBL_H_LINK       kernelBlHook = 8
-	kernelBlHookBL_H_TRUNCATE   kernelBlHook = 9
-	kernelBlHookBL_H_BPF        kernelBlHook = 10
-	kernelBlHookBL_H_CONNECT    kernelBlHook = 11
-	kernelBlHookBL_H_BIND       kernelBlHook = 12
-	kernelBlHookBL_H_LISTEN     kernelBlHook = 13
-	kernelBlHookBL_H_SKB        kernelBlHook = 14
-	kernelBlHookBL_H_CGROUP     kernelBlHook = 15
-	kernelBlHookBL_H_SYMLINK    kernelBlHook = 16
+	kernelBlHookBL_H_NONE         kernelBlHook = 0
+	kernelBlHookBL_H_BPRM_CHECK   kernelBlHook = 1
+	kernelBlHookBL_H_BPRM_CREDS   kernelBlHook = 2
+	kernelBlHookBL_H_EXEC         kernelBlHook = 3
+	kernelBlHookBL_H_MMAP         kernelBlHook = 4
+	kernelBlHookBL_H_MPROTECT     kernelBlHook = 5
+	kernelBlHookBL_H_FILE_OPEN    kernelBlHook = 6
+	kernelBlHookBL_H_RENAME       kernelBlHook = 7
+	kernelBlHookBL_H_LINK         kernelBlHook = 8
+	kernelBlHookBL_H_TRUNCATE     kernelBlHook = 9
+	kernelBlHookBL_H_BPF          kernelBlHook = 10
+	kernelBlHookBL_H_CONNECT      kernelBlHook = 11
+	kernelBlHookBL_H_BIND         kernelBlHook = 12
+	kernelBlHookBL_H_LISTEN       kernelBlHook = 13
+	kernelBlHookBL_H_SKB          kernelBlHook = 14
+	kernelBlHookBL_H_CGROUP       kernelBlHook = 15
+	kernelBlHookBL_H_SYMLINK      kernelBlHook = 16
+	kernelBlHookBL_H_UNIX_CONNECT kernelBlHook = 17
+	kernelBlHookBL_H_UNIX_READY   kernelBlHook = 18
 )
 
 type kernelBlId struct {
@@ -319,7 +353,8 @@ const (
 	kernelBlRuleIdBL_R_SSH_CLIENT kernelBlRuleId = 7
 	kernelBlRuleIdBL_R_SSH_KEYS   kernelBlRuleId = 8
 	kernelBlRuleIdBL_R_BPF        kernelBlRuleId = 9
-	kernelBlRuleIdBL_R_COUNT      kernelBlRuleId = 10
+	kernelBlRuleIdBL_R_SOCKETS    kernelBlRuleId = 10
+	kernelBlRuleIdBL_R_COUNT      kernelBlRuleId = 11
 	kernelBlRuleIdBL_R_MAX        kernelBlRuleId = 16
 	kernelBlRuleIdBL_R_NONE       kernelBlRuleId = 255
 )
@@ -346,6 +381,22 @@ const (
 	kernelBlSlotBL_ENFORCE kernelBlSlot = 0
 	kernelBlSlotBL_AUDITED kernelBlSlot = 1
 	kernelBlSlotBL_SLOTS   kernelBlSlot = 2
+)
+
+type kernelBlSockKey struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint32
+	Kind uint32
+	Name [64]int8
+}
+
+type kernelBlSockKind uint32
+
+const (
+	kernelBlSockKindBL_SOCK_SELF  kernelBlSockKind = 0
+	kernelBlSockKindBL_SOCK_PLACE kernelBlSockKind = 1
+	kernelBlSockKindBL_SOCK_DIR   kernelBlSockKind = 2
 )
 
 type kernelBlSshKey struct {
@@ -401,94 +452,105 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapBlBinds           = "bl_binds"
-	kernelMapBlCgroups         = "bl_cgroups"
-	kernelMapBlConfigs         = "bl_configs"
-	kernelMapBlContainers      = "bl_containers"
-	kernelMapBlContracts       = "bl_contracts"
-	kernelMapBlDenials         = "bl_denials"
-	kernelMapBlErrs            = "bl_errs"
-	kernelMapBlEvents          = "bl_events"
-	kernelMapBlGlobals         = "bl_globals"
-	kernelMapBlHelpers         = "bl_helpers"
-	kernelMapBlInodes          = "bl_inodes"
-	kernelMapBlPaths           = "bl_paths"
-	kernelMapBlPolicies        = "bl_policies"
-	kernelMapBlScopes          = "bl_scopes"
-	kernelMapBlScratches       = "bl_scratches"
-	kernelMapBlSlots           = "bl_slots"
-	kernelMapBlSshTo           = "bl_ssh_to"
-	kernelMapBlStreams         = "bl_streams"
-	kernelMapBlTasks           = "bl_tasks"
-	kernelMapBlTasksOld        = "bl_tasks_old"
-	kernelProgBlArmFound       = "bl_arm_found"
-	kernelProgBlAttachTask     = "bl_attach_task"
-	kernelProgBlBenchExec      = "bl_bench_exec"
-	kernelProgBlBenchRun       = "bl_bench_run"
-	kernelProgBlBenchSkb       = "bl_bench_skb"
-	kernelProgBlBind4          = "bl_bind4"
-	kernelProgBlBind6          = "bl_bind6"
-	kernelProgBlCarryLabels    = "bl_carry_labels"
-	kernelProgBlCgroupMkdir    = "bl_cgroup_mkdir"
-	kernelProgBlCgroupRmdir    = "bl_cgroup_rmdir"
-	kernelProgBlConnect4       = "bl_connect4"
-	kernelProgBlConnect6       = "bl_connect6"
-	kernelProgBlContractRun    = "bl_contract_run"
-	kernelProgBlEgress         = "bl_egress"
-	kernelProgBlExecDone       = "bl_exec_done"
-	kernelProgBlFork           = "bl_fork"
-	kernelProgBlLsmBpf         = "bl_lsm_bpf"
-	kernelProgBlLsmBprm        = "bl_lsm_bprm"
-	kernelProgBlLsmCreds       = "bl_lsm_creds"
-	kernelProgBlLsmLink        = "bl_lsm_link"
-	kernelProgBlLsmListen      = "bl_lsm_listen"
-	kernelProgBlLsmMmap        = "bl_lsm_mmap"
-	kernelProgBlLsmMount       = "bl_lsm_mount"
-	kernelProgBlLsmMoveMount   = "bl_lsm_move_mount"
-	kernelProgBlLsmMprotect    = "bl_lsm_mprotect"
-	kernelProgBlLsmOpen        = "bl_lsm_open"
-	kernelProgBlLsmRename      = "bl_lsm_rename"
-	kernelProgBlLsmSymlink     = "bl_lsm_symlink"
-	kernelProgBlLsmTruncate    = "bl_lsm_truncate"
-	kernelProgBlModBpf         = "bl_mod_bpf"
-	kernelProgBlModBprm        = "bl_mod_bprm"
-	kernelProgBlModCreds       = "bl_mod_creds"
-	kernelProgBlModLink        = "bl_mod_link"
-	kernelProgBlModListen      = "bl_mod_listen"
-	kernelProgBlModMmap        = "bl_mod_mmap"
-	kernelProgBlModMount       = "bl_mod_mount"
-	kernelProgBlModMoveMount   = "bl_mod_move_mount"
-	kernelProgBlModMprotect    = "bl_mod_mprotect"
-	kernelProgBlModOpen        = "bl_mod_open"
-	kernelProgBlModRename      = "bl_mod_rename"
-	kernelProgBlModSymlink     = "bl_mod_symlink"
-	kernelProgBlModTruncate    = "bl_mod_truncate"
-	kernelProgBlSigListen      = "bl_sig_listen"
-	kernelProgBlSockops        = "bl_sockops"
-	kernelProgBlSysExit        = "bl_sys_exit"
-	kernelVarBlBackend         = "bl_backend"
-	kernelVarBlOvlFlags        = "bl_ovl_flags"
-	kernelVarBlOvlUpper        = "bl_ovl_upper"
-	kernelVarBlOvlUpperdata    = "bl_ovl_upperdata"
-	kernelVarBlRenameLock      = "bl_rename_lock"
-	kernelVarBlSipK0           = "bl_sip_k0"
-	kernelVarBlSipK1           = "bl_sip_k1"
-	kernelVarBlTwinBlBackendId = "bl_twin_bl_backend_id"
-	kernelVarBlTwinBlClass     = "bl_twin_bl_class"
-	kernelVarBlTwinBlCode      = "bl_twin_bl_code"
-	kernelVarBlTwinBlDecided   = "bl_twin_bl_decided"
-	kernelVarBlTwinBlEvent     = "bl_twin_bl_event"
-	kernelVarBlTwinBlEventType = "bl_twin_bl_event_type"
-	kernelVarBlTwinBlGlobal    = "bl_twin_bl_global"
-	kernelVarBlTwinBlHook      = "bl_twin_bl_hook"
-	kernelVarBlTwinBlLayer     = "bl_twin_bl_layer"
-	kernelVarBlTwinBlPathKind  = "bl_twin_bl_path_kind"
-	kernelVarBlTwinBlRuleId    = "bl_twin_bl_rule_id"
-	kernelVarBlTwinBlSlot      = "bl_twin_bl_slot"
-	kernelVarBlTwinBlState     = "bl_twin_bl_state"
-	kernelVarBlTwinBlVerdict   = "bl_twin_bl_verdict"
-	kernelVarBlV1Hierarchy     = "bl_v1_hierarchy"
-	kernelVarBlV1Subsys        = "bl_v1_subsys"
+	kernelMapBlAbstracts        = "bl_abstracts"
+	kernelMapBlBinds            = "bl_binds"
+	kernelMapBlCallers          = "bl_callers"
+	kernelMapBlCgroups          = "bl_cgroups"
+	kernelMapBlConfigs          = "bl_configs"
+	kernelMapBlContainers       = "bl_containers"
+	kernelMapBlContracts        = "bl_contracts"
+	kernelMapBlDenials          = "bl_denials"
+	kernelMapBlErrs             = "bl_errs"
+	kernelMapBlEvents           = "bl_events"
+	kernelMapBlGlobals          = "bl_globals"
+	kernelMapBlGuards           = "bl_guards"
+	kernelMapBlHelpers          = "bl_helpers"
+	kernelMapBlInodes           = "bl_inodes"
+	kernelMapBlPaths            = "bl_paths"
+	kernelMapBlPolicies         = "bl_policies"
+	kernelMapBlScopes           = "bl_scopes"
+	kernelMapBlScratches        = "bl_scratches"
+	kernelMapBlSlots            = "bl_slots"
+	kernelMapBlSocks            = "bl_socks"
+	kernelMapBlSshTo            = "bl_ssh_to"
+	kernelMapBlStreams          = "bl_streams"
+	kernelMapBlTasks            = "bl_tasks"
+	kernelMapBlTasksOld         = "bl_tasks_old"
+	kernelProgBlArmFound        = "bl_arm_found"
+	kernelProgBlAttachTask      = "bl_attach_task"
+	kernelProgBlBenchExec       = "bl_bench_exec"
+	kernelProgBlBenchRun        = "bl_bench_run"
+	kernelProgBlBenchSkb        = "bl_bench_skb"
+	kernelProgBlBind4           = "bl_bind4"
+	kernelProgBlBind6           = "bl_bind6"
+	kernelProgBlCarryLabels     = "bl_carry_labels"
+	kernelProgBlCgroupMkdir     = "bl_cgroup_mkdir"
+	kernelProgBlCgroupRmdir     = "bl_cgroup_rmdir"
+	kernelProgBlConnect4        = "bl_connect4"
+	kernelProgBlConnect6        = "bl_connect6"
+	kernelProgBlContractRun     = "bl_contract_run"
+	kernelProgBlEgress          = "bl_egress"
+	kernelProgBlExecDone        = "bl_exec_done"
+	kernelProgBlFork            = "bl_fork"
+	kernelProgBlLsmBpf          = "bl_lsm_bpf"
+	kernelProgBlLsmBprm         = "bl_lsm_bprm"
+	kernelProgBlLsmCreds        = "bl_lsm_creds"
+	kernelProgBlLsmLink         = "bl_lsm_link"
+	kernelProgBlLsmListen       = "bl_lsm_listen"
+	kernelProgBlLsmMmap         = "bl_lsm_mmap"
+	kernelProgBlLsmMount        = "bl_lsm_mount"
+	kernelProgBlLsmMoveMount    = "bl_lsm_move_mount"
+	kernelProgBlLsmMprotect     = "bl_lsm_mprotect"
+	kernelProgBlLsmOpen         = "bl_lsm_open"
+	kernelProgBlLsmRename       = "bl_lsm_rename"
+	kernelProgBlLsmSymlink      = "bl_lsm_symlink"
+	kernelProgBlLsmTruncate     = "bl_lsm_truncate"
+	kernelProgBlLsmUnixConnect  = "bl_lsm_unix_connect"
+	kernelProgBlModBpf          = "bl_mod_bpf"
+	kernelProgBlModBprm         = "bl_mod_bprm"
+	kernelProgBlModCreds        = "bl_mod_creds"
+	kernelProgBlModLink         = "bl_mod_link"
+	kernelProgBlModListen       = "bl_mod_listen"
+	kernelProgBlModMmap         = "bl_mod_mmap"
+	kernelProgBlModMount        = "bl_mod_mount"
+	kernelProgBlModMoveMount    = "bl_mod_move_mount"
+	kernelProgBlModMprotect     = "bl_mod_mprotect"
+	kernelProgBlModOpen         = "bl_mod_open"
+	kernelProgBlModRename       = "bl_mod_rename"
+	kernelProgBlModSymlink      = "bl_mod_symlink"
+	kernelProgBlModTruncate     = "bl_mod_truncate"
+	kernelProgBlModUnixConnect  = "bl_mod_unix_connect"
+	kernelProgBlSigListen       = "bl_sig_listen"
+	kernelProgBlSigUnixConnect  = "bl_sig_unix_connect"
+	kernelProgBlSockops         = "bl_sockops"
+	kernelProgBlSysExit         = "bl_sys_exit"
+	kernelVarBlBackend          = "bl_backend"
+	kernelVarBlHostNet          = "bl_host_net"
+	kernelVarBlOvlFlags         = "bl_ovl_flags"
+	kernelVarBlOvlUpper         = "bl_ovl_upper"
+	kernelVarBlOvlUpperdata     = "bl_ovl_upperdata"
+	kernelVarBlRenameLock       = "bl_rename_lock"
+	kernelVarBlSipK0            = "bl_sip_k0"
+	kernelVarBlSipK1            = "bl_sip_k1"
+	kernelVarBlTwinBlBackendId  = "bl_twin_bl_backend_id"
+	kernelVarBlTwinBlCallerKind = "bl_twin_bl_caller_kind"
+	kernelVarBlTwinBlClass      = "bl_twin_bl_class"
+	kernelVarBlTwinBlCode       = "bl_twin_bl_code"
+	kernelVarBlTwinBlDecided    = "bl_twin_bl_decided"
+	kernelVarBlTwinBlEvent      = "bl_twin_bl_event"
+	kernelVarBlTwinBlEventType  = "bl_twin_bl_event_type"
+	kernelVarBlTwinBlGlobal     = "bl_twin_bl_global"
+	kernelVarBlTwinBlGuardMode  = "bl_twin_bl_guard_mode"
+	kernelVarBlTwinBlHook       = "bl_twin_bl_hook"
+	kernelVarBlTwinBlLayer      = "bl_twin_bl_layer"
+	kernelVarBlTwinBlPathKind   = "bl_twin_bl_path_kind"
+	kernelVarBlTwinBlRuleId     = "bl_twin_bl_rule_id"
+	kernelVarBlTwinBlSlot       = "bl_twin_bl_slot"
+	kernelVarBlTwinBlSockKind   = "bl_twin_bl_sock_kind"
+	kernelVarBlTwinBlState      = "bl_twin_bl_state"
+	kernelVarBlTwinBlVerdict    = "bl_twin_bl_verdict"
+	kernelVarBlV1Hierarchy      = "bl_v1_hierarchy"
+	kernelVarBlV1Subsys         = "bl_v1_subsys"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -533,58 +595,63 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
-	BlArmFound     *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
-	BlAttachTask   *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
-	BlBenchExec    *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
-	BlBenchRun     *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
-	BlBenchSkb     *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
-	BlBind4        *ebpf.ProgramSpec `ebpf:"bl_bind4"`
-	BlBind6        *ebpf.ProgramSpec `ebpf:"bl_bind6"`
-	BlCarryLabels  *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
-	BlCgroupMkdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir  *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4     *ebpf.ProgramSpec `ebpf:"bl_connect4"`
-	BlConnect6     *ebpf.ProgramSpec `ebpf:"bl_connect6"`
-	BlContractRun  *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
-	BlEgress       *ebpf.ProgramSpec `ebpf:"bl_egress"`
-	BlExecDone     *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
-	BlFork         *ebpf.ProgramSpec `ebpf:"bl_fork"`
-	BlLsmBpf       *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm      *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds     *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
-	BlLsmLink      *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
-	BlLsmListen    *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
-	BlLsmMmap      *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
-	BlLsmMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect  *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen      *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
-	BlLsmRename    *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
-	BlLsmSymlink   *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
-	BlLsmTruncate  *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
-	BlModBpf       *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
-	BlModBprm      *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
-	BlModCreds     *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
-	BlModLink      *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
-	BlModListen    *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
-	BlModMmap      *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
-	BlModMount     *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
-	BlModMoveMount *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
-	BlModMprotect  *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
-	BlModOpen      *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
-	BlModRename    *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
-	BlModSymlink   *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
-	BlModTruncate  *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
-	BlSigListen    *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
-	BlSockops      *ebpf.ProgramSpec `ebpf:"bl_sockops"`
-	BlSysExit      *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
+	BlArmFound       *ebpf.ProgramSpec `ebpf:"bl_arm_found"`
+	BlAttachTask     *ebpf.ProgramSpec `ebpf:"bl_attach_task"`
+	BlBenchExec      *ebpf.ProgramSpec `ebpf:"bl_bench_exec"`
+	BlBenchRun       *ebpf.ProgramSpec `ebpf:"bl_bench_run"`
+	BlBenchSkb       *ebpf.ProgramSpec `ebpf:"bl_bench_skb"`
+	BlBind4          *ebpf.ProgramSpec `ebpf:"bl_bind4"`
+	BlBind6          *ebpf.ProgramSpec `ebpf:"bl_bind6"`
+	BlCarryLabels    *ebpf.ProgramSpec `ebpf:"bl_carry_labels"`
+	BlCgroupMkdir    *ebpf.ProgramSpec `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir    *ebpf.ProgramSpec `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4       *ebpf.ProgramSpec `ebpf:"bl_connect4"`
+	BlConnect6       *ebpf.ProgramSpec `ebpf:"bl_connect6"`
+	BlContractRun    *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
+	BlEgress         *ebpf.ProgramSpec `ebpf:"bl_egress"`
+	BlExecDone       *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
+	BlFork           *ebpf.ProgramSpec `ebpf:"bl_fork"`
+	BlLsmBpf         *ebpf.ProgramSpec `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm        *ebpf.ProgramSpec `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds       *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
+	BlLsmLink        *ebpf.ProgramSpec `ebpf:"bl_lsm_link"`
+	BlLsmListen      *ebpf.ProgramSpec `ebpf:"bl_lsm_listen"`
+	BlLsmMmap        *ebpf.ProgramSpec `ebpf:"bl_lsm_mmap"`
+	BlLsmMount       *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount   *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect    *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen        *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
+	BlLsmRename      *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate    *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
+	BlLsmUnixConnect *ebpf.ProgramSpec `ebpf:"bl_lsm_unix_connect"`
+	BlModBpf         *ebpf.ProgramSpec `ebpf:"bl_mod_bpf"`
+	BlModBprm        *ebpf.ProgramSpec `ebpf:"bl_mod_bprm"`
+	BlModCreds       *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
+	BlModLink        *ebpf.ProgramSpec `ebpf:"bl_mod_link"`
+	BlModListen      *ebpf.ProgramSpec `ebpf:"bl_mod_listen"`
+	BlModMmap        *ebpf.ProgramSpec `ebpf:"bl_mod_mmap"`
+	BlModMount       *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
+	BlModMoveMount   *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
+	BlModMprotect    *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
+	BlModOpen        *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
+	BlModRename      *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
+	BlModSymlink     *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
+	BlModTruncate    *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
+	BlModUnixConnect *ebpf.ProgramSpec `ebpf:"bl_mod_unix_connect"`
+	BlSigListen      *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSigUnixConnect *ebpf.ProgramSpec `ebpf:"bl_sig_unix_connect"`
+	BlSockops        *ebpf.ProgramSpec `ebpf:"bl_sockops"`
+	BlSysExit        *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
 }
 
 // kernelMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
+	BlAbstracts  *ebpf.MapSpec `ebpf:"bl_abstracts"`
 	BlBinds      *ebpf.MapSpec `ebpf:"bl_binds"`
+	BlCallers    *ebpf.MapSpec `ebpf:"bl_callers"`
 	BlCgroups    *ebpf.MapSpec `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.MapSpec `ebpf:"bl_configs"`
 	BlContainers *ebpf.MapSpec `ebpf:"bl_containers"`
@@ -593,6 +660,7 @@ type kernelMapSpecs struct {
 	BlErrs       *ebpf.MapSpec `ebpf:"bl_errs"`
 	BlEvents     *ebpf.MapSpec `ebpf:"bl_events"`
 	BlGlobals    *ebpf.MapSpec `ebpf:"bl_globals"`
+	BlGuards     *ebpf.MapSpec `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.MapSpec `ebpf:"bl_helpers"`
 	BlInodes     *ebpf.MapSpec `ebpf:"bl_inodes"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
@@ -600,6 +668,7 @@ type kernelMapSpecs struct {
 	BlScopes     *ebpf.MapSpec `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.MapSpec `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.MapSpec `ebpf:"bl_slots"`
+	BlSocks      *ebpf.MapSpec `ebpf:"bl_socks"`
 	BlSshTo      *ebpf.MapSpec `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.MapSpec `ebpf:"bl_streams"`
 	BlTasks      *ebpf.MapSpec `ebpf:"bl_tasks"`
@@ -610,29 +679,33 @@ type kernelMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
-	BlBackend         *ebpf.VariableSpec `ebpf:"bl_backend"`
-	BlOvlFlags        *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
-	BlOvlUpper        *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
-	BlOvlUpperdata    *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
-	BlRenameLock      *ebpf.VariableSpec `ebpf:"bl_rename_lock"`
-	BlSipK0           *ebpf.VariableSpec `ebpf:"bl_sip_k0"`
-	BlSipK1           *ebpf.VariableSpec `ebpf:"bl_sip_k1"`
-	BlTwinBlBackendId *ebpf.VariableSpec `ebpf:"bl_twin_bl_backend_id"`
-	BlTwinBlClass     *ebpf.VariableSpec `ebpf:"bl_twin_bl_class"`
-	BlTwinBlCode      *ebpf.VariableSpec `ebpf:"bl_twin_bl_code"`
-	BlTwinBlDecided   *ebpf.VariableSpec `ebpf:"bl_twin_bl_decided"`
-	BlTwinBlEvent     *ebpf.VariableSpec `ebpf:"bl_twin_bl_event"`
-	BlTwinBlEventType *ebpf.VariableSpec `ebpf:"bl_twin_bl_event_type"`
-	BlTwinBlGlobal    *ebpf.VariableSpec `ebpf:"bl_twin_bl_global"`
-	BlTwinBlHook      *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
-	BlTwinBlLayer     *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
-	BlTwinBlPathKind  *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
-	BlTwinBlRuleId    *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
-	BlTwinBlSlot      *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
-	BlTwinBlState     *ebpf.VariableSpec `ebpf:"bl_twin_bl_state"`
-	BlTwinBlVerdict   *ebpf.VariableSpec `ebpf:"bl_twin_bl_verdict"`
-	BlV1Hierarchy     *ebpf.VariableSpec `ebpf:"bl_v1_hierarchy"`
-	BlV1Subsys        *ebpf.VariableSpec `ebpf:"bl_v1_subsys"`
+	BlBackend          *ebpf.VariableSpec `ebpf:"bl_backend"`
+	BlHostNet          *ebpf.VariableSpec `ebpf:"bl_host_net"`
+	BlOvlFlags         *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
+	BlOvlUpper         *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
+	BlOvlUpperdata     *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
+	BlRenameLock       *ebpf.VariableSpec `ebpf:"bl_rename_lock"`
+	BlSipK0            *ebpf.VariableSpec `ebpf:"bl_sip_k0"`
+	BlSipK1            *ebpf.VariableSpec `ebpf:"bl_sip_k1"`
+	BlTwinBlBackendId  *ebpf.VariableSpec `ebpf:"bl_twin_bl_backend_id"`
+	BlTwinBlCallerKind *ebpf.VariableSpec `ebpf:"bl_twin_bl_caller_kind"`
+	BlTwinBlClass      *ebpf.VariableSpec `ebpf:"bl_twin_bl_class"`
+	BlTwinBlCode       *ebpf.VariableSpec `ebpf:"bl_twin_bl_code"`
+	BlTwinBlDecided    *ebpf.VariableSpec `ebpf:"bl_twin_bl_decided"`
+	BlTwinBlEvent      *ebpf.VariableSpec `ebpf:"bl_twin_bl_event"`
+	BlTwinBlEventType  *ebpf.VariableSpec `ebpf:"bl_twin_bl_event_type"`
+	BlTwinBlGlobal     *ebpf.VariableSpec `ebpf:"bl_twin_bl_global"`
+	BlTwinBlGuardMode  *ebpf.VariableSpec `ebpf:"bl_twin_bl_guard_mode"`
+	BlTwinBlHook       *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
+	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
+	BlTwinBlPathKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
+	BlTwinBlRuleId     *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
+	BlTwinBlSlot       *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
+	BlTwinBlSockKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_sock_kind"`
+	BlTwinBlState      *ebpf.VariableSpec `ebpf:"bl_twin_bl_state"`
+	BlTwinBlVerdict    *ebpf.VariableSpec `ebpf:"bl_twin_bl_verdict"`
+	BlV1Hierarchy      *ebpf.VariableSpec `ebpf:"bl_v1_hierarchy"`
+	BlV1Subsys         *ebpf.VariableSpec `ebpf:"bl_v1_subsys"`
 }
 
 // kernelObjects contains all objects after they have been loaded into the kernel.
@@ -655,7 +728,9 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
+	BlAbstracts  *ebpf.Map `ebpf:"bl_abstracts"`
 	BlBinds      *ebpf.Map `ebpf:"bl_binds"`
+	BlCallers    *ebpf.Map `ebpf:"bl_callers"`
 	BlCgroups    *ebpf.Map `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.Map `ebpf:"bl_configs"`
 	BlContainers *ebpf.Map `ebpf:"bl_containers"`
@@ -664,6 +739,7 @@ type kernelMaps struct {
 	BlErrs       *ebpf.Map `ebpf:"bl_errs"`
 	BlEvents     *ebpf.Map `ebpf:"bl_events"`
 	BlGlobals    *ebpf.Map `ebpf:"bl_globals"`
+	BlGuards     *ebpf.Map `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.Map `ebpf:"bl_helpers"`
 	BlInodes     *ebpf.Map `ebpf:"bl_inodes"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
@@ -671,6 +747,7 @@ type kernelMaps struct {
 	BlScopes     *ebpf.Map `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.Map `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.Map `ebpf:"bl_slots"`
+	BlSocks      *ebpf.Map `ebpf:"bl_socks"`
 	BlSshTo      *ebpf.Map `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.Map `ebpf:"bl_streams"`
 	BlTasks      *ebpf.Map `ebpf:"bl_tasks"`
@@ -679,7 +756,9 @@ type kernelMaps struct {
 
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
+		m.BlAbstracts,
 		m.BlBinds,
+		m.BlCallers,
 		m.BlCgroups,
 		m.BlConfigs,
 		m.BlContainers,
@@ -688,6 +767,7 @@ func (m *kernelMaps) Close() error {
 		m.BlErrs,
 		m.BlEvents,
 		m.BlGlobals,
+		m.BlGuards,
 		m.BlHelpers,
 		m.BlInodes,
 		m.BlPaths,
@@ -695,6 +775,7 @@ func (m *kernelMaps) Close() error {
 		m.BlScopes,
 		m.BlScratches,
 		m.BlSlots,
+		m.BlSocks,
 		m.BlSshTo,
 		m.BlStreams,
 		m.BlTasks,
@@ -706,80 +787,87 @@ func (m *kernelMaps) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
-	BlBackend         *ebpf.Variable `ebpf:"bl_backend"`
-	BlOvlFlags        *ebpf.Variable `ebpf:"bl_ovl_flags"`
-	BlOvlUpper        *ebpf.Variable `ebpf:"bl_ovl_upper"`
-	BlOvlUpperdata    *ebpf.Variable `ebpf:"bl_ovl_upperdata"`
-	BlRenameLock      *ebpf.Variable `ebpf:"bl_rename_lock"`
-	BlSipK0           *ebpf.Variable `ebpf:"bl_sip_k0"`
-	BlSipK1           *ebpf.Variable `ebpf:"bl_sip_k1"`
-	BlTwinBlBackendId *ebpf.Variable `ebpf:"bl_twin_bl_backend_id"`
-	BlTwinBlClass     *ebpf.Variable `ebpf:"bl_twin_bl_class"`
-	BlTwinBlCode      *ebpf.Variable `ebpf:"bl_twin_bl_code"`
-	BlTwinBlDecided   *ebpf.Variable `ebpf:"bl_twin_bl_decided"`
-	BlTwinBlEvent     *ebpf.Variable `ebpf:"bl_twin_bl_event"`
-	BlTwinBlEventType *ebpf.Variable `ebpf:"bl_twin_bl_event_type"`
-	BlTwinBlGlobal    *ebpf.Variable `ebpf:"bl_twin_bl_global"`
-	BlTwinBlHook      *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
-	BlTwinBlLayer     *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
-	BlTwinBlPathKind  *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
-	BlTwinBlRuleId    *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
-	BlTwinBlSlot      *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
-	BlTwinBlState     *ebpf.Variable `ebpf:"bl_twin_bl_state"`
-	BlTwinBlVerdict   *ebpf.Variable `ebpf:"bl_twin_bl_verdict"`
-	BlV1Hierarchy     *ebpf.Variable `ebpf:"bl_v1_hierarchy"`
-	BlV1Subsys        *ebpf.Variable `ebpf:"bl_v1_subsys"`
+	BlBackend          *ebpf.Variable `ebpf:"bl_backend"`
+	BlHostNet          *ebpf.Variable `ebpf:"bl_host_net"`
+	BlOvlFlags         *ebpf.Variable `ebpf:"bl_ovl_flags"`
+	BlOvlUpper         *ebpf.Variable `ebpf:"bl_ovl_upper"`
+	BlOvlUpperdata     *ebpf.Variable `ebpf:"bl_ovl_upperdata"`
+	BlRenameLock       *ebpf.Variable `ebpf:"bl_rename_lock"`
+	BlSipK0            *ebpf.Variable `ebpf:"bl_sip_k0"`
+	BlSipK1            *ebpf.Variable `ebpf:"bl_sip_k1"`
+	BlTwinBlBackendId  *ebpf.Variable `ebpf:"bl_twin_bl_backend_id"`
+	BlTwinBlCallerKind *ebpf.Variable `ebpf:"bl_twin_bl_caller_kind"`
+	BlTwinBlClass      *ebpf.Variable `ebpf:"bl_twin_bl_class"`
+	BlTwinBlCode       *ebpf.Variable `ebpf:"bl_twin_bl_code"`
+	BlTwinBlDecided    *ebpf.Variable `ebpf:"bl_twin_bl_decided"`
+	BlTwinBlEvent      *ebpf.Variable `ebpf:"bl_twin_bl_event"`
+	BlTwinBlEventType  *ebpf.Variable `ebpf:"bl_twin_bl_event_type"`
+	BlTwinBlGlobal     *ebpf.Variable `ebpf:"bl_twin_bl_global"`
+	BlTwinBlGuardMode  *ebpf.Variable `ebpf:"bl_twin_bl_guard_mode"`
+	BlTwinBlHook       *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
+	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
+	BlTwinBlPathKind   *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
+	BlTwinBlRuleId     *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
+	BlTwinBlSlot       *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
+	BlTwinBlSockKind   *ebpf.Variable `ebpf:"bl_twin_bl_sock_kind"`
+	BlTwinBlState      *ebpf.Variable `ebpf:"bl_twin_bl_state"`
+	BlTwinBlVerdict    *ebpf.Variable `ebpf:"bl_twin_bl_verdict"`
+	BlV1Hierarchy      *ebpf.Variable `ebpf:"bl_v1_hierarchy"`
+	BlV1Subsys         *ebpf.Variable `ebpf:"bl_v1_subsys"`
 }
 
 // kernelPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
-	BlArmFound     *ebpf.Program `ebpf:"bl_arm_found"`
-	BlAttachTask   *ebpf.Program `ebpf:"bl_attach_task"`
-	BlBenchExec    *ebpf.Program `ebpf:"bl_bench_exec"`
-	BlBenchRun     *ebpf.Program `ebpf:"bl_bench_run"`
-	BlBenchSkb     *ebpf.Program `ebpf:"bl_bench_skb"`
-	BlBind4        *ebpf.Program `ebpf:"bl_bind4"`
-	BlBind6        *ebpf.Program `ebpf:"bl_bind6"`
-	BlCarryLabels  *ebpf.Program `ebpf:"bl_carry_labels"`
-	BlCgroupMkdir  *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
-	BlCgroupRmdir  *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
-	BlConnect4     *ebpf.Program `ebpf:"bl_connect4"`
-	BlConnect6     *ebpf.Program `ebpf:"bl_connect6"`
-	BlContractRun  *ebpf.Program `ebpf:"bl_contract_run"`
-	BlEgress       *ebpf.Program `ebpf:"bl_egress"`
-	BlExecDone     *ebpf.Program `ebpf:"bl_exec_done"`
-	BlFork         *ebpf.Program `ebpf:"bl_fork"`
-	BlLsmBpf       *ebpf.Program `ebpf:"bl_lsm_bpf"`
-	BlLsmBprm      *ebpf.Program `ebpf:"bl_lsm_bprm"`
-	BlLsmCreds     *ebpf.Program `ebpf:"bl_lsm_creds"`
-	BlLsmLink      *ebpf.Program `ebpf:"bl_lsm_link"`
-	BlLsmListen    *ebpf.Program `ebpf:"bl_lsm_listen"`
-	BlLsmMmap      *ebpf.Program `ebpf:"bl_lsm_mmap"`
-	BlLsmMount     *ebpf.Program `ebpf:"bl_lsm_mount"`
-	BlLsmMoveMount *ebpf.Program `ebpf:"bl_lsm_move_mount"`
-	BlLsmMprotect  *ebpf.Program `ebpf:"bl_lsm_mprotect"`
-	BlLsmOpen      *ebpf.Program `ebpf:"bl_lsm_open"`
-	BlLsmRename    *ebpf.Program `ebpf:"bl_lsm_rename"`
-	BlLsmSymlink   *ebpf.Program `ebpf:"bl_lsm_symlink"`
-	BlLsmTruncate  *ebpf.Program `ebpf:"bl_lsm_truncate"`
-	BlModBpf       *ebpf.Program `ebpf:"bl_mod_bpf"`
-	BlModBprm      *ebpf.Program `ebpf:"bl_mod_bprm"`
-	BlModCreds     *ebpf.Program `ebpf:"bl_mod_creds"`
-	BlModLink      *ebpf.Program `ebpf:"bl_mod_link"`
-	BlModListen    *ebpf.Program `ebpf:"bl_mod_listen"`
-	BlModMmap      *ebpf.Program `ebpf:"bl_mod_mmap"`
-	BlModMount     *ebpf.Program `ebpf:"bl_mod_mount"`
-	BlModMoveMount *ebpf.Program `ebpf:"bl_mod_move_mount"`
-	BlModMprotect  *ebpf.Program `ebpf:"bl_mod_mprotect"`
-	BlModOpen      *ebpf.Program `ebpf:"bl_mod_open"`
-	BlModRename    *ebpf.Program `ebpf:"bl_mod_rename"`
-	BlModSymlink   *ebpf.Program `ebpf:"bl_mod_symlink"`
-	BlModTruncate  *ebpf.Program `ebpf:"bl_mod_truncate"`
-	BlSigListen    *ebpf.Program `ebpf:"bl_sig_listen"`
-	BlSockops      *ebpf.Program `ebpf:"bl_sockops"`
-	BlSysExit      *ebpf.Program `ebpf:"bl_sys_exit"`
+	BlArmFound       *ebpf.Program `ebpf:"bl_arm_found"`
+	BlAttachTask     *ebpf.Program `ebpf:"bl_attach_task"`
+	BlBenchExec      *ebpf.Program `ebpf:"bl_bench_exec"`
+	BlBenchRun       *ebpf.Program `ebpf:"bl_bench_run"`
+	BlBenchSkb       *ebpf.Program `ebpf:"bl_bench_skb"`
+	BlBind4          *ebpf.Program `ebpf:"bl_bind4"`
+	BlBind6          *ebpf.Program `ebpf:"bl_bind6"`
+	BlCarryLabels    *ebpf.Program `ebpf:"bl_carry_labels"`
+	BlCgroupMkdir    *ebpf.Program `ebpf:"bl_cgroup_mkdir"`
+	BlCgroupRmdir    *ebpf.Program `ebpf:"bl_cgroup_rmdir"`
+	BlConnect4       *ebpf.Program `ebpf:"bl_connect4"`
+	BlConnect6       *ebpf.Program `ebpf:"bl_connect6"`
+	BlContractRun    *ebpf.Program `ebpf:"bl_contract_run"`
+	BlEgress         *ebpf.Program `ebpf:"bl_egress"`
+	BlExecDone       *ebpf.Program `ebpf:"bl_exec_done"`
+	BlFork           *ebpf.Program `ebpf:"bl_fork"`
+	BlLsmBpf         *ebpf.Program `ebpf:"bl_lsm_bpf"`
+	BlLsmBprm        *ebpf.Program `ebpf:"bl_lsm_bprm"`
+	BlLsmCreds       *ebpf.Program `ebpf:"bl_lsm_creds"`
+	BlLsmLink        *ebpf.Program `ebpf:"bl_lsm_link"`
+	BlLsmListen      *ebpf.Program `ebpf:"bl_lsm_listen"`
+	BlLsmMmap        *ebpf.Program `ebpf:"bl_lsm_mmap"`
+	BlLsmMount       *ebpf.Program `ebpf:"bl_lsm_mount"`
+	BlLsmMoveMount   *ebpf.Program `ebpf:"bl_lsm_move_mount"`
+	BlLsmMprotect    *ebpf.Program `ebpf:"bl_lsm_mprotect"`
+	BlLsmOpen        *ebpf.Program `ebpf:"bl_lsm_open"`
+	BlLsmRename      *ebpf.Program `ebpf:"bl_lsm_rename"`
+	BlLsmSymlink     *ebpf.Program `ebpf:"bl_lsm_symlink"`
+	BlLsmTruncate    *ebpf.Program `ebpf:"bl_lsm_truncate"`
+	BlLsmUnixConnect *ebpf.Program `ebpf:"bl_lsm_unix_connect"`
+	BlModBpf         *ebpf.Program `ebpf:"bl_mod_bpf"`
+	BlModBprm        *ebpf.Program `ebpf:"bl_mod_bprm"`
+	BlModCreds       *ebpf.Program `ebpf:"bl_mod_creds"`
+	BlModLink        *ebpf.Program `ebpf:"bl_mod_link"`
+	BlModListen      *ebpf.Program `ebpf:"bl_mod_listen"`
+	BlModMmap        *ebpf.Program `ebpf:"bl_mod_mmap"`
+	BlModMount       *ebpf.Program `ebpf:"bl_mod_mount"`
+	BlModMoveMount   *ebpf.Program `ebpf:"bl_mod_move_mount"`
+	BlModMprotect    *ebpf.Program `ebpf:"bl_mod_mprotect"`
+	BlModOpen        *ebpf.Program `ebpf:"bl_mod_open"`
+	BlModRename      *ebpf.Program `ebpf:"bl_mod_rename"`
+	BlModSymlink     *ebpf.Program `ebpf:"bl_mod_symlink"`
+	BlModTruncate    *ebpf.Program `ebpf:"bl_mod_truncate"`
+	BlModUnixConnect *ebpf.Program `ebpf:"bl_mod_unix_connect"`
+	BlSigListen      *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSigUnixConnect *ebpf.Program `ebpf:"bl_sig_unix_connect"`
+	BlSockops        *ebpf.Program `ebpf:"bl_sockops"`
+	BlSysExit        *ebpf.Program `ebpf:"bl_sys_exit"`
 }
 
 func (p *kernelPrograms) Close() error {
@@ -813,6 +901,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmRename,
 		p.BlLsmSymlink,
 		p.BlLsmTruncate,
+		p.BlLsmUnixConnect,
 		p.BlModBpf,
 		p.BlModBprm,
 		p.BlModCreds,
@@ -826,7 +915,9 @@ func (p *kernelPrograms) Close() error {
 		p.BlModRename,
 		p.BlModSymlink,
 		p.BlModTruncate,
+		p.BlModUnixConnect,
 		p.BlSigListen,
+		p.BlSigUnixConnect,
 		p.BlSockops,
 		p.BlSysExit,
 	)

@@ -56,6 +56,9 @@ var levelTable = []levelRow{
 	row(verdict.RuleBPF, verdict.Prevent, verdict.Prevent, verdict.Detect, map[verdict.Backend]string{
 		verdict.BackendSignal: "a container with CAP_BPF or CAP_SYS_ADMIN can detach programs: the canary finds it and the agent mends it",
 	}),
+	row(verdict.RuleSockets, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "who shares the descriptor with one that is killed can have written a request by then; io_uring is unsupported",
+	}),
 }
 
 // withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
@@ -83,6 +86,8 @@ func (e *Enforcer) Levels() []RuleLevel {
 		switch {
 		case slices.Contains(cgroupRules, r.rule) && e.lacksCgroup() != "":
 			l.Level, l.Note = verdict.Unsupported, e.lacksCgroup()
+		case r.rule == verdict.RuleSockets && e.lacksSockets() != "":
+			l.Level, l.Note = verdict.Unsupported, e.lacksSockets()
 		case r.rule == verdict.RuleDrift && e.overlay != nil:
 			l.Note = "the layout of overlayfs is unknown here, so every file of an overlay counts as drift: " + e.overlay.Error()
 		}

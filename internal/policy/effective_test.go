@@ -89,8 +89,8 @@ func TestEffective(t *testing.T) {
 	deny := func(policy uint16, opt uint8) Rule { return Rule{verdict.Deny, opt, policy} }
 	off := Rule{Verdict: verdict.Allow}
 	want := [2][verdict.NumRules]Rule{
-		{off, off, deny(0, OptVolumesRO), deny(0, 0), deny(0, 0), deny(0, 0), off, deny(0, OptSSHTo), deny(1, 0), deny(2, 0)},
-		{deny(1, OptAfterStart), off, deny(1, OptVolumes), deny(1, 0), off, off, off, off, off, off},
+		{off, off, deny(0, OptVolumesRO), deny(0, 0), deny(0, 0), deny(0, 0), off, deny(0, OptSSHTo), deny(1, 0), deny(2, 0), off},
+		{deny(1, OptAfterStart), off, deny(1, OptVolumes), deny(1, 0), off, off, off, off, off, off, off},
 	}
 	if diff := cmp.Diff(want, e.Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)

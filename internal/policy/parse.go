@@ -43,7 +43,7 @@ var fieldHome = map[string]string{
 	"runtimeHelpers": "spec.exec",
 	"server":         "spec.ssh", "client": "spec.ssh", "keys": "spec.ssh",
 	"to":  "spec.ssh.client",
-	"bpf": "spec.guard",
+	"bpf": "spec.guard", "sockets": "spec.guard",
 }
 
 // Documents is what files of policies hold, by kind.
@@ -292,6 +292,7 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 			d.object(n, at, []field{
 				{"mode", false, d.mode(&m.guard)},
 				{"bpf", false, d.value(&s.Guard.BPF, Allow, Deny)},
+				{"sockets", false, d.value(&s.Guard.Sockets, Allow, Deny)},
 			})
 		}},
 	})

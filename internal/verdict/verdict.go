@@ -110,24 +110,25 @@ type Rule uint8
 
 // The rules.
 const (
-	RuleAsRoot    Rule = 0 // exec.asRoot
-	RuleFileCaps  Rule = 1 // exec.fileCaps
-	RuleDrift     Rule = 2 // exec.drift
-	RuleMemfd     Rule = 3 // exec.memfd
-	RulePathDeny  Rule = 4 // exec.deny
-	RulePathAllow Rule = 5 // exec.allow
-	RuleSSHServer Rule = 6 // ssh.server
-	RuleSSHClient Rule = 7 // ssh.client
-	RuleSSHKeys   Rule = 8 // ssh.keys
-	RuleBPF       Rule = 9 // guard.bpf
-	NumRules           = 10
+	RuleAsRoot    Rule = 0  // exec.asRoot
+	RuleFileCaps  Rule = 1  // exec.fileCaps
+	RuleDrift     Rule = 2  // exec.drift
+	RuleMemfd     Rule = 3  // exec.memfd
+	RulePathDeny  Rule = 4  // exec.deny
+	RulePathAllow Rule = 5  // exec.allow
+	RuleSSHServer Rule = 6  // ssh.server
+	RuleSSHClient Rule = 7  // ssh.client
+	RuleSSHKeys   Rule = 8  // ssh.keys
+	RuleBPF       Rule = 9  // guard.bpf
+	RuleSockets   Rule = 10 // guard.sockets
+	NumRules           = 11
 	// RuleNone marks an event that no rule caused.
 	RuleNone Rule = 255
 )
 
 var ruleNames = [NumRules]string{
 	"exec.asRoot", "exec.fileCaps", "exec.drift", "exec.memfd", "exec.deny", "exec.allow",
-	"ssh.server", "ssh.client", "ssh.keys", "guard.bpf",
+	"ssh.server", "ssh.client", "ssh.keys", "guard.bpf", "guard.sockets",
 }
 
 // String returns the rule's place in a policy document, such as exec.asRoot.
