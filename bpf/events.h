@@ -50,6 +50,8 @@ enum bl_hook {
 	BL_H_DELETE = 18,
 	BL_H_ATTRIBUTES = 19,
 	BL_H_RECEIVE = 20,	/* a descriptor that was handed in */
+	BL_H_UNIX_CONNECT = 21,
+	BL_H_UNIX_READY = 22,	/* sk_data_ready */
 	BL_H_MOUNT = 32,
 	BL_H_UMOUNT = 33,
 	BL_H_PIVOT_ROOT = 34,

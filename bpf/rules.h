@@ -43,6 +43,7 @@ enum bl_rule_id {
 	BL_R_SSH_KEYS = 8,
 	BL_R_BPF = 9,
 	BL_R_FILES = 10,
+	BL_R_SOCKETS = 11,
 	BL_R_MOUNT = 12,
 	BL_R_PTRACE = 13,
 	BL_R_OTHER_TASKS = 14,

@@ -67,6 +67,7 @@ enum bpf_map_type {
 #define MNT_READONLY	0x40		/* include/linux/mount.h */
 #define SB_NOUSER	(1UL << 31)	/* include/linux/fs.h */
 #define SB_RDONLY	1
+#define AF_UNIX		1
 #define AF_INET		2
 #define AF_INET6	10
 #define TCP_LISTEN	10
@@ -316,8 +317,18 @@ struct in6_addr {
 	__u32 s6_addr32[4];	/* in the kernel below a union: always read as 16 bytes */
 };
 
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
 struct sock_common {
 	__u16 skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
 	__u16 skc_num;
 	__be32 skc_rcv_saddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -335,6 +346,21 @@ struct sock {
 
 struct socket {
 	struct sock *sk;
+};
+
+struct sockaddr_un {
+	__u16 sun_family;
+	char sun_path[108];
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[];
+};
+
+struct unix_sock {
+	struct unix_address *addr;	/* what is accepted has those of what listens */
+	struct path path;
 };
 
 struct tcp_sock {

@@ -305,6 +305,12 @@ func networkDeed(r *journal.Record) string {
 	if o.Protocol != "" {
 		proto = "/" + o.Protocol
 	}
+	if o.Protocol == "unix" {
+		if o.Path == "" {
+			return "connect to an abstract socket of the container engine"
+		}
+		return "connect to " + o.Path
+	}
 	local := address(o.LocalAddr, o.LocalPort)
 	remote := address(o.Addr, o.Port)
 	switch {

@@ -290,7 +290,7 @@ func ruleTexts(s *policy.Spec) []string {
 		section(p.Mode, append(p.Values(), "privileges.capabilities", listed(len(p.Capabilities.Names()), "capability", "capabilities"))...)
 	}
 	if g := s.Guard; g != nil {
-		section(g.Mode, "guard.bpf", string(g.BPF))
+		section(g.Mode, "guard.bpf", string(g.BPF), "guard.sockets", string(g.Sockets))
 	}
 	return out
 }

@@ -104,7 +104,22 @@ func (t *terminal) writeAgent(st *control.Status) {
 		text, c := factorText(st.Factor)
 		tb.row(plain("second factor"), cell{text, c})
 	}
+	if st.Guard != nil {
+		text, c := guardText(st.Guard)
+		tb.row(plain("socket guard"), cell{text, c})
+	}
 	tb.writeTo(t.out)
+}
+
+// guardText tells whether processes of the host may go around the gate.
+func guardText(g *control.GuardStatus) (string, colour) {
+	switch {
+	case g.Mode == "off":
+		return "off: the engine's own sockets are guarded by their modes alone (belay-agent run --guard-sockets)", noColour
+	case g.Level == "unsupported":
+		return g.Mode + ", but unsupported here: " + g.Note, red
+	}
+	return fmt.Sprintf("%s (%s), %d refused, %d reported", g.Mode, g.Level, g.Refused, g.Reported), noColour
 }
 
 // factorText tells how many have a second factor, and where the key is from that seals it.

@@ -60,6 +60,9 @@ type Agent struct {
 
 	telemetry *telemetry.Telemetry // nil: off
 	opened    atomic.Bool          // all above is there to be observed
+	guardMode atomic.Uint32        // in force: enforce.GuardMode
+	listened  map[string]listened  // by socket; of setGuard, which one goroutine runs
+	glass     bool                 // as setGuard found it last
 
 	elevations factor.Elevations
 	factor     atomic.Pointer[secondFactor] // nil while there is none
@@ -84,7 +87,7 @@ func Open(cfg Config) (*Agent, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024),
+	a := &Agent{cfg: cfg, log: cfg.Log, since: time.Now(), health: health.New(nil), starts: make(chan startedContainer, 1024), listened: map[string]listened{},
 		scripts: make(chan *enforce.Event, 1024)}
 	a.health.Expect("kernel", "policies", "journal")
 	var err error
@@ -150,6 +153,7 @@ func (a *Agent) open() error {
 	for _, l := range a.kernel.Levels() {
 		a.levels[l.Rule] = l.Level
 	}
+	a.setGuard()
 	a.binder = newBinder(a)
 	if err := a.openImages(); err != nil {
 		return err
@@ -279,6 +283,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.images.run(ctx) })
 	g.Go(func() error { return a.watchPolicies(ctx) })
 	g.Go(func() error { return a.watchCanary(ctx) })
+	g.Go(func() error { return a.watchGuard(ctx) })
 	g.Go(func() error { return a.followStarts(ctx) })
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })

@@ -45,6 +45,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 	canary := a.lastCanary()
 	s.Canary = &canary
 	s.Factor = a.factorStatus()
+	s.Guard = a.guardStatus()
 	s.Enforcing, s.Why = a.enforcing()
 	return s, nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/scan/ci"
 )
@@ -56,6 +57,15 @@ type Config struct {
 	// BreakGlassFor is how long the file break-glass in RunDir lets requests around the
 	// gate pass, from its modification; 15 min, at most 1 h.
 	BreakGlassFor time.Duration
+	// GuardSockets says what becomes of processes of the host that connect to the engine's own
+	// sockets and are not named: off (or empty), audit or enforce.
+	GuardSockets string
+	// GuardAllow names processes of the host that may: uid=N, user=NAME, unit=NAME.service,
+	// exe=/PATH (as root), exe=/PATH:UID. The engine's own programs and the agent always may.
+	GuardAllow []string
+	// GuardExtra are more sockets that are guarded, on the host and by guard.sockets of
+	// policies: paths, or @NAME for abstract ones.
+	GuardExtra []string
 	// GateTLS opens the gate on TCP too; nil: not.
 	GateTLS *proxy.TLSOptions
 	// ElevateMax is the longest elevation that a second factor gives; 1 h, at most 24 h.
@@ -83,6 +93,7 @@ type Config struct {
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string
+	guard       enforce.Guard
 	Log         *slog.Logger // required
 }
 
@@ -128,6 +139,9 @@ func (c *Config) fill() error {
 	}
 	if c.JournalBytes <= 0 {
 		c.JournalBytes = 256 << 20
+	}
+	if err := c.fillGuard(); err != nil {
+		return err
 	}
 	return c.fillFactor()
 }

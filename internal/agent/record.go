@@ -67,13 +67,20 @@ func (a *Agent) followScripts(ctx context.Context) error {
 func (a *Agent) describe(ev *enforce.Event) *journal.Record {
 	r := &journal.Record{
 		BootID: a.host.BootID, Host: a.host.Hostname, Time: wallTime(ev.SinceBoot), Kind: journal.Kind(ev.Type.String()),
-		Container: a.describeContainer(ev), Hook: ev.Hook, Decision: ev.Decision, Backend: a.kernel.Backend(),
+		Hook: ev.Hook, Decision: ev.Decision, Backend: a.kernel.Backend(),
+	}
+	host := a.ofHost(ev)
+	if !host {
+		r.Container = a.describeContainer(ev)
 	}
 	if ev.PID != 0 && ev.Type != enforce.EventStart && ev.Type != enforce.EventCreated && ev.Type != enforce.EventGone {
 		r.Process = describeProcess(ev)
 	}
 	if ev.Rule != verdict.RuleNone {
 		src, _ := a.kernel.Source(ev)
+		if host {
+			src.Name = hostPolicy
+		}
 		r.Policy = &journal.Policy{Name: src.Name, Revision: src.Revision, Rule: ev.Rule.String(), Mode: verdict.ModeEnforce.String()}
 		if ev.Decision == verdict.WouldDeny && !ev.Detected {
 			r.Policy.Mode = verdict.ModeAudit.String()
@@ -143,6 +150,11 @@ func describeObject(ev *enforce.Event) *journal.Object {
 		}
 	case enforce.EventNet:
 		o := &journal.Object{Type: "socket", Port: ev.Remote.Port(), LocalPort: ev.Local.Port(), Protocol: protocol(ev.Protocol)}
+		if ev.Rule == verdict.RuleSockets {
+			return &journal.Object{
+				Type: "socket", Path: ev.Object, PathTruncated: ev.PathCut, Protocol: "unix", Dev: journal.KernelDev(ev.ExeDev), Ino: ev.ExeIno,
+			}
+		}
 		if ev.Remote.IsValid() {
 			o.Addr = ev.Remote.Addr().String()
 		}

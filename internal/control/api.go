@@ -64,6 +64,16 @@ type Status struct {
 	Health     health.Snapshot   `json:"health"`
 	Canary     *Canary           `json:"canary,omitempty"`
 	Factor     *FactorStatus     `json:"secondFactor,omitempty"` // nil: without a gate there is none
+	Guard      *GuardStatus      `json:"socketGuard,omitempty"`  // nil: the agent is older than it
+}
+
+// GuardStatus tells of the guard of the engine's own sockets on the host.
+type GuardStatus struct {
+	Mode     string `json:"mode"`  // in force: off, audit, enforce
+	Level    string `json:"level"` // what this host can do about a connection; of guard.sockets too
+	Note     string `json:"note,omitempty"`
+	Refused  uint64 `json:"refused"`  // connections, since the agent was started
+	Reported uint64 `json:"reported"` // that passed in audit
 }
 
 // BackendStatus tells whether a backend works on this kernel.

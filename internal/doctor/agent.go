@@ -46,6 +46,25 @@ func (e *examination) checkAgent(ctx context.Context) {
 	e.checkHealth()
 	e.checkRuntimes()
 	e.checkJournal()
+	e.checkSockets()
+}
+
+// checkSockets tells whether the kernel keeps others than the gate from the engine's own
+// sockets.
+func (e *examination) checkSockets() {
+	const id = "agent.sockets"
+	const fix = "belay-agent run --guard-sockets enforce; try audit first (docs/gate.md, The daemon's own sockets)"
+	switch g := e.status.Guard; {
+	case g == nil:
+	case g.Mode != "off" && g.Level == "unsupported":
+		e.add(id, Fail, "the engine's own sockets are to be guarded, and this kernel does not show who connects", g.Note, "see docs/kernel-support.md")
+	case g.Mode == "enforce":
+		e.add(id, OK, "the engine's own sockets are guarded", "", "")
+	case g.Mode == "audit":
+		e.add(id, Warn, fmt.Sprintf("connections around the gate are only reported (%d until now)", g.Reported), "", fix)
+	default:
+		e.add(id, OK, "the engine's own sockets are guarded by their modes alone", "", "")
+	}
 }
 
 func (e *examination) checkCanary(ctx context.Context) {

@@ -149,6 +149,10 @@ var hooks = []hook{
 	{program: "bl_mod_listen", name: "security_socket_listen", backends: onlyModret},
 	{program: "bl_sig_listen", name: "inet_sock_set_state", backends: []verdict.Backend{verdict.BackendSignal}},
 
+	{program: "bl_lsm_unix_connect", name: "unix_stream_connect", backends: onlyLSM, kind: attachLSM},
+	{program: "bl_mod_unix_connect", name: "security_unix_stream_connect", backends: onlyModret},
+	{program: "bl_sig_unix_connect", name: "sk_data_ready", backends: []verdict.Backend{verdict.BackendSignal}},
+
 	{program: "bl_exec_done", name: "sched_process_exec", backends: everyBackend, need: true},
 	{program: "bl_sys_exit", name: "sys_exit", backends: []verdict.Backend{verdict.BackendSignal}, need: true, syscalls: true},
 }

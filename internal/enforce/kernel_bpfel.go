@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type kernelBlAbstractKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Name      [64]int8
+}
+
 type kernelBlAncestor struct {
 	_       structs.HostLayout
 	StartNs uint64
@@ -42,6 +48,24 @@ const (
 	kernelBlBenchBL_B_EMIT      kernelBlBench = 7
 	kernelBlBenchBL_B_FILES_ASK kernelBlBench = 8
 	kernelBlBenchBL_B_FILES     kernelBlBench = 9
+)
+
+type kernelBlCallerKey struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint32
+	Uid  uint32
+	Kind uint32
+	Pad  uint32
+	Name [64]int8
+}
+
+type kernelBlCallerKind uint32
+
+const (
+	kernelBlCallerKindBL_CALLER_EXE  kernelBlCallerKind = 0
+	kernelBlCallerKindBL_CALLER_UID  kernelBlCallerKind = 1
+	kernelBlCallerKindBL_CALLER_UNIT kernelBlCallerKind = 2
 )
 
 type kernelBlClass uint32
@@ -219,46 +243,56 @@ const (
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 
+type kernelBlGuardMode uint32
+
+const (
+	kernelBlGuardModeBL_GUARD_OFF     kernelBlGuardMode = 0
+	kernelBlGuardModeBL_GUARD_AUDIT   kernelBlGuardMode = 1
+	kernelBlGuardModeBL_GUARD_ENFORCE kernelBlGuardMode = 2
+)
+
 type kernelBlHook uint32
 
 const (
-	kernelBlHookBL_H_NONE        kernelBlHook = 0
-	kernelBlHookBL_H_BPRM_CHECK  kernelBlHook = 1
-	kernelBlHookBL_H_BPRM_CREDS  kernelBlHook = 2
-	kernelBlHookBL_H_EXEC        kernelBlHook = 3
-	kernelBlHookBL_H_MMAP        kernelBlHook = 4
-	kernelBlHookBL_H_MPROTECT    kernelBlHook = 5
-	kernelBlHookBL_H_FILE_OPEN   kernelBlHook = 6
-	kernelBlHookBL_H_RENAME      kernelBlHook = 7
-	kernelBlHookBL_H_LINK        kernelBlHook = 8
-	kernelBlHookBL_H_TRUNCATE    kernelBlHook = 9
-	kernelBlHookBL_H_BPF         kernelBlHook = 10
-	kernelBlHookBL_H_CONNECT     kernelBlHook = 11
-	kernelBlHookBL_H_BIND        kernelBlHook = 12
-	kernelBlHookBL_H_LISTEN      kernelBlHook = 13
-	kernelBlHookBL_H_SKB         kernelBlHook = 14
-	kernelBlHookBL_H_CGROUP      kernelBlHook = 15
-	kernelBlHookBL_H_SYMLINK     kernelBlHook = 16
-	kernelBlHookBL_H_CREATE      kernelBlHook = 17
-	kernelBlHookBL_H_DELETE      kernelBlHook = 18
-	kernelBlHookBL_H_ATTRIBUTES  kernelBlHook = 19
-	kernelBlHookBL_H_RECEIVE     kernelBlHook = 20
-	kernelBlHookBL_H_MOUNT       kernelBlHook = 32
-	kernelBlHookBL_H_UMOUNT      kernelBlHook = 33
-	kernelBlHookBL_H_PIVOT_ROOT  kernelBlHook = 34
-	kernelBlHookBL_H_MOVE_MOUNT  kernelBlHook = 35
-	kernelBlHookBL_H_PTRACE      kernelBlHook = 36
-	kernelBlHookBL_H_TRACEME     kernelBlHook = 37
-	kernelBlHookBL_H_KILL        kernelBlHook = 38
-	kernelBlHookBL_H_SCHED       kernelBlHook = 39
-	kernelBlHookBL_H_USERNS      kernelBlHook = 40
-	kernelBlHookBL_H_READ_MODULE kernelBlHook = 41
-	kernelBlHookBL_H_LOAD_MODULE kernelBlHook = 42
-	kernelBlHookBL_H_AUTOLOAD    kernelBlHook = 43
-	kernelBlHookBL_H_PERF        kernelBlHook = 44
-	kernelBlHookBL_H_KEY         kernelBlHook = 45
-	kernelBlHookBL_H_ANON_INODE  kernelBlHook = 46
-	kernelBlHookBL_H_CAPABLE     kernelBlHook = 47
+	kernelBlHookBL_H_NONE         kernelBlHook = 0
+	kernelBlHookBL_H_BPRM_CHECK   kernelBlHook = 1
+	kernelBlHookBL_H_BPRM_CREDS   kernelBlHook = 2
+	kernelBlHookBL_H_EXEC         kernelBlHook = 3
+	kernelBlHookBL_H_MMAP         kernelBlHook = 4
+	kernelBlHookBL_H_MPROTECT     kernelBlHook = 5
+	kernelBlHookBL_H_FILE_OPEN    kernelBlHook = 6
+	kernelBlHookBL_H_RENAME       kernelBlHook = 7
+	kernelBlHookBL_H_LINK         kernelBlHook = 8
+	kernelBlHookBL_H_TRUNCATE     kernelBlHook = 9
+	kernelBlHookBL_H_BPF          kernelBlHook = 10
+	kernelBlHookBL_H_CONNECT      kernelBlHook = 11
+	kernelBlHookBL_H_BIND         kernelBlHook = 12
+	kernelBlHookBL_H_LISTEN       kernelBlHook = 13
+	kernelBlHookBL_H_SKB          kernelBlHook = 14
+	kernelBlHookBL_H_CGROUP       kernelBlHook = 15
+	kernelBlHookBL_H_SYMLINK      kernelBlHook = 16
+	kernelBlHookBL_H_CREATE       kernelBlHook = 17
+	kernelBlHookBL_H_DELETE       kernelBlHook = 18
+	kernelBlHookBL_H_ATTRIBUTES   kernelBlHook = 19
+	kernelBlHookBL_H_RECEIVE      kernelBlHook = 20
+	kernelBlHookBL_H_UNIX_CONNECT kernelBlHook = 21
+	kernelBlHookBL_H_UNIX_READY   kernelBlHook = 22
+	kernelBlHookBL_H_MOUNT        kernelBlHook = 32
+	kernelBlHookBL_H_UMOUNT       kernelBlHook = 33
+	kernelBlHookBL_H_PIVOT_ROOT   kernelBlHook = 34
+	kernelBlHookBL_H_MOVE_MOUNT   kernelBlHook = 35
+	kernelBlHookBL_H_PTRACE       kernelBlHook = 36
+	kernelBlHookBL_H_TRACEME      kernelBlHook = 37
+	kernelBlHookBL_H_KILL         kernelBlHook = 38
+	kernelBlHookBL_H_SCHED        kernelBlHook = 39
+	kernelBlHookBL_H_USERNS       kernelBlHook = 40
+	kernelBlHookBL_H_READ_MODULE  kernelBlHook = 41
+	kernelBlHookBL_H_LOAD_MODULE  kernelBlHook = 42
+	kernelBlHookBL_H_AUTOLOAD     kernelBlHook = 43
+	kernelBlHookBL_H_PERF         kernelBlHook = 44
+	kernelBlHookBL_H_KEY          kernelBlHook = 45
+	kernelBlHookBL_H_ANON_INODE   kernelBlHook = 46
+	kernelBlHookBL_H_CAPABLE      kernelBlHook = 47
 )
 
 type kernelBlId struct {
@@ -348,6 +382,7 @@ const (
 	kernelBlRuleIdBL_R_SSH_KEYS       kernelBlRuleId = 8
 	kernelBlRuleIdBL_R_BPF            kernelBlRuleId = 9
 	kernelBlRuleIdBL_R_FILES          kernelBlRuleId = 10
+	kernelBlRuleIdBL_R_SOCKETS        kernelBlRuleId = 11
 	kernelBlRuleIdBL_R_MOUNT          kernelBlRuleId = 12
 	kernelBlRuleIdBL_R_PTRACE         kernelBlRuleId = 13
 	kernelBlRuleIdBL_R_OTHER_TASKS    kernelBlRuleId = 14
@@ -388,6 +423,22 @@ const (
 	kernelBlSlotBL_ENFORCE kernelBlSlot = 0
 	kernelBlSlotBL_AUDITED kernelBlSlot = 1
 	kernelBlSlotBL_SLOTS   kernelBlSlot = 2
+)
+
+type kernelBlSockKey struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint32
+	Kind uint32
+	Name [64]int8
+}
+
+type kernelBlSockKind uint32
+
+const (
+	kernelBlSockKindBL_SOCK_SELF  kernelBlSockKind = 0
+	kernelBlSockKindBL_SOCK_PLACE kernelBlSockKind = 1
+	kernelBlSockKindBL_SOCK_DIR   kernelBlSockKind = 2
 )
 
 type kernelBlSshKey struct {
@@ -443,7 +494,9 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	kernelMapBlAbstracts         = "bl_abstracts"
 	kernelMapBlBinds             = "bl_binds"
+	kernelMapBlCallers           = "bl_callers"
 	kernelMapBlCgroups           = "bl_cgroups"
 	kernelMapBlConfigs           = "bl_configs"
 	kernelMapBlContainers        = "bl_containers"
@@ -452,6 +505,7 @@ const (
 	kernelMapBlErrs              = "bl_errs"
 	kernelMapBlEvents            = "bl_events"
 	kernelMapBlGlobals           = "bl_globals"
+	kernelMapBlGuards            = "bl_guards"
 	kernelMapBlHelpers           = "bl_helpers"
 	kernelMapBlInodes            = "bl_inodes"
 	kernelMapBlPaths             = "bl_paths"
@@ -459,6 +513,7 @@ const (
 	kernelMapBlScopes            = "bl_scopes"
 	kernelMapBlScratches         = "bl_scratches"
 	kernelMapBlSlots             = "bl_slots"
+	kernelMapBlSocks             = "bl_socks"
 	kernelMapBlSshTo             = "bl_ssh_to"
 	kernelMapBlStreams           = "bl_streams"
 	kernelMapBlTasks             = "bl_tasks"
@@ -524,6 +579,7 @@ const (
 	kernelProgBlLsmTraceme       = "bl_lsm_traceme"
 	kernelProgBlLsmTruncate      = "bl_lsm_truncate"
 	kernelProgBlLsmUmount        = "bl_lsm_umount"
+	kernelProgBlLsmUnixConnect   = "bl_lsm_unix_connect"
 	kernelProgBlLsmUserns        = "bl_lsm_userns"
 	kernelProgBlModAnonInode     = "bl_mod_anon_inode"
 	kernelProgBlModAutoload      = "bl_mod_autoload"
@@ -570,11 +626,14 @@ const (
 	kernelProgBlModTraceme       = "bl_mod_traceme"
 	kernelProgBlModTruncate      = "bl_mod_truncate"
 	kernelProgBlModUmount        = "bl_mod_umount"
+	kernelProgBlModUnixConnect   = "bl_mod_unix_connect"
 	kernelProgBlModUserns        = "bl_mod_userns"
 	kernelProgBlSigListen        = "bl_sig_listen"
+	kernelProgBlSigUnixConnect   = "bl_sig_unix_connect"
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
 	kernelVarBlBackend           = "bl_backend"
+	kernelVarBlHostNet           = "bl_host_net"
 	kernelVarBlOvlFlags          = "bl_ovl_flags"
 	kernelVarBlOvlUpper          = "bl_ovl_upper"
 	kernelVarBlOvlUpperdata      = "bl_ovl_upperdata"
@@ -582,17 +641,20 @@ const (
 	kernelVarBlSipK0             = "bl_sip_k0"
 	kernelVarBlSipK1             = "bl_sip_k1"
 	kernelVarBlTwinBlBackendId   = "bl_twin_bl_backend_id"
+	kernelVarBlTwinBlCallerKind  = "bl_twin_bl_caller_kind"
 	kernelVarBlTwinBlClass       = "bl_twin_bl_class"
 	kernelVarBlTwinBlCode        = "bl_twin_bl_code"
 	kernelVarBlTwinBlDecided     = "bl_twin_bl_decided"
 	kernelVarBlTwinBlEvent       = "bl_twin_bl_event"
 	kernelVarBlTwinBlEventType   = "bl_twin_bl_event_type"
 	kernelVarBlTwinBlGlobal      = "bl_twin_bl_global"
+	kernelVarBlTwinBlGuardMode   = "bl_twin_bl_guard_mode"
 	kernelVarBlTwinBlHook        = "bl_twin_bl_hook"
 	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
 	kernelVarBlTwinBlPathKind    = "bl_twin_bl_path_kind"
 	kernelVarBlTwinBlRuleId      = "bl_twin_bl_rule_id"
 	kernelVarBlTwinBlSlot        = "bl_twin_bl_slot"
+	kernelVarBlTwinBlSockKind    = "bl_twin_bl_sock_kind"
 	kernelVarBlTwinBlState       = "bl_twin_bl_state"
 	kernelVarBlTwinBlVerdict     = "bl_twin_bl_verdict"
 	kernelVarBlV1Hierarchy       = "bl_v1_hierarchy"
@@ -702,6 +764,7 @@ type kernelProgramSpecs struct {
 	BlLsmTraceme       *ebpf.ProgramSpec `ebpf:"bl_lsm_traceme"`
 	BlLsmTruncate      *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
 	BlLsmUmount        *ebpf.ProgramSpec `ebpf:"bl_lsm_umount"`
+	BlLsmUnixConnect   *ebpf.ProgramSpec `ebpf:"bl_lsm_unix_connect"`
 	BlLsmUserns        *ebpf.ProgramSpec `ebpf:"bl_lsm_userns"`
 	BlModAnonInode     *ebpf.ProgramSpec `ebpf:"bl_mod_anon_inode"`
 	BlModAutoload      *ebpf.ProgramSpec `ebpf:"bl_mod_autoload"`
@@ -748,8 +811,10 @@ type kernelProgramSpecs struct {
 	BlModTraceme       *ebpf.ProgramSpec `ebpf:"bl_mod_traceme"`
 	BlModTruncate      *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
 	BlModUmount        *ebpf.ProgramSpec `ebpf:"bl_mod_umount"`
+	BlModUnixConnect   *ebpf.ProgramSpec `ebpf:"bl_mod_unix_connect"`
 	BlModUserns        *ebpf.ProgramSpec `ebpf:"bl_mod_userns"`
 	BlSigListen        *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSigUnixConnect   *ebpf.ProgramSpec `ebpf:"bl_sig_unix_connect"`
 	BlSockops          *ebpf.ProgramSpec `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
 }
@@ -758,7 +823,9 @@ type kernelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
+	BlAbstracts  *ebpf.MapSpec `ebpf:"bl_abstracts"`
 	BlBinds      *ebpf.MapSpec `ebpf:"bl_binds"`
+	BlCallers    *ebpf.MapSpec `ebpf:"bl_callers"`
 	BlCgroups    *ebpf.MapSpec `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.MapSpec `ebpf:"bl_configs"`
 	BlContainers *ebpf.MapSpec `ebpf:"bl_containers"`
@@ -767,6 +834,7 @@ type kernelMapSpecs struct {
 	BlErrs       *ebpf.MapSpec `ebpf:"bl_errs"`
 	BlEvents     *ebpf.MapSpec `ebpf:"bl_events"`
 	BlGlobals    *ebpf.MapSpec `ebpf:"bl_globals"`
+	BlGuards     *ebpf.MapSpec `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.MapSpec `ebpf:"bl_helpers"`
 	BlInodes     *ebpf.MapSpec `ebpf:"bl_inodes"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
@@ -774,6 +842,7 @@ type kernelMapSpecs struct {
 	BlScopes     *ebpf.MapSpec `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.MapSpec `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.MapSpec `ebpf:"bl_slots"`
+	BlSocks      *ebpf.MapSpec `ebpf:"bl_socks"`
 	BlSshTo      *ebpf.MapSpec `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.MapSpec `ebpf:"bl_streams"`
 	BlTasks      *ebpf.MapSpec `ebpf:"bl_tasks"`
@@ -784,29 +853,33 @@ type kernelMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
-	BlBackend         *ebpf.VariableSpec `ebpf:"bl_backend"`
-	BlOvlFlags        *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
-	BlOvlUpper        *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
-	BlOvlUpperdata    *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
-	BlRenameLock      *ebpf.VariableSpec `ebpf:"bl_rename_lock"`
-	BlSipK0           *ebpf.VariableSpec `ebpf:"bl_sip_k0"`
-	BlSipK1           *ebpf.VariableSpec `ebpf:"bl_sip_k1"`
-	BlTwinBlBackendId *ebpf.VariableSpec `ebpf:"bl_twin_bl_backend_id"`
-	BlTwinBlClass     *ebpf.VariableSpec `ebpf:"bl_twin_bl_class"`
-	BlTwinBlCode      *ebpf.VariableSpec `ebpf:"bl_twin_bl_code"`
-	BlTwinBlDecided   *ebpf.VariableSpec `ebpf:"bl_twin_bl_decided"`
-	BlTwinBlEvent     *ebpf.VariableSpec `ebpf:"bl_twin_bl_event"`
-	BlTwinBlEventType *ebpf.VariableSpec `ebpf:"bl_twin_bl_event_type"`
-	BlTwinBlGlobal    *ebpf.VariableSpec `ebpf:"bl_twin_bl_global"`
-	BlTwinBlHook      *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
-	BlTwinBlLayer     *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
-	BlTwinBlPathKind  *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
-	BlTwinBlRuleId    *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
-	BlTwinBlSlot      *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
-	BlTwinBlState     *ebpf.VariableSpec `ebpf:"bl_twin_bl_state"`
-	BlTwinBlVerdict   *ebpf.VariableSpec `ebpf:"bl_twin_bl_verdict"`
-	BlV1Hierarchy     *ebpf.VariableSpec `ebpf:"bl_v1_hierarchy"`
-	BlV1Subsys        *ebpf.VariableSpec `ebpf:"bl_v1_subsys"`
+	BlBackend          *ebpf.VariableSpec `ebpf:"bl_backend"`
+	BlHostNet          *ebpf.VariableSpec `ebpf:"bl_host_net"`
+	BlOvlFlags         *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
+	BlOvlUpper         *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
+	BlOvlUpperdata     *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
+	BlRenameLock       *ebpf.VariableSpec `ebpf:"bl_rename_lock"`
+	BlSipK0            *ebpf.VariableSpec `ebpf:"bl_sip_k0"`
+	BlSipK1            *ebpf.VariableSpec `ebpf:"bl_sip_k1"`
+	BlTwinBlBackendId  *ebpf.VariableSpec `ebpf:"bl_twin_bl_backend_id"`
+	BlTwinBlCallerKind *ebpf.VariableSpec `ebpf:"bl_twin_bl_caller_kind"`
+	BlTwinBlClass      *ebpf.VariableSpec `ebpf:"bl_twin_bl_class"`
+	BlTwinBlCode       *ebpf.VariableSpec `ebpf:"bl_twin_bl_code"`
+	BlTwinBlDecided    *ebpf.VariableSpec `ebpf:"bl_twin_bl_decided"`
+	BlTwinBlEvent      *ebpf.VariableSpec `ebpf:"bl_twin_bl_event"`
+	BlTwinBlEventType  *ebpf.VariableSpec `ebpf:"bl_twin_bl_event_type"`
+	BlTwinBlGlobal     *ebpf.VariableSpec `ebpf:"bl_twin_bl_global"`
+	BlTwinBlGuardMode  *ebpf.VariableSpec `ebpf:"bl_twin_bl_guard_mode"`
+	BlTwinBlHook       *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
+	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
+	BlTwinBlPathKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
+	BlTwinBlRuleId     *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
+	BlTwinBlSlot       *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
+	BlTwinBlSockKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_sock_kind"`
+	BlTwinBlState      *ebpf.VariableSpec `ebpf:"bl_twin_bl_state"`
+	BlTwinBlVerdict    *ebpf.VariableSpec `ebpf:"bl_twin_bl_verdict"`
+	BlV1Hierarchy      *ebpf.VariableSpec `ebpf:"bl_v1_hierarchy"`
+	BlV1Subsys         *ebpf.VariableSpec `ebpf:"bl_v1_subsys"`
 }
 
 // kernelObjects contains all objects after they have been loaded into the kernel.
@@ -829,7 +902,9 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
+	BlAbstracts  *ebpf.Map `ebpf:"bl_abstracts"`
 	BlBinds      *ebpf.Map `ebpf:"bl_binds"`
+	BlCallers    *ebpf.Map `ebpf:"bl_callers"`
 	BlCgroups    *ebpf.Map `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.Map `ebpf:"bl_configs"`
 	BlContainers *ebpf.Map `ebpf:"bl_containers"`
@@ -838,6 +913,7 @@ type kernelMaps struct {
 	BlErrs       *ebpf.Map `ebpf:"bl_errs"`
 	BlEvents     *ebpf.Map `ebpf:"bl_events"`
 	BlGlobals    *ebpf.Map `ebpf:"bl_globals"`
+	BlGuards     *ebpf.Map `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.Map `ebpf:"bl_helpers"`
 	BlInodes     *ebpf.Map `ebpf:"bl_inodes"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
@@ -845,6 +921,7 @@ type kernelMaps struct {
 	BlScopes     *ebpf.Map `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.Map `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.Map `ebpf:"bl_slots"`
+	BlSocks      *ebpf.Map `ebpf:"bl_socks"`
 	BlSshTo      *ebpf.Map `ebpf:"bl_ssh_to"`
 	BlStreams    *ebpf.Map `ebpf:"bl_streams"`
 	BlTasks      *ebpf.Map `ebpf:"bl_tasks"`
@@ -853,7 +930,9 @@ type kernelMaps struct {
 
 func (m *kernelMaps) Close() error {
 	return _KernelClose(
+		m.BlAbstracts,
 		m.BlBinds,
+		m.BlCallers,
 		m.BlCgroups,
 		m.BlConfigs,
 		m.BlContainers,
@@ -862,6 +941,7 @@ func (m *kernelMaps) Close() error {
 		m.BlErrs,
 		m.BlEvents,
 		m.BlGlobals,
+		m.BlGuards,
 		m.BlHelpers,
 		m.BlInodes,
 		m.BlPaths,
@@ -869,6 +949,7 @@ func (m *kernelMaps) Close() error {
 		m.BlScopes,
 		m.BlScratches,
 		m.BlSlots,
+		m.BlSocks,
 		m.BlSshTo,
 		m.BlStreams,
 		m.BlTasks,
@@ -880,29 +961,33 @@ func (m *kernelMaps) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
-	BlBackend         *ebpf.Variable `ebpf:"bl_backend"`
-	BlOvlFlags        *ebpf.Variable `ebpf:"bl_ovl_flags"`
-	BlOvlUpper        *ebpf.Variable `ebpf:"bl_ovl_upper"`
-	BlOvlUpperdata    *ebpf.Variable `ebpf:"bl_ovl_upperdata"`
-	BlRenameLock      *ebpf.Variable `ebpf:"bl_rename_lock"`
-	BlSipK0           *ebpf.Variable `ebpf:"bl_sip_k0"`
-	BlSipK1           *ebpf.Variable `ebpf:"bl_sip_k1"`
-	BlTwinBlBackendId *ebpf.Variable `ebpf:"bl_twin_bl_backend_id"`
-	BlTwinBlClass     *ebpf.Variable `ebpf:"bl_twin_bl_class"`
-	BlTwinBlCode      *ebpf.Variable `ebpf:"bl_twin_bl_code"`
-	BlTwinBlDecided   *ebpf.Variable `ebpf:"bl_twin_bl_decided"`
-	BlTwinBlEvent     *ebpf.Variable `ebpf:"bl_twin_bl_event"`
-	BlTwinBlEventType *ebpf.Variable `ebpf:"bl_twin_bl_event_type"`
-	BlTwinBlGlobal    *ebpf.Variable `ebpf:"bl_twin_bl_global"`
-	BlTwinBlHook      *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
-	BlTwinBlLayer     *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
-	BlTwinBlPathKind  *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
-	BlTwinBlRuleId    *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
-	BlTwinBlSlot      *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
-	BlTwinBlState     *ebpf.Variable `ebpf:"bl_twin_bl_state"`
-	BlTwinBlVerdict   *ebpf.Variable `ebpf:"bl_twin_bl_verdict"`
-	BlV1Hierarchy     *ebpf.Variable `ebpf:"bl_v1_hierarchy"`
-	BlV1Subsys        *ebpf.Variable `ebpf:"bl_v1_subsys"`
+	BlBackend          *ebpf.Variable `ebpf:"bl_backend"`
+	BlHostNet          *ebpf.Variable `ebpf:"bl_host_net"`
+	BlOvlFlags         *ebpf.Variable `ebpf:"bl_ovl_flags"`
+	BlOvlUpper         *ebpf.Variable `ebpf:"bl_ovl_upper"`
+	BlOvlUpperdata     *ebpf.Variable `ebpf:"bl_ovl_upperdata"`
+	BlRenameLock       *ebpf.Variable `ebpf:"bl_rename_lock"`
+	BlSipK0            *ebpf.Variable `ebpf:"bl_sip_k0"`
+	BlSipK1            *ebpf.Variable `ebpf:"bl_sip_k1"`
+	BlTwinBlBackendId  *ebpf.Variable `ebpf:"bl_twin_bl_backend_id"`
+	BlTwinBlCallerKind *ebpf.Variable `ebpf:"bl_twin_bl_caller_kind"`
+	BlTwinBlClass      *ebpf.Variable `ebpf:"bl_twin_bl_class"`
+	BlTwinBlCode       *ebpf.Variable `ebpf:"bl_twin_bl_code"`
+	BlTwinBlDecided    *ebpf.Variable `ebpf:"bl_twin_bl_decided"`
+	BlTwinBlEvent      *ebpf.Variable `ebpf:"bl_twin_bl_event"`
+	BlTwinBlEventType  *ebpf.Variable `ebpf:"bl_twin_bl_event_type"`
+	BlTwinBlGlobal     *ebpf.Variable `ebpf:"bl_twin_bl_global"`
+	BlTwinBlGuardMode  *ebpf.Variable `ebpf:"bl_twin_bl_guard_mode"`
+	BlTwinBlHook       *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
+	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
+	BlTwinBlPathKind   *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
+	BlTwinBlRuleId     *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
+	BlTwinBlSlot       *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
+	BlTwinBlSockKind   *ebpf.Variable `ebpf:"bl_twin_bl_sock_kind"`
+	BlTwinBlState      *ebpf.Variable `ebpf:"bl_twin_bl_state"`
+	BlTwinBlVerdict    *ebpf.Variable `ebpf:"bl_twin_bl_verdict"`
+	BlV1Hierarchy      *ebpf.Variable `ebpf:"bl_v1_hierarchy"`
+	BlV1Subsys         *ebpf.Variable `ebpf:"bl_v1_subsys"`
 }
 
 // kernelPrograms contains all programs after they have been loaded into the kernel.
@@ -970,6 +1055,7 @@ type kernelPrograms struct {
 	BlLsmTraceme       *ebpf.Program `ebpf:"bl_lsm_traceme"`
 	BlLsmTruncate      *ebpf.Program `ebpf:"bl_lsm_truncate"`
 	BlLsmUmount        *ebpf.Program `ebpf:"bl_lsm_umount"`
+	BlLsmUnixConnect   *ebpf.Program `ebpf:"bl_lsm_unix_connect"`
 	BlLsmUserns        *ebpf.Program `ebpf:"bl_lsm_userns"`
 	BlModAnonInode     *ebpf.Program `ebpf:"bl_mod_anon_inode"`
 	BlModAutoload      *ebpf.Program `ebpf:"bl_mod_autoload"`
@@ -1016,8 +1102,10 @@ type kernelPrograms struct {
 	BlModTraceme       *ebpf.Program `ebpf:"bl_mod_traceme"`
 	BlModTruncate      *ebpf.Program `ebpf:"bl_mod_truncate"`
 	BlModUmount        *ebpf.Program `ebpf:"bl_mod_umount"`
+	BlModUnixConnect   *ebpf.Program `ebpf:"bl_mod_unix_connect"`
 	BlModUserns        *ebpf.Program `ebpf:"bl_mod_userns"`
 	BlSigListen        *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSigUnixConnect   *ebpf.Program `ebpf:"bl_sig_unix_connect"`
 	BlSockops          *ebpf.Program `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.Program `ebpf:"bl_sys_exit"`
 }
@@ -1085,6 +1173,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmTraceme,
 		p.BlLsmTruncate,
 		p.BlLsmUmount,
+		p.BlLsmUnixConnect,
 		p.BlLsmUserns,
 		p.BlModAnonInode,
 		p.BlModAutoload,
@@ -1131,8 +1220,10 @@ func (p *kernelPrograms) Close() error {
 		p.BlModTraceme,
 		p.BlModTruncate,
 		p.BlModUmount,
+		p.BlModUnixConnect,
 		p.BlModUserns,
 		p.BlSigListen,
+		p.BlSigUnixConnect,
 		p.BlSockops,
 		p.BlSysExit,
 	)

@@ -64,6 +64,9 @@ var levelTable = []levelRow{
 		verdict.BackendLSM: filesNote, verdict.BackendModret: filesNote,
 		verdict.BackendSignal: "acts on files are not seen",
 	}),
+	row(verdict.RuleSockets, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "who shares the descriptor with one that is killed can have written a request by then; io_uring is unsupported",
+	}),
 	row(verdict.RuleMount, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(mountNote)),
 	row(verdict.RulePtrace, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
 	row(verdict.RuleOtherTasks, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
@@ -117,6 +120,8 @@ func (e *Enforcer) Levels() []RuleLevel {
 			l.Level, l.Note = verdict.Unsupported, e.lacksFiles()
 		case l.Level != verdict.Unsupported && e.lacksHook(r.rule) != "":
 			l.Level, l.Note = verdict.Unsupported, e.lacksHook(r.rule)
+		case r.rule == verdict.RuleSockets && e.lacksSockets() != "":
+			l.Level, l.Note = verdict.Unsupported, e.lacksSockets()
 		case r.rule == verdict.RuleDrift && e.overlay != nil:
 			l.Note = "the layout of overlayfs is unknown here, so every file of an overlay counts as drift: " + e.overlay.Error()
 		}

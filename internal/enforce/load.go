@@ -78,6 +78,11 @@ type Enforcer struct {
 	missMu  sync.Mutex
 	missing map[string]string
 
+	// guardMu makes one change of the socket guard at a time, and guards bound: the inodes
+	// of its sockets by path.
+	guardMu sync.Mutex
+	bound   map[string]kernelBlSockKey
+
 	badRecords atomic.Uint64
 	canaries   sync.Map // ident.ContainerID to time.Time
 
@@ -103,7 +108,7 @@ func Open(opts Options) (*Enforcer, error) {
 	if opts.Log == nil || opts.PinDir == "" || opts.Floor == nil || opts.Build == nil {
 		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
 	}
-	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}}
+	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}, bound: map[string]kernelBlSockKey{}}
 	e.probed = Probe()
 	var err error
 	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
@@ -259,6 +264,10 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 			return err
 		}
 	}
+	net, err := hostNet()
+	if err != nil {
+		return err
+	}
 	overlay, err := findOverlay()
 	if err != nil {
 		e.overlay = err
@@ -271,7 +280,7 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 	}
 	for name, value := range map[string]any{
 		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1, "bl_v1_hierarchy": hierarchy,
-		"bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
+		"bl_host_net": net, "bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
 		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
 	} {
 		v, ok := spec.Variables[name]

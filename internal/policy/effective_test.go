@@ -96,7 +96,7 @@ func TestEffective(t *testing.T) {
 		{deny(1, OptAfterStart), off, deny(1, OptVolumes), deny(1, 0), off, off, off, off, off, off, off},
 	}
 	for m := range want { // that no policy sets
-		for r := verdict.RuleMount; r < verdict.NumRules; r++ {
+		for r := verdict.RuleSockets; r < verdict.NumRules; r++ {
 			want[m][r] = off
 		}
 	}

@@ -70,6 +70,7 @@ func (p *RuntimePolicy) settings() []setting {
 	}
 	if g := p.Spec.Guard; g != nil {
 		add(setting{rule: verdict.RuleBPF, mode: g.Mode, value: g.BPF, field: "guard.bpf"})
+		add(setting{rule: verdict.RuleSockets, mode: g.Mode, value: g.Sockets, field: "guard.sockets"})
 	}
 	return out
 }
@@ -267,7 +268,7 @@ func (e *Effective) mergeRule(mode verdict.Mode, r verdict.Rule, all *[slots][ve
 	sel []selected, class Class, paths *pathMerger,
 ) {
 	switch {
-	case class == ClassBuild && r != verdict.RuleBPF:
+	case class == ClassBuild && r != verdict.RuleBPF && r != verdict.RuleSockets:
 		e.Rules[mode][r] = Rule{Verdict: verdict.Allow}
 		e.explainBuild(mode, r)
 		return

@@ -42,8 +42,8 @@ var fieldHome = map[string]string{
 	"drift": "spec.exec", "metadataOnly": "spec.exec", "volumes": "spec.exec", "memfd": "spec.exec",
 	"runtimeHelpers": "spec.exec",
 	"server":         "spec.ssh", "client": "spec.ssh", "keys": "spec.ssh",
-	"to":             "spec.ssh.client",
-	"bpf":            "spec.guard",
+	"to":  "spec.ssh.client",
+	"bpf": "spec.guard", "sockets": "spec.guard",
 	"privileges":     "spec",
 	"mount":          "spec.privileges",
 	"ptrace":         "spec.privileges",
@@ -321,6 +321,7 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 			d.object(n, at, []field{
 				{"mode", false, d.mode(&m.guard)},
 				{"bpf", false, d.value(&s.Guard.BPF, Allow, Deny)},
+				{"sockets", false, d.value(&s.Guard.Sockets, Allow, Deny)},
 			})
 		}},
 	})

@@ -124,10 +124,12 @@ type SSH struct {
 	Keys   Value
 }
 
-// Guard holds the rules that protect Belay itself.
+// Guard holds the rules that protect Belay itself and the engine behind the gate.
 type Guard struct {
 	Mode verdict.Mode
 	BPF  Value
+	// Sockets says whether containers may connect to the container engine's own sockets.
+	Sockets Value
 }
 
 // Denies returns the rules that the policy turns on, in either mode, in the order of
@@ -242,6 +244,8 @@ type canonSSH struct {
 type canonGuard struct {
 	Mode string `yaml:"mode"`
 	BPF  Value  `yaml:"bpf,omitempty"`
+
+	Sockets Value `yaml:"sockets,omitempty"`
 }
 
 // Canonical returns the document in its normal form: one key order, sorted lists,
@@ -294,7 +298,7 @@ func (p *RuntimePolicy) Canonical() []byte {
 		d.Spec.Files = s.Files.canonical()
 	}
 	if g := s.Guard; g != nil {
-		d.Spec.Guard = &canonGuard{Mode: g.Mode.String(), BPF: g.BPF}
+		d.Spec.Guard = &canonGuard{Mode: g.Mode.String(), BPF: g.BPF, Sockets: g.Sockets}
 	}
 	return marshalCanonical(&d)
 }

@@ -121,6 +121,7 @@ const (
 	RuleSSHKeys        Rule = 8  // ssh.keys
 	RuleBPF            Rule = 9  // guard.bpf
 	RuleFiles          Rule = 10 // files
+	RuleSockets        Rule = 11 // guard.sockets
 	RuleMount          Rule = 12 // privileges.mount
 	RulePtrace         Rule = 13 // privileges.ptrace
 	RuleOtherTasks     Rule = 14 // privileges.otherTasks
@@ -141,7 +142,7 @@ const (
 
 var ruleNames = [NumRules]string{
 	"exec.asRoot", "exec.fileCaps", "exec.drift", "exec.memfd", "exec.deny", "exec.allow",
-	"ssh.server", "ssh.client", "ssh.keys", "guard.bpf", "files", "",
+	"ssh.server", "ssh.client", "ssh.keys", "guard.bpf", "files", "guard.sockets",
 	"privileges.mount",
 	"privileges.ptrace",
 	"privileges.otherTasks",
@@ -170,11 +171,9 @@ func (r Rule) String() string {
 
 // Rules returns all rules in the order of their numbers.
 func Rules() []Rule {
-	rs := make([]Rule, 0, NumRules)
-	for i := range Rule(NumRules) {
-		if ruleNames[i] != "" {
-			rs = append(rs, i)
-		}
+	rs := make([]Rule, NumRules)
+	for i := range rs {
+		rs[i] = Rule(i)
 	}
 	return rs
 }

@@ -29,6 +29,7 @@ type env struct {
 	target string
 	owned  string
 	home   string
+	sock   string // socket of the container engine
 	count  int
 	wait   string
 }

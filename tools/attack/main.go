@@ -38,6 +38,7 @@ const (
 	needVolume = "volume" // --home is a volume: an image's folders cannot be renamed
 	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
 	needBPF    = "bpf"    // user 0 with CAP_SYS_ADMIN and CAP_BPF
+	needSocket = "socket" // --sock is a socket that answers
 	needHandle = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
 	needAdmin  = "admin"  // user 0 with CAP_SYS_ADMIN
 	needModule = "module" // user 0 with CAP_SYS_MODULE
@@ -58,7 +59,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks()} {
+	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), socketAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -77,6 +78,7 @@ func run(args []string) int {
 	fs.StringVar(&e.target, "target", "/bin/id", "program of the image whose copy or alias is executed; prints uid=")
 	fs.StringVar(&e.owned, "owned", "/home/app/bin/id", "as --target, but the attacker's own file")
 	fs.StringVar(&e.home, "home", "/home/app", "folder with the .ssh that is attacked")
+	fs.StringVar(&e.sock, "sock", "/run/engine/docker.sock", "socket of the container engine")
 	fs.IntVar(&e.count, "count", 200, "tries of the attacks that retry")
 	fs.StringVar(&e.wait, "wait", "", "file that an attack of two steps waits for between them, having made the same with .ready added")
 	if err := fs.Parse(args); err != nil {

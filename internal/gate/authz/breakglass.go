@@ -157,3 +157,15 @@ func (p *Plugin) watchGlass(ctx context.Context) {
 		}
 	}
 }
+
+// GlassBroken tells whether the break-glass file says now that things pass, why, and until
+// when. lasts is as [Options].BreakGlassFor: 15 min if it is zero, at most 1 h. A file that
+// others than root could have written does not count.
+func GlassBroken(file string, lasts time.Duration, now time.Time) (reason string, until time.Time, ok bool) {
+	if lasts <= 0 {
+		lasts = 15 * time.Minute
+	}
+	g := breakGlass{file: file, lasts: min(lasts, maxBreakGlass)}
+	reason, _, until, err := g.look(now)
+	return reason, until, err == nil
+}
