@@ -46,13 +46,13 @@ func enableGateCommand(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enable-gate",
 		Short: "Put the gate in front of this host's Docker daemon",
-		Long: `enable-gate moves the daemon's own socket to where only root comes and gives its usual
-place, with the same group and mode, to the gate. It needs systemd, docker.socket and a running
-agent. Containers go on running where the daemon has live-restore; without it the command
-refuses, or with --restart-containers goes on.
+		Long: `enable-gate moves the daemon's own socket to where only root comes and gives its
+usual place, with the same group and mode, to the gate. It needs systemd,
+docker.socket and a running agent. Containers go on running where the daemon has
+live-restore; without it the command refuses, or goes on if told to.
 
-If the engine does not answer through the gate within --timeout, all is changed back. If this
-command is killed meanwhile a timer changes it back, and so does a reboot.
+If the engine does not answer through the gate within --timeout, all is changed back.
+If this command is killed meanwhile a timer does that, and so does a reboot.
 
 docs/gate.md has the steps by hand. "belay disable-gate" takes it away.`,
 		Example: `  belay enable-gate --dry-run
@@ -81,8 +81,8 @@ docs/gate.md has the steps by hand. "belay disable-gate" takes it away.`,
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
-	cmd.Flags().BoolVar(&restart, "restart-containers", false, "go on though containers stop with the daemon (no live-restore)")
-	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit, and then the engine, may take")
+	cmd.Flags().BoolVar(&restart, "restart-containers", false, "go on though containers stop with the daemon")
+	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit and the engine may take")
 	return cmd
 }
 
@@ -108,8 +108,9 @@ func disableGateCommand(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disable-gate",
 		Short: "Give the Docker daemon its own socket back",
-		Long: `disable-gate removes what "belay enable-gate" wrote and starts the daemon at its usual place.
-Enforcement in the kernel goes on. The plugin, if daemon.json names it, has to be taken out first.`,
+		Long: `disable-gate removes what "belay enable-gate" wrote and starts the daemon at its
+usual place. Enforcement in the kernel goes on. The plugin, if daemon.json names it,
+has to be taken out first.`,
 		Example: `  belay disable-gate`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -120,7 +121,7 @@ Enforcement in the kernel goes on. The plugin, if daemon.json names it, has to b
 			return takeover.New(opts).Disable(cmd.Context(), unconfirmed)
 		},
 	}
-	cmd.Flags().BoolVar(&unconfirmed, "if-unconfirmed", false, "only if enable-gate has not ended (for its timer)")
-	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit, and then the engine, may take")
+	cmd.Flags().BoolVar(&unconfirmed, "if-unconfirmed", false, "only if enable-gate has not ended (its timer)")
+	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit and the engine may take")
 	return cmd
 }

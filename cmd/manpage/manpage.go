@@ -27,10 +27,11 @@ type Section int
 // it hangs in.
 func Command(section Section) *cobra.Command {
 	return &cobra.Command{
-		Use:     "man DIR",
-		Short:   "Write manual pages into a directory",
-		Long:    `man writes a manual page for each command into DIR, which must exist.`,
-		Example: `  SOURCE_DATE_EPOCH=0 belay man ./man`,
+		Use:   "man DIR",
+		Short: "Write manual pages into a directory",
+		Long: `man writes a manual page for each command into DIR, which must exist. Pages have the
+date that SOURCE_DATE_EPOCH gives, or today's.`,
+		Example: `  belay man ./man`,
 		Hidden:  true,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
