@@ -9,28 +9,28 @@ trap 'umount "$work/root" 2>/dev/null || true; umount "$work/rw" 2>/dev/null || 
 mkdir "$work/root" "$work/rw"
 mount -t tmpfs t "$work/rw" && mkdir "$work/rw/u" "$work/rw/w"
 mount -t overlay -o "lowerdir=$base,upperdir=$work/rw/u,workdir=$work/rw/w" o "$work/root"
-in() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive unshare -mpf chroot "$work/root" "$@"; }
+inroot() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive unshare -mpf chroot "$work/root" "$@"; }
 # dpkg's own log and backups of its database are no trace of a package.
 list() { (cd "$work/root" && find . -xdev \( -path './var/lib/dpkg/*-old' -o -path ./var/log/dpkg.log -o -path ./tmp -o -path ./var/lib/dpkg/triggers \) -prune -o -printf '%p %y %m %U:%G %l\n' | sort); }
 fail() { echo "package test: $*" >&2; exit 1; }
 cp "$deb" "$work/root/tmp/belay.deb"
-in dpkg --list >/dev/null # what dpkg makes at its first call
+inroot dpkg --list >/dev/null # what dpkg makes at its first call
 list >"$work/before"
-in dpkg -i /tmp/belay.deb >/dev/null
+inroot dpkg -i /tmp/belay.deb >/dev/null
 [ -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "the agent is not started before docker.service"
-in belay version >/dev/null || fail "belay does not run"
-in belay policy check /etc/belay/policies >/dev/null || fail "the shipped policy is refused"
+inroot belay version >/dev/null || fail "belay does not run"
+inroot belay policy check /etc/belay/policies >/dev/null || fail "the shipped policy is refused"
 echo 'BELAY_AGENT_FLAGS=--log-allowed' >"$work/root/etc/belay/agent.conf"
-in systemctl disable belay-agent >/dev/null 2>&1
-in dpkg -i --force-confdef --force-confold /tmp/belay.deb >/dev/null
+inroot systemctl disable belay-agent >/dev/null 2>&1
+inroot dpkg -i --force-confdef --force-confold /tmp/belay.deb >/dev/null
 grep -q log-allowed "$work/root/etc/belay/agent.conf" || fail "an upgrade took the operator's configuration"
 [ ! -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "an upgrade enabled what the operator had disabled"
-in dpkg -r belay >/dev/null
+inroot dpkg -r belay >/dev/null
 grep -q log-allowed "$work/root/etc/belay/agent.conf" || fail "removal took the configuration, which is purge's"
 [ ! -e "$work/root/usr/sbin/belay-agent" ] || fail "removal left the agent"
-in dpkg -i --force-confold /tmp/belay.deb >/dev/null
+inroot dpkg -i --force-confold /tmp/belay.deb >/dev/null
 [ -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "installing after a removal does not enable the agent"
-in dpkg -P belay >/dev/null 2>&1
+inroot dpkg -P belay >/dev/null 2>&1
 list >"$work/after"
 diff "$work/before" "$work/after" || fail "purge left the above"
 echo "package test: installed, upgraded, removed, purged; $(wc -l <"$work/before") files as before"
