@@ -17,6 +17,10 @@ build: ## build bin/belay-agent, bin/belay and bin/belay-scanner (needs no clang
 	$(STATIC) -o $(BIN)/belay ./cmd/ctl
 	$(STATIC) -o $(BIN)/belay-scanner ./cmd/scanner
 
+.PHONY: package
+package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64 (no root, no C compiler)
+	GO=$(GO) tools/package/build.sh
+
 .PHONY: build-test
 build-test: ## build the static helpers that kernel tests start
 	tools/ci/build-test.sh
@@ -79,4 +83,4 @@ demo: deps build build-test ## the main job, on real containers; VM=1 shows it u
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist

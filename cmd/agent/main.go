@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/belay-project/belay/cmd/manpage"
 	"github.com/belay-project/belay/internal/agent"
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/gate/authz"
@@ -34,7 +35,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), preflightCommand())
+	root.AddCommand(runCommand(), preflightCommand(), manpage.Command(8))
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "belay-agent:", err)
 		if errors.Is(err, errBypass) {

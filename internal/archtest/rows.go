@@ -55,6 +55,8 @@ var Packages = []Package{
 	{Path: "cmd/agent", Row: RowCommand},
 	{Path: "cmd/ctl", Row: RowCommand},
 	{Path: "cmd/scanner", Row: RowCommand},
+	// manual pages from the command trees of the two above it
+	{Path: "cmd/manpage", Row: RowAssembly},
 	// a private Docker Engine and an agent for scenes, shared by the demo and test/e2e
 	{Path: "tools/lab", Row: RowAssembly},
 	{Path: "tools/...", Row: RowCommand},
@@ -68,6 +70,7 @@ var Packages = []Package{
 	{Path: "internal/gate/proxy", Row: RowFeature},
 	{Path: "internal/gate/authz", Row: RowFeature},
 	{Path: "internal/gate/preflight", Row: RowFeature},
+	{Path: "internal/gate/takeover", Row: RowFeature},
 	{Path: "internal/scan/worker", Row: RowFeature},
 	{Path: "internal/scan/target", Row: RowFeature},
 	{Path: "internal/scan/feed", Row: RowFeature},
@@ -138,8 +141,8 @@ type Ban struct {
 var Bans = []Ban{
 	{
 		Import:  "os/exec",
-		Allowed: []string{"internal/sandbox/spawn", "internal/archtest/depstest", "tools", "test"},
-		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may",
+		Allowed: []string{"internal/sandbox/spawn", "internal/gate/takeover", "internal/archtest/depstest", "tools", "test"},
+		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may, and the command that moves the gate, which asks systemd",
 	},
 	{
 		Import: "github.com/cilium/ebpf", Allowed: []string{"internal/enforce"}, TestsToo: true,

@@ -1,0 +1,197 @@
+package takeover
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// system starts the host's own programs.
+type system interface {
+	run(ctx context.Context, name string, args ...string) (string, error)
+}
+
+type commands struct{}
+
+// run starts a program of the host by its absolute path, with no environment of the caller's.
+func (commands) run(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "/usr/bin/"+name, args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_COLORS=0"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out[:min(len(out), 2000)]))
+	}
+	return string(out), nil
+}
+
+func (h *Host) systemctl(ctx context.Context, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	defer cancel()
+	_, err := h.sys.run(ctx, "systemctl", args...)
+	return err
+}
+
+// systemd tells whether it is the host's init: sd_booted(3).
+func (h *Host) systemd() bool {
+	info, err := os.Lstat(h.path("/run/systemd/system"))
+	return err == nil && info.IsDir()
+}
+
+// rollbackAfter is longer than all waits of a takeover together: the timer is for a process
+// that was killed.
+func (h *Host) rollbackAfter() time.Duration { return 6 * h.opts.Timeout }
+
+func (h *Host) armTimer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	defer cancel()
+	h.disarmTimer(ctx) // one that an earlier run has left
+	_, err := h.sys.run(ctx, "systemd-run", "--quiet", "--collect", "--unit="+rollbackUnit,
+		fmt.Sprintf("--on-active=%d", int(h.rollbackAfter().Seconds())), "--timer-property=AccuracySec=1s",
+		h.opts.Command, "disable-gate", "--if-unconfirmed")
+	if err != nil {
+		return fmt.Errorf("start the timer of the rollback: %w", err)
+	}
+	return nil
+}
+
+// disarmTimer stops the timer and not the service: that may be us.
+func (h *Host) disarmTimer(ctx context.Context) {
+	// There may be none: it has run, or the machine was booted since.
+	_ = h.systemctl(ctx, "stop", rollbackUnit+".timer")
+}
+
+// possible tells whether the host is one whose daemon's socket systemd makes.
+func (h *Host) possible(ctx context.Context) error {
+	if !h.systemd() {
+		return fmt.Errorf("%w: systemd does not run here; docs/gate.md has the steps by hand", ErrNotPossible)
+	}
+	for _, unit := range []string{socketUnit, dockerUnit, agentUnit} {
+		ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+		out, err := h.sys.run(ctx, "systemctl", "show", "--property=ActiveState", unit)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if got := strings.TrimSpace(out); got != "ActiveState=active" {
+			return fmt.Errorf("%w: %s is not active (%s): start it, or go by the steps in docs/gate.md", ErrNotPossible, unit, got)
+		}
+	}
+	if h.asksPlugin() {
+		return fmt.Errorf(`%w: /etc/docker/daemon.json has belay in "authorization-plugins" already: take it out until the gate is in place`, ErrNotPossible)
+	}
+	if _, err := os.Lstat(h.path(Upstream)); err == nil {
+		return fmt.Errorf("%w: there is something at %s; docs/gate.md has the steps by hand", ErrNotPossible, Upstream)
+	}
+	return nil
+}
+
+// healthy waits until the engine answers at its moved socket and through the gate.
+func (h *Host) healthy(ctx context.Context) error {
+	if err := h.answers(ctx, Upstream); err != nil {
+		return fmt.Errorf("the daemon does not answer at %s: %w", Upstream, err)
+	}
+	if err := h.answers(ctx, Socket); err != nil {
+		return fmt.Errorf("the engine does not answer through the gate at %s: %w", Socket, err)
+	}
+	return nil
+}
+
+// answers waits for a good answer to a ping.
+func (h *Host) answers(ctx context.Context, socket string) error {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	defer cancel()
+	e := engine{h.path(socket)}
+	for {
+		_, err := e.get(ctx, "/_ping")
+		if err == nil {
+			return nil
+		}
+		if !wait(ctx) {
+			return err
+		}
+	}
+}
+
+// wait waits a moment; false says that ctx has ended.
+func wait(ctx context.Context) bool {
+	t := time.NewTimer(200 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// engine is asked over a socket.
+type engine struct{ socket string }
+
+const (
+	maxAnswer     = 32 << 20 // bytes; a list of some ten thousand containers
+	answerTimeout = 20 * time.Second
+)
+
+func (e engine) get(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", e.socket)
+	}}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1)) //nolint:forbidigo // bounded
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) > maxAnswer:
+		return nil, errors.New("the answer is too long")
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, bytes.TrimSpace(b[:min(len(b), 300)]))
+	}
+	return b, nil
+}
+
+func (e engine) liveRestore(ctx context.Context) (bool, error) {
+	var info struct{ LiveRestoreEnabled bool }
+	b, err := e.get(ctx, "/info")
+	if err == nil {
+		err = json.Unmarshal(b, &info)
+	}
+	return info.LiveRestoreEnabled, err
+}
+
+// running lists the IDs of containers that run.
+func (e engine) running(ctx context.Context) ([]string, error) {
+	var list []struct{ Id string } //nolint:revive // the daemon's spelling
+	b, err := e.get(ctx, "/containers/json")
+	if err == nil {
+		err = json.Unmarshal(b, &list)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	ids := make([]string, 0, len(list))
+	for _, c := range list {
+		ids = append(ids, c.Id)
+	}
+	return ids, nil
+}

@@ -1,0 +1,273 @@
+package takeover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeHost is a host with systemd, a daemon and an agent: units listen where their drop-ins say.
+// Containers are there as long as the engine's answer has them.
+type fakeHost struct {
+	t           *testing.T
+	root        string
+	calls       []string
+	liveRestore bool
+	gateBroken  bool   // the gate listens and its engine never answers
+	fail        string // prefix of a command that fails
+	daemon      *http.Server
+	gate        *http.Server
+}
+
+func newFakeHost(t *testing.T) (*fakeHost, *Host) {
+	t.Helper()
+	root, err := os.MkdirTemp("", "tk") // short: a socket's path has 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	for _, d := range []string{"run/systemd/system", "etc/systemd/system", "etc/docker", "var/lib/belay"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := &fakeHost{t: t, root: root, liveRestore: true}
+	h := New(Options{Root: root, Timeout: time.Second, Command: "/usr/bin/belay", Say: func(s string) { t.Log(s) }})
+	h.sys = f
+	f.start(true)
+	t.Cleanup(func() { f.stop(&f.daemon); f.stop(&f.gate) })
+	return f, h
+}
+
+func (f *fakeHost) moved() bool {
+	for _, tree := range []string{volatile, persistent} {
+		if _, err := os.Stat(filepath.Join(f.root, tree, "docker.socket.d/belay.conf")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *fakeHost) listen(path string, mode fs.FileMode, broken bool) *http.Server {
+	p := filepath.Join(f.root, path)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	os.Remove(p)
+	l, err := net.Listen("unix", p)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.Chmod(p, mode); err != nil {
+		f.t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case broken:
+			http.Error(w, "no engine", http.StatusBadGateway)
+		case r.URL.Path == "/info":
+			fmt.Fprintf(w, `{"LiveRestoreEnabled":%t}`, f.liveRestore)
+		case r.URL.Path == "/containers/json":
+			fmt.Fprint(w, `[{"Id":"aaaaaaaaaaaaaaaa"}]`)
+		default:
+			fmt.Fprint(w, "OK")
+		}
+	})}
+	go s.Serve(l)
+	// Close does not close a listener that Serve has not seen yet.
+	_, _ = engine{p}.get(f.t.Context(), "/_ping")
+	return s
+}
+
+func (f *fakeHost) start(docker bool) {
+	switch moved := f.moved(); {
+	case docker && f.daemon == nil && moved:
+		f.daemon = f.listen(Upstream, 0o600, false)
+	case docker && f.daemon == nil:
+		f.daemon = f.listen(Socket, 0o660, false)
+	case !docker && moved:
+		f.gate = f.listen(Socket, 0o660, f.gateBroken)
+	}
+}
+
+func (f *fakeHost) stop(s **http.Server) {
+	if *s != nil {
+		(*s).Close()
+		*s = nil
+	}
+}
+
+func (f *fakeHost) run(_ context.Context, name string, args ...string) (string, error) {
+	call := strings.Join(append([]string{name}, args...), " ")
+	f.calls = append(f.calls, call)
+	if f.fail != "" && strings.HasPrefix(call, f.fail) {
+		return "", errors.New(call + ": refused")
+	}
+	docker := strings.Contains(call, dockerUnit)
+	switch {
+	case args[0] == "show":
+		return "ActiveState=active\n", nil
+	case args[0] == "stop" && docker:
+		f.stop(&f.daemon)
+	case args[0] == "stop" && strings.Contains(call, agentUnit):
+		f.stop(&f.gate)
+	case args[0] == "start", args[0] == "restart":
+		f.start(docker)
+	}
+	return "", nil
+}
+
+// atHome reports what of a takeover is left.
+func (f *fakeHost) atHome() error {
+	var left []error
+	for _, p := range []string{"var/lib/belay/gate.json", "run/systemd/system/docker.socket.d", "etc/systemd/system/docker.socket.d",
+		"run/systemd/system/belay-agent.service.d", "etc/systemd/system/belay-agent.service.d", Upstream, filepath.Dir(Upstream)} {
+		if _, err := os.Lstat(filepath.Join(f.root, p)); err == nil {
+			left = append(left, errors.New(p+" is left"))
+		}
+	}
+	_, err := engine{filepath.Join(f.root, Socket)}.get(f.t.Context(), "/_ping")
+	return errors.Join(append(left, err)...)
+}
+
+func TestThereAndBack(t *testing.T) {
+	f, h := newFakeHost(t)
+	p, err := h.Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Running) != 1 || p.Mode != "0660" || len(p.Steps) == 0 || f.moved() {
+		t.Errorf("plan %+v, moved %t: a plan tells and does nothing", p, f.moved())
+	}
+	for range 2 {
+		if err := h.Enable(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(slices.DeleteFunc(slices.Clone(f.calls), func(c string) bool { return !strings.HasPrefix(c, "systemd-run") })); n != 1 {
+		t.Errorf("%d timers: enabling twice is enabling once", n)
+	}
+	if last := f.calls[len(f.calls)-1]; last != "systemctl stop belay-gate-rollback.timer" {
+		t.Errorf("the last command is %q: the timer is still there", last)
+	}
+	if _, err := os.Stat(filepath.Join(f.root, volatile, "docker.socket.d")); err == nil {
+		t.Error("drop-ins below /run are left")
+	}
+	st, err := h.readState()
+	if err != nil || !h.inPlace(persistent, st.files()) {
+		t.Errorf("drop-ins below /etc are not what the record says: %v", err)
+	}
+	if err := h.Disable(t.Context(), true); err != nil || !f.moved() {
+		t.Errorf("the timer takes a gate away that works: %v", err)
+	}
+	for range 2 {
+		if err := h.Disable(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.atHome(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestRollback(t *testing.T) {
+	for _, tt := range []struct{ name, fail string }{
+		{"the gate gives no answer", ""},
+		{"the timer cannot be set", "systemd-run"},
+		{"the agent does not start", "systemctl restart belay-agent"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, h := newFakeHost(t)
+			f.gateBroken, f.fail = tt.fail == "", tt.fail
+			if err := h.Enable(t.Context()); !errors.Is(err, ErrRolledBack) {
+				t.Errorf("Enable = %v, want ErrRolledBack", err)
+			}
+			if err := f.atHome(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A process that is killed half-way leaves drop-ins below /run and the timer, which calls
+// Disable(unconfirmed).
+func TestTimer(t *testing.T) {
+	f, h := newFakeHost(t)
+	st := state{Phase: phaseEnabling, Group: "docker", Mode: "0660"}
+	if err := errors.Join(h.writeState(st), h.writeDropIns(volatile, st.files())); err != nil {
+		t.Fatal(err)
+	}
+	f.stop(&f.daemon)
+	if err := h.Disable(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.atHome(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	plugin := func(f *fakeHost) {
+		os.WriteFile(filepath.Join(f.root, "etc/docker/daemon.json"), []byte(`{"authorization-plugins":["belay"]}`), 0o600)
+	}
+	tests := []struct {
+		name, want string
+		spoil      func(f *fakeHost)
+	}{
+		{"no live-restore", "live-restore", func(f *fakeHost) { f.liveRestore = false }},
+		{"the plugin is asked already", "authorization-plugins", plugin},
+		{"no systemd", "systemd does not run", func(f *fakeHost) { os.Remove(filepath.Join(f.root, volatile)) }},
+		{"the daemon is down", "does not answer", func(f *fakeHost) { f.stop(&f.daemon); f.listen(Socket, 0o660, true) }},
+		{"something at the new place", "something at", func(f *fakeHost) { f.listen(Upstream, 0o600, false) }},
+		{"no socket", "is no socket", func(f *fakeHost) {
+			f.stop(&f.daemon)
+			os.WriteFile(filepath.Join(f.root, Socket), nil, 0o600)
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f, h := newFakeHost(t)
+			tt.spoil(f)
+			err := h.Enable(t.Context())
+			if !errors.Is(err, ErrNotPossible) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Enable = %v, want ErrNotPossible with %q", err, tt.want)
+			}
+			if f.moved() {
+				t.Error("it refuses and has changed something")
+			}
+		})
+	}
+	t.Run("disable while the plugin is asked", func(t *testing.T) {
+		f, h := newFakeHost(t)
+		if err := h.Enable(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		plugin(f)
+		if err := h.Disable(t.Context(), false); err == nil || !f.moved() {
+			t.Errorf("Disable = %v: Docker would refuse everybody", err)
+		}
+	})
+}
+
+// What is by hand in docs/gate.md is what the command writes.
+func TestShippedDropIns(t *testing.T) {
+	h := New(Options{})
+	for unit, text := range (state{Group: "docker", Mode: "0660"}).files() {
+		b, err := os.ReadFile(filepath.Join("../../../deploy/docker", filepath.Base(filepath.Dir(h.dropIn("", unit))), filepath.Base(h.dropIn("", unit))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(b) != text {
+			t.Errorf("%s: got\n%s\nwant\n%s", unit, text, b)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+#!/bin/bash
+# Build dist/belay_VERSION_ARCH.deb and .rpm: build.sh [ARCH...] (amd64 arm64). Cross-built, no C
+# compiler, no root. The same commit gives the same bytes: times are the commit's, paths are
+# trimmed, the packager is pinned in tools/package/nfpm.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+umask 022
+out=${DIST:-dist}
+[ $# -gt 0 ] || set -- amd64 arm64
+go=${GO:-go}
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+export TZ=UTC LC_ALL=C
+
+# version prints what dpkg and rpm both take and order: a tag's v1.2.3 is 1.2.3, five commits
+# later it is 1.2.3+5.gabcdef0; without a tag it is older than every release.
+version() {
+	local d
+	if d=$(git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/null); then
+		d=${d#v}
+		case $d in *-*-g*) d=$(sed -E 's/-([0-9]+)-g/+\1.g/' <<<"$d") ;; esac
+		printf '%s\n' "${d//-/\~}"
+	else
+		printf '0.0.0~git%s.%s\n' "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d)" \
+			"$(git describe --always --abbrev=12 --dirty=.dirty)"
+	fi
+}
+ver=${VERSION:-$(version)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out"
+"$go" -C tools/package/nfpm build -o "$work/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
+
+compile() { # compile ARCH DIRECTORY
+	local c
+	for c in agent:belay-agent ctl:belay scanner:belay-scanner; do
+		CGO_ENABLED=0 GOOS=linux GOARCH=$1 "$go" build -trimpath -ldflags "-s -w -buildid= -X main.version=$ver" \
+			-o "$2/${c#*:}" "./cmd/${c%:*}"
+	done
+}
+
+# texts DIRECTORY writes man pages and completions, by the programs built for this machine:
+# they are the same for every architecture.
+texts() {
+	local t=$1 p
+	mkdir -p "$t"/{host,man/man1,man/man8,completion/{bash,zsh,fish}}
+	compile "$("$go" env GOHOSTARCH)" "$t/host"
+	"$t/host/belay" man "$t/man/man1"
+	"$t/host/belay-agent" man "$t/man/man8"
+	gzip -9n "$t"/man/man?/*
+	for p in belay belay-agent; do
+		"$t/host/$p" completion bash >"$t/completion/bash/$p"
+		"$t/host/$p" completion zsh >"$t/completion/zsh/_$p"
+		"$t/host/$p" completion fish >"$t/completion/fish/$p.fish"
+	done
+}
+
+# stage ARCH DIRECTORY lays out what is not configuration as it will lie on the host.
+stage() {
+	local s=$2
+	install -d "$s"/usr/{bin,sbin,lib/systemd/system,share/{belay/policies,belay/docker,doc/belay,man,bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}}
+	compile "$1" "$work/bin-$1"
+	install -m 755 "$work/bin-$1/belay-agent" "$s/usr/sbin/"
+	install -m 755 "$work/bin-$1/belay" "$work/bin-$1/belay-scanner" "$s/usr/bin/"
+	install -m 644 deploy/systemd/belay-agent.service deploy/systemd/belay.slice "$s/usr/lib/systemd/system/"
+	install -m 644 policies/*.yaml "$s/usr/share/belay/policies/"
+	install -m 644 deploy/docker/daemon.json "$s/usr/share/belay/docker/"
+	install -m 644 deploy/package/copyright README.md "$s/usr/share/doc/belay/"
+	gzip -9nc CHANGELOG.md >"$s/usr/share/doc/belay/changelog.gz"
+	cp -r "$work/texts/man/." "$s/usr/share/man/"
+	cp "$work"/texts/completion/bash/* "$s/usr/share/bash-completion/completions/"
+	cp "$work"/texts/completion/zsh/* "$s/usr/share/zsh/vendor-completions/"
+	cp "$work"/texts/completion/fish/* "$s/usr/share/fish/vendor_completions.d/"
+	install -d "$s.conf/policies"
+	install -m 644 deploy/package/agent.conf "$s.conf/"
+	install -m 644 policies/audit-floor.yaml "$s.conf/policies/"
+	find "$s" "$s.conf" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+}
+
+texts "$work/texts"
+for arch; do
+	stage "$arch" "$work/$arch"
+	sed -e "s|@ARCH@|$arch|; s|@VERSION@|$ver|; s|@STAGE@|$work/$arch|; s|@CONF@|$work/$arch.conf|; s|@SCRIPTS@|$PWD/deploy/package|" \
+		deploy/package/nfpm.yaml >"$work/nfpm.yaml"
+	for format in deb rpm; do
+		file=$out/belay_${ver}_$arch.$format
+		"$work/nfpm" package --config "$work/nfpm.yaml" --packager $format --target "$file" >/dev/null
+		echo "$file"
+	done
+done

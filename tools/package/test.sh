@@ -1,0 +1,36 @@
+#!/bin/bash
+# test.sh ROOT DEB: install, reinstall (as an upgrade), remove and purge DEB in a copy of the Debian
+# root ROOT (debootstrap --include=systemd), and hold the lists of files before and after equal.
+# Needs root. systemd does not run there: units are enabled and not started.
+set -euo pipefail
+base=$1 deb=$(readlink -f "$2")
+work=$(mktemp -d)
+trap 'umount "$work/root" 2>/dev/null || true; umount "$work/rw" 2>/dev/null || true; rm -rf "$work"' EXIT
+mkdir "$work/root" "$work/rw"
+mount -t tmpfs t "$work/rw" && mkdir "$work/rw/u" "$work/rw/w"
+mount -t overlay -o "lowerdir=$base,upperdir=$work/rw/u,workdir=$work/rw/w" o "$work/root"
+inroot() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive unshare -mpf chroot "$work/root" "$@"; }
+# dpkg's own log and backups of its database are no trace of a package.
+list() { (cd "$work/root" && find . -xdev \( -path './var/lib/dpkg/*-old' -o -path ./var/log/dpkg.log -o -path ./tmp -o -path ./var/lib/dpkg/triggers \) -prune -o -printf '%p %y %m %U:%G %l\n' | sort); }
+fail() { echo "package test: $*" >&2; exit 1; }
+cp "$deb" "$work/root/tmp/belay.deb"
+inroot dpkg --list >/dev/null # what dpkg makes at its first call
+list >"$work/before"
+inroot dpkg -i /tmp/belay.deb >/dev/null
+[ -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "the agent is not started before docker.service"
+inroot belay version >/dev/null || fail "belay does not run"
+inroot belay policy check /etc/belay/policies >/dev/null || fail "the shipped policy is refused"
+echo 'BELAY_AGENT_FLAGS=--log-allowed' >"$work/root/etc/belay/agent.conf"
+inroot systemctl disable belay-agent >/dev/null 2>&1
+inroot dpkg -i --force-confdef --force-confold /tmp/belay.deb >/dev/null
+grep -q log-allowed "$work/root/etc/belay/agent.conf" || fail "an upgrade took the operator's configuration"
+[ ! -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "an upgrade enabled what the operator had disabled"
+inroot dpkg -r belay >/dev/null
+grep -q log-allowed "$work/root/etc/belay/agent.conf" || fail "removal took the configuration, which is purge's"
+[ ! -e "$work/root/usr/sbin/belay-agent" ] || fail "removal left the agent"
+inroot dpkg -i --force-confold /tmp/belay.deb >/dev/null
+[ -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "installing after a removal does not enable the agent"
+inroot dpkg -P belay >/dev/null 2>&1
+list >"$work/after"
+diff "$work/before" "$work/after" || fail "purge left the above"
+echo "package test: installed, upgraded, removed, purged; $(wc -l <"$work/before") files as before"
