@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,6 +79,16 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	case needRoot:
 	case needBPF:
 		all = append(all, "--cap-add", "SYS_ADMIN", "--cap-add", "BPF")
+	case needAdmin:
+		all = append(all, "--cap-add", "SYS_ADMIN")
+	case needModule:
+		all = append(all, "--cap-add", "SYS_MODULE")
+	case needPerf:
+		all = append(all, "--cap-add", "PERFMON", "--cap-add", "SYS_ADMIN")
+	case needHostPID:
+		all = append(all, "--cap-add", "SYS_PTRACE", "--cap-add", "SYS_NICE", "--pid", "host")
+	case needSocket:
+		all = append(all, "--bind", answering(t)+":/run/engine")
 	case needVolume, needHandle:
 		home := filepath.Join(t.TempDir(), "home")
 		if out, err := exec.Command("cp", "-a", filepath.Join(l.rootfs, "home/app"), home).CombinedOutput(); err != nil {
@@ -98,6 +109,29 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
+// answering returns a folder with a docker.sock on which somebody answers.
+func answering(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "docker.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 512))
+			_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+			c.Close()
+		}
+	}()
+	return dir
+}
+
 const noInt80 = "a kernel and a hypervisor with the 32-bit entry (CONFIG_IA32_EMULATION)"
 
 // TestUnguarded shows that each attack is a real one: with nothing in its way it wins.
@@ -110,6 +144,8 @@ func TestUnguarded(t *testing.T) {
 			testneed.Need(t, "binfmt_misc", a.needs != needBinfmt || status != exitUntried, "a handler for this attack on the host; the suite in test/kernel registers one")
 			testneed.Need(t, "userns", status != exitUntried || !strings.Contains(out, "namespaces are off"), "user namespaces are off on this host")
 			testneed.Need(t, "int80", a.name != "e12-int80" || status != exitUntried, noInt80)
+			testneed.Need(t, "sysrq", a.name != "priv-sysrq" || status != exitUntried, "a kernel with CONFIG_MAGIC_SYSRQ")
+			testneed.Need(t, "modules", a.needs != needModule || status != exitUntried, "a kernel with loadable modules")
 			testneed.Need(t, "io_uring", a.name != "keys-uring" && a.name != "file-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {
 				t.Errorf("status %d, printed %q", status, out)
