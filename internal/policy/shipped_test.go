@@ -25,6 +25,7 @@ func TestShippedPolicies(t *testing.T) {
 		"hardened.yaml":    {verdict.Deny, verdict.Deny, verdict.Deny},
 		"audit-floor.yaml": {verdict.Audit, verdict.Audit, verdict.Allow},
 		"after-start.yaml": {verdict.Deny, verdict.Allow, verdict.Deny},
+		"strict.yaml":      {verdict.Deny, verdict.Deny, verdict.Deny},
 	}
 	files, err := filepath.Glob("../../policies/*.yaml")
 	if err != nil {
@@ -33,7 +34,7 @@ func TestShippedPolicies(t *testing.T) {
 	// The other kinds have tests of their own.
 	files = slices.DeleteFunc(files, func(f string) bool {
 		return strings.HasPrefix(filepath.Base(f), "access-") || strings.HasPrefix(filepath.Base(f), "image-") ||
-			strings.HasPrefix(filepath.Base(f), "files-")
+			strings.HasPrefix(filepath.Base(f), "files-") || filepath.Base(f) == "baseline.yaml"
 	})
 	if len(files) != len(tests) {
 		t.Errorf("got %d shipped policies, want %d", len(files), len(tests))
@@ -132,5 +133,47 @@ func TestReferenceDocument(t *testing.T) {
 	}
 	if parsed < 2 {
 		t.Errorf("got %d whole examples, want at least 2", parsed)
+	}
+}
+
+// Each rule of baseline and strict says, above itself, which technique of ATT&CK it is against;
+// strict refuses all that baseline does, and every rule that there is but the lists of programs.
+func TestBaselineAndStrict(t *testing.T) {
+	floors := map[string]*Effective{}
+	for _, name := range []string{"baseline.yaml", "strict.yaml"} {
+		src, err := os.ReadFile("../../policies/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, spec, _ := strings.Cut(string(src), "\n  exec:")
+		told := false
+		for l := range strings.Lines(spec) {
+			l = strings.TrimSpace(l)
+			switch section := strings.HasSuffix(l, ":"); {
+			case strings.HasPrefix(l, "#"):
+				told = told || strings.Contains(l, "T1")
+			case section && l != "rules:":
+				told = false
+			case l != "" && !section && !told:
+				t.Errorf("%s: %q has no technique above it", name, l)
+			}
+		}
+		s, err := ParseFiles("../../policies/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		floors[name] = s.Floor()
+	}
+	base, strict := floors["baseline.yaml"], floors["strict.yaml"]
+	for _, r := range verdict.Rules() {
+		if base.Rules[0][r].on() && !strict.Rules[0][r].on() {
+			t.Errorf("%s: baseline denies it, and strict does not", r)
+		}
+		if !strict.Rules[0][r].on() && r != verdict.RulePathDeny && r != verdict.RulePathAllow {
+			t.Errorf("strict does not deny %s", r)
+		}
+	}
+	if loose := base.Capabilities[0] &^ strict.Capabilities[0]; loose != 0 {
+		t.Errorf("baseline denies capabilities that strict does not: %q", loose.Names())
 	}
 }

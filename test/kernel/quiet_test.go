@@ -23,11 +23,16 @@ func fsType(tb testing.TB, dir string) int64 {
 	return st.Type
 }
 
-// Ordinary work under the shipped policy causes no record.
+// Ordinary work under the shipped policies causes no record.
 func TestQuiet(t *testing.T) {
+	for _, policy := range []string{"hardened", "baseline", "strict"} {
+		t.Run(policy, func(t *testing.T) { quiet(t, shipped(t, policy+".yaml")) })
+	}
+}
+
+func quiet(t *testing.T, policy string) {
 	h := get(t)
-	raw := shipped(t, "hardened.yaml")
-	h.enact(t, raw)
+	h.enact(t, policy)
 	for _, c := range []struct {
 		name    string
 		flags   []string
