@@ -40,7 +40,7 @@ export BELAY_TEST_REQUIRE=root,bpf,cgroup2,bpf-$backend
 rc=0
 cd /tmp/vm
 bin/enforce.test -test.v 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend enforce || rc=1
-[ ! -x bin/kernel.test ] || bin/kernel.test -test.v -test.timeout 20m 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend kernel || rc=1
+[ ! -x bin/kernel.test ] || bin/kernel.test -test.v -test.timeout 40m 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend kernel || rc=1
 "$PWD/tools/vmtest/reboot.sh" "$PWD" || rc=1
 exit \$rc
 JOB
@@ -48,7 +48,7 @@ JOB
 	trap 'kill "$vm"; wait "$vm"; exit 143' TERM
 	for try in 1 2 3; do
 		rc=0
-		BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-1800} tools/vmtest/vm.sh "$kernel" "$lsm" "$job" &
+		BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-3000} tools/vmtest/vm.sh "$kernel" "$lsm" "$job" &
 		vm=$!
 		wait "$vm" || rc=$?
 		[ "$rc" = 125 ] || break
