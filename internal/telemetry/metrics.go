@@ -193,7 +193,8 @@ const freshFor = 5 * time.Second
 func (o *observer) state() Observed {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.at.IsZero() || time.Since(o.at) >= freshFor {
+	// Before the agent is open there is no state to be told again.
+	if o.last.Backend == "" || time.Since(o.at) >= freshFor {
 		o.last, o.at = o.t.o.Observe(), time.Now()
 	}
 	return o.last

@@ -44,6 +44,7 @@ func TestAgentOnDocker(t *testing.T) {
 	}
 	eventually(t, "a life ends", func() bool { return recv.Counts(t).Names["span container"] >= 2 })
 	eventually(t, "metrics", func() bool { return recv.Counts(t).Names["metric belay.decisions"] > 0 })
+	eventually(t, "the agent's state", func() bool { return recv.Counts(t).Names["metric belay.map.limit"] > 0 })
 	if err := agent.Stop(); err != nil {
 		t.Error(err)
 	}
