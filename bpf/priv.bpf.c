@@ -279,8 +279,8 @@ int BPF_PROG(bl_mod_ioprio, struct task_struct *p, int ioprio)
 	return bl_other(p, 0, BL_H_SCHED);
 }
 
-/* A ring is an anonymous inode of this name; there is no hook for io_uring_setup(2) itself
- * before Linux 6.16.
+/* A ring is an anonymous inode of this name: kernels that are supported here need have no
+ * hook for io_uring_setup(2) itself.
  */
 static __always_inline int bl_anon_inode(const struct qstr *name)
 {

@@ -91,3 +91,23 @@ func TestPtraceOwn(t *testing.T) {
 		})
 	}
 }
+
+// A module that the kernel would load by itself is refused, which only a record shows: the caller
+// is told that there is no such protocol, as where the module does not exist.
+func TestModuleAutoload(t *testing.T) {
+	h := get(t)
+	for mode, want := range map[string]verdict.Decision{"enforce": verdict.Denied, "audit": verdict.WouldDeny} {
+		t.Run(mode, func(t *testing.T) {
+			h.enact(t, document("autoload", mode, "  privileges: {moduleAutoload: deny}\n"))
+			r := h.run(t, asUser, "/bin/attack", "priv-autoload")
+			ran(t, r)
+			if h.kernel.Backend() == verdict.BackendSignal {
+				h.none(t, r.id) // unsupported
+				return
+			}
+			if evs := h.take(r.id, verdict.RuleModuleAutoload); len(evs) == 0 || evs[0].Decision != want {
+				t.Errorf("records %v, want %s", evs, want)
+			}
+		})
+	}
+}

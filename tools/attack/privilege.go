@@ -32,6 +32,7 @@ func privilegeAttacks() []attack {
 		}},
 		{"priv-module", "P4", needModule, "load a module from memory", func(*env) error { return reached(unix.InitModule(make([]byte, 128), "")) }},
 		{"priv-module-fd", "P4", needModule, "load a module from a file", privModuleFD},
+		{"priv-autoload", "P4", "", "have the kernel load a protocol's module; whether it tried, its records say", privAutoload},
 		{"priv-perf", "P4", needPerf, "open a performance counter", privPerf},
 		{"priv-keyctl", "P4", "", "add a key to a keyring of the kernel's", func(*env) error {
 			_, err := unix.AddKey("user", "belay", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
@@ -135,6 +136,16 @@ func privModuleFD(*env) error {
 	}
 	defer f.Close()
 	return reached(unix.FinitModule(int(f.Fd()), "", 0))
+}
+
+// privAutoload asks for AppleTalk, which no container speaks. The answer is the same whether the
+// module was refused or is not there.
+func privAutoload(*env) error {
+	fd, err := unix.Socket(unix.AF_APPLETALK, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return reached(err)
+	}
+	return unix.Close(fd)
 }
 
 func privPerf(*env) error {
