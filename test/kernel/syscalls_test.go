@@ -1,8 +1,13 @@
 package kernel
 
 import (
+	"errors"
+	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/verdict"
@@ -43,6 +48,45 @@ func (h *host) reopen(t *testing.T) {
 	h.listen()
 }
 
+// alone waits until the kernel has let go of the programs that deny by another backend: it does so
+// some time after the last reference to them is gone, and they deny until then.
+func (h *host) alone(t *testing.T) {
+	t.Helper()
+	var left string
+	for range 240 {
+		left = ""
+		for id := ebpf.ProgramID(0); ; {
+			next, err := ebpf.ProgramGetNextID(id)
+			if errors.Is(err, os.ErrNotExist) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			id = next
+			p, err := ebpf.NewProgramFromID(id)
+			if errors.Is(err, os.ErrNotExist) {
+				continue // gone since
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := p.Info()
+			if err := errors.Join(err, p.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(info.Name, "bl_lsm_") || strings.HasPrefix(info.Name, "bl_mod_") {
+				left = info.Name
+			}
+		}
+		if left == "" {
+			return
+		}
+		time.Sleep(500 * time.Millisecond) //nolint:forbidigo // the kernel tells of it in no other way
+	}
+	t.Fatalf("%s is still loaded", left)
+}
+
 // withSyscalls runs f under the signal backend with the program on system calls attached.
 func withSyscalls(t *testing.T, f func(h *host)) {
 	t.Helper()
@@ -54,18 +98,8 @@ func withSyscalls(t *testing.T, f func(h *host)) {
 		h.opts = was
 		h.reopen(t)
 	}()
-	// The programs of the backend that was in use go when the kernel gets to it, and deny
-	// until then.
-	h.enact(t, document("enforced", "enforce", driftPolicy))
-	for range 60 {
-		r := h.attack(t, attackCase{name: "e5-mmap"}, newID())
-		if evs := h.take(r.id, verdict.RuleDrift); len(evs) > 0 && evs[0].Decision == verdict.Killed {
-			f(h)
-			return
-		}
-		time.Sleep(500 * time.Millisecond) //nolint:forbidigo // the kernel tells of it in no other way
-	}
-	t.Fatal("what is mapped is not killed for")
+	h.alone(t)
+	f(h)
 }
 
 // With --signal-syscalls, the signal backend kills for mappings and for key files; audited,
