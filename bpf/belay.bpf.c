@@ -15,6 +15,7 @@
 #include "priv.bpf.c"
 #include "net.bpf.c"
 #include "ssh.bpf.c"
+#include "netrules.bpf.c"
 #include "sock.bpf.c"
 #include "syscall.bpf.c"
 #include "contract.bpf.c"
@@ -37,6 +38,7 @@ BL_TWIN(enum, bl_code);
 BL_TWIN(enum, bl_sock_kind);
 BL_TWIN(enum, bl_caller_kind);
 BL_TWIN(enum, bl_guard_mode);
+BL_TWIN(enum, bl_net_dir);
 BL_TWIN(struct, bl_event);
 
 /* The kernel refuses LSM programs whose licence is not GPL-compatible. */

@@ -52,6 +52,10 @@ enum bl_hook {
 	BL_H_RECEIVE = 20,	/* a descriptor that was handed in */
 	BL_H_UNIX_CONNECT = 21,
 	BL_H_UNIX_READY = 22,	/* sk_data_ready */
+	BL_H_SENDMSG = 24,
+	BL_H_SOCK_CREATE = 25,
+	BL_H_SKB_IN = 26,
+	BL_H_SOCKET = 27,	/* socket_create */
 	BL_H_MOUNT = 32,
 	BL_H_UMOUNT = 33,
 	BL_H_PIVOT_ROOT = 34,

@@ -25,6 +25,7 @@ static __always_inline void bl_start(struct bl_container *c, struct bl_who *w)
 	c->root_dev = sb->s_dev;
 	c->root_magic = sb->s_magic;
 	c->mnt_ns = ns->ns.inum;
+	c->net = bl_net_ns_of(t);
 	c->user_level = BPF_CORE_READ(t, cred, user_ns, level);
 	c->root_kuid = bl_ns_root((__u64)BPF_CORE_READ(t, cred, user_ns));
 	bpf_probe_read_kernel(&c->caps, 8, __builtin_preserve_access_index(&t->cred->cap_bset));

@@ -19,6 +19,13 @@ enum bl_class {
 	BL_CLASS_BUILD = 1,
 };
 
+/* Whose loopback a container has. */
+enum bl_net_ns {
+	BL_NET_UNKNOWN = 0,	/* taken for the host's */
+	BL_NET_OWN = 1,
+	BL_NET_HOST = 2,
+};
+
 /* Value of bl_containers. The kernel side writes it; the agent only when it enrols
  * a container that ran before. Everything after started is valid once it is 2.
  */
@@ -37,7 +44,8 @@ struct bl_container {
 	__u32 mounted_after;	/* a mount was made after the start (kernels without unique mount ids) */
 	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
-	__u8 pad[2];
+	__u8 net;		/* bl_net_ns */
+	__u8 pad;
 };
 
 enum bl_state {
@@ -158,6 +166,71 @@ struct {
 	__type(key, struct bl_ssh_key);
 	__type(value, struct bl_ssh_ports);
 } bl_ssh_to SEC(".maps");
+
+/* Network rules by address, of all sets. Written by the agent; full: the policy is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_net_key);
+	__type(value, struct bl_net_addr);
+} bl_net_addrs SEC(".maps");
+
+/* And by port. Likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_port_key);
+	__type(value, struct bl_port_rule);
+} bl_net_ports SEC(".maps");
+
+/* What is known of a TCP connection, or of a raw socket, under network rules. Written by the
+ * sockops, connect and packet programs; ends with the socket. No memory: SK_STORAGE.
+ */
+struct bl_conn {
+	__u32 set;	/* under whose rules it was last let pass; 0: none's */
+	__u32 told;	/* under whose rules it was last reported */
+	__u8 mark;	/* BL_CONN_* */
+	__u8 pad[3];
+};
+
+#define BL_CONN_DIALLED		0x01
+#define BL_CONN_ACCEPTED	0x02
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bl_conn);
+} bl_conns SEC(".maps");
+
+/* Who has talked with whom, of all but TCP: an answer is not judged again. Written by the
+ * packet and sendmsg programs. Full: the oldest goes, and what belongs to it is judged anew.
+ */
+struct bl_flow_key {
+	__u64 container;
+	__u32 addr[4];	/* remote */
+	__u16 port;
+	__u16 lport;
+	__u16 proto;
+	__u16 pad;
+};
+
+struct bl_flow {
+	__u64 seen_ns;	/* last packet, monotonic; of a denied one: when it was reported */
+	__u32 set;	/* under whose rules */
+	__u8 in;	/* the first packet came in */
+	__u8 denied;
+	__u8 pad[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct bl_flow_key);
+	__type(value, struct bl_flow);
+} bl_flows SEC(".maps");
 
 /* Cgroups below which containers are recognised (bl_config.scoped). */
 struct {

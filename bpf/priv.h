@@ -39,7 +39,7 @@ static __always_inline int bl_priv_report(struct bl_who *w, struct bl_container 
 	r.d.policy = p->rules[slot & 1][rule & (BL_R_MAX - 1)].policy;
 	r.set = set;
 	r.object = object;
-	r.type = rule == BL_R_BPF ? BL_EV_BPF : BL_EV_PRIVILEGE;
+	r.type = rule == BL_R_BPF ? BL_EV_BPF : rule >= BL_R_EGRESS ? BL_EV_NET : BL_EV_PRIVILEGE;
 	r.hook = hook;
 	r.file_flags = number;
 	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;

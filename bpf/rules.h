@@ -12,7 +12,7 @@
  * another ABI is never adopted: see internal/enforce. Containers and labels are carried
  * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 3
+#define BL_ABI 4
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -57,7 +57,12 @@ enum bl_rule_id {
 	BL_R_KERNEL_CONTROL = 22,
 	BL_R_SETID = 23,
 	BL_R_CAPABILITIES = 24,
-	BL_R_COUNT = 25,
+	BL_R_EGRESS = 25,
+	BL_R_INGRESS = 26,
+	BL_R_LISTEN = 27,
+	BL_R_RAW_SOCKETS = 28,
+	BL_R_PACKET_SOCKETS = 29,
+	BL_R_COUNT = 30,
 	BL_R_MAX = 32,
 	BL_R_NONE = 255,
 };
@@ -165,6 +170,47 @@ struct bl_ssh_ports {
 	__u16 port[BL_SSH_PORTS];	/* host byte order */
 };
 
+/* What a rule on addresses is about. Its number is BL_R_EGRESS + this. */
+enum bl_net_dir {
+	BL_NET_EGRESS = 0,	/* the remote address and port */
+	BL_NET_INGRESS = 1,	/* the remote address, the local port */
+	BL_NET_BOUND = 2,	/* the local port */
+};
+
+/* Key and value of bl_net_addrs, a longest-prefix-match trie. Each rule that is on has an
+ * entry for all addresses.
+ */
+struct bl_net_key {
+	__u32 prefixlen;	/* 64 + bits of addr */
+	__u32 set;
+	__u32 kind;		/* bl_net_dir << 1 | slot */
+	__u8 addr[16];		/* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct bl_net_addr {
+	__u32 list;	/* of bl_net_ports; 0: the verdict is that of every port */
+	__u8 verdict;
+	__u8 pad;
+	__u16 policy;
+};
+
+/* Key and value of bl_net_ports: the same over a protocol and a port. What no entry of a list
+ * has, the bl_net_addr says.
+ */
+struct bl_port_key {
+	__u32 prefixlen;	/* 80 + bits of port */
+	__u32 set;
+	__u32 list;
+	__be16 proto;
+	__be16 port;
+};
+
+struct bl_port_rule {
+	__u8 verdict;
+	__u8 pad;
+	__u16 policy;
+};
+
 /* The only entry of bl_config. */
 struct bl_config {
 	__u32 abi;
@@ -173,7 +219,7 @@ struct bl_config {
 	__u8 scoped;		/* only cgroups below bl_scopes are recognised */
 	__u8 report_allowed;	/* emit a record for every allowed exec */
 	__u8 files;		/* a set may have file rules: never cleared while the maps live */
-	__u8 pad;
+	__u8 net;		/* a set may have network rules: never cleared while the maps live */
 };
 
 #endif

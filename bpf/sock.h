@@ -91,9 +91,6 @@ struct {
 	__type(value, __u32);
 } bl_guards SEC(".maps");
 
-/* Inode number of the host's network namespace; set by the loader. */
-volatile const __u32 bl_host_net;
-
 static __always_inline void bl_sock_at(struct bl_sock_key *k, struct dentry *d, __u32 kind)
 {
 	k->ino = BPF_CORE_READ(d, d_inode, i_ino);

@@ -100,6 +100,18 @@ static __always_inline __u64 bl_dead_container(struct bpf_sock *sk)
 	return bl_container_slow((__u64)BPF_CORE_READ(cg, self.cgroup));
 }
 
+/* The container that a packet's socket is of; 0: none. */
+static __always_inline __u64 bl_skb_container(struct __sk_buff *skb, struct bpf_sock *sk)
+{
+	__u64 id = bpf_skb_cgroup_id(skb), *known = bpf_map_lookup_elem(&bl_cgroups, &id);
+
+	if (known)
+		return *known;
+	if (bl_overflow())
+		return bl_skb_container_slow(skb, sk);
+	return sk->protocol == IPPROTO_TCP ? bl_dead_container(sk) : 0;
+}
+
 /* One TCP segment: where its payload lies. */
 struct bl_seg {
 	__u32 seq;	/* of the first byte of payload */
@@ -121,7 +133,8 @@ struct bl_seg {
 #define BL_NEXT_DEST	60
 #define BL_NEXT_MOBILE	135
 
-/* Walks the extension headers. Returns the transport's number, or minus a code. A
+/* Walks the extension headers. Returns the transport's number, or minus a code; off becomes
+ * where its header is, 0 if that may be elsewhere. A
  * fragment can only come from a raw socket: the kernel cuts packets after this hook.
  */
 static __always_inline int bl_ip6_transport(struct __sk_buff *skb, __u32 next, __u32 *off)
@@ -136,9 +149,11 @@ static __always_inline int bl_ip6_transport(struct __sk_buff *skb, __u32 next, _
 		if (bpf_skb_load_bytes(skb, *off, h, sizeof(h)))
 			return -BL_E_SKB_PARSE;
 		if (next == BL_NEXT_FRAG) {
-			if (h[2] || h[3] & 0xf9)	/* an offset, or more to come */
+			if (h[2] || h[3] & 0xf9) {	/* an offset, or more to come */
+				*off = 0;
 				return h[0] == BL_NEXT_UDP || h[0] == BL_NEXT_ICMP6 ? h[0] :
 										      -BL_E_SKB_PARSE;
+			}
 			*off += 8;
 		} else if (next == BL_NEXT_AH) {
 			*off += (h[1] + 2) * 4;
@@ -433,8 +448,8 @@ static __always_inline int bl_egress_tcp(struct __sk_buff *skb, struct bpf_sock 
 SEC("cgroup_skb/egress")
 int bl_egress(struct __sk_buff *skb)
 {
-	__u64 id, *known, top;
 	struct bpf_sock *sk;
+	__u64 top;
 
 	sk = skb->sk;
 	if (!sk)
@@ -444,16 +459,7 @@ int bl_egress(struct __sk_buff *skb)
 		return BL_CG_PASS;
 	if (sk->type != SOCK_RAW && (sk->type != SOCK_STREAM || sk->protocol != IPPROTO_TCP))
 		return BL_CG_PASS;
-	id = bpf_skb_cgroup_id(skb);
-	known = bpf_map_lookup_elem(&bl_cgroups, &id);
-	if (known)
-		top = *known;
-	else if (bl_overflow())
-		top = bl_skb_container_slow(skb, sk);
-	else if (sk->protocol == IPPROTO_TCP)
-		top = bl_dead_container(sk);
-	else
-		return BL_CG_PASS;
+	top = bl_skb_container(skb, sk);
 	if (!top)
 		return BL_CG_PASS;
 	if (sk->type == SOCK_RAW)

@@ -153,6 +153,16 @@ static __always_inline __u32 bl_mnt_ns(struct task_struct *task)
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 }
 
+/* Set by the loader: inode number of the host's network namespace. */
+volatile const __u32 bl_host_net;
+
+static __always_inline __u8 bl_net_ns_of(struct task_struct *task)
+{
+	__u32 net = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+
+	return net && net != bl_host_net ? BL_NET_OWN : BL_NET_HOST;
+}
+
 /* The label of a task, NULL if it has none. A task for which no program has stored anything,
  * as most of the host's, is told by a load instead of a call.
  */

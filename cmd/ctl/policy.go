@@ -289,6 +289,9 @@ func ruleTexts(s *policy.Spec) []string {
 	if p := s.Privileges; p != nil {
 		section(p.Mode, append(p.Values(), "privileges.capabilities", listed(len(p.Capabilities.Names()), "capability", "capabilities"))...)
 	}
+	if n := s.Network; n != nil {
+		section(n.Mode, n.Values()...)
+	}
 	if g := s.Guard; g != nil {
 		section(g.Mode, "guard.bpf", string(g.BPF), "guard.sockets", string(g.Sockets))
 	}

@@ -23,4 +23,6 @@ var codes = []Code{
 	{17, "skb_parse", "fail", "the TCP header of a packet could not be found"},
 	{18, "stream_gap", "report", "bytes of a TCP stream left while no program looked: they were not searched for SSH"},
 	{19, "vma_busy", "fail", "the mappings of a task could not be read, since other threads kept changing them"},
+	{20, "net_gone", "deny", "a network rule that is on has no entry for an address"},
+	{21, "flow", "report", "an exchange of packets could not be noted: its answers are judged by themselves"},
 }

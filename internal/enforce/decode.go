@@ -112,6 +112,7 @@ var hookNames = [...]string{
 	"cgroup_connect", "cgroup_bind", "socket_listen", "cgroup_skb_egress", "cgroup", "inode_symlink",
 	"file_create", "file_delete", "file_attributes", "file_receive",
 	"unix_stream_connect", "sk_data_ready",
+	24: "cgroup_sendmsg", "cgroup_sock_create", "cgroup_skb_ingress", "socket_create",
 	32: "sb_mount", "sb_umount", "sb_pivotroot", "move_mount", "ptrace_access_check", "ptrace_traceme", "task_kill",
 	"task_setscheduler", "userns_create", "kernel_read_file", "kernel_load_data", "kernel_module_request", "perf_event_open",
 	"key_permission", "inode_init_security_anon", "capable",

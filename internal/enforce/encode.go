@@ -3,6 +3,7 @@ package enforce
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"net/netip"
 
 	"github.com/belay-project/belay/internal/policy"
@@ -89,6 +90,17 @@ func encodePathRule(r policy.PathRule) kernelBlPathRule {
 		v.Verdict[slot] = uint8(r.Verdict[slot])
 	}
 	return v
+}
+
+// encodeNetAddr and encodeNetPort return the entries of the two tries of network rules.
+func encodeNetAddr(set uint32, a policy.NetAddr) (kernelBlNetKey, kernelBlNetAddr) {
+	k := kernelBlNetKey{Prefixlen: 64 + uint32(a.Prefix.Bits()), Set: set, Kind: uint32(a.Kind), Addr: a.Prefix.Addr().As16()}
+	return k, kernelBlNetAddr{List: a.List, Verdict: uint8(a.Verdict), Policy: a.Policy}
+}
+
+func encodeNetPort(set uint32, p policy.NetPort) (kernelBlPortKey, kernelBlPortRule) {
+	k := kernelBlPortKey{Prefixlen: 80 + uint32(p.Bits), Set: set, List: p.List, Proto: bits.ReverseBytes16(p.Protocol), Port: bits.ReverseBytes16(p.Port)}
+	return k, kernelBlPortRule{Verdict: uint8(p.Verdict), Policy: p.Policy}
 }
 
 func encodeSSHDest(set, slot uint32, d policy.SSHDest) (kernelBlSshKey, kernelBlSshPorts, error) {

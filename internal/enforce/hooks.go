@@ -39,6 +39,13 @@ var (
 	onlyModret   = []verdict.Backend{verdict.BackendModret}
 )
 
+// Rules that programs for packets and calls are about.
+var (
+	egressRules = []verdict.Rule{verdict.RuleEgress}
+	tcpRules    = []verdict.Rule{verdict.RuleEgress, verdict.RuleIngress}
+	packetRules = []verdict.Rule{verdict.RuleEgress, verdict.RuleIngress, verdict.RuleListen, verdict.RuleRawSockets}
+)
+
 // hooks lists every program in the order of attachment: labels first, decisions after
 // them, so that no decision sees a task whose history was missed.
 var hooks = []hook{
@@ -148,6 +155,22 @@ var hooks = []hook{
 	{program: "bl_lsm_listen", name: "socket_listen", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_mod_listen", name: "security_socket_listen", backends: onlyModret},
 	{program: "bl_sig_listen", name: "inet_sock_set_state", backends: []verdict.Backend{verdict.BackendSignal}},
+
+	{program: "bl_net_sockops", name: "cgroup sock_ops (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupSockOps, rules: tcpRules},
+	{program: "bl_net_connect4", name: "cgroup connect4 (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet4Connect, rules: egressRules},
+	{program: "bl_net_connect6", name: "cgroup connect6 (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet6Connect, rules: egressRules},
+	{program: "bl_net_sendmsg4", name: "cgroup sendmsg4", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupUDP4Sendmsg, rules: egressRules},
+	{program: "bl_net_sendmsg6", name: "cgroup sendmsg6", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupUDP6Sendmsg, rules: egressRules},
+	{program: "bl_net_bind4", name: "cgroup bind4 (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet4Bind, rules: []verdict.Rule{verdict.RuleListen}},
+	{program: "bl_net_bind6", name: "cgroup bind6 (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet6Bind, rules: []verdict.Rule{verdict.RuleListen}},
+	{program: "bl_net_sock_create", name: "cgroup sock_create", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetSockCreate, rules: []verdict.Rule{verdict.RuleRawSockets}},
+	{program: "bl_net_egress", name: "cgroup_skb egress (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetEgress, rules: packetRules},
+	{program: "bl_net_ingress", name: "cgroup_skb ingress", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetIngress, rules: packetRules},
+	{program: "bl_lsm_net_listen", name: "socket_listen (network)", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleListen}},
+	{program: "bl_mod_net_listen", name: "security_socket_listen (network)", backends: onlyModret, rules: []verdict.Rule{verdict.RuleListen}},
+	{program: "bl_sig_net_listen", name: "inet_sock_set_state (network)", backends: []verdict.Backend{verdict.BackendSignal}, rules: []verdict.Rule{verdict.RuleListen}},
+	{program: "bl_lsm_socket", name: "socket_create", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RulePacketSockets}},
+	{program: "bl_mod_socket", name: "security_socket_create", backends: onlyModret, rules: []verdict.Rule{verdict.RulePacketSockets}},
 
 	{program: "bl_lsm_unix_connect", name: "unix_stream_connect", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_mod_unix_connect", name: "security_unix_stream_connect", backends: onlyModret},

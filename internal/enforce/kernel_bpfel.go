@@ -98,6 +98,8 @@ const (
 	kernelBlCodeBL_E_SKB_PARSE      kernelBlCode = 17
 	kernelBlCodeBL_E_STREAM_GAP     kernelBlCode = 18
 	kernelBlCodeBL_E_VMA_BUSY       kernelBlCode = 19
+	kernelBlCodeBL_E_NET_GONE       kernelBlCode = 20
+	kernelBlCodeBL_E_FLOW           kernelBlCode = 21
 )
 
 type kernelBlConfig struct {
@@ -108,7 +110,15 @@ type kernelBlConfig struct {
 	Scoped        uint8
 	ReportAllowed uint8
 	Files         uint8
-	Pad           uint8
+	Net           uint8
+}
+
+type kernelBlConn struct {
+	_    structs.HostLayout
+	Set  uint32
+	Told uint32
+	Mark uint8
+	Pad  [3]uint8
 }
 
 type kernelBlContainer struct {
@@ -127,7 +137,8 @@ type kernelBlContainer struct {
 	MountedAfter uint32
 	UserLevel    uint8
 	Class        uint8
-	Pad          [2]uint8
+	Net          uint8
+	Pad          uint8
 }
 
 type kernelBlContract struct {
@@ -232,6 +243,25 @@ type kernelBlExecFacts struct {
 	AgeNs       uint64
 }
 
+type kernelBlFlow struct {
+	_      structs.HostLayout
+	SeenNs uint64
+	Set    uint32
+	In     uint8
+	Denied uint8
+	Pad    [2]uint8
+}
+
+type kernelBlFlowKey struct {
+	_         structs.HostLayout
+	Container uint64
+	Addr      [4]uint32
+	Port      uint16
+	Lport     uint16
+	Proto     uint16
+	Pad       uint16
+}
+
 type kernelBlGlobal uint32
 
 const (
@@ -277,6 +307,10 @@ const (
 	kernelBlHookBL_H_RECEIVE      kernelBlHook = 20
 	kernelBlHookBL_H_UNIX_CONNECT kernelBlHook = 21
 	kernelBlHookBL_H_UNIX_READY   kernelBlHook = 22
+	kernelBlHookBL_H_SENDMSG      kernelBlHook = 24
+	kernelBlHookBL_H_SOCK_CREATE  kernelBlHook = 25
+	kernelBlHookBL_H_SKB_IN       kernelBlHook = 26
+	kernelBlHookBL_H_SOCKET       kernelBlHook = 27
 	kernelBlHookBL_H_MOUNT        kernelBlHook = 32
 	kernelBlHookBL_H_UMOUNT       kernelBlHook = 33
 	kernelBlHookBL_H_PIVOT_ROOT   kernelBlHook = 34
@@ -321,6 +355,30 @@ const (
 	kernelBlLayerBL_L_PLAIN   kernelBlLayer = 8
 )
 
+type kernelBlNetAddr struct {
+	_       structs.HostLayout
+	List    uint32
+	Verdict uint8
+	Pad     uint8
+	Policy  uint16
+}
+
+type kernelBlNetDir uint32
+
+const (
+	kernelBlNetDirBL_NET_EGRESS  kernelBlNetDir = 0
+	kernelBlNetDirBL_NET_INGRESS kernelBlNetDir = 1
+	kernelBlNetDirBL_NET_BOUND   kernelBlNetDir = 2
+)
+
+type kernelBlNetKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Set       uint32
+	Kind      uint32
+	Addr      [16]uint8
+}
+
 type kernelBlPathKey struct {
 	_    structs.HostLayout
 	Set  uint32
@@ -361,6 +419,22 @@ type kernelBlPolicy struct {
 	Rules       [2][32]kernelBlRule
 }
 
+type kernelBlPortKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Set       uint32
+	List      uint32
+	Proto     uint16
+	Port      uint16
+}
+
+type kernelBlPortRule struct {
+	_       structs.HostLayout
+	Verdict uint8
+	Pad     uint8
+	Policy  uint16
+}
+
 type kernelBlRule struct {
 	_       structs.HostLayout
 	Verdict uint8
@@ -396,7 +470,12 @@ const (
 	kernelBlRuleIdBL_R_KERNEL_CONTROL kernelBlRuleId = 22
 	kernelBlRuleIdBL_R_SETID          kernelBlRuleId = 23
 	kernelBlRuleIdBL_R_CAPABILITIES   kernelBlRuleId = 24
-	kernelBlRuleIdBL_R_COUNT          kernelBlRuleId = 25
+	kernelBlRuleIdBL_R_EGRESS         kernelBlRuleId = 25
+	kernelBlRuleIdBL_R_INGRESS        kernelBlRuleId = 26
+	kernelBlRuleIdBL_R_LISTEN         kernelBlRuleId = 27
+	kernelBlRuleIdBL_R_RAW_SOCKETS    kernelBlRuleId = 28
+	kernelBlRuleIdBL_R_PACKET_SOCKETS kernelBlRuleId = 29
+	kernelBlRuleIdBL_R_COUNT          kernelBlRuleId = 30
 	kernelBlRuleIdBL_R_MAX            kernelBlRuleId = 32
 	kernelBlRuleIdBL_R_NONE           kernelBlRuleId = 255
 )
@@ -499,15 +578,19 @@ const (
 	kernelMapBlCallers           = "bl_callers"
 	kernelMapBlCgroups           = "bl_cgroups"
 	kernelMapBlConfigs           = "bl_configs"
+	kernelMapBlConns             = "bl_conns"
 	kernelMapBlContainers        = "bl_containers"
 	kernelMapBlContracts         = "bl_contracts"
 	kernelMapBlDenials           = "bl_denials"
 	kernelMapBlErrs              = "bl_errs"
 	kernelMapBlEvents            = "bl_events"
+	kernelMapBlFlows             = "bl_flows"
 	kernelMapBlGlobals           = "bl_globals"
 	kernelMapBlGuards            = "bl_guards"
 	kernelMapBlHelpers           = "bl_helpers"
 	kernelMapBlInodes            = "bl_inodes"
+	kernelMapBlNetAddrs          = "bl_net_addrs"
+	kernelMapBlNetPorts          = "bl_net_ports"
 	kernelMapBlPaths             = "bl_paths"
 	kernelMapBlPolicies          = "bl_policies"
 	kernelMapBlScopes            = "bl_scopes"
@@ -567,6 +650,7 @@ const (
 	kernelProgBlLsmMount         = "bl_lsm_mount"
 	kernelProgBlLsmMoveMount     = "bl_lsm_move_mount"
 	kernelProgBlLsmMprotect      = "bl_lsm_mprotect"
+	kernelProgBlLsmNetListen     = "bl_lsm_net_listen"
 	kernelProgBlLsmNice          = "bl_lsm_nice"
 	kernelProgBlLsmOpen          = "bl_lsm_open"
 	kernelProgBlLsmPerf          = "bl_lsm_perf"
@@ -575,6 +659,7 @@ const (
 	kernelProgBlLsmReadModule    = "bl_lsm_read_module"
 	kernelProgBlLsmRename        = "bl_lsm_rename"
 	kernelProgBlLsmScheduler     = "bl_lsm_scheduler"
+	kernelProgBlLsmSocket        = "bl_lsm_socket"
 	kernelProgBlLsmSymlink       = "bl_lsm_symlink"
 	kernelProgBlLsmTraceme       = "bl_lsm_traceme"
 	kernelProgBlLsmTruncate      = "bl_lsm_truncate"
@@ -614,6 +699,7 @@ const (
 	kernelProgBlModMount         = "bl_mod_mount"
 	kernelProgBlModMoveMount     = "bl_mod_move_mount"
 	kernelProgBlModMprotect      = "bl_mod_mprotect"
+	kernelProgBlModNetListen     = "bl_mod_net_listen"
 	kernelProgBlModNice          = "bl_mod_nice"
 	kernelProgBlModOpen          = "bl_mod_open"
 	kernelProgBlModPerf          = "bl_mod_perf"
@@ -622,13 +708,25 @@ const (
 	kernelProgBlModReadModule    = "bl_mod_read_module"
 	kernelProgBlModRename        = "bl_mod_rename"
 	kernelProgBlModScheduler     = "bl_mod_scheduler"
+	kernelProgBlModSocket        = "bl_mod_socket"
 	kernelProgBlModSymlink       = "bl_mod_symlink"
 	kernelProgBlModTraceme       = "bl_mod_traceme"
 	kernelProgBlModTruncate      = "bl_mod_truncate"
 	kernelProgBlModUmount        = "bl_mod_umount"
 	kernelProgBlModUnixConnect   = "bl_mod_unix_connect"
 	kernelProgBlModUserns        = "bl_mod_userns"
+	kernelProgBlNetBind4         = "bl_net_bind4"
+	kernelProgBlNetBind6         = "bl_net_bind6"
+	kernelProgBlNetConnect4      = "bl_net_connect4"
+	kernelProgBlNetConnect6      = "bl_net_connect6"
+	kernelProgBlNetEgress        = "bl_net_egress"
+	kernelProgBlNetIngress       = "bl_net_ingress"
+	kernelProgBlNetSendmsg4      = "bl_net_sendmsg4"
+	kernelProgBlNetSendmsg6      = "bl_net_sendmsg6"
+	kernelProgBlNetSockCreate    = "bl_net_sock_create"
+	kernelProgBlNetSockops       = "bl_net_sockops"
 	kernelProgBlSigListen        = "bl_sig_listen"
+	kernelProgBlSigNetListen     = "bl_sig_net_listen"
 	kernelProgBlSigUnixConnect   = "bl_sig_unix_connect"
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
@@ -651,6 +749,7 @@ const (
 	kernelVarBlTwinBlGuardMode   = "bl_twin_bl_guard_mode"
 	kernelVarBlTwinBlHook        = "bl_twin_bl_hook"
 	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
+	kernelVarBlTwinBlNetDir      = "bl_twin_bl_net_dir"
 	kernelVarBlTwinBlPathKind    = "bl_twin_bl_path_kind"
 	kernelVarBlTwinBlRuleId      = "bl_twin_bl_rule_id"
 	kernelVarBlTwinBlSlot        = "bl_twin_bl_slot"
@@ -752,6 +851,7 @@ type kernelProgramSpecs struct {
 	BlLsmMount         *ebpf.ProgramSpec `ebpf:"bl_lsm_mount"`
 	BlLsmMoveMount     *ebpf.ProgramSpec `ebpf:"bl_lsm_move_mount"`
 	BlLsmMprotect      *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
+	BlLsmNetListen     *ebpf.ProgramSpec `ebpf:"bl_lsm_net_listen"`
 	BlLsmNice          *ebpf.ProgramSpec `ebpf:"bl_lsm_nice"`
 	BlLsmOpen          *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
 	BlLsmPerf          *ebpf.ProgramSpec `ebpf:"bl_lsm_perf"`
@@ -760,6 +860,7 @@ type kernelProgramSpecs struct {
 	BlLsmReadModule    *ebpf.ProgramSpec `ebpf:"bl_lsm_read_module"`
 	BlLsmRename        *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
 	BlLsmScheduler     *ebpf.ProgramSpec `ebpf:"bl_lsm_scheduler"`
+	BlLsmSocket        *ebpf.ProgramSpec `ebpf:"bl_lsm_socket"`
 	BlLsmSymlink       *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
 	BlLsmTraceme       *ebpf.ProgramSpec `ebpf:"bl_lsm_traceme"`
 	BlLsmTruncate      *ebpf.ProgramSpec `ebpf:"bl_lsm_truncate"`
@@ -799,6 +900,7 @@ type kernelProgramSpecs struct {
 	BlModMount         *ebpf.ProgramSpec `ebpf:"bl_mod_mount"`
 	BlModMoveMount     *ebpf.ProgramSpec `ebpf:"bl_mod_move_mount"`
 	BlModMprotect      *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
+	BlModNetListen     *ebpf.ProgramSpec `ebpf:"bl_mod_net_listen"`
 	BlModNice          *ebpf.ProgramSpec `ebpf:"bl_mod_nice"`
 	BlModOpen          *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
 	BlModPerf          *ebpf.ProgramSpec `ebpf:"bl_mod_perf"`
@@ -807,13 +909,25 @@ type kernelProgramSpecs struct {
 	BlModReadModule    *ebpf.ProgramSpec `ebpf:"bl_mod_read_module"`
 	BlModRename        *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
 	BlModScheduler     *ebpf.ProgramSpec `ebpf:"bl_mod_scheduler"`
+	BlModSocket        *ebpf.ProgramSpec `ebpf:"bl_mod_socket"`
 	BlModSymlink       *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
 	BlModTraceme       *ebpf.ProgramSpec `ebpf:"bl_mod_traceme"`
 	BlModTruncate      *ebpf.ProgramSpec `ebpf:"bl_mod_truncate"`
 	BlModUmount        *ebpf.ProgramSpec `ebpf:"bl_mod_umount"`
 	BlModUnixConnect   *ebpf.ProgramSpec `ebpf:"bl_mod_unix_connect"`
 	BlModUserns        *ebpf.ProgramSpec `ebpf:"bl_mod_userns"`
+	BlNetBind4         *ebpf.ProgramSpec `ebpf:"bl_net_bind4"`
+	BlNetBind6         *ebpf.ProgramSpec `ebpf:"bl_net_bind6"`
+	BlNetConnect4      *ebpf.ProgramSpec `ebpf:"bl_net_connect4"`
+	BlNetConnect6      *ebpf.ProgramSpec `ebpf:"bl_net_connect6"`
+	BlNetEgress        *ebpf.ProgramSpec `ebpf:"bl_net_egress"`
+	BlNetIngress       *ebpf.ProgramSpec `ebpf:"bl_net_ingress"`
+	BlNetSendmsg4      *ebpf.ProgramSpec `ebpf:"bl_net_sendmsg4"`
+	BlNetSendmsg6      *ebpf.ProgramSpec `ebpf:"bl_net_sendmsg6"`
+	BlNetSockCreate    *ebpf.ProgramSpec `ebpf:"bl_net_sock_create"`
+	BlNetSockops       *ebpf.ProgramSpec `ebpf:"bl_net_sockops"`
 	BlSigListen        *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
+	BlSigNetListen     *ebpf.ProgramSpec `ebpf:"bl_sig_net_listen"`
 	BlSigUnixConnect   *ebpf.ProgramSpec `ebpf:"bl_sig_unix_connect"`
 	BlSockops          *ebpf.ProgramSpec `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
@@ -828,15 +942,19 @@ type kernelMapSpecs struct {
 	BlCallers    *ebpf.MapSpec `ebpf:"bl_callers"`
 	BlCgroups    *ebpf.MapSpec `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.MapSpec `ebpf:"bl_configs"`
+	BlConns      *ebpf.MapSpec `ebpf:"bl_conns"`
 	BlContainers *ebpf.MapSpec `ebpf:"bl_containers"`
 	BlContracts  *ebpf.MapSpec `ebpf:"bl_contracts"`
 	BlDenials    *ebpf.MapSpec `ebpf:"bl_denials"`
 	BlErrs       *ebpf.MapSpec `ebpf:"bl_errs"`
 	BlEvents     *ebpf.MapSpec `ebpf:"bl_events"`
+	BlFlows      *ebpf.MapSpec `ebpf:"bl_flows"`
 	BlGlobals    *ebpf.MapSpec `ebpf:"bl_globals"`
 	BlGuards     *ebpf.MapSpec `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.MapSpec `ebpf:"bl_helpers"`
 	BlInodes     *ebpf.MapSpec `ebpf:"bl_inodes"`
+	BlNetAddrs   *ebpf.MapSpec `ebpf:"bl_net_addrs"`
+	BlNetPorts   *ebpf.MapSpec `ebpf:"bl_net_ports"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.MapSpec `ebpf:"bl_policies"`
 	BlScopes     *ebpf.MapSpec `ebpf:"bl_scopes"`
@@ -872,6 +990,7 @@ type kernelVariableSpecs struct {
 	BlTwinBlGuardMode  *ebpf.VariableSpec `ebpf:"bl_twin_bl_guard_mode"`
 	BlTwinBlHook       *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
 	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
+	BlTwinBlNetDir     *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_dir"`
 	BlTwinBlPathKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
 	BlTwinBlRuleId     *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
 	BlTwinBlSlot       *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
@@ -907,15 +1026,19 @@ type kernelMaps struct {
 	BlCallers    *ebpf.Map `ebpf:"bl_callers"`
 	BlCgroups    *ebpf.Map `ebpf:"bl_cgroups"`
 	BlConfigs    *ebpf.Map `ebpf:"bl_configs"`
+	BlConns      *ebpf.Map `ebpf:"bl_conns"`
 	BlContainers *ebpf.Map `ebpf:"bl_containers"`
 	BlContracts  *ebpf.Map `ebpf:"bl_contracts"`
 	BlDenials    *ebpf.Map `ebpf:"bl_denials"`
 	BlErrs       *ebpf.Map `ebpf:"bl_errs"`
 	BlEvents     *ebpf.Map `ebpf:"bl_events"`
+	BlFlows      *ebpf.Map `ebpf:"bl_flows"`
 	BlGlobals    *ebpf.Map `ebpf:"bl_globals"`
 	BlGuards     *ebpf.Map `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.Map `ebpf:"bl_helpers"`
 	BlInodes     *ebpf.Map `ebpf:"bl_inodes"`
+	BlNetAddrs   *ebpf.Map `ebpf:"bl_net_addrs"`
+	BlNetPorts   *ebpf.Map `ebpf:"bl_net_ports"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.Map `ebpf:"bl_policies"`
 	BlScopes     *ebpf.Map `ebpf:"bl_scopes"`
@@ -935,15 +1058,19 @@ func (m *kernelMaps) Close() error {
 		m.BlCallers,
 		m.BlCgroups,
 		m.BlConfigs,
+		m.BlConns,
 		m.BlContainers,
 		m.BlContracts,
 		m.BlDenials,
 		m.BlErrs,
 		m.BlEvents,
+		m.BlFlows,
 		m.BlGlobals,
 		m.BlGuards,
 		m.BlHelpers,
 		m.BlInodes,
+		m.BlNetAddrs,
+		m.BlNetPorts,
 		m.BlPaths,
 		m.BlPolicies,
 		m.BlScopes,
@@ -980,6 +1107,7 @@ type kernelVariables struct {
 	BlTwinBlGuardMode  *ebpf.Variable `ebpf:"bl_twin_bl_guard_mode"`
 	BlTwinBlHook       *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
 	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
+	BlTwinBlNetDir     *ebpf.Variable `ebpf:"bl_twin_bl_net_dir"`
 	BlTwinBlPathKind   *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
 	BlTwinBlRuleId     *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
 	BlTwinBlSlot       *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
@@ -1043,6 +1171,7 @@ type kernelPrograms struct {
 	BlLsmMount         *ebpf.Program `ebpf:"bl_lsm_mount"`
 	BlLsmMoveMount     *ebpf.Program `ebpf:"bl_lsm_move_mount"`
 	BlLsmMprotect      *ebpf.Program `ebpf:"bl_lsm_mprotect"`
+	BlLsmNetListen     *ebpf.Program `ebpf:"bl_lsm_net_listen"`
 	BlLsmNice          *ebpf.Program `ebpf:"bl_lsm_nice"`
 	BlLsmOpen          *ebpf.Program `ebpf:"bl_lsm_open"`
 	BlLsmPerf          *ebpf.Program `ebpf:"bl_lsm_perf"`
@@ -1051,6 +1180,7 @@ type kernelPrograms struct {
 	BlLsmReadModule    *ebpf.Program `ebpf:"bl_lsm_read_module"`
 	BlLsmRename        *ebpf.Program `ebpf:"bl_lsm_rename"`
 	BlLsmScheduler     *ebpf.Program `ebpf:"bl_lsm_scheduler"`
+	BlLsmSocket        *ebpf.Program `ebpf:"bl_lsm_socket"`
 	BlLsmSymlink       *ebpf.Program `ebpf:"bl_lsm_symlink"`
 	BlLsmTraceme       *ebpf.Program `ebpf:"bl_lsm_traceme"`
 	BlLsmTruncate      *ebpf.Program `ebpf:"bl_lsm_truncate"`
@@ -1090,6 +1220,7 @@ type kernelPrograms struct {
 	BlModMount         *ebpf.Program `ebpf:"bl_mod_mount"`
 	BlModMoveMount     *ebpf.Program `ebpf:"bl_mod_move_mount"`
 	BlModMprotect      *ebpf.Program `ebpf:"bl_mod_mprotect"`
+	BlModNetListen     *ebpf.Program `ebpf:"bl_mod_net_listen"`
 	BlModNice          *ebpf.Program `ebpf:"bl_mod_nice"`
 	BlModOpen          *ebpf.Program `ebpf:"bl_mod_open"`
 	BlModPerf          *ebpf.Program `ebpf:"bl_mod_perf"`
@@ -1098,13 +1229,25 @@ type kernelPrograms struct {
 	BlModReadModule    *ebpf.Program `ebpf:"bl_mod_read_module"`
 	BlModRename        *ebpf.Program `ebpf:"bl_mod_rename"`
 	BlModScheduler     *ebpf.Program `ebpf:"bl_mod_scheduler"`
+	BlModSocket        *ebpf.Program `ebpf:"bl_mod_socket"`
 	BlModSymlink       *ebpf.Program `ebpf:"bl_mod_symlink"`
 	BlModTraceme       *ebpf.Program `ebpf:"bl_mod_traceme"`
 	BlModTruncate      *ebpf.Program `ebpf:"bl_mod_truncate"`
 	BlModUmount        *ebpf.Program `ebpf:"bl_mod_umount"`
 	BlModUnixConnect   *ebpf.Program `ebpf:"bl_mod_unix_connect"`
 	BlModUserns        *ebpf.Program `ebpf:"bl_mod_userns"`
+	BlNetBind4         *ebpf.Program `ebpf:"bl_net_bind4"`
+	BlNetBind6         *ebpf.Program `ebpf:"bl_net_bind6"`
+	BlNetConnect4      *ebpf.Program `ebpf:"bl_net_connect4"`
+	BlNetConnect6      *ebpf.Program `ebpf:"bl_net_connect6"`
+	BlNetEgress        *ebpf.Program `ebpf:"bl_net_egress"`
+	BlNetIngress       *ebpf.Program `ebpf:"bl_net_ingress"`
+	BlNetSendmsg4      *ebpf.Program `ebpf:"bl_net_sendmsg4"`
+	BlNetSendmsg6      *ebpf.Program `ebpf:"bl_net_sendmsg6"`
+	BlNetSockCreate    *ebpf.Program `ebpf:"bl_net_sock_create"`
+	BlNetSockops       *ebpf.Program `ebpf:"bl_net_sockops"`
 	BlSigListen        *ebpf.Program `ebpf:"bl_sig_listen"`
+	BlSigNetListen     *ebpf.Program `ebpf:"bl_sig_net_listen"`
 	BlSigUnixConnect   *ebpf.Program `ebpf:"bl_sig_unix_connect"`
 	BlSockops          *ebpf.Program `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.Program `ebpf:"bl_sys_exit"`
@@ -1161,6 +1304,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmMount,
 		p.BlLsmMoveMount,
 		p.BlLsmMprotect,
+		p.BlLsmNetListen,
 		p.BlLsmNice,
 		p.BlLsmOpen,
 		p.BlLsmPerf,
@@ -1169,6 +1313,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmReadModule,
 		p.BlLsmRename,
 		p.BlLsmScheduler,
+		p.BlLsmSocket,
 		p.BlLsmSymlink,
 		p.BlLsmTraceme,
 		p.BlLsmTruncate,
@@ -1208,6 +1353,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModMount,
 		p.BlModMoveMount,
 		p.BlModMprotect,
+		p.BlModNetListen,
 		p.BlModNice,
 		p.BlModOpen,
 		p.BlModPerf,
@@ -1216,13 +1362,25 @@ func (p *kernelPrograms) Close() error {
 		p.BlModReadModule,
 		p.BlModRename,
 		p.BlModScheduler,
+		p.BlModSocket,
 		p.BlModSymlink,
 		p.BlModTraceme,
 		p.BlModTruncate,
 		p.BlModUmount,
 		p.BlModUnixConnect,
 		p.BlModUserns,
+		p.BlNetBind4,
+		p.BlNetBind6,
+		p.BlNetConnect4,
+		p.BlNetConnect6,
+		p.BlNetEgress,
+		p.BlNetIngress,
+		p.BlNetSendmsg4,
+		p.BlNetSendmsg6,
+		p.BlNetSockCreate,
+		p.BlNetSockops,
 		p.BlSigListen,
+		p.BlSigNetListen,
 		p.BlSigUnixConnect,
 		p.BlSockops,
 		p.BlSysExit,

@@ -80,6 +80,19 @@ var levelTable = []levelRow{
 	row(verdict.RuleKernelControl, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(controlNote)),
 	row(verdict.RuleSetID, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
 	row(verdict.RuleCapabilities, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(capsNote)),
+	row(verdict.RuleEgress, verdict.Prevent, verdict.Prevent, verdict.Prevent, everywhere(netNote)),
+	row(verdict.RuleIngress, verdict.Prevent, verdict.Prevent, verdict.Prevent, everywhere(netNote)),
+	row(verdict.RuleListen, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
+		verdict.BackendSignal: "binding a port is prevented; listening on one that was not bound, or bound before, is killed",
+	}),
+	row(verdict.RuleRawSockets, verdict.Prevent, verdict.Prevent, verdict.Prevent, nil),
+	row(verdict.RulePacketSockets, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both("sockets made before the rule was bound are open")),
+}
+
+const netNote = "what leaves below IP (packet sockets, TUN, tc) is open: deny packetSockets and NET_ADMIN too"
+
+func everywhere(note string) map[verdict.Backend]string {
+	return map[verdict.Backend]string{verdict.BackendLSM: note, verdict.BackendModret: note, verdict.BackendSignal: note}
 }
 
 // The rest of the section privileges has no place but an LSM hook.
@@ -103,7 +116,9 @@ var withSyscalls = map[verdict.Rule]struct {
 }
 
 // cgroupRules need cgroup programs.
-var cgroupRules = []verdict.Rule{verdict.RuleSSHServer, verdict.RuleSSHClient}
+var cgroupRules = []verdict.Rule{
+	verdict.RuleSSHServer, verdict.RuleSSHClient, verdict.RuleEgress, verdict.RuleIngress, verdict.RuleListen, verdict.RuleRawSockets,
+}
 
 // Levels returns the level of every rule on this host, in the order of the rules.
 func (e *Enforcer) Levels() []RuleLevel {
@@ -151,7 +166,7 @@ func (e *Enforcer) lacksCgroup() string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if h.kind == attachCgroup && e.missing[h.program] != "" {
+		if h.kind == attachCgroup && len(h.rules) == 0 && e.missing[h.program] != "" {
 			return h.name + ": " + e.missing[h.program]
 		}
 	}

@@ -321,6 +321,9 @@ func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
 			}
 		}
 	}
+	if err := e.writeNetwork(set, eff); err != nil {
+		return err
+	}
 	p := EncodePolicy(eff, set)
 	if err := e.maps["bl_policies"].Put(set, p); err != nil {
 		return fmt.Errorf("policy set: %w", full(err))
@@ -347,7 +350,10 @@ func (e *Enforcer) erase(set uint32, eff *policy.Effective) error {
 			key, _ := encodeFile(e.key, set, r)
 			gone(e.maps["bl_paths"].Delete(key))
 		}
+		gone(e.eraseNetwork(set, eff))
 	} else {
+		gone(deleteWhere(e.maps["bl_net_addrs"], func(k *kernelBlNetKey) bool { return k.Set == set }))
+		gone(deleteWhere(e.maps["bl_net_ports"], func(k *kernelBlPortKey) bool { return k.Set == set }))
 		gone(deleteWhere(e.maps["bl_paths"], func(k *kernelBlPathKey) bool { return k.Set == set }))
 	}
 	gone(deleteWhere(e.maps["bl_ssh_to"], func(k *kernelBlSshKey) bool { return k.Set == set }))
@@ -388,12 +394,13 @@ func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
 func (e *Enforcer) checkSets() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	files := false
+	files, net := false, false
 	for set, s := range e.sets.info {
 		if s.eff == nil || s.refs <= 0 {
 			continue
 		}
 		files = files || len(s.eff.Files) > 0
+		net = net || hasNetwork(s.eff)
 		var p kernelBlPolicy
 		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != EncodePolicy(s.eff, set) {
 			return fmt.Errorf("policy set %d in the kernel is not what was written: %w", set, ErrCanary)
@@ -411,7 +418,7 @@ func (e *Enforcer) checkSets() error {
 	}
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil ||
-		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || files && c.Files == 0 {
+		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || files && c.Files == 0 || net && c.Net == 0 {
 		return fmt.Errorf("the configuration in the kernel is not what was written: %w", ErrCanary)
 	}
 	return nil

@@ -87,6 +87,9 @@ type Effective struct {
 	SSHTo [slots][]SSHDest
 	// Capabilities are those that privileges.capabilities denies.
 	Capabilities [slots]Capabilities
+	// NetAddrs and NetPorts are the compiled network.egress, ingress and listen.
+	NetAddrs []NetAddr
+	NetPorts []NetPort
 	// RuntimeHelpers holds host paths whose inodes pass drift and memfd.
 	RuntimeHelpers []string
 

@@ -68,6 +68,11 @@ func (p *RuntimePolicy) settings() []setting {
 			add(f)
 		}
 	}
+	if s := p.Spec.Network; s != nil {
+		for _, f := range s.settings() {
+			add(f)
+		}
+	}
 	if g := p.Spec.Guard; g != nil {
 		add(setting{rule: verdict.RuleBPF, mode: g.Mode, value: g.BPF, field: "guard.bpf"})
 		add(setting{rule: verdict.RuleSockets, mode: g.Mode, value: g.Sockets, field: "guard.sockets"})
@@ -244,9 +249,11 @@ func (s *Set) Effective(sub Subject) *Effective {
 
 	var paths *pathMerger
 	var files *fileMerger
+	var network *netMerger
 	if sub.Class == ClassContainer {
 		paths = mergePaths(e, sel)
 		files = mergeFiles(e, sel)
+		network = mergeNetwork(e, sel)
 		e.RuntimeHelpers = helpers(sel)
 	}
 	for m := range slots {
@@ -254,6 +261,11 @@ func (s *Set) Effective(sub Subject) *Effective {
 			if r == verdict.RuleFiles && sub.Class != ClassBuild {
 				e.Rules[m][r] = files.rule(verdict.Mode(m))
 				e.explainFiles(verdict.Mode(m), files)
+				continue
+			}
+			if r >= verdict.RuleEgress && r <= verdict.RuleListen && sub.Class != ClassBuild {
+				e.Rules[m][r] = network.rule(verdict.Mode(m), r)
+				e.explainNetwork(verdict.Mode(m), r, network)
 				continue
 			}
 			e.mergeRule(verdict.Mode(m), r, &all, sel, sub.Class, paths)

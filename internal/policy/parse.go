@@ -58,6 +58,13 @@ var fieldHome = map[string]string{
 	"kernelControl":  "spec.privileges",
 	"setid":          "spec.privileges",
 	"capabilities":   "spec.privileges",
+	"network":        "spec",
+	"egress":         "spec.network",
+	"ingress":        "spec.network",
+	"listen":         "spec.network",
+	"rawSockets":     "spec.network",
+	"packetSockets":  "spec.network",
+	"from":           "spec.network.ingress.allow[]",
 	"readOnly":       "spec.files", "rules": "spec.files", "paths": "spec.files.rules[]",
 }
 
@@ -234,7 +241,7 @@ func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
 }
 
 // modes holds what the document says, until the default of a section is known.
-type modes struct{ policy, exec, ssh, files, privileges, guard *verdict.Mode }
+type modes struct{ policy, exec, ssh, files, privileges, network, guard *verdict.Mode }
 
 func (m *modes) resolve(s *Spec) {
 	if m.policy != nil {
@@ -257,6 +264,9 @@ func (m *modes) resolve(s *Spec) {
 	}
 	if s.Privileges != nil {
 		s.Privileges.Mode = pick(m.privileges)
+	}
+	if s.Network != nil {
+		s.Network.Mode = pick(m.network)
 	}
 	if s.Guard != nil {
 		s.Guard.Mode = pick(m.guard)
@@ -315,6 +325,10 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 		{"privileges", false, func(n *yaml.Node, at string) {
 			s.Privileges = &Privileges{}
 			d.privileges(n, at, s.Privileges, &m.privileges)
+		}},
+		{"network", false, func(n *yaml.Node, at string) {
+			s.Network = &Network{}
+			d.network(n, at, s.Network, &m.network)
 		}},
 		{"guard", false, func(n *yaml.Node, at string) {
 			s.Guard = &Guard{}

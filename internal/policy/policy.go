@@ -85,7 +85,9 @@ type Spec struct {
 	Files   *Files
 	// Privileges is nil if the document does not say anything on them.
 	Privileges *Privileges
-	Guard      *Guard
+	// Network is nil if the document does not say anything on it.
+	Network *Network
+	Guard   *Guard
 }
 
 // Selector says which containers a policy is for. All conditions must hold; none
@@ -152,6 +154,11 @@ func (p *RuntimePolicy) Denies() []verdict.Rule {
 	if f := p.Spec.Files; f != nil && len(f.rules()) > 0 {
 		rs = append(rs, verdict.RuleFiles)
 	}
+	for dir := range netDir(3) {
+		if p.Spec.Network.side(dir).denies() {
+			rs = append(rs, dir.rule())
+		}
+	}
 	slices.Sort(rs)
 	return rs
 }
@@ -163,6 +170,7 @@ func (p *RuntimePolicy) enforces() bool {
 		s.SSH != nil && s.SSH.Mode == verdict.ModeEnforce ||
 		s.Files != nil && s.Files.Mode == verdict.ModeEnforce ||
 		s.Privileges != nil && s.Privileges.Mode == verdict.ModeEnforce ||
+		s.Network != nil && s.Network.Mode == verdict.ModeEnforce ||
 		s.Guard != nil && s.Guard.Mode == verdict.ModeEnforce
 }
 
@@ -207,6 +215,7 @@ type canonSpec struct {
 	SSH        *canonSSH        `yaml:"ssh,omitempty"`
 	Files      *canonFiles      `yaml:"files,omitempty"`
 	Privileges *canonPrivileges `yaml:"privileges,omitempty"`
+	Network    *canonNetwork    `yaml:"network,omitempty"`
 	Guard      *canonGuard      `yaml:"guard,omitempty"`
 }
 
@@ -293,6 +302,9 @@ func (p *RuntimePolicy) Canonical() []byte {
 	}
 	if s.Privileges != nil {
 		d.Spec.Privileges = s.Privileges.canonical()
+	}
+	if s.Network != nil {
+		d.Spec.Network = s.Network.canonical()
 	}
 	if s.Files != nil {
 		d.Spec.Files = s.Files.canonical()

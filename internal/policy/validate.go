@@ -6,8 +6,8 @@ func (d *decoder) validate(p *RuntimePolicy) {
 	s := &p.Spec
 	if len(p.settings()) == 0 && s.OnError == Unset &&
 		(s.Exec == nil || len(s.Exec.Allow)+len(s.Exec.Deny)+len(s.Exec.RuntimeHelpers) == 0) &&
-		(s.Files == nil || len(s.Files.rules()) == 0) {
-		d.failAt("spec", "set a rule below exec, ssh, files, privileges or guard", "the policy sets no rule")
+		(s.Files == nil || len(s.Files.rules()) == 0) && !s.Network.sets() {
+		d.failAt("spec", "set a rule below exec, ssh, files, privileges, network or guard", "the policy sets no rule")
 	}
 	if s.Loosen && !s.Selector.trusted() {
 		d.failAt("spec.loosen", "select by imageDigest or by a label that starts with "+LabelPrefix,
@@ -32,6 +32,7 @@ func (d *decoder) validate(p *RuntimePolicy) {
 			d.failAt("spec.ssh.client.to", fix, "spec.ssh.client.to: %s", msg)
 		}
 	}
+	d.validateNetwork(p)
 	if s.Guard != nil && s.Guard.BPF == Allow && !s.Loosen {
 		d.failAt("spec.guard.bpf", "delete it, or add loosen: true and select by imageDigest or a "+LabelPrefix+" label",
 			"guard.bpf: allow has no effect: the built-in rule denies, and deny wins")

@@ -135,7 +135,12 @@ const (
 	RuleKernelControl  Rule = 22 // privileges.kernelControl
 	RuleSetID          Rule = 23 // privileges.setid
 	RuleCapabilities   Rule = 24 // privileges.capabilities
-	NumRules                = 25
+	RuleEgress         Rule = 25 // network.egress
+	RuleIngress        Rule = 26 // network.ingress
+	RuleListen         Rule = 27 // network.listen
+	RuleRawSockets     Rule = 28 // network.rawSockets
+	RulePacketSockets  Rule = 29 // network.packetSockets
+	NumRules                = 30
 	// RuleNone marks an event that no rule caused.
 	RuleNone Rule = 255
 )
@@ -156,6 +161,11 @@ var ruleNames = [NumRules]string{
 	"privileges.kernelControl",
 	"privileges.setid",
 	"privileges.capabilities",
+	"network.egress",
+	"network.ingress",
+	"network.listen",
+	"network.rawSockets",
+	"network.packetSockets",
 }
 
 // String returns the rule's place in a policy document, such as exec.asRoot.
