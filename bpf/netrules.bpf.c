@@ -39,6 +39,10 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 	p = bl_net_policy(top, &c, &set);
 	if (bl_net_own(c, t) && bl_net_is_loopback(n->addr))
 		return BL_CG_PASS;
+	if (!n->addr[3] && bl_net_is_mapped(n->addr))	/* in the host's namespace: what it will be */
+		n->addr[3] = bpf_htonl(0x7f000001);
+	else if (bl_net_is_loopback(n->addr) && !n->addr[3])
+		n->addr[3] = bpf_htonl(1);
 	n->port = bpf_ntohs((__u16)ctx->user_port);
 	n->proto = bl_net_proto(ctx->protocol);
 	bl_net_peer(&q, n, BL_NET_EGRESS);

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -62,12 +63,12 @@ func TestListenBoundBefore(t *testing.T) {
 }
 
 // stepped plays an attack of two steps in a container, whose ID it returns and which the
-// caller removes. Between them a policy comes with spec in mode; none if that is empty. It
+// caller removes; flags are those of ctr run. Between them a policy comes with spec in mode; none if that is empty. It
 // also returns what the attack said.
-func (h *host) stepped(t *testing.T, name, mode, spec string) (id, said string) {
+func (h *host) stepped(t *testing.T, name, mode, spec string, flags ...string) (id, said string) {
 	t.Helper()
 	h.enact(t, document("none", "audit", nothing))
-	ctr := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",
+	ctr := h.run(t, slices.Concat([]string{"--detach"}, asUser, flags), "/bin/sh", "-c",
 		"/bin/attack --wait /tmp/go "+name+" >/tmp/said 2>&1; echo code $? >>/tmp/said; mv /tmp/said /tmp/out; sleep 1000")
 	ran(t, ctr)
 	done := false

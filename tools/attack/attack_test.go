@@ -83,6 +83,10 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 		all = append(all, "--cap-add", "SYS_ADMIN")
 	case needModule:
 		all = append(all, "--cap-add", "SYS_MODULE")
+	case needRaw:
+		all = append(all, "--cap-add", "NET_RAW")
+	case needNetAdmin:
+		all = append(all, "--cap-add", "NET_ADMIN")
 	case needPerf:
 		all = append(all, "--cap-add", "PERFMON", "--cap-add", "SYS_ADMIN")
 	case needHostPID:
@@ -146,7 +150,7 @@ func TestUnguarded(t *testing.T) {
 			testneed.Need(t, "int80", a.name != "e12-int80" || status != exitUntried, noInt80)
 			testneed.Need(t, "sysrq", a.name != "priv-sysrq" || status != exitUntried, "a kernel with CONFIG_MAGIC_SYSRQ")
 			testneed.Need(t, "modules", a.needs != needModule || status != exitUntried, "a kernel with loadable modules")
-			testneed.Need(t, "io_uring", a.name != "keys-uring" && a.name != "file-uring" || status != exitUntried, "io_uring is off on this host")
+			testneed.Need(t, "io_uring", a.name != "keys-uring" && a.name != "file-uring" && a.name != "net-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {
 				t.Errorf("status %d, printed %q", status, out)
 			}

@@ -19,6 +19,8 @@ const usageText = `usage: attack [flags] NAME
        attack list            names, technique ids and needs
        attack serve ADDR HOW  speak as an SSH server to the first who connects
        attack dial ADDR HOW   speak as an SSH client
+       attack ask ADDR        send a question by UDP and print the answer
+       attack answer ADDR     give UDP questions back
 HOW: whole, bytes (one segment a byte), banner (lines first), deep (7 KiB of lines first);
      of serve also bound (binds, and waits before it listens)
 
@@ -39,10 +41,13 @@ const (
 	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
 	needBPF    = "bpf"    // user 0 with CAP_SYS_ADMIN and CAP_BPF
 	needSocket = "socket" // --sock is a socket that answers
+	needRaw    = "raw"    // user 0 with CAP_NET_RAW
 	needHandle = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
 	needAdmin  = "admin"  // user 0 with CAP_SYS_ADMIN
 	needModule = "module" // user 0 with CAP_SYS_MODULE
 	needPerf   = "perf"   // user 0 with CAP_PERFMON
+	// needNetAdmin is user 0 with CAP_NET_ADMIN, in a network namespace of its own.
+	needNetAdmin = "netadmin"
 	// needHostPID is user 0 in the host's PID namespace, started by a process outside.
 	needHostPID = "hostpid"
 	needBinfmt  = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
@@ -59,7 +64,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), socketAttacks()} {
+	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), networkAttacks(), socketAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -92,6 +97,8 @@ func run(args []string) int {
 		return list()
 	case (name == "serve" || name == "dial") && fs.NArg() == 3:
 		return talk(e, name, fs.Arg(1), fs.Arg(2))
+	case (name == "ask" || name == "answer") && fs.NArg() == 2:
+		return exchange(name, fs.Arg(1))
 	case fs.NArg() == 1:
 		for _, a := range attacks() {
 			if a.name == name {

@@ -236,6 +236,7 @@ static const struct act {
 	{ "wx", 1, do_wx },		{ "mountdrop", 2, do_mountdrop },
 	{ "bindalias", 2, do_bindalias }, { "uring", 1, do_uring },
 	{ "uringwrite", 2, do_uringwrite }, { "bindwrite", 3, do_bindwrite },
+	{ "uringsend", 1, do_uringsend },
 };
 
 int main(int argc, char **argv)

@@ -5,5 +5,6 @@
 int lost(const char *what);
 int do_uring(char **argv);
 int do_uringwrite(char **argv);
+int do_uringsend(char **argv);
 
 #endif

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/* prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it. */
+/* prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it; uringsend sends. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/io_uring.h>
+#include <netinet/in.h>
 
 #include "prim.h"
 
@@ -115,6 +117,30 @@ int do_uringwrite(char **argv)
 		return status;
 	if (ring_rw(&r, IORING_OP_WRITE, fd, argv[1], (uint32_t)strlen(argv[1])) < 0)
 		return lost("write by io_uring");
+	printf("uid=uring\n");
+	return 0;
+}
+
+/* uringsend PORT: a datagram to 127.0.0.1 with no system call for sockets but socket(2). */
+int do_uringsend(char **argv)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[0])) };
+	struct io_uring_sqe sqe = { .opcode = IORING_OP_SENDMSG, .len = 1 };
+	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
+	struct msghdr m = { .msg_name = &to, .msg_namelen = sizeof(to), .msg_iov = &iov, .msg_iovlen = 1 };
+	struct ring r = { 0 };
+	int res;
+
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	sqe.fd = socket(AF_INET, SOCK_DGRAM, 0);
+	if (sqe.fd < 0 || ring_open(&r))
+		return lost("io_uring") + 1;
+	sqe.addr = (uintptr_t)&m;
+	res = ring_do(&r, &sqe);
+	if (res < 0) {
+		errno = -res;
+		return lost("sendmsg by io_uring");
+	}
 	printf("uid=uring\n");
 	return 0;
 }
