@@ -23,15 +23,15 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct bl_conn fresh = {}, *conn;
+	__u64 top, now = bpf_ktime_get_ns();
+	struct bpf_sock *sk = ctx->sk;
 	struct bl_flow_key k = {};
 	struct bl_container *c;
 	struct bl_peer q = {};
 	struct bl_decision d;
 	struct bl_policy *p;
 	struct bl_flow *f;
-	__u64 top, now;
 	__u32 set = 0;
-	struct bpf_sock *sk;
 
 	top = bl_container_of(bl_cgroup_of(t));
 	if (!top)
@@ -45,6 +45,14 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 		n->addr[3] = bpf_htonl(1);
 	n->port = bpf_ntohs((__u16)ctx->user_port);
 	n->proto = bl_net_proto(ctx->protocol);
+	if (n->proto != IPPROTO_TCP && sk) {
+		n->lport = sk->src_port;
+		bl_flow_key_of(&k, top, n);
+		f = bl_flow_get(&k, 0, now);
+		/* An answer, or reported already. Of an answer its packet is judged again. */
+		if (p && f && !f->denied && (f->set == set || f->in))
+			return BL_CG_PASS;
+	}
 	bl_net_peer(&q, n, BL_NET_EGRESS);
 	d = bl_net_ask(p, set, BL_NET_EGRESS, &q);
 	if (d.verdict == BL_ALLOW)
@@ -54,18 +62,11 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 		return BL_CG_DENY;
 	}
 	/* reported here: not again by its packets */
-	sk = ctx->sk;
 	if (n->proto == IPPROTO_TCP && sk) {
 		conn = bpf_sk_storage_get(&bl_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 		if (conn)
 			conn->told = set;
 	} else if (sk) {
-		now = bpf_ktime_get_ns();
-		n->lport = sk->src_port;
-		bl_flow_key_of(&k, top, n);
-		f = bl_flow_get(&k, 0, now);
-		if (f && f->set == set)
-			return BL_CG_PASS;
 		bl_flow_put(&k, set, 0, 0, now);
 	}
 	bl_net_tell(c, top, p, set, &d, n, hook);
