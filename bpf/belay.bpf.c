@@ -16,6 +16,7 @@
 #include "net.bpf.c"
 #include "ssh.bpf.c"
 #include "netrules.bpf.c"
+#include "netpacket.bpf.c"
 #include "sock.bpf.c"
 #include "syscall.bpf.c"
 #include "contract.bpf.c"

@@ -316,6 +316,7 @@ enum bl_global {
 	BL_G_KEY0 = 2,		/* key of the path hashes, random, kept while the maps are pinned */
 	BL_G_KEY1 = 3,
 	BL_G_MENDED = 4,	/* BL_G_OVERFLOW when the agent last found every cgroup in the map */
+	BL_G_SET = 5,		/* next set number: sockets remember under which they were judged */
 	BL_G_MAX = 8,
 };
 

@@ -298,7 +298,16 @@ func verbOf(hook, otherwise string, verbs ...string) string {
 }
 
 func networkDeed(r *journal.Record) string {
+	switch r.Hook {
+	case "cgroup_sock_create":
+		return "make a raw socket"
+	case "socket_create":
+		return "make a packet socket"
+	}
 	verb := verbOf(r.Hook, "speak", "connect", "bind", "listen", "accept", "sendmsg")
+	if p := r.Policy; p != nil && strings.HasPrefix(p.Rule, "network.") && (verb == "speak" || verb == "sendmsg") {
+		verb = "send"
+	}
 	o := r.Object
 	if o == nil {
 		return verb
@@ -316,6 +325,8 @@ func networkDeed(r *journal.Record) string {
 	local := address(o.LocalAddr, o.LocalPort)
 	remote := address(o.Addr, o.Port)
 	switch {
+	case r.Hook == "cgroup_skb_ingress":
+		return "be reached on " + orDash(local) + proto + " by " + orDash(remote)
 	case verb == "bind" || verb == "listen":
 		if local == "" {
 			local = remote

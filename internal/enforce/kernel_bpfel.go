@@ -270,6 +270,7 @@ const (
 	kernelBlGlobalBL_G_KEY0     kernelBlGlobal = 2
 	kernelBlGlobalBL_G_KEY1     kernelBlGlobal = 3
 	kernelBlGlobalBL_G_MENDED   kernelBlGlobal = 4
+	kernelBlGlobalBL_G_SET      kernelBlGlobal = 5
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 

@@ -58,6 +58,12 @@ func (e *Enforcer) loadSets() error {
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read the policy map: %w", err)
 	}
+	// Higher numbers than those that are left were in use: sockets remember them.
+	var next uint64
+	if err := e.maps["bl_globals"].Lookup(uint32(kernelBlGlobalBL_G_SET), &next); err != nil {
+		return fmt.Errorf("read the next set number: %w", err)
+	}
+	e.sets.next = max(e.sets.next, uint32(next))
 	var id kernelBlId
 	it = e.maps["bl_binds"].Iterate()
 	for it.Next(&id, &set) {
@@ -238,6 +244,9 @@ func (e *Enforcer) put(eff *policy.Effective) (uint32, error) {
 		return set, nil
 	}
 	set := e.sets.next
+	if err := e.maps["bl_globals"].Put(uint32(kernelBlGlobalBL_G_SET), uint64(set)+1); err != nil {
+		return 0, fmt.Errorf("write the next set number: %w", err)
+	}
 	e.sets.next++
 	if err := e.write(set, eff); err != nil {
 		return 0, errors.Join(err, e.erase(set, eff))

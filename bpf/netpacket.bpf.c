@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * netpacket: the section network, packet by packet: raw sockets, sockets that were connected
+ * before the rule or elsewhere, protocols without a hook. Cgroup programs, the same under every
+ * backend.
+ *
+ * A TCP connection is judged when it is opened, and again when the rules have changed. Of
+ * everything else an answer passes for as long as the exchange that it belongs to goes on.
+ *
+ * What passes by the loopback device does not leave a container that has a network namespace of
+ * its own, and is not judged there.
+ *
+ * Not seen: as in ssh.bpf.c; also a connected socket other than TCP's whose container is gone.
+ */
+#include "netrules.h"
+
+#define BL_LOOPBACK_IF	1	/* include/net/flow.h, LOOPBACK_IFINDEX: of every namespace */
+
+/* One packet, and whose it is. */
+struct bl_pkt {
+	struct bl_ends n;
+	struct bl_container *c;
+	struct bl_policy *p;
+	__u64 top;
+	__u32 set;
+	__u32 blind;	/* it shows no ports */
+	__u8 in;
+	__u8 opens;	/* TCP: SYN without ACK */
+	__u8 lo;	/* by the loopback device */
+};
+
+static __always_inline void bl_pkt_tell(struct bl_pkt *k, const struct bl_decision *d)
+{
+	struct bl_event *e = bl_net_event(k->c, k->top, k->p, k->set, d, &k->n,
+					  k->in ? BL_H_SKB_IN : BL_H_SKB, bl_net_decided(d));
+
+	if (!e)
+		return;
+	e->flags = BL_E_NO_PROC;
+	bpf_ringbuf_submit(e, 0);
+}
+
+/* Reads addresses, protocol and ports. 0, or minus a code. The data of the packet starts with
+ * its IP header.
+ */
+static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
+{
+	__u32 h[10], off, ports, from[4], to[4], proto;
+	__u8 flags = 0;
+	int next;
+
+	if (bpf_skb_load_bytes(skb, 0, h, 20))
+		return -BL_E_SKB_READ;
+	if (bpf_ntohl(h[0]) >> 28 == 4) {
+		proto = bpf_ntohl(h[2]) >> 16 & 0xff;
+		off = (bpf_ntohl(h[0]) >> 24 & 0xf) * 4;
+		if (off < 20)
+			return -BL_E_SKB_PARSE;
+		if (bpf_ntohl(h[1]) & 0x3fff)	/* a fragment: only a raw socket makes one */
+			off = 0;
+		bl_map_ip4(from, h[3]);
+		bl_map_ip4(to, h[4]);
+		k->n.family = AF_INET;
+	} else if (bpf_ntohl(h[0]) >> 28 == 6) {
+		if (bpf_skb_load_bytes(skb, 0, h, 40))
+			return -BL_E_SKB_READ;
+		off = 40;
+		next = bl_ip6_transport(skb, bpf_ntohl(h[1]) >> 8 & 0xff, &off);
+		if (next < 0)
+			return next;
+		proto = next;
+		__builtin_memcpy(from, &h[2], 16);
+		__builtin_memcpy(to, &h[6], 16);
+		k->n.family = AF_INET6;
+	} else {
+		return -BL_E_SKB_PARSE;
+	}
+	__builtin_memcpy(k->n.addr, k->in ? from : to, 16);
+	__builtin_memcpy(k->n.laddr, k->in ? to : from, 16);
+	k->n.proto = bl_net_proto(proto);
+	/* TCP, UDP, SCTP, DCCP */
+	if (k->n.proto != IPPROTO_TCP && k->n.proto != BL_NEXT_UDP && proto != 132 && proto != 33)
+		return 0;
+	if (!off || bpf_skb_load_bytes(skb, off, &ports, 4)) {
+		k->blind = 1;
+		return 0;
+	}
+	ports = bpf_ntohl(ports);
+	k->n.port = k->in ? ports >> 16 : ports & 0xffff;
+	k->n.lport = k->in ? ports & 0xffff : ports >> 16;
+	if (k->n.proto != IPPROTO_TCP)
+		return 0;
+	if (bpf_skb_load_bytes(skb, off + 13, &flags, 1))
+		return -BL_E_SKB_PARSE;
+	k->opens = (flags & 0x12) == 0x02;
+	return 0;
+}
+
+/* One direction's decision on a packet. */
+static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 dir)
+{
+	struct bl_peer q = { .blind = k->blind };
+
+	bl_net_peer(&q, &k->n, dir);
+	return bl_net_ask(k->p, k->set, dir, &q);
+}
+
+/* The stricter of two. */
+static __always_inline struct bl_decision bl_net_stricter(struct bl_decision a, struct bl_decision b)
+{
+	if (a.verdict == BL_DENY || b.verdict == BL_ALLOW)
+		return a;
+	return b.verdict == BL_DENY || a.verdict == BL_ALLOW ? b : a;
+}
+
+/* TCP that comes in: who opens a connection, and to which port. */
+static __always_inline int bl_pkt_tcp_in(struct bl_pkt *k)
+{
+	struct bl_decision d;
+
+	if (!k->opens)
+		return BL_CG_PASS;
+	d = bl_net_stricter(bl_pkt_rule(k, BL_NET_INGRESS), bl_pkt_rule(k, BL_NET_BOUND));
+	if (d.verdict != BL_ALLOW)
+		bl_pkt_tell(k, &d);
+	return d.verdict == BL_DENY ? BL_CG_DENY : BL_CG_PASS;
+}
+
+/* TCP that goes out. Who opened a connection that stood before the rules is not known: it is
+ * judged as if both had.
+ */
+static __always_inline int bl_pkt_tcp_out(struct bl_pkt *k, struct bpf_sock *sk)
+{
+	struct bl_conn *conn = bpf_sk_storage_get(&bl_conns, sk, 0, 0);
+	struct bl_decision d = { .verdict = BL_ALLOW, .rule = BL_R_NONE };
+	__u8 mark = k->opens ? BL_CONN_DIALLED : conn ? conn->mark : 0;
+
+	if (!k->opens && conn && conn->set == k->set)
+		return BL_CG_PASS;
+	if (mark != BL_CONN_ACCEPTED)
+		d = bl_pkt_rule(k, BL_NET_EGRESS);
+	if (mark != BL_CONN_DIALLED && d.verdict != BL_DENY)
+		d = bl_net_stricter(d, bl_pkt_rule(k, BL_NET_INGRESS));
+	if (!conn)
+		conn = bpf_sk_storage_get(&bl_conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn)
+		bl_count(BL_E_SK_STORAGE);
+	if (d.verdict != BL_ALLOW && !(conn && conn->told == k->set)) {
+		bl_pkt_tell(k, &d);
+		if (conn)
+			conn->told = k->set;
+	}
+	if (d.verdict == BL_DENY)
+		return BL_CG_DENY;
+	if (conn)
+		conn->set = k->set;
+	return BL_CG_PASS;
+}
+
+/* Everything else: who sent first decides which rule holds for an exchange. */
+static __always_inline int bl_pkt_flow(struct bl_pkt *k)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct bl_flow_key key = {};
+	struct bl_decision d;
+	struct bl_flow *f;
+	int in = k->in;
+
+	bl_flow_key_of(&key, k->top, &k->n);
+	f = bl_flow_get(&key, in, now);
+	if (f && f->set == k->set) {
+		if (f->denied)
+			return BL_CG_DENY;
+		if (now - f->seen_ns > BL_FLOW_TELL_NS)
+			f->seen_ns = now;
+		return BL_CG_PASS;
+	}
+	if (f)
+		in = f->in;
+	d = bl_pkt_rule(k, in ? BL_NET_INGRESS : BL_NET_EGRESS);
+	if (d.verdict != BL_ALLOW)
+		bl_pkt_tell(k, &d);
+	/* A packet that came by loopback and not from there was made up by a raw socket. */
+	if (!(k->in && k->lo && !bl_net_is_loopback(k->n.addr) && d.verdict != BL_DENY) && !k->blind)
+		bl_flow_put(&key, k->set, d.verdict == BL_DENY ? k->in : in, d.verdict == BL_DENY, now);
+	return d.verdict == BL_DENY ? BL_CG_DENY : BL_CG_PASS;
+}
+
+/* A raw socket that is there in spite of rawSockets: from before the rule, or handed in. It is
+ * reported once.
+ */
+static __always_inline int bl_pkt_raw(struct bl_pkt *k, struct bpf_sock *sk)
+{
+	struct bl_decision d = { .rule = BL_R_RAW_SOCKETS };
+	int slot = bl_rule_slot(k->p, BL_R_RAW_SOCKETS);
+	struct bl_conn *conn;
+
+	if (slot == BL_SLOTS)
+		return BL_CG_PASS;
+	d.verdict = slot == BL_ENFORCE ? BL_DENY : BL_AUDIT;
+	d.policy = k->p->rules[slot & 1][BL_R_RAW_SOCKETS].policy;
+	conn = bpf_sk_storage_get(&bl_conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn)
+		bl_count(BL_E_SK_STORAGE);
+	if (!(conn && conn->told == k->set)) {
+		bl_pkt_tell(k, &d);
+		if (conn)
+			conn->told = k->set;
+	}
+	return d.verdict == BL_DENY ? BL_CG_DENY : BL_CG_PASS;
+}
+
+static __always_inline int bl_packet(struct __sk_buff *skb, int in)
+{
+	struct bl_pkt k = { .in = in };
+	struct bpf_sock *sk;
+	int stream, r;
+
+	if (bl_net_idle())
+		return BL_CG_PASS;
+	sk = skb->sk;
+	if (!sk)
+		return BL_CG_PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)	/* a connection that is not there yet, or not any more */
+		return BL_CG_PASS;
+	stream = sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP;
+	if (stream && !in && sk->state == TCP_LISTEN)	/* answers who was let in */
+		return BL_CG_PASS;
+	k.top = bl_skb_container(skb, sk);
+	if (!k.top)
+		return BL_CG_PASS;
+	k.p = bl_net_policy(k.top, &k.c, &k.set);
+	k.lo = skb->ifindex == BL_LOOPBACK_IF;
+	if (k.lo && k.c && k.c->net == BL_NET_OWN)
+		return BL_CG_PASS;
+	if (!k.p)
+		return BL_CG_DENY;
+	if (!bl_net_on(k.p))
+		return BL_CG_PASS;
+	r = bl_pkt_parse(skb, &k);
+	if (r < 0)
+		return bl_fail(k.p, -r) == BL_ALLOW ? BL_CG_PASS : BL_CG_DENY;
+	if (stream)
+		return in ? bl_pkt_tcp_in(&k) : bl_pkt_tcp_out(&k, sk);
+	if (sk->type == SOCK_RAW && bl_pkt_raw(&k, sk) == BL_CG_DENY)
+		return BL_CG_DENY;
+	return bl_pkt_flow(&k);
+}
+
+SEC("cgroup_skb/egress")
+int bl_net_egress(struct __sk_buff *skb)
+{
+	return bl_packet(skb, 0);
+}
+
+SEC("cgroup_skb/ingress")
+int bl_net_ingress(struct __sk_buff *skb)
+{
+	return bl_packet(skb, 1);
+}
+
+/* A connection is being opened, or was accepted: notes which. */
+SEC("sockops")
+int bl_net_sockops(struct bpf_sock_ops *ctx)
+{
+	struct bl_conn fresh = {}, *conn;
+	struct bl_container *c;
+	struct tcp_sock *tp;
+	struct bl_policy *p;
+	struct bpf_sock *sk;
+	__u32 op = ctx->op, set = 0;
+	__u64 top;
+
+	if ((op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) ||
+	    bl_net_idle())
+		return 1;
+	sk = ctx->sk;
+	if (!sk)
+		return 1;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return 1;
+	top = bl_container_of(((struct sock *)tp)->sk_cgrp_data.cgroup);
+	if (!top)
+		return 1;
+	if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		fresh.mark = BL_CONN_ACCEPTED;
+	else if (!BPF_CORE_READ_BITFIELD_PROBED(tp, repair))
+		fresh.mark = BL_CONN_DIALLED;
+	/* else TCP_REPAIR: the socket may be made to look like either */
+	conn = bpf_sk_storage_get(&bl_conns, sk, 0, 0);
+	if (conn) {
+		conn->mark = op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? conn->mark | BL_CONN_ACCEPTED :
+									 fresh.mark;
+		conn->set = 0;
+		return 1;
+	}
+	p = bl_net_policy(top, &c, &set);
+	if (p && !bl_net_on(p))
+		return 1;
+	if (!bpf_sk_storage_get(&bl_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
+		bl_count(BL_E_SK_STORAGE);
+	return 1;
+}
