@@ -133,6 +133,10 @@ func TestABI(t *testing.T) {
 			t.Errorf("levelTable[%d] is of %v", i, levelTable[i].rule)
 		}
 	}
+	if uint8(verdict.RuleEgress) != uint8(kernelBlRuleIdBL_R_EGRESS) || uint8(verdict.RulePacketSockets) != uint8(kernelBlRuleIdBL_R_PACKET_SOCKETS) ||
+		verdict.RuleListen-verdict.RuleEgress != verdict.Rule(kernelBlNetDirBL_NET_BOUND) {
+		t.Error("internal/verdict and bpf/rules.h number the network rules differently")
+	}
 	if uint8(verdict.RuleCapabilities) != uint8(kernelBlRuleIdBL_R_CAPABILITIES) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
 		t.Error("internal/verdict and bpf/rules.h number the rules differently")
 	}

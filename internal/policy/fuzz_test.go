@@ -33,6 +33,7 @@ func FuzzParse(f *testing.F) {
 		"\ufeffapiVersion: belay.dev/v1", strings.Repeat("[", 200), strings.Repeat("- ", 200), "a: \"\\u0000\"", "{a, a}",
 		doc("mode: enforce", `exec: {allow: ["/a b/**", /usr/bin/[], deny: [/lib/*]}`),
 		doc("mode: audit", `ssh: {client: {to: ["[::/0]:22", "10.0.0.1:*", "[::ffff:1.2.3.4/100]:1"]}}`),
+		doc("mode: audit", `network: {egress: {default: deny, allow: [{to: ["::/0", metadata], ports: [1-9, 80]}], deny: [{protocol: icmp}]}, listen: {ports: [8080]}}`),
 		named("a", "mode: audit", "ssh: {keys: deny}") + "---\n" + named("a", "mode: audit", "guard: {bpf: deny}"),
 		"apiVersion: belay.dev/v1\nkind: RuntimePolicy\nmetadata: {name: a, annotations: {\"\\u2028\": \"\\x85 # x\", 'y': \"~\"}}\nspec: {mode: audit, ssh: {keys: deny}}",
 	} {

@@ -262,7 +262,7 @@ func decideNet(cases []netCase, proto, port uint16) netVerdict {
 			if r.Protocol != "" && protocols[r.Protocol] != proto {
 				return false
 			}
-			return len(r.Ports) == 0 || proto > 1 && slices.ContainsFunc(r.Ports, func(x PortRange) bool { return x.Lo <= port && port <= x.Hi })
+			return len(r.Ports) == 0 || proto > 1 && inRanges(r.Ports, port)
 		})
 	}
 	for _, c := range cases {
@@ -271,6 +271,20 @@ func decideNet(cases []netCase, proto, port uint16) netVerdict {
 		}
 	}
 	return netPass
+}
+
+// inRanges reports whether sorted ranges hold a port.
+func inRanges(rs []PortRange, port uint16) bool {
+	_, ok := slices.BinarySearchFunc(rs, port, func(x PortRange, port uint16) int {
+		switch {
+		case x.Hi < port:
+			return -1
+		case x.Lo > port:
+			return 1
+		}
+		return 0
+	})
+	return ok
 }
 
 // portItems cuts a range into prefixes.

@@ -68,7 +68,8 @@ var metadataAddrs = []string{
 	"fe80::a9fe:a9fe/128", // OpenStack
 }
 
-// Limits of one policy. One of MaxNetRules is one peer of one rule.
+// Limits of one policy. One of MaxNetRules is one peer, or one range of ports, of one rule: what
+// compiling a policy costs is bounded by both.
 const (
 	MaxNetRules     = 1024
 	maxPortRanges   = 64
@@ -244,7 +245,7 @@ func (d *decoder) network(n *yaml.Node, at string, s *Network, m **verdict.Mode)
 		{"packetSockets", false, d.value(&s.PacketSockets, Allow, Deny)},
 	})
 	if left < 0 {
-		d.fail(n, "use wider address ranges, or fewer rules", "%s has %d rules, each address counted; at most %d are possible",
+		d.fail(n, "use wider address ranges, or fewer rules", "%s has %d rules or more, each address and each range of ports counted; at most %d are possible",
 			at, MaxNetRules-left, MaxNetRules)
 	}
 }
@@ -270,7 +271,7 @@ func (d *decoder) netRules(dst *[]NetRule, peers string, left *int) func(*yaml.N
 			})
 			slices.Sort(r.Peers)
 			r.Peers = slices.Compact(r.Peers) // two spellings of one
-			if *left -= max(len(r.Peers), 1); *left < 0 {
+			if *left -= max(len(r.Peers)+len(r.Ports), 1); *left < 0 {
 				return
 			}
 			switch {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/verdict"
 )
@@ -216,6 +217,29 @@ func TestNetworkErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80s: %v, want %q", in, err, want)
 		}
+	}
+}
+
+// The largest policies that are accepted compile in no time to speak of.
+func TestNetworkLimits(t *testing.T) {
+	var peers, rules []string
+	for i := range 500 {
+		peers = append(peers, fmt.Sprintf("10.%d.%d.0/24", i/250, i%250))
+	}
+	for i := range 8 {
+		var ports []string
+		for j := range maxPortRanges {
+			ports = append(ports, fmt.Sprint(1+2*(i*maxPortRanges+j)))
+		}
+		rules = append(rules, "{ports: ["+strings.Join(ports, ",")+"]}")
+	}
+	start := time.Now()
+	e := mustSet(t, named("p", "mode: enforce", "network: {egress: {default: deny, allow: ["+strings.Join(rules, ",")+"], deny: [{to: ["+strings.Join(peers, ",")+"]}]}}")).Floor()
+	if d := time.Since(start); d > 10*time.Second {
+		t.Errorf("it took %s", d)
+	}
+	if len(e.NetAddrs) != 501 || len(e.NetPorts) > maxNetPortItems {
+		t.Errorf("%d entries of addresses and %d of ports", len(e.NetAddrs), len(e.NetPorts))
 	}
 }
 
