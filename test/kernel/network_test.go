@@ -1,11 +1,17 @@
 package kernel
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -146,23 +152,8 @@ func TestNetworkAnswers(t *testing.T) {
 		t.Errorf("a server whose egress is denied said %q by UDP", got)
 	}
 
-	peer, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	go func() {
-		b := make([]byte, 64)
-		for {
-			n, from, err := peer.ReadFromUDP(b)
-			if err != nil {
-				return
-			}
-			_, _ = peer.WriteToUDP(b[:n], from)
-		}
-	}()
 	h.enact(t, document("client", "enforce", "  network: {ingress: {default: deny}}\n"))
-	r := h.run(t, append(append([]string{}, asUser...), hostNet...), "/bin/attack", "ask", peer.LocalAddr().String())
+	r := h.run(t, append(append([]string{}, asUser...), hostNet...), "/bin/attack", "ask", echo(t, "127.0.0.1"))
 	if ran(t, r); !strings.Contains(r.out, "question") {
 		t.Errorf("a client that nobody may send to was answered %v", r)
 	}
@@ -190,4 +181,97 @@ func ask(t *testing.T, network, addr string) string {
 	}
 	t.Errorf("%s %s did not answer", network, addr)
 	return ""
+}
+
+// linked gives a container's network namespace a device to the host's, which has the address
+// .1 of the network, and the container .2.
+func linked(t *testing.T, pid int) (host, container string) {
+	t.Helper()
+	_, err := exec.LookPath("ip")
+	testneed.Need(t, "ip", err == nil, "apt-get install iproute2")
+	n, dev := rand.IntN(250), fmt.Sprintf("bly%d", pid)
+	host, container = fmt.Sprintf("198.18.%d.1", n), fmt.Sprintf("198.18.%d.2", n) // of RFC 2544, for tests
+	inside := []string{"nsenter", "-n", "-t", fmt.Sprint(pid), "ip"}
+	for i, args := range [][]string{
+		{"ip", "link", "add", dev, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(pid)},
+		{"ip", "addr", "add", host + "/30", "dev", dev},
+		{"ip", "link", "set", dev, "up"},
+		slices.Concat(inside, []string{"addr", "add", container + "/30", "dev", "eth0"}),
+		slices.Concat(inside, []string{"link", "set", "eth0", "up"}),
+	} {
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		testneed.Need(t, "veth", i > 0 || err == nil, "a kernel with veth: "+string(out))
+		if err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	return host, container // the device ends with the namespace
+}
+
+// On a device of its own: what is allowed passes and is answered, both ways, and the rest is not.
+func TestNetworkDevice(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("none", "audit", nothing))
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c", "sleep 1000")
+	ran(t, c)
+	defer h.remove(t, c.id)
+	host, own := linked(t, firstPID(t, filepath.Join(cgroupMount(t), h.scope, c.id)))
+	allowed, denied := echo(t, host), echo(t, host)
+	_, port, _ := net.SplitHostPort(allowed)
+	h.enact(t, document("device", "enforce", fmt.Sprintf("  network: {egress: {default: deny, allow: [{to: [%s], ports: [%s], protocol: udp}]}, "+
+		"ingress: {default: deny, allow: [{from: [%s], ports: [7101, 7102]}]}}\n", host, port, host)))
+	ask1 := func(what string, want int, addr string) {
+		t.Helper()
+		if r := h.exec(t, c.id, asUser, "/bin/attack", "ask", addr); r.code != want {
+			t.Errorf("%s: %v, want exit %d", what, r, want)
+		}
+	}
+	ask1("whom it may ask", 0, allowed)
+	ask1("another port", 1, denied)
+	ask1("another address", 1, "198.18.254.1:"+port)
+	serve := h.exec(t, c.id, asUser, "/bin/sh", "-c", fmt.Sprintf("(/bin/attack answer %s:7101 & /bin/attack answer %s:7103 & echo answer | nc -l -p 7102 &) >/dev/null 2>&1", own, own))
+	ran(t, serve)
+	if got := ask(t, "udp", own+":7101"); got != "question\n" {
+		t.Errorf("a UDP server that may be reached said %q", got)
+	}
+	if got := ask(t, "tcp", own+":7102"); got != "answer\n" {
+		t.Errorf("a TCP server that may be reached said %q", got)
+	}
+	if conn, err := net.Dial("udp", own+":7103"); err == nil {
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		_, _ = conn.Write([]byte("question\n"))
+		if n, _ := conn.Read(make([]byte, 64)); n > 0 {
+			t.Error("a UDP server that may not be reached answered")
+		}
+		conn.Close()
+	}
+	if evs := h.take(c.id, verdict.RuleIngress); len(evs) == 0 || evs[0].Local.Port() != 7103 || evs[0].Hook != "cgroup_skb_ingress" {
+		t.Errorf("records of ingress %+v", evs)
+	}
+	for _, ev := range h.take(c.id, verdict.RuleEgress) {
+		if ev.Remote.String() == allowed || ev.Local.Port() == 7101 || ev.Local.Port() == 7102 {
+			t.Errorf("a record of what may pass: %+v", ev)
+		}
+	}
+}
+
+// echo gives UDP back on an address of the host.
+func echo(t *testing.T, host string) string {
+	t.Helper()
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 64)
+		for {
+			n, from, err := c.ReadFromUDP(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteToUDP(b[:n], from)
+		}
+	}()
+	return c.LocalAddr().String()
 }
