@@ -380,6 +380,14 @@ type kernelBlNetKey struct {
 	Addr      [16]uint8
 }
 
+type kernelBlNetNs uint32
+
+const (
+	kernelBlNetNsBL_NET_UNKNOWN kernelBlNetNs = 0
+	kernelBlNetNsBL_NET_OWN     kernelBlNetNs = 1
+	kernelBlNetNsBL_NET_HOST    kernelBlNetNs = 2
+)
+
 type kernelBlPathKey struct {
 	_    structs.HostLayout
 	Set  uint32
@@ -751,6 +759,7 @@ const (
 	kernelVarBlTwinBlHook        = "bl_twin_bl_hook"
 	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
 	kernelVarBlTwinBlNetDir      = "bl_twin_bl_net_dir"
+	kernelVarBlTwinBlNetNs       = "bl_twin_bl_net_ns"
 	kernelVarBlTwinBlPathKind    = "bl_twin_bl_path_kind"
 	kernelVarBlTwinBlRuleId      = "bl_twin_bl_rule_id"
 	kernelVarBlTwinBlSlot        = "bl_twin_bl_slot"
@@ -992,6 +1001,7 @@ type kernelVariableSpecs struct {
 	BlTwinBlHook       *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
 	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
 	BlTwinBlNetDir     *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_dir"`
+	BlTwinBlNetNs      *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_ns"`
 	BlTwinBlPathKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
 	BlTwinBlRuleId     *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
 	BlTwinBlSlot       *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
@@ -1109,6 +1119,7 @@ type kernelVariables struct {
 	BlTwinBlHook       *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
 	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
 	BlTwinBlNetDir     *ebpf.Variable `ebpf:"bl_twin_bl_net_dir"`
+	BlTwinBlNetNs      *ebpf.Variable `ebpf:"bl_twin_bl_net_ns"`
 	BlTwinBlPathKind   *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
 	BlTwinBlRuleId     *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
 	BlTwinBlSlot       *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
