@@ -209,7 +209,7 @@ func (m *netMerger) addr(policies []*netPolicy, p netip.Prefix) NetAddr {
 	other := decideNet(cases, 0, 0)
 	a := NetAddr{Prefix: p, Verdict: other.Verdict, Policy: other.Policy}
 	var items []NetPort
-	for _, proto := range []uint16{1, 6, 17, 132} {
+	for _, proto := range netProtocols {
 		cuts := portCuts(cases, proto)
 		segs := make([]netVerdict, len(cuts))
 		plain := true
@@ -255,7 +255,7 @@ func portCuts(cases []netCase, proto uint16) []uint16 {
 }
 
 // decideNet is the meaning of the rules, of which the tries are the compiled form. proto 0 is
-// one that no rule can name.
+// one that no rule can name and that has no ports.
 func decideNet(cases []netCase, proto, port uint16) netVerdict {
 	matches := func(rs []*NetRule) bool {
 		return slices.ContainsFunc(rs, func(r *NetRule) bool {

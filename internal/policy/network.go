@@ -57,15 +57,19 @@ const Metadata = "metadata"
 // metadataAddrs are link-local or otherwise reserved by one cloud: its own documentation is the
 // source of each.
 var metadataAddrs = []string{
-	"169.254.169.254/32",  // EC2, Google, Azure, Oracle, OpenStack and others
-	"fd00:ec2::254/128",   // EC2
-	"169.254.170.2/32",    // ECS, credentials of a task
-	"169.254.170.23/32",   // EKS, credentials of a pod
-	"fd00:ec2::23/128",    // EKS
-	"fd20:ce::254/128",    // Google
-	"168.63.129.16/32",    // Azure, WireServer
-	"100.100.100.200/32",  // Alibaba
-	"fe80::a9fe:a9fe/128", // OpenStack
+	"169.254.169.254/32",     // EC2, Google, Azure, Oracle, OpenStack and others
+	"fd00:ec2::254/128",      // EC2
+	"169.254.170.2/32",       // ECS, credentials of a task
+	"169.254.170.23/32",      // EKS, credentials of a pod
+	"fd00:ec2::23/128",       // EKS
+	"fd20:ce::254/128",       // Google
+	"168.63.129.16/32",       // Azure, WireServer
+	"100.100.100.200/32",     // Alibaba
+	"fe80::a9fe:a9fe/128",    // OpenStack
+	"fd00:c1::a9fe:a9fe/128", // Oracle
+	"169.254.42.42/32",       // Scaleway
+	"fd00:42::42/128",        // Scaleway
+	"169.254.0.23/32",        // Tencent
 }
 
 // Limits of one policy. One of MaxNetRules is one peer, or one range of ports, of one rule: what
@@ -79,6 +83,10 @@ const (
 // protocols are the IP protocols that a rule can name, by their numbers:
 // https://www.iana.org/assignments/protocol-numbers.
 var protocols = map[string]uint16{"tcp": 6, "udp": 17, "sctp": 132, "icmp": 1}
+
+// netProtocols are those of which the answer can differ from every other protocol's: those that a
+// rule can name, and DCCP (33), which has ports.
+var netProtocols = []uint16{1, 6, 17, 33, 132}
 
 // netDir is what a rule of the section is about: BL_NET_* of bpf/rules.h.
 type netDir uint8
@@ -363,8 +371,15 @@ func mergeRanges(rs []PortRange) []PortRange {
 
 // validateNetwork checks what only the compiled form shows.
 func (d *decoder) validateNetwork(p *RuntimePolicy) {
-	if !p.Spec.Network.sets() {
+	s := p.Spec.Network
+	if !s.sets() {
 		return
+	}
+	for _, dir := range []netDir{netEgress, netIngress} {
+		if x := s.side(dir); x != nil && !x.denies() && !p.Spec.Loosen {
+			field := []string{"egress", "ingress"}[dir]
+			d.failAt("spec.network."+field, "add deny or default: deny, or delete it", "network.%s has no effect: it denies nothing", field)
+		}
 	}
 	var e Effective
 	mergeNetwork(&e, []selected{{RuntimePolicy: p}})

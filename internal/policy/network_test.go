@@ -55,7 +55,9 @@ func TestNetwork(t *testing.T) {
 		{verdict.RuleEgress, "169.254.169.254:53", 17, verdict.Deny},
 		{verdict.RuleEgress, "[2001:db8::1]:0", 47, verdict.Allow},
 		{verdict.RuleEgress, "[fd00:ec2::254]:80", 6, verdict.Deny},
+		{verdict.RuleEgress, "[fd00:c1::a9fe:a9fe]:80", 6, verdict.Deny},
 		{verdict.RuleIngress, "192.0.2.9:22", 6, verdict.Deny},
+		{verdict.RuleIngress, "192.0.2.9:22", 33, verdict.Deny},
 		{verdict.RuleIngress, "192.0.2.9:23", 6, verdict.Allow},
 		{verdict.RuleIngress, "192.0.3.9:22", 6, verdict.Allow},
 		{verdict.RuleListen, "0.0.0.0:8080", 6, verdict.Allow},
@@ -148,7 +150,7 @@ func TestNetworkCompiled(t *testing.T) {
 		e := s.Floor()
 		for range 200 {
 			a := []string{"10.1.2.3", "10.1.9.9", "10.200.0.1", "11.0.0.1", "200.0.0.1", "2001:db8::1", "2001:db8::2", "::1", "fe80::1"}[r.IntN(9)]
-			proto, port := []uint16{1, 6, 17, 132, 47}[r.IntN(5)], uint16(r.IntN(60))
+			proto, port := []uint16{1, 6, 17, 33, 132, 47}[r.IntN(6)], uint16(r.IntN(60))
 			want := netPass
 			for i, p := range s.Policies() {
 				if !plainly(p.Spec.Network.Egress, netip.MustParseAddr(a), proto, port) {
@@ -172,7 +174,7 @@ func plainly(s *NetSide, a netip.Addr, proto, port uint16) bool {
 			peer = peer || netip.MustParsePrefix(p).Contains(a)
 		}
 		for _, x := range r.Ports {
-			ranged = ranged || x.Lo <= port && port <= x.Hi && (proto == 6 || proto == 17 || proto == 132)
+			ranged = ranged || x.Lo <= port && port <= x.Hi && (proto == 6 || proto == 17 || proto == 33 || proto == 132)
 		}
 		return peer && ranged && (r.Protocol == "" || protocols[r.Protocol] == proto)
 	}
@@ -206,6 +208,8 @@ func TestNetworkErrors(t *testing.T) {
 		"{egress: {deny: [{ports: [9-1]}]}}":               "not a port",
 		"{egress: {deny: [{protocol: gre}]}}":              "tcp, udp, sctp or icmp",
 		"{egress: {default: audit}}":                       "allow or deny",
+		"{egress: {default: allow}}":                       "network.egress has no effect",
+		"{ingress: {}, listen: deny}":                      "network.ingress has no effect",
 		"{listen: {ports: []}}":                            "empty list",
 		"{listen: [80]}":                                   "allow or deny",
 		"{rawSockets: own}":                                "allow or deny",
