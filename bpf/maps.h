@@ -206,7 +206,8 @@ struct {
 } bl_conns SEC(".maps");
 
 /* Who has talked with whom, of all but TCP: an answer is not judged again. Written by the
- * packet and sendmsg programs. Full: the oldest goes, and what belongs to it is judged anew.
+ * packet and sendmsg programs; all containers share it. Full: the oldest goes, and what belongs
+ * to it is judged anew.
  */
 struct bl_flow_key {
 	__u64 container;
@@ -218,19 +219,41 @@ struct bl_flow_key {
 };
 
 struct bl_flow {
-	__u64 seen_ns;	/* last packet, monotonic; of a denied one: when it was reported */
+	__u64 seen_ns;	/* last packet, monotonic; of a refused one: when it was reported */
 	__u32 set;	/* under whose rules */
 	__u8 in;	/* the first packet came in */
-	__u8 denied;
-	__u8 pad[2];
+	__u8 pad[3];
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 65536);
 	__type(key, struct bl_flow_key);
 	__type(value, struct bl_flow);
 } bl_flows SEC(".maps");
+
+/* Exchanges that were denied, apart: whoever has many denied takes no place of another's. Full:
+ * the oldest goes, and is reported again.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct bl_flow_key);
+	__type(value, struct bl_flow);
+} bl_refused SEC(".maps");
+
+/* How many records of packets that came in a container has caused in one second. */
+struct bl_told {
+	__u64 since_ns;	/* start of the second, monotonic */
+	__u64 n;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);	/* container, by its cgroup id */
+	__type(value, struct bl_told);
+} bl_tolds SEC(".maps");
 
 /* Cgroups below which containers are recognised (bl_config.scoped). */
 struct {

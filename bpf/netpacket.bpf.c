@@ -8,13 +8,16 @@
  * everything else an answer passes for as long as the exchange that it belongs to goes on.
  *
  * What passes by the loopback device does not leave a container that has a network namespace of
- * its own, and is not judged there.
+ * its own, and is not judged there, but for whom an answer to it would go to.
  *
  * Not seen: as in ssh.bpf.c; also a connected socket other than TCP's whose container is gone.
  */
 #include "netrules.h"
 
 #define BL_LOOPBACK_IF	1	/* include/net/flow.h, LOOPBACK_IFINDEX: of every namespace */
+#define BL_PACKET_LOOPBACK	5	/* include/uapi/linux/if_packet.h */
+#define BL_ETH_IP	0x0800	/* include/uapi/linux/if_ether.h */
+#define BL_ETH_IPV6	0x86dd
 
 /* One packet, and whose it is. */
 struct bl_pkt {
@@ -27,13 +30,19 @@ struct bl_pkt {
 	__u8 in;
 	__u8 opens;	/* TCP: SYN without ACK */
 	__u8 lo;	/* by the loopback device */
+	__u8 own;	/* of the container's own making: by that device, or a multicast given back */
+	__u8 options;	/* IP options or extension headers */
+	__u8 ported;	/* of a protocol with ports */
 };
 
 static __always_inline void bl_pkt_tell(struct bl_pkt *k, const struct bl_decision *d)
 {
-	struct bl_event *e = bl_net_event(k->c, k->top, k->p, k->set, d, &k->n,
-					  k->in ? BL_H_SKB_IN : BL_H_SKB, bl_net_decided(d));
+	struct bl_event *e;
 
+	if (k->in && !bl_net_may_tell(k->top, bpf_ktime_get_ns()))
+		return;
+	e = bl_net_event(k->c, k->top, k->p, k->set, d, &k->n, k->in ? BL_H_SKB_IN : BL_H_SKB,
+			 bl_net_decided(d));
 	if (!e)
 		return;
 	e->flags = BL_E_NO_PROC;
@@ -51,17 +60,21 @@ static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
 
 	if (bpf_skb_load_bytes(skb, 0, h, 20))
 		return -BL_E_SKB_READ;
-	if (bpf_ntohl(h[0]) >> 28 == 4) {
+	/* Which of both it is says the kernel. A raw socket may write another version than the packet
+	 * is sent as.
+	 */
+	if (bpf_ntohl(h[0]) >> 28 == 4 && skb->protocol == bpf_htons(BL_ETH_IP)) {
 		proto = bpf_ntohl(h[2]) >> 16 & 0xff;
 		off = (bpf_ntohl(h[0]) >> 24 & 0xf) * 4;
 		if (off < 20)
 			return -BL_E_SKB_PARSE;
+		k->options = off > 20;
 		if (bpf_ntohl(h[1]) & 0x3fff)	/* a fragment: only a raw socket makes one */
 			off = 0;
 		bl_map_ip4(from, h[3]);
 		bl_map_ip4(to, h[4]);
 		k->n.family = AF_INET;
-	} else if (bpf_ntohl(h[0]) >> 28 == 6) {
+	} else if (bpf_ntohl(h[0]) >> 28 == 6 && skb->protocol == bpf_htons(BL_ETH_IPV6)) {
 		if (bpf_skb_load_bytes(skb, 0, h, 40))
 			return -BL_E_SKB_READ;
 		off = 40;
@@ -69,6 +82,7 @@ static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
 		if (next < 0)
 			return next;
 		proto = next;
+		k->options = off != 40;
 		__builtin_memcpy(from, &h[2], 16);
 		__builtin_memcpy(to, &h[6], 16);
 		k->n.family = AF_INET6;
@@ -81,6 +95,7 @@ static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
 	/* TCP, UDP, SCTP, DCCP */
 	if (k->n.proto != IPPROTO_TCP && k->n.proto != BL_NEXT_UDP && proto != 132 && proto != 33)
 		return 0;
+	k->ported = 1;
 	if (!off || bpf_skb_load_bytes(skb, off, &ports, 4)) {
 		k->blind = 1;
 		return 0;
@@ -96,51 +111,98 @@ static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
 	return 0;
 }
 
-/* One direction's decision on a packet. */
-static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 dir)
-{
-	struct bl_peer q = { .blind = k->blind };
+#define BL_BY_US	BL_ASK(BL_NET_EGRESS)
+#define BL_BY_THEM	(BL_ASK(BL_NET_INGRESS) | BL_ASK(BL_NET_BOUND))
 
-	bl_net_peer(&q, &k->n, dir);
-	return bl_net_ask(k->p, k->set, dir, &q);
-}
-
-/* The stricter of two. */
-static __always_inline struct bl_decision bl_net_stricter(struct bl_decision a, struct bl_decision b)
-{
-	if (a.verdict == BL_DENY || b.verdict == BL_ALLOW)
-		return a;
-	return b.verdict == BL_DENY || a.verdict == BL_ALLOW ? b : a;
-}
-
-/* TCP that comes in: who opens a connection, and to which port. */
-static __always_inline int bl_pkt_tcp_in(struct bl_pkt *k)
+/* The decision on a packet of who is taken for having opened it, BL_BY_*. */
+static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 by)
 {
 	struct bl_decision d;
+	__u64 v;
+
+	if (!k->ported)
+		by &= ~BL_ASK(BL_NET_BOUND);
+	if (k->blind)
+		by |= BL_ASK_BLIND;
+	v = bl_net_asks(k->p, k->set, by, &k->n);
+	d.verdict = v;
+	d.rule = v >> 8;
+	d.policy = v >> 16;
+	return d;
+}
+
+/* Is a packet that came in from an address that it cannot have come from? What the container, or
+ * the host whose namespace it shares, sends to itself has one address as source and destination,
+ * or those of loopback; unless a raw socket or IP_FREEBIND made it up.
+ */
+static __always_inline int bl_pkt_made_up(const struct bl_pkt *k)
+{
+	return k->in && k->own && !bl_net_is_loopback(k->n.addr) &&
+	       __builtin_memcmp(k->n.addr, k->n.laddr, sizeof(k->n.addr));
+}
+
+/* TCP that comes in: who opens a connection, and to which port. free: what passes by loopback. An
+ * answer to a made up opener would go to whom it names: that is asked about as if the container
+ * had opened it.
+ */
+static __always_inline int bl_pkt_tcp_in(struct bl_pkt *k, struct bpf_sock *sk, int free)
+{
+	struct bl_decision d;
+	__u32 by = free ? 0 : BL_BY_THEM;
 
 	if (!k->opens)
 		return BL_CG_PASS;
-	d = bl_net_stricter(bl_pkt_rule(k, BL_NET_INGRESS), bl_pkt_rule(k, BL_NET_BOUND));
+	/* Both open it. If the first SYN was not seen, which has no entry, the second makes one of
+	 * unknown origin.
+	 */
+	if (sk->state == TCP_SYN_SENT && !bpf_sk_storage_get(&bl_conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE))
+		bl_count(BL_E_SK_STORAGE);
+	if (bl_pkt_made_up(k))
+		by |= BL_BY_US;
+	if (!by)
+		return BL_CG_PASS;
+	d = bl_pkt_rule(k, by);
 	if (d.verdict != BL_ALLOW)
 		bl_pkt_tell(k, &d);
 	return d.verdict == BL_DENY ? BL_CG_DENY : BL_CG_PASS;
 }
 
+/* Does a source route take the packet elsewhere than to the socket's peer? */
+static __always_inline int bl_pkt_strays(const struct bl_pkt *k, struct bpf_sock *sk)
+{
+	__u32 ip4, ip6[4];
+
+	if (!k->options)
+		return 0;
+	ip4 = sk->dst_ip4;
+	barrier_var(ip4); /* verifier: all; a select between two fields is arithmetic on a socket */
+	ip6[0] = sk->dst_ip6[0];
+	ip6[1] = sk->dst_ip6[1];
+	ip6[2] = sk->dst_ip6[2];
+	ip6[3] = sk->dst_ip6[3];
+	if (k->n.family == AF_INET)
+		return k->n.addr[3] != ip4;
+	return __builtin_memcmp(k->n.addr, ip6, sizeof(ip6)) != 0;
+}
+
 /* TCP that goes out. Who opened a connection that stood before the rules is not known: it is
- * judged as if both had.
+ * judged as if both had. One that strays is judged by where it goes, each time.
  */
 static __always_inline int bl_pkt_tcp_out(struct bl_pkt *k, struct bpf_sock *sk)
 {
 	struct bl_conn *conn = bpf_sk_storage_get(&bl_conns, sk, 0, 0);
-	struct bl_decision d = { .verdict = BL_ALLOW, .rule = BL_R_NONE };
 	__u8 mark = k->opens ? BL_CONN_DIALLED : conn ? conn->mark : 0;
+	int strays = bl_pkt_strays(k, sk);
+	struct bl_decision d;
+	__u32 by = 0;
 
-	if (!k->opens && conn && conn->set == k->set)
+	if (!k->opens && !strays && conn && conn->set == k->set)
 		return BL_CG_PASS;
-	if (mark != BL_CONN_ACCEPTED)
-		d = bl_pkt_rule(k, BL_NET_EGRESS);
-	if (mark != BL_CONN_DIALLED && d.verdict != BL_DENY)
-		d = bl_net_stricter(d, bl_pkt_rule(k, BL_NET_INGRESS));
+	if (mark != BL_CONN_ACCEPTED || strays)
+		by |= BL_BY_US;
+	if (mark != BL_CONN_DIALLED)
+		by |= BL_ASK(BL_NET_INGRESS);
+	d = bl_pkt_rule(k, by);
 	if (!conn)
 		conn = bpf_sk_storage_get(&bl_conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn)
@@ -152,38 +214,53 @@ static __always_inline int bl_pkt_tcp_out(struct bl_pkt *k, struct bpf_sock *sk)
 	}
 	if (d.verdict == BL_DENY)
 		return BL_CG_DENY;
-	if (conn)
+	if (conn && !strays)
 		conn->set = k->set;
 	return BL_CG_PASS;
 }
 
-/* Everything else: who sent first decides which rule holds for an exchange. */
-static __always_inline int bl_pkt_flow(struct bl_pkt *k)
+static __always_inline int bl_sk_connected(struct bpf_sock *sk)
 {
+	return sk->dst_port || sk->dst_ip4 || sk->dst_ip6[0] || sk->dst_ip6[3];
+}
+
+/* Everything else: who sent first decides which rule holds for an exchange. */
+static __always_inline int bl_pkt_flow(struct bl_pkt *k, struct bpf_sock *sk)
+{
+	__u32 by = k->in ? BL_BY_THEM : BL_BY_US;
 	__u64 now = bpf_ktime_get_ns();
 	struct bl_flow_key key = {};
 	struct bl_decision d;
-	struct bl_flow *f;
-	int in = k->in;
+	struct bl_flow *f, *r;
 
 	bl_flow_key_of(&key, k->top, &k->n);
-	f = bl_flow_get(&key, in, now);
+	/* A packet that does not show its ports is of no exchange. */
+	f = k->blind ? NULL : bl_flow_get(&key, now);
 	if (f && f->set == k->set) {
-		if (f->denied)
-			return BL_CG_DENY;
-		if (now - f->seen_ns > BL_FLOW_TELL_NS)
+		if (bl_net_past(now, f->seen_ns, BL_FLOW_TELL_NS))
 			f->seen_ns = now;
 		return BL_CG_PASS;
 	}
+	r = k->blind ? NULL : bl_refusal_get(&key, k->set, now);
+	if (r && (!r->in || k->in || f) && !bl_net_past(now, r->seen_ns, BL_FLOW_TELL_NS))
+		return BL_CG_DENY;
 	if (f)
-		in = f->in;
-	d = bl_pkt_rule(k, in ? BL_NET_INGRESS : BL_NET_EGRESS);
+		by = f->in ? BL_BY_THEM : BL_BY_US;
+	else if (k->in && ((r && !r->in) || bl_sk_connected(sk)))
+		/* It goes on with what the container was refused, or began before the rule. */
+		by = BL_BY_THEM | BL_BY_US;
+	d = bl_pkt_rule(k, by);
 	if (d.verdict != BL_ALLOW)
 		bl_pkt_tell(k, &d);
-	/* A packet that came by loopback and not from there was made up by a raw socket. */
-	if (!(k->in && k->lo && !bl_net_is_loopback(k->n.addr) && d.verdict != BL_DENY) && !k->blind)
-		bl_flow_put(&key, k->set, d.verdict == BL_DENY ? k->in : in, d.verdict == BL_DENY, now);
-	return d.verdict == BL_DENY ? BL_CG_DENY : BL_CG_PASS;
+	if (d.verdict == BL_DENY) {
+		if (!k->blind)
+			bl_refuse(&key, k->set, d.rule != BL_R_EGRESS, now);
+		return BL_CG_DENY;
+	}
+	/* What the container itself may have made up is nobody's first word. */
+	if (!k->blind && !(k->in && k->own && !bl_net_is_loopback(k->n.addr)))
+		bl_flow_put(&key, k->set, !(by & BL_BY_US), now);
+	return BL_CG_PASS;
 }
 
 /* A raw socket that is there in spite of rawSockets: from before the rule, or handed in. It is
@@ -214,7 +291,7 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 {
 	struct bl_pkt k = { .in = in };
 	struct bpf_sock *sk;
-	int stream, r;
+	int stream, free, r;
 
 	if (bl_net_idle())
 		return BL_CG_PASS;
@@ -232,7 +309,9 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 		return BL_CG_PASS;
 	k.p = bl_net_policy(k.top, &k.c, &k.set);
 	k.lo = skb->ifindex == BL_LOOPBACK_IF;
-	if (k.lo && k.c && k.c->net == BL_NET_OWN)
+	k.own = k.lo || skb->pkt_type == BL_PACKET_LOOPBACK;
+	free = k.lo && k.c && k.c->net == BL_NET_OWN;
+	if (free && (!k.p || !in || !stream || (sk->state != TCP_LISTEN && sk->state != TCP_SYN_SENT)))
 		return BL_CG_PASS;
 	if (!k.p)
 		return BL_CG_DENY;
@@ -242,10 +321,10 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 	if (r < 0)
 		return bl_fail(k.p, -r) == BL_ALLOW ? BL_CG_PASS : BL_CG_DENY;
 	if (stream)
-		return in ? bl_pkt_tcp_in(&k) : bl_pkt_tcp_out(&k, sk);
+		return in ? bl_pkt_tcp_in(&k, sk, free) : bl_pkt_tcp_out(&k, sk);
 	if (sk->type == SOCK_RAW && bl_pkt_raw(&k, sk) == BL_CG_DENY)
 		return BL_CG_DENY;
-	return bl_pkt_flow(&k);
+	return bl_pkt_flow(&k, sk);
 }
 
 SEC("cgroup_skb/egress")
@@ -291,8 +370,10 @@ int bl_net_sockops(struct bpf_sock_ops *ctx)
 	/* else TCP_REPAIR: the socket may be made to look like either */
 	conn = bpf_sk_storage_get(&bl_conns, sk, 0, 0);
 	if (conn) {
-		conn->mark = op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? conn->mark | BL_CONN_ACCEPTED :
-									 fresh.mark;
+		if (op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+			conn->mark = fresh.mark;
+		else if (conn->mark)	/* a simultaneous open: it has dialled too */
+			conn->mark |= BL_CONN_ACCEPTED;
 		conn->set = 0;
 		return 1;
 	}

@@ -36,9 +36,9 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 	if (n->proto != IPPROTO_TCP && sk) {
 		n->lport = sk->src_port;
 		bl_flow_key_of(&k, top, n);
-		f = bl_flow_get(&k, 0, now);
+		f = bl_flow_get(&k, now);
 		/* An answer, or reported already. Of an answer its packet is judged again. */
-		if (p && f && !f->denied && (f->set == set || f->in))
+		if (p && f && (f->set == set || f->in))
 			return BL_CG_PASS;
 	}
 	bl_net_peer(&q, n, BL_NET_EGRESS);
@@ -46,6 +46,8 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 	if (d.verdict == BL_ALLOW)
 		return BL_CG_PASS;
 	if (d.verdict == BL_DENY) {
+		if (n->lport && n->proto != IPPROTO_TCP)	/* nor may the other end go on with it */
+			bl_refuse(&k, set, 0, now);
 		bl_net_tell(c, top, p, set, &d, n, hook);
 		return BL_CG_DENY;
 	}
@@ -55,7 +57,7 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 		if (conn)
 			conn->told = set;
 	} else if (sk) {
-		bl_flow_put(&k, set, 0, 0, now);
+		bl_flow_put(&k, set, 0, now);
 	}
 	bl_net_tell(c, top, p, set, &d, n, hook);
 	return BL_CG_PASS;
@@ -154,15 +156,16 @@ static __always_inline int bl_net_listen(const struct sock *sk, int kill)
 {
 	struct bl_report r = { .type = BL_EV_NET, .hook = BL_H_LISTEN };
 	struct bl_container *c = NULL;
-	struct bl_peer q = { .proto = IPPROTO_TCP };
+	struct bl_peer q = {};
 	struct bl_who w = {};
 
 	/* verifier: 6.12; a socket's sk may be NULL */
-	if (bl_net_idle() || !sk || !bl_is_tcp(sk->sk_protocol) ||
+	if (bl_net_idle() || !sk ||
 	    (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
 		return 0;
 	if (!bl_confined(&w, &c))
 		return 0;
+	q.proto = bl_net_proto(sk->sk_protocol);
 	q.port = sk->__sk_common.skc_num;
 	r.p = bl_policy_of(c, &r.set);
 	r.d = bl_net_ask(r.p, r.set, BL_NET_BOUND, &q);
@@ -227,12 +230,17 @@ int bl_net_sock_create(struct bpf_sock *ctx)
 
 /* include/linux/socket.h */
 #define BL_AF_PACKET	17
+#define BL_AF_RDS	21
+#define BL_AF_PPPOX	24
 #define BL_AF_XDP	44
 
-/* A socket below IP, to which no other rule applies. */
+/* A socket to which no other rule applies: what it sends is below IP, or (RDS) the kernel sends it
+ * by a socket that is nobody's.
+ */
 static __always_inline int bl_net_socket(int family, int kern)
 {
-	if (kern || (family != BL_AF_PACKET && family != BL_AF_XDP) || bl_net_idle())
+	if (kern || bl_net_idle() || (family != BL_AF_PACKET && family != BL_AF_XDP &&
+				      family != BL_AF_PPPOX && family != BL_AF_RDS))
 		return 0;
 	return bl_priv(BL_R_PACKET_SOCKETS, NULL, BL_H_SOCKET);
 }

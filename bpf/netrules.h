@@ -143,6 +143,37 @@ static __always_inline void bl_net_peer(struct bl_peer *q, const struct bl_ends 
 		__builtin_memset(q->addr, 0, sizeof(q->addr));
 }
 
+/* The decision that is stricter. */
+static __always_inline struct bl_decision bl_net_stricter(struct bl_decision a, struct bl_decision b)
+{
+	if (a.verdict == BL_DENY || b.verdict == BL_ALLOW)
+		return a;
+	return b.verdict == BL_DENY || a.verdict == BL_ALLOW ? b : a;
+}
+
+#define BL_ASK(dir)	(1 << (dir))
+#define BL_ASK_BLIND	8	/* the ports are not known */
+
+/* The strictest decision on several directions, BL_ASK bits: verdict | rule << 8 | policy << 16.
+ * verifier: all; global, so that it is verified once.
+ */
+__noinline __u64 bl_net_asks(const struct bl_policy *p, __u32 set, __u32 dirs, const struct bl_ends *n)
+{
+	struct bl_decision d = { .verdict = BL_ALLOW, .rule = BL_R_NONE };
+	struct bl_peer q = { .blind = dirs & BL_ASK_BLIND };
+	__u32 dir;
+
+	if (!p || !n)
+		return BL_DENY | BL_R_EGRESS << 8;
+	for (dir = BL_NET_EGRESS; dir <= BL_NET_BOUND; dir++) {
+		if (!(dirs & BL_ASK(dir)) || d.verdict == BL_DENY)
+			continue;
+		bl_net_peer(&q, n, dir);
+		d = bl_net_stricter(d, bl_net_ask(p, set, dir, &q));
+	}
+	return d.verdict | d.rule << 8 | (__u64)d.policy << 16;
+}
+
 /* A record of an act of current, which is in a container. The record has no path of the
  * program: walking one needs task storage.
  */
@@ -169,27 +200,70 @@ static __always_inline void bl_flow_key_of(struct bl_flow_key *k, __u64 top, con
 }
 
 #define BL_FLOW_NS	(120 * 1000000000ULL)	/* an exchange is over after this silence */
-#define BL_FLOW_TELL_NS	1000000000ULL		/* a denied one is reported as often as this */
+#define BL_FLOW_TELL_NS	1000000000ULL		/* a refused one is reported as often as this */
+
+/* Has so much time passed since then? Another CPU may have set then later than this one's now. */
+static __always_inline int bl_net_past(__u64 now, __u64 then, __u64 ns)
+{
+	return (__s64)(now - then) > (__s64)ns;
+}
 
 /* The entry of an exchange, NULL if there is none that still counts. */
-static __always_inline struct bl_flow *bl_flow_get(const struct bl_flow_key *k, int in, __u64 now)
+static __always_inline struct bl_flow *bl_flow_get(const struct bl_flow_key *k, __u64 now)
 {
 	struct bl_flow *f = bpf_map_lookup_elem(&bl_flows, k);
 
-	if (!f || now - f->seen_ns > (f->denied ? BL_FLOW_TELL_NS : BL_FLOW_NS))
-		return NULL;
-	if (f->denied && f->in != in)	/* says nothing of the other way */
-		return NULL;
-	return f;
+	return f && bl_net_past(now, f->seen_ns, BL_FLOW_NS) ? NULL : f;
 }
 
-static __always_inline void bl_flow_put(const struct bl_flow_key *k, __u32 set, int in, int denied,
-					__u64 now)
+static __always_inline void bl_flow_put(const struct bl_flow_key *k, __u32 set, int in, __u64 now)
 {
-	struct bl_flow f = { .seen_ns = now, .set = set, .in = in, .denied = denied };
+	struct bl_flow f = { .seen_ns = now, .set = set, .in = in };
 
 	if (bpf_map_update_elem(&bl_flows, k, &f, BPF_ANY))
 		bl_count(BL_E_FLOW);
+}
+
+/* The entry of a refused exchange, NULL if there is none of these rules. */
+static __always_inline struct bl_flow *bl_refusal_get(const struct bl_flow_key *k, __u32 set, __u64 now)
+{
+	struct bl_flow *f = bpf_map_lookup_elem(&bl_refused, k);
+
+	return f && (f->set != set || bl_net_past(now, f->seen_ns, BL_FLOW_NS)) ? NULL : f;
+}
+
+/* Notes a refusal; in: the exchange is the other end's, and nothing is said of what the
+ * container may send.
+ */
+static __always_inline void bl_refuse(const struct bl_flow_key *k, __u32 set, int in, __u64 now)
+{
+	struct bl_flow f = { .seen_ns = now, .set = set, .in = in };
+
+	if (bpf_map_update_elem(&bl_refused, k, &f, BPF_ANY))
+		bl_count(BL_E_FLOW);
+}
+
+#define BL_TOLD_MAX	64	/* records in a second of what comes in to one container */
+
+/* May another such record be made? Who sends from outside could flood the ring. A record too
+ * many, when two CPUs begin a second at once, does no harm.
+ */
+static __always_inline int bl_net_may_tell(__u64 top, __u64 now)
+{
+	struct bl_told fresh = { .since_ns = now }, *t = bpf_map_lookup_elem(&bl_tolds, &top);
+
+	if (!t) {
+		bpf_map_update_elem(&bl_tolds, &top, &fresh, BPF_ANY);
+		return 1;
+	}
+	if (bl_net_past(now, t->since_ns, BL_FLOW_TELL_NS)) {
+		t->since_ns = now;
+		t->n = 0;
+	}
+	if (__sync_fetch_and_add(&t->n, 1) < BL_TOLD_MAX)
+		return 1;
+	bl_count(BL_E_NET_MUTED);
+	return 0;
 }
 
 #endif

@@ -107,9 +107,10 @@ static __always_inline __u64 bl_skb_container(struct __sk_buff *skb, struct bpf_
 
 	if (known)
 		return *known;
-	if (bl_overflow())
+	/* a cgroup below a container's may be removed, and its sockets live on */
+	if (bl_overflow() || sk->protocol != IPPROTO_TCP || sk->type != SOCK_STREAM)
 		return bl_skb_container_slow(skb, sk);
-	return sk->protocol == IPPROTO_TCP ? bl_dead_container(sk) : 0;
+	return bl_dead_container(sk);
 }
 
 /* One TCP segment: where its payload lies. */
@@ -136,12 +137,15 @@ struct bl_seg {
 /* Walks the extension headers. Returns the transport's number, or minus a code; off becomes
  * where its header is, 0 if that may be elsewhere. A
  * fragment can only come from a raw socket: the kernel cuts packets after this hook.
+ * verifier: all; global, so that its loop is verified once.
  */
-static __always_inline int bl_ip6_transport(struct __sk_buff *skb, __u32 next, __u32 *off)
+__noinline int bl_ip6_transport(struct __sk_buff *skb, __u32 next, __u32 *off)
 {
 	__u8 h[4];
 	int i;
 
+	if (!off)
+		return -BL_E_SKB_PARSE;
 	for (i = 0; i < BL_IP6_HEADERS; i++) {
 		if (next != BL_NEXT_HOP && next != BL_NEXT_ROUTING && next != BL_NEXT_FRAG &&
 		    next != BL_NEXT_AH && next != BL_NEXT_DEST && next != BL_NEXT_MOBILE)

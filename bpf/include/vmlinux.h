@@ -71,6 +71,7 @@ enum bpf_map_type {
 #define AF_UNIX		1
 #define AF_INET		2
 #define AF_INET6	10
+#define TCP_SYN_SENT	2
 #define TCP_LISTEN	10
 #define SOCK_STREAM	1
 #define SOCK_RAW	3

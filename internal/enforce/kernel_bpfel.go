@@ -100,6 +100,7 @@ const (
 	kernelBlCodeBL_E_VMA_BUSY       kernelBlCode = 19
 	kernelBlCodeBL_E_NET_GONE       kernelBlCode = 20
 	kernelBlCodeBL_E_FLOW           kernelBlCode = 21
+	kernelBlCodeBL_E_NET_MUTED      kernelBlCode = 22
 )
 
 type kernelBlConfig struct {
@@ -248,8 +249,7 @@ type kernelBlFlow struct {
 	SeenNs uint64
 	Set    uint32
 	In     uint8
-	Denied uint8
-	Pad    [2]uint8
+	Pad    [3]uint8
 }
 
 type kernelBlFlowKey struct {
@@ -570,6 +570,12 @@ type kernelBlTask struct {
 	Pad          [2]uint8
 }
 
+type kernelBlTold struct {
+	_       structs.HostLayout
+	SinceNs uint64
+	N       uint64
+}
+
 type kernelBlVerdict uint32
 
 const (
@@ -602,6 +608,7 @@ const (
 	kernelMapBlNetPorts          = "bl_net_ports"
 	kernelMapBlPaths             = "bl_paths"
 	kernelMapBlPolicies          = "bl_policies"
+	kernelMapBlRefused           = "bl_refused"
 	kernelMapBlScopes            = "bl_scopes"
 	kernelMapBlScratches         = "bl_scratches"
 	kernelMapBlSlots             = "bl_slots"
@@ -610,6 +617,7 @@ const (
 	kernelMapBlStreams           = "bl_streams"
 	kernelMapBlTasks             = "bl_tasks"
 	kernelMapBlTasksOld          = "bl_tasks_old"
+	kernelMapBlTolds             = "bl_tolds"
 	kernelProgBlArmFound         = "bl_arm_found"
 	kernelProgBlAttachTask       = "bl_attach_task"
 	kernelProgBlBenchExec        = "bl_bench_exec"
@@ -967,6 +975,7 @@ type kernelMapSpecs struct {
 	BlNetPorts   *ebpf.MapSpec `ebpf:"bl_net_ports"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.MapSpec `ebpf:"bl_policies"`
+	BlRefused    *ebpf.MapSpec `ebpf:"bl_refused"`
 	BlScopes     *ebpf.MapSpec `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.MapSpec `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.MapSpec `ebpf:"bl_slots"`
@@ -975,6 +984,7 @@ type kernelMapSpecs struct {
 	BlStreams    *ebpf.MapSpec `ebpf:"bl_streams"`
 	BlTasks      *ebpf.MapSpec `ebpf:"bl_tasks"`
 	BlTasksOld   *ebpf.MapSpec `ebpf:"bl_tasks_old"`
+	BlTolds      *ebpf.MapSpec `ebpf:"bl_tolds"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -1052,6 +1062,7 @@ type kernelMaps struct {
 	BlNetPorts   *ebpf.Map `ebpf:"bl_net_ports"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.Map `ebpf:"bl_policies"`
+	BlRefused    *ebpf.Map `ebpf:"bl_refused"`
 	BlScopes     *ebpf.Map `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.Map `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.Map `ebpf:"bl_slots"`
@@ -1060,6 +1071,7 @@ type kernelMaps struct {
 	BlStreams    *ebpf.Map `ebpf:"bl_streams"`
 	BlTasks      *ebpf.Map `ebpf:"bl_tasks"`
 	BlTasksOld   *ebpf.Map `ebpf:"bl_tasks_old"`
+	BlTolds      *ebpf.Map `ebpf:"bl_tolds"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -1084,6 +1096,7 @@ func (m *kernelMaps) Close() error {
 		m.BlNetPorts,
 		m.BlPaths,
 		m.BlPolicies,
+		m.BlRefused,
 		m.BlScopes,
 		m.BlScratches,
 		m.BlSlots,
@@ -1092,6 +1105,7 @@ func (m *kernelMaps) Close() error {
 		m.BlStreams,
 		m.BlTasks,
 		m.BlTasksOld,
+		m.BlTolds,
 	)
 }
 

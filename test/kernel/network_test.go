@@ -1,17 +1,11 @@
 package kernel
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"net"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -38,7 +32,7 @@ func networkCases() []attackCase {
 	sends := []string{
 		"net-tcp", "net-tcp6", "net-mapped", "net-any", "net-fastopen", "net-udp", "net-udp6", "net-udp-noconnect", "net-mapped-udp", "net-sendmmsg", "net-uring",
 	}
-	raw := []string{"net-raw", "net-raw-fragment"}
+	raw := []string{"net-raw", "net-raw-fragment", "net-raw-null"}
 	add(egressPolicy, verdict.RuleEgress, hostNet, cgroupPrevents, sends...)
 	add(egressPolicy, verdict.RuleEgress, rawNet, cgroupPrevents, raw...)
 	add(allowedPolicy, verdict.RuleEgress, hostNet, cgroupPrevents, "net-tcp", "net-udp-noconnect", "net-mapped")
@@ -47,9 +41,11 @@ func networkCases() []attackCase {
 		[]string{"--uid", "0", "--cap-add", "NET_ADMIN"}, cgroupPrevents, "net-metadata")
 	add("  network: {rawSockets: deny}\n", verdict.RuleRawSockets, rawNet, cgroupPrevents, "net-rawsocket", "net-rawsocket6")
 	add("  network: {packetSockets: deny}\n", verdict.RulePacketSockets, rawNet, bySignal(unsupported), "net-packet", "net-packet-old")
+	add("  network: {packetSockets: deny}\n", verdict.RulePacketSockets, nil, bySignal(unsupported), "net-pppox", "net-rds")
 	for _, listen := range []string{"  network: {listen: deny}\n", "  network: {listen: {ports: [80, 8000-9000]}}\n"} {
 		add(listen, verdict.RuleListen, nil, cgroupPrevents, "net-listen", "net-listen6", "net-listen-udp")
-		add(listen, verdict.RuleListen, nil, nil, "net-listen-unbound")
+		add(listen, verdict.RuleListen, hostNet, cgroupPrevents, "net-listen-udp-auto")
+		add(listen, verdict.RuleListen, nil, nil, "net-listen-unbound", "net-listen-sctp")
 	}
 	return out
 }
@@ -92,6 +88,7 @@ func TestNetworkPreexisting(t *testing.T) {
 	for _, c := range []attackCase{
 		{name: "net-preexisting", rule: verdict.RuleEgress, policy: egressPolicy, flags: hostNet},
 		{name: "net-preexisting-tcp", rule: verdict.RuleEgress, policy: egressPolicy, flags: hostNet},
+		{name: "net-preexisting-answered", rule: verdict.RuleEgress, policy: egressPolicy, flags: hostNet},
 		{name: "net-rawsocket-old", rule: verdict.RuleRawSockets, policy: "  network: {rawSockets: deny}\n", flags: rawNet},
 	} {
 		for mode, want := range map[string]verdict.Decision{"enforce": verdict.Denied, "audit": verdict.WouldDeny, "": ""} {
@@ -181,78 +178,6 @@ func ask(t *testing.T, network, addr string) string {
 	}
 	t.Errorf("%s %s did not answer", network, addr)
 	return ""
-}
-
-// linked gives a container's network namespace a device to the host's, which has the address
-// .1 of the network, and the container .2.
-func linked(t *testing.T, pid int) (host, container string) {
-	t.Helper()
-	_, err := exec.LookPath("ip")
-	testneed.Need(t, "ip", err == nil, "apt-get install iproute2")
-	n, dev := rand.IntN(250), fmt.Sprintf("bly%d", pid)
-	host, container = fmt.Sprintf("198.18.%d.1", n), fmt.Sprintf("198.18.%d.2", n) // of RFC 2544, for tests
-	inside := []string{"nsenter", "-n", "-t", fmt.Sprint(pid), "ip"}
-	for i, args := range [][]string{
-		{"ip", "link", "add", dev, "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprint(pid)},
-		{"ip", "addr", "add", host + "/30", "dev", dev},
-		{"ip", "link", "set", dev, "up"},
-		slices.Concat(inside, []string{"addr", "add", container + "/30", "dev", "eth0"}),
-		slices.Concat(inside, []string{"link", "set", "eth0", "up"}),
-	} {
-		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
-		testneed.Need(t, "veth", i > 0 || err == nil, "a kernel with veth: "+string(out))
-		if err != nil {
-			t.Fatalf("%v: %v: %s", args, err, out)
-		}
-	}
-	return host, container // the device ends with the namespace
-}
-
-// On a device of its own: what is allowed passes and is answered, both ways, and the rest is not.
-func TestNetworkDevice(t *testing.T) {
-	h := get(t)
-	h.enact(t, document("none", "audit", nothing))
-	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c", "sleep 1000")
-	ran(t, c)
-	defer h.remove(t, c.id)
-	host, own := linked(t, firstPID(t, filepath.Join(cgroupMount(t), h.scope, c.id)))
-	allowed, denied := echo(t, host), echo(t, host)
-	_, port, _ := net.SplitHostPort(allowed)
-	h.enact(t, document("device", "enforce", fmt.Sprintf("  network: {egress: {default: deny, allow: [{to: [%s], ports: [%s], protocol: udp}]}, "+
-		"ingress: {default: deny, allow: [{from: [%s], ports: [7101, 7102]}]}}\n", host, port, host)))
-	ask1 := func(what string, want int, addr string) {
-		t.Helper()
-		if r := h.exec(t, c.id, asUser, "/bin/attack", "ask", addr); r.code != want {
-			t.Errorf("%s: %v, want exit %d", what, r, want)
-		}
-	}
-	ask1("whom it may ask", 0, allowed)
-	ask1("another port", 1, denied)
-	ask1("another address", 1, "198.18.254.1:"+port)
-	serve := h.exec(t, c.id, asUser, "/bin/sh", "-c", fmt.Sprintf("(/bin/attack answer %s:7101 & /bin/attack answer %s:7103 & echo answer | nc -l -p 7102 &) >/dev/null 2>&1", own, own))
-	ran(t, serve)
-	if got := ask(t, "udp", own+":7101"); got != "question\n" {
-		t.Errorf("a UDP server that may be reached said %q", got)
-	}
-	if got := ask(t, "tcp", own+":7102"); got != "answer\n" {
-		t.Errorf("a TCP server that may be reached said %q", got)
-	}
-	if conn, err := net.Dial("udp", own+":7103"); err == nil {
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		_, _ = conn.Write([]byte("question\n"))
-		if n, _ := conn.Read(make([]byte, 64)); n > 0 {
-			t.Error("a UDP server that may not be reached answered")
-		}
-		conn.Close()
-	}
-	if evs := h.take(c.id, verdict.RuleIngress); len(evs) == 0 || evs[0].Local.Port() != 7103 || evs[0].Hook != "cgroup_skb_ingress" {
-		t.Errorf("records of ingress %+v", evs)
-	}
-	for _, ev := range h.take(c.id, verdict.RuleEgress) {
-		if ev.Remote.String() == allowed || ev.Local.Port() == 7101 || ev.Local.Port() == 7102 {
-			t.Errorf("a record of what may pass: %+v", ev)
-		}
-	}
 }
 
 // echo gives UDP back on an address of the host.

@@ -30,6 +30,8 @@ type env struct {
 	owned  string
 	home   string
 	sock   string // socket of the container engine
+	peer   string
+	over   string
 	count  int
 	wait   string
 }

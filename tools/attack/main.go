@@ -50,7 +50,9 @@ const (
 	needNetAdmin = "netadmin"
 	// needHostPID is user 0 in the host's PID namespace, started by a process outside.
 	needHostPID = "hostpid"
-	needBinfmt  = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
+	needPeer    = "peer"    // a device to a host that is --peer
+	needPeerRaw = "peerraw" // the same, user 0 with CAP_NET_RAW
+	needBinfmt  = "binfmt"  // a handler of binfmt_misc on the host; see e10Binfmt
 )
 
 // attack is one technique.
@@ -64,7 +66,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), networkAttacks(), socketAttacks()} {
+	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), networkAttacks(), forgeAttacks(), socketAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -84,6 +86,8 @@ func run(args []string) int {
 	fs.StringVar(&e.owned, "owned", "/home/app/bin/id", "as --target, but the attacker's own file")
 	fs.StringVar(&e.home, "home", "/home/app", "folder with the .ssh that is attacked")
 	fs.StringVar(&e.sock, "sock", "/run/engine/docker.sock", "socket of the container engine")
+	fs.StringVar(&e.peer, "peer", "", "address and port of whom the attacker has a device to")
+	fs.StringVar(&e.over, "over", "", "another address at the other end of that device")
 	fs.IntVar(&e.count, "count", 200, "tries of the attacks that retry")
 	fs.StringVar(&e.wait, "wait", "", "file that an attack of two steps waits for between them, having made the same with .ready added")
 	if err := fs.Parse(args); err != nil {

@@ -47,6 +47,10 @@ func networkAttacks() []attack {
 		{"net-listen", "N3", "", "listen on a port", func(*env) error { return netListen("tcp", "127.0.0.1") }},
 		{"net-listen6", "N3", "", "listen on a port of IPv6", func(*env) error { return netListen("tcp", "::1") }},
 		{"net-listen-udp", "N3", "", "wait for UDP on a port", func(*env) error { return netListen("udp", "127.0.0.1") }},
+		{"net-listen-udp-auto", "N3", "", "be asked by UDP on a port that the kernel chose", netListenAuto},
+		{"net-listen-sctp", "N3", "", "listen on a port of SCTP", netListenSCTP},
+		{"net-pppox", "N1", "", "make a PPPoE socket, which sends below IP", func(*env) error { return makeSocket(unix.AF_PPPOX, unix.SOCK_STREAM, 0) }},
+		{"net-rds", "N1", "", "make an RDS socket, for which the kernel connects", func(*env) error { return makeSocket(unix.AF_RDS, unix.SOCK_SEQPACKET, 0) }},
 		{"net-listen-unbound", "N3", "", "listen without bind, on whatever port", netListenUnbound},
 	}
 }
@@ -360,6 +364,29 @@ func netListen(network, host string) error {
 
 func netListenUnbound(*env) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return untried(err)
+	}
+	return unix.Listen(fd, 1)
+}
+
+// netListenAuto is a server whose port no bind names.
+func netListenAuto(*env) error {
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return untried(err)
+	}
+	heard := make(chan bool, 16)
+	go tellOf(c, heard)
+	if err := sendTo(c.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+		return err
+	}
+	return arrived(heard)
+}
+
+// netListenSCTP binds no port: that would be another rule's act.
+func netListenSCTP(*env) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	if err != nil {
 		return untried(err)
 	}
