@@ -10,7 +10,8 @@
  * What passes by the loopback device does not leave a container that has a network namespace of
  * its own, and is not judged there, but for whom an answer to it would go to.
  *
- * Not seen: as in ssh.bpf.c; also a connected socket other than TCP's whose container is gone.
+ * Not seen: as in ssh.bpf.c; also a connected socket other than TCP's whose container is gone, and
+ * a listener's SYN-ACK by IPv6 where the kernel (6.1) runs no program on it.
  */
 #include "netrules.h"
 
@@ -133,7 +134,8 @@ static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 by
 
 /* Is a packet that came in from an address that it cannot have come from? What the container, or
  * the host whose namespace it shares, sends to itself has one address as source and destination,
- * or those of loopback; unless a raw socket or IP_FREEBIND made it up.
+ * or those of loopback; unless a raw socket or IP_FREEBIND made it up. (To a second address of a
+ * device IPv4 sends from its first: taken for made up too.)
  */
 static __always_inline int bl_pkt_made_up(const struct bl_pkt *k)
 {
@@ -246,9 +248,10 @@ static __always_inline int bl_pkt_flow(struct bl_pkt *k, struct bpf_sock *sk)
 		return BL_CG_DENY;
 	if (f)
 		by = f->in ? BL_BY_THEM : BL_BY_US;
-	else if (k->in && ((r && !r->in) || bl_sk_connected(sk)))
-		/* It goes on with what the container was refused, or began before the rule. */
+	else if (k->in && r && !r->in)	/* it goes on with what the container was refused */
 		by = BL_BY_THEM | BL_BY_US;
+	else if (k->in && bl_sk_connected(sk))	/* or with what began before the rule */
+		by = BL_ASK(BL_NET_INGRESS) | BL_BY_US;
 	d = bl_pkt_rule(k, by);
 	if (d.verdict != BL_ALLOW)
 		bl_pkt_tell(k, &d);
@@ -291,7 +294,7 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 {
 	struct bl_pkt k = { .in = in };
 	struct bpf_sock *sk;
-	int stream, free, r;
+	int stream, free, answers, r;
 
 	if (bl_net_idle())
 		return BL_CG_PASS;
@@ -302,8 +305,7 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 	if (!sk)	/* a connection that is not there yet, or not any more */
 		return BL_CG_PASS;
 	stream = sk->type == SOCK_STREAM && sk->protocol == IPPROTO_TCP;
-	if (stream && !in && sk->state == TCP_LISTEN)	/* answers who was let in */
-		return BL_CG_PASS;
+	answers = stream && !in && sk->state == TCP_LISTEN;	/* who was let in */
 	k.top = bl_skb_container(skb, sk);
 	if (!k.top)
 		return BL_CG_PASS;
@@ -320,6 +322,8 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 	r = bl_pkt_parse(skb, &k);
 	if (r < 0)
 		return bl_fail(k.p, -r) == BL_ALLOW ? BL_CG_PASS : BL_CG_DENY;
+	if (answers && !k.options)
+		return BL_CG_PASS;
 	if (stream)
 		return in ? bl_pkt_tcp_in(&k, sk, free) : bl_pkt_tcp_out(&k, sk);
 	if (sk->type == SOCK_RAW && bl_pkt_raw(&k, sk) == BL_CG_DENY)

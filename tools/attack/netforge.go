@@ -19,6 +19,7 @@ func forgeAttacks() []attack {
 		{"net-raw-version", "N1", needRaw, "send IPv4 that says that it is IPv6", netWrongVersion},
 		{"net-preexisting-answered", "N1", "", "send by a UDP socket that was connected before, when its peer has sent first", netOldAnswered},
 		{"net-source-route", "N1", needPeer, "have an allowed TCP connection take a source route by way of another address", (*env).netSourceRoute},
+		{"net-source-route-answer", "N1", needPeer, "have an own listener answer by way of another address", (*env).netSourceRouteAnswer},
 		{"net-forged-syn", "N1", needPeerRaw, "have an own listener answer a connection that a raw socket made up", (*env).netForgedSYN},
 		{"net-freebind", "N1", needPeer, "have an own listener answer a connection that was bound to another's address", (*env).netFreebind},
 		{"net-forged-multicast", "N1", needPeerRaw, "answer a datagram that a raw socket made up and the kernel gave back", (*env).netForgedMulticast},
@@ -124,15 +125,49 @@ func (e *env) netSourceRoute() error {
 	if _, err := unix.Write(fd, []byte("x")); err != nil {
 		return untried(err)
 	}
-	// A segment routing header, RFC 8754: two segments, the last first, which the kernel fills in.
-	h := []byte{0, 4, 4, 1, 1, 0, 0, 0}
-	h = append(h, make([]byte, 16)...)
-	h = append(h, over.AsSlice()...)
-	if err := unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_RTHDR, string(h)); err != nil {
-		return untried(err)
+	if err := sourceRoute(fd, over); err != nil {
+		return err
 	}
 	if _, err := unix.Write(fd, []byte("exfiltrated")); err != nil {
 		return err
+	}
+	pause(arriveTime)
+	return nil
+}
+
+// sourceRoute has what a socket sends go by way of an address: a segment routing header, RFC 8754,
+// of two segments, the last first, which the kernel fills in.
+func sourceRoute(fd int, over netip.Addr) error {
+	h := []byte{0, 4, 4, 1, 1, 0, 0, 0}
+	h = append(h, make([]byte, 16)...)
+	h = append(h, over.AsSlice()...)
+	return untried(unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_RTHDR, string(h)))
+}
+
+// netSourceRouteAnswer connects to itself; only the answer leaves, and has ports to tell by.
+func (e *env) netSourceRouteAnswer() error {
+	over, err := netip.ParseAddr(e.over)
+	if err != nil {
+		return untried(err)
+	}
+	own, err := ownAddr(false)
+	if err != nil {
+		return err
+	}
+	l, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return untried(err)
+	}
+	_, at := sockaddr(netAddr(own.String(), 0))
+	if err := errors.Join(unix.Bind(l, at), sourceRoute(l, over), unix.Listen(l, 1)); err != nil {
+		return untried(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return untried(err)
+	}
+	if err := unix.Connect(fd, at); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		return untried(err)
 	}
 	pause(arriveTime)
 	return nil
