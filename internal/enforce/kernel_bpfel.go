@@ -107,8 +107,8 @@ type kernelBlConfig struct {
 	BuildSet      uint32
 	Scoped        uint8
 	ReportAllowed uint8
-	Files         uint8
-	Pad           uint8
+	Pad           [2]uint8
+	Opens         uint32
 }
 
 type kernelBlContainer struct {

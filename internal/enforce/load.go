@@ -299,7 +299,7 @@ func (e *Enforcer) configure() error {
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 3
+const abi = 4
 
 func flag(b bool) uint8 {
 	if b {
