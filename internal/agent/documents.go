@@ -106,6 +106,8 @@ func addEntry(to *policy.Documents, e *policy.Entry) {
 		to.Access = append(to.Access, e.Access)
 	case e.Image != nil:
 		to.Images = append(to.Images, e.Image)
+	case e.Load != nil:
+		to.Loads = append(to.Loads, e.Load)
 	default:
 		to.Runtime = append(to.Runtime, e.Runtime)
 	}
