@@ -178,6 +178,7 @@ func (m *manager) targets(c *control.ChangeRequest, p *plan) ([]target, error) {
 			errs = append(errs, asPolicyErrors(f.Name, err)...)
 			continue
 		}
+		errs = append(errs, refuseLoads(&docs)...)
 		for _, e := range docs.Entries() {
 			if other, twice := seen[e.Name]; twice {
 				errs = append(errs, &policy.Error{File: f.Name, Line: e.Line, Msg: fmt.Sprintf("policy %q is in %s too", e.Name, other), Fix: "leave one out"})

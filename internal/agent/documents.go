@@ -106,6 +106,8 @@ func addEntry(to *policy.Documents, e *policy.Entry) {
 		to.Access = append(to.Access, e.Access)
 	case e.Image != nil:
 		to.Images = append(to.Images, e.Image)
+	case e.Load != nil:
+		to.Loads = append(to.Loads, e.Load)
 	default:
 		to.Runtime = append(to.Runtime, e.Runtime)
 	}
@@ -140,6 +142,7 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 			errs = append(errs, asPolicyErrors(f, err)...)
 			continue
 		}
+		errs = append(errs, refuseLoads(&docs)...)
 		for _, e := range docs.Entries() {
 			d := storedPolicy{Entry: e, text: canonical(&e)}
 			if text, _, _, err := policy.CutDocument(data, e.Line); err == nil {
@@ -149,6 +152,19 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 		}
 	}
 	return out, errs
+}
+
+// refuseLoads is an error for each LoadPolicy: no part of the agent acts on one, and a
+// policy that is taken and does nothing would be a promise that is not kept.
+func refuseLoads(docs *policy.Documents) policy.Errors {
+	var errs policy.Errors
+	for _, p := range docs.Loads {
+		errs = append(errs, &policy.Error{
+			File: p.File, Line: p.Line, Msg: fmt.Sprintf("policy %q is a %s, and this agent does not watch load yet", p.Name, policy.LoadKind),
+			Fix: "keep it outside the policy directory; belay policy check reads it anywhere",
+		})
+	}
+	return errs
 }
 
 func asPolicyErrors(file string, err error) policy.Errors {
