@@ -213,7 +213,7 @@ type canonLoadDoc struct {
 }
 
 type canonLoadSpec struct {
-	Caps       canonCaps     `yaml:"caps"`
+	Caps       canonLoadCaps `yaml:"caps"`
 	Hysteresis string        `yaml:"hysteresis"`
 	For        string        `yaml:"for"`
 	CoolDown   string        `yaml:"coolDown"`
@@ -225,7 +225,7 @@ type canonLoadSpec struct {
 	Alerts     *canonAlerts  `yaml:"alerts,omitempty"`
 }
 
-type canonCaps struct {
+type canonLoadCaps struct {
 	Flat map[string]string `yaml:",inline"`
 	PSI  map[string]string `yaml:"psi,omitempty"`
 }
@@ -264,7 +264,7 @@ func (p *LoadPolicy) Canonical() []byte {
 	s := &p.Spec
 	d := canonLoadDoc{APIVersion: APIVersion, Kind: LoadKind, Metadata: canonMeta{Name: p.Name, Annotations: p.Annotations}}
 	d.Spec = canonLoadSpec{
-		Caps:       canonCaps{Flat: map[string]string{}, PSI: map[string]string{}},
+		Caps:       canonLoadCaps{Flat: map[string]string{}, PSI: map[string]string{}},
 		Hysteresis: strconv.Itoa(s.Hysteresis) + "%", For: s.For.String(), CoolDown: s.CoolDown.String(), Actions: s.Actions,
 	}
 	for _, c := range s.Caps {
