@@ -75,6 +75,7 @@ var Packages = []Package{
 	{Path: "internal/scan/target", Row: RowFeature},
 	{Path: "internal/scan/feed", Row: RowFeature},
 	{Path: "internal/scan/ci", Row: RowFeature},
+	{Path: "internal/load", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/sandbox", Row: RowAdapter},
