@@ -20,8 +20,8 @@ func policyCommand(t *terminal) *cobra.Command {
 	return group("policy", "Check, test, change and roll back policies",
 		`policy holds what has to do with policies. What they may say is in
 docs/policy-reference.md (RuntimePolicy), docs/access-policy.md (AccessPolicy),
-docs/image-policy.md (ImagePolicy) and docs/load-policy.md (LoadPolicy, which is
-checked only: the agent does not act on it yet, and refuses it).
+docs/image-policy.md (ImagePolicy) and docs/load-policy.md (LoadPolicy, of which the
+agent takes the action alert alone).
 
 "check" and "test" read files and need no agent. The others ask the agent. Who may list,
 read, create, update, delete and roll back policies is itself a matter of access policies

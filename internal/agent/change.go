@@ -420,6 +420,11 @@ func (m *manager) try(who *control.Caller, p *plan) (*policy.Set, error) {
 		if d == nil && c.AfterDigest != "" || d != nil && d.Revision != c.AfterDigest {
 			return nil, fmt.Errorf("%w: policy %s would not be what was given", control.ErrRefused, c.Name)
 		}
+		if d != nil && d.Load != nil {
+			if why := lacksRight(who, d.Load); why != "" {
+				return nil, fmt.Errorf("%w: policy %s: %s", control.ErrRefused, c.Name, why)
+			}
+		}
 		if d == nil || d.Runtime == nil {
 			continue
 		}

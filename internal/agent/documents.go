@@ -154,19 +154,6 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 	return out, errs
 }
 
-// refuseLoads is an error for each LoadPolicy: no part of the agent acts on one, and a
-// policy that is taken and does nothing would be a promise that is not kept.
-func refuseLoads(docs *policy.Documents) policy.Errors {
-	var errs policy.Errors
-	for _, p := range docs.Loads {
-		errs = append(errs, &policy.Error{
-			File: p.File, Line: p.Line, Msg: fmt.Sprintf("policy %q is a %s, and this agent does not watch load yet", p.Name, policy.LoadKind),
-			Fix: "keep it outside the policy directory; belay policy check reads it anywhere",
-		})
-	}
-	return errs
-}
-
 func asPolicyErrors(file string, err error) policy.Errors {
 	if es, ok := errors.AsType[policy.Errors](err); ok {
 		return es

@@ -31,7 +31,7 @@ type node struct {
 	proc                string
 	stat, mem, avg, net file
 	psi                 [numPSI]file
-	disks               []string
+	disks               []string // never changed: a goroutine may read them
 	places              []*place
 
 	ring     [tickKept]counters
@@ -40,6 +40,7 @@ type node struct {
 
 	memory, pids reading // as last read
 	disk, inodes reading
+	answer       chan diskReadings // of the file systems; nil: none is waited for
 	memTotal     uint64
 	limitsAt     time.Time
 }
@@ -156,24 +157,47 @@ func (n *node) readLimits(h *hierarchies, buf []byte) {
 	}
 }
 
-// sampleDisks reads the file systems; the fullest counts.
+// diskTime is how long a file system may take to answer. One of a network that is away may
+// never do.
+const diskTime = time.Second
+
+type diskReadings struct{ disk, inodes reading }
+
+// sampleDisks reads the file systems; the fullest counts. One that does not answer is a
+// reading that fails, and costs one goroutine that waits for it.
 func (n *node) sampleDisks() {
-	n.disk, n.inodes = reading{err: errAbsent}, reading{err: errAbsent}
-	for _, path := range n.disks {
+	if n.answer == nil {
+		n.answer = make(chan diskReadings, 1)
+		go func(to chan<- diskReadings) { to <- readDisks(n.disks) }(n.answer)
+	}
+	t := time.NewTimer(diskTime)
+	defer t.Stop()
+	select {
+	case got := <-n.answer:
+		n.disk, n.inodes, n.answer = got.disk, got.inodes, nil
+	case <-t.C:
+		err := fmt.Errorf("look at the file systems of %q: no answer within %s", n.disks, diskTime)
+		n.disk, n.inodes = reading{err: err}, reading{err: err}
+	}
+}
+
+func readDisks(paths []string) diskReadings {
+	d := diskReadings{reading{err: errAbsent}, reading{err: errAbsent}}
+	for _, path := range paths {
 		var st unix.Statfs_t
 		if err := unix.Statfs(path, &st); errors.Is(err, fs.ErrNotExist) {
 			continue // no engine keeps anything there
 		} else if err != nil {
 			err = fmt.Errorf("look at the file system of %s: %w", path, err)
-			n.disk, n.inodes = reading{err: err}, reading{err: err}
-			return
+			return diskReadings{reading{err: err}, reading{err: err}}
 		}
 		used := st.Blocks - min(st.Bfree, st.Blocks)
 		// As df does: what only root may use is not there for containers.
-		fullest(&n.disk, used, used+st.Bavail, path)
+		fullest(&d.disk, used, used+st.Bavail, path)
 		// File systems without a fixed number of inodes say that they have 0.
-		fullest(&n.inodes, st.Files-min(st.Ffree, st.Files), st.Files, path)
+		fullest(&d.inodes, st.Files-min(st.Ffree, st.Files), st.Files, path)
 	}
+	return d
 }
 
 func fullest(r *reading, used, of uint64, path string) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -58,11 +59,13 @@ type Watcher struct {
 	o     Options
 	wake  chan struct{} // policies have changed, or pressure has risen
 	start time.Time     // points count from here
+	// next are policies that the next tick puts into force; nil: none. Who sets policies must not
+	// wait for a sample.
+	next atomic.Pointer[[]*policy.LoadPolicy]
 
 	// mu guards what follows.
 	mu         sync.Mutex
 	policies   []*policy.LoadPolicy
-	fresh      bool // policies were set since the last tick
 	h          hierarchies
 	hErr       error
 	node       *node // nil: nothing is sampled
@@ -98,9 +101,7 @@ func New(o Options) *Watcher {
 // SetPolicies makes these be in force from now on. The state of a cap that a policy of the
 // same name had before is kept.
 func (w *Watcher) SetPolicies(ps []*policy.LoadPolicy) {
-	w.mu.Lock()
-	w.policies, w.fresh = ps, true
-	w.mu.Unlock()
+	w.next.Store(&ps)
 	w.nudge()
 }
 
@@ -152,8 +153,8 @@ func (w *Watcher) shut() {
 func (w *Watcher) tick(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.fresh {
-		w.fresh = false
+	if next := w.next.Swap(nil); next != nil {
+		w.policies = *next
 		w.take(now)
 	}
 	if len(w.policies) == 0 || now.Sub(w.ticked) < leastGap && !w.ticked.IsZero() {
