@@ -3,7 +3,9 @@ package load
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -125,6 +127,16 @@ func (c *container) sample(at int64, buf []byte) error {
 		c.keep(p)
 	}
 	return nil
+}
+
+// removed reports whether the last sample failed because the cgroup is no more, and not a
+// file of it alone.
+func (c *container) removed(h *hierarchies) bool {
+	if c.err == nil || !gone(c.err) {
+		return false
+	}
+	_, err := os.Lstat(h.procs(c.cgroup))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (c *container) failed(i int, err error) error {

@@ -1,12 +1,9 @@
 package load
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,9 +68,10 @@ type Watcher struct {
 	node       *node // nil: nothing is sampled
 	states     map[stateKey]*machine
 	containers map[ident.ContainerID]*container
-	list       []*container // by ID
-	open       int          // files that containers may hold
-	listing    machine      // of the list of containers
+	list       []*container                    // by ID
+	lost       map[ident.ContainerID]time.Time // listed, without a cgroup since then
+	open       int                             // files that containers may hold
+	listing    machine                         // of the list of containers
 	listErr    error
 	ticked     time.Time
 	listed     time.Time // containers and disks were sampled
@@ -95,6 +93,7 @@ func New(o Options) *Watcher {
 	return &Watcher{
 		o: o, wake: make(chan struct{}, 1), start: time.Now().Add(-time.Second),
 		states: map[stateKey]*machine{}, containers: map[ident.ContainerID]*container{}, open: openFiles(),
+		lost: map[ident.ContainerID]time.Time{},
 	}
 }
 
@@ -146,6 +145,7 @@ func (w *Watcher) shut() {
 		c.close()
 	}
 	clear(w.containers)
+	clear(w.lost)
 	w.list, w.open = nil, openFiles()
 }
 
@@ -337,136 +337,6 @@ func (w *Watcher) judgeContainer(now time.Time, c *container, p *policy.LoadPoli
 			Percent: percent, Limit: cp.Percent, Container: &s, Causes: causes([]*container{c}, res, w.start),
 		}, p)
 	}
-}
-
-// sampleContainers reads what every container has, after a look at which there are.
-func (w *Watcher) sampleContainers(now time.Time) {
-	w.listed = now
-	err := w.refresh(now)
-	failed := 0
-	for _, c := range w.list {
-		if serr := c.sample(w.at(now), w.buf[:]); serr != nil && !gone(serr) {
-			failed++
-			err = cmp.Or(err, serr)
-		}
-	}
-	if failed > 0 {
-		w.o.Health.Counter("load_unreadable").Add(uint64(failed)) //nolint:gosec // a count
-		err = fmt.Errorf("%d of %d containers: %w", failed, len(w.list), err)
-	}
-	w.listErr = err
-	if err != nil && failed == 0 {
-		w.o.Health.Counter("load_unreadable").Add(1)
-	}
-	p := w.policies[0]
-	event := w.listing.step(now, rule{percent: 100, coolDown: p.Spec.CoolDown}, 0, err)
-	if event != "" {
-		a := &Alert{Event: event, Policy: p.Name, Revision: p.Revision, Cap: "containers", Time: now, Since: w.listing.lastBlind}
-		if err != nil {
-			a.Since, a.Error = w.listing.failing, err.Error()
-		}
-		w.tell(a, p)
-	}
-}
-
-// refresh makes the list be that of the containers that there are. One that is listed and
-// has no cgroup is being made or removed, and no error.
-func (w *Watcher) refresh(now time.Time) error {
-	if w.hErr != nil {
-		return w.hErr
-	}
-	subjects, err := w.o.Containers()
-	if err != nil {
-		return fmt.Errorf("list the containers: %w", err)
-	}
-	there := make(map[ident.ContainerID]bool, len(subjects))
-	missing := map[ident.ContainerID]uint64{}
-	for i := range subjects {
-		s := &subjects[i]
-		there[s.ID] = true
-		c := w.containers[s.ID]
-		if c != nil && gone(c.err) { // it was started anew, in another cgroup of its name
-			w.forget(c, now)
-			c = nil
-		}
-		if c == nil {
-			missing[s.ID] = s.Cgroup
-		} else {
-			c.Subject = *s
-		}
-	}
-	for id, c := range w.containers {
-		if !there[id] {
-			w.forget(c, now)
-		}
-	}
-	if len(missing) > 0 {
-		err = w.findNew(subjects, missing)
-	}
-	w.list = w.list[:0]
-	for _, c := range w.containers {
-		w.list = append(w.list, c)
-		w.lookAt(c, now)
-	}
-	slices.SortFunc(w.list, func(a, b *container) int { return cmp.Compare(a.ID, b.ID) })
-	return err
-}
-
-// findNew opens containers that were not watched yet.
-func (w *Watcher) findNew(subjects []Subject, missing map[ident.ContainerID]uint64) error {
-	found, err := w.h.find(w.o.Scopes, missing)
-	if err != nil {
-		return err
-	}
-	for _, s := range subjects {
-		cgroup := found[s.ID]
-		if cgroup == "" {
-			continue
-		}
-		once := w.open < numFiles
-		c := newContainer(s, cgroup, &w.h, once)
-		if !once {
-			w.open -= numFiles
-		} else {
-			w.o.Health.Counter("load_files_not_kept").Add(1)
-		}
-		c.once = once
-		w.containers[s.ID] = c
-	}
-	return nil
-}
-
-// lookAt reads of a container what changes rarely.
-func (w *Watcher) lookAt(c *container, now time.Time) {
-	c.openNet(&w.h, w.o.Proc, c.once)
-	if now.Sub(c.limitsAt) >= limitsEvery {
-		c.limitsAt = now
-		c.readLimits(&w.h, w.buf[:])
-	}
-}
-
-// forget closes a container, and says so of caps that it was told to be over.
-func (w *Watcher) forget(c *container, now time.Time) {
-	c.close()
-	if !c.once {
-		w.open += numFiles
-	}
-	delete(w.containers, c.ID)
-	for k, m := range c.states {
-		if m.told {
-			s := c.Subject
-			w.tell(&Alert{Event: EventDropped, Policy: k.policy, Cap: k.cap, Time: now, Since: m.since, Container: &s}, w.named(k.policy))
-		}
-	}
-}
-
-func (w *Watcher) named(name string) *policy.LoadPolicy {
-	for _, p := range w.policies {
-		if p.Name == name {
-			return p
-		}
-	}
-	return nil
 }
 
 // report keeps health in step.

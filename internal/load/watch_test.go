@@ -210,6 +210,31 @@ func TestComesAndGoes(t *testing.T) {
 	}
 }
 
+// TestIncomplete: a container without a file that is needed, and one without a cgroup, are told;
+// they are not passed over.
+func TestIncomplete(t *testing.T) {
+	f := newFake(t, false, "{caps: {memory: 80%}, coolDown: 1m, actions: [alert]}")
+	f.container(1, 1, 0, 1)
+	if err := os.Remove(filepath.Join(f.dir, "cg/docker", string(fakeID(1)), "memory.current")); err != nil {
+		t.Fatal(err)
+	}
+	f.run(time.Minute, nil)
+	if got := f.events(); got != "unreadable containers" || !strings.Contains(f.told[0].Error, "memory.current") {
+		t.Errorf("got %s", got)
+	}
+	f.container(1, 1, 0, 1)
+	f.run(30*time.Second, nil)
+	f.subjects = append(f.subjects, Subject{ID: fakeID(9)})
+	f.run(30*time.Second, nil)
+	if got := f.events(); got != "unreadable containers, readable containers" {
+		t.Errorf("one that is being made: got %s", got)
+	}
+	f.run(2*time.Minute, nil)
+	if got := f.events(); got != "unreadable containers, readable containers, unreadable containers" || !strings.Contains(f.told[2].Error, "1 containers have no cgroup") {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestContainerOf(t *testing.T) {
 	id := string(fakeID(7))
 	for name, want := range map[string]string{
