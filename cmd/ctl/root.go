@@ -129,7 +129,7 @@ for every user of the host.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
-	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), imagesCommand(t), eventsCommand(t), explainCommand(t),
+	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), imagesCommand(t), loadCommand(t), eventsCommand(t), explainCommand(t),
 		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), enableGateCommand(t), disableGateCommand(t), versionCommand(t), manpage.Command(1))
 	return root, started
 }
