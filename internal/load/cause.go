@@ -82,8 +82,8 @@ func causes(cs []*container, r Resource, base time.Time) []Cause {
 // its history, and from when on: the last time at which it had that least, or a tenth of
 // the growth more.
 func (c *container) growth(m measure) (now, grew float64, since int64) {
-	var values [historyLen + 1]float64
-	var at [historyLen + 1]int64
+	var values [historyLen + 2]float64
+	var at [historyLen + 2]int64
 	n := 0
 	var prev *point
 	add := func(p *point) {
@@ -102,8 +102,10 @@ func (c *container) growth(m measure) (now, grew float64, since int64) {
 	for i := range c.n {
 		add(&c.history[(c.first+i)%historyLen])
 	}
-	if c.n > 0 && c.now.at > c.last().at {
-		add(&c.now)
+	for _, p := range []*point{&c.before, &c.now} { // those newer than the history
+		if c.n > 0 && p.at > c.last().at {
+			add(p)
+		}
 	}
 	if n == 0 {
 		return 0, 0, 0
