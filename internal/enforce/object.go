@@ -1,7 +1,10 @@
 package enforce
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -70,4 +73,34 @@ func loadProgram(spec *ebpf.CollectionSpec, name string, maps map[string]*ebpf.M
 		return nil, fmt.Errorf("load %s: %w", name, err)
 	}
 	return coll, nil
+}
+
+// Denying returns the names of the loaded programs of Belay, of any agent, that deny in a hook: of the
+// backends lsm and modret. The kernel keeps them for some time after the last reference is gone.
+func Denying() ([]string, error) {
+	var names []string
+	for id := ebpf.ProgramID(0); ; {
+		next, err := ebpf.ProgramGetNextID(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			return names, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list BPF programs: %w", err)
+		}
+		id = next
+		p, err := ebpf.NewProgramFromID(id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open BPF program %d: %w", id, err)
+		}
+		info, err := p.Info()
+		if err := errors.Join(err, p.Close()); err != nil {
+			return nil, fmt.Errorf("read BPF program %d: %w", id, err)
+		}
+		if strings.HasPrefix(info.Name, "bl_lsm_") || strings.HasPrefix(info.Name, "bl_mod_") {
+			names = append(names, info.Name)
+		}
+	}
 }
