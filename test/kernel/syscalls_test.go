@@ -61,9 +61,9 @@ func (h *host) alone(t *testing.T) {
 	t.Fatalf("still loaded: %v", left)
 }
 
-// With --signal-syscalls, the signal backend kills for mappings and for key files; audited,
-// they pass and are reported; what the shipped policy forbids is not done by ordinary programs.
-func TestSignalSyscalls(t *testing.T) {
+// withSyscalls runs f under the signal backend with the program on system calls attached.
+func withSyscalls(t *testing.T, f func(h *host)) {
+	t.Helper()
 	h := get(t)
 	was := h.opts
 	h.opts.Backend, h.opts.SignalSyscalls = string(verdict.BackendSignal), true
@@ -73,16 +73,24 @@ func TestSignalSyscalls(t *testing.T) {
 		h.reopen(t)
 	}()
 	h.alone(t)
-	for _, c := range syscallCases {
-		t.Run(c.name, func(t *testing.T) { enforced(t, h, c) })
-		t.Run(c.name+"/audited", func(t *testing.T) { audited(t, h, c) })
-	}
-	t.Run("quiet", func(t *testing.T) {
-		h.enact(t, document("enforced", "enforce", driftPolicy+keysPolicy))
-		for _, cmd := range [][]string{{"/bin/dyn-id"}, {"/bin/id"}, {"/bin/sh", "-c", "/bin/dyn-id; cat /etc/passwd >/dev/null; echo x > /tmp/x; cat /tmp/x"}} {
-			r := h.run(t, asUser, cmd...)
-			ran(t, r)
-			h.none(t, r.id)
+	f(h)
+}
+
+// With --signal-syscalls, the signal backend kills for mappings and for key files; audited,
+// they pass and are reported; what the shipped policy forbids is not done by ordinary programs.
+func TestSignalSyscalls(t *testing.T) {
+	withSyscalls(t, func(h *host) {
+		for _, c := range syscallCases {
+			t.Run(c.name, func(t *testing.T) { enforced(t, h, c) })
+			t.Run(c.name+"/audited", func(t *testing.T) { audited(t, h, c) })
 		}
+		t.Run("quiet", func(t *testing.T) {
+			h.enact(t, document("enforced", "enforce", driftPolicy+keysPolicy))
+			for _, cmd := range [][]string{{"/bin/dyn-id"}, {"/bin/id"}, {"/bin/sh", "-c", "/bin/dyn-id; cat /etc/passwd >/dev/null; echo x > /tmp/x; cat /tmp/x"}} {
+				r := h.run(t, asUser, cmd...)
+				ran(t, r)
+				h.none(t, r.id)
+			}
+		})
 	})
 }

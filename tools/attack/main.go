@@ -43,6 +43,8 @@ const (
 	needAdmin  = "admin"  // user 0 with CAP_SYS_ADMIN
 	needModule = "module" // user 0 with CAP_SYS_MODULE
 	needPerf   = "perf"   // user 0 with CAP_PERFMON
+	needBoot   = "boot"   // user 0 with CAP_SYS_BOOT
+	needRawIO  = "rawio"  // user 0 with CAP_SYS_RAWIO
 	// needHostPID is user 0 in the host's PID namespace, started by a process outside.
 	needHostPID = "hostpid"
 	needBinfmt  = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
@@ -59,7 +61,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), socketAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), socketAttacks()} {
 		all = append(all, family...)
 	}
 	return all
