@@ -31,6 +31,7 @@ func (s *State) Check() error {
 		return fmt.Errorf("limits: a limit is below zero")
 	}
 	names, all := make(map[string]bool, len(s.Nodes)), 0
+	seen := map[seenKey]bool{} // of one node, used again: making 10,000 would be most of the work
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
 		if n.Name == "" || names[n.Name] {
@@ -40,7 +41,7 @@ func (s *State) Check() error {
 		if all += len(n.Containers); all > MaxAllContainers {
 			return fmt.Errorf("more than %d containers", MaxAllContainers)
 		}
-		if err := n.check(s.Hysteresis); err != nil {
+		if err := n.check(s.Hysteresis, seen); err != nil {
 			return fmt.Errorf("node %q: %w", n.Name, err)
 		}
 	}
@@ -63,7 +64,13 @@ func (s *State) Check() error {
 	return nil
 }
 
-func (n *Node) check(hysteresis int) error {
+// seenKey is an ID or a name.
+type seenKey struct {
+	id   bool
+	text string
+}
+
+func (n *Node) check(hysteresis int, seen map[seenKey]bool) error {
 	if n.Caps != nil {
 		if err := n.Caps.check(hysteresis); err != nil {
 			return fmt.Errorf("caps: %w", err)
@@ -83,13 +90,14 @@ func (n *Node) check(hysteresis int) error {
 	if len(n.Containers) > MaxContainers {
 		return fmt.Errorf("more than %d containers", MaxContainers)
 	}
-	ids, names := make(map[string]bool, len(n.Containers)), make(map[string]bool, len(n.Containers))
+	clear(seen)
 	for i := range n.Containers {
 		c := &n.Containers[i]
-		if c.ID == "" || c.Name == "" || ids[c.ID] || names[c.Name] {
+		id, name := seenKey{true, c.ID}, seenKey{false, c.Name}
+		if c.ID == "" || c.Name == "" || seen[id] || seen[name] {
 			return fmt.Errorf("containers[%d]: the ID %q or the name %q is empty or there twice", i, c.ID, c.Name)
 		}
-		ids[c.ID], names[c.Name] = true, true
+		seen[id], seen[name] = true, true
 		if err := c.check(); err != nil {
 			return fmt.Errorf("container %q: %w", c.Name, err)
 		}

@@ -103,7 +103,7 @@ func (r refusal) more() string {
 	case nameTaken:
 		return "it has a container of the name " + quoted(r.what) + " already"
 	case portTaken:
-		return "the port " + r.what + " is taken there"
+		return "the port " + Port{r.why, int(r.a), r.what}.String() + " is taken there"
 	case noNetwork:
 		return "it does not have the network " + quoted(r.what)
 	case otherNetwork:
@@ -159,8 +159,11 @@ func (f *fleet) suits(u *unit, src, h *host) refusal {
 		return r
 	}
 	for _, c := range u.members {
-		if h.hasName(c.Name) {
+		if f.index.hasName(h, c.Name) {
 			return refusal{code: nameTaken, what: c.Name}
+		}
+		if p, ok := f.index.taken(c, h); ok {
+			return p.refusal()
 		}
 		for _, check := range []func(*Container, *host, *host) refusal{platform, gate, network, storage} {
 			if r := check(c, src, h); r.set() {
@@ -249,16 +252,6 @@ func network(c *Container, _, h *host) refusal {
 			return refusal{code: otherNetwork, what: n.Name}
 		}
 	}
-	for _, p := range c.Net.Ports {
-		if slices.ContainsFunc(h.Site.Ports, p.meets) {
-			return refusal{code: portTaken, what: p.String()}
-		}
-		for i := range h.Containers {
-			if slices.ContainsFunc(h.Containers[i].Net.Ports, p.meets) {
-				return refusal{code: portTaken, what: p.String()}
-			}
-		}
-	}
 	return refusal{}
 }
 
@@ -269,6 +262,10 @@ func (p Port) String() string {
 		s = p.IP + ":" + s
 	}
 	return s
+}
+
+func (p Port) refusal() refusal {
+	return refusal{code: portTaken, what: p.Protocol, why: p.IP, a: int64(p.Port)}
 }
 
 func (p Port) any() bool { return p.IP == "" || p.IP == "0.0.0.0" || p.IP == "::" }
@@ -316,7 +313,7 @@ func (h *host) collides(u *unit) refusal {
 				}
 				for _, p := range c.Net.Ports {
 					if slices.ContainsFunc(d.Net.Ports, p.meets) {
-						return refusal{code: portTaken, what: p.String()}
+						return p.refusal()
 					}
 				}
 				for i := range c.Storage.Mounts {

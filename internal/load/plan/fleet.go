@@ -28,6 +28,7 @@ type host struct {
 // fleet is all hosts.
 type fleet struct {
 	s      *State
+	index  *index
 	hosts  []*host // as in the state
 	byName map[string]*host
 	// order has those that take containers, the emptiest first, then by name.
@@ -52,6 +53,7 @@ func newFleet(s *State) *fleet {
 		f.byName[n.Name] = h
 	}
 	f.recall()
+	f.index = newIndex(f)
 	for _, h := range f.hosts {
 		h.fill = h.fullest(&h.use)
 		if h.refuses = f.closedTo(h); h.refuses.set() {
@@ -133,20 +135,6 @@ func (f *fleet) trail(name, node string) []*Past {
 		}
 	}
 	return out
-}
-
-// hasName reports whether a container of the name is at h or on its way there.
-func (h *host) hasName(name string) bool {
-	if h.names == nil {
-		h.names = make(map[string]bool, len(h.Containers)+len(h.coming))
-		for i := range h.Containers {
-			h.names[h.Containers[i].Name] = true
-		}
-		for _, n := range h.coming {
-			h.names[n] = true
-		}
-	}
-	return h.names[name]
 }
 
 // closedTo says why a host takes no container whatever it is.

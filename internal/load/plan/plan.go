@@ -247,7 +247,7 @@ func (src *source) sort() {
 		var c *candidate
 		if !u.stays() {
 			if d, why = Held, src.f.heldUnit(u, src.Name); why == "" {
-				c = &candidate{unit: u, suit: make([]suitability, len(src.f.hosts))}
+				c = &candidate{unit: u, suit: make([]suitability, len(src.f.hosts)), busy: src.f.index.busy(u, len(src.f.hosts))}
 				d, why = Spared, "others bring the node below its caps"
 				if !slices.ContainsFunc(src.f.order, func(h *host) bool { return look.takes(h, c) }) {
 					d, why = NoTarget, src.f.nowhere(u, src.host)

@@ -19,6 +19,7 @@ type candidate struct {
 	*unit
 	moved int64 // share of the node that leaves with it, for the resources in want
 	suit  []suitability
+	busy  []uint64 // see [index.busy]
 }
 
 // suitability is what [fleet.suits] has said of a target.
@@ -280,7 +281,11 @@ func (s *search) goBack(order []int, on []*host) bool {
 
 // takes says whether h takes c now.
 func (s *search) takes(h *host, c *candidate) bool {
-	if c.suit[h.index] == unsuitable || h.room(c.unit).set() || h.collides(c.unit).set() {
+	// What is cheap to ask, and for ports often the reason, first.
+	if c.suit[h.index] == unsuitable || c.busy != nil && c.busy[h.index/64]&(1<<(h.index%64)) != 0 {
+		return false
+	}
+	if h.room(c.unit).set() || h.collides(c.unit).set() {
 		return false
 	}
 	if c.suit[h.index] == unasked {
