@@ -279,7 +279,11 @@ func TestSimulation(t *testing.T) {
 		w.r.Shuffle(len(xs), func(i, j int) { xs[i], xs[j] = xs[j], xs[i] })
 		return xs
 	}
-	for seed := range uint64(3) {
+	seeds := uint64(3)
+	if nodes > 200 {
+		seeds = 1 // minutes each
+	}
+	for seed := range seeds {
 		ours := play(seed, nodes, planned(t))
 		none := play(seed, nodes, func(*simWorld, []int) []simMoveOf { return nil })
 		first := play(seed, nodes, simple(same, same))
