@@ -248,7 +248,7 @@ func network(c *Container, _, h *host) refusal {
 		case j < 0 && (n.Global || n.Driver != "bridge"):
 			return refusal{code: noNetwork, what: n.Name}
 		case j < 0: // a bridge is made there
-		case h.Site.Networks[j].Driver != n.Driver || h.Site.Networks[j].Config != n.Config || h.Site.Networks[j].Global != n.Global:
+		case n.Config == "" || h.Site.Networks[j].Driver != n.Driver || h.Site.Networks[j].Config != n.Config || h.Site.Networks[j].Global != n.Global:
 			return refusal{code: otherNetwork, what: n.Name}
 		}
 	}

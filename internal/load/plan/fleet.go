@@ -95,6 +95,9 @@ func (f *fleet) recall() {
 	for i := range s.History {
 		p := &s.History[i]
 		from, to, use := f.byName[p.From], f.byName[p.To], p.Use.vector()
+		if c := f.container(p); c != nil && p.underWay() {
+			use = most(use, c.Use.vector()) // a history that does not say so makes no room
+		}
 		f.past[p.Name] = append(f.past[p.Name], p)
 		for _, h := range []*host{from, to} {
 			if h != nil && p.underWay() {
@@ -183,7 +186,11 @@ func (f *fleet) held(c *Container, node string) string {
 			return "it is being moved to " + quoted(p.To)
 		}
 		if past := f.s.Now.Sub(p.Ended); past < f.s.Limits.PerContainer {
-			return "it was moved " + past.Round(time.Second).String() + " ago, and limits.perContainer is " + f.s.Limits.PerContainer.String()
+			deed := "it was moved "
+			if p.Failed {
+				deed = "a move of it failed "
+			}
+			return deed + past.Round(time.Second).String() + " ago, and limits.perContainer is " + f.s.Limits.PerContainer.String()
 		}
 	}
 	return ""

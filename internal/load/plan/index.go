@@ -53,7 +53,29 @@ func newIndex(f *fleet) *index {
 			x.name(h, n)
 		}
 	}
+	// What is on its way takes its ports along; on which address is not asked.
+	for i := range f.s.History {
+		p := &f.s.History[i]
+		to := f.byName[p.To]
+		if c := f.container(p); c != nil && p.underWay() && to != nil {
+			for _, port := range c.Net.Ports {
+				publish(to, []Port{{Port: port.Port, Protocol: port.Protocol}})
+			}
+		}
+	}
 	return x
+}
+
+// container finds a container where its move began, or returns nil.
+func (f *fleet) container(p *Past) *Container {
+	if from := f.byName[p.From]; from != nil {
+		for i := range from.Containers {
+			if from.Containers[i].Name == p.Name {
+				return &from.Containers[i]
+			}
+		}
+	}
+	return nil
 }
 
 func (x *index) name(h *host, name string) {

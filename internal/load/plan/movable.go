@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"path"
 	"slices"
 	"strings"
 )
@@ -117,7 +118,7 @@ func (m *Mount) ties(r Rules) string {
 		if name := m.Source[strings.LastIndexByte(m.Source, '/')+1:]; slices.Contains(engineSockets, name) {
 			return "it has the engine's socket " + quoted(m.Source) + ", and drives this host by it"
 		}
-		if m.Shared {
+		if m.Shared && !ofHost(m.Source) {
 			return ""
 		}
 		return "it has the path " + quoted(m.Source) + " of its host"
@@ -142,6 +143,18 @@ func (m *Mount) ties(r Rules) string {
 		return "its cluster volume at " + quoted(m.Destination) + " is placed by swarm"
 	}
 	return "it has a mount of a type that is not known, " + quoted(m.Type) + ", at " + quoted(m.Destination)
+}
+
+// ofHost reports whether a path is of a host whatever is said of it: all of it, its
+// configuration, or what its kernel and its engine show.
+func ofHost(p string) bool {
+	p = path.Clean(p)
+	for _, dir := range []string{"/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd", "/etc", "/boot"} {
+		if p == dir || strings.HasPrefix(p, dir+"/") || strings.HasPrefix(dir, strings.TrimSuffix(p, "/")+"/") {
+			return true
+		}
+	}
+	return !path.IsAbs(p)
 }
 
 func (c *Container) aboutLife(r Rules) (why []string) {

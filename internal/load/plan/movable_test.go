@@ -45,6 +45,10 @@ func TestMovable(t *testing.T) {
 		}, want: "engine's socket"},
 		{name: "bind", change: func(c *Container) { c.Storage.Mounts = []Mount{{Type: "bind", Source: "/srv/www"}} }, want: `"/srv/www" of its host`},
 		{name: "shared bind", change: func(c *Container) { c.Storage.Mounts = []Mount{{Type: "bind", Source: "/net/www", Shared: true}} }},
+		{name: "shared root", change: func(c *Container) { c.Storage.Mounts = []Mount{{Type: "bind", Source: "/", Shared: true}} }, want: "of its host"},
+		{name: "shared directory of sockets", change: func(c *Container) {
+			c.Storage.Mounts = []Mount{{Type: "bind", Source: "/srv/../var/run/", Shared: true}}
+		}, want: "of its host"},
 		{name: "local volume", change: func(c *Container) { c.Storage.Mounts = []Mount{volume} }, want: `volume "data"`},
 		{name: "local volume, copied", change: func(c *Container) { c.Storage.Mounts = []Mount{volume} }, rules: Rules{CopyVolumes: true}},
 		{name: "anonymous volume", change: func(c *Container) {

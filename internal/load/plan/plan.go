@@ -204,16 +204,16 @@ func (f *fleet) source(h *host) *source {
 // plan decides for the node.
 func (src *source) plan(closed string) NodePlan {
 	n := NodePlan{Node: src.Name, Over: src.over, Moves: []Move{}, Containers: []Verdict{}}
-	if len(src.over) == 0 {
+	if len(src.over) == 0 && !src.stale() {
 		n.Outcome, n.Reason, n.Proven = NotNeeded, "it is over no cap", true
 		return n
 	}
 	src.sort()
 	switch {
-	case src.goal == vector{}:
-		n.Reason, n.Proven = "only psi.io is over its cap, and which containers make others wait for storage is not known", true
 	case src.stale():
 		n.Reason, n.Proven = "its readings are too old, or from the future", true
+	case src.goal == vector{}:
+		n.Reason, n.Proven = "only psi.io is over its cap, and which containers make others wait for storage is not known", true
 	default:
 		src.decide(&n, closed)
 	}
@@ -225,6 +225,7 @@ func (src *source) plan(closed string) NodePlan {
 		}
 	}
 	n.Containers = append(n.Containers, src.verdicts...)
+	src.cands = nil // each knows of every target
 	slices.SortStableFunc(n.Containers, func(a, b Verdict) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Container, b.Container))
 	})

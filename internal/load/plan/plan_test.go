@@ -182,6 +182,9 @@ func TestRefusals(t *testing.T) {
 			n.Site.Networks = []Attachment{o}
 		}), "network-differs"},
 		{"bridge is made", both(net(Attachment{Name: "front", Driver: "bridge"}), same), "chosen"},
+		{"bridge of the name, and whether it is the same is not known", both(net(Attachment{Name: "front", Driver: "bridge"}), func(n *Node) {
+			n.Site.Networks = []Attachment{{Name: "front", Driver: "bridge"}}
+		}), "network-differs"},
 		{"bridge of another driver", both(net(Attachment{Name: "front", Driver: "bridge"}), func(n *Node) {
 			n.Site.Networks = []Attachment{{Name: "front", Driver: "macvlan"}}
 		}), "network-differs"},
@@ -212,6 +215,19 @@ func TestRefusals(t *testing.T) {
 		{"a move there has failed", past(Past{Name: "web", From: "a", To: "b", Failed: true, Began: ago(2 * time.Hour), Ended: ago(2 * time.Hour)}), "failed-before"},
 		{"the target cools down", past(Past{Name: "other", From: "b", To: "c", Began: ago(10 * time.Minute), Ended: ago(9 * time.Minute)}), "cool-down"},
 		{"its name is on its way there", past(Past{Name: "web", From: "c", To: "b", Began: ago(time.Minute)}), "name"},
+		{"a port is on its way there", func(s *State) {
+			port("", 80)(&s.Nodes[0].Containers[0])
+			o := movable("other", 0, 0)
+			port("10.0.0.1", 80)(&o)
+			s.Nodes = append(s.Nodes, node("c", o))
+			s.Nodes[2].Accepts = false
+			s.History = []Past{{Name: "other", From: "c", To: "b", Began: ago(time.Minute)}}
+		}, "port"},
+		{"what is on its way counts, said or not", func(s *State) {
+			s.Nodes = append(s.Nodes, node("c", movable("other", 0, 6*gib)))
+			s.Nodes[2].Accepts = false
+			s.History = []Past{{Name: "other", From: "c", To: "b", Began: ago(time.Minute)}}
+		}, "no-room"},
 		{"what is on its way counts", func(s *State) {
 			s.History = []Past{{Name: "other", From: "c", To: "b", Began: ago(time.Minute), Use: Amounts{MemoryBytes: 5 * gib}}}
 		}, "no-room"},
@@ -224,7 +240,7 @@ func TestRefusals(t *testing.T) {
 			tt.change(s)
 			p := mustMake(t, s)
 			v := p.Nodes[0].Containers[1]
-			if v.Name != "web" || len(v.Targets) != 1 || v.Targets[0].Code != tt.code || v.Targets[0].Reason == "" || v.Targets[0].Reason == "refused" {
+			if v.Name != "web" || len(v.Targets) == 0 || v.Targets[0].Code != tt.code || v.Targets[0].Reason == "" || v.Targets[0].Reason == "refused" {
 				t.Fatalf("got %+v, want code %q", v, tt.code)
 			}
 			if taken := tt.code == "chosen"; taken != (v.Decision == Moves) || taken != (len(p.Nodes[0].Moves) == 1) {
@@ -294,8 +310,9 @@ func TestHeld(t *testing.T) {
 	s := state(fullNode(), node("b"))
 	s.History = []Past{
 		{Name: "large", From: "z", To: "a", Began: ago(30 * time.Minute), Ended: ago(29 * time.Minute)},
-		{Name: "small1", From: "a", To: "z", Began: ago(time.Minute), Use: Amounts{MemoryBytes: gib / 8}},
+		{Name: "small1", From: "a", To: "z", Began: ago(time.Minute)},
 	}
+	s.Nodes[0].Containers[2].Use.MemoryBytes = gib / 8
 	s.Nodes[0].Containers[1].Life.Together, s.Nodes[0].Containers[3].Life.Together = []string{"k"}, []string{"k"}
 	s.Limits.PerHour = 1
 	n := mustMake(t, s).Nodes[0]
