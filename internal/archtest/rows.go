@@ -105,6 +105,7 @@ var Packages = []Package{
 	{Path: "internal/gate/token", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
+	{Path: "internal/load/plan", Row: RowCore},
 	{Path: "internal/revision", Row: RowCore},
 
 	{Path: "internal/scan/inventory", Row: RowVocabulary},

@@ -65,7 +65,7 @@ type Enforcer struct {
 	key     [2]uint64 // of the path hashes
 	overlay error     // why drift on overlayfs cannot be judged; nil: it can
 	adopted bool      // maps of an earlier agent were taken over
-	dir     string // of the pins of this ABI
+	dir     string    // of the pins of this ABI
 
 	// specMu guards constants, those of the programs, and spec, the BPF object: some ten
 	// megabytes, which are there only while programs are loaded.

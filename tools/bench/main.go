@@ -44,6 +44,7 @@ var sections = []section{
 	{"agent", "The agent", agentText, agent},
 	{"start", "A container start", startText, starts},
 	{"gate", "The gate", gateText, gates},
+	{"plan", "Planning which containers leave full nodes", planText, plans},
 }
 
 func main() {
