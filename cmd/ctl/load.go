@@ -12,8 +12,9 @@ import (
 
 func loadCommand(t *terminal) *cobra.Command {
 	return group("load", "See how full this node is, plan which containers leave a full one",
-		`load has what is about nodes that are full. status shows this one, by the LoadPolicies in force. What
-may be moved, and how it is decided, is in docs/load-planning.md. Nothing is moved by these commands.`,
+		`load has what is about nodes that are full. status shows this one, by the LoadPolicies
+in force. What may be moved, and how it is decided, is in docs/load-planning.md.
+Nothing is moved by these commands.`,
 		`  belay load status
   belay load plan --file state.json`,
 		loadStatusCommand(t), loadPlanCommand(t))
