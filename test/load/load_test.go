@@ -77,6 +77,7 @@ const limitMiB = 128
 
 func newSite(t *testing.T) *site {
 	t.Helper()
+	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "real load takes minutes: make test-e2e sets BELAY_E2E")
 	testneed.Need(t, "root", os.Geteuid() == 0, "cgroups are made")
 	s := &site{t: t, name: fmt.Sprintf("/belay-test-load-%d", rand.Uint32())}
 	raw, err := os.ReadFile("/proc/self/mountinfo")
@@ -270,12 +271,12 @@ func TestMemory(t *testing.T) {
 	}
 	grown := time.Now()
 	app.hold(limitMiB * 8 / 10)
-	a := o.wait(t, 0, 20*time.Second)
-	// For as long as the policy says, and no more than a few samples longer.
-	if late := a.Time.Sub(grown); a.Event != load.EventOver || a.Cap != "memory" || a.Where != s.name || late < 6*time.Second || late > 14*time.Second {
+	a := o.wait(t, 0, time.Minute)
+	// For as long as the policy says, and a few samples longer; a machine under load samples late.
+	if late := a.Time.Sub(grown); a.Event != load.EventOver || a.Cap != "memory" || a.Where != s.name || late < 6*time.Second || late > 30*time.Second {
 		t.Errorf("after %s: got %+v", late, a)
 	}
-	if len(a.Causes) == 0 || a.Causes[0].Name != "app-2" || a.Causes[0].Grew < limitMiB/2<<20 || a.Causes[0].Since.Sub(grown).Abs() > 14*time.Second {
+	if len(a.Causes) == 0 || a.Causes[0].Name != "app-2" || a.Causes[0].Grew < limitMiB/2<<20 || a.Causes[0].Since.Sub(grown).Abs() > 30*time.Second {
 		t.Errorf("it grew at %s: got causes %+v", grown, a.Causes)
 	}
 	st := w.Status()
@@ -289,7 +290,7 @@ func TestMemory(t *testing.T) {
 	}
 	fell := time.Now()
 	app.hold(1)
-	if a := o.wait(t, 1, 20*time.Second); a.Event != load.EventRelieved || a.Time.Sub(fell) < 6*time.Second {
+	if a := o.wait(t, 1, time.Minute); a.Event != load.EventRelieved || a.Time.Sub(fell) < 6*time.Second {
 		t.Errorf("got %+v", a)
 	}
 }
@@ -311,9 +312,9 @@ func TestOscillation(t *testing.T) {
 		name  string
 		half  time.Duration
 		overs int
-	}{{"fast", 3 * time.Second, 0}, {"slow", 12 * time.Second, 1}} {
+	}{{"fast", 3 * time.Second, 0}, {"slow", 20 * time.Second, 1}} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, o := watch(t, s, "{caps: {memory: 70%}, for: 6s, hysteresis: 20%, coolDown: 1h, actions: [alert]}", app)
+			_, o := watch(t, s, "{caps: {memory: 70%}, for: 12s, hysteresis: 20%, coolDown: 1h, actions: [alert]}", app)
 			for end := time.Now().Add(swing()); time.Now().Before(end); {
 				app.hold(limitMiB * 8 / 10)
 				time.Sleep(tt.half) //nolint:forbidigo // the load's own time
@@ -344,15 +345,17 @@ func TestOwnLimit(t *testing.T) {
 	s.write(filepath.Join(s.limits, s.name, string(app.ID)), file, strconv.Itoa(32<<20))
 	_, o := watch(t, s, "{caps: {memory: 70%}, for: 6s, actions: [alert]}", app)
 	app.hold(28)
-	a := o.wait(t, 0, 45*time.Second)
+	a := o.wait(t, 0, time.Minute)
 	if a.Event != load.EventOver || a.Container == nil || a.Container.Name != "app-1" || a.Percent < 80 {
 		t.Errorf("got %+v", a)
 	}
 }
 
-// TestCost: watching 500 containers costs at most a hundredth of a core.
+// TestCost: watching 500 containers costs at most a hundredth of a core. It is run by hand: what else
+// the machine does is in the figure.
 func TestCost(t *testing.T) {
 	const number, lasting = 500, 30 * time.Second
+	testneed.Need(t, "quiet-machine", os.Getenv("BELAY_COST") != "", "it is a measurement: BELAY_COST=1 asks for it")
 	s := newSite(t)
 	var list []*eater
 	for i := range number {
