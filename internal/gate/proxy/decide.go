@@ -34,9 +34,6 @@ func (x *exchange) decide() *refusal {
 	if x.hold != nil { // told to those only who may start it
 		return x.hold
 	}
-	if r := x.absent(); r != nil {
-		return r
-	}
 	if !x.rules.Enforced() {
 		// All policies audit: they say what they would deny, and the daemon's own rule holds.
 		if r := x.daemonRule(); r != nil {
@@ -45,6 +42,9 @@ func (x *exchange) decide() *refusal {
 	}
 	if x.ev.Decision = Allowed; d.Audit {
 		x.ev.Decision = WouldDeny
+	}
+	if r := x.absent(); r != nil { // the answer to a call that may be made: no denial
+		return r
 	}
 	if d.Scope.Filter && !canFilter(call.Action) {
 		x.ev.Decision = Denied

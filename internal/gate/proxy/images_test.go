@@ -116,5 +116,8 @@ func TestAbsent(t *testing.T) {
 		if sent := len(g.d.acted()) > before; sent != (line.status == 204) {
 			t.Errorf("%s %s: the daemon was sent it: %v", line.method, line.path, sent)
 		}
+		if all := g.rec.all(); all[len(all)-1].Decision != Allowed || all[len(all)-1].Status != line.status {
+			t.Errorf("%s %s: recorded as %+v", line.method, line.path, all[len(all)-1])
+		}
 	}
 }
