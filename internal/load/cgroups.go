@@ -116,7 +116,7 @@ func (h *hierarchies) find(below []string, want map[ident.ContainerID]uint64) (m
 			if strings.Count(rel, "/") > maxDepth {
 				return fs.SkipDir
 			}
-			id := containerOf(d.Name())
+			id, _ := ident.CgroupContainer(d.Name())
 			// A container may make a cgroup below its own that is named as another container's.
 			if number, ok := want[id]; ok && found[id] == "" && isCgroup(dir, number) {
 				found[id] = rel
@@ -128,23 +128,6 @@ func (h *hierarchies) find(below []string, want map[ident.ContainerID]uint64) (m
 		}
 	}
 	return found, nil
-}
-
-// containerOf returns the ID in the name of a container's cgroup: 64 digits, or
-// docker-<64 digits>.scope and its like.
-func containerOf(name string) ident.ContainerID {
-	name = strings.TrimSuffix(name, ".scope")
-	if i := len(name) - 65; i > 0 && name[i] == '-' {
-		if strings.HasSuffix(name[:i], "conmon") {
-			return ""
-		}
-		name = name[i+1:]
-	}
-	id, err := ident.ParseContainerID(name)
-	if err != nil {
-		return ""
-	}
-	return id
 }
 
 // isCgroup reports whether a directory is the cgroup with that number, which is its inode's

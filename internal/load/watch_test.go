@@ -235,18 +235,6 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-func TestContainerOf(t *testing.T) {
-	id := string(fakeID(7))
-	for name, want := range map[string]string{
-		id: id, "docker-" + id + ".scope": id, "cri-containerd-" + id + ".scope": id, "libpod-conmon-" + id + ".scope": "",
-		"docker-" + id[1:] + ".scope": "", "system.slice": "", "-" + id: "",
-	} {
-		if got := containerOf(name); string(got) != want {
-			t.Errorf("%s: got %q", name, got)
-		}
-	}
-}
-
 // TestImpostor: a container cannot pass a cgroup of its own for another's.
 func TestImpostor(t *testing.T) {
 	f := newFake(t, false, "{caps: {memory: 80%}, actions: [alert]}")
