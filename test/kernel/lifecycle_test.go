@@ -240,24 +240,32 @@ func (h *host) stopping(t *testing.T, id string) result {
 	return ctr
 }
 
-// I8: a container that makes cgroups until the kernel side's map of them is full gets no
-// container out of the rules, neither itself nor those that are started then.
-func TestCgroupMapFull(t *testing.T) {
-	h := get(t)
-	const room, asked = 64, 200
+// smallMap gives the kernel side room for that many cgroups, until what it returns is called.
+func (h *host) smallMap(t *testing.T, room uint32) (restore func()) {
+	t.Helper()
 	was := h.opts
 	h.opts.Layout, h.opts.MaxCgroups = "-small", room
 	h.reopen(t)
-	defer func() {
+	restore = func() {
 		h.opts = was
 		h.reopen(t)
 		if err := h.kernel.Replace(); err != nil {
 			t.Error(err)
 		}
-	}()
+	}
 	if err := h.kernel.Replace(); err != nil {
+		restore()
 		t.Fatal(err)
 	}
+	return restore
+}
+
+// I8: a container that makes cgroups until the kernel side's map of them is full gets no
+// container out of the rules, neither itself nor those that are started then.
+func TestCgroupMapFull(t *testing.T) {
+	h := get(t)
+	const room, asked = 64, 200
+	defer h.smallMap(t, room)()
 
 	h.enact(t, document("none", "audit", nothing))
 	script := fmt.Sprintf("exec 2>/tmp/err; cp /bin/id /tmp/id; mkfifo /tmp/go; mount -t cgroup2 none /sys && "+

@@ -147,19 +147,7 @@ func sceneDead(t *testing.T, h *host, c attackCase, guarded bool) trial {
 func sceneCgroups(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	t.Helper()
 	const room, asked = 64, 200
-	was := h.opts
-	h.opts.Layout, h.opts.MaxCgroups = "-small", room
-	h.reopen(t)
-	defer func() {
-		h.opts = was
-		h.reopen(t)
-		if err := h.kernel.Replace(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if err := h.kernel.Replace(); err != nil {
-		t.Fatal(err)
-	}
+	defer h.smallMap(t, room)()
 	h.enact(t, document("none", "audit", nothing))
 	hog := h.run(t, []string{"--detach", "--cap-add", "SYS_ADMIN"}, "/bin/sh", "-c", fmt.Sprintf("mount -t cgroup2 none /sys && "+
 		"cd /sys$(sed -n s/^0:://p /proc/self/cgroup) && mkdir $(seq %d); echo code $? > /tmp/out; sleep 1000", asked))
