@@ -65,6 +65,10 @@ test-kernel: build-test ## contract and attack suites in stock kernels under qem
 test-e2e: build build-test ## scenes on a real private Docker Engine
 	tools/ci/e2e.sh
 
+.PHONY: attack
+attack: deps build-test ## play every attack here and in virtual machines; writes docs/bypass-matrix.md (RUNS="native 6.12:lsm")
+	tools/ci/attack.sh $(RUNS)
+
 .PHONY: test-full
 test-full: deps ## full counts, soaks, fuzz minutes, whole kernel matrix; writes docs/test-report.md
 	tools/ci/full.sh

@@ -252,9 +252,16 @@ static __always_inline int bl_open(struct file *file)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	int keys = bl_key_maybe(file), files = bl_files_used(), ret;
-	__u8 rule = bl_open_rule(file);
+	__u32 asked = bl_opens_asked();
+	__u8 rule = BL_R_NONE;
+	int keys, files, ret;
 
+	if (!asked)
+		return 0;
+	keys = asked & BL_OPENS_KEYS && bl_key_maybe(file);
+	files = asked & BL_OPENS_FILES;
+	if (asked & BL_OPENS_PRIV)
+		rule = bl_open_rule(file);
 	if ((!keys && !files && rule == BL_R_NONE) || !bl_inside(&w, &c))
 		return 0;
 	if (rule != BL_R_NONE) {

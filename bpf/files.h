@@ -42,14 +42,19 @@ static __always_inline int bl_inside(struct bl_who *w, struct bl_container **c)
 	return 1;
 }
 
-/* Has any set file rules? Asked before whose the task is: on a host without, an open costs
- * no more than this.
+/* What is any open asked about? Asked before whose the task is: on a host where policies ask
+ * about none, an open costs no more than this.
  */
-static __always_inline int bl_files_used(void)
+static __always_inline __u32 bl_opens_asked(void)
 {
 	struct bl_config *cfg = bl_config();
 
-	return !cfg || cfg->files;
+	return cfg ? cfg->opens : ~0U;
+}
+
+static __always_inline int bl_files_used(void)
+{
+	return bl_opens_asked() & BL_OPENS_FILES;
 }
 
 /* Is the mount the kernel's own (a pipe's, a memfd's, a layer below an overlay)? What is

@@ -76,12 +76,19 @@ SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(bl_cgroup_rmdir, struct cgroup *cg, const char *path)
 {
 	struct bl_container *c;
+	struct bl_task *t;
 	__u64 id;
 
 	if (!bl_our_hierarchy(cg))
 		return 0;
 	id = cg->kn->id;
 	c = bpf_map_lookup_elem(&bl_containers, &id);
+	t = c ? bl_label(bpf_get_current_task_btf()) : NULL;
+	/* A container's task that has left the cgroup and takes it away is still the container's,
+	 * and so is the policy bound to it: the entry stays until an agent starts.
+	 */
+	if (t && t->state == BL_ARMED)
+		return 0;
 	if (c) {
 		bl_announce(id, c, BL_EV_GONE);
 		bpf_map_delete_elem(&bl_containers, &id);

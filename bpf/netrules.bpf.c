@@ -239,8 +239,8 @@ int bl_net_sock_create(struct bpf_sock *ctx)
  */
 static __always_inline int bl_net_socket(int family, int kern)
 {
-	if (kern || bl_net_idle() || (family != BL_AF_PACKET && family != BL_AF_XDP &&
-				      family != BL_AF_PPPOX && family != BL_AF_RDS))
+	if (kern || (family != BL_AF_PACKET && family != BL_AF_XDP &&
+		     family != BL_AF_PPPOX && family != BL_AF_RDS))
 		return 0;
 	return bl_priv(BL_R_PACKET_SOCKETS, NULL, BL_H_SOCKET);
 }

@@ -31,7 +31,7 @@ static __always_inline __u16 bl_net_proto(__u32 proto)
 	return proto;
 }
 
-/* Is there no set with network rules? Asked first of all, by every program. */
+/* Is there no set with rules on packets or ports? Asked first of all, by every program on them. */
 static __always_inline int bl_net_idle(void)
 {
 	struct bl_config *cfg = bl_config();

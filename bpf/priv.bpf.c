@@ -192,19 +192,20 @@ static __always_inline int bl_other(struct task_struct *t, int attach, __u8 hook
 	struct task_struct *me = bpf_get_current_task_btf();
 	struct bl_container *c = NULL;
 	struct bl_who w = {};
-	int own, err;
+	int own, err = 0;
 
 	if (!bl_confined(&w, &c))
 		return 0;
 	if (t->tgid == me->tgid)
 		return 0;
 	own = bl_container_of(bl_cgroup_of(t)) == w.container;
-	if (attach) {
+	if (attach)
 		err = bl_ptrace_ask(&w, c, own, hook);
-		if (err)
-			return err;
-	}
-	return own ? 0 : bl_priv_ask(&w, c, BL_R_OTHER_TASKS, NULL, hook, 0);
+	if (!err && !own)
+		err = bl_priv_ask(&w, c, BL_R_OTHER_TASKS, NULL, hook, 0);
+	/* verifier: 6.12; with lsm/ it must see for itself that this is no other number. */
+	asm volatile("" : "+r"(err));
+	return err ? -EPERM : 0;
 }
 
 SEC("lsm/ptrace_access_check")

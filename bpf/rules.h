@@ -12,7 +12,7 @@
  * another ABI is never adopted: see internal/enforce. Containers and labels are carried
  * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 4
+#define BL_ABI 5
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -211,6 +211,11 @@ struct bl_port_rule {
 	__u16 policy;
 };
 
+/* What opens are asked about, by any set. */
+#define BL_OPENS_FILES 0x01	/* file rules, which other acts on files are asked about too */
+#define BL_OPENS_KEYS 0x02	/* ssh.keys */
+#define BL_OPENS_PRIV 0x04	/* privileges.rawDevices, privileges.kernelControl */
+
 /* The only entry of bl_config. */
 struct bl_config {
 	__u32 abi;
@@ -218,8 +223,9 @@ struct bl_config {
 	__u32 build_set;	/* set of build steps */
 	__u8 scoped;		/* only cgroups below bl_scopes are recognised */
 	__u8 report_allowed;	/* emit a record for every allowed exec */
-	__u8 files;		/* a set may have file rules: never cleared while the maps live */
-	__u8 net;		/* a set may have network rules: never cleared while the maps live */
+	__u8 net;		/* a set may have rules on packets or ports: never cleared while the maps live */
+	__u8 pad;
+	__u32 opens;		/* BL_OPENS_* of all sets: never cleared while the maps live */
 };
 
 #endif

@@ -87,6 +87,8 @@ func deed(r *journal.Record) string {
 		s = imageDeed(r)
 	case journal.KindFactor:
 		s = factorDeed(r.Factor)
+	case journal.KindLoad:
+		s = loadDeed(r.Load)
 	}
 	switch {
 	case r.Message == "":
@@ -163,6 +165,14 @@ func imageDeed(r *journal.Record) string {
 		s += " (" + strings.Join(img.Details, "; ") + ")"
 	}
 	return s
+}
+
+// loadDeed names what the message tells of.
+func loadDeed(l *journal.Load) string {
+	if l == nil {
+		return "load"
+	}
+	return l.Cap + " " + l.Event
 }
 
 func factorDeed(f *journal.Factor) string {

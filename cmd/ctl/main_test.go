@@ -125,6 +125,10 @@ func (f fileAgent) Explain(_ context.Context, ref string) (*control.Explanation,
 	return e, err
 }
 
+func (f fileAgent) Load(context.Context) (*control.LoadStatus, error) {
+	return readAnswer[control.LoadStatus](f, "load.json")
+}
+
 func (f fileAgent) Images(context.Context) ([]control.Image, error) {
 	list, err := readAnswer[[]control.Image](f, "images.json")
 	if err != nil {

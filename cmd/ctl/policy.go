@@ -19,7 +19,9 @@ import (
 func policyCommand(t *terminal) *cobra.Command {
 	return group("policy", "Check, test, change and roll back policies",
 		`policy holds what has to do with policies. What they may say is in
-docs/policy-reference.md (RuntimePolicy) and docs/access-policy.md (AccessPolicy).
+docs/policy-reference.md (RuntimePolicy), docs/access-policy.md (AccessPolicy),
+docs/image-policy.md (ImagePolicy) and docs/load-policy.md (LoadPolicy, of which the
+agent takes the action alert alone).
 
 "check" and "test" read files and need no agent. The others ask the agent. Who may list,
 read, create, update, delete and roll back policies is itself a matter of access policies
@@ -69,8 +71,8 @@ type checkedEntry struct {
 	Revision string   `json:"revision"`
 	File     string   `json:"file"`
 	Line     int      `json:"line"`
-	Mode     string   `json:"mode"`
-	Selector string   `json:"selector"` // which containers, or which callers
+	Mode     string   `json:"mode"`     // empty for a LoadPolicy, which has none
+	Selector string   `json:"selector"` // which containers, or which callers; of a LoadPolicy, what is movable
 	Rules    []string `json:"rules"`
 }
 
@@ -218,13 +220,19 @@ func answerOf(set *policy.Set, errs policy.Errors) checkAnswer {
 			Mode: p.Spec.Mode.String(), Selector: p.Spec.Selector.String(), Rules: p.Spec.Rules(),
 		})
 	}
+	for _, p := range set.LoadPolicies() {
+		a.Policies = append(a.Policies, checkedEntry{
+			Kind: policy.LoadKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line,
+			Selector: p.Spec.Movable.String(), Rules: p.Spec.Rules(),
+		})
+	}
 	return a
 }
 
 func (t *terminal) writePolicies(ps []checkedEntry) {
 	tb := t.table("")
 	for _, p := range ps {
-		tb.row(cell{"ok", green}, plain(p.Name), cell{p.Mode, modeColour(p.Mode)}, plain(p.Selector),
+		tb.row(cell{"ok", green}, plain(p.Name), cell{orDash(p.Mode), modeColour(p.Mode)}, plain(p.Selector),
 			plain(orDash(strings.Join(p.Rules, " "))))
 	}
 	tb.writeTo(t.out)

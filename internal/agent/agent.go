@@ -25,6 +25,7 @@ import (
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/load"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
@@ -55,6 +56,8 @@ type Agent struct {
 	rules    atomic.Pointer[gateRuleSet]
 	images   *images
 	docker   *workload.Docker // nil: no engine is followed
+	watcher  *load.Watcher    // how full the node is
+	notifier *load.Notifier   // delivers its alerts
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
 
@@ -134,6 +137,7 @@ func (a *Agent) open() error {
 		return err
 	}
 	a.openTokens()
+	a.openLoad()
 	if err := a.policies.load(false); err != nil {
 		if a.policies.current() == nil {
 			return fmt.Errorf("policies in %s: %w", a.cfg.PolicyDir, err)
@@ -218,6 +222,7 @@ func (a *Agent) enact() error {
 	if err := a.binder.rebind(); err != nil {
 		return err
 	}
+	a.watcher.SetPolicies(set.LoadPolicies())
 	a.policies.keep()
 	switch {
 	case refused && len(set.Policies()) == 0:
@@ -288,6 +293,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
 	g.Go(func() error { a.settle(ctx); return nil })
+	g.Go(func() error { return a.watcher.Run(ctx) })
+	g.Go(func() error { return a.notifier.Run(ctx) })
 	if a.cfg.gate() {
 		g.Go(func() error { a.runGate(ctx); return nil })
 		g.Go(func() error { a.serveFactor(ctx); return nil })

@@ -178,6 +178,7 @@ func (m *manager) targets(c *control.ChangeRequest, p *plan) ([]target, error) {
 			errs = append(errs, asPolicyErrors(f.Name, err)...)
 			continue
 		}
+		errs = append(errs, refuseLoads(&docs)...)
 		for _, e := range docs.Entries() {
 			if other, twice := seen[e.Name]; twice {
 				errs = append(errs, &policy.Error{File: f.Name, Line: e.Line, Msg: fmt.Sprintf("policy %q is in %s too", e.Name, other), Fix: "leave one out"})
@@ -418,6 +419,11 @@ func (m *manager) try(who *control.Caller, p *plan) (*policy.Set, error) {
 		d := docs[c.Name]
 		if d == nil && c.AfterDigest != "" || d != nil && d.Revision != c.AfterDigest {
 			return nil, fmt.Errorf("%w: policy %s would not be what was given", control.ErrRefused, c.Name)
+		}
+		if d != nil && d.Load != nil {
+			if why := lacksRight(who, d.Load); why != "" {
+				return nil, fmt.Errorf("%w: policy %s: %s", control.ErrRefused, c.Name, why)
+			}
 		}
 		if d == nil || d.Runtime == nil {
 			continue

@@ -106,6 +106,8 @@ func addEntry(to *policy.Documents, e *policy.Entry) {
 		to.Access = append(to.Access, e.Access)
 	case e.Image != nil:
 		to.Images = append(to.Images, e.Image)
+	case e.Load != nil:
+		to.Loads = append(to.Loads, e.Load)
 	default:
 		to.Runtime = append(to.Runtime, e.Runtime)
 	}
@@ -140,6 +142,7 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 			errs = append(errs, asPolicyErrors(f, err)...)
 			continue
 		}
+		errs = append(errs, refuseLoads(&docs)...)
 		for _, e := range docs.Entries() {
 			d := storedPolicy{Entry: e, text: canonical(&e)}
 			if text, _, _, err := policy.CutDocument(data, e.Line); err == nil {

@@ -252,6 +252,11 @@ func (p *policies) status() control.PolicySet {
 			Kind: policy.ImageKind, Name: ip.Name, Revision: ip.Revision, Mode: ip.Spec.Mode.String(), File: ip.File, Line: ip.Line,
 		})
 	}
+	for _, lp := range p.set.LoadPolicies() {
+		s.Policies = append(s.Policies, control.PolicyStatus{
+			Kind: policy.LoadKind, Name: lp.Name, Revision: lp.Revision, Mode: loadMode(lp), File: lp.File, Line: lp.Line,
+		})
+	}
 	return s
 }
 

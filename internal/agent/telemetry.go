@@ -79,6 +79,7 @@ func (a *Agent) observed() telemetry.Observed {
 			o.Containers = m.Used
 		}
 	}
+	o.Loads = a.loadLevels()
 	for _, s := range a.images.keeper.List() {
 		o.Scans = append(o.Scans, telemetry.ImageAge{ID: s.ID, At: s.At})
 		if s.Database.After(o.Database) {

@@ -39,6 +39,7 @@ type Client struct {
 var (
 	_ Agent        = (*Client)(nil)
 	_ CanaryRunner = (*Client)(nil)
+	_ LoadWatcher  = (*Client)(nil)
 )
 
 // NewClient returns a client of the agent that listens on socket. It connects at the

@@ -189,6 +189,7 @@ var routes = []route{
 	{method: http.MethodGet, path: "/v1/explain", params: []string{"container"}, answer: explain},
 	{method: http.MethodGet, path: "/v1/images", answer: images},
 	{method: http.MethodGet, path: "/v1/images/explain", params: []string{"image"}, answer: explainImage},
+	{method: http.MethodGet, path: "/v1/load", answer: loadStatus},
 	{method: http.MethodGet, path: "/v1/events", params: []string{"since", "follow", "denials"}},
 	{method: http.MethodPost, path: "/v1/reload", answer: reload},
 	{method: http.MethodPost, path: "/v1/canary", answer: canary},

@@ -76,7 +76,9 @@ func openBench(tb testing.TB, programs ...string) *bench {
 func (b *bench) confine(tb testing.TB, eff *policy.Effective) {
 	tb.Helper()
 	c := kernelBlConfig{Abi: abi, FloorSet: 1, BuildSet: 1}
-	c.Files = flag(eff != nil && len(eff.Files) > 0)
+	if eff != nil {
+		c.Opens = opensOf(eff)
+	}
 	if err := b.maps["bl_configs"].Put(uint32(0), c); err != nil {
 		tb.Fatal(err)
 	}

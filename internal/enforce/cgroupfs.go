@@ -162,21 +162,11 @@ func cgroupName(name, parent string) (id [32]byte, kind cgroupKind) {
 		}
 		return id, cgroupBuild
 	}
-	if len(name) != 64 {
-		if len(name) > 95 {
-			return id, cgroupOther
-		}
-		rest := strings.TrimSuffix(name, ".scope")
-		if len(rest) < 66 || rest[len(rest)-65] != '-' {
-			return id, cgroupOther
-		}
-		prefix := rest[:len(rest)-65]
-		if strings.HasSuffix(prefix, "conmon") {
-			return id, cgroupOther
-		}
-		name = rest[len(rest)-64:]
+	if len(name) > 95 {
+		return id, cgroupOther
 	}
-	id, err := ident.ContainerID(name).Bytes()
+	cid, _ := ident.CgroupContainer(name)
+	id, err := cid.Bytes()
 	if err != nil {
 		return [32]byte{}, cgroupOther
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -98,6 +99,10 @@ func TestABI(t *testing.T) {
 		{"rules.h", "BL_P_PATHS", flagPaths},
 		{"rules.h", "BL_P_DIRS", flagDirs},
 		{"rules.h", "BL_P_INODES", flagInodes},
+		{"rules.h", "BL_P_FILES", flagFiles},
+		{"rules.h", "BL_OPENS_FILES", opensFiles},
+		{"rules.h", "BL_OPENS_KEYS", opensKeys},
+		{"rules.h", "BL_OPENS_PRIV", opensPriv},
 		{"events.h", "BL_EVENT_VERSION", eventVersion},
 		{"events.h", "BL_E_ARGS_CUT", flagArgsCut},
 		{"events.h", "BL_E_PATH_CUT", flagPathCut},
@@ -161,6 +166,38 @@ func TestEveryProgramIsAHook(t *testing.T) {
 	for name, p := range spec.Programs {
 		if !listed[name] && name != armProgram && name != carryProgram && p.Type != ebpf.RawTracepoint && !strings.HasPrefix(name, "bl_bench_") {
 			t.Errorf("program %s is in no row of the hook table", name)
+		}
+	}
+}
+
+// Opens are asked about what the policies ask about, in either mode, and else about nothing.
+func TestOpensOf(t *testing.T) {
+	for spec, want := range map[string]uint32{
+		"exec: {asRoot: deny, drift: deny}":                              0,
+		"ssh: {server: deny, client: deny}":                              0,
+		"ssh: {keys: allow}":                                             0,
+		"ssh: {keys: deny}":                                              opensKeys,
+		"ssh: {mode: audit, keys: deny}":                                 opensKeys,
+		"privileges: {rawDevices: deny}":                                 opensPriv,
+		"privileges: {mode: audit, kernelControl: deny}":                 opensPriv,
+		"privileges: {mount: deny, ptrace: deny}":                        0,
+		"files: {readOnly: [/etc]}":                                      opensFiles,
+		"ssh: {keys: deny}, files: {mode: audit, readOnly: [/etc]}":      opensKeys | opensFiles,
+		"ssh: {keys: deny}, privileges: {mode: audit, rawDevices: deny}": opensKeys | opensPriv,
+	} {
+		ps, err := policy.Parse("p.yaml", []byte("apiVersion: belay.dev/v1\nkind: RuntimePolicy\nmetadata: {name: p}\nspec: {mode: enforce, "+spec+"}\n"))
+		if err != nil {
+			t.Fatalf("%s: %v", spec, err)
+		}
+		set, err := policy.NewSet(ps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := opensOf(set.Floor()); got != want {
+			t.Errorf("%s: %#x, want %#x", spec, got, want)
+		}
+		if got := opensOf(set.Effective(policy.Subject{Class: policy.ClassBuild})); got != 0 {
+			t.Errorf("%s, a build step: %#x, want nothing", spec, got)
 		}
 	}
 }

@@ -43,6 +43,24 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 	return p
 }
 
+// opensOf returns what opens have to be asked about for the policy: opens*.
+func opensOf(eff *policy.Effective) uint32 {
+	var opens uint32
+	if len(eff.Files) > 0 {
+		opens |= opensFiles
+	}
+	for rule, bit := range map[verdict.Rule]uint32{
+		verdict.RuleSSHKeys: opensKeys, verdict.RuleRawDevices: opensPriv, verdict.RuleKernelControl: opensPriv,
+	} {
+		for slot := range eff.Rules {
+			if eff.Rules[slot][rule].Verdict != verdict.Allow {
+				opens |= bit
+			}
+		}
+	}
+	return opens
+}
+
 // PolicyBytes is the kernel's struct bl_policy.
 type PolicyBytes = kernelBlPolicy
 
@@ -52,6 +70,13 @@ const (
 	flagDirs   = 0x02
 	flagInodes = 0x04
 	flagFiles  = 0x08
+)
+
+// BL_OPENS_* of bpf/rules.h, likewise.
+const (
+	opensFiles = 0x01
+	opensKeys  = 0x02
+	opensPriv  = 0x04
 )
 
 func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, kernelBlPathRule) {

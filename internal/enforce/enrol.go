@@ -72,7 +72,11 @@ func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps) }
 // walkTasks runs a program once for every task. Twice: a task that the first walk had not
 // come to yet can have forked one that it had passed.
 func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map) error {
-	coll, err := e.loadProgram(program, maps, nil)
+	spec, err := e.object()
+	if err != nil {
+		return err
+	}
+	coll, err := loadProgram(spec, program, maps, nil)
 	if err != nil {
 		return err
 	}

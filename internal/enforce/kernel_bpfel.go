@@ -110,8 +110,9 @@ type kernelBlConfig struct {
 	BuildSet      uint32
 	Scoped        uint8
 	ReportAllowed uint8
-	Files         uint8
 	Net           uint8
+	Pad           uint8
+	Opens         uint32
 }
 
 type kernelBlConn struct {

@@ -65,8 +65,13 @@ type Enforcer struct {
 	key     [2]uint64 // of the path hashes
 	overlay error     // why drift on overlayfs cannot be judged; nil: it can
 	adopted bool      // maps of an earlier agent were taken over
-	spec    *ebpf.CollectionSpec
-	dir     string // of the pins of this ABI
+	dir     string    // of the pins of this ABI
+
+	// specMu guards constants, those of the programs, and spec, the BPF object: some ten
+	// megabytes, which are there only while programs are loaded.
+	specMu    sync.Mutex
+	constants map[string]any
+	spec      *ebpf.CollectionSpec
 
 	// attachMu makes one attachment at a time, and guards what it left.
 	attachMu sync.Mutex
@@ -120,18 +125,19 @@ func Open(opts Options) (*Enforcer, error) {
 	if err := mountBPFFS(opts.PinDir); err != nil {
 		return nil, err
 	}
-	spec, err := loadKernel()
+	spec, err := e.object()
 	if err != nil {
-		return nil, fmt.Errorf("read the BPF object: %w", err)
+		return nil, err
 	}
-	if opts.MaxCgroups > 0 {
-		spec.Maps["bl_cgroups"].MaxEntries = opts.MaxCgroups
-	}
-	e.spec, e.dir = spec, filepath.Join(opts.PinDir, "abi-"+layoutDigest(spec)+opts.Layout)
+	defer e.dropObject()
+	e.dir = filepath.Join(opts.PinDir, "abi-"+layoutDigest(spec)+opts.Layout)
 	if err := e.openMaps(spec, filepath.Join(e.dir, "maps")); err != nil {
 		return nil, e.closeAfter(err)
 	}
-	if err := e.configure(spec); err != nil {
+	if err := e.configure(); err != nil {
+		return nil, e.closeAfter(err)
+	}
+	if err := setConstants(spec, e.constants); err != nil {
 		return nil, e.closeAfter(err)
 	}
 	if err := errors.Join(e.loadSets(), e.SetFloor(opts.Floor, opts.Build)); err != nil {
@@ -249,8 +255,8 @@ func (e *Enforcer) openMaps(spec *ebpf.CollectionSpec, dir string) error {
 	return nil
 }
 
-// configure sets the constants of the programs and the entry of bl_configs.
-func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
+// configure finds the constants of the programs and sets the entry of bl_configs.
+func (e *Enforcer) configure() error {
 	if err := e.pathKey(); err != nil {
 		return err
 	}
@@ -278,19 +284,13 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 		verdict.BackendModret: kernelBlBackendIdBL_MODRET,
 		verdict.BackendSignal: kernelBlBackendIdBL_SIGNAL,
 	}
-	for name, value := range map[string]any{
+	e.specMu.Lock()
+	e.constants = map[string]any{
 		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1, "bl_v1_hierarchy": hierarchy,
 		"bl_host_net": net, "bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
 		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
-	} {
-		v, ok := spec.Variables[name]
-		if !ok {
-			return fmt.Errorf("the BPF object has no constant %s", name)
-		}
-		if err := v.Set(value); err != nil {
-			return fmt.Errorf("set constant %s: %w", name, err)
-		}
 	}
+	e.specMu.Unlock()
 	return e.updateConfig(func(c *kernelBlConfig) {
 		c.Abi = abi
 		c.Scoped = flag(len(e.opts.Scopes) > 0)
@@ -299,7 +299,7 @@ func (e *Enforcer) configure(spec *ebpf.CollectionSpec) error {
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 4
+const abi = 5
 
 func flag(b bool) uint8 {
 	if b {
@@ -346,6 +346,7 @@ func (e *Enforcer) pathKey() error {
 // Reattach attaches all programs anew and writes all policies again, for when somebody
 // has detached or edited them.
 func (e *Enforcer) Reattach() error {
+	defer e.dropObject()
 	if err := e.repin(); err != nil {
 		return err
 	}
@@ -438,7 +439,11 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 	if h.kind == attachCgroup && e.root.v1 {
 		return fmt.Errorf("cgroup programs need a cgroup v2 hierarchy: %w", ErrUnsupported)
 	}
-	coll, err := e.loadProgram(h.program, e.maps, cache)
+	spec, err := e.object()
+	if err != nil {
+		return err
+	}
+	coll, err := loadProgram(spec, h.program, e.maps, cache)
 	if err != nil {
 		return err
 	}
@@ -451,7 +456,7 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 	case attachCgroup:
 		l, err = link.AttachCgroup(link.CgroupOptions{Path: e.root.dir, Attach: h.cgroup, Program: prog})
 	default:
-		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: e.spec.Programs[h.program].AttachType})
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog, AttachType: spec.Programs[h.program].AttachType})
 	}
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
@@ -460,30 +465,6 @@ func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
 		return errors.Join(fmt.Errorf("pin the link: %w", err), l.Close())
 	}
 	return l.Close() // the pin holds it
-}
-
-// loadProgram loads one program of the object, which uses the maps given. The caller closes
-// what it gets.
-func (e *Enforcer) loadProgram(name string, maps map[string]*ebpf.Map, cache *btf.Cache) (*ebpf.Collection, error) {
-	one := e.spec.Copy()
-	for n := range one.Programs {
-		if n != name {
-			delete(one.Programs, n)
-		}
-	}
-	if one.Programs[name] == nil {
-		return nil, fmt.Errorf("the BPF object has no program %s", name)
-	}
-	for n := range one.Maps {
-		if perLoad(n) && n[0] != '.' && maps[n] == nil {
-			delete(one.Maps, n)
-		}
-	}
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: maps, Cache: cache})
-	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", name, err)
-	}
-	return coll, nil
 }
 
 // removeOthers removes every directory in dir but keep: unpinning the links in them

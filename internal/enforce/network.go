@@ -10,12 +10,11 @@ import (
 	"github.com/belay-project/belay/internal/verdict"
 )
 
-// netRules are those of the section network.
-var netRules = []verdict.Rule{
-	verdict.RuleEgress, verdict.RuleIngress, verdict.RuleListen, verdict.RuleRawSockets, verdict.RulePacketSockets,
-}
+// netRules are those of the section network for which packets and calls are judged. Packet sockets
+// are judged when they are made, and cost nothing afterwards.
+var netRules = []verdict.Rule{verdict.RuleEgress, verdict.RuleIngress, verdict.RuleListen, verdict.RuleRawSockets}
 
-// hasNetwork reports whether a policy has a network rule in either mode.
+// hasNetwork reports whether a policy has one of them in either mode.
 func hasNetwork(eff *policy.Effective) bool {
 	for slot := range eff.Rules {
 		for _, r := range netRules {

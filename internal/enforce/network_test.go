@@ -19,3 +19,26 @@ func TestEncodeNetwork(t *testing.T) {
 		t.Errorf("port: %+v %+v", p, r)
 	}
 }
+
+// Packets are judged only where a rule is about them: packet sockets alone cost no packet anything.
+func TestHasNetwork(t *testing.T) {
+	for spec, want := range map[string]bool{
+		"network: {packetSockets: deny}":                    false,
+		"network: {rawSockets: deny}":                       true,
+		"network: {listen: deny}":                           true,
+		"exec: {drift: deny}":                               false,
+		"network: {egress: {deny: [{to: [192.0.2.0/24]}]}}": true,
+	} {
+		ps, err := policy.Parse("p.yaml", []byte("apiVersion: belay.dev/v1\nkind: RuntimePolicy\nmetadata: {name: p}\nspec: {mode: audit, "+spec+"}\n"))
+		if err != nil {
+			t.Fatalf("%s: %v", spec, err)
+		}
+		set, err := policy.NewSet(ps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hasNetwork(set.Floor()); got != want {
+			t.Errorf("%s: %v", spec, got)
+		}
+	}
+}

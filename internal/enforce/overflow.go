@@ -50,6 +50,7 @@ func (e *Enforcer) mendOverflow() error {
 	if over, err := e.Overflowed(); err != nil || !over {
 		return err
 	}
+	defer e.dropObject()
 	if err := e.enrol(); err != nil {
 		return err
 	}

@@ -308,8 +308,8 @@ func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
 			return fmt.Errorf("path rule %s: %w", r.Path, full(err))
 		}
 	}
-	if len(eff.Files) > 0 { // before the set can be found: opens are judged from here on
-		if err := e.updateConfig(func(c *kernelBlConfig) { c.Files = 1 }); err != nil {
+	if opens := opensOf(eff); opens != 0 { // before the set can be found: opens are judged from here on
+		if err := e.updateConfig(func(c *kernelBlConfig) { c.Opens |= opens }); err != nil {
 			return err
 		}
 	}
@@ -403,12 +403,12 @@ func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
 func (e *Enforcer) checkSets() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	files, net := false, false
+	opens, net := uint32(0), false
 	for set, s := range e.sets.info {
 		if s.eff == nil || s.refs <= 0 {
 			continue
 		}
-		files = files || len(s.eff.Files) > 0
+		opens |= opensOf(s.eff)
 		net = net || hasNetwork(s.eff)
 		var p kernelBlPolicy
 		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != EncodePolicy(s.eff, set) {
@@ -427,7 +427,7 @@ func (e *Enforcer) checkSets() error {
 	}
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil ||
-		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || files && c.Files == 0 || net && c.Net == 0 {
+		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || c.Opens&opens != opens || net && c.Net == 0 {
 		return fmt.Errorf("the configuration in the kernel is not what was written: %w", ErrCanary)
 	}
 	return nil

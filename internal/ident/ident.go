@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // ErrFormat is returned for text that is not an identifier of the asked kind.
@@ -33,6 +34,21 @@ func ParseContainerID(s string) (ContainerID, error) {
 		}
 	}
 	return ContainerID(s), nil
+}
+
+// CgroupContainer returns the container whose cgroup has this name: 64 digits, alone or behind a prefix
+// that ends in "-" and, as a rule, before ".scope" (Docker, containerd, CRI-O, Podman). That of a
+// container's conmon is not the container's.
+func CgroupContainer(name string) (id ContainerID, ok bool) {
+	if len(name) != 64 {
+		name = strings.TrimSuffix(name, ".scope")
+		if len(name) < 66 || name[len(name)-65] != '-' || strings.HasSuffix(name[:len(name)-65], "conmon") {
+			return "", false
+		}
+		name = name[len(name)-64:]
+	}
+	id, err := ParseContainerID(name)
+	return id, err == nil
 }
 
 // ContainerIDFromBytes returns the ID whose binary form is b.

@@ -31,6 +31,7 @@ const (
 	KindAPI       Kind = "api"       // a call of the container engine's API reached the gate
 	KindFactor    Kind = "factor"    // a user's second factor: enrolled, shown, refused
 	KindImage     Kind = "image"     // an image: what an ImagePolicy says of it, a new finding in it
+	KindLoad      Kind = "load"      // how full the node is: a cap of a LoadPolicy was passed
 )
 
 // Layer says where in a container's view a file lies.
@@ -87,6 +88,7 @@ type Record struct {
 	API       *API             `json:"api,omitzero"`       // the call; of [KindAPI] only
 	Factor    *Factor          `json:"factor,omitzero"`    // of [KindFactor] only
 	Image     *Image           `json:"image,omitzero"`     // of [KindImage] only
+	Load      *Load            `json:"load,omitzero"`      // of [KindLoad] only
 	Decision  verdict.Decision `json:"decision,omitempty"`
 	Errno     int              `json:"errno,omitempty"` // what the caller got, positive; 0: none
 	Level     string           `json:"level,omitempty"` // what this host can do about it: verdict.Level's name
@@ -206,7 +208,7 @@ func (r *Record) Denial() bool {
 // urgent reports whether r may use the part of the queue that ordinary records may
 // not fill.
 func (r *Record) urgent() bool {
-	return r.Denial() || r.Kind == KindLoss || r.Kind == KindAgent || r.Kind == KindFactor || r.Kind == KindImage
+	return r.Denial() || r.Kind == KindLoss || r.Kind == KindAgent || r.Kind == KindFactor || r.Kind == KindImage || r.Kind == KindLoad
 }
 
 // Caps is a set of capabilities, bit n being capability n of capabilities(7). Its

@@ -21,6 +21,11 @@ const AccessKind = "AccessPolicy"
 // value is that of [Owner].
 const OwnerLabel = LabelPrefix + "owner"
 
+// ImageLabel is the label that holds the id of the image by which the gate judged a container's
+// create: "sha256:" and 64 hexadecimal digits. Only the gate sets it. A container that has another
+// image does not start through the gate.
+const ImageLabel = LabelPrefix + "image"
+
 // AccessPolicy is one parsed and validated document of kind [AccessKind].
 type AccessPolicy struct {
 	File        string // as given to Parse

@@ -19,25 +19,68 @@ const BindingLabel = LabelPrefix + "runtime"
 
 // counterpart is what a check is worth in the kernel.
 type counterpart struct {
-	field string // of exec, such as "asRoot"
-	set   func(*Exec)
+	check string
+	field string // such as "exec.asRoot": what [BindingLabel] says
+	set   func(*Spec)
+	has   func(*Spec) bool
+	// unless tells whether the check let a call pass that the kernel would not; nil: never.
+	unless func(*apicall.Facts) bool
 }
 
-// counterparts are the checks that the sections of a RuntimePolicy can say too, by name.
-// What a check refuses and no section can express (mounts, namespaces, capabilities) has
-// none, and neither has noNewPrivileges: a program with file capabilities runs under it,
-// without them, and exec.fileCaps would not let it run.
-var counterparts = map[string]counterpart{
-	// Root of a user namespace that the container makes is not the host's.
-	"notRoot": {"asRoot", func(e *Exec) { e.AsRoot, e.Nested = Deny, Allow }},
-	// What is in the writable layer of a read-only root was put there around it. Volumes
-	// and tmpfs are no part of the root.
-	"readOnlyRoot": {"drift", func(e *Exec) { e.Drift, e.Volumes, e.MetadataOnly, e.Memfd = Deny, Allow, Allow, Allow }},
+// counterparts are the checks that the sections of a RuntimePolicy can say too, in the order in
+// which they are owed. What a check refuses and no section can express (mounts, namespaces,
+// capabilities) has none, and neither has noNewPrivileges: a program with file capabilities runs
+// under it, without them, and exec.fileCaps would not let it run.
+var counterparts = []counterpart{
+	{
+		// Root of a user namespace that the container makes is not the host's.
+		check: "notRoot", field: "exec.asRoot",
+		set: func(s *Spec) { e := s.exec(); e.AsRoot, e.Nested = Deny, Allow },
+		has: func(s *Spec) bool { return s.Exec != nil && s.Exec.AsRoot == Deny },
+	},
+	{
+		// What is in the writable layer of a read-only root was put there around it. Volumes
+		// and tmpfs are no part of the root.
+		check: "readOnlyRoot", field: "exec.drift",
+		set: func(s *Spec) {
+			e := s.exec()
+			e.Drift, e.Volumes, e.MetadataOnly, e.Memfd = Deny, Allow, Allow, Allow
+		},
+		has: func(s *Spec) bool { return s.Exec != nil && s.Exec.Drift == Deny },
+	},
+	{
+		// What is at a mount's source when the daemon mounts it, or later, may be another thing
+		// than what was judged.
+		check: "noSocketMounts", field: "guard.sockets",
+		set: func(s *Spec) { s.Guard = &Guard{Mode: s.Mode, Sockets: Deny} },
+		has: func(s *Spec) bool { return s.Guard != nil && s.Guard.Sockets == Deny },
+		unless: func(f *apicall.Facts) bool {
+			return slices.ContainsFunc(f.HostMounts, func(m apicall.HostMount) bool {
+				return !m.GateSocket && socketMount(&m, &Args{}) != ""
+			})
+		},
+	},
 }
 
-func (c *Check) inKernel() (counterpart, bool) {
-	k, ok := counterparts[c.Name]
-	return k, ok && !c.Args.Bools["apiOnly"]
+// exec returns the section, which it makes if there is none, in the policy's mode.
+func (s *Spec) exec() *Exec {
+	if s.Exec == nil {
+		s.Exec = &Exec{Mode: s.Mode}
+	}
+	return s.Exec
+}
+
+// inKernel returns what the check is worth for a call that it let pass; nil: nothing.
+func (c *Check) inKernel(f *apicall.Facts) *counterpart {
+	if c.Args.Bools["apiOnly"] {
+		return nil
+	}
+	for i := range counterparts {
+		if k := &counterparts[i]; k.check == c.Name && (k.unless == nil || !k.unless(f)) {
+			return k
+		}
+	}
+	return nil
 }
 
 // RuntimeFor returns what the checks that a create has passed are worth in the kernel:
@@ -45,9 +88,11 @@ func (c *Check) inKernel() (counterpart, bool) {
 // be bound to the container by the id that the daemon returns, before it starts. It is
 // empty if no check has a counterpart, or if the call is not one that makes containers.
 //
-// The counterpart of notRoot is exec.asRoot: deny, that of readOnlyRoot exec.drift: deny.
-// They hold where the API cannot see: a name that the image's /etc/passwd gives the
-// number 0, a setuid program, an exec that came another way.
+// The counterpart of notRoot is exec.asRoot: deny, that of readOnlyRoot exec.drift: deny, that of
+// noSocketMounts guard.sockets: deny. They hold where the API cannot see: a name that the image's
+// /etc/passwd gives the number 0, a setuid program, an exec that came another way, a socket that
+// comes to a mounted directory later. noSocketMounts has none for a call that mounts a socket
+// which its allow lists.
 //
 // Callers must not change what they get: later calls get the same policies.
 func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy {
@@ -75,7 +120,7 @@ func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy 
 		for _, r := range s.candidates(&in, ids, mode, true) {
 			forbid := r.Effect == EffectForbid && s.about(r, &in) && !(r.Require == SecondFactor && in.elevated)
 			if r == allowed || forbid {
-				r.addRuntime(out)
+				r.addRuntime(&call.Facts, out)
 			}
 		}
 	}
@@ -95,12 +140,13 @@ type worth struct {
 }
 
 // addRuntime adds the rule's checks that have counterparts to what its policy has in out.
-func (r *compiledRule) addRuntime(out map[*AccessPolicy]worth) {
+func (r *compiledRule) addRuntime(f *apicall.Facts, out map[*AccessPolicy]worth) {
 	for i := range r.Checks {
-		name := r.Checks[i].Name
-		if _, ok := r.Checks[i].inKernel(); !ok {
+		k := r.Checks[i].inKernel(f)
+		if k == nil {
 			continue
 		}
+		name := k.check
 		w := out[r.policy]
 		if w.checks == "" {
 			w.line = r.Line
@@ -129,11 +175,13 @@ func (s *Access) runtimeOf(p *AccessPolicy, w worth) *RuntimePolicy {
 	if rp, ok := s.runtimes.Load(key); ok {
 		return rp.(*RuntimePolicy)
 	}
-	mode := p.Spec.Mode
-	rp := &RuntimePolicy{File: p.File, Line: w.line, Name: p.Name, Spec: Spec{Mode: mode, Exec: &Exec{Mode: mode}}}
+	rp := &RuntimePolicy{File: p.File, Line: w.line, Name: p.Name, Spec: Spec{Mode: p.Spec.Mode}}
 	rp.linesAt(w.line)
-	for name := range strings.SplitSeq(strings.TrimSuffix(w.checks, ","), ",") {
-		counterparts[name].set(rp.Spec.Exec)
+	names := strings.Split(w.checks, ",")
+	for i := range counterparts {
+		if k := &counterparts[i]; slices.Contains(names, k.check) {
+			k.set(&rp.Spec)
+		}
 	}
 	rp.canonical = rp.Canonical()
 	rp.Revision = revisionOf(rp.canonical)
@@ -147,6 +195,7 @@ func (p *RuntimePolicy) linesAt(line int) {
 	for _, f := range []string{"asRoot", "nested", "drift", "volumes", "metadataOnly", "memfd"} {
 		p.lines["exec."+f] = line
 	}
+	p.lines["guard.sockets"] = line
 }
 
 // RestoreRuntime reads the [RuntimePolicy.Canonical] of what [Access.RuntimeFor] gave,
@@ -171,15 +220,10 @@ func RestoreRuntime(file string, line int, canonical []byte) (*RuntimePolicy, er
 // "exec.asRoot,exec.drift". It is empty if only policies that audit have anything bound.
 func Owed(own []*RuntimePolicy) string {
 	var words []string
-	for _, name := range []string{"notRoot", "readOnlyRoot"} {
-		k, want := counterparts[name], Exec{}
-		k.set(&want)
-		for _, p := range own {
-			e := p.Spec.Exec
-			if p.Spec.Mode == verdict.ModeEnforce && e != nil && (want.AsRoot == Deny && e.AsRoot == Deny || want.Drift == Deny && e.Drift == Deny) {
-				words = append(words, "exec."+k.field)
-				break
-			}
+	for i := range counterparts {
+		k := &counterparts[i]
+		if slices.ContainsFunc(own, func(p *RuntimePolicy) bool { return p.Spec.Mode == verdict.ModeEnforce && k.has(&p.Spec) }) {
+			words = append(words, k.field)
 		}
 	}
 	return strings.Join(words, ",")
@@ -189,14 +233,13 @@ func Owed(own []*RuntimePolicy) string {
 // record of its binding is lost; nil if the value names nothing. Whoever can set the
 // label can only tighten by it.
 func RuntimeOwed(label string) *RuntimePolicy {
-	rp := &RuntimePolicy{Name: "lost-binding", Spec: Spec{Mode: verdict.ModeEnforce, Exec: &Exec{Mode: verdict.ModeEnforce}}}
+	rp := &RuntimePolicy{Name: "lost-binding", Spec: Spec{Mode: verdict.ModeEnforce}}
+	words := strings.Split(label, ",")
 	some := false
-	for w := range strings.SplitSeq(label, ",") {
-		for _, k := range counterparts {
-			if w == "exec."+k.field {
-				k.set(rp.Spec.Exec)
-				some = true
-			}
+	for i := range counterparts {
+		if k := &counterparts[i]; slices.Contains(words, k.field) {
+			k.set(&rp.Spec)
+			some = true
 		}
 	}
 	if !some {

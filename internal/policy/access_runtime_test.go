@@ -63,7 +63,10 @@ spec:
 		})
 	}
 	lost := RuntimeOwed("exec.asRoot,nonsense")
-	if lost == nil || lost.Spec.Exec.AsRoot != Deny || lost.Spec.Exec.Drift != Unset {
+	if lost == nil || lost.Spec.Exec.AsRoot != Deny || lost.Spec.Exec.Drift != Unset || lost.Spec.Guard != nil {
+		t.Errorf("of a label: %+v", lost)
+	}
+	if lost := RuntimeOwed("guard.sockets"); lost == nil || lost.Spec.Exec != nil || lost.Spec.Guard.Sockets != Deny {
 		t.Errorf("of a label: %+v", lost)
 	}
 	if RuntimeOwed("true") != nil {
@@ -130,5 +133,62 @@ spec:
 		if e := rp.Spec.Exec; e.AsRoot != Deny || (e.Drift == Deny) != readOnly {
 			t.Errorf("read only %v: %+v", readOnly, e)
 		}
+	}
+}
+
+// noSocketMounts is held in the kernel too, but where a policy lets the socket itself be mounted.
+func TestRuntimeOfSockets(t *testing.T) {
+	docs, err := ParseAll("a.yaml", []byte(`apiVersion: belay.dev/v1
+kind: AccessPolicy
+metadata: {name: a}
+spec:
+  mode: enforce
+  subjects: {everyone: true}
+  rules:
+    - {name: create, effect: allow, actions: [container.create], checks: [{noSocketMounts: {allow: [/run/docker.sock]}}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := NewSet(nil, docs.Access...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		mount apicall.HostMount
+		owed  string
+	}{
+		{"a directory", apicall.HostMount{Via: "bind", Source: "/srv", Resolved: "/srv"}, "guard.sockets"},
+		{"the gate's own", apicall.HostMount{Via: "bind", Source: "/run/docker.sock", Resolved: "/run/docker.sock", GateSocket: true}, "guard.sockets"},
+		{"one that may be mounted", apicall.HostMount{Via: "bind", Source: "/var/run/docker.sock", Resolved: "/run/docker.sock"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			call := apicall.Call{
+				Subject: apicall.Subject{Kind: apicall.User, UID: 1000}, Action: "container.create",
+				Facts: apicall.Facts{HostMounts: []apicall.HostMount{c.mount}},
+			}
+			if d := set.Access().Decide(&call, at); !d.Allowed {
+				t.Fatal(d)
+			}
+			own := set.Access().RuntimeFor(&call, at)
+			if got := Owed(own); got != c.owed {
+				t.Fatalf("owed %q, want %q", got, c.owed)
+			}
+			if len(own) == 0 {
+				return
+			}
+			back, err := RestoreRuntime(own[0].File, own[0].Line, own[0].Canonical())
+			if err != nil {
+				t.Fatal(err)
+			}
+			eff := set.EffectiveWith(Subject{}, []*RuntimePolicy{back})
+			if got := eff.Rules[verdict.ModeEnforce][verdict.RuleSockets].Verdict; got != verdict.Deny {
+				t.Errorf("guard.sockets: %v", got)
+			}
+			if eff.Rules[verdict.ModeEnforce][verdict.RuleAsRoot].Verdict == verdict.Deny {
+				t.Error("root is denied: no check asked for it")
+			}
+		})
 	}
 }

@@ -21,10 +21,11 @@ type Entry struct {
 	File                 string
 	Line                 int
 	Annotations          map[string]string
-	// Runtime, Access or Image is the policy itself; the others are nil.
+	// Runtime, Access, Image or Load is the policy itself; the others are nil.
 	Runtime *RuntimePolicy
 	Access  *AccessPolicy
 	Image   *ImagePolicy
+	Load    *LoadPolicy
 }
 
 // Canonical returns the document in its normal form.
@@ -34,17 +35,21 @@ func (e *Entry) Canonical() []byte {
 		return e.Access.Canonical()
 	case e.Image != nil:
 		return e.Image.Canonical()
+	case e.Load != nil:
+		return e.Load.Canonical()
 	}
 	return e.Runtime.Canonical()
 }
 
-// Mode returns the policy's mode.
+// Mode returns the policy's mode; audit for a LoadPolicy, which has none and denies nothing.
 func (e *Entry) Mode() verdict.Mode {
 	switch {
 	case e.Access != nil:
 		return e.Access.Spec.Mode
 	case e.Image != nil:
 		return e.Image.Spec.Mode
+	case e.Load != nil:
+		return verdict.ModeAudit
 	}
 	return e.Runtime.Spec.Mode
 }
@@ -60,6 +65,9 @@ func (d *Documents) Entries() []Entry {
 	}
 	for _, p := range d.Images {
 		out = append(out, Entry{Kind: ImageKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line, Annotations: p.Annotations, Image: p})
+	}
+	for _, p := range d.Loads {
+		out = append(out, Entry{Kind: LoadKind, Name: p.Name, Revision: p.Revision, File: p.File, Line: p.Line, Annotations: p.Annotations, Load: p})
 	}
 	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return out

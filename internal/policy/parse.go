@@ -73,16 +73,18 @@ type Documents struct {
 	Runtime []*RuntimePolicy
 	Access  []*AccessPolicy
 	Images  []*ImagePolicy
+	Loads   []*LoadPolicy
 }
 
 // Len returns the number of documents of all kinds.
-func (d *Documents) Len() int { return len(d.Runtime) + len(d.Access) + len(d.Images) }
+func (d *Documents) Len() int { return len(d.Runtime) + len(d.Access) + len(d.Images) + len(d.Loads) }
 
 // Append adds the documents of o.
 func (d *Documents) Append(o Documents) {
 	d.Runtime = append(d.Runtime, o.Runtime...)
 	d.Access = append(d.Access, o.Access...)
 	d.Images = append(d.Images, o.Images...)
+	d.Loads = append(d.Loads, o.Loads...)
 }
 
 // Parse reads the policies of one file for which only RuntimePolicies make sense;
@@ -136,6 +138,10 @@ func (d *Documents) read(file string, root *yaml.Node) Errors {
 	case ImageKind:
 		p, errs := parseImage(file, root)
 		d.Images = append(d.Images, p)
+		return errs
+	case LoadKind:
+		p, errs := parseLoad(file, root)
+		d.Loads = append(d.Loads, p)
 		return errs
 	}
 	p, errs := parseRuntime(file, root)
@@ -225,7 +231,7 @@ func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
 	var m modes
 	d.object(root, topLevel, []field{
 		{"apiVersion", true, d.enum([]string{APIVersion}, func(string) {})},
-		{"kind", true, d.enum([]string{Kind, AccessKind, ImageKind}, func(string) {})},
+		{"kind", true, d.enum([]string{Kind, AccessKind, ImageKind, LoadKind}, func(string) {})},
 		{"metadata", true, func(n *yaml.Node, at string) { d.metadata(n, at, &p.Name, &p.Annotations) }},
 		{"spec", true, func(n *yaml.Node, at string) { d.spec(n, at, &p.Spec, &m) }},
 	})

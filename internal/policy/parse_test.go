@@ -174,10 +174,10 @@ func TestParseErrors(t *testing.T) {
 			`apiVersion is missing`, `kind is missing`, `metadata is missing`, `spec is missing`,
 		}},
 		{
-			"wrong version and kind", "apiVersion: v1\nkind: FooPolicy\nmetadata: {name: a}\nspec: {mode: audit, ssh: {keys: deny}}",
+			"wrong version and kind", "apiVersion: v1\nkind: Deployment\nmetadata: {name: a}\nspec: {mode: audit, ssh: {keys: deny}}",
 			[]string{
 				`p.yaml:1:13: apiVersion must be belay.dev/v1, got "v1"; fix: write belay.dev/v1`,
-				`p.yaml:2:7: kind must be RuntimePolicy, AccessPolicy or ImagePolicy, got "FooPolicy"; fix: write RuntimePolicy, AccessPolicy or ImagePolicy`,
+				`p.yaml:2:7: kind must be RuntimePolicy, AccessPolicy, ImagePolicy or LoadPolicy, got "Deployment"; fix: write RuntimePolicy, AccessPolicy, ImagePolicy or LoadPolicy`,
 			},
 		},
 		{"name", named("Web_1", "mode: audit", "ssh: {keys: deny}"), []string{`p.yaml:3:18: metadata.name: "Web_1" is not a DNS label`}},

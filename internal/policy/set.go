@@ -25,6 +25,7 @@ type Set struct {
 	access   []*AccessPolicy
 	compiled *Access
 	images   Images
+	loads    []*LoadPolicy
 }
 
 // NewSet orders policies. It keeps the policies and not the slices.
@@ -49,6 +50,9 @@ func (d *Documents) Set() (*Set, error) {
 	for i, p := range d.Images {
 		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
 	}
+	for i, p := range d.Loads {
+		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
+	}
 	if len(errs) > 0 {
 		return nil, errs
 	}
@@ -57,6 +61,8 @@ func (d *Documents) Set() (*Set, error) {
 	s.compiled = compileAccess(s.access)
 	s.images.policies = slices.Clone(d.Images)
 	orderImages(s.images.policies)
+	s.loads = slices.Clone(d.Loads)
+	orderLoads(s.loads)
 	slices.SortFunc(s.policies, func(a, b *RuntimePolicy) int {
 		return cmp.Or(cmp.Compare(b.Spec.Priority, a.Spec.Priority), cmp.Compare(a.Name, b.Name))
 	})
@@ -107,13 +113,18 @@ func (s *Set) ImagePolicies() []*ImagePolicy { return slices.Clone(s.images.poli
 // Images returns what the ImagePolicies of the set come to. It is never nil.
 func (s *Set) Images() *Images { return &s.images }
 
+// LoadPolicies returns the policies on when the node is full, by name.
+func (s *Set) LoadPolicies() []*LoadPolicy { return slices.Clone(s.loads) }
+
 // Documents returns all policies of the set.
 func (s *Set) Documents() Documents {
-	return Documents{Runtime: s.Policies(), Access: s.AccessPolicies(), Images: s.ImagePolicies()}
+	return Documents{Runtime: s.Policies(), Access: s.AccessPolicies(), Images: s.ImagePolicies(), Loads: s.LoadPolicies()}
 }
 
 // Len returns the number of policies of all kinds.
-func (s *Set) Len() int { return len(s.policies) + len(s.access) + len(s.images.policies) }
+func (s *Set) Len() int {
+	return len(s.policies) + len(s.access) + len(s.images.policies) + len(s.loads)
+}
 
 // Canonical returns all documents in their normal form, in total order, as one file
 // that [ParseAll] reads; empty for an empty set.
@@ -134,6 +145,9 @@ func (s *Set) Canonical() []byte {
 	for _, p := range s.images.policies {
 		add(p.Canonical())
 	}
+	for _, p := range s.loads {
+		add(p.Canonical())
+	}
 	return b.Bytes()
 }
 
@@ -151,6 +165,9 @@ func (s *Set) Revision() string {
 		b.Write(p.Canonical())
 	}
 	for _, p := range s.images.policies {
+		b.Write(p.Canonical())
+	}
+	for _, p := range s.loads {
 		b.Write(p.Canonical())
 	}
 	return revisionOf(b.Bytes())

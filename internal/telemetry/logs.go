@@ -117,6 +117,8 @@ func severity(r *journal.Record) (log.Severity, string) {
 	switch {
 	case r.Kind == journal.KindLoss:
 		return log.SeverityError, "ERROR"
+	case r.Load != nil && (r.Load.Event == "over" || r.Load.Event == "unreadable"):
+		return log.SeverityWarn, "WARN"
 	case r.Decision == verdict.Denied || r.Decision == verdict.Killed:
 		return log.SeverityWarn, "WARN"
 	case r.Decision == verdict.WouldDeny:
@@ -161,6 +163,10 @@ func recordAttributes(r *journal.Record) []attribute.KeyValue {
 	}
 	if a := r.API; a != nil {
 		kv = append(kv, apiAttributes(a)...)
+	}
+	if l := r.Load; l != nil {
+		kv = text(text(text(kv, "belay.load.event", l.Event), "belay.load.cap", l.Cap), "belay.load.where", l.Where)
+		kv = append(kv, attribute.Float64("belay.load.percent", l.Percent), attribute.Int("belay.load.limit", l.Limit))
 	}
 	if r.Image != nil {
 		kv = text(kv, "belay.image.id", r.Image.ID)

@@ -30,6 +30,7 @@ type Observed struct {
 	Counters   map[string]uint64 // of health
 	Maps       []MapFill
 	Scans      []ImageAge
+	Loads      []LoadLevel
 	Database   time.Time // when the vulnerability database was built; zero: there is none
 }
 
@@ -37,6 +38,15 @@ type Observed struct {
 type MapFill struct {
 	Name      string
 	Used, Max int
+}
+
+// LoadLevel is one cap of a LoadPolicy, held against the node.
+type LoadLevel struct {
+	Policy, Cap string
+	Known       bool    // there is a reading
+	Percent     float64 // the reading
+	Limit       int     // percent
+	Over        bool    // for as long as the policy says
 }
 
 // ImageAge is when an image was last read by the scanner.
@@ -127,7 +137,7 @@ type observer struct {
 
 	decisions, losses, counters, items, dropped, cpu, written, denials metric.Float64ObservableCounter
 	containers, enforcing, level, used, max, fill, age, dbAge          metric.Float64ObservableGauge
-	memory, queued, journal                                            metric.Float64ObservableGauge
+	memory, queued, journal, load, loadCap, loadOver                   metric.Float64ObservableGauge
 }
 
 // register makes the instruments. docs/telemetry.md has every one of them.
@@ -176,6 +186,9 @@ func (t *Telemetry) register(m metric.Meter) error {
 		{&o.memory, "process.memory.usage", "By", "Resident memory of the agent"},
 		{&o.queued, "belay.telemetry.queued", "{item}", "Items that wait to be sent, by signal"},
 		{&o.journal, "belay.journal.size", "By", "Size of the journal"},
+		{&o.load, "belay.load.reading", "%", "What a cap of a LoadPolicy is on; none while it cannot be read"},
+		{&o.loadCap, "belay.load.limit", "%", "The cap"},
+		{&o.loadOver, "belay.load.over", "1", "1 while the node is over the cap for as long as the policy says"},
 	} {
 		if *c.to, err = m.Float64ObservableGauge(c.name, metric.WithUnit(c.unit), metric.WithDescription(c.text)); err != nil {
 			return err
@@ -245,6 +258,7 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		count(o.used, uint64(max(m.Used, 0)), kv) //nolint:gosec // not negative
 		count(o.max, uint64(max(m.Max, 0)), kv)   //nolint:gosec // not negative
 	}
+	o.loads(ob, s.Loads)
 	now := time.Now()
 	for _, i := range s.Scans[:min(len(s.Scans), maxImages)] {
 		if !i.At.IsZero() {
@@ -255,6 +269,22 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		ob.ObserveFloat64(o.dbAge, now.Sub(s.Database).Seconds())
 	}
 	return nil
+}
+
+func (o *observer) loads(ob metric.Observer, levels []LoadLevel) {
+	for i := range levels {
+		l := &levels[i]
+		with := metric.WithAttributes(attribute.String("belay.policy.name", l.Policy), attribute.String("belay.load.cap", l.Cap))
+		if l.Known {
+			ob.ObserveFloat64(o.load, l.Percent, with)
+		}
+		var over float64
+		if l.Over {
+			over = 1
+		}
+		ob.ObserveFloat64(o.loadCap, float64(l.Limit), with)
+		ob.ObserveFloat64(o.loadOver, over, with)
+	}
 }
 
 // process observes what the agent itself takes: getrusage(2), and /proc/self/statm.

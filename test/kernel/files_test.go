@@ -20,7 +20,9 @@ func fileCases() []attackCase {
 			out = append(out, attackCase{name: n, rule: verdict.RuleFiles, policy: policy, volume: volume, want: bySignal(unsupported)})
 		}
 	}
-	add(filesReadPolicy, false, "keys-read", "keys-procroot", "keys-symlink", "keys-hardlink", "keys-rename", "keys-opath", "keys-uring")
+	add(filesReadPolicy, false, "keys-read", "keys-procroot", "keys-symlink", "keys-hardlink", "keys-rename", "keys-opath", "keys-uring",
+		"file-chroot", "file-copyup", "file-proccwd")
+	add("  files: {rules: [{paths: [/home/app/.ssh], deny: [delete]}]}\n", false, "file-deep")
 	add(filesTreePolicy, false, "auth-write", "auth-truncate", "auth-replace", "file-create", "file-mkdir", "file-mknod", "file-symlink",
 		"file-tmpfile", "file-unlink", "file-chmod", "file-fchmod", "file-chown", "file-xattr", "file-acl", "file-trunc", "file-into",
 		"file-exchange", "file-fdroot", "file-fd", "file-bind", "file-uring", "file-splice")
@@ -39,6 +41,9 @@ func fileCases() []attackCase {
 func (c attackCase) title() string {
 	if c.volume {
 		return c.name + " on a volume"
+	}
+	if c.bound {
+		return c.name + " under its own policy"
 	}
 	return c.name
 }

@@ -213,7 +213,7 @@ func (h *host) remove(tb testing.TB, id string) {
 
 func (h *host) ctr(tb testing.TB, args []string) result {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), 2*time.Minute)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, bin("ctr"), args...)

@@ -199,35 +199,66 @@ func TestStopWindow(t *testing.T) {
 					}
 				}()
 			}
-			vol := filepath.Join(h.dir, "stop-"+id[:8])
-			if err := os.Mkdir(vol, 0o777); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Chmod(vol, 0o777); err != nil {
-				t.Fatal(err)
-			}
-			ctr := h.run(t, append([]string{"--id", id, "--detach", "--bind", vol + ":/v"}, asUser...), "/bin/sh", "-c",
-				"cp /bin/id /tmp/id; trap '/tmp/id >/v/ran; echo code $? >/v/code; mv /v/code /v/out; exit 0' TERM; echo up >/v/up; while :; do sleep 0.05; done")
-			ctr.id = id
-			ran(t, ctr)
+			ctr := h.stopping(t, id)
 			defer h.remove(t, id)
-			waitFile(t, filepath.Join(vol, "up"))
-			pid := firstPID(t, filepath.Join(cgroupMount(t), h.scope, id))
-			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-				t.Fatal(err)
+			if ctr.code == 0 {
+				t.Fatalf("a dropped program ran while the container stopped: %v", ctr)
 			}
-			out := waitFile(t, filepath.Join(vol, "out"))
-			printed, err := os.ReadFile(filepath.Join(vol, "ran"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.TrimSpace(out) == "code 0" || len(printed) > 0 {
-				t.Fatalf("a dropped program ran while the container stopped: %s %s", out, printed)
-			}
-			ctr.code, ctr.out = 1, out
 			h.stopped(t, ctr, c.rule)
 		})
 	}
+}
+
+// stopping starts a container that executes a dropped program when it is told to stop, and tells it.
+// The result's code is 0 if the program ran. The caller removes the container.
+func (h *host) stopping(t *testing.T, id string) result {
+	t.Helper()
+	vol := filepath.Join(h.dir, "stop-"+newID()[:8])
+	if err := os.Mkdir(vol, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(vol, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	ctr := h.run(t, append([]string{"--id", id, "--detach", "--bind", vol + ":/v"}, asUser...), "/bin/sh", "-c",
+		"cp /bin/id /tmp/id; trap '/tmp/id >/v/ran; echo code $? >/v/code; mv /v/code /v/out; exit 0' TERM; echo up >/v/up; while :; do sleep 0.05; done")
+	ctr.id = id
+	ran(t, ctr)
+	waitFile(t, filepath.Join(vol, "up"))
+	pid := firstPID(t, filepath.Join(cgroupMount(t), h.scope, id))
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	out := waitFile(t, filepath.Join(vol, "out"))
+	printed, err := os.ReadFile(filepath.Join(vol, "ran"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctr.out = out + string(printed)
+	if strings.TrimSpace(out) != "code 0" && len(printed) == 0 {
+		ctr.code = 1
+	}
+	return ctr
+}
+
+// smallMap gives the kernel side room for that many cgroups, until what it returns is called.
+func (h *host) smallMap(t *testing.T, room uint32) (restore func()) {
+	t.Helper()
+	was := h.opts
+	h.opts.Layout, h.opts.MaxCgroups = "-small", room
+	h.reopen(t)
+	restore = func() {
+		h.opts = was
+		h.reopen(t)
+		if err := h.kernel.Replace(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := h.kernel.Replace(); err != nil {
+		restore()
+		t.Fatal(err)
+	}
+	return restore
 }
 
 // I8: a container that makes cgroups until the kernel side's map of them is full gets no
@@ -235,19 +266,7 @@ func TestStopWindow(t *testing.T) {
 func TestCgroupMapFull(t *testing.T) {
 	h := get(t)
 	const room, asked = 64, 200
-	was := h.opts
-	h.opts.Layout, h.opts.MaxCgroups = "-small", room
-	h.reopen(t)
-	defer func() {
-		h.opts = was
-		h.reopen(t)
-		if err := h.kernel.Replace(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if err := h.kernel.Replace(); err != nil {
-		t.Fatal(err)
-	}
+	defer h.smallMap(t, room)()
 
 	h.enact(t, document("none", "audit", nothing))
 	script := fmt.Sprintf("exec 2>/tmp/err; cp /bin/id /tmp/id; mkfifo /tmp/go; mount -t cgroup2 none /sys && "+

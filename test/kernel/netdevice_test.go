@@ -29,7 +29,7 @@ func linked(t *testing.T, pid int) (host, container string) {
 	t.Helper()
 	_, err := exec.LookPath("ip")
 	testneed.Need(t, "ip", err == nil, "apt-get install iproute2")
-	n, dev := rand.IntN(250), fmt.Sprintf("bly%d", pid)
+	n, dev := pid%250, fmt.Sprintf("bly%d", pid)                                   // of those made one after the other no two have a number in common
 	host, container = fmt.Sprintf("198.18.%d.1", n), fmt.Sprintf("198.18.%d.2", n) // of RFC 2544, for tests
 	inside := []string{"nsenter", "-n", "-t", fmt.Sprint(pid), "ip"}
 	for i, args := range [][]string{
@@ -141,10 +141,17 @@ func command(t *testing.T, pid int, line string) string {
 
 var rawUser = []string{"--uid", "0", "--cap-add", "NET_RAW"}
 
-// A container sends to whom it must not by having the kernel believe that this is another exchange,
-// or another address. Whether something arrives says the other end of its device.
-func TestNetworkForged(t *testing.T) {
-	h := get(t)
+// forged is a way to send to whom one must not by having the kernel believe that this is another
+// exchange, or another address.
+type forged struct {
+	name, hook string
+	flags      []string
+	// play gets it ready: the address that is to be denied, what the attack is told, and how many
+	// forbidden frames have come out of the device (nil: the attack knows).
+	play func(t *testing.T, pid int, host string) (denied, args string, arrived *atomic.Int64)
+}
+
+func forgedCases() []forged {
 	ether := func(proto uint16, at int, to netip.Addr, next byte, nextAt int) func([]byte) bool {
 		return func(f []byte) bool {
 			a := to.AsSlice()
@@ -157,11 +164,7 @@ func TestNetworkForged(t *testing.T) {
 	toIP6 := func(host string, next byte) func([]byte) bool {
 		return ether(unix.ETH_P_IPV6, 14+24, netip.MustParseAddr(host), next, 14+6)
 	}
-	for _, c := range []struct {
-		name, hook string
-		flags      []string
-		play       func(t *testing.T, pid int, host string) (denied, args string, arrived *atomic.Int64)
-	}{
+	return []forged{
 		{"net-source-route", "cgroup_skb_egress", asUser, func(t *testing.T, pid int, _ string) (string, string, *atomic.Int64) {
 			host6, other6, _ := linked6(t, pid)
 			l, err := net.Listen("tcp", net.JoinHostPort(host6, "0"))
@@ -182,25 +185,43 @@ func TestNetworkForged(t *testing.T) {
 			host6, _, _ := linked6(t, pid)
 			return host6, "--peer [" + host6 + "]:4242", sniff(t, pid, toIP6(host6, unix.IPPROTO_TCP))
 		}},
-		{"net-forged-multicast", "cgroup_sendmsg4", rawUser, func(t *testing.T, _ int, host string) (string, string, *atomic.Int64) {
+		{"net-forged-multicast", "cgroup_sendmsg", rawUser, func(t *testing.T, _ int, host string) (string, string, *atomic.Int64) {
 			return host, "--peer " + echo(t, host), nil
 		}},
-	} {
+	}
+}
+
+// playForged has a container do it, under a policy of that mode (empty: none), and says whether it won.
+func (h *host) playForged(t *testing.T, c forged, mode string) (won bool, id, denied, said string) {
+	t.Helper()
+	id, pid, host, _ := h.onDevice(t, c.flags...)
+	denied, args, arrived := c.play(t, pid, host)
+	if mode != "" {
+		h.enact(t, document("forged", mode, forgedPolicy(denied)))
+	}
+	said = command(t, pid, "/bin/attack "+args+" "+c.name)
+	if strings.Contains(said, "cannot try") {
+		t.Fatal(said)
+	}
+	won = strings.Contains(said, "WON")
+	if arrived != nil {
+		won = arrived.Load() > 0
+	}
+	return won, id, denied, said
+}
+
+func forgedPolicy(denied string) string {
+	return "  network: {egress: {deny: [{to: ['" + denied + "']}]}}\n"
+}
+
+// Each arrives without a rule and when it is audited, and not when it is enforced. Whether something
+// arrives says the other end of the container's device.
+func TestNetworkForged(t *testing.T) {
+	h := get(t)
+	for _, c := range forgedCases() {
 		for mode, want := range map[string]verdict.Decision{"enforce": verdict.Denied, "audit": verdict.WouldDeny, "": ""} {
 			t.Run(c.name+" "+mode, func(t *testing.T) {
-				id, pid, host, _ := h.onDevice(t, c.flags...)
-				denied, args, arrived := c.play(t, pid, host)
-				if mode != "" {
-					h.enact(t, document("forged", mode, "  network: {egress: {deny: [{to: ['"+denied+"']}]}}\n"))
-				}
-				said := command(t, pid, "/bin/attack "+args+" "+c.name)
-				if strings.Contains(said, "cannot try") {
-					t.Fatal(said)
-				}
-				won := strings.Contains(said, "WON")
-				if arrived != nil {
-					won = arrived.Load() > 0
-				}
+				won, id, denied, said := h.playForged(t, c, mode)
 				var evs []*enforce.Event
 				if mode != "" {
 					evs = h.take(id, verdict.RuleEgress)
@@ -214,11 +235,20 @@ func TestNetworkForged(t *testing.T) {
 					return
 				}
 				if len(evs) == 0 || evs[0].Decision != want || evs[0].Remote.Addr().String() != denied || mode == "enforce" && evs[0].Hook != c.hook {
-					t.Errorf("records %+v, want %s of %s at %s", evs, want, denied, c.hook)
+					t.Errorf("records %s, want %s of %s at %s", recordsOf(evs), want, denied, c.hook)
 				}
 			})
 		}
 	}
+}
+
+// recordsOf is what a test prints of them.
+func recordsOf(evs []*enforce.Event) string {
+	var out []string
+	for _, ev := range evs {
+		out = append(out, fmt.Sprintf("%s of %s at %s", ev.Decision, ev.Remote, ev.Hook))
+	}
+	return strings.Join(out, ", ")
 }
 
 // A packet whose header says another version than the kernel sends cannot be judged, and does not
@@ -356,10 +386,12 @@ func TestNetworkDevice(t *testing.T) {
 		t.Errorf("a TCP server that may be reached said %q", got)
 	}
 	if conn, err := net.Dial("udp", own+":7103"); err == nil {
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		_, _ = conn.Write([]byte("question\n"))
-		if n, _ := conn.Read(make([]byte, 64)); n > 0 {
-			t.Error("a UDP server that may not be reached answered")
+		for range 20 { // the server may not be there yet
+			_ = conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
+			_, _ = conn.Write([]byte("question\n"))
+			if n, _ := conn.Read(make([]byte, 64)); n > 0 {
+				t.Error("a UDP server that may not be reached answered")
+			}
 		}
 		conn.Close()
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,71 @@ func networkCases() []attackCase {
 	return out
 }
 
+// preexistingCases are sockets that stood before the rule.
+func preexistingCases() []attackCase {
+	return []attackCase{
+		{name: "net-preexisting", rule: verdict.RuleEgress, policy: egressPolicy, scene: sceneStepped, flags: hostNet},
+		{name: "net-preexisting-tcp", rule: verdict.RuleEgress, policy: egressPolicy, scene: sceneStepped, flags: hostNet},
+		{name: "net-preexisting-answered", rule: verdict.RuleEgress, policy: egressPolicy, scene: sceneStepped, flags: hostNet},
+		{name: "net-rawsocket-old", rule: verdict.RuleRawSockets, policy: "  network: {rawSockets: deny}\n", scene: sceneStepped, flags: rawNet},
+	}
+}
+
+// networkMatrix are the network's attacks once each: a rule that is written in two ways is one row.
+func networkMatrix() []attackCase {
+	out := preexistingCases()
+	for _, c := range forgedCases() {
+		out = append(out, attackCase{name: c.name, rule: verdict.RuleEgress, scene: sceneForged})
+	}
+	out = append(out, attackCase{name: "net-raw-version", rule: verdict.RuleEgress, policy: egressPolicy, flags: rawNet, scene: sceneVersion})
+	for _, c := range networkCases() {
+		if !slices.ContainsFunc(out, func(have attackCase) bool { return have.name == c.name && have.rule == c.rule }) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// sceneForged: the container has a device to a host that listens to what comes.
+func sceneForged(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	mode := ""
+	if guarded {
+		mode = "enforce"
+	}
+	for _, f := range forgedCases() {
+		if f.name == c.name {
+			won, id, _, said := h.playForged(t, f, mode)
+			tr := h.seen(result{code: 1, out: said, id: id}, c.rule)
+			tr.won = won
+			return tr
+		}
+	}
+	t.Fatalf("no such attack: %s", c.name)
+	return trial{}
+}
+
+// sceneVersion: what cannot be judged does not pass, and is a failure that is counted, no record.
+func sceneVersion(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	const failure = "skb_parse"
+	h.enact(t, c.document(guarded))
+	before, err := h.kernel.Failures()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := h.attack(t, c, newID())
+	tr := trial{won: r.code == 0, untried: r.code != 0 && r.code != 1, said: r.out}
+	after, err := h.kernel.Failures()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after[failure] > before[failure] {
+		tr.decision, tr.hook = verdict.Denied, "cgroup_skb_egress"
+	}
+	return tr
+}
+
 // title tells apart the policies under which an attack is played.
 func title(c attackCase) string { return c.name + " " + strings.TrimSpace(c.policy) }
 
@@ -85,12 +151,7 @@ func TestNetworkUnguarded(t *testing.T) {
 // What stood before the rule is found by its packets.
 func TestNetworkPreexisting(t *testing.T) {
 	h := get(t)
-	for _, c := range []attackCase{
-		{name: "net-preexisting", rule: verdict.RuleEgress, policy: egressPolicy, flags: hostNet},
-		{name: "net-preexisting-tcp", rule: verdict.RuleEgress, policy: egressPolicy, flags: hostNet},
-		{name: "net-preexisting-answered", rule: verdict.RuleEgress, policy: egressPolicy, flags: hostNet},
-		{name: "net-rawsocket-old", rule: verdict.RuleRawSockets, policy: "  network: {rawSockets: deny}\n", flags: rawNet},
-	} {
+	for _, c := range preexistingCases() {
 		for mode, want := range map[string]verdict.Decision{"enforce": verdict.Denied, "audit": verdict.WouldDeny, "": ""} {
 			t.Run(c.name+" "+mode, func(t *testing.T) {
 				id, said := h.stepped(t, c.name, mode, c.policy, c.flags...)

@@ -49,6 +49,19 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
+// The page of what became of each has a row for every attack, of its technique.
+func TestOnPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/bypass-matrix.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range attacks() {
+		if !strings.Contains(string(page), "\n| "+a.id+" | "+a.name+" | "+a.about) {
+			t.Errorf("docs/bypass-matrix.md has no row of %s %s, %s: give it a case in test/kernel and run make attack", a.id, a.name, a.about)
+		}
+	}
+}
+
 // lab is what tools/attack/build.sh and ctr mkroot make.
 type lab struct{ bin, rootfs, state string }
 
@@ -81,6 +94,10 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 		all = append(all, "--cap-add", "SYS_ADMIN", "--cap-add", "BPF")
 	case needAdmin:
 		all = append(all, "--cap-add", "SYS_ADMIN")
+	case needBoot:
+		all = append(all, "--cap-add", "SYS_BOOT")
+	case needRawIO:
+		all = append(all, "--cap-add", "SYS_RAWIO")
 	case needModule:
 		all = append(all, "--cap-add", "SYS_MODULE")
 	case needRaw:
@@ -138,6 +155,21 @@ func answering(t *testing.T) string {
 
 const noInt80 = "a kernel and a hypervisor with the 32-bit entry (CONFIG_IA32_EMULATION)"
 
+// kernelHas names what some attacks need of the kernel.
+var kernelHas = map[string]string{
+	"priv-kexec":    "a kernel with CONFIG_KEXEC",
+	"priv-modprobe": "a kernel with CONFIG_MODULES",
+	"priv-binfmt":   "a kernel with CONFIG_BINFMT_MISC",
+	"priv-sysfs":    "a kernel with a setting in sysfs that can be written",
+	"priv-devmem":   "a kernel with CONFIG_DEVMEM",
+	"i2-child":      "a cgroup v2 hierarchy",
+	"i2-leave":      "a cgroup v2 hierarchy",
+	"i2-rmdir":      "a cgroup v2 hierarchy",
+
+	"n2-client-left": "a cgroup v2 hierarchy",
+	"n2-server-left": "a cgroup v2 hierarchy",
+}
+
 // TestUnguarded shows that each attack is a real one: with nothing in its way it wins.
 func TestUnguarded(t *testing.T) {
 	l := newLab(t)
@@ -154,6 +186,9 @@ func TestUnguarded(t *testing.T) {
 			testneed.Need(t, "userns", status != exitUntried || !strings.Contains(out, "namespaces are off"), "user namespaces are off on this host")
 			testneed.Need(t, "int80", a.name != "e12-int80" || status != exitUntried, noInt80)
 			testneed.Need(t, "sysrq", a.name != "priv-sysrq" || status != exitUntried, "a kernel with CONFIG_MAGIC_SYSRQ")
+			if kind := kernelHas[a.name]; kind != "" {
+				testneed.Need(t, "attack-"+a.name, status != exitUntried, kind)
+			}
 			testneed.Need(t, "modules", a.needs != needModule || status != exitUntried, "a kernel with loadable modules")
 			testneed.Need(t, "io_uring", a.name != "keys-uring" && a.name != "file-uring" && a.name != "net-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {
@@ -195,7 +230,7 @@ func TestNoexec(t *testing.T) {
 		"e1-copy": true, "e5-loader": true, "e5-mmap": true, "e6-preload": true, "e6-dlopen": true,
 		"e7-tmpfile": true, "e7-deleted": true, "e8-mprotect": true, "e8-wx": true, "e10-script": true,
 		"e10-interp": true, "e10-chain": true, "e12-execveat": true, "e12-int80": true, "e14-retry": true,
-		"e15-first": true, "i1-namespaces": true,
+		"e15-first": true, "i1-namespaces": true, "e11-race": true, "e13-args": true,
 	}
 	for _, a := range attacks() {
 		if !denied[a.name] {

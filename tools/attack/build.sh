@@ -15,7 +15,7 @@ CGO_ENABLED=0 go build -trimpath -o "$out/attack" .
 # shellcheck disable=SC2086 # the flags are words
 {
 	$cc $cflags -static -o "$out/id" c/id.c
-	$cc $cflags -static -o "$out/prim" c/prim.c c/uring.c
+	$cc $cflags -static -o "$out/prim" c/prim.c c/uring.c c/code.c
 	$cc $cflags -static -nostdlib -o "$out/first" c/first.c
 	$cc $cflags -o "$out/dyn-id" c/id.c
 	$cc $cflags -o "$out/dlrun" c/dlrun.c

@@ -46,6 +46,8 @@ const (
 	needAdmin  = "admin"  // user 0 with CAP_SYS_ADMIN
 	needModule = "module" // user 0 with CAP_SYS_MODULE
 	needPerf   = "perf"   // user 0 with CAP_PERFMON
+	needBoot   = "boot"   // user 0 with CAP_SYS_BOOT
+	needRawIO  = "rawio"  // user 0 with CAP_SYS_RAWIO
 	// needNetAdmin is user 0 with CAP_NET_ADMIN, in a network namespace of its own.
 	needNetAdmin = "netadmin"
 	// needHostPID is user 0 in the host's PID namespace, started by a process outside.
@@ -66,7 +68,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), privilegeAttacks(), networkAttacks(), forgeAttacks(), socketAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), socketAttacks()} {
 		all = append(all, family...)
 	}
 	return all

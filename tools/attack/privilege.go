@@ -13,40 +13,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// privilegeAttacks ask of the kernel what the section privileges is about: P1 to P6.
+// privilegeAttacks ask of the kernel what the section privileges is about: F5, P1, P2, P5 to P8.
 func privilegeAttacks() []attack {
 	return []attack{
-		{"priv-mount", "P1", needAdmin, "mount a file system", func(e *env) error { return unix.Mount("none", e.dir, "tmpfs", 0, "") }},
-		{"priv-bind", "P1", needAdmin, "bind a directory elsewhere", func(e *env) error { return unix.Mount("/bin", e.dir, "", unix.MS_BIND, "") }},
-		{"priv-remount", "P1", needAdmin, "make a mount writable", func(*env) error {
+		{"priv-mount", "F5", needAdmin, "mount a file system", func(e *env) error { return unix.Mount("none", e.dir, "tmpfs", 0, "") }},
+		{"priv-bind", "F5", needAdmin, "bind a directory elsewhere", func(e *env) error { return unix.Mount("/bin", e.dir, "", unix.MS_BIND, "") }},
+		{"priv-remount", "F5", needAdmin, "make a mount writable", func(*env) error {
 			return reached(unix.Mount("", "/proc", "", unix.MS_REMOUNT|unix.MS_BIND, ""))
 		}},
-		{"priv-umount", "P1", needAdmin, "bare what a mount covers", func(*env) error { return unix.Unmount("/proc", unix.MNT_DETACH) }},
-		{"priv-movemount", "P1", needAdmin, "mount by the new calls", privMoveMount},
-		{"priv-pivot", "P1", needAdmin, "change the root", func(*env) error { return reached(unix.PivotRoot(".", ".")) }},
-		{"priv-ptrace", "P2", "", "trace a process", func(*env) error { return onChild(unix.PtraceAttach) }},
-		{"priv-mem", "P2", "", "read the memory of a process", func(*env) error { return onChild(readMemory) }},
-		{"priv-traceme", "P2", "", "be traced by the parent", privTraceme},
-		{"priv-userns", "P3", "", "make a user namespace", func(e *env) error {
+		{"priv-umount", "F5", needAdmin, "bare what a mount covers", func(*env) error { return unix.Unmount("/proc", unix.MNT_DETACH) }},
+		{"priv-movemount", "F5", needAdmin, "mount by the new calls", privMoveMount},
+		{"priv-pivot", "F5", needAdmin, "change the root", func(*env) error { return reached(unix.PivotRoot(".", ".")) }},
+		{"priv-ptrace", "P5", "", "trace a process", func(*env) error { return onChild(unix.PtraceAttach) }},
+		{"priv-mem", "P5", "", "read the memory of a process", func(*env) error { return onChild(readMemory) }},
+		{"priv-traceme", "P5", "", "be traced by the parent", privTraceme},
+		{"priv-userns", "P1", "", "make a user namespace", func(e *env) error {
 			return e.start(command{path: e.target, args: []string{"id"}, want: "uid=", sys: userns(1000, 0)})
 		}},
-		{"priv-module", "P4", needModule, "load a module from memory", func(*env) error { return reached(unix.InitModule(make([]byte, 128), "")) }},
-		{"priv-module-fd", "P4", needModule, "load a module from a file", privModuleFD},
-		{"priv-autoload", "P4", "", "have the kernel load a protocol's module; whether it tried, its records say", privAutoload},
-		{"priv-perf", "P4", needPerf, "open a performance counter", privPerf},
-		{"priv-keyctl", "P4", "", "add a key to a keyring of the kernel's", func(*env) error {
+		{"priv-module", "P5", needModule, "load a module from memory", func(*env) error { return reached(unix.InitModule(make([]byte, 128), "")) }},
+		{"priv-module-fd", "P5", needModule, "load a module from a file", privModuleFD},
+		{"priv-autoload", "P5", "", "have the kernel load a protocol's module; whether it tried, its records say", privAutoload},
+		{"priv-perf", "P5", needPerf, "open a performance counter", privPerf},
+		{"priv-keyctl", "P5", "", "add a key to a keyring of the kernel's", func(*env) error {
 			_, err := unix.AddKey("user", "belay", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
 			return err
 		}},
-		{"priv-uring", "I8", "", "make an io_uring", privUring},
+		{"priv-uring", "P6", "", "make an io_uring", privUring},
 		{"priv-block", "P5", needRoot, "open a block device of one's own making", privBlock},
-		{"priv-corepattern", "P6", needRoot, "open core_pattern for writing", func(*env) error { return openForWriting("/proc/sys/kernel/core_pattern") }},
-		{"priv-sysrq", "P6", needRoot, "open sysrq-trigger for writing", func(*env) error { return openForWriting("/proc/sysrq-trigger") }},
-		{"priv-signal", "P2", needHostPID, "signal a process of the host", func(*env) error { return unix.Kill(os.Getppid(), 0) }},
-		{"priv-nice", "P2", needHostPID, "give a process of the host another priority", func(*env) error {
+		{"priv-corepattern", "P2", needRoot, "open core_pattern for writing", func(*env) error { return openForWriting("/proc/sys/kernel/core_pattern") }},
+		{"priv-sysrq", "P2", needRoot, "open sysrq-trigger for writing", func(*env) error { return openForWriting("/proc/sysrq-trigger") }},
+		{"priv-signal", "P5", needHostPID, "signal a process of the host", func(*env) error { return unix.Kill(os.Getppid(), 0) }},
+		{"priv-nice", "P5", needHostPID, "give a process of the host another priority", func(*env) error {
 			return unix.Setpriority(unix.PRIO_PROCESS, os.Getppid(), 0)
 		}},
-		{"priv-environ", "P2", needHostPID, "read the environment of a process of the host", func(*env) error {
+		{"priv-environ", "P5", needHostPID, "read the environment of a process of the host", func(*env) error {
 			_, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", os.Getppid()))
 			return err
 		}},

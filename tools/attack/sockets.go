@@ -9,14 +9,14 @@ import (
 )
 
 // socketAttacks connect to a socket of the container engine that is in the container:
-// guard.sockets, N6.
+// guard.sockets, P4.
 func socketAttacks() []attack {
 	return []attack{
-		{"sock-connect", "N6", needSocket, "connect to the engine's socket", func(e *env) error { return talkTo(e.sock) }},
-		{"sock-procroot", "N6", needSocket, "by /proc/self/root", func(e *env) error { return talkTo("/proc/self/root" + e.sock) }},
-		{"sock-symlink", "N6", needSocket, "by a symbolic link", sockSymlink},
-		{"sock-hardlink", "N6", needSocket, "by a hard link of another name", sockHardlink},
-		{"sock-rename", "N6", needSocket, "after a rename", sockRename},
+		{"sock-connect", "P4", needSocket, "connect to the engine's socket", func(e *env) error { return talkTo(e.sock) }},
+		{"sock-procroot", "P4", needSocket, "by /proc/self/root", func(e *env) error { return talkTo("/proc/self/root" + e.sock) }},
+		{"sock-symlink", "P4", needSocket, "by a symbolic link", sockSymlink},
+		{"sock-hardlink", "P4", needSocket, "by a hard link of another name", sockHardlink},
+		{"sock-rename", "P4", needSocket, "after a rename", sockRename},
 	}
 }
 

@@ -44,6 +44,7 @@ var sections = []section{
 	{"agent", "The agent", agentText, agent},
 	{"start", "A container start", startText, starts},
 	{"gate", "The gate", gateText, gates},
+	{"plan", "Planning which containers leave full nodes", planText, plans},
 }
 
 func main() {
@@ -65,7 +66,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	only := flag.String("only", "", "measure only these sections, joined by commas: "+names())
+	only := flag.String("only", "", "measure only these sections, joined by commas, and keep what -out says of the others: "+names())
 	out := flag.String("out", "docs/benchmarks.md", "report to write; - for standard output")
 	flag.Parse()
 	if os.Geteuid() != 0 {
@@ -105,13 +106,14 @@ func run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		fmt.Fprintln(b.log, "bench:", s.title)
+		before := load()
 		figures, err := s.run(ctx, b)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", s.name, err)
 			failed = append(failed, err)
 			fmt.Fprintln(b.log, "bench:", err)
 		}
-		r.add(s, figures, err)
+		r.add(s, figures, before, err)
 	}
 	if err := r.write(*out); err != nil {
 		return err

@@ -2,12 +2,12 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,41 +36,31 @@ func plain(what, format string, args ...any) figure {
 	return figure{what: what, value: fmt.Sprintf(format, args...)}
 }
 
+// report is a page with a chapter for each section. What is not measured this time stays as it was.
 type report struct {
-	head, body bytes.Buffer
-	missed     []string
-	source     string
+	context  string            // of what is measured now: date, tree, toolchain, kernel
+	chapters map[string]string // by the section's title
 }
 
 func newReport(ctx context.Context, source string) *report {
-	r := &report{source: source}
 	kernel, err := hostinfo.Host{}.KernelRelease()
 	if err != nil {
 		kernel = "unknown"
 	}
-	fmt.Fprintf(&r.head, `# Benchmarks
-
-Written by `+"`make bench`"+`; do not edit. Figures of other machines differ: what can be compared
-are ratios and differences, whose two sides were measured in one run.
-
-| | |
-|---|---|
-| CPU | %s, %d cores |
-| Kernel | %s |
-| Go | %s |
-| Date | %s |
-| Tree | %s |
-| Load when the run began | %s |
-`, cpuModel(), runtime.NumCPU(), kernel, runtime.Version(), time.Now().UTC().Format("2006-01-02 15:04 MST"), tree(ctx, source), load())
-	return r
+	return &report{
+		context:  fmt.Sprintf("%s, tree %s, %s, kernel %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), tree(ctx, source), runtime.Version(), kernel),
+		chapters: map[string]string{},
+	}
 }
 
-func (r *report) add(s section, figures []figure, err error) {
-	fmt.Fprintf(&r.body, "\n## %s\n\n", s.title)
+// add writes a section's chapter; before is the load when it began.
+func (r *report) add(s section, figures []figure, before string, err error) {
+	var b strings.Builder
 	if s.text != "" {
-		fmt.Fprintf(&r.body, "%s\n\n", strings.TrimSpace(s.text))
+		fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace(s.text))
 	}
-	fmt.Fprintf(&r.body, "| | measured | target | |\n|---|---:|---:|---|\n")
+	fmt.Fprintf(&b, "Measured %s; load %s to %s.\n\n", r.context, before, load())
+	fmt.Fprintf(&b, "| | measured | target | |\n|---|---:|---:|---|\n")
 	for _, f := range figures {
 		verdict := ""
 		switch {
@@ -80,35 +70,70 @@ func (r *report) add(s section, figures []figure, err error) {
 		case f.open:
 			verdict = "open"
 		default:
-			verdict = "**missed**"
-			r.missed = append(r.missed, fmt.Sprintf("%s: %s: %s (target %s)", s.title, f.what, f.value, f.target))
+			verdict = missed
 		}
-		fmt.Fprintf(&r.body, "| %s | %s | %s | %s |\n", f.what, f.value, f.target, verdict)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", f.what, f.value, f.target, verdict)
 	}
 	if err != nil {
-		fmt.Fprintf(&r.body, "\nNot measured whole: %s\n", err)
-		r.missed = append(r.missed, s.title+": not measured whole")
+		fmt.Fprintf(&b, "\n%s: %s\n", notWhole, err)
+	}
+	r.chapters[s.title] = strings.TrimSpace(b.String())
+}
+
+const (
+	missed   = "**missed**"
+	notWhole = "Not measured whole"
+)
+
+// keep takes the chapters of an earlier report that were not measured now.
+func (r *report) keep(old string) {
+	for chapter := range strings.SplitSeq("\n"+old, "\n## ") {
+		title, text, _ := strings.Cut(chapter, "\n")
+		if _, now := r.chapters[title]; !now && slices.ContainsFunc(sections, func(s section) bool { return s.title == title }) {
+			r.chapters[title] = strings.TrimSpace(text)
+		}
 	}
 }
 
-func (r *report) write(out string) error {
-	fmt.Fprintf(&r.head, "| Load when it ended | %s |\n\n", load())
-	if len(r.missed) == 0 {
-		r.head.WriteString("Every target that was measured is met.\n")
-	} else {
-		r.head.WriteString("Targets missed:\n\n")
-		for _, m := range r.missed {
-			fmt.Fprintf(&r.head, "- %s\n", m)
+func (r *report) text() string {
+	var head, body strings.Builder
+	fmt.Fprintf(&head, "# Benchmarks\n\nWritten by `make bench`; do not edit. Measured on %s, %d cores. Figures of other machines differ: what can be\n"+
+		"compared are ratios and differences, whose two sides were measured in one run. `-only` measures some chapters and keeps the others.\n\n", cpuModel(), runtime.NumCPU())
+	var misses []string
+	for _, s := range sections {
+		chapter, ok := r.chapters[s.title]
+		if !ok {
+			continue
+		}
+		fmt.Fprintf(&body, "\n## %s\n\n%s\n", s.title, chapter)
+		for line := range strings.SplitSeq(chapter, "\n") {
+			if cell := strings.Split(line, " | "); len(cell) == 4 && strings.HasPrefix(cell[3], missed) {
+				misses = append(misses, fmt.Sprintf("%s: %s: %s (target %s)", s.title, strings.TrimPrefix(cell[0], "| "), cell[1], cell[2]))
+			} else if strings.HasPrefix(line, notWhole) {
+				misses = append(misses, s.title+": "+line)
+			}
 		}
 	}
-	text := append(r.head.Bytes(), r.body.Bytes()...)
+	if len(misses) == 0 {
+		head.WriteString("Every target that was measured is met.\n")
+	} else {
+		head.WriteString("Targets missed:\n\n- " + strings.Join(misses, "\n- ") + "\n")
+	}
+	return head.String() + body.String()
+}
+
+func (r *report) write(out string) error {
 	if out == "-" {
-		_, err := os.Stdout.Write(text)
+		_, err := os.Stdout.WriteString(r.text())
 		return err
 	}
-	err := os.WriteFile(out, text, 0o644)
+	old, err := os.ReadFile(out)
+	if err == nil {
+		r.keep(string(old))
+		err = os.WriteFile(out, []byte(r.text()), 0o644)
+	}
 	if err != nil { // what took long to measure is not lost
-		_, _ = os.Stdout.Write(text)
+		_, _ = os.Stdout.WriteString(r.text())
 	}
 	return err
 }

@@ -10,6 +10,8 @@ export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${B
 export BELAY_REUSE_ROUNDS=${BELAY_REUSE_ROUNDS:-100}
 # The ways around the gate are played on both sides, and their page is written.
 export BELAY_WRITE_BYPASSES=1 BELAY_STREAMS=${BELAY_STREAMS:-1000}
+# The planner of moves is simulated on 1,000 nodes × 50 containers.
+export BELAY_PLAN_NODES=${BELAY_PLAN_NODES:-1000}
 export BELAY_MATRIX=full BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-7200}
 report=docs/test-report.md
 out=$(mktemp -d)

@@ -20,6 +20,7 @@ fi
 at_once=${BELAY_VM_AT_ONCE:-2}
 [ "$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)" -gt 8000000 ] && [ "$(nproc)" -gt 1 ] &&
 	[ "$BELAY_VM_CPUS" = 1 ] || at_once=1
+vm_timeout=${BELAY_VM_TIMEOUT:-3000}
 work=$(mktemp -d)
 running=()
 trap 'kill "${running[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
@@ -40,7 +41,7 @@ export BELAY_TEST_REQUIRE=root,bpf,cgroup2,bpf-$backend
 rc=0
 cd /tmp/vm
 bin/enforce.test -test.v 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend enforce || rc=1
-[ ! -x bin/kernel.test ] || bin/kernel.test -test.v -test.timeout 40m 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend kernel || rc=1
+[ ! -x bin/kernel.test ] || bin/kernel.test -test.v -test.timeout $((vm_timeout - 300))s 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend kernel || rc=1
 "$PWD/tools/vmtest/reboot.sh" "$PWD" || rc=1
 exit \$rc
 JOB
@@ -48,7 +49,7 @@ JOB
 	trap 'kill "$vm"; wait "$vm"; exit 143' TERM
 	for try in 1 2 3; do
 		rc=0
-		BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-3000} tools/vmtest/vm.sh "$kernel" "$lsm" "$job" &
+		BELAY_VM_TIMEOUT=$vm_timeout tools/vmtest/vm.sh "$kernel" "$lsm" "$job" &
 		vm=$!
 		wait "$vm" || rc=$?
 		[ "$rc" = 125 ] || break

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/ident"
 )
 
 // maxProcFile bounds what is read of /proc/PID/cgroup: a line for each of at most
@@ -126,8 +128,8 @@ func ContainerOf(path string) (id string, ok bool) {
 		if parent == "buildkit" && isBuildStep(name) {
 			return "", true
 		}
-		if id, ok := containerName(name); ok {
-			return id, true
+		if id, ok := ident.CgroupContainer(name); ok {
+			return string(id), true
 		}
 		parent = name
 	}
@@ -136,18 +138,4 @@ func ContainerOf(path string) (id string, ok bool) {
 
 func isBuildStep(name string) bool {
 	return len(name) == 25 && strings.Trim(name, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
-}
-
-func containerName(name string) (string, bool) {
-	if len(name) != 64 {
-		rest := strings.TrimSuffix(name, ".scope")
-		if len(rest) < 66 || rest[len(rest)-65] != '-' || strings.HasSuffix(rest[:len(rest)-65], "conmon") {
-			return "", false
-		}
-		name = rest[len(rest)-64:]
-	}
-	if strings.Trim(name, "0123456789abcdef") != "" {
-		return "", false
-	}
-	return name, true
 }

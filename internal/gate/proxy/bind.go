@@ -50,10 +50,18 @@ func (x *exchange) owe() {
 	x.owed = policy.Owed(x.own)
 }
 
-// mark sets the label that says what is owed. It comes after the obligations, which have
-// no say in it, and goes over what an image may have under that name.
+// mark sets the labels that say what image was judged and what is owed. It comes after the
+// obligations, which have no say in them, and goes over what an image may have under these names.
 func (x *exchange) mark() error {
-	if x.c.s.o.Binder == nil || x.req.Call.Action != "container.create" {
+	if x.req.Call.Action != "container.create" {
+		return nil
+	}
+	if digest := x.req.Call.Facts.ImageDigest; digest != "" {
+		if err := x.req.SetLabel(policy.ImageLabel, digest); err != nil {
+			return err
+		}
+	}
+	if x.c.s.o.Binder == nil {
 		return nil
 	}
 	owed := x.owed
@@ -165,9 +173,6 @@ func (x *exchange) bind(body []byte) error {
 	}
 	if err == nil {
 		x.ev.IDs = append(x.ev.IDs, id)
-		if x.req.Call.Facts.ImageDigest != "" {
-			s.images.judge(id, x.req.Call.Facts.ImageDigest)
-		}
 		if s.o.Binder == nil {
 			return nil
 		}

@@ -43,6 +43,9 @@ func (x *exchange) decide() *refusal {
 	if x.ev.Decision = Allowed; d.Audit {
 		x.ev.Decision = WouldDeny
 	}
+	if r := x.absent(); r != nil { // the answer to a call that may be made: no denial
+		return r
+	}
 	if d.Scope.Filter && !canFilter(call.Action) {
 		x.ev.Decision = Denied
 		x.c.s.counts.unfiltered.Add(1)
@@ -178,6 +181,24 @@ func notFound(res *apicall.Resource) string {
 	return "not found: " + res.Asked
 }
 
+// absent answers a call about a thing that is not there as the daemon would: by the time that the
+// daemon looks, its name may stand for a thing that nobody judged. A volume's name is all that it
+// has, and what is made by the call is not there yet.
+func (x *exchange) absent() *refusal {
+	call := &x.req.Call
+	for i := range call.Resources {
+		res := &call.Resources[i]
+		if _, named := groupOf(res.Kind); !named || res.ID != "" || res.Kind == apicall.ResourceVolume || isNew(call.Action, res) {
+			continue
+		}
+		if call.Action == "network.disconnect" && res.Kind == apicall.ResourceContainer {
+			continue // by force, of a container that is gone
+		}
+		return &refusal{status: http.StatusNotFound, cause: "absent", msg: notFound(res)}
+	}
+	return nil
+}
+
 // oblige changes the request as the decision demands.
 func (x *exchange) oblige() error { return applyObligations(x.req, &x.dec) }
 
@@ -188,7 +209,7 @@ func starts(action string) bool {
 
 // mayNotStart says why a container that is there must not start; nil: it may.
 func (x *exchange) mayNotStart(f *found) *refusal {
-	if !x.c.s.images.same(f.ID, f.ImageID) {
+	if judged := f.Labels[policy.ImageLabel]; judged != "" && judged != f.ImageID {
 		x.c.s.counts.unresolved.Add(1)
 		return &refusal{status: http.StatusConflict, cause: "image_changed",
 			msg: "belay: the image's name was given to another image while the container was created; create it again"}

@@ -188,7 +188,7 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		return
 	}
 	d.mu.Lock()
-	image, user, labels := d.image, d.user, map[string]string{policy.OwnerLabel: owner}
+	image, user, labels := d.image, d.user, map[string]string{policy.OwnerLabel: owner, policy.ImageLabel: "sha256:aa"}
 	if d.owed != "" {
 		labels[policy.BindingLabel] = d.owed
 	}

@@ -20,15 +20,14 @@ import (
 // them and at each call of the gate's own that can change an image.
 //
 // A name can be moved between the question and the create, with or without this: so the
-// image that a new container was judged by is remembered, and compared before it starts.
+// image that a new container was judged by is in its label [policy.ImageLabel], and compared
+// before it starts.
 type images struct {
 	// mu guards what follows.
-	mu        sync.Mutex
-	live      bool   // the events are being heard
-	turn      uint64 // counts what made us forget
-	byName    map[string]*found
-	judged    map[string]string // container id to image id
-	judgedOld map[string]string // of the generation before
+	mu     sync.Mutex
+	live   bool   // the events are being heard
+	turn   uint64 // counts what made us forget
+	byName map[string]*found
 }
 
 const (
@@ -36,7 +35,6 @@ const (
 	// maxImageBytes bounds what is remembered of one: its author chose the labels. One that
 	// is larger is asked for each time.
 	maxImageBytes = 8 << 10
-	maxJudged     = 4096 // of each of two generations
 )
 
 // get returns what is known of an image, and the turn to give to put.
@@ -84,28 +82,6 @@ func (m *images) forget(live func(before bool) bool) {
 }
 
 func asBefore(live bool) bool { return live }
-
-// judge notes by which image a new container was judged.
-func (m *images) judge(container, image string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.judged == nil || len(m.judged) >= maxJudged {
-		m.judgedOld, m.judged = m.judged, map[string]string{}
-	}
-	m.judged[container] = image
-}
-
-// same tells whether a container has the image that it was judged by, as far as that is
-// known.
-func (m *images) same(container, image string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	want, ok := m.judged[container]
-	if !ok {
-		want, ok = m.judgedOld[container]
-	}
-	return !ok || want == image
-}
 
 // changesImages tells whether a call can give an image's name to another image.
 func changesImages(action string) bool {

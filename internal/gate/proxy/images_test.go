@@ -14,6 +14,9 @@ func TestImageMoves(t *testing.T) {
 	if status, body := do(t, c, "POST", "/containers/create?name=x", `{"Image":"app"}`); status != 201 {
 		t.Fatal(status, body)
 	}
+	if sent := g.d.acted(); len(sent) != 1 || !strings.Contains(sent[0].body, `"belay.dev/image":"sha256:aa"`) {
+		t.Errorf("the daemon was sent %+v", sent)
+	}
 	if status, body := do(t, c, "POST", "/containers/web/start", ""); status != 204 {
 		t.Errorf("with the image that was judged: %d, %s", status, body)
 	}
@@ -50,10 +53,6 @@ func TestImages(t *testing.T) {
 	if got, _ := m.get("large"); got != nil {
 		t.Error("labels without bound are remembered")
 	}
-	m.judge("c", "sha256:aa")
-	if !m.same("c", "sha256:aa") || m.same("c", "sha256:bb") || !m.same("d", "sha256:bb") {
-		t.Error("judged images are mixed up")
-	}
 }
 
 // With the daemon's events heard, an image is asked for once until something changes.
@@ -87,5 +86,38 @@ func TestImagesAreAskedOnce(t *testing.T) {
 	do(t, c, "POST", "/containers/create?name=x", `{"Image":"app"}`)
 	if n := asked(); n != 2 {
 		t.Errorf("after a load: asked %d times, want twice", n)
+	}
+}
+
+// A call about a thing that is not there goes no further: its name may stand for something by the
+// time the daemon looks. What has no id of its own, and what the call makes, goes on.
+func TestAbsent(t *testing.T) {
+	g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "  obligations: {dockerSocket: WHAT}\n", ""), "CHECKS", "notPrivileged"))
+	c := g.client(t)
+	for _, line := range []struct {
+		method, path string
+		status       int
+		body         string
+	}{
+		{"POST", "/containers/nobody/start", 404, "No such container: nobody"},
+		{"DELETE", "/containers/nobody?force=1", 404, "No such container: nobody"},
+		{"POST", "/networks/nowhere/connect", 404, "network nowhere not found"},
+		{"DELETE", "/volumes/nothing?force=1", 204, ""},
+		{"POST", "/networks/net1/disconnect", 204, ""},
+	} {
+		before, body := len(g.d.acted()), ""
+		if strings.HasPrefix(line.path, "/networks") {
+			body = `{"Container":"nobody"}`
+		}
+		status, answer := do(t, c, line.method, line.path, body)
+		if status != line.status || !strings.Contains(answer, line.body) {
+			t.Errorf("%s %s: %d, %s", line.method, line.path, status, answer)
+		}
+		if sent := len(g.d.acted()) > before; sent != (line.status == 204) {
+			t.Errorf("%s %s: the daemon was sent it: %v", line.method, line.path, sent)
+		}
+		if all := g.rec.all(); all[len(all)-1].Decision != Allowed || all[len(all)-1].Status != line.status {
+			t.Errorf("%s %s: recorded as %+v", line.method, line.path, all[len(all)-1])
+		}
 	}
 }

@@ -66,6 +66,11 @@ func TestLargeHeadsAreBounded(t *testing.T) {
 	if r := g.raw(t, head+"\r\n\r\n"); r.StatusCode != 200 {
 		t.Fatalf("a large head alone: status %d", r.StatusCode)
 	}
+	waitFor(t, "the room of the first is given back", func() bool {
+		g.bodies.mu.Lock()
+		defer g.bodies.mu.Unlock()
+		return g.bodies.held == 0
+	})
 	for range 2 {
 		_, _ = io.WriteString(g.dial(t), head)
 	}

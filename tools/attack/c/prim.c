@@ -226,6 +226,27 @@ static int do_bindwrite(char **argv)
 	return 0;
 }
 
+/* chrootread DIR FILE: FILE below DIR, which is the root then. */
+static int do_chrootread(char **argv)
+{
+	int ret = own_namespaces(), fd;
+	char buf[4096];
+	ssize_t n;
+
+	if (ret)
+		return ret + (ret == 1);	/* the namespaces are not what is tested */
+	if (chroot(argv[0]) || chdir("/"))
+		return lost("chroot") + 1;
+	fd = open(argv[1], O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return lost(argv[1]);
+	n = read(fd, buf, sizeof(buf));
+	if (n < 0)
+		return lost("read");
+	printf("%.*s", (int)n, buf);
+	return 0;
+}
+
 static const struct act {
 	const char *name;
 	int args;
@@ -236,6 +257,8 @@ static const struct act {
 	{ "wx", 1, do_wx },		{ "mountdrop", 2, do_mountdrop },
 	{ "bindalias", 2, do_bindalias }, { "uring", 1, do_uring },
 	{ "uringwrite", 2, do_uringwrite }, { "bindwrite", 3, do_bindwrite },
+	{ "anon", 0, do_anon },		{ "selfmem", 0, do_selfmem },
+	{ "race", 3, do_race },		{ "chrootread", 2, do_chrootread },
 	{ "uringsend", 1, do_uringsend },
 };
 

@@ -3,6 +3,9 @@
 #define PRIM_H
 
 int lost(const char *what);
+int do_anon(char **argv);
+int do_race(char **argv);
+int do_selfmem(char **argv);
 int do_uring(char **argv);
 int do_uringwrite(char **argv);
 int do_uringsend(char **argv);

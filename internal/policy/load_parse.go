@@ -1,0 +1,319 @@
+package policy
+
+import (
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Limits of one LoadPolicy.
+const (
+	maxTargets    = 1000
+	maxWindows    = 64
+	maxAddresses  = 32
+	maxWebhook    = 2048
+	minCapFor     = 2 * time.Second // the shortest window of an unprivileged PSI trigger: kernel/sched/psi.c
+	maxCapFor     = 24 * time.Hour
+	maxCoolDown   = 7 * 24 * time.Hour
+	maxMoves      = 1000
+	maxHysteresis = 50
+)
+
+// loadHome is fieldHome for this kind.
+var loadHome = map[string]string{
+	"apiVersion": topLevel, "kind": topLevel, "metadata": topLevel, "spec": topLevel,
+	"annotations": "metadata",
+	"caps":        "spec", "hysteresis": "spec", "for": "spec", "coolDown": "spec", "actions": "spec", "movable": "spec",
+	"targets": "spec", "limits": "spec", "windows": "spec", "alerts": "spec",
+	"pids": "spec.caps", "disk": "spec.caps", "inodes": "spec.caps", "psi": "spec.caps", "cpu": "spec.caps", "io": "spec.caps.psi",
+	"images": "spec.movable", "labels": "spec.movable", "names": "spec.movable",
+	"cpus": "spec.targets[]", "architecture": "spec.targets[]",
+	"atOnce": "spec.limits", "perHour": "spec.limits", "perContainer": "spec.limits",
+	"days": "spec.windows[]", "from": "spec.windows[]",
+	"webhook": "spec.alerts", "email": "spec.alerts", "command": "spec.alerts.email",
+}
+
+// parseLoad reads one document of kind [LoadKind]; its shape was checked.
+func parseLoad(file string, root *yaml.Node) (*LoadPolicy, Errors) {
+	d := &decoder{file: file, lines: map[string]int{}, nodes: map[string]*yaml.Node{}, home: loadHome}
+	p := &LoadPolicy{File: file, Line: root.Line}
+	d.object(root, topLevel, []field{
+		{"apiVersion", true, d.enum([]string{APIVersion}, func(string) {})},
+		{"kind", true, d.enum([]string{LoadKind}, func(string) {})},
+		{"metadata", true, func(n *yaml.Node, at string) { d.metadata(n, at, &p.Name, &p.Annotations) }},
+		{"spec", true, func(n *yaml.Node, at string) { d.loadSpec(n, at, &p.Spec) }},
+	})
+	if len(d.errs) > 0 {
+		return nil, d.errs
+	}
+	p.Revision = revisionOf(p.Canonical())
+	return p, nil
+}
+
+func (d *decoder) loadSpec(n *yaml.Node, at string, s *LoadSpec) {
+	s.Hysteresis, s.For, s.CoolDown = DefaultHysteresis, DefaultLoadFor, DefaultCoolDown
+	s.Limits = MoveLimits{DefaultAtOnce, DefaultPerHour, DefaultPerContainer}
+	l := &s.Limits
+	d.object(n, at, []field{
+		{"caps", true, func(n *yaml.Node, at string) { d.caps(n, at, s) }},
+		{"hysteresis", false, d.percent(&s.Hysteresis, 1, maxHysteresis)},
+		{"for", false, d.duration(&s.For, minCapFor, maxCapFor)},
+		{"coolDown", false, d.duration(&s.CoolDown, time.Minute, maxCoolDown)},
+		{"actions", true, d.list(8, "the policy does nothing", func(w string) (msg, fix string) { return addAction(s, w) })},
+		{"movable", false, func(n *yaml.Node, at string) {
+			d.object(n, at, []field{
+				{"images", false, d.texts(&s.Movable.Images, maxRuleList, checkImageGlob)},
+				{"labels", false, d.stringMap(&s.Movable.Labels)},
+				{"names", false, d.texts(&s.Movable.Names, maxRuleList, checkGlob)},
+			})
+		}},
+		{"targets", false, d.each(maxTargets, func(n *yaml.Node, at string) { d.loadTarget(n, at, s) })},
+		{"limits", false, func(n *yaml.Node, at string) {
+			d.object(n, at, []field{
+				{"atOnce", false, d.integer(&l.AtOnce, 1, maxMoves)},
+				{"perHour", false, d.integer(&l.PerHour, 1, maxMoves)},
+				{"perContainer", false, d.duration(&l.PerContainer, time.Minute, maxCoolDown)},
+			})
+		}},
+		{"windows", false, d.each(maxWindows, func(n *yaml.Node, at string) { d.window(n, at, s) })},
+		{"alerts", false, func(n *yaml.Node, at string) { d.alerts(n, at, &s.Alerts) }},
+	})
+	if len(d.errs) == 0 {
+		d.checkLoad(n, s)
+	}
+}
+
+// checkLoad refuses what would say nothing or could never happen.
+func (d *decoder) checkLoad(n *yaml.Node, s *LoadSpec) {
+	for i := range s.Caps {
+		if c := &s.Caps[i]; c.Percent <= s.Hysteresis {
+			d.failAt("spec.caps."+c.Name, "raise the cap or lower spec.hysteresis",
+				"spec.caps.%s is %d%% and spec.hysteresis %d%%: the node could never count as relieved", c.Name, c.Percent, s.Hysteresis)
+		}
+	}
+	if s.Does(LoadPropose) {
+		if s.Movable.Empty() {
+			d.fail(n, "add movable: with labels, images or names", "the action propose has nothing to propose: no container is movable")
+		}
+		if len(s.Targets) == 0 {
+			d.fail(n, "add targets:", "the action propose has nothing to propose: there is no target")
+		}
+	} else {
+		for _, f := range []string{"movable", "targets", "limits", "windows"} {
+			if d.nodes["spec."+f] != nil {
+				d.failAt("spec."+f, "add propose to spec.actions, or delete the line", "spec.%s says nothing without the action propose", f)
+			}
+		}
+	}
+	if s.Alerts.Webhook+s.Alerts.EmailCommand != "" && !s.Does(LoadAlert) {
+		d.failAt("spec.alerts", "add alert to spec.actions, or delete the line", "spec.alerts says nothing without the action alert")
+	}
+}
+
+func addAction(s *LoadSpec, w string) (msg, fix string) {
+	words := []string{string(LoadAlert), string(LoadCordon), string(LoadPropose)}
+	switch {
+	case w == loadMigrate:
+		return "migrate is not built yet: Belay does not move containers by itself", "write propose, and move what it proposes by hand"
+	case !slices.Contains(words, w):
+		fix = "write " + oneOf(words)
+		if g, ok := closest(w, words); ok {
+			fix = "did you mean " + g + "?"
+		}
+		return "there is no action " + quote(w), fix
+	}
+	s.Actions = append(s.Actions, LoadAction(w))
+	return "", ""
+}
+
+func (d *decoder) caps(n *yaml.Node, at string, s *LoadSpec) {
+	var fields, psi []field
+	for _, name := range capNames {
+		short, isPSI := strings.CutPrefix(name, "psi.")
+		f := field{short, false, func(n *yaml.Node, at string) { d.capOf(n, at, name, s) }}
+		if isPSI {
+			psi = append(psi, f)
+		} else {
+			fields = append(fields, f)
+		}
+	}
+	fields = append(fields, field{"psi", false, func(n *yaml.Node, at string) {
+		if d.object(n, at, psi); n.Kind == yaml.MappingNode && len(n.Content) == 0 {
+			d.fail(n, "add cpu, memory or io, or delete the line", "%s is empty", at)
+		}
+	}})
+	before := len(d.errs)
+	d.object(n, at, fields)
+	if len(s.Caps) == 0 && len(d.errs) == before {
+		d.fail(n, "add one, such as memory: 85%", "%s is empty: the node would never be full", at)
+	}
+	slices.SortFunc(s.Caps, func(a, b Cap) int { return slices.Index(capNames, a.Name) - slices.Index(capNames, b.Name) })
+}
+
+// capOf reads "85%" or "90% for 5m".
+func (d *decoder) capOf(n *yaml.Node, at, name string, s *LoadSpec) {
+	c := Cap{Name: name, Line: n.Line}
+	share, span, timed := strings.Cut(n.Value, " for ")
+	var ok bool
+	if c.Percent, ok = parsePercent(share); n.Kind != yaml.ScalarNode || n.Tag != "!!str" || !ok {
+		d.fail(n, "write 85% or 85% for 5m", "%s must be a share in percent, got %s", at, describe(n))
+		return
+	}
+	if c.Percent < 1 || c.Percent > 99 {
+		d.fail(n, "write 1% to 99%", "%s must be from 1%% to 99%%, got %s", at, quote(n.Value))
+		return
+	}
+	if timed {
+		v, err := time.ParseDuration(span)
+		if err != nil {
+			d.fail(n, "write a number with a unit, such as 85% for 5m", "%s: %s is not a duration", at, quote(span))
+			return
+		}
+		if v < minCapFor || v > maxCapFor {
+			d.fail(n, "write a duration between them", "%s: the duration must be from %s to %s, got %s", at, minCapFor, maxCapFor, quote(span))
+			return
+		}
+		c.For = v
+	}
+	s.Caps = append(s.Caps, c)
+}
+
+func parsePercent(s string) (int, bool) {
+	digits, ok := strings.CutSuffix(s, "%")
+	v, err := strconv.Atoi(digits)
+	return v, ok && err == nil && strconv.Itoa(v) == digits
+}
+
+func (d *decoder) percent(dst *int, lo, hi int) func(*yaml.Node, string) {
+	return func(n *yaml.Node, at string) {
+		v, ok := parsePercent(n.Value)
+		if n.Kind != yaml.ScalarNode || n.Tag != "!!str" || !ok || v < lo || v > hi {
+			d.fail(n, "write a whole number and a percent sign, such as 5%", "%s must be from %d%% to %d%%, got %s", at, lo, hi, describe(n))
+			return
+		}
+		*dst = v
+	}
+}
+
+func (d *decoder) loadTarget(n *yaml.Node, at string, s *LoadSpec) {
+	t := LoadTarget{Line: n.Line}
+	d.object(n, at, []field{
+		{"name", true, d.text(&t.Name, checkHostName)},
+		{"cpus", true, d.cpus(&t.NanoCPUs)},
+		{"memory", true, d.size(&t.MemoryBytes)},
+		{"architecture", false, d.enum([]string{"amd64", "arm64"}, func(w string) { t.Architecture = w })},
+	})
+	for i := range s.Targets {
+		if s.Targets[i].Name == t.Name {
+			d.fail(n, "delete one of the two", "the target %s is already listed at line %d", quote(t.Name), s.Targets[i].Line)
+		}
+	}
+	s.Targets = append(s.Targets, t)
+}
+
+// checkHostName accepts a DNS name in lower case; RFC 1123, section 2.1.
+func checkHostName(s string) (msg, fix string) {
+	for label := range strings.SplitSeq(s, ".") {
+		if !isDNSLabel(label) || len(s) > 253 {
+			return quote(s) + " is not a host name", "write it in lower case, such as node2.example.org"
+		}
+	}
+	return "", ""
+}
+
+var clockTime = regexp.MustCompile(`^([01][0-9]|2[0-3]):([0-5][0-9])$`)
+
+func (d *decoder) window(n *yaml.Node, at string, s *LoadSpec) {
+	w := Window{Line: n.Line, Days: [7]bool{true, true, true, true, true, true, true}}
+	minutes := func(dst *int) func(*yaml.Node, string) {
+		return func(n *yaml.Node, at string) {
+			m := clockTime.FindStringSubmatch(n.Value)
+			if n.Kind != yaml.ScalarNode || m == nil {
+				d.fail(n, `write it as "22:30", in UTC`, "%s must be a time of day, got %s", at, describe(n))
+				return
+			}
+			h, _ := strconv.Atoi(m[1])
+			min, _ := strconv.Atoi(m[2])
+			*dst = h*60 + min
+		}
+	}
+	before := len(d.errs)
+	d.object(n, at, []field{
+		{"days", false, func(n *yaml.Node, at string) {
+			w.Days = [7]bool{}
+			d.list(7, "the window never opens", func(day string) (msg, fix string) {
+				i := slices.Index(dayNames, day)
+				if i < 0 {
+					return quote(day) + " is no day", "write " + oneOf(dayNames)
+				}
+				w.Days[i] = true
+				return "", ""
+			})(n, at)
+		}},
+		{"from", true, minutes(&w.From)},
+		{"to", true, minutes(&w.To)},
+	})
+	if len(d.errs) == before && w.From == w.To {
+		d.fail(n, "write another time, or delete the window if moves may be proposed at any time", "%s begins and ends at %s", at, clock(w.From))
+	}
+	s.Windows = append(s.Windows, w)
+}
+
+func (d *decoder) alerts(n *yaml.Node, at string, a *Alerts) {
+	before := len(d.errs)
+	d.object(n, at, []field{
+		{"webhook", false, d.text(&a.Webhook, checkWebhook)},
+		{"email", false, func(n *yaml.Node, at string) {
+			d.object(n, at, []field{
+				{"command", true, d.text(&a.EmailCommand, checkCommand)},
+				{"to", true, d.texts(&a.EmailTo, maxAddresses, checkAddress)},
+			})
+		}},
+	})
+	if len(d.errs) == before && a.Webhook+a.EmailCommand == "" {
+		d.fail(n, "add webhook or email, or delete the line", "%s is empty", at)
+	}
+}
+
+// checkWebhook wants TLS: an alert names containers and hosts. Credentials in a URL would
+// be shown wherever the policy is.
+func checkWebhook(s string) (msg, fix string) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || len(s) > maxWebhook || u.Hostname() == "":
+		return "not a URL", "write it as https://alerts.example.org/belay"
+	case u.Scheme != "https":
+		return quote(u.Scheme) + " is not https", "write an https:// URL"
+	case u.User != nil:
+		return "the URL holds credentials, which all who may read policies would see", "delete what is before the @"
+	case u.Fragment != "":
+		return "the URL has a fragment, which is never sent", "delete what follows the #"
+	}
+	return "", ""
+}
+
+// checkCommand wants a path that no PATH and no working directory changes.
+func checkCommand(s string) (msg, fix string) {
+	if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return quote(s) + " is not the absolute path of a program", "write the path alone, such as /usr/sbin/sendmail; it gets the addresses as arguments"
+	}
+	return "", ""
+}
+
+var localPart = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._%+=-]{0,63}$`)
+
+// checkAddress takes the plain form of RFC 5321's mailboxes alone: nothing that a mail
+// program could take for an option, a pipe or a header.
+func checkAddress(s string) (msg, fix string) {
+	local, host, ok := strings.Cut(s, "@")
+	if msg, _ := checkHostName(strings.ToLower(host)); !ok || msg != "" || !localPart.MatchString(local) {
+		return quote(s) + " is not an address", "write it as ops@example.org"
+	}
+	return "", ""
+}

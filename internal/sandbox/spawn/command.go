@@ -1,0 +1,89 @@
+package spawn
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrUntrusted is returned for a program that others than root could have changed.
+var ErrUntrusted = errors.New("others than root may change it")
+
+// Command runs a program of the host that the operator has named, with an input, and waits for
+// it. Unlike [Run] it has the host's network and files, since mail goes there: it is for what
+// root has chosen, never for what reads hostile bytes of a form that matters. It has an empty
+// environment but for PATH, and ends, with all that
+// it has started in its process group, after the timeout.
+//
+// Errors: [ErrUntrusted]; [*LimitError] at the timeout; [*ExitError] if it failed.
+func Command(ctx context.Context, path string, args []string, input []byte, timeout time.Duration) error {
+	real, err := trusted(path)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", path, err)
+	}
+	timed, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep open files from %s: %w (close_range with CLOEXEC takes Linux 5.11)", path, err)
+	}
+	cmd := exec.CommandContext(timed, real, args...)
+	cmd.Args[0] = path // programs such as sendmail go by the name they are called by
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Dir = "/"
+	cmd.Stdin = bytes.NewReader(input)
+	stderr := new(tail)
+	cmd.Stderr = stderr
+	cmd.WaitDelay = 2 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err = cmd.Run()
+	switch exit, failed := errors.AsType[*exec.ExitError](err); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case timed.Err() != nil:
+		return &LimitError{What: "time", Cap: timeout.String()}
+	case failed:
+		return &ExitError{Status: exit.Error(), Stderr: stderr.String()}
+	case err != nil:
+		return fmt.Errorf("run %s: %w", path, err)
+	}
+	return nil
+}
+
+// trusted follows links and returns the program itself, if it and every directory above it
+// are root's, and others cannot write them.
+func trusted(path string) (string, error) {
+	if !filepath.IsAbs(path) {
+		return "", errors.New("want an absolute path")
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	for at := real; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return "", err
+		}
+		if at == real && !info.Mode().IsRegular() {
+			return "", errors.New("it is no file")
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Uid != 0 || info.Mode()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return "", fmt.Errorf("%w; fix: chown root %s and chmod go-w %s", ErrUntrusted, at, at)
+		}
+		if at == "/" {
+			return real, nil
+		}
+	}
+}

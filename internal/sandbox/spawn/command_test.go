@@ -1,0 +1,50 @@
+package spawn
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/testneed"
+)
+
+func TestCommand(t *testing.T) {
+	if err := Command(t.Context(), "/bin/sh", []string{"-c", `read a; test "$a $1" = "hello x" && test -z "$HOME"`, "sh", "x"}, []byte("hello\n"), time.Minute); err != nil {
+		t.Error(err)
+	}
+	err := Command(t.Context(), "/bin/sh", []string{"-c", "echo bad >&2; exit 3"}, nil, time.Minute)
+	if exit, ok := errors.AsType[*ExitError](err); !ok || exit.Stderr != "bad" {
+		t.Errorf("got %v", err)
+	}
+	start := time.Now()
+	err = Command(t.Context(), "/bin/sh", []string{"-c", "sleep 100 & sleep 100"}, nil, 200*time.Millisecond)
+	if _, ok := errors.AsType[*LimitError](err); !ok || time.Since(start) > 30*time.Second {
+		t.Errorf("got %v after %s", err, time.Since(start))
+	}
+	for _, path := range []string{"sh", "/bin", "/nowhere/at/all"} {
+		if err := Command(t.Context(), path, nil, nil, time.Minute); err == nil {
+			t.Errorf("%s was run", path)
+		}
+	}
+}
+
+// TestCommandUntrusted: a program that another user could have changed is not run.
+func TestCommandUntrusted(t *testing.T) {
+	testneed.Need(t, "root", os.Geteuid() == 0, "a file of root is made")
+	path := filepath.Join(t.TempDir(), "mail")
+	for _, mode := range []os.FileMode{0o775, 0o757} {
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		err := Command(t.Context(), path, nil, nil, time.Minute)
+		if !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "chmod go-w "+path) {
+			t.Errorf("%o: got %v", mode, err)
+		}
+	}
+}

@@ -1,0 +1,63 @@
+package kernel
+
+import (
+	"regexp"
+
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// catalogue lists the techniques that the page must say something about: what they are is in
+// docs/threat-model.md.
+var catalogue = []string{
+	"E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E9", "E10", "E11", "E12", "E13", "E14", "E15",
+	"F1", "F2", "F3", "F4", "F5", "F6", "F7",
+	"I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9", "I10",
+	"N1", "N2", "N3", "N5",
+	"P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8",
+}
+
+// beyond says of techniques without an attack why they have none.
+var beyond = map[string]string{
+	"P3": "overwriting the runtime's own binary: no rule guards the host's files yet; runc executes a sealed copy of itself",
+}
+
+// reasons says of attacks that are open what the rule's own note does not. It never makes an outcome.
+var reasons = map[string]string{
+	"e8-anon":        inMemory,
+	"e8-selfmem":     inMemory,
+	"e9-shell":       "what a permitted interpreter is told by argument or input is not judged: deny the interpreter",
+	"e9-source":      "what a permitted interpreter is told by argument or input is not judged: deny the interpreter",
+	"n2-client-left": leftCgroup,
+	"n2-server-left": leftCgroup,
+	"p7-saved": "denyAfterStart is judged at execs: who gives root up and takes it back between two of them, while startFor lasts, has not given it up; " +
+		"exec.asRoot: deny has no such time",
+}
+
+const leftCgroup = "the rules on traffic are held by cgroup programs, which go by the cgroup that a socket was made in: who may mount the cgroup tree can leave it. " +
+	"privileges.mount: deny, or no CAP_SYS_ADMIN, keeps it in"
+
+const inMemory = "code that a permitted program makes in memory of its own has no file to be judged by; JIT compilers do the same"
+
+// scratch is what the name of an attack's own directory has in each run.
+var scratch = regexp.MustCompile(`/tmp/attack-\d+`)
+
+const busyboxPolicy = "  exec: {deny: [/bin/busybox]}\n"
+
+// moreCases are attacks that only the matrix plays: their rules' tests are elsewhere, or there is no rule.
+func moreCases() []attackCase {
+	return []attackCase{
+		{name: "e4-applet", rule: verdict.RulePathDeny, policy: busyboxPolicy},
+		{name: "e4-argv0", rule: verdict.RulePathDeny, policy: busyboxPolicy},
+		{name: "e4-symlink", rule: verdict.RulePathDeny, policy: busyboxPolicy},
+		{name: "e8-anon", rule: verdict.RuleDrift, policy: driftPolicy},
+		{name: "e8-selfmem", rule: verdict.RuleDrift, policy: driftPolicy},
+		{name: "e9-source", rule: verdict.RuleDrift, policy: driftPolicy},
+		{name: "e9-shell", rule: verdict.RuleDrift, policy: driftPolicy},
+		{name: "n2-client-left", rule: verdict.RuleSSHClient, policy: clientPolicy, flags: asAdmin},
+		{name: "n2-server-left", rule: verdict.RuleSSHServer, policy: serverPolicy, flags: asAdmin},
+		{name: "e12-x32", rule: verdict.RuleDrift, policy: driftPolicy},
+		{name: "p7-root", rule: verdict.RuleAsRoot, policy: rootPolicy, flags: []string{"--uid", "0"}},
+		{name: "p7-saved", rule: verdict.RuleAsRoot, policy: "  exec: {asRoot: denyAfterStart}\n", flags: []string{"--uid", "0"}},
+		{name: "priv-autoload", rule: verdict.RuleModuleAutoload, policy: "  privileges: {moduleAutoload: deny}\n", silent: true},
+	}
+}

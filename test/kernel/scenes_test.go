@@ -1,0 +1,236 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/verdict"
+)
+
+// sceneCases are attacks that need something done outside their container, or that are no program.
+func sceneCases() []attackCase {
+	var out []attackCase
+	add := func(rule verdict.Rule, policy string, scene func(*testing.T, *host, attackCase, bool) trial, names ...string) {
+		for _, n := range names {
+			out = append(out, attackCase{name: n, rule: rule, policy: policy, scene: scene})
+		}
+	}
+	add(verdict.RuleFiles, filesTreePolicy, sceneStepped, "file-mmap", "file-mprotect", "file-receive")
+	add(verdict.RuleSSHServer, serverPolicy, sceneStepped, "n2-server-bound")
+	add(verdict.RuleSockets, socketPolicy, sceneSocket, socketAttacks...)
+	one := func(name, about string, rule verdict.Rule, policy string, scene func(*testing.T, *host, attackCase, bool) trial) {
+		id, _, _ := strings.Cut(strings.ToUpper(name), "-")
+		out = append(out, attackCase{name: name, id: id, about: about, rule: rule, policy: policy, scene: scene})
+	}
+	out = append(out, attackCase{name: "i2-rmdir", bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
+	one("i3-reuse", "a container with the id of one that was bound to a loose policy, and is gone", verdict.RuleAsRoot, rootPolicy, sceneReuse)
+	one("i4-start", "20 containers whose first program is the forbidden one", verdict.RuleAsRoot, rootPolicy, sceneStart)
+	one("i5-stop", "a dropped program executed when the container is told to stop", verdict.RuleDrift, driftPolicy, sceneStop)
+	one("i6-enter", "a program put into a running container from outside", verdict.RuleAsRoot, rootPolicy, sceneEnter)
+	one("i7-dead", "a dropped program while no agent runs", verdict.RuleDrift, driftPolicy, sceneDead)
+	one("i8-cgroups", "a container started when another has filled the map of cgroups", verdict.RuleAsRoot, rootPolicy, sceneCgroups)
+	one("i9-flood", "a setuid-root program after 1,000 records that nobody reads", verdict.RuleAsRoot, rootPolicy, sceneFlood)
+	one("i10-detach", "root of the host takes the pins of all programs away", verdict.RuleBPF, nothing, sceneDetach)
+	return out
+}
+
+// sceneStepped: the policy comes between two steps of the attack.
+func sceneStepped(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	mode := ""
+	if guarded {
+		mode = "enforce"
+	}
+	id, said := h.stepped(t, c.name, mode, c.policy, c.flags...)
+	h.remove(t, id)
+	r := result{code: 1, out: said, id: id}
+	return h.seen(r, c.rule)
+}
+
+// sceneSocket: the container has the socket of an engine that answers.
+func sceneSocket(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	d := startDaemon(t, "docker.sock")
+	if level, _ := h.kernel.SocketLevel(); level > verdict.Detect {
+		h.guard(t, enforce.Guard{Sockets: []string{d.socket}})
+	}
+	h.enact(t, c.document(guarded))
+	before := d.heard.Load()
+	r := h.run(t, []string{"--uid", "0", "--bind", d.dir + ":/run/engine"}, "/bin/attack", c.name)
+	tr := h.seen(r, c.rule)
+	tr.won = tr.won || d.heard.Load() > before
+	return tr
+}
+
+// sceneReuse: whether the second container is taken for the first, which was free.
+func sceneReuse(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	id := newID()
+	loose := mustPolicies(document("loose", "audit", nothing)).Floor()
+	if err := h.kernel.Bind(ident.ContainerID(id), loose); err != nil {
+		t.Fatal(err)
+	}
+	r := h.run(t, []string{"--id", id, "--detach"}, "/bin/sleep", "1000")
+	ran(t, r)
+	h.remove(t, id)
+	if err := h.kernel.Unbind(ident.ContainerID(id)); err != nil {
+		t.Fatal(err)
+	}
+	r = h.run(t, []string{"--id", id}, "/bin/id")
+	r.id = id
+	if guarded && r.code != 0 {
+		h.take(id, c.rule) // the first container's end is no sign that all records are in
+	}
+	return h.seen(r, c.rule)
+}
+
+// sceneStart: a container is faster than who would judge it.
+func sceneStart(t *testing.T, h *host, c attackCase, guarded bool) (tr trial) {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	for i := range 20 {
+		var flags []string
+		if i%2 == 1 {
+			flags = []string{"--clone-into-cgroup"}
+		}
+		if tr = h.seen(h.run(t, flags, "/bin/id"), c.rule); tr.won {
+			break
+		}
+	}
+	return tr
+}
+
+func sceneStop(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	r := h.stopping(t, newID())
+	h.remove(t, r.id)
+	return h.seen(r, c.rule)
+}
+
+// sceneEnter: root enters a container that has none.
+func sceneEnter(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	ctr := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "100")
+	ran(t, ctr)
+	r := h.exec(t, ctr.id, []string{"--uid", "0"}, "/bin/id")
+	h.remove(t, ctr.id)
+	r.id = ctr.id
+	return h.seen(r, c.rule)
+}
+
+func sceneDead(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	if err := h.die(); err != nil {
+		t.Fatal(err)
+	}
+	r := h.run(t, asUser, "/bin/attack", "e1-copy")
+	k, err := enforce.Open(h.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	return h.seen(r, c.rule)
+}
+
+// sceneCgroups: TestCgroupMapFull looks closer.
+func sceneCgroups(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	const room, asked = 64, 200
+	defer h.smallMap(t, room)()
+	h.enact(t, document("none", "audit", nothing))
+	hog := h.run(t, []string{"--detach", "--cap-add", "SYS_ADMIN"}, "/bin/sh", "-c", fmt.Sprintf("mount -t cgroup2 none /sys && "+
+		"cd /sys$(sed -n s/^0:://p /proc/self/cgroup) && mkdir $(seq %d); echo code $? > /tmp/out; sleep 1000", asked))
+	ran(t, hog)
+	defer h.remove(t, hog.id)
+	if out := waitFile(t, fmt.Sprintf("/proc/%d/root/tmp/out", stateOf(t, h.kernel, hog.id).PID)); strings.TrimSpace(out) != "code 0" {
+		return trial{untried: true, said: "it cannot make cgroups: " + out}
+	}
+	h.enact(t, c.document(guarded))
+	return h.seen(h.run(t, nil, "/bin/id"), c.rule)
+}
+
+// sceneFlood: the record of the denial may be among those that are lost, which are counted. Then how
+// the program ended says what was done to it.
+func sceneFlood(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded)+"---\n"+document("noise", "audit", "  exec: {drift: deny}\n"))
+	h.cancel() // nobody drains the rings
+	<-h.done
+	r := h.run(t, asUser, "/bin/sh", "-c", "cp /bin/id /tmp/id; i=0; while [ $i -lt 1000 ]; do /tmp/id >/dev/null; i=$((i+1)); done; /bin/suid-id; echo code $?")
+	lost, err := h.kernel.Failures()
+	h.listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.code = 1
+	if strings.Contains(r.out, "euid=0") {
+		r.code = 0
+	}
+	tr := h.seen(r, c.rule)
+	if guarded && !tr.won && tr.decision == "" && lost["ring_denials"] > 0 {
+		tr.hook, tr.decision = "a counted loss", verdict.Denied
+		if strings.Contains(r.out, "code 137") {
+			tr.decision = verdict.Killed
+		}
+	}
+	return tr
+}
+
+// sceneDetach: nothing can stop root of the host; it must be found.
+func sceneDetach(t *testing.T, h *host, _ attackCase, guarded bool) trial {
+	t.Helper()
+	if !guarded {
+		return trial{won: true}
+	}
+	links, err := filepath.Glob(filepath.Join(h.opts.PinDir, "abi-*", "links", "gen-*", "*"))
+	if err != nil || len(links) == 0 {
+		t.Fatalf("no pinned links: %v", err)
+	}
+	for _, l := range links {
+		if err := os.Remove(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr := trial{won: true}
+	for range 100 { // the kernel detaches a moment after the last pin is gone
+		if h.kernel.Canary() != nil {
+			tr.decision, tr.hook = "detected", "canary"
+			break
+		}
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // there is no other signal
+	}
+	if err := h.kernel.Reattach(); err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// sceneBound: the policy is bound to the container, and is not the floor.
+func sceneBound(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(false))
+	id := newID()
+	if guarded {
+		if err := h.kernel.Bind(ident.ContainerID(id), mustPolicies(c.document(true)).Floor()); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := h.kernel.Unbind(ident.ContainerID(id)); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	c.flags = asAdmin
+	return h.seen(h.play(t, c, id), c.rule)
+}

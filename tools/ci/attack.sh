@@ -1,0 +1,85 @@
+#!/bin/bash
+# attack.sh [native|KERNEL:BACKEND…]: play every attack and write docs/bypass-matrix.md. With no
+# argument on this machine and in a virtual machine for each pair of kernel and backend, one after the
+# other. "attack.sh page" plays none and writes the page anew. An end that is not 0: an attack was stopped
+# with no record, or one that has not been stopped has no reason on the page.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+if [ "$(id -u)" != 0 ]; then
+	echo "attack: root is needed: it loads programs into the kernel and starts containers" >&2
+	exit 1
+fi
+[ -x bin/kernel.test ] && [ -x bin/attack ] || {
+	echo "attack: bin/kernel.test or bin/attack is missing: make build-test" >&2
+	exit 1
+}
+runs=("$@")
+[ ${#runs[@]} -gt 0 ] || runs=(native 6.1:lsm 6.1:modret 6.1:signal 6.12:lsm 6.12:modret 6.12:signal)
+work=$(mktemp -d)
+vm=
+trap '[ -z "$vm" ] || kill "$vm" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+failed=0
+lines=
+
+# native plays on this machine, the second time with the program on system calls.
+native() {
+	local out=$work/native rc=0
+	BELAY_BIN=$PWD/bin BELAY_ATTACK_OUT=$out bin/kernel.test -test.v -test.timeout 40m -test.run '^TestMatrix$' >"$out.log" 2>&1 || rc=1
+	if grep -q '"column":"[0-9.]* signal"' "$out" 2>/dev/null; then
+		BELAY_BIN=$PWD/bin BELAY_ATTACK_OUT=$out BELAY_TEST_SYSCALLS=1 bin/kernel.test -test.v -test.timeout 40m -test.run '^TestMatrix$' >>"$out.log" 2>&1 || rc=1
+	fi
+	[ "$rc" = 0 ] || grep -vE '^(=== |    --- (PASS|SKIP)|--- PASS)' "$out.log"
+	lines=$lines:$out
+	return "$rc"
+}
+
+# guest KERNEL BACKEND plays in a virtual machine, whose files are gone afterwards: what it prints remains.
+guest() {
+	local out=$work/$1-$2 lsm=lockdown,yama,integrity rc=0 try
+	[ "$2" != lsm ] || lsm=$lsm,bpf
+	cat >"$out.job" <<JOB
+set -uo pipefail
+mkdir -p /tmp/vm/bin && for f in $PWD/bin/*; do case \$f in *belay*|*golangci*|*demo) ;; *) cp "\$f" /tmp/vm/bin/ ;; esac; done
+export BELAY_BIN=/tmp/vm/bin TMPDIR=/tmp/vm BELAY_TEST_BACKEND=$2 BELAY_ATTACK_OUT=/tmp/vm/lines
+export BELAY_POLICIES=$PWD/policies BELAY_TEST_REQUIRE=root,bpf,cgroup2,bpf-$2
+cd /tmp/vm
+touch lines
+tail -n +1 -f lines | sed -u 's/^/BELAY-ATTACK /' & # also of a guest that does not come to its end
+bin/kernel.test -test.v -test.timeout 80m -test.run '^TestMatrix$'
+rc=\$?
+sleep 2
+exit \$rc
+JOB
+	for try in 1 2 3; do
+		rc=0
+		BELAY_VM_CPUS=${BELAY_VM_CPUS:-1} BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-5400} tools/vmtest/vm.sh "$1" "$lsm" "$out.job" >"$out.log" 2>&1 &
+		vm=$!
+		wait "$vm" || rc=$?
+		vm=
+		[ "$rc" = 125 ] || break
+		echo "attack: the guest of $1 $2 died, try $try of 3"
+	done
+	tr -d '\r' <"$out.log" | sed -n 's/^BELAY-ATTACK //p' >"$out"
+	[ "$rc" = 0 ] || grep -vE '^(=== |BELAY-ATTACK|    --- (PASS|SKIP)|--- PASS)' "$out.log"
+	[ ! -s "$out" ] || lines=$lines:$out
+	return "$rc"
+}
+
+for run in "${runs[@]}"; do
+	echo "attack: $run"
+	case $run in
+	page) lines=page ;;
+	native) native || failed=1 ;;
+	*:*) guest "${run%%:*}" "${run##*:}" || failed=1 ;;
+	*)
+		echo "attack.sh: $run is neither native nor KERNEL:BACKEND" >&2
+		exit 64
+		;;
+	esac
+done
+lines=${lines#:}
+(cd test/kernel && BELAY_BIN=$OLDPWD/bin BELAY_ATTACK_LINES=$lines "$OLDPWD/bin/kernel.test" -test.run '^TestMatrixPage$') || failed=1
+sed -n '/^| id | attack/,/^$/p' docs/bypass-matrix.md
+exit $failed
