@@ -79,6 +79,9 @@ func (s *stage) judge(ctx context.Context, sc scene, r lab.Result, start time.Ti
 	} else if sc.rule != "" {
 		res.Level = s.status.Level(sc.rule)
 	}
+	if res.Happened == killedFirst && !strings.HasPrefix(sc.rule, "exec.") {
+		res.Happened = "killed"
+	}
 	switch {
 	case sc.want == runs:
 		res.Kept = took
@@ -136,6 +139,9 @@ func (s *stage) record(ctx context.Context, sc scene, start time.Time) *lab.Even
 	return found
 }
 
+// killedFirst is the end of a program that must not be executed.
+const killedFirst = "killed before its first instruction"
+
 // manner says in a few words how an act ended.
 func manner(r lab.Result, took bool, ran string) string {
 	text := r.Text()
@@ -153,7 +159,7 @@ func manner(r lab.Result, took bool, ran string) string {
 	case strings.Contains(text, "peration not permitted"):
 		return "refused: operation not permitted"
 	case r.Code == 137:
-		return "killed before its first instruction"
+		return killedFirst
 	case strings.Contains(text, "no line came"):
 		return "silenced: no SSH banner came out"
 	case r.Code == 143, strings.Contains(text, "not heard"), strings.Contains(text, "imed out"), strings.Contains(text, "imeout"):

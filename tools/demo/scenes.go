@@ -55,6 +55,7 @@ var phases = []phase{
 	{title: "Root", mode: "enforce", short: true, prepare: func(ctx context.Context, s *stage) error { return s.company(ctx) }, scenes: rootScenes(denied)},
 	{title: "Only what the image holds may run", mode: "enforce", short: true, scenes: driftScenes(denied)},
 	{title: "SSH, played by uid 1000", mode: "enforce", short: true, scenes: sshScenes(denied)},
+	kernelRulesPhase,
 	{title: "Docker's API through the gate: alice (uid 20001) creates, bob (uid 20002) starts, carol (uid 20003) enters", mode: "enforce", short: true, prepare: openGate, finish: closeGate, scenes: gateScenes},
 	pluginPhase,
 	{title: "One policy, both doors: a check of the gate holds in the kernel too", mode: "enforce", short: true, prepare: openBothDoors, finish: closeBothDoors, scenes: bothDoorsScenes},
