@@ -205,9 +205,9 @@ func (r *Record) Denial() bool {
 	return false
 }
 
-// urgent reports whether r may use the part of the queue that ordinary records may
+// Urgent reports whether r may use the part of the queue that ordinary records may
 // not fill.
-func (r *Record) urgent() bool {
+func (r *Record) Urgent() bool {
 	return r.Denial() || r.Kind == KindLoss || r.Kind == KindAgent || r.Kind == KindFactor || r.Kind == KindImage || r.Kind == KindLoad
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -221,13 +222,13 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 	t.decisions.each(func(n uint64, kv ...attribute.KeyValue) { count(o.decisions, n, kv...) })
 	for s, p := range t.pumps() {
 		sig := attribute.String("belay.signal", strings.ToLower(string(s)))
-		count(o.items, p.sentCount(), sig)
-		count(o.queued, uint64(p.waiting()), sig)
-		for cause, n := range p.drops() {
+		count(o.items, p.Sent(), sig)
+		count(o.queued, uint64(p.Waiting()), sig)
+		for cause, n := range p.Drops() {
 			count(o.dropped, n, sig, attribute.String("belay.cause", cause))
 		}
 	}
-	count(o.dropped, t.missed.Load(), attribute.String("belay.signal", "records"), attribute.String("belay.cause", causeQueueFull))
+	count(o.dropped, t.missed.Load(), attribute.String("belay.signal", "records"), attribute.String("belay.cause", pump.CauseQueueFull))
 	o.process(ob)
 	if t.o.Observe == nil {
 		return nil
