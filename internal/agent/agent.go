@@ -26,6 +26,7 @@ import (
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/load"
+	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
@@ -62,6 +63,7 @@ type Agent struct {
 	looks    looks
 
 	telemetry *telemetry.Telemetry // nil: off
+	outputs   *output.Outputs      // nil: none
 	opened    atomic.Bool          // all above is there to be observed
 	guardMode atomic.Uint32        // in force: enforce.GuardMode
 	listened  map[string]listened  // by socket; of setGuard, which one goroutine runs
@@ -126,6 +128,9 @@ func (a *Agent) open() error {
 	}
 	a.policies = &policies{dir: a.cfg.PolicyDir, shipped: a.cfg.ShippedDir, lastGood: a.cfg.lastGood()}
 	if err := a.openTelemetry(); err != nil {
+		return err
+	}
+	if err := a.openOutputs(); err != nil {
 		return err
 	}
 	// Before the kernel side: a second agent on this state directory must leave nothing
@@ -276,7 +281,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			return errors.Join(err, srv.Close())
 		}
 	}
-	defer a.runTelemetry(ctx)() // it sends also what is noted at the end
+	// They send also what is noted at the end.
+	defer a.runTelemetry(ctx)()
+	defer a.runOutputs(ctx)()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.journal.Run(ctx) })
 	g.Go(func() error { return a.kernel.Run(ctx, a.record) })

@@ -113,6 +113,7 @@ var Packages = []Package{
 	{Path: "internal/scan/osvdir", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/ratelimit", Row: RowVocabulary},
+	{Path: "internal/hooksig", Row: RowVocabulary},
 	{Path: "internal/pump", Row: RowVocabulary},
 	{Path: "internal/secretname", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
