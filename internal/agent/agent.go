@@ -64,6 +64,7 @@ type Agent struct {
 
 	telemetry *telemetry.Telemetry // nil: off
 	outputs   *output.Outputs      // nil: none
+	anchored  uint64               // number of the last anchor; of keepAnchored, and of Run after that
 	opened    atomic.Bool          // all above is there to be observed
 	guardMode atomic.Uint32        // in force: enforce.GuardMode
 	listened  map[string]listened  // by socket; of setGuard, which one goroutine runs
@@ -136,6 +137,9 @@ func (a *Agent) open() error {
 	// Before the kernel side: a second agent on this state directory must leave nothing
 	// attached behind.
 	if err := a.openJournal(); err != nil {
+		return err
+	}
+	if err := a.checkAnchor(); err != nil {
 		return err
 	}
 	if err := a.openManager(); err != nil {
@@ -300,6 +304,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
 	g.Go(func() error { a.settle(ctx); return nil })
+	if a.anchors() {
+		g.Go(func() error { a.keepAnchored(ctx); return nil })
+	}
 	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error { return a.notifier.Run(ctx) })
 	if a.cfg.gate() {
@@ -322,6 +329,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.note("agent started, policy revision " + a.policies.current().Revision())
 	err = g.Wait()
 	a.note("agent stopped; what it enforced stays enforced")
+	a.anchor() // nothing is left that could be written anew unseen
 	a.log.Info("stopped; what was enforced stays enforced until belay-agent run --unload")
 	return err
 }

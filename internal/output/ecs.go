@@ -29,6 +29,7 @@ var ecsKinds = map[journal.Kind]func(o object, r *journal.Record) ecsClass{
 	journal.KindNetwork: ecsNetwork, journal.KindBPF: always("driver", "info", "bpf"), journal.KindPrivilege: always("process", "info", "privilege"),
 	journal.KindContainer: ecsContainer, journal.KindAgent: always("host", "info", "agent"), journal.KindLoss: always("host", "info", "loss"),
 	journal.KindAPI: ecsAPI, journal.KindFactor: ecsFactor, journal.KindImage: ecsImage, journal.KindLoad: ecsLoad,
+	journal.KindAnchor: always("host", "info", "anchor"),
 }
 
 // always is a class that does not depend on the record.
@@ -80,6 +81,10 @@ func ecs(r *journal.Record, version string) ([]byte, error) {
 	own := object{}.put("decision", string(r.Decision), "level", r.Level, "backend", string(r.Backend), "hook", r.Hook, "errno", number(r.Errno), "flags", r.Flags, "lost", r.Lost)
 	if r.Policy != nil {
 		own.put("mode", r.Policy.Mode)
+	}
+	if a := r.Anchor; a != nil {
+		head := func(h journal.Head) object { return object{"segment": h.Segment, "digest": h.Digest} }
+		own.put("anchor", object{"seq": a.Seq, "events": head(a.Events), "denials": head(a.Denials)})
 	}
 	o.put("belay", own)
 	return line(o)

@@ -86,7 +86,7 @@ func fill(v reflect.Value, depth int) {
 
 // own are the parts of a record that only one kind has.
 var own = map[string]journal.Kind{
-	"API": journal.KindAPI, "Factor": journal.KindFactor, "Image": journal.KindImage, "Load": journal.KindLoad, "Lost": journal.KindLoss,
+	"API": journal.KindAPI, "Factor": journal.KindFactor, "Image": journal.KindImage, "Load": journal.KindLoad, "Lost": journal.KindLoss, "Anchor": journal.KindAnchor,
 }
 
 // sample is a record of a kind with all that it can have; variants are others of that kind.
@@ -101,7 +101,7 @@ func sample(k journal.Kind) *journal.Record {
 	r.Schema, r.BootID, r.Seq, r.Time, r.Host, r.Kind, r.Event, r.Hook = journal.Schema, "boot", 7, at, "web-1", k, "created", "a_hook"
 	r.Decision, r.Policy.Mode = verdict.Denied, "enforce"
 	switch k {
-	case journal.KindLoss, journal.KindAgent, journal.KindContainer, journal.KindLoad:
+	case journal.KindLoss, journal.KindAgent, journal.KindContainer, journal.KindLoad, journal.KindAnchor:
 		r.Process, r.Object, r.Decision, r.Policy = nil, nil, "", nil
 	case journal.KindAPI, journal.KindFactor, journal.KindImage:
 		r.Process, r.Object = nil, nil

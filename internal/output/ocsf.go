@@ -1,6 +1,7 @@
 package output
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -43,6 +44,7 @@ var ocsfKinds = map[journal.Kind]func(o object, r *journal.Record, version strin
 	journal.KindExec: ocsfExec, journal.KindMmap: ocsfMmap, journal.KindFile: ocsfFile, journal.KindNetwork: ocsfNetwork,
 	journal.KindBPF: ocsfBPF, journal.KindPrivilege: ocsfPrivilege, journal.KindContainer: ocsfContainer, journal.KindAgent: ocsfAgent,
 	journal.KindLoss: ocsfLoss, journal.KindAPI: ocsfAPI, journal.KindFactor: ocsfFactor, journal.KindImage: ocsfImage, journal.KindLoad: ocsfLoad,
+	journal.KindAnchor: ocsfAnchor,
 }
 
 // ocsf returns a record in the words of OCSF. What it has no words for is in raw_data, which is
@@ -366,6 +368,14 @@ func ocsfImage(o object, r *journal.Record, _ string) class {
 	}
 	o.put("finding_info", object{"uid": i.ID + "/" + i.Vulnerability + "/" + i.Package, "title": i.Vulnerability + " in " + i.Package}, "vulnerabilities", []object{v})
 	return activity(classVulnerability, 1, "Create")
+}
+
+func ocsfAnchor(o object, r *journal.Record, _ string) class {
+	o.put("log_name", "belay", "log_provider", "belay-agent")
+	if a := r.Anchor; a != nil {
+		o.put("status_detail", fmt.Sprintf("seq %d, events %d %s, denials %d %s", a.Seq, a.Events.Segment, a.Events.Digest, a.Denials.Segment, a.Denials.Digest))
+	}
+	return activity(classLog, otherActivity, "Anchor")
 }
 
 // ocsfLoad: OCSF has no class for how full a machine is.

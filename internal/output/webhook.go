@@ -22,9 +22,6 @@ import (
 	"github.com/belay-project/belay/internal/journal"
 )
 
-// WebhookSchema is the version of what a webhook gets.
-const WebhookSchema = "belay.dev/events/v1"
-
 const (
 	requestTime = 10 * time.Second
 	maxBody     = 512 << 10 // bytes of one request, unless one record is longer
@@ -130,7 +127,7 @@ func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
 
 // fill makes the body of as many records as fit, and tells how many that are.
 func (s *webhook) fill(batch []*journal.Record) (n int) {
-	s.body = fmt.Appendf(s.body[:0], `{"schema":%q,"format":%q,"events":[`, WebhookSchema, s.format)
+	s.body = fmt.Appendf(s.body[:0], `{"schema":%q,"format":%q,"events":[`, journal.WebhookSchema, s.format)
 	for _, r := range batch {
 		line, err := s.enc(r)
 		if err != nil {

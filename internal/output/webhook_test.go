@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/hooksig"
+	"github.com/belay-project/belay/internal/journal"
 )
 
 const secret = "0123456789abcdef-the-secret"
@@ -96,7 +97,7 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Schema, Format string
 		Events         []json.RawMessage
 	}
-	if err := json.Unmarshal(body, &b); err != nil || b.Schema != WebhookSchema || b.Format != FormatBelay {
+	if err := json.Unmarshal(body, &b); err != nil || b.Schema != journal.WebhookSchema || b.Format != FormatBelay {
 		h.t.Errorf("body %.200q: %v", body, err)
 	}
 	for _, e := range b.Events {

@@ -166,6 +166,10 @@ func recordAttributes(r *journal.Record) []attribute.KeyValue {
 		kv = text(text(text(kv, "belay.load.event", l.Event), "belay.load.cap", l.Cap), "belay.load.where", l.Where)
 		kv = append(kv, attribute.Float64("belay.load.percent", l.Percent), attribute.Int("belay.load.limit", l.Limit))
 	}
+	if a := r.Anchor; a != nil {
+		kv = append(kv, attribute.Int64("belay.anchor.seq", int64(a.Seq)), //nolint:gosec // it counts records of one boot
+			attribute.String("belay.anchor.events", a.Events.Digest), attribute.String("belay.anchor.denials", a.Denials.Digest))
+	}
 	if r.Image != nil {
 		kv = text(kv, "belay.image.id", r.Image.ID)
 		kv = text(kv, "belay.image.event", r.Image.Event)

@@ -310,6 +310,9 @@ func (t *Telemetry) Logs() Counts {
 	return c
 }
 
+// SendsLogs tells whether records go to a collector.
+func (t *Telemetry) SendsLogs() bool { return t != nil && t.logs != nil }
+
 // Spans tells the same of spans.
 func (t *Telemetry) Spans() Counts {
 	if t == nil || t.spans == nil {
