@@ -116,8 +116,9 @@ func (s *file) ready() error {
 		var named, mine unix.Stat_t
 		err := unix.Fstatat(dir, s.base, &named, unix.AT_SYMLINK_NOFOLLOW)
 		if ferr := unix.Fstat(int(s.f.Fd()), &mine); err == nil && ferr == nil && named.Dev == mine.Dev && named.Ino == mine.Ino {
-			if mine.Size < s.at { // somebody cut it, as logrotate's copytruncate does
-				s.at = mine.Size
+			// Somebody may have cut it, as logrotate's copytruncate does, or added to it.
+			if !s.torn || mine.Size < s.at {
+				s.at, s.torn = mine.Size, false
 			}
 			return nil
 		}
@@ -153,7 +154,7 @@ func (s *file) open(dir int) error {
 		err = errors.New("another user owns it")
 	default:
 		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-			err = errors.New("another program of Belay writes to it")
+			err = errors.New("another program has it locked, such as the agent or a replay: give another file")
 		}
 	}
 	if err == nil {

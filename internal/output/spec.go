@@ -113,8 +113,10 @@ func (s *Spec) option(text string) error {
 	name, value, ok := strings.Cut(text, "=")
 	kinds, known := kindsOf[name]
 	switch {
+	case !known && s.Kind == KindWebhook: // it may be a part of the URL, and that a credential
+		return errors.New("unknown option; a comma in a URL is written %2C")
 	case !known:
-		return fmt.Errorf("unknown option %q; a comma in a URL is written %%2C", firstWord(name))
+		return fmt.Errorf("unknown option %q", firstWord(name))
 	case !slices.Contains(kinds, s.Kind):
 		return fmt.Errorf("%s has no option %s", s.Kind, name)
 	case !ok || value == "":
