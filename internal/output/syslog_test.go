@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -48,6 +49,8 @@ type server struct {
 	mu    sync.Mutex // guards l and conns
 	l     net.Listener
 	conns []net.Conn
+	dead  atomic.Bool
+	deaf  atomic.Bool // it reads no more: what comes stays in its machine
 	wg    sync.WaitGroup
 }
 
@@ -65,6 +68,7 @@ func (s *server) start() {
 		s.t.Fatal(err)
 	}
 	s.addr = l.Addr().String()
+	s.dead.Store(false)
 	s.mu.Lock()
 	s.l = l
 	s.mu.Unlock()
@@ -91,6 +95,12 @@ func (s *server) read(c net.Conn) {
 	}
 	br := bufio.NewReader(in)
 	for {
+		for s.deaf.Load() {
+			if s.dead.Load() {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
 		count, err := br.ReadString(' ')
 		if err != nil {
 			return
@@ -125,6 +135,7 @@ func (s *server) kill() {
 	}
 	s.conns = nil
 	s.mu.Unlock()
+	s.dead.Store(true)
 	s.wg.Wait()
 }
 
@@ -142,6 +153,15 @@ func TestSyslogSurvivesItsReceiver(t *testing.T) {
 			}
 			srv.start()
 			w, end := begin(t, Options{Specs: []string{"syslog:" + network + "://" + srv.addr + options}})
+			w.append(40)
+			waitFor(t, "a connection", func() bool { return srv.got.distinct() == 40 })
+			// What its machine has acknowledged and it has not read dies with it.
+			srv.deaf.Store(true)
+			w.append(40)
+			waitFor(t, "the receiver's machine to have them", func() bool { return w.out.Status()[0].Sent == 80 })
+			srv.kill()
+			srv.deaf.Store(false)
+			srv.start()
 			for range 3 {
 				for range 20 {
 					w.append(20)
@@ -165,6 +185,9 @@ func TestSyslogSurvivesItsReceiver(t *testing.T) {
 			end()
 			srv.kill()
 			w.wantAll(srv.got)
+			if w.out.Status()[0].Resent == 0 {
+				t.Error("nothing was sent again")
+			}
 			t.Logf("%d records, %d sent again", total, w.out.Status()[0].Resent)
 		})
 	}
