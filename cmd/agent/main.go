@@ -17,6 +17,7 @@ import (
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/gate/authz"
 	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/output"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -150,6 +151,8 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.Telemetry.CertFile, "otlp-cert", "", "certificate that is shown to the collector")
 	f.StringVar(&cfg.Telemetry.KeyFile, "otlp-key", "", "key of the certificate")
 	f.StringVar(&cfg.Telemetry.Prometheus, "prometheus", "", "address on which metrics are offered to Prometheus, such as 127.0.0.1:9464; :9464 is on the loopback address too (default: none)")
+	f.StringArrayVar(&cfg.Outputs, "output", nil, "where records go besides the journal (repeatable): "+output.Usage+"; see docs/outputs.md")
+	f.StringArrayVar(&cfg.Anchor, "anchor", nil, "note the heads of the journal each minute in what leaves the host, so that root cannot write it anew unseen: otlp, syslog or webhook (repeatable; see belay events verify)")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&unload, "unload", false, "remove the kernel side of --run-dir and exit")

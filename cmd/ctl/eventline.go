@@ -89,6 +89,8 @@ func deed(r *journal.Record) string {
 		s = factorDeed(r.Factor)
 	case journal.KindLoad:
 		s = loadDeed(r.Load)
+	case journal.KindAnchor:
+		s = anchorDeed(r.Anchor)
 	}
 	switch {
 	case r.Message == "":
@@ -364,4 +366,12 @@ func lossDeed(r *journal.Record) string {
 		parts = append(parts, fmt.Sprintf("%d %s", r.Lost[cause], cause))
 	}
 	return "records are missing here: " + strings.Join(parts, ", ")
+}
+
+// anchorDeed says where the journal's chains ended.
+func anchorDeed(a *journal.Anchor) string {
+	if a == nil {
+		return "anchor"
+	}
+	return fmt.Sprintf("the journal ends with record %d, events %.16s, denials %.16s", a.Seq, a.Events.Digest, a.Denials.Digest)
 }

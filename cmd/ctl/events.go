@@ -51,6 +51,7 @@ With -o json each line is one record as docs/event-schema.md describes it. With
 			return errors.Join(err, out.Flush())
 		},
 	}
+	cmd.AddCommand(eventsVerifyCommand(t), eventsReplayCommand(t))
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new records until interrupted")
 	cmd.Flags().Var(&since, "since", "only what happened after this: a time that has passed (10m, 36h, 7d),\na date, or a point in time (RFC 3339)")
 	cmd.Flags().BoolVar(&denials, "denials", false, "only what was denied, killed, or would have been in enforce mode")

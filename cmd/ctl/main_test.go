@@ -223,10 +223,10 @@ func (f fileManager) Change(_ context.Context, _ *control.Caller, c *control.Cha
 	return res, err
 }
 
-// writeJournal writes a journal with three records.
+// writeJournal writes a journal with three records and, with a file, their anchor into both.
 func writeJournal(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: journal DIR")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: journal DIR [FILE]")
 	}
 	j, err := journal.Open(journal.Options{Dir: ts.MkAbs(args[0]), BootID: "boot", Host: "host"})
 	ts.Check(err)
@@ -237,6 +237,15 @@ func writeJournal(ts *testscript.TestScript, neg bool, args []string) {
 		j.Append(&journal.Record{Kind: journal.KindExec, Time: testNow, Decision: verdict.Denied})
 	}
 	ts.Check(j.Flush())
+	if len(args) == 2 {
+		a, err := j.Anchor()
+		ts.Check(err)
+		r := &journal.Record{Kind: journal.KindAnchor, Time: testNow, Anchor: &a}
+		j.Append(r)
+		line, err := journal.Encode(r)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), append(line, '\n'), 0o600))
+	}
 	cancel()
 	ts.Check(<-done)
 	ts.Check(j.Close())

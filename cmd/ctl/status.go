@@ -71,6 +71,7 @@ func (t *terminal) writeStatus(st *control.Status) {
 	t.writeLevels(st.Levels)
 	t.writePolicySet(&st.Policies)
 	t.writeSources(st.Sources)
+	t.writeOutputs(st.Outputs)
 	t.writeFailures(st)
 }
 

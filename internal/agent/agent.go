@@ -26,6 +26,7 @@ import (
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/load"
+	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
@@ -62,6 +63,8 @@ type Agent struct {
 	looks    looks
 
 	telemetry *telemetry.Telemetry // nil: off
+	outputs   *output.Outputs      // nil: none
+	anchored  uint64               // number of the last anchor; of keepAnchored, and of Run after that
 	opened    atomic.Bool          // all above is there to be observed
 	guardMode atomic.Uint32        // in force: enforce.GuardMode
 	listened  map[string]listened  // by socket; of setGuard, which one goroutine runs
@@ -128,9 +131,15 @@ func (a *Agent) open() error {
 	if err := a.openTelemetry(); err != nil {
 		return err
 	}
+	if err := a.openOutputs(); err != nil {
+		return err
+	}
 	// Before the kernel side: a second agent on this state directory must leave nothing
 	// attached behind.
 	if err := a.openJournal(); err != nil {
+		return err
+	}
+	if err := a.checkAnchor(); err != nil {
 		return err
 	}
 	if err := a.openManager(); err != nil {
@@ -276,7 +285,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			return errors.Join(err, srv.Close())
 		}
 	}
-	defer a.runTelemetry(ctx)() // it sends also what is noted at the end
+	// They send also what is noted at the end.
+	defer a.runTelemetry(ctx)()
+	defer a.runOutputs(ctx)()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.journal.Run(ctx) })
 	g.Go(func() error { return a.kernel.Run(ctx, a.record) })
@@ -293,6 +304,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
 	g.Go(func() error { a.settle(ctx); return nil })
+	if a.anchors() {
+		g.Go(func() error { a.keepAnchored(ctx); return nil })
+	}
 	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error { return a.notifier.Run(ctx) })
 	if a.cfg.gate() {
@@ -315,6 +329,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.note("agent started, policy revision " + a.policies.current().Revision())
 	err = g.Wait()
 	a.note("agent stopped; what it enforced stays enforced")
+	a.anchor() // nothing is left that could be written anew unseen
 	a.log.Info("stopped; what was enforced stays enforced until belay-agent run --unload")
 	return err
 }

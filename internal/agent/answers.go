@@ -46,6 +46,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 	s.Canary = &canary
 	s.Factor = a.factorStatus()
 	s.Guard = a.guardStatus()
+	s.Outputs = a.outputStatus()
 	s.Enforcing, s.Why = a.enforcing()
 	return s, nil
 }

@@ -90,6 +90,10 @@ type Config struct {
 	// Telemetry says where records, metrics and traces are sent. Where it and the OTEL_*
 	// variables say nothing, nothing is sent.
 	Telemetry TelemetryConfig
+	// Outputs are where records go besides the journal: as output.Parse reads them.
+	Outputs []string
+	// Anchor names what holds the heads of the journal against root: otlp, syslog, webhook.
+	Anchor []string
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string

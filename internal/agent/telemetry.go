@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/scan/stock"
 	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
@@ -29,12 +31,28 @@ func (a *Agent) openTelemetry() error {
 	return nil
 }
 
+// openOutputs opens what the configuration asks for; settings that are wrong keep the agent from
+// starting, as those of telemetry do.
+func (a *Agent) openOutputs() error {
+	var err error
+	a.outputs, err = output.Open(output.Options{Specs: a.cfg.Outputs, Version: a.cfg.Version, Health: a.health, Log: a.log})
+	return err
+}
+
 // tap is what sees the journal's records; nil: nobody does.
 func (a *Agent) tap() func(*journal.Record) {
-	if a.telemetry == nil {
+	switch {
+	case a.outputs == nil && a.telemetry == nil:
 		return nil
+	case a.outputs == nil:
+		return a.telemetry.Take
+	case a.telemetry == nil:
+		return a.outputs.Take
 	}
-	return a.telemetry.Take
+	return func(r *journal.Record) {
+		a.telemetry.Take(r)
+		a.outputs.Take(r)
+	}
 }
 
 // runTelemetry sends until the function that it returns is called, which waits until what
@@ -44,16 +62,38 @@ func (a *Agent) runTelemetry(ctx context.Context) (stop func()) {
 		return func() {}
 	}
 	a.opened.Store(true)
+	return untilStopped(ctx, a.telemetry.Run)
+}
+
+// runOutputs is runTelemetry for the outputs.
+func (a *Agent) runOutputs(ctx context.Context) (stop func()) {
+	if a.outputs == nil {
+		return func() {}
+	}
+	return untilStopped(ctx, a.outputs.Run)
+}
+
+// untilStopped runs something past the end of ctx, until the function that it returns is called.
+func untilStopped(ctx context.Context, run func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		a.telemetry.Run(ctx)
+		run(ctx)
 	}()
 	return func() {
 		cancel()
 		<-done
 	}
+}
+
+// outputStatus is what `belay status` tells of the outputs.
+func (a *Agent) outputStatus() []control.OutputStatus {
+	var out []control.OutputStatus
+	for _, s := range a.outputs.Status() {
+		out = append(out, control.OutputStatus(s))
+	}
+	return out
 }
 
 // observed is the agent's state for metrics.
@@ -80,6 +120,9 @@ func (a *Agent) observed() telemetry.Observed {
 		}
 	}
 	o.Loads = a.loadLevels()
+	for _, s := range a.outputs.Status() {
+		o.Outputs = append(o.Outputs, telemetry.OutputCount{Name: s.Name, Sent: s.Sent, Queued: s.Queued, Dropped: s.Dropped})
+	}
 	for _, s := range a.images.keeper.List() {
 		o.Scans = append(o.Scans, telemetry.ImageAge{ID: s.ID, At: s.At})
 		if s.Database.After(o.Database) {

@@ -87,6 +87,7 @@ var Packages = []Package{
 	{Path: "internal/scan/stock", Row: RowAdapter},
 	{Path: "internal/scan/accept", Row: RowAdapter},
 	{Path: "internal/scan/vex", Row: RowAdapter},
+	{Path: "internal/output", Row: RowAdapter},
 	{Path: "internal/telemetry", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 
@@ -112,6 +113,8 @@ var Packages = []Package{
 	{Path: "internal/scan/osvdir", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/ratelimit", Row: RowVocabulary},
+	{Path: "internal/hooksig", Row: RowVocabulary},
+	{Path: "internal/pump", Row: RowVocabulary},
 	{Path: "internal/secretname", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},

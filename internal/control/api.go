@@ -65,6 +65,21 @@ type Status struct {
 	Canary     *Canary           `json:"canary,omitempty"`
 	Factor     *FactorStatus     `json:"secondFactor,omitempty"` // nil: without a gate there is none
 	Guard      *GuardStatus      `json:"socketGuard,omitempty"`  // nil: the agent is older than it
+	Outputs    []OutputStatus    `json:"outputs,omitempty"`      // where records go besides the journal
+}
+
+// OutputStatus tells what an output did since the agent's start. Offered is Sent, what was dropped,
+// and what waits or is under way.
+type OutputStatus struct {
+	Name    string            `json:"name"` // without credentials
+	Format  string            `json:"format"`
+	Offered uint64            `json:"offered"`
+	Sent    uint64            `json:"sent"`
+	Resent  uint64            `json:"resent,omitempty"` // once more, after a connection had broken
+	Queued  int               `json:"queued"`
+	Dropped map[string]uint64 `json:"dropped"`         // by cause
+	Error   string            `json:"error,omitempty"` // why nothing is sent now
+	Since   time.Time         `json:"since,omitzero"`  // of the error
 }
 
 // GuardStatus tells of the guard of the engine's own sockets on the host.

@@ -303,6 +303,11 @@ func (j *Journal) Stats() Stats {
 func (j *Journal) Flush() error {
 	j.wmu.Lock()
 	defer j.wmu.Unlock()
+	return j.flush()
+}
+
+// flush is Flush with j.wmu held.
+func (j *Journal) flush() error {
 	if j.events.f == nil {
 		return ErrClosed
 	}

@@ -14,7 +14,7 @@ func newQueue(size int) *queue { return &queue{slots: make([]*Record, size)} }
 // push appends r, and returns false if there is no room for it.
 func (q *queue) push(r *Record) bool {
 	room := len(q.slots)
-	if !r.urgent() {
+	if !r.Urgent() {
 		room -= room / 4
 	}
 	if q.n >= room {

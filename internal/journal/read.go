@@ -31,6 +31,8 @@ type ReadOptions struct {
 	Since   time.Time // only records of this time or later
 	Follow  bool      // wait for more until ctx ends
 	Denials bool      // only the denial ring: denials and losses, which it keeps longer
+	// Verified leaves out records whose digest does not follow from the line before.
+	Verified bool
 }
 
 // Read calls fn for each record in dir, oldest first. It needs no lock, and works
@@ -210,7 +212,7 @@ func (r *reader) deliver(e entry) error {
 			return err
 		}
 	}
-	if e.tag != tagRecord {
+	if e.tag != tagRecord || damage != "" && r.opt.Verified {
 		return nil
 	}
 	rec, cause := new(Record), CauseReaderLines

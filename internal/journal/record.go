@@ -32,6 +32,7 @@ const (
 	KindFactor    Kind = "factor"    // a user's second factor: enrolled, shown, refused
 	KindImage     Kind = "image"     // an image: what an ImagePolicy says of it, a new finding in it
 	KindLoad      Kind = "load"      // how full the node is: a cap of a LoadPolicy was passed
+	KindAnchor    Kind = "anchor"    // where the journal's chains end, to be noted elsewhere
 )
 
 // Layer says where in a container's view a file lies.
@@ -89,6 +90,7 @@ type Record struct {
 	Factor    *Factor          `json:"factor,omitzero"`    // of [KindFactor] only
 	Image     *Image           `json:"image,omitzero"`     // of [KindImage] only
 	Load      *Load            `json:"load,omitzero"`      // of [KindLoad] only
+	Anchor    *Anchor          `json:"anchor,omitzero"`    // of [KindAnchor] only
 	Decision  verdict.Decision `json:"decision,omitempty"`
 	Errno     int              `json:"errno,omitempty"` // what the caller got, positive; 0: none
 	Level     string           `json:"level,omitempty"` // what this host can do about it: verdict.Level's name
@@ -205,10 +207,14 @@ func (r *Record) Denial() bool {
 	return false
 }
 
-// urgent reports whether r may use the part of the queue that ordinary records may
+// Urgent reports whether r may use the part of the queue that ordinary records may
 // not fill.
-func (r *Record) urgent() bool {
-	return r.Denial() || r.Kind == KindLoss || r.Kind == KindAgent || r.Kind == KindFactor || r.Kind == KindImage || r.Kind == KindLoad
+func (r *Record) Urgent() bool {
+	switch r.Kind {
+	case KindLoss, KindAgent, KindFactor, KindImage, KindLoad, KindAnchor:
+		return true
+	}
+	return r.Denial()
 }
 
 // Caps is a set of capabilities, bit n being capability n of capabilities(7). Its

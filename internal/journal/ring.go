@@ -52,6 +52,7 @@ type ring struct {
 	partial  bool      // part of a line lies behind size
 	records  int       // in f
 	head     digest    // of the last line in f
+	headSeq  uint64    // number of the last record of this boot; 0: none
 	sealed   []segment // oldest first
 	unsynced int64     // bytes written since the last sync
 
@@ -71,6 +72,7 @@ type ring struct {
 type mark struct {
 	end int
 	d   digest
+	seq uint64 // of the record
 }
 
 // recover opens the ring to go on where it ended: it cuts a torn tail, and starts a
@@ -110,6 +112,7 @@ func (g *ring) recover() error {
 		if err := g.seqBefore(t.records); err != nil {
 			return err
 		}
+		g.headSeq = g.seq
 		return g.reopen(last, t)
 	}
 	return g.start()
@@ -250,7 +253,7 @@ func (g *ring) rotate() error {
 
 // add appends a record's JSON to the lines to be written. The count of lines lost
 // and the error are those of lines that had to be written first.
-func (g *ring) add(body []byte) (lost int, err error) {
+func (g *ring) add(body []byte, seq uint64) (lost int, err error) {
 	n := int64(lineLen(len(body)))
 	if g.records+len(g.marks) > 0 && g.size+int64(len(g.buf))+n > g.segMax {
 		if lost, err = g.commit(); err == nil && g.records > 0 {
@@ -262,7 +265,7 @@ func (g *ring) add(body []byte) (lost int, err error) {
 	}
 	g.tip = g.chain.link(g.tip, tagRecord, body)
 	g.buf = appendLine(g.buf, g.tip, tagRecord, body)
-	g.marks = append(g.marks, mark{len(g.buf), g.tip})
+	g.marks = append(g.marks, mark{len(g.buf), g.tip, seq})
 	return lost, err
 }
 
@@ -289,7 +292,7 @@ func (g *ring) commit() (lost int, err error) {
 func (g *ring) settle(done, n int) int {
 	start, k := done, 0
 	for k < len(g.marks) && g.marks[k].end <= start+n {
-		done, g.head = g.marks[k].end, g.marks[k].d
+		done, g.head, g.headSeq = g.marks[k].end, g.marks[k].d, g.marks[k].seq
 		k++
 	}
 	g.marks = g.marks[k:]

@@ -135,9 +135,9 @@ func (j *Journal) writeBatch() error {
 			continue
 		}
 		out.records++
-		out.event(j.events.add(body))
+		out.event(j.events.add(body, r.Seq))
 		if r.Denial() || r.Kind == KindLoss {
-			out.denial(j.denials.add(body))
+			out.denial(j.denials.add(body, r.Seq))
 		}
 	}
 	out.event(j.events.commit())
@@ -213,7 +213,7 @@ func (j *Journal) writeLoss(final bool) error {
 	if j.opt.Tap != nil {
 		j.opt.Tap(r)
 	}
-	before, err := j.events.add(body)
+	before, err := j.events.add(body, seq)
 	after, cerr := j.events.commit()
 	err = errors.Join(err, cerr)
 	if before+after > 0 {
@@ -228,7 +228,7 @@ func (j *Journal) writeLoss(final bool) error {
 	}
 	j.mu.Unlock()
 	var out outcome
-	out.denial(j.denials.add(body))
+	out.denial(j.denials.add(body, r.Seq))
 	out.denial(j.denials.commit())
 	j.count(out)
 	return errors.Join(err, out.err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/pump"
 )
 
 // Options says where telemetry goes. Empty fields leave it to the OTEL_* variables of the
@@ -72,6 +73,15 @@ type plan struct {
 }
 
 func (p *plan) off() bool { return len(p.otlp) == 0 && p.prometheus == "" }
+
+// pump bounds a pump of batches of that size.
+func (o *Options) pump(batch int) pump.Options {
+	return pump.Options{
+		Queue: o.Queue, Batch: batch, Linger: o.Linger, RetryFirst: o.RetryFirst, RetryMost: o.RetryMost, GiveUp: o.GiveUp, Final: isFinal,
+		// What the collector has rejected of a batch, told counts.
+		Partial: func(err error) (int, bool) { return 0, isPartial(err) },
+	}
+}
 
 // setDefaults fills in the bounds.
 func (o *Options) setDefaults() error {

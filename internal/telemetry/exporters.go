@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+
+	"github.com/belay-project/belay/internal/pump"
 )
 
 // The exporters read the OTEL_EXPORTER_OTLP_* variables themselves; what the options say
@@ -108,7 +110,7 @@ func isPartial(err error) bool { return strings.Contains(err.Error(), "partial s
 // gRPC codes that may be. Over HTTP the exporters do not say the status; such an export is
 // tried until it is given up.
 func isFinal(err error) bool {
-	if errors.Is(err, errRefused) {
+	if errors.Is(err, pump.ErrRefused) {
 		return true
 	}
 	st, ok := status.FromError(err)

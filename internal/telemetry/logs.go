@@ -3,7 +3,6 @@ package telemetry
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -15,7 +14,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/belay-project/belay/internal/journal"
-	"github.com/belay-project/belay/internal/secretname"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -106,7 +104,7 @@ func logRecord(r *journal.Record) log.Record {
 	sev, text := severity(r)
 	out.SetSeverity(sev)
 	out.SetSeverityText(text)
-	if body, err := journal.Encode(withoutSecrets(r)); err == nil {
+	if body, err := journal.Encode(journal.WithoutSecrets(r)); err == nil {
 		out.SetBody(attribute.StringValue(string(body)))
 	}
 	out.AddAttributes(recordAttributes(r)...)
@@ -167,6 +165,10 @@ func recordAttributes(r *journal.Record) []attribute.KeyValue {
 	if l := r.Load; l != nil {
 		kv = text(text(text(kv, "belay.load.event", l.Event), "belay.load.cap", l.Cap), "belay.load.where", l.Where)
 		kv = append(kv, attribute.Float64("belay.load.percent", l.Percent), attribute.Int("belay.load.limit", l.Limit))
+	}
+	if a := r.Anchor; a != nil {
+		kv = append(kv, attribute.Int64("belay.anchor.seq", int64(a.Seq)), //nolint:gosec // it counts records of one boot
+			attribute.String("belay.anchor.events", a.Events.Digest), attribute.String("belay.anchor.denials", a.Denials.Digest))
 	}
 	if r.Image != nil {
 		kv = text(kv, "belay.image.id", r.Image.ID)
@@ -234,57 +236,4 @@ func text(kv []attribute.KeyValue, key, value string) []attribute.KeyValue {
 		return kv
 	}
 	return append(kv, attribute.String(key, value))
-}
-
-const hidden = "[redacted]"
-
-// withoutSecrets returns r, or a copy whose arguments are without what looks like a secret:
-// a record leaves the host here, and the journal does not.
-func withoutSecrets(r *journal.Record) *journal.Record {
-	if r.Process == nil || len(r.Process.Args) == 0 {
-		return r
-	}
-	args, changed := hideSecrets(r.Process.Args)
-	if !changed {
-		return r
-	}
-	out, p := *r, *r.Process
-	p.Args = args
-	out.Process = &p
-	return &out
-}
-
-func hideSecrets(args []string) (out []string, changed bool) {
-	out = slices.Clone(args)
-	next := false // the value of an option stands in the argument after it
-	for i, arg := range args {
-		switch name, value, ok := strings.Cut(arg, "="); {
-		case next && !strings.HasPrefix(arg, "-"):
-			out[i] = hidden
-		case ok && secretname.Variable(dashes(name), value):
-			out[i] = name + "=" + hidden
-		case secretname.Token(arg):
-			out[i] = hidden
-		case strings.Contains(arg, "://"):
-			out[i] = hidePassword(arg)
-		}
-		next = strings.HasPrefix(arg, "-") && !strings.Contains(arg, "=") && secretname.Looks(dashes(arg))
-		changed = changed || out[i] != arg
-	}
-	return out, changed
-}
-
-// dashes turns the name of an option into one of a variable: --api-key is api_key.
-func dashes(s string) string { return strings.ReplaceAll(strings.TrimLeft(s, "-"), "-", "_") }
-
-// hidePassword hides the password of a URL.
-func hidePassword(s string) string {
-	u, err := url.Parse(s)
-	if err != nil || u.User == nil {
-		return s
-	}
-	if _, ok := u.User.Password(); !ok {
-		return s
-	}
-	return u.Redacted()
 }

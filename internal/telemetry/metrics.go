@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -31,6 +32,7 @@ type Observed struct {
 	Maps       []MapFill
 	Scans      []ImageAge
 	Loads      []LoadLevel
+	Outputs    []OutputCount
 	Database   time.Time // when the vulnerability database was built; zero: there is none
 }
 
@@ -47,6 +49,14 @@ type LoadLevel struct {
 	Percent     float64 // the reading
 	Limit       int     // percent
 	Over        bool    // for as long as the policy says
+}
+
+// OutputCount is what one output of records did.
+type OutputCount struct {
+	Name    string
+	Sent    uint64
+	Queued  int
+	Dropped map[string]uint64 // by cause
 }
 
 // ImageAge is when an image was last read by the scanner.
@@ -136,8 +146,9 @@ type observer struct {
 	at   time.Time
 
 	decisions, losses, counters, items, dropped, cpu, written, denials metric.Float64ObservableCounter
+	outSent, outDropped                                                metric.Float64ObservableCounter
 	containers, enforcing, level, used, max, fill, age, dbAge          metric.Float64ObservableGauge
-	memory, queued, journal, load, loadCap, loadOver                   metric.Float64ObservableGauge
+	memory, queued, journal, load, loadCap, loadOver, outQueued        metric.Float64ObservableGauge
 }
 
 // register makes the instruments. docs/telemetry.md has every one of them.
@@ -164,6 +175,8 @@ func (t *Telemetry) register(m metric.Meter) error {
 		{&o.counters, "belay.health.count", "{event}", "Counters of belay status, by name"},
 		{&o.items, "belay.telemetry.sent", "{item}", "Items that the collector took, by signal"},
 		{&o.dropped, "belay.telemetry.dropped", "{item}", "Items that were not sent, by signal and cause"},
+		{&o.outSent, "belay.output.sent", "{record}", "Records that an output has sent"},
+		{&o.outDropped, "belay.output.dropped", "{record}", "Records that an output did not send, by cause"},
 		{&o.cpu, "process.cpu.time", "s", "Processor time of the agent, by mode"},
 		{&o.written, "belay.journal.written", "{event}", "Records in the journal since the agent's start"},
 	} {
@@ -186,6 +199,7 @@ func (t *Telemetry) register(m metric.Meter) error {
 		{&o.memory, "process.memory.usage", "By", "Resident memory of the agent"},
 		{&o.queued, "belay.telemetry.queued", "{item}", "Items that wait to be sent, by signal"},
 		{&o.journal, "belay.journal.size", "By", "Size of the journal"},
+		{&o.outQueued, "belay.output.queued", "{record}", "Records that wait for an output"},
 		{&o.load, "belay.load.reading", "%", "What a cap of a LoadPolicy is on; none while it cannot be read"},
 		{&o.loadCap, "belay.load.limit", "%", "The cap"},
 		{&o.loadOver, "belay.load.over", "1", "1 while the node is over the cap for as long as the policy says"},
@@ -221,13 +235,13 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 	t.decisions.each(func(n uint64, kv ...attribute.KeyValue) { count(o.decisions, n, kv...) })
 	for s, p := range t.pumps() {
 		sig := attribute.String("belay.signal", strings.ToLower(string(s)))
-		count(o.items, p.sentCount(), sig)
-		count(o.queued, uint64(p.waiting()), sig)
-		for cause, n := range p.drops() {
+		count(o.items, p.Sent(), sig)
+		count(o.queued, uint64(p.Waiting()), sig)
+		for cause, n := range p.Drops() {
 			count(o.dropped, n, sig, attribute.String("belay.cause", cause))
 		}
 	}
-	count(o.dropped, t.missed.Load(), attribute.String("belay.signal", "records"), attribute.String("belay.cause", causeQueueFull))
+	count(o.dropped, t.missed.Load(), attribute.String("belay.signal", "records"), attribute.String("belay.cause", pump.CauseQueueFull))
 	o.process(ob)
 	if t.o.Observe == nil {
 		return nil
@@ -259,6 +273,14 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		count(o.max, uint64(max(m.Max, 0)), kv)   //nolint:gosec // not negative
 	}
 	o.loads(ob, s.Loads)
+	for _, out := range s.Outputs {
+		name := attribute.String("belay.output", out.Name)
+		count(o.outSent, out.Sent, name)
+		count(o.outQueued, uint64(max(out.Queued, 0)), name) //nolint:gosec // a length
+		for cause, n := range out.Dropped {
+			count(o.outDropped, n, name, attribute.String("belay.cause", cause))
+		}
+	}
 	now := time.Now()
 	for _, i := range s.Scans[:min(len(s.Scans), maxImages)] {
 		if !i.At.IsZero() {

@@ -24,6 +24,7 @@ import (
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 )
 
 // scope names this instrumentation.
@@ -45,10 +46,10 @@ type Telemetry struct {
 	inst      instruments
 
 	logs  *logSink // nil: logs are off
-	logOf *pump[entry]
+	logOf *pump.Pump[entry]
 
 	tracer   tracer // its Tracer is nil: traces are off
-	spans    *pump[sdktrace.ReadOnlySpan]
+	spans    *pump.Pump[sdktrace.ReadOnlySpan]
 	spanTo   sdktrace.SpanExporter
 	provider *sdktrace.TracerProvider
 
@@ -102,14 +103,14 @@ func (t *Telemetry) open(ctx context.Context, p *plan) error {
 			return describe(logs, err)
 		}
 		t.logs = newLogSink(e, sdklog.WithResource(res))
-		t.logOf = newPump(&t.o, t.o.Batch, t.logs.send, func(err error) { t.told(logs, err) })
+		t.logOf = pump.New(t.o.pump(t.o.Batch), t.logs.send, func(err error) { t.told(logs, err) })
 	}
 	if p.otlp[traces] != "" {
 		if t.spanTo, err = t.o.spanExporter(ctx, p); err != nil {
 			return describe(traces, err)
 		}
 		// The span of a life can be 10 KiB: a quarter of a batch stays below what collectors take.
-		t.spans = newPump(&t.o, max(1, t.o.Batch/4), t.spanTo.ExportSpans, func(err error) { t.told(traces, err) })
+		t.spans = pump.New(t.o.pump(max(1, t.o.Batch/4)), t.spanTo.ExportSpans, func(err error) { t.told(traces, err) })
 		opts := append(tracerOptions(), sdktrace.WithResource(res), sdktrace.WithSpanProcessor(spanSink{t.spans}))
 		t.provider = sdktrace.NewTracerProvider(opts...)
 		t.tracer.Tracer = t.provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL))
@@ -200,10 +201,10 @@ func (t *Telemetry) Run(ctx context.Context) {
 		fed()
 	})
 	if t.logOf != nil {
-		wg.Go(func() { t.logOf.run(feeding, last) })
+		wg.Go(func() { t.logOf.Run(feeding, last) })
 	}
 	if t.spans != nil {
-		wg.Go(func() { t.spans.run(feeding, last) })
+		wg.Go(func() { t.spans.Run(feeding, last) })
 	}
 	if t.prom != nil {
 		wg.Go(func() { t.prom.serve(ctx) })
@@ -270,19 +271,16 @@ func (t *Telemetry) handle(r *journal.Record) {
 	}
 	t.measure(r, sc)
 	if t.logOf != nil {
-		t.logOf.offer(entry{r, sc})
+		t.logOf.Offer(entry{r, sc})
 	}
 }
 
 // counted is what is told of a pump.
 type counted interface {
-	drops() map[string]uint64
-	sentCount() uint64
-	waiting() int
+	Drops() map[string]uint64
+	Sent() uint64
+	Waiting() int
 }
-
-func (p *pump[T]) sentCount() uint64 { return p.sent.Load() }
-func (p *pump[T]) waiting() int      { return len(p.in) }
 
 func (t *Telemetry) pumps() iter.Seq2[signal, counted] {
 	return func(yield func(signal, counted) bool) {
@@ -306,18 +304,21 @@ func (t *Telemetry) Logs() Counts {
 	if t == nil || t.logOf == nil {
 		return Counts{}
 	}
-	c := Counts{Offered: t.logOf.offered.Load(), Sent: t.logOf.sent.Load(), Dropped: t.logOf.drops()}
+	c := Counts{Offered: t.logOf.Offered(), Sent: t.logOf.Sent(), Dropped: t.logOf.Drops()}
 	c.Offered += t.missed.Load()
-	c.Dropped[causeQueueFull] += t.missed.Load()
+	c.Dropped[pump.CauseQueueFull] += t.missed.Load()
 	return c
 }
+
+// SendsLogs tells whether records go to a collector.
+func (t *Telemetry) SendsLogs() bool { return t != nil && t.logs != nil }
 
 // Spans tells the same of spans.
 func (t *Telemetry) Spans() Counts {
 	if t == nil || t.spans == nil {
 		return Counts{}
 	}
-	return Counts{Offered: t.spans.offered.Load(), Sent: t.spans.sent.Load(), Dropped: t.spans.drops()}
+	return Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
 }
 
 // PrometheusAddr is where the endpoint listens; nil: there is none.

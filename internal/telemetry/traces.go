@@ -15,6 +15,7 @@ import (
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -26,7 +27,9 @@ const (
 )
 
 // spanSink gives ended spans to the pump.
-type spanSink struct{ pump *pump[sdktrace.ReadOnlySpan] }
+type spanSink struct {
+	pump *pump.Pump[sdktrace.ReadOnlySpan]
+}
 
 // OnStart implements [sdktrace.SpanProcessor].
 func (spanSink) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
@@ -34,7 +37,7 @@ func (spanSink) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 // OnEnd implements [sdktrace.SpanProcessor].
 func (s spanSink) OnEnd(span sdktrace.ReadOnlySpan) {
 	if span.SpanContext().IsSampled() {
-		s.pump.offer(span)
+		s.pump.Offer(span)
 	}
 }
 

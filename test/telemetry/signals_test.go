@@ -56,6 +56,7 @@ func open(t *testing.T, o telemetry.Options) *rig {
 			Kernel: map[string]uint64{"ring_events": 2}, Journal: r.j.Stats(), Counters: map[string]uint64{"gate_denied": 4},
 			Maps: []telemetry.MapFill{{Name: "bl_containers", Used: 3, Max: 8192}}, Scans: []telemetry.ImageAge{{ID: "sha256:1", At: time.Now()}},
 			Database: time.Now().Add(-time.Hour),
+			Outputs:  []telemetry.OutputCount{{Name: "syslog:/dev/log", Sent: 5, Queued: 1, Dropped: map[string]uint64{"given_up": 2}}},
 		}
 	}
 	tel, err := telemetry.Open(t.Context(), o)
@@ -192,9 +193,12 @@ func check(t *testing.T, items []Item) {
 	}
 	for _, name := range []string{
 		"belay.decisions", "belay.events.lost", "belay.gate.duration", "belay.map.entries", "belay.map.limit", "belay.rule.level", "belay.enforcing",
-		"belay.scan.age", "belay.vulndb.age", "belay.containers", "belay.journal.written", "belay.telemetry.sent", "process.cpu.time", "process.memory.usage",
+		"belay.scan.age", "belay.vulndb.age", "belay.containers", "belay.journal.written", "belay.telemetry.sent", "belay.output.sent", "belay.output.queued", "process.cpu.time", "process.memory.usage",
 	} {
 		find("metric", name)
+	}
+	if d := find("metric", "belay.output.dropped"); d.Value != 2 || d.Attributes["belay.output"] != "syslog:/dev/log" || d.Attributes["belay.cause"] != "given_up" {
+		t.Errorf("drops of an output: %v %v", d.Value, d.Attributes)
 	}
 	gate := find("span", "gate container.start")
 	if gate.Trace != traceID || gate.Parent != "b7ad6b7169203331" {

@@ -3,10 +3,7 @@ package ci
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +18,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/hooksig"
 )
 
 // The states of a delivery.
@@ -30,13 +28,11 @@ const (
 	hookFailed  = "failed"
 )
 
-// The fields of a delivery.
+// The fields of a delivery: those of [hooksig], of which the ID is the scan's.
 const (
-	// HeaderSignature is "sha256=" and, in hex, HMAC-SHA256 with the webhook's secret of the value
-	// of [HeaderTimestamp], a dot, and the body.
-	HeaderSignature = "X-Belay-Signature"
-	HeaderTimestamp = "X-Belay-Timestamp" // Unix time of the try, in seconds
-	HeaderDelivery  = "X-Belay-Delivery"  // the scan's ID; the same for all tries
+	HeaderSignature = hooksig.HeaderSignature
+	HeaderTimestamp = hooksig.HeaderTimestamp
+	HeaderDelivery  = hooksig.HeaderDelivery
 )
 
 const (
@@ -238,8 +234,5 @@ func (s *Service) try(ctx context.Context, c *http.Client, h *hook, id string, b
 
 // Sign returns the value of [HeaderSignature].
 func Sign(secret []byte, timestamp string, body []byte) string {
-	m := hmac.New(sha256.New, secret)
-	m.Write([]byte(timestamp + "."))
-	m.Write(body)
-	return "sha256=" + hex.EncodeToString(m.Sum(nil))
+	return hooksig.Sign(secret, timestamp, body)
 }

@@ -1,0 +1,62 @@
+package journal
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/belay-project/belay/internal/secretname"
+)
+
+const hidden = "[redacted]"
+
+// WithoutSecrets returns r, or a copy whose arguments are without what looks like a secret
+// (a guess by names and forms): for records that leave the host, which the journal does not.
+func WithoutSecrets(r *Record) *Record {
+	if r.Process == nil || len(r.Process.Args) == 0 {
+		return r
+	}
+	args, changed := hideSecrets(r.Process.Args)
+	if !changed {
+		return r
+	}
+	out, p := *r, *r.Process
+	p.Args = args
+	out.Process = &p
+	return &out
+}
+
+func hideSecrets(args []string) (out []string, changed bool) {
+	out = slices.Clone(args)
+	next := false // the value of an option stands in the argument after it
+	for i, arg := range args {
+		switch name, value, ok := strings.Cut(arg, "="); {
+		case next && !strings.HasPrefix(arg, "-"):
+			out[i] = hidden
+		case ok && secretname.Variable(dashes(name), value):
+			out[i] = name + "=" + hidden
+		case secretname.Token(arg):
+			out[i] = hidden
+		case strings.Contains(arg, "://"):
+			out[i] = hidePassword(arg)
+		}
+		next = strings.HasPrefix(arg, "-") && !strings.Contains(arg, "=") && secretname.Looks(dashes(arg))
+		changed = changed || out[i] != arg
+	}
+	return out, changed
+}
+
+// dashes turns the name of an option into one of a variable: --api-key is api_key.
+func dashes(s string) string { return strings.ReplaceAll(strings.TrimLeft(s, "-"), "-", "_") }
+
+// hidePassword hides the password of a URL.
+func hidePassword(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil {
+		return s
+	}
+	if _, ok := u.User.Password(); !ok {
+		return s
+	}
+	return u.Redacted()
+}
