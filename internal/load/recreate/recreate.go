@@ -182,7 +182,7 @@ func (c *Container) recipe(img *image.InspectResponse, h Host, volumes []Volume)
 	if len(cfg.Entrypoint) == 0 && img != nil && img.Config != nil && len(img.Config.Entrypoint) > 0 {
 		cfg.Entrypoint = []string{""}
 	}
-	cfg.Labels, r.Bound = ownLabels(cfg.Labels)
+	cfg.Labels, r.Bound = OwnLabels(cfg.Labels)
 	host.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyDisabled}
 	host.ContainerIDFile = "" // a file of whoever ran docker run
 	if defaultCgroupns(h) == host.CgroupnsMode {
@@ -209,8 +209,8 @@ func defaultCgroupns(h Host) container.CgroupnsMode {
 	return container.CgroupnsModePrivate
 }
 
-// ownLabels returns labels without those that Belay wrote, and those of the gate.
-func ownLabels(labels map[string]string) (own, gate map[string]string) {
+// OwnLabels returns labels without those that Belay wrote, and those of the gate.
+func OwnLabels(labels map[string]string) (own, gate map[string]string) {
 	if labels == nil {
 		return nil, nil
 	}
@@ -234,6 +234,9 @@ func ownLabels(labels map[string]string) (own, gate map[string]string) {
 // the engine gave it.
 func (c *Container) networks(r *Recipe) {
 	mode := c.HostConfig.NetworkMode
+	if mode == "" || mode == network.NetworkDefault { // newer engines write it out
+		r.Request.HostConfig.NetworkMode = network.NetworkBridge
+	}
 	ends := map[string]*network.EndpointSettings{}
 	for name, e := range c.NetworkSettings.Networks {
 		if e == nil {
@@ -266,11 +269,7 @@ func (c *Container) networks(r *Recipe) {
 // Primary returns the network that a container is created on: engines before API 1.44 take
 // only one, and are told of the others afterwards.
 func (r *Recipe) Primary() string {
-	mode := string(r.Request.HostConfig.NetworkMode)
-	if mode == "" || mode == network.NetworkDefault {
-		return network.NetworkBridge
-	}
-	return mode
+	return string(r.Request.HostConfig.NetworkMode)
 }
 
 func userDefined(name string) bool {
