@@ -70,7 +70,7 @@ func TestStateless(t *testing.T) {
 		t.Errorf("%d requests, phase %s", sent.Load(), j.Phase)
 	}
 	kept := name + "-moved-" + j.ID[:8]
-	if running(w.from, kept) || !running(w.to, name) {
+	if w.running(w.from, kept) || !w.running(w.to, name) {
 		t.Error("want the copy running and the source stopped")
 	}
 	for what, want := range map[string]string{
@@ -86,7 +86,7 @@ func TestStateless(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", what, got, want)
 		}
 	}
-	if got := ok(t, w.from, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", kept); got != "no" {
+	if got := w.restart(t, w.from, kept); got != "no" {
 		t.Errorf("the source would start again: %q", got)
 	}
 	// By its alias it is found on the target.
@@ -97,17 +97,17 @@ func TestStateless(t *testing.T) {
 	if err != nil || strings.Contains(string(raw), "hunter2") {
 		t.Errorf("the journal has an environment value, or cannot be read: %v", err)
 	}
-	if left := append(orphans(t, w.from, ""), orphans(t, w.to, name)...); len(left) > 0 {
+	if left := w.orphans(t, j.Container, name); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	// It is taken back, and then the source has everything again.
 	if _, err := move.New(move.Options{Dir: dir, RunHook: func(context.Context, string, []string, []byte, time.Duration) error { return nil }}).Abort(t.Context(), j.ID, false); err != nil {
 		t.Fatal(err)
 	}
-	if !running(w.from, name) || ok(t, w.from, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", name) != "always" {
+	if !w.running(w.from, name) || w.restart(t, w.from, name) != "always" {
 		t.Error("the source is not what it was")
 	}
-	if out := w.to.Docker(t.Context(), "inspect", name); out.Code == 0 {
+	if w.there(w.to, name) {
 		t.Error("the copy is still there")
 	}
 	if out := w.to.Docker(t.Context(), "network", "inspect", "shop"); out.Code == 0 {
@@ -156,7 +156,7 @@ func TestStateful(t *testing.T) {
 	if before != after {
 		t.Errorf("the volume is another:\n%s\n%s", before, after)
 	}
-	if left := append(orphans(t, w.from, ""), orphans(t, w.to, name)...); len(left) > 0 {
+	if left := w.orphans(t, j.Container, name); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	// Going back would lose what the copy has written.
@@ -204,16 +204,16 @@ func TestTakenBack(t *testing.T) {
 			if !errors.As(err, &back) || back.Step != move.StepHealthy {
 				t.Fatalf("got %v", err)
 			}
-			if !running(w.from, name) || ok(t, w.from, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", name) != "always" {
+			if !w.running(w.from, name) || w.restart(t, w.from, name) != "always" {
 				t.Error("the source is not what it was")
 			}
-			if w.to.Docker(t.Context(), "inspect", name).Code == 0 {
+			if w.there(w.to, name) {
 				t.Error("the copy is still there")
 			}
-			if left := append(orphans(t, w.from, ""), orphans(t, w.to, "")...); len(left) > 0 {
+			j := only(t, dir)
+			if left := w.orphans(t, j.Container, ""); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
-			j := only(t, dir)
 			if j.Phase != move.RolledBack || (len(j.LeftBehind) > 0) != j.Stateful {
 				t.Errorf("phase %s, left %v", j.Phase, j.LeftBehind)
 			}
