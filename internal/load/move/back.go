@@ -58,6 +58,13 @@ func (r *run) restoreSource(ctx context.Context) error {
 	}
 	if r.j.SourceStopped {
 		r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "start the source again"})
+		if r.j.StoppedAt == "" {
+			// A stop may be under way still: one that is interrupted goes on in the engine, and
+			// would end what is started now.
+			if err := r.from.Stop(ctx, r.j.Container, stopSeconds(c)); err != nil {
+				return fmt.Errorf("source: %w", err)
+			}
+		}
 		if err := r.from.Start(ctx, r.j.Container); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
@@ -90,6 +97,14 @@ func (r *run) restoreSource(ctx context.Context) error {
 	return r.drain(ctx) // of the copy, which still runs
 }
 
+// stopSeconds is how long a container has to stop.
+func stopSeconds(c *recreate.Container) int {
+	if t := c.Config.StopTimeout; t != nil {
+		return *t
+	}
+	return 10 // the engine's default
+}
+
 // removeTarget stops and removes the containers that this move made on the target.
 func (r *run) removeTarget(ctx context.Context) error {
 	list, err := r.ours(ctx, r.to)
@@ -107,14 +122,10 @@ func (r *run) removeTarget(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("target: %w", err)
 			}
-			seconds := 10
-			if t := c.Config.StopTimeout; t != nil {
-				seconds = *t
-			}
 			if err := r.to.SetRestart(ctx, id, noRestart); err != nil {
 				return fmt.Errorf("target: %w", err)
 			}
-			if err := r.to.Stop(ctx, id, seconds); err != nil && !errors.Is(err, engine.ErrNotFound) {
+			if err := r.to.Stop(ctx, id, stopSeconds(c)); err != nil && !errors.Is(err, engine.ErrNotFound) {
 				return fmt.Errorf("target: %w", err)
 			}
 		}

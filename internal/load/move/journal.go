@@ -207,8 +207,10 @@ func List(dir string) ([]*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list moves: %w", err)
 	}
-	if _, err := os.ReadDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list moves: %w", err)
+	if err := trusted(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no directory, no moves
+	} else if err != nil {
+		return nil, err
 	}
 	var out []*Journal
 	var errs []error
@@ -228,6 +230,19 @@ func List(dir string) ([]*Journal, error) {
 	return out, errors.Join(errs...)
 }
 
+// trusted fails for a directory into which others could put a journal: a journal says what root
+// does.
+func trusted(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("directory of moves: %w", &fs.PathError{Op: "stat", Path: dir, Err: err})
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("directory of moves %s: others may write to it; fix: chmod 700, and your own", dir)
+	}
+	return nil
+}
+
 // lock takes a move for this process, and makes the directory. The kernel gives it back when
 // the process ends, however it ends.
 func lock(dir, id string) (func(), error) {
@@ -236,6 +251,9 @@ func lock(dir, id string) (func(), error) {
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of moves: %w", err)
+	}
+	if err := trusted(dir); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, id+".lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {

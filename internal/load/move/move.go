@@ -249,11 +249,31 @@ func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal
 			return r.j, fmt.Errorf("move %s: %w; fix: belay move resume %s, and move it back; or belay move abort --lose-writes %s", id, ErrNoReturn, id, id)
 		}
 	}
+	if r.j.Phase == Kept {
+		if err := r.copyIsThere(ctx); err != nil {
+			return r.j, err
+		}
+	}
 	err = r.back(ctx, errors.New("the operator has taken it back"))
 	if back := new(BackError); errors.As(err, &back) {
 		err = nil // that is what was asked for
 	}
 	return r.j, err
+}
+
+// copyIsThere fails if the copy of a move that is done has gone on elsewhere: with the source
+// there would be two.
+func (r *run) copyIsThere(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		return fmt.Errorf("move %s: its copy is no longer on the target, and may run elsewhere; if it does not: docker start %s", r.j.ID, r.j.keptName())
+	case err != nil:
+		return fmt.Errorf("target: %w", err)
+	case c.ShortName() != r.j.Name:
+		return fmt.Errorf("move %s: its copy is called %q now: it was moved on, and is to be moved back from there", r.j.ID, c.ShortName())
+	}
+	return nil
 }
 
 // Finish removes the kept source of a move before its time. Its volumes stay.

@@ -2,6 +2,8 @@ package move
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -153,7 +155,7 @@ func (e *ending) Read(p []byte) (int, error) {
 // there. Where the image would have volumes of its own it has the same one, so that no other is
 // made. Engines read and write a container's volumes whether it runs or not.
 func (r *run) helper(ctx context.Context, e *engine.Engine, name, image string, readOnly bool) (string, error) {
-	short := name[:min(len(name), 24)]
+	sum := sha256.Sum256([]byte(name))
 	list, err := r.ours(ctx, e)
 	if err != nil {
 		return "", err
@@ -187,5 +189,5 @@ func (r *run) helper(ctx context.Context, e *engine.Engine, name, image string, 
 			Type: mount.TypeVolume, Source: name, Target: p, ReadOnly: readOnly, VolumeOptions: &mount.VolumeOptions{NoCopy: true},
 		})
 	}
-	return e.Create(ctx, "belay-move-"+r.j.ID[:8]+"-"+short, req, "")
+	return e.Create(ctx, "belay-move-"+r.j.ID[:8]+"-"+hex.EncodeToString(sum[:6]), req, "")
 }
