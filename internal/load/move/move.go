@@ -26,22 +26,22 @@ import (
 type Settings struct {
 	recreate.Rules
 	// SplitNetworks allows to leave the other containers of a network that is on one host alone.
-	SplitNetworks bool
+	SplitNetworks bool `json:"splitNetworks,omitempty"`
 	// Image says how the image comes to the target: "auto" (pulled by digest, else streamed),
 	// "pull" or "stream".
-	Image string
+	Image string `json:"image,omitempty"`
 	// Hook is a program of the host and its first arguments: it takes the traffic to the target,
 	// or back. Empty: none.
-	Hook []string
+	Hook []string `json:"hook,omitempty"`
 	// Drain is how long a stateless source goes on after the hand-over.
-	Drain time.Duration
+	Drain time.Duration `json:"drainNanoseconds,omitempty"`
 	// Healthy is how long the target may take to be healthy; 0: five minutes.
-	Healthy time.Duration
+	Healthy time.Duration `json:"healthyNanoseconds,omitempty"`
 	// Settle is how long a container without a health check has to run to be taken for healthy;
 	// 0: ten seconds.
-	Settle time.Duration
+	Settle time.Duration `json:"settleNanoseconds,omitempty"`
 	// Keep is how long the stopped source is kept; 0: it is removed at the end of the move.
-	Keep time.Duration
+	Keep time.Duration `json:"keepNanoseconds,omitempty"`
 }
 
 // Options say how moves are carried out on this machine.

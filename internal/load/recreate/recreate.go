@@ -33,9 +33,9 @@ const (
 
 // Rules are what the operator allows beyond what is safe without asking.
 type Rules struct {
-	CopyVolumes bool // copy local volumes, with the container stopped
-	LoseLayer   bool // leave behind what is in its own layer and in its tmpfs mounts
-	Compose     bool // move a container that compose made, and may make again here
+	CopyVolumes bool `json:"copyVolumes,omitempty"` // copy local volumes, with the container stopped
+	LoseLayer   bool `json:"loseLayer,omitempty"`   // leave behind what is in its own layer and in its tmpfs mounts
+	Compose     bool `json:"compose,omitempty"`     // move a container that compose made, and may make again here
 }
 
 // Host is what has to be known of the engine that an inspection is from.
