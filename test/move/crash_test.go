@@ -2,6 +2,7 @@ package move
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/load/move"
+	"github.com/belay-project/belay/internal/load/recreate"
 	"github.com/belay-project/belay/tools/lab"
 )
 
@@ -182,5 +184,53 @@ func TestKilledAndAborted(t *testing.T) {
 				t.Errorf("left: %v", left)
 			}
 		})
+	}
+}
+
+// TestInterrupted: Ctrl-C takes the move back, also while the source is being stopped.
+func TestInterrupted(t *testing.T) {
+	w := need(t)
+	name := w.run(t, "crash", "--restart", "always", "-v", "records:/data", image)
+	ctx, cancel := context.WithCancel(t.Context())
+	dir := t.TempDir()
+	m := move.New(move.Options{Dir: dir, At: func(point string) {
+		if point == "stop-source/policy" {
+			time.AfterFunc(10*time.Millisecond, cancel) // the stop is under way then
+		}
+	}})
+	from, to := addresses(w)
+	_, err := m.Move(ctx, name, from, to, with(quick, volumes))
+	if back := new(move.BackError); !errors.As(err, &back) {
+		t.Fatalf("got %v", err)
+	}
+	time.Sleep(1500 * time.Millisecond) // longer than the stop could have gone on
+	if !w.running(w.from, name) || w.restart(t, w.from, name) != "always" || w.there(w.to, name) {
+		t.Error("the source is not what it was, or a copy is there")
+	}
+	if left := w.orphans(t, only(t, dir).Container, ""); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestFenced: a container that another machine is moving is left alone.
+func TestFenced(t *testing.T) {
+	w := need(t)
+	name := w.run(t, "crash", "--restart", "always", image)
+	c, err := w.fromAPI.Container(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := "belay-move-lease-" + c.ID[:12]
+	ok(t, w.from, "volume", "create", "--label", recreate.LabelMove+"=ffffffffffffffff", lease)
+	defer func() { _ = w.fromAPI.RemoveVolume(context.Background(), lease) }()
+	from, to := addresses(w)
+	if _, err := move.New(move.Options{Dir: t.TempDir()}).Move(t.Context(), name, from, to, quick); !errors.Is(err, move.ErrLeased) {
+		t.Errorf("got %v", err)
+	}
+	if v, err := w.fromAPI.Volume(t.Context(), lease); err != nil || v.Labels[recreate.LabelMove] != "ffffffffffffffff" {
+		t.Errorf("the other's lease is %+v, %v", v, err)
+	}
+	if !w.running(w.from, name) || w.there(w.to, name) {
+		t.Error("the source is not what it was, or a copy is there")
 	}
 }

@@ -239,3 +239,35 @@ func TestRefused(t *testing.T) {
 		t.Errorf("to itself: %v", err)
 	}
 }
+
+// TestOtherWay: from a newer engine to an older one, with a locally built image, a volume, limits
+// and options of the create.
+func TestOtherWay(t *testing.T) {
+	w := need(t)
+	name := "other"
+	t.Cleanup(func() { w.forget(t, name) })
+	ok(t, w.to, "network", "create", "shop")
+	ok(t, w.to, "run", "-d", "--name", name, "--stop-signal", "KILL", "--network", "shop", "--network-alias", "www", "-p", "8081:80", "-v", "records:/data", "--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE",
+		"--security-opt", "no-new-privileges", "--sysctl", "net.core.somaxconn=64", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "--init", "--hostname", "here", "--dns", "10.0.0.1",
+		"--add-host", "db:10.0.0.9", "--log-opt", "max-size=1m", "--read-only", newImage)
+	ok(t, w.to, "exec", name, "sh", "-c", "echo first >/data/log")
+	from, to := addresses(w)
+	j, err := move.New(move.Options{Dir: t.TempDir()}).Move(t.Context(), name, to, from, with(quick, volumes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !w.running(w.from, name) || w.running(w.to, name+"-moved-"+j.ID[:8]) {
+		t.Error("want the copy running and the source stopped")
+	}
+	for what, want := range map[string]string{
+		"{{.Config.Hostname}}": "here", "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}": "true 50 500000000", "{{.Config.Image}}": newImage,
+		"{{.HostConfig.SecurityOpt}} {{.HostConfig.Sysctls}} {{.HostConfig.Dns}} {{.HostConfig.ExtraHosts}}": "[no-new-privileges] map[net.core.somaxconn:64] [10.0.0.1] [db:10.0.0.9]",
+	} {
+		if got := ok(t, w.from, "inspect", "--format", what, name); got != want {
+			t.Errorf("%s: got %q, want %q", what, got, want)
+		}
+	}
+	if got := ok(t, w.from, "exec", name, "cat", "/data/log"); got != "first" {
+		t.Errorf("the volume has %q", got)
+	}
+}

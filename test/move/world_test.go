@@ -42,6 +42,9 @@ type job struct {
 // image is of a web server that can also append to a file in a volume.
 const image = "move/web:1"
 
+// newImage is one that only the target has at first.
+const newImage = "move/new:1"
+
 type world struct {
 	labs     []*lab.Lab
 	from, to *lab.Engine
@@ -137,7 +140,11 @@ func (w *world) build(ctx context.Context) (err error) {
 	for _, applet := range []string{"sh", "cat", "sleep", "echo", "httpd", "sync", "true", "false", "hostname", "ls", "wget", "test", "nslookup"} {
 		files = append(files, lab.File{Name: "bin/" + applet, Mode: 0o777, Link: "busybox"})
 	}
-	return w.from.Import(ctx, image, files, "ENV PATH=/bin", `CMD ["httpd", "-f", "-p", "80", "-h", "/www"]`)
+	const cmd = `CMD ["httpd", "-f", "-p", "80", "-h", "/www"]`
+	if err := w.from.Import(ctx, image, files, "ENV PATH=/bin", cmd); err != nil {
+		return err
+	}
+	return w.to.Import(ctx, newImage, files, "ENV PATH=/bin", "ENV NEW=1", cmd)
 }
 
 // appendScript acknowledges a line once the disk has it.

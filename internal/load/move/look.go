@@ -132,7 +132,7 @@ func (r *run) layer(ctx context.Context, c *recreate.Container) ([]recreate.Refu
 
 // ofEngine reports whether a path of a layer is there for a mount, and not written by anybody.
 func ofEngine(c *recreate.Container, p string) bool {
-	at := []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/console", "/proc", "/sys", "/.dockerenv"}
+	at := []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/console", "/proc", "/sys", "/.dockerenv", "/sbin/docker-init"}
 	for _, m := range c.Mounts {
 		at = append(at, m.Destination)
 	}
