@@ -104,10 +104,10 @@ func newRoot(t *terminal) (root *cobra.Command, started *bool) {
 		Long: `belay asks the agent of this host what it enforces, on which containers and why,
 shows what was denied, checks policy files and journals, and scans images.
 
-"policy check", "journal verify", "events verify", "events replay", "load plan", "scan",
-"sbom", "diff" and "db" work without an agent, and "doctor" finds out why there is none.
-All other commands talk to the agent over control.sock in its run directory, as root or
-as a member of the socket's group; those of "policy" also over users.sock, as far as
+"policy check", "journal verify", "events verify", "events replay", "load plan", "move",
+"scan", "sbom", "diff" and "db" work without an agent, and "doctor" finds out why there is
+none. All other commands talk to the agent over control.sock in its run directory, as root
+or as a member of the socket's group; those of "policy" also over users.sock, as far as
 policies let the user. "enroll" and "elevate" are for every user of the host.`,
 		Example: `  belay status
   belay events --follow --denials
@@ -129,7 +129,7 @@ policies let the user. "enroll" and "elevate" are for every user of the host.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
-	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), imagesCommand(t), loadCommand(t), eventsCommand(t), explainCommand(t),
+	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), imagesCommand(t), loadCommand(t), moveCommand(t), eventsCommand(t), explainCommand(t),
 		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), enableGateCommand(t), disableGateCommand(t), versionCommand(t), manpage.Command(1))
 	return root, started
 }

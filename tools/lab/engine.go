@@ -244,6 +244,15 @@ func (e *Engine) Listen(addr string) (l net.Listener, err error) {
 	return l, err
 }
 
+// Dial connects to a TCP address in the engine's network namespace: a container's own.
+func (e *Engine) Dial(addr string, timeout time.Duration) (c net.Conn, err error) {
+	err = e.ns.do(func() error {
+		c, err = net.DialTimeout("tcp", addr, timeout)
+		return err
+	})
+	return c, err
+}
+
 func (e *Engine) removeContainers() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // the caller's may have ended
 	defer cancel()

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/move"
+	"github.com/belay-project/belay/internal/sandbox/spawn"
+)
+
+// moveFlags are the flags of belay move.
+type moveFlags struct {
+	dir, hook string
+	from, to  engine.Address
+	dryRun    bool
+	s         move.Settings
+}
+
+func moveCommand(t *terminal) *cobra.Command {
+	f := &moveFlags{}
+	cmd := &cobra.Command{
+		Use:   "move CONTAINER --to ENGINE",
+		Short: "Move a container to another Docker engine; needs no agent",
+		Long: `move makes a container again on another engine, from the same image and with the same
+configuration, and stops it here. What cannot be moved is refused, with all reasons.
+
+A container without volumes goes on here until the copy there is healthy and --hook has
+brought it the traffic. One with volumes is stopped before they are copied, and its copy
+starts once both sides have been compared: there is never more than one writer.
+
+The source is kept, stopped and renamed, for the time of --keep; its volumes stay also
+after that. If a step fails, what was done is taken back and the source serves on. A move
+whose process ended is carried on with "resume" or taken back with "abort": its journal,
+below --state-dir, knows how far it had come. What is movable and what each step does is
+in docs/moving.md.
+
+The hook is a program of root's, with its first arguments. It gets hand-over or hand-back
+as the last one and the addresses of both sides as JSON on its standard input.`,
+		Example: `  belay move web --to tcp://b:2376 --tlscacert ca.pem --tlscert c.pem --tlskey k.pem --dry-run
+  belay move web --to unix:///run/b.sock --hook "/usr/local/bin/lb web" --drain 30s
+  belay move db --to unix:///run/b.sock --copy-volumes`,
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) != 1:
+				return errors.New("want one CONTAINER")
+			case f.to.URL == "":
+				return errors.New("want --to unix:///path or --to tcp://host:port")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return t.move(cmd.Context(), args[0], f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.to.URL, "to", "", "`engine` to move to: unix:///path or tcp://host:port")
+	fl.StringVar(&f.to.CAFile, "tlscacert", "", "`file` with the authority that signed the certificate of --to")
+	fl.StringVar(&f.to.CertFile, "tlscert", "", "`file` with our certificate for --to")
+	fl.StringVar(&f.to.KeyFile, "tlskey", "", "`file` with its key")
+	fl.StringVar(&f.from.URL, "from", "unix:///var/run/docker.sock", "`engine` that has the container, unix:///path")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, or why not, and change nothing")
+	fl.BoolVar(&f.s.CopyVolumes, "copy-volumes", false, "stop it, copy its local volumes and compare them")
+	fl.BoolVar(&f.s.LoseLayer, "lose-layer", false, "leave behind what it has written to its own layer and in memory")
+	fl.BoolVar(&f.s.SplitNetworks, "split-networks", false, "leave the other containers of its networks behind")
+	fl.BoolVar(&f.s.Compose, "compose", false, "move it though compose made it, and may make it again here")
+	fl.StringVar(&f.s.Image, "image", "auto", "`how` the image comes there: auto (pulled, else sent), pull or stream")
+	fl.StringVar(&f.hook, "hook", "", "`program` with arguments that takes the traffic there, or back")
+	fl.DurationVar(&f.s.Drain, "drain", 0, "`time` in which a source without volumes goes on after the hand-over")
+	fl.DurationVar(&f.s.Healthy, "healthy", 5*time.Minute, "`time` in which the copy has to be healthy")
+	fl.DurationVar(&f.s.Settle, "settle", 10*time.Second, "`time` that a copy without a health check has to run")
+	fl.DurationVar(&f.s.Keep, "keep", 24*time.Hour, "`time` for which the stopped source is kept; 0 removes it at once")
+	cmd.PersistentFlags().StringVar(&f.dir, "state-dir", "/var/lib/belay/moves", "`directory` of the journals of moves")
+	cmd.AddCommand(t.moveResume(f), t.moveAbort(f), t.moveFinish(f), t.moveList(f))
+	return cmd
+}
+
+func (t *terminal) mover(f *moveFlags) *move.Mover {
+	return move.New(move.Options{Dir: f.dir, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now})
+}
+
+// moveProgress writes a line for each step, and for bytes at most one a second.
+func (t *terminal) moveProgress() func(move.Event) {
+	var last time.Time
+	return func(e move.Event) {
+		switch {
+		case e.CopiedBytes && t.now().Sub(last) < time.Second:
+		case e.CopiedBytes && e.Total > 0:
+			last = t.now()
+			fmt.Fprintf(t.err, "    %s: %s of about %s\n", clean(e.Text), bytesText(e.Bytes), bytesText(e.Total))
+		case e.CopiedBytes:
+			last = t.now()
+			fmt.Fprintf(t.err, "    %s: %s\n", clean(e.Text), bytesText(e.Bytes))
+		case e.Back:
+			fmt.Fprintf(t.err, "back: %s\n", clean(e.Text))
+		default:
+			fmt.Fprintf(t.err, "%s: %s\n", e.Step, clean(e.Text))
+		}
+	}
+}
+
+func (f *moveFlags) complete() error {
+	if !strings.HasPrefix(f.from.URL, "unix://") {
+		return fmt.Errorf("--from %q: want unix:///path: a move is made on the host that has the container", f.from.URL)
+	}
+	for _, p := range []*string{&f.to.CAFile, &f.to.CertFile, &f.to.KeyFile, &f.dir} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p) // the journal is read from elsewhere
+		if err != nil {
+			return fmt.Errorf("%s: %w", *p, err)
+		}
+		*p = abs
+	}
+	if f.s.Hook = strings.Fields(f.hook); len(f.s.Hook) > 0 && !filepath.IsAbs(f.s.Hook[0]) {
+		return fmt.Errorf("--hook %q: want an absolute path", f.s.Hook[0])
+	}
+	return nil
+}
+
+func (t *terminal) move(ctx context.Context, container string, f *moveFlags) error {
+	if err := f.complete(); err != nil {
+		return err
+	}
+	m := t.mover(f)
+	if !f.dryRun {
+		j, err := m.Move(ctx, container, f.from, f.to, f.s)
+		return t.moved(j, err)
+	}
+	p, err := m.Look(ctx, container, f.from, f.to, f.s)
+	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
+		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
+			return err
+		}
+		return quietError{err}
+	}
+	if err != nil {
+		return err
+	}
+	if t.output == formatJSON {
+		return t.writeJSON(struct {
+			Movable bool `json:"movable"`
+			*move.Plan
+		}{true, p})
+	}
+	t.writeMovePlan(p)
+	return nil
+}
+
+func (t *terminal) writeMovePlan(p *move.Plan) {
+	kind := "without volumes: it goes on here until the copy has its traffic"
+	if p.Stateful {
+		kind = "with volumes: it is stopped while they are copied"
+	}
+	fmt.Fprintf(t.out, "%s can be moved, %s\n", clean(p.Name), kind)
+	tb := t.table("  ")
+	tb.row(plain("image"), plain(p.ImageName))
+	for _, v := range p.Volumes {
+		what := v.Name
+		if v.Anonymous {
+			what += " (anonymous)"
+		}
+		tb.row(plain("volume"), plain(what+" at "+v.Destination))
+	}
+	for _, n := range p.Networks {
+		tb.row(plain("network"), plain(n))
+	}
+	for _, port := range p.Ports {
+		tb.row(plain("port"), plain(port))
+	}
+	for _, n := range p.Notes {
+		tb.row(plain("note"), plain(n))
+	}
+	var steps []string
+	for _, s := range p.Steps {
+		steps = append(steps, string(s))
+	}
+	tb.row(plain("steps"), plain(strings.Join(steps, ", ")))
+	tb.writeTo(t.out)
+}
+
+// moved shows what a move came to.
+func (t *terminal) moved(j *move.Journal, err error) error {
+	if j == nil {
+		return err
+	}
+	if t.output == formatJSON {
+		if werr := t.writeJSON(j); werr != nil {
+			return werr
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "move %s: %s is %s\n", j.ID, clean(j.Name), j.Phase)
+	if j.Phase == move.Kept {
+		fmt.Fprintf(t.out, "  the source is kept, stopped, until %s; then: belay move finish %s\n", j.KeepUntil.Format(time.DateTime), j.ID)
+	}
+	for _, l := range j.LeftBehind {
+		fmt.Fprintf(t.out, "  left: %s\n", clean(l))
+	}
+	return nil
+}
+
+func oneMove(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return errors.New("want the ID of one move: see belay move list")
+	}
+	return nil
+}
+
+func (t *terminal) moveResume(f *moveFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "resume ID",
+		Short: "Carry on a move whose process ended, or that could not go on",
+		Long: `resume carries a move on from the step that its journal names, or goes on taking it back.
+Of a move that is done it removes the kept source, if its time is over.`,
+		Example: `  belay move resume 0b51f1d3a2c4e687`,
+		Args:    oneMove,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			j, err := t.mover(f).Resume(cmd.Context(), args[0])
+			return t.moved(j, err)
+		},
+	}
+}
+
+func (t *terminal) moveAbort(f *moveFlags) *cobra.Command {
+	var lose bool
+	cmd := &cobra.Command{
+		Use:   "abort ID",
+		Short: "Take a move back: the source serves again, the copy goes",
+		Long: `abort removes the copy from the target and starts the source again, with its name and its
+restart policy. A move that is done is taken back too, as long as its source is kept.
+
+If the container has volumes and its copy has taken over, what the copy has written would
+not be in the source: that takes --lose-writes. The copy's volumes stay on the target.`,
+		Example: `  belay move abort 0b51f1d3a2c4e687`,
+		Args:    oneMove,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			j, err := t.mover(f).Abort(cmd.Context(), args[0], lose)
+			return t.moved(j, err)
+		},
+	}
+	cmd.Flags().BoolVar(&lose, "lose-writes", false, "go back to the source without what the copy has written")
+	return cmd
+}
+
+func (t *terminal) moveFinish(f *moveFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "finish ID",
+		Short: "Remove the kept source of a move that is done, now",
+		Long: `finish removes the stopped source of a move before the time of --keep is over, after which
+the move cannot be taken back. Volumes of the source stay.`,
+		Example: `  belay move finish 0b51f1d3a2c4e687`,
+		Args:    oneMove,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			j, err := t.mover(f).Finish(cmd.Context(), args[0])
+			return t.moved(j, err)
+		},
+	}
+}
+
+func (t *terminal) moveList(f *moveFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "Show the moves that were begun on this host",
+		Long: `list shows each move with how far it has come: "moving" and "going back" are under way or
+have stopped, and want resume or abort; "moved" keeps its source.`,
+		Example: `  belay move list
+  belay move list -o json | jq -r '.[] | select(.phase == "moving") | .id'`,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			list, err := move.List(f.dir)
+			if t.output == formatJSON {
+				if list == nil {
+					list = []*move.Journal{}
+				}
+				return errors.Join(t.writeJSON(list), err)
+			}
+			if len(list) == 0 && err == nil {
+				fmt.Fprintln(t.out, "no moves")
+				return nil
+			}
+			tb := t.table("", "MOVE", "CONTAINER", "TO", "STATE", "STEP", "BEGAN", "ERROR")
+			for _, j := range list {
+				state := cell{string(j.Phase), yellow}
+				if j.Phase == move.Kept || j.Phase == move.Finished || j.Phase == move.RolledBack {
+					state = plain(string(j.Phase))
+				}
+				tb.row(plain(j.ID), plain(j.Name), plain(j.To.URL), state, plain(string(j.Step)), plain(t.ago(j.Began)), plain(orDash(j.Error)))
+			}
+			tb.writeTo(t.out)
+			return err
+		},
+	}
+}

@@ -1,0 +1,275 @@
+// Package engine asks one Docker engine for what moving a container takes: inspections as they
+// are, creates, stops, and streams of images and volumes.
+//
+// It owns connections to that engine and no other state, keeps no answer, retries nothing, and
+// never writes a request or an answer to a log: they hold environment values. Answers are
+// bounded; streams are handed through. A method that makes something there fails if it is
+// there already, but for volumes, which engines return as they are.
+//
+// Row: adapter.
+package engine
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/system"
+
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// Address says how an engine is reached. It holds no secret: keys are files.
+type Address struct {
+	// URL is unix:///path or tcp://host:port.
+	URL string `json:"url"`
+	// Files in PEM, for tcp: the authority that signed the engine's certificate, and our own
+	// certificate and key.
+	CAFile   string `json:"ca,omitempty"`
+	CertFile string `json:"cert,omitempty"`
+	KeyFile  string `json:"key,omitempty"`
+}
+
+// Bounds. An inspection is at most some 100 KB for a container with a thousand variables; a
+// list has one entry of some 2 KB a container.
+const (
+	maxAnswer  = 16 << 20
+	maxError   = 8 << 10
+	askTimeout = 90 * time.Second // of a request that is no stream; creating can copy files
+)
+
+// newest is the newest API version that this package's types are of, oldest that of Docker
+// 19.03.
+const (
+	newest = 56
+	oldest = 40
+)
+
+// Engine is one Docker engine. Its methods are safe for concurrent use.
+type Engine struct {
+	Address Address
+	// Info is what the engine said of itself when it was opened.
+	Info system.Info
+	// API is the minor number of the version that is spoken: 41 is 1.41.
+	API int
+
+	http *http.Client
+	base string
+	dead error
+}
+
+// Unreachable returns an engine that answers everything with err.
+func Unreachable(a Address, err error) *Engine {
+	return &Engine{Address: a, API: oldest, http: &http.Client{}, dead: err}
+}
+
+// StatusError is an engine's refusal.
+type StatusError struct {
+	What    string // what was asked, without values
+	Status  int
+	Message string
+}
+
+// Error returns what the engine said. Engines name things in it, and no environment.
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("%s: the engine answers %d: %s", e.What, e.Status, e.Message)
+}
+
+// Is reports one of the conditions below.
+func (e *StatusError) Is(target error) bool {
+	switch target {
+	case ErrNotFound:
+		return e.Status == http.StatusNotFound
+	case ErrConflict:
+		return e.Status == http.StatusConflict
+	}
+	return false
+}
+
+// Conditions of engines' answers.
+var (
+	ErrNotFound = errors.New("it is not there")
+	ErrConflict = errors.New("it is in use, or the name is taken")
+)
+
+// Open asks the engine at a for its version and what it has.
+//
+// Errors: an address that is none, or a tcp one without certificates; what the engine says.
+func Open(ctx context.Context, a Address) (*Engine, error) {
+	transport, base, err := dialer(a)
+	if err != nil {
+		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
+	}
+	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base}
+	e.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	var v struct{ APIVersion, MinAPIVersion string }
+	if err := e.ask(ctx, "ask for its version", "GET", "/version", nil, nil, &v); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
+	}
+	if e.API, err = choose(v.APIVersion, v.MinAPIVersion); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
+	}
+	e.base += "/v1." + strconv.Itoa(e.API)
+	if err := e.ask(ctx, "ask what it has", "GET", "/info", nil, nil, &e.Info); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
+	}
+	return e, nil
+}
+
+// Close closes idle connections.
+func (e *Engine) Close() { e.http.CloseIdleConnections() }
+
+// Host returns what an inspection's reading depends on.
+func (e *Engine) Host() recreate.Host { return recreate.Host{CgroupV1: e.Info.CgroupVersion != "2"} }
+
+func choose(has, least string) (int, error) {
+	h, ok := minor(has)
+	if !ok || h < oldest {
+		return 0, fmt.Errorf("it speaks API %q, and 1.%d is the least", has, oldest)
+	}
+	if l, ok := minor(least); ok && l > newest {
+		return 0, fmt.Errorf("it speaks API %s and newer, and this belay 1.%d: update belay", least, newest)
+	}
+	return min(h, newest), nil
+}
+
+func minor(v string) (int, bool) {
+	n, ok := strings.CutPrefix(v, "1.")
+	i, err := strconv.Atoi(n)
+	return i, ok && err == nil
+}
+
+func dialer(a Address) (*http.Transport, string, error) {
+	// No proxy: DOCKER_HOST's users expect none, and it would see the environment.
+	t := &http.Transport{MaxIdleConns: 4, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second}
+	d := &net.Dialer{Timeout: 20 * time.Second, KeepAlive: 15 * time.Second}
+	if path, ok := strings.CutPrefix(a.URL, "unix://"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return nil, "", errors.New("want unix:///path/to/docker.sock")
+		}
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }
+		return t, "http://engine", nil
+	}
+	host, ok := strings.CutPrefix(a.URL, "tcp://")
+	if !ok {
+		return nil, "", errors.New("want unix:///path or tcp://host:port")
+	}
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		return nil, "", fmt.Errorf("want tcp://host:port: %w", err)
+	}
+	if a.CAFile == "" || a.CertFile == "" || a.KeyFile == "" {
+		return nil, "", errors.New("tcp takes --tlscacert, --tlscert and --tlskey: environment values of containers go over it")
+	}
+	ca, err := os.ReadFile(a.CAFile)
+	if err != nil {
+		return nil, "", fmt.Errorf("authority: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, "", fmt.Errorf("authority: %s has no certificate in PEM", a.CAFile)
+	}
+	pair, err := tls.LoadX509KeyPair(a.CertFile, a.KeyFile)
+	if err != nil {
+		return nil, "", fmt.Errorf("own certificate: %w", err)
+	}
+	t.DialContext = d.DialContext
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{pair}}
+	return t, "https://" + host, nil
+}
+
+// ask sends a request and decodes the answer into out, unless that is nil.
+func (e *Engine) ask(ctx context.Context, what, method, path string, q url.Values, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return e.askAsLong(ctx, what, method, path, q, in, out)
+}
+
+func (e *Engine) askAsLong(ctx context.Context, what, method, path string, q url.Values, in, out any) error {
+	raw, err := e.raw(ctx, what, method, path, q, in)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, out); err != nil {
+		return fmt.Errorf("%s: read the answer: %w", what, err)
+	}
+	return nil
+}
+
+func (e *Engine) raw(ctx context.Context, what, method, path string, q url.Values, in any) ([]byte, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	resp, err := e.send(ctx, what, method, path, q, body, "application/json")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(io.LimitReader(resp, maxAnswer+1)); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if b.Len() > maxAnswer {
+		return nil, fmt.Errorf("%s: the answer has more than %d bytes", what, maxAnswer)
+	}
+	return b.Bytes(), nil
+}
+
+// send returns the body of a successful answer.
+func (e *Engine) send(ctx context.Context, what, method, path string, q url.Values, body io.Reader, kind string) (io.ReadCloser, error) {
+	if e.dead != nil {
+		return nil, fmt.Errorf("%s: %w", what, e.dead)
+	}
+	u := e.base + path
+	if len(q) > 0 {
+		u += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	req.Header.Set("User-Agent", "belay")
+	if body != nil {
+		req.Header.Set("Content-Type", kind)
+	}
+	resp, err := e.http.Do(req)
+	if err != nil {
+		// The URL in it says less than what does.
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 || resp.StatusCode == http.StatusNotModified {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(io.LimitReader(resp.Body, maxError)); err != nil {
+		b.WriteString(err.Error())
+	}
+	var msg struct{ Message string }
+	if json.Unmarshal(b.Bytes(), &msg) != nil || msg.Message == "" {
+		msg.Message = b.String()
+	}
+	return nil, &StatusError{What: what, Status: resp.StatusCode, Message: strings.TrimSpace(msg.Message)}
+}

@@ -1,0 +1,202 @@
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// back takes a move back: the source serves as before, and what the move made on the target is
+// gone. It goes on when ctx has ended, for a while: an interrupt is a reason to go back.
+//
+// It returns a [*BackError] with cause once it is done, and a [*StuckError] where it could not
+// be. A source with data is started only when the copy is known not to run.
+func (r *run) back(ctx context.Context, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
+	defer cancel()
+	failedAt := r.j.Step
+	r.j.Phase, r.j.Error = Back, cause.Error()
+	r.j.note(r.o.Now(), "goes back: "+cause.Error())
+	if err := r.save(); err != nil {
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
+	}
+	r.o.At("back/begin")
+	order := []func(context.Context) error{r.restoreSource, r.removeTarget}
+	if r.j.Stateful && r.j.TargetStarted {
+		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
+	}
+	for _, do := range append(order, r.cleanTarget, r.cleanSource, r.release) {
+		if err := do(ctx); err != nil {
+			r.j.note(r.o.Now(), "stuck: "+err.Error())
+			_ = r.j.write(r.o.Dir) // the phase is there already
+			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: err}
+		}
+		r.o.At("back/step")
+	}
+	r.j.Phase, r.j.Ended = RolledBack, r.o.Now()
+	r.j.note(r.j.Ended, "taken back")
+	if err := r.save(); err != nil {
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: err}
+	}
+	r.o.At("back/end")
+	return &BackError{ID: r.j.ID, Step: failedAt, Err: cause}
+}
+
+// restoreSource gives the source its name, its restart policy and its traffic again.
+func (r *run) restoreSource(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if c.ShortName() == r.j.keptName() {
+		if err := r.from.Rename(ctx, r.j.Container, r.j.Name); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	if r.j.SourceStopped {
+		r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "start the source again"})
+		if r.j.StoppedAt == "" {
+			// A stop may be under way still: one that is interrupted goes on in the engine, and
+			// would end what is started now.
+			if err := r.from.Stop(ctx, r.j.Container, stopSeconds(c)); err != nil {
+				return fmt.Errorf("source: %w", err)
+			}
+		}
+		if err := r.from.Start(ctx, r.j.Container); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if err := r.from.SetRestart(ctx, r.j.Container, r.j.Restart); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	if !r.j.HandedOver {
+		return nil
+	}
+	if r.j.SourceStopped {
+		img, err := r.from.Image(ctx, c.Image)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if err := await(ctx, r.from, r.j.Container, recreate.Of(c, img, r.from.Host()).Check, &r.j.Settings); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	if err := r.hook(ctx, "hand-back"); err != nil {
+		return err
+	}
+	r.j.HandedOver = false
+	if err := r.save(); err != nil {
+		return err
+	}
+	if r.j.Stateful {
+		return nil
+	}
+	return r.drain(ctx) // of the copy, which still runs
+}
+
+// stopSeconds is how long a container has to stop.
+func stopSeconds(c *recreate.Container) int {
+	if t := c.Config.StopTimeout; t != nil {
+		return *t
+	}
+	return 10 // the engine's default
+}
+
+// removeTarget stops and removes the containers that this move made on the target.
+func (r *run) removeTarget(ctx context.Context) error {
+	list, err := r.ours(ctx, r.to)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "remove the copy from the target"})
+	for i := range list {
+		id := list[i].ID
+		if list[i].Labels[labelHelper] == "" {
+			c, err := r.to.Container(ctx, id)
+			if errors.Is(err, engine.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("target: %w", err)
+			}
+			if err := r.to.SetRestart(ctx, id, noRestart); err != nil {
+				return fmt.Errorf("target: %w", err)
+			}
+			if err := r.to.Stop(ctx, id, stopSeconds(c)); err != nil && !errors.Is(err, engine.ErrNotFound) {
+				return fmt.Errorf("target: %w", err)
+			}
+		}
+		if err := r.to.Remove(ctx, id); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+	}
+	return nil
+}
+
+// cleanTarget removes networks and volumes that this move made on the target. A network that
+// others have joined stays, and so does a volume that the copy may have written to.
+func (r *run) cleanTarget(ctx context.Context) error {
+	for _, name := range r.j.Networks {
+		n, err := r.to.Network(ctx, name)
+		if errors.Is(err, engine.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		if n.Labels[recreate.LabelMove] != r.j.ID {
+			continue
+		}
+		if len(n.Containers) > 0 {
+			r.leave("target: network " + name + ", which others have joined")
+			continue
+		}
+		if err := r.to.RemoveNetwork(ctx, n.ID); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+	}
+	for i := range r.j.Volumes {
+		name := r.j.Volumes[i].Name
+		v, err := r.to.Volume(ctx, name)
+		if errors.Is(err, engine.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		switch {
+		case v.Labels[recreate.LabelMove] != r.j.ID:
+		case r.j.TargetStarted:
+			r.leave("target: volume " + name + ", to which the copy may have written; if nothing needs that: docker volume rm there")
+		default:
+			if err := r.to.RemoveVolume(ctx, name); err != nil {
+				return fmt.Errorf("target: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) leave(what string) { r.j.LeftBehind = append(r.j.LeftBehind, what) }
+
+// cleanSource removes the helpers that read volumes.
+func (r *run) cleanSource(ctx context.Context) error { return r.removeHelpers(ctx, r.from, "source") }
+
+func (r *run) removeHelpers(ctx context.Context, e *engine.Engine, side string) error {
+	list, err := r.ours(ctx, e)
+	if err != nil {
+		return fmt.Errorf("%s: %w", side, err)
+	}
+	for i := range list {
+		if list[i].Labels[labelHelper] == "" {
+			continue
+		}
+		if err := e.Remove(ctx, list[i].ID); err != nil {
+			return fmt.Errorf("%s: %w", side, err)
+		}
+	}
+	return nil
+}

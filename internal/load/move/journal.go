@@ -1,0 +1,270 @@
+package move
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/atomicfile"
+	"github.com/belay-project/belay/internal/load/engine"
+)
+
+// Phase is which way a move goes.
+type Phase string
+
+// The phases.
+const (
+	Forward    Phase = "moving"
+	Back       Phase = "going back"
+	Kept       Phase = "moved" // the source is kept, stopped
+	Finished   Phase = "finished"
+	RolledBack Phase = "taken back"
+)
+
+// Step is one step of a move.
+type Step string
+
+// The steps. Those in brackets in [Steps] are of one kind of move alone.
+const (
+	StepLease      Step = "lease"
+	StepImage      Step = "image"
+	StepNetworks   Step = "networks"
+	StepVolumes    Step = "volumes"
+	StepCreate     Step = "create"
+	StepStopSource Step = "stop-source"
+	StepCopy       Step = "copy"
+	StepStart      Step = "start"
+	StepHealthy    Step = "healthy"
+	StepHandOver   Step = "hand-over"
+	StepDrain      Step = "drain"
+	StepKeep       Step = "keep"
+	StepCommit     Step = "commit"
+)
+
+// Steps returns the steps of a move in their order. A container with data stops before its copy
+// starts; one without goes on until the copy has its traffic.
+func Steps(stateful bool) []Step {
+	if stateful {
+		return []Step{StepLease, StepImage, StepNetworks, StepVolumes, StepCreate, StepStopSource, StepCopy, StepStart, StepHealthy, StepHandOver, StepKeep, StepCommit}
+	}
+	return []Step{StepLease, StepImage, StepNetworks, StepCreate, StepStart, StepHealthy, StepHandOver, StepDrain, StepStopSource, StepKeep, StepCommit}
+}
+
+// Journal is what is kept of one move. It has no environment value of the container, but
+// arguments of the hook and names: its file is root's alone.
+type Journal struct {
+	Schema string `json:"schema"`
+	ID     string `json:"id"`
+	Phase  Phase  `json:"phase"`
+	// Step is being done: those before it are done, it may be in part.
+	Step  Step      `json:"step"`
+	Began time.Time `json:"began"`
+	Ended time.Time `json:"ended,omitzero"`
+	Error string    `json:"error,omitempty"`
+
+	Container string         `json:"container"` // ID on the source
+	Name      string         `json:"name"`
+	From      engine.Address `json:"from"`
+	To        engine.Address `json:"to"`
+	// FromEngine and ToEngine are the engines' own IDs.
+	FromEngine string   `json:"fromEngine"`
+	ToEngine   string   `json:"toEngine"`
+	Settings   Settings `json:"settings"`
+	Stateful   bool     `json:"stateful"`
+
+	// Restart is the restart policy that the source had.
+	Restart container.RestartPolicy `json:"restart"`
+	// What follows is true from before the deed: it may have been done.
+	SourceStopped bool `json:"sourceStopped,omitempty"`
+	TargetStarted bool `json:"targetStarted,omitempty"`
+	HandedOver    bool `json:"handedOver,omitempty"`
+
+	Networks []string        `json:"networks,omitempty"` // that this move makes on the target
+	Volumes  []JournalVolume `json:"volumes,omitempty"`
+	Target   string          `json:"target,omitempty"` // the container's ID there
+	// StoppedAt is when the source stopped, by its engine: a source that ran again has another.
+	StoppedAt string    `json:"stoppedAt,omitempty"`
+	KeepUntil time.Time `json:"keepUntil,omitzero"`
+	// LeftBehind are things that were kept on purpose, in words.
+	LeftBehind []string `json:"leftBehind,omitempty"`
+	History    []Entry  `json:"history"`
+}
+
+// JournalVolume is what is kept of one volume.
+type JournalVolume struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest,omitempty"` // of what both sides have, once they were compared
+	Bytes  int64  `json:"bytes,omitempty"`
+}
+
+// Entry is one line of a move's history.
+type Entry struct {
+	At   time.Time `json:"at"`
+	Step Step      `json:"step,omitempty"`
+	Text string    `json:"text,omitempty"`
+}
+
+// journalSchema is of this form of the file; another is refused.
+const journalSchema = "belay.dev/move/v1"
+
+// maxJournal bounds what is read: a history has some tens of lines for each try.
+const maxJournal = 4 << 20
+
+func newJournal(p *Plan, from, to engine.Address, s Settings, now time.Time) *Journal {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	j := &Journal{
+		Schema: journalSchema, ID: hex.EncodeToString(b[:]), Phase: Forward, Began: now, Container: p.Recipe.ID, Name: p.Recipe.Name,
+		From: from, To: to, Settings: s, Stateful: p.Recipe.Stateful(), Restart: p.Recipe.Restart,
+	}
+	j.Step = Steps(j.Stateful)[0]
+	for _, v := range p.Recipe.Volumes {
+		if !slices.ContainsFunc(j.Volumes, func(x JournalVolume) bool { return x.Name == v.Name }) {
+			j.Volumes = append(j.Volumes, JournalVolume{Name: v.Name})
+		}
+	}
+	return j
+}
+
+// noReturn reports whether going back could lose what the target wrote.
+func (j *Journal) noReturn() bool {
+	steps := Steps(j.Stateful)
+	return j.Stateful && j.TargetStarted && (j.Phase == Kept || slices.Index(steps, j.Step) >= slices.Index(steps, StepHandOver))
+}
+
+// keptName is the name of a source that was moved.
+func (j *Journal) keptName() string { return j.Name + "-moved-" + j.ID[:8] }
+
+func (j *Journal) note(now time.Time, text string) {
+	j.History = append(j.History, Entry{At: now, Step: j.Step, Text: text})
+}
+
+// write puts the journal on the disk. Nothing is done on an engine that it does not tell of.
+func (j *Journal) write(dir string) error {
+	b, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return fmt.Errorf("journal of move %s: %w", j.ID, err)
+	}
+	if err := atomicfile.WriteFile(filepath.Join(dir, j.ID+".json"), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("journal of move %s: %w", j.ID, err)
+	}
+	return nil
+}
+
+func validID(id string) bool {
+	b, err := hex.DecodeString(id)
+	return err == nil && len(b) == 8 && strings.ToLower(id) == id
+}
+
+func readJournal(dir, id string) (*Journal, error) {
+	if !validID(id) {
+		return nil, fmt.Errorf("%q is no ID of a move: see belay move list", id)
+	}
+	path := filepath.Join(dir, id+".json")
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no move %s: see belay move list", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal of move %s: %w", id, err)
+	}
+	if info.Size() > maxJournal {
+		return nil, fmt.Errorf("journal of move %s: more than %d bytes", id, maxJournal)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("journal of move %s: %w", id, err)
+	}
+	return parseJournal(id, b)
+}
+
+func parseJournal(id string, b []byte) (*Journal, error) {
+	j := new(Journal)
+	if err := json.Unmarshal(b, j); err != nil {
+		return nil, fmt.Errorf("journal of move %s: %w", id, err)
+	}
+	if j.Schema != journalSchema || j.ID != id || !slices.Contains(Steps(j.Stateful), j.Step) || len(j.Container) < 12 || j.Name == "" {
+		return nil, fmt.Errorf("journal of move %s: it is not of this version of belay", id)
+	}
+	return j, nil
+}
+
+// List returns all journals of a directory, newest first. One that cannot be read is an error
+// beside the others.
+func List(dir string) ([]*Journal, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list moves: %w", err)
+	}
+	if err := trusted(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // no directory, no moves
+	} else if err != nil {
+		return nil, err
+	}
+	var out []*Journal
+	var errs []error
+	for _, n := range names {
+		id := strings.TrimSuffix(filepath.Base(n), ".json")
+		if !validID(id) {
+			continue
+		}
+		j, err := readJournal(dir, id)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, j)
+	}
+	slices.SortFunc(out, func(a, b *Journal) int { return b.Began.Compare(a.Began) })
+	return out, errors.Join(errs...)
+}
+
+// trusted fails for a directory into which others could put a journal: a journal says what root
+// does.
+func trusted(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("directory of moves: %w", &fs.PathError{Op: "stat", Path: dir, Err: err})
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("directory of moves %s: others may write to it; fix: chmod 700, and your own", dir)
+	}
+	return nil
+}
+
+// lock takes a move for this process, and makes the directory. The kernel gives it back when
+// the process ends, however it ends.
+func lock(dir, id string) (func(), error) {
+	if !validID(id) {
+		return nil, fmt.Errorf("%q is no ID of a move: see belay move list", id)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of moves: %w", err)
+	}
+	if err := trusted(dir); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, id+".lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock move %s: %w", id, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("move %s: %w", id, ErrBusy)
+		}
+		return nil, fmt.Errorf("lock move %s: %w", id, err)
+	}
+	return func() { f.Close() }, nil
+}

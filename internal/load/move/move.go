@@ -1,0 +1,349 @@
+// Package move moves one container from one Docker engine to another, step by step, so that at
+// every moment there is exactly one copy that may write, or an intact source to go back to.
+//
+// It owns a directory with a journal for each move: a file that is replaced whole and on the
+// disk before each step begins. A step can be done twice; a move whose process died is carried
+// on ([Resume]) or taken back ([Abort]). On the engines, things that a move made bear its ID in
+// a label, and nothing without it is ever removed, but for the source at the very end. Journals
+// and messages hold no environment value: what a container is made from is read from the source
+// again, each time. No volume of the source is ever removed, and none of the target that may
+// have been written to.
+//
+// Row: feature.
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// Settings are what the operator chose for one move. They are kept in its journal.
+type Settings struct {
+	recreate.Rules
+	// SplitNetworks allows to leave the other containers of a network that is on one host alone.
+	SplitNetworks bool `json:"splitNetworks,omitempty"`
+	// Image says how the image comes to the target: "auto" (pulled by digest, else streamed),
+	// "pull" or "stream".
+	Image string `json:"image,omitempty"`
+	// Hook is a program of the host and its first arguments: it takes the traffic to the target,
+	// or back. Empty: none.
+	Hook []string `json:"hook,omitempty"`
+	// Drain is how long a stateless source goes on after the hand-over.
+	Drain time.Duration `json:"drainNanoseconds,omitempty"`
+	// Healthy is how long the target may take to be healthy; 0: five minutes.
+	Healthy time.Duration `json:"healthyNanoseconds,omitempty"`
+	// Settle is how long a container without a health check has to run to be taken for healthy;
+	// 0: ten seconds.
+	Settle time.Duration `json:"settleNanoseconds,omitempty"`
+	// Keep is how long the stopped source is kept; 0: it is removed at the end of the move.
+	Keep time.Duration `json:"keepNanoseconds,omitempty"`
+}
+
+// Options say how moves are carried out on this machine.
+type Options struct {
+	// Dir is the directory of the journals.
+	Dir string
+	// RunHook runs a hook; nil: hooks are refused.
+	RunHook func(ctx context.Context, path string, args []string, input []byte, timeout time.Duration) error
+	// Progress is told of each step, and of bytes while some are copied; nil: nobody is.
+	Progress func(Event)
+	// At is called before and after each step, with the step and "/begin" or "/end", after the
+	// journal has it. It is for tests, which end the process there; nil: nothing.
+	At func(point string)
+	// Now is the clock; nil: the machine's.
+	Now func() time.Time
+}
+
+// Event is progress: a step that begins, or bytes of it.
+type Event struct {
+	Step        Step
+	Text        string
+	Bytes       int64
+	Total       int64 // 0: not known
+	Back        bool  // the move is being taken back
+	CopiedBytes bool  // Bytes and Total are meant
+}
+
+// Defaults.
+const (
+	defaultHealthy = 5 * time.Minute
+	defaultSettle  = 10 * time.Second
+	hookTimeout    = 2 * time.Minute
+	backTimeout    = 15 * time.Minute
+)
+
+// Errors that callers tell apart.
+var (
+	ErrBusy     = errors.New("another process is carrying out this move")
+	ErrLeased   = errors.New("the container is being moved already")
+	ErrNoReturn = errors.New("the target has taken over, and may have written")
+)
+
+// RefusedError says why a move is not even begun.
+type RefusedError struct {
+	Container string
+	Refusals  []recreate.Refusal
+}
+
+// Error returns all reasons, a line each.
+func (e *RefusedError) Error() string {
+	text := e.Container + " is not moved:"
+	for _, r := range e.Refusals {
+		text += "\n  " + r.String()
+	}
+	return text
+}
+
+// BackError says that a move failed and was taken back: the source is as it was.
+type BackError struct {
+	ID   string
+	Step Step
+	Err  error
+}
+
+// Error says what failed.
+func (e *BackError) Error() string {
+	return fmt.Sprintf("move %s failed at %s and was taken back, the source is as it was: %v", e.ID, e.Step, e.Err)
+}
+
+// Unwrap returns what failed.
+func (e *BackError) Unwrap() error { return e.Err }
+
+// StuckError says that a move has stopped halfway, and what is to be done.
+type StuckError struct {
+	ID   string
+	Step Step
+	Back bool
+	Err  error
+}
+
+// Error says what failed and what can be done.
+func (e *StuckError) Error() string {
+	what, then := "carried on", "belay move resume "+e.ID+", or belay move abort "+e.ID
+	if e.Back {
+		what, then = "taken back", "belay move abort "+e.ID
+	}
+	return fmt.Sprintf("move %s cannot be %s at %s: %v; when that is mended: %s", e.ID, what, e.Step, e.Err, then)
+}
+
+// Unwrap returns what failed.
+func (e *StuckError) Unwrap() error { return e.Err }
+
+// Mover carries out moves. Its methods may be called by one goroutine at a time.
+type Mover struct {
+	o Options
+}
+
+// New returns a mover. It does no I/O.
+func New(o Options) *Mover {
+	if o.Progress == nil {
+		o.Progress = func(Event) {}
+	}
+	if o.At == nil {
+		o.At = func(string) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Mover{o: o}
+}
+
+// Look says what moving a container would take, and changes nothing.
+//
+// Errors: [*RefusedError]; those of the engines.
+func (m *Mover) Look(ctx context.Context, container string, from, to engine.Address, s Settings) (*Plan, error) {
+	r, err := m.open(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	return r.look(ctx, container, s, "")
+}
+
+// Move moves a container, and returns the journal of it. When it fails it takes back what it
+// did; when ctx ends, too.
+//
+// Errors: [*RefusedError] and [ErrLeased] if nothing was begun; [*BackError]; [*StuckError].
+func (m *Mover) Move(ctx context.Context, container string, from, to engine.Address, s Settings) (*Journal, error) {
+	if err := s.check(m.o); err != nil {
+		return nil, err
+	}
+	r, err := m.open(ctx, from, to)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	p, err := r.look(ctx, container, s, "")
+	if err != nil {
+		return nil, err
+	}
+	j := newJournal(p, from, to, s, m.o.Now())
+	j.FromEngine, j.ToEngine = r.from.Info.ID, r.to.Info.ID
+	unlock, err := lock(m.o.Dir, j.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	r.j, r.plan = j, p
+	return j, r.forward(ctx)
+}
+
+func (s *Settings) check(o Options) error {
+	switch {
+	case s.Image != "" && s.Image != "auto" && s.Image != "pull" && s.Image != "stream":
+		return fmt.Errorf("image %q: want auto, pull or stream", s.Image)
+	case len(s.Hook) > 0 && o.RunHook == nil:
+		return errors.New("hooks are not run here")
+	case s.Drain < 0 || s.Healthy < 0 || s.Settle < 0 || s.Keep < 0:
+		return errors.New("times are not negative")
+	}
+	return nil
+}
+
+// Resume carries a move on, in the direction that it had.
+//
+// Errors: [ErrBusy]; an unknown ID; those of [Mover.Move].
+func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
+	r, done, err := m.reopen(ctx, id, false)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	switch r.j.Phase {
+	case Forward:
+		if r.plan, err = r.again(ctx); err != nil {
+			return r.j, &StuckError{ID: id, Step: r.j.Step, Err: err}
+		}
+		return r.j, r.forward(ctx)
+	case Back:
+		return r.j, r.back(ctx, errors.New(r.j.Error))
+	case Kept:
+		if now := m.o.Now(); now.Before(r.j.KeepUntil) {
+			return r.j, fmt.Errorf("move %s is done; its source is kept until %s", id, r.j.KeepUntil.Format(time.DateTime))
+		}
+		return r.j, r.finish(ctx)
+	}
+	return r.j, fmt.Errorf("move %s has ended: %s", id, r.j.Phase)
+}
+
+// Abort takes a move back. One that is done, or at which a stateful target has taken over, it
+// takes back only with loseWrites, since what the target wrote stays there.
+//
+// Errors: [ErrNoReturn]; [ErrBusy]; [*StuckError] if it cannot be taken back now.
+func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal, error) {
+	r, done, err := m.reopen(ctx, id, true)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	switch r.j.Phase {
+	case Finished, RolledBack:
+		return r.j, fmt.Errorf("move %s has ended: %s", id, r.j.Phase)
+	case Forward, Kept:
+		if r.j.noReturn() && !loseWrites {
+			return r.j, fmt.Errorf("move %s: %w; fix: belay move resume %s, and move it back; or belay move abort --lose-writes %s", id, ErrNoReturn, id, id)
+		}
+	}
+	if r.j.Phase == Kept {
+		if err := r.copyIsThere(ctx); err != nil {
+			return r.j, err
+		}
+	}
+	err = r.back(ctx, errors.New("the operator has taken it back"))
+	if back := new(BackError); errors.As(err, &back) {
+		err = nil // that is what was asked for
+	}
+	return r.j, err
+}
+
+// copyIsThere fails if the copy of a move that is done has gone on elsewhere: with the source
+// there would be two.
+func (r *run) copyIsThere(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		return fmt.Errorf("move %s: its copy is no longer on the target, and may run elsewhere; if it does not: docker start %s", r.j.ID, r.j.keptName())
+	case err != nil:
+		return fmt.Errorf("target: %w", err)
+	case c.ShortName() != r.j.Name:
+		return fmt.Errorf("move %s: its copy is called %q now: it was moved on, and is to be moved back from there", r.j.ID, c.ShortName())
+	}
+	return nil
+}
+
+// Finish removes the kept source of a move before its time. Its volumes stay.
+func (m *Mover) Finish(ctx context.Context, id string) (*Journal, error) {
+	r, done, err := m.reopen(ctx, id, false)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if r.j.Phase != Kept {
+		return r.j, fmt.Errorf("move %s keeps no source: it is %s", id, r.j.Phase)
+	}
+	return r.j, r.finish(ctx)
+}
+
+// run is one move in this process.
+type run struct {
+	o        Options
+	from, to *engine.Engine
+	j        *Journal
+	plan     *Plan
+}
+
+// open opens both engines. If it is the target that does not answer, it returns what it has
+// with the error.
+func (m *Mover) open(ctx context.Context, from, to engine.Address) (*run, error) {
+	a, err := engine.Open(ctx, from)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	b, err := engine.Open(ctx, to)
+	if err != nil {
+		a.Close()
+		return &run{o: m.o, from: a}, fmt.Errorf("target: %w", err)
+	}
+	return &run{o: m.o, from: a, to: b}, nil
+}
+
+func (r *run) close() {
+	r.from.Close()
+	r.to.Close()
+}
+
+// reopen locks a move and opens its engines, which must be those that it began with. To go back
+// the target need not answer.
+func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(), error) {
+	unlock, err := lock(m.o.Dir, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	j, err := readJournal(m.o.Dir, id)
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	r, err := m.open(ctx, j.From, j.To)
+	if err != nil && back && r != nil {
+		// Without the target the source can still be restored, if no copy can run there.
+		r.to, err = engine.Unreachable(j.To, err), nil
+		r.to.Info.ID = j.ToEngine
+	}
+	if err != nil {
+		unlock()
+		return nil, nil, &StuckError{ID: id, Step: j.Step, Back: j.Phase == Back, Err: err}
+	}
+	r.j = j
+	done := func() { r.close(); unlock() }
+	if r.from.Info.ID != j.FromEngine || r.to.Info.ID != j.ToEngine {
+		done()
+		return nil, nil, fmt.Errorf("move %s: another engine answers at %s or %s than when it began", id, j.From.URL, j.To.URL)
+	}
+	return r, done, nil
+}

@@ -1,0 +1,229 @@
+package move
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+func journalOf(t *testing.T, stateful bool) *Journal {
+	t.Helper()
+	r := &recreate.Recipe{ID: "0123456789abcdef", Name: "web"}
+	if stateful {
+		r.Volumes = []recreate.Volume{{Name: "a", Destination: "/a"}, {Name: "a", Destination: "/b"}}
+	}
+	return newJournal(&Plan{Recipe: r}, engine.Address{URL: "unix:///a"}, engine.Address{URL: "unix:///b"}, Settings{}, time.Unix(1e9, 0).UTC())
+}
+
+func private(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "moves")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestJournal(t *testing.T) {
+	dir := private(t)
+	j := journalOf(t, true)
+	if len(j.Volumes) != 1 {
+		t.Errorf("one volume at two places is copied %d times", len(j.Volumes))
+	}
+	if err := j.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(filepath.Join(dir, j.ID+".json"))
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Fatalf("mode %v, %v", st, err)
+	}
+	got, err := readJournal(dir, j.ID)
+	if err != nil || got.Name != "web" || got.Step != StepLease || got.Phase != Forward {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	list, err := List(dir)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("got %d, %v", len(list), err)
+	}
+	for _, id := range []string{"", "../../etc/passwd", "0123456789ABCDEF", "0123"} {
+		if _, err := readJournal(dir, id); err == nil {
+			t.Errorf("%q is taken for an ID", id)
+		}
+	}
+	// One of another form is refused, and shown beside the others.
+	if err := os.WriteFile(filepath.Join(dir, "ffffffffffffffff.json"), []byte(`{"schema":"belay.dev/move/v9"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := List(dir); err == nil || len(list) != 1 {
+		t.Errorf("got %d, %v", len(list), err)
+	}
+}
+
+func TestListNone(t *testing.T) {
+	if list, err := List(filepath.Join(t.TempDir(), "none")); err != nil || len(list) != 0 {
+		t.Errorf("got %v, %v", list, err)
+	}
+}
+
+// TestUntrusted: whoever may write a journal says what root does.
+func TestUntrusted(t *testing.T) {
+	dir := private(t)
+	if err := os.Chmod(dir, 0o770); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := List(dir); err == nil {
+		t.Error("a directory of others is listed")
+	}
+	if _, err := New(Options{Dir: dir}).Abort(t.Context(), "0123456789abcdef", false); err == nil {
+		t.Error("a journal of others is followed")
+	}
+}
+
+func TestLock(t *testing.T) {
+	dir := private(t)
+	unlock, err := lock(dir, "0123456789abcdef")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(dir, "0123456789abcdef"); !errors.Is(err, ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
+	}
+	unlock()
+	unlock, err = lock(dir, "0123456789abcdef")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+}
+
+// TestOrder: whoever has data is stopped before the copy starts, and only then.
+func TestOrder(t *testing.T) {
+	for _, stateful := range []bool{true, false} {
+		s := Steps(stateful)
+		if stop, start := slices.Index(s, StepStopSource), slices.Index(s, StepStart); (stop < start) != stateful {
+			t.Errorf("stateful %v: %v", stateful, s)
+		}
+		if s[0] != StepLease || s[len(s)-1] != StepCommit {
+			t.Errorf("stateful %v: %v", stateful, s)
+		}
+	}
+}
+
+func TestNoReturn(t *testing.T) {
+	tests := []struct {
+		name     string
+		stateful bool
+		change   func(*Journal)
+		want     bool
+	}{
+		{"at the beginning", true, func(*Journal) {}, false},
+		{"started, not healthy", true, func(j *Journal) { j.TargetStarted, j.Step = true, StepHealthy }, false},
+		{"handing over", true, func(j *Journal) { j.TargetStarted, j.Step = true, StepHandOver }, true},
+		{"done", true, func(j *Journal) { j.TargetStarted, j.Step, j.Phase = true, StepCommit, Kept }, true},
+		{"without data", false, func(j *Journal) { j.TargetStarted, j.Step, j.Phase = true, StepCommit, Kept }, false},
+	}
+	for _, tt := range tests {
+		j := journalOf(t, tt.stateful)
+		tt.change(j)
+		if got := j.noReturn(); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
+		}
+	}
+}
+
+func TestSettings(t *testing.T) {
+	for _, s := range []Settings{{Image: "guess"}, {Hook: []string{"/x"}}, {Drain: -1}} {
+		if _, err := New(Options{Dir: t.TempDir()}).Move(context.Background(), "x", engine.Address{}, engine.Address{}, s); err == nil {
+			t.Errorf("%+v is taken", s)
+		}
+	}
+}
+
+// file is one entry of an archive.
+type file struct {
+	tar.Header
+	body string
+}
+
+// archive returns a tar stream with the entries in the order given.
+func archive(t testing.TB, files ...file) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		f.Size = int64(len(f.body))
+		if err := w.WriteHeader(&f.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, f.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestDigestTree(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	dir := file{tar.Header{Name: "v/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: at}, ""}
+	a := file{tar.Header{Name: "v/a", Typeflag: tar.TypeReg, Mode: 0o640, Uid: 7, ModTime: at}, "text"}
+	b := file{tar.Header{Name: "v/b", Typeflag: tar.TypeSymlink, Linkname: "../x", ModTime: at}, ""}
+	digest := func(files ...file) string {
+		d, err := digestTree(bytes.NewReader(archive(t, files...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	want := digest(dir, a, b)
+	if got := digest(b, a, dir); got != want {
+		t.Error("the order counts")
+	}
+	padded := append(archive(t, dir, a, b), make([]byte, 9000)...)
+	if got, err := digestTree(bytes.NewReader(padded)); err != nil || got != want {
+		t.Errorf("padding counts: %v", err)
+	}
+	for name, f := range map[string]func(*file){
+		"content": func(f *file) { f.body = "texT" }, "name": func(f *file) { f.Name = "v/c" }, "mode": func(f *file) { f.Mode = 0o644 },
+		"set-user-ID": func(f *file) { f.Mode = 0o4640 }, "owner": func(f *file) { f.Uid = 8 }, "group": func(f *file) { f.Gid = 8 }, "time": func(f *file) { f.ModTime = at.Add(time.Second) },
+		"attribute": func(f *file) { f.PAXRecords = map[string]string{"SCHILY.xattr.security.capability": "x"} },
+		"kind":      func(f *file) { f.Typeflag, f.body, f.Linkname = tar.TypeSymlink, "", "text" },
+	} {
+		c := a
+		f(&c)
+		if digest(dir, c, b) == want {
+			t.Errorf("%s does not count", name)
+		}
+	}
+	if digest(dir, a) == want || digest(dir, a, a, b) == want {
+		t.Error("the number of files does not count")
+	}
+	whole := archive(t, dir, a, b)
+	if _, err := digestTree(bytes.NewReader(whole[:1600])); err == nil {
+		t.Error("a stream that was cut has a digest")
+	}
+}
+
+func FuzzDigestTree(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(make([]byte, 1024))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		a, err := digestTree(bytes.NewReader(raw))
+		b, err2 := digestTree(io.MultiReader(bytes.NewReader(raw)))
+		if a != b || (err == nil) != (err2 == nil) {
+			t.Fatalf("%q, %v and %q, %v", a, err, b, err2)
+		}
+	})
+}

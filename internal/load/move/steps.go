@@ -1,0 +1,491 @@
+package move
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/volume"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// forward does the steps from the journal's on. If one fails, the move is taken back, unless the
+// target has taken over.
+func (r *run) forward(ctx context.Context) error {
+	steps := Steps(r.j.Stateful)
+	for _, s := range steps[slices.Index(steps, r.j.Step):] {
+		if err := r.step(ctx, s); err != nil {
+			return r.failed(ctx, err)
+		}
+	}
+	return r.commit()
+}
+
+func (r *run) step(ctx context.Context, s Step) error {
+	r.j.Step = s
+	r.j.note(r.o.Now(), "begun")
+	if err := r.save(); err != nil {
+		return err
+	}
+	r.o.Progress(Event{Step: s, Text: s.text(r.j)})
+	r.o.At(string(s) + "/begin")
+	do := map[Step]func(context.Context) error{
+		StepLease: r.lease, StepImage: r.bringImage, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
+		StepStopSource: r.stopSource, StepCopy: r.copyVolumes, StepStart: r.start, StepHealthy: r.healthy, StepHandOver: r.handOver,
+		StepDrain: r.drain, StepKeep: r.keep, StepCommit: r.setRestart,
+	}[s]
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("interrupted: %w", err)
+	}
+	if err := do(ctx); err != nil {
+		return err
+	}
+	r.o.At(string(s) + "/end")
+	return nil
+}
+
+// text says what a step does.
+func (s Step) text(j *Journal) string {
+	switch s {
+	case StepLease:
+		return "take the lease on " + j.Name
+	case StepImage:
+		return "bring the image"
+	case StepNetworks:
+		return "make its networks"
+	case StepVolumes:
+		return "make its volumes"
+	case StepCreate:
+		return "create it on the target, and compare"
+	case StepStopSource:
+		return "stop the source"
+	case StepCopy:
+		return "copy its volumes, and compare"
+	case StepStart:
+		return "start it on the target"
+	case StepHealthy:
+		return "wait until it is healthy there"
+	case StepHandOver:
+		return "hand over"
+	case StepDrain:
+		return fmt.Sprintf("let the source drain for %s", j.Settings.Drain)
+	case StepKeep:
+		return "keep the source as " + j.keptName()
+	}
+	return "give the target its restart policy"
+}
+
+// failed takes a move back, or says why it stays where it is.
+func (r *run) failed(ctx context.Context, err error) error {
+	if errors.Is(err, errJournal) || r.j.noReturn() {
+		r.j.Error = err.Error()
+		r.j.note(r.o.Now(), "stuck: "+err.Error())
+		_ = r.j.write(r.o.Dir) // what failed is the message; the step is there already
+		return &StuckError{ID: r.j.ID, Step: r.j.Step, Err: err}
+	}
+	return r.back(ctx, err)
+}
+
+// errJournal is for a journal that is no longer the truth: nothing is done without it.
+var errJournal = errors.New("the journal cannot be written")
+
+// save writes the journal between the deeds of a step.
+func (r *run) save() error {
+	if err := r.j.write(r.o.Dir); err != nil {
+		return fmt.Errorf("%w: %w", errJournal, err)
+	}
+	return nil
+}
+
+func (j *Journal) leaseName() string { return "belay-move-lease-" + j.Container[:12] }
+
+// lease takes the container for this move, for movers on other machines too: engines make a
+// volume once, and tell all others by its labels whose it is.
+func (r *run) lease(ctx context.Context) error {
+	v, err := r.from.CreateVolume(ctx, volume.CreateRequest{Name: r.j.leaseName(), Driver: "local", Labels: map[string]string{recreate.LabelMove: r.j.ID}})
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if by := v.Labels[recreate.LabelMove]; by != r.j.ID {
+		return fmt.Errorf("%w, by move %s; belay move list, or if no machine knows of it: docker volume rm %s", ErrLeased, by, r.j.leaseName())
+	}
+	return nil
+}
+
+// release gives the lease back, if it is ours.
+func (r *run) release(ctx context.Context) error {
+	v, err := r.from.Volume(ctx, r.j.leaseName())
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if v.Labels[recreate.LabelMove] != r.j.ID {
+		return nil
+	}
+	if err := r.from.RemoveVolume(ctx, r.j.leaseName()); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
+}
+
+// makeNetworks makes those that the target lacks.
+func (r *run) makeNetworks(ctx context.Context) error {
+	for _, name := range r.plan.Networks {
+		reason, err := r.networkFits(ctx, name)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			return errors.New("the target: " + reason)
+		}
+		switch _, err := r.to.Network(ctx, name); {
+		case err == nil:
+			continue
+		case !errors.Is(err, engine.ErrNotFound):
+			return fmt.Errorf("target: %w", err)
+		}
+		src, err := r.from.Network(ctx, name)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if !slices.Contains(r.j.Networks, name) {
+			r.j.Networks = append(r.j.Networks, name)
+		}
+		if err := r.save(); err != nil {
+			return err
+		}
+		if _, err := r.to.CreateNetwork(ctx, r.networkRequest(src)); err != nil {
+			return fmt.Errorf("target: %w; fix: docker network create %s there, with addresses that are free", err, name)
+		}
+	}
+	return nil
+}
+
+func (r *run) networkRequest(src *network.Inspect) network.CreateRequest {
+	labels, _ := recreate.OwnLabels(src.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[recreate.LabelMove] = r.j.ID
+	req := network.CreateRequest{
+		Name: src.Name, Driver: src.Driver, Internal: src.Internal, Attachable: src.Attachable, Options: networkOptions(src.Options), Labels: labels,
+		EnableIPv6: &src.EnableIPv6, IPAM: &network.IPAM{Driver: src.IPAM.Driver, Config: src.IPAM.Config},
+	}
+	if name := src.Options["com.docker.network.bridge.name"]; name != "" {
+		req.Options["com.docker.network.bridge.name"] = name
+	}
+	if r.from.API >= 47 && r.to.API >= 47 { // older ones do not say, and have it always
+		req.EnableIPv4 = &src.EnableIPv4
+	}
+	return req
+}
+
+func (r *run) makeVolumes(ctx context.Context) error {
+	for i := range r.j.Volumes {
+		name := r.j.Volumes[i].Name
+		src, err := r.from.Volume(ctx, name)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		labels, _ := recreate.OwnLabels(src.Labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[recreate.LabelMove] = r.j.ID
+		v, err := r.to.CreateVolume(ctx, volume.CreateRequest{Name: name, Driver: "local", Labels: labels})
+		if err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		if v.Labels[recreate.LabelMove] != r.j.ID {
+			return fmt.Errorf("the target has a volume called %q already", name)
+		}
+	}
+	return nil
+}
+
+// create makes the container on the target, and compares what the target made of it.
+func (r *run) create(ctx context.Context) error {
+	// One that is there was made before this process began, it may be without its networks. It
+	// has never started.
+	old, err := r.findTarget(ctx)
+	if err != nil {
+		return err
+	}
+	if old != "" {
+		if err := r.to.Remove(ctx, old); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+	}
+	ref, err := r.imageRef(ctx)
+	if err != nil {
+		return err
+	}
+	recipe := r.plan.Recipe
+	made, err := r.to.Create(ctx, r.j.Name, r.request(ref), recipe.Primary())
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	r.o.At(string(StepCreate) + "/made")
+	r.j.Target = made
+	if err := r.save(); err != nil {
+		return err
+	}
+	c, err := r.to.Container(ctx, made)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	img, err := r.to.Image(ctx, c.Image)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if !recreate.SameImage(r.plan.Image, img) {
+		return errors.New("target: the container has another image there")
+	}
+	got := recreate.Of(c, img, r.to.Host())
+	if d := recreate.Differences(recipe, got); len(d) > 0 {
+		return fmt.Errorf("target: it would not be the same container there, the engine takes %s otherwise", strings.Join(d, ", "))
+	}
+	return bound(recipe, got)
+}
+
+// request returns the request that makes the container on the target, from an image that the
+// target calls ref.
+func (r *run) request(ref string) container.CreateRequest {
+	req := r.plan.Recipe.Request
+	cfg := *req.Config
+	cfg.Image = ref
+	cfg.Labels = map[string]string{recreate.LabelMove: r.j.ID, recreate.LabelOrigin: r.j.Container}
+	maps.Copy(cfg.Labels, req.Labels)
+	req.Config = &cfg
+	return req
+}
+
+// bindingLabel is what the gate writes on a container to which it has bound kernel rules.
+const bindingLabel = recreate.GateLabels + "runtime"
+
+// bound holds a container to the kernel rules that the source's gate has bound to it: only the
+// target's gate can bind them there.
+func bound(want, got *recreate.Recipe) error {
+	if want.Bound[bindingLabel] == got.Bound[bindingLabel] {
+		return nil
+	}
+	return fmt.Errorf("target: the gate here has bound RuntimePolicies to it (%q), and there it has %q; fix: name the target's gate in --to, with the same policies",
+		want.Bound[bindingLabel], got.Bound[bindingLabel])
+}
+
+// findTarget returns the ID of the container that this move has made on the target, or "".
+func (r *run) findTarget(ctx context.Context) (string, error) {
+	list, err := r.ours(ctx, r.to)
+	if err != nil {
+		return "", fmt.Errorf("target: %w", err)
+	}
+	for i := range list {
+		if list[i].Labels[labelHelper] == "" {
+			return list[i].ID, nil
+		}
+	}
+	return "", nil
+}
+
+// ours returns the containers that this move has made on an engine.
+func (r *run) ours(ctx context.Context, e *engine.Engine) ([]container.Summary, error) {
+	list, err := e.Containers(ctx, map[string][]string{"label": {recreate.LabelMove + "=" + r.j.ID}})
+	// Whatever the engine makes of filters: what is not ours is not touched.
+	return slices.DeleteFunc(list, func(c container.Summary) bool { return c.Labels[recreate.LabelMove] != r.j.ID }), err
+}
+
+// stopSource stops the source for good: it has no restart policy before it stops.
+func (r *run) stopSource(ctx context.Context) error {
+	if err := r.lease(ctx); err != nil {
+		return err
+	}
+	r.j.SourceStopped = true
+	if err := r.save(); err != nil {
+		return err
+	}
+	if err := r.from.SetRestart(ctx, r.j.Container, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	r.o.At(string(StepStopSource) + "/policy")
+	if err := r.from.Stop(ctx, r.j.Container, r.plan.Recipe.StopSeconds); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if c.State.Running || c.State.Restarting {
+		return errors.New("source: it runs on after it was stopped")
+	}
+	r.j.StoppedAt = c.State.FinishedAt
+	return r.save()
+}
+
+// sourceRests fails if the source runs, or has run since it was stopped.
+func (r *run) sourceRests(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if c.State.Running || c.State.Restarting || c.State.Paused || c.State.FinishedAt != r.j.StoppedAt {
+		return errors.New("source: somebody has started it again since it was stopped")
+	}
+	return nil
+}
+
+// start starts the copy. One with data starts only while the source rests.
+func (r *run) start(ctx context.Context) error {
+	if err := r.lease(ctx); err != nil {
+		return err
+	}
+	if r.j.Stateful {
+		if err := r.sourceRests(ctx); err != nil {
+			return err
+		}
+	}
+	r.j.TargetStarted = true
+	if err := r.save(); err != nil {
+		return err
+	}
+	if err := r.to.Start(ctx, r.j.Target); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	return nil
+}
+
+// healthy waits until the copy is healthy by its own check, or has run for a while.
+func (r *run) healthy(ctx context.Context) error {
+	if err := await(ctx, r.to, r.j.Target, r.plan.Recipe.Check, &r.j.Settings); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	return nil
+}
+
+func await(ctx context.Context, e *engine.Engine, id string, check bool, s *Settings) error {
+	limit, settle := s.Healthy, s.Settle
+	if limit == 0 {
+		limit = defaultHealthy
+	}
+	if settle == 0 {
+		settle = defaultSettle
+	}
+	began := time.Now()
+	for {
+		c, err := e.Container(ctx, id)
+		if err != nil {
+			return err
+		}
+		switch st := c.State; {
+		case !st.Running:
+			return fmt.Errorf("it has ended with status %d: docker logs says why", st.ExitCode)
+		case st.Health != nil && st.Health.Status == container.Unhealthy:
+			return errors.New("its health check fails")
+		case check && st.Health != nil && st.Health.Status == container.Healthy, !check && time.Since(began) >= settle:
+			return nil
+		}
+		if time.Since(began) >= max(limit, settle) {
+			return fmt.Errorf("it is not healthy after %s", limit)
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("interrupted: %w", ctx.Err())
+	case <-t.C:
+		return nil
+	}
+}
+
+// drain leaves the source to those whom it still serves.
+func (r *run) drain(ctx context.Context) error { return pause(ctx, r.j.Settings.Drain) }
+
+// keep gives the stopped source a name that tells what it is, so that the name is free.
+func (r *run) keep(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if c.ShortName() == r.j.keptName() {
+		return nil
+	}
+	if err := r.from.Rename(ctx, r.j.Container, r.j.keptName()); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
+}
+
+// setRestart gives the copy the restart policy that the source had, if it still runs.
+func (r *run) setRestart(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if !c.State.Running {
+		if !r.j.Stateful {
+			return fmt.Errorf("target: it has ended with status %d", c.State.ExitCode)
+		}
+		if err := r.start(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.to.SetRestart(ctx, r.j.Target, r.j.Restart); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	return r.release(ctx)
+}
+
+// commit ends a move: from here on its source is only kept.
+func (r *run) commit() error {
+	now := r.o.Now()
+	r.j.Phase, r.j.Ended, r.j.Error, r.j.KeepUntil = Kept, now, "", now.Add(r.j.Settings.Keep)
+	r.j.note(now, "moved")
+	if err := r.save(); err != nil {
+		return &StuckError{ID: r.j.ID, Step: r.j.Step, Err: err}
+	}
+	r.o.At("kept")
+	if r.j.Settings.Keep > 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), backTimeout)
+	defer cancel()
+	return r.finish(ctx)
+}
+
+// finish removes the source of a move that is done, if it rests. Its volumes stay.
+func (r *run) finish(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Container)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+	case err != nil:
+		return fmt.Errorf("source: %w", err)
+	case c.State.Running || c.ShortName() != r.j.keptName():
+		return fmt.Errorf("source: %q is not removed: it runs or has another name than this move gave it", c.ShortName())
+	default:
+		if err := r.from.Remove(ctx, r.j.Container); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	for _, v := range r.j.Volumes {
+		r.j.LeftBehind = append(r.j.LeftBehind, "source: volume "+v.Name)
+	}
+	r.j.Phase = Finished
+	r.j.note(r.o.Now(), "the source is removed")
+	return r.save()
+}

@@ -1,0 +1,193 @@
+package move
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// labelHelper marks a container that was made to reach a volume and never starts.
+const labelHelper = recreate.MoveLabels + "helper"
+
+// volumeAt is where a helper has the volume.
+const volumeAt = "/belay-volume"
+
+// streamEnd is how long the rest of a stream, its padding, may take once the target is content.
+const streamEnd = time.Minute
+
+var noRestart = container.RestartPolicy{Name: container.RestartPolicyDisabled}
+
+// copyVolumes copies each volume, and reads it back on the target: what counts is that both
+// sides have the same tree, by one digest. Nothing runs on either side meanwhile.
+func (r *run) copyVolumes(ctx context.Context) error {
+	if err := r.sourceRests(ctx); err != nil {
+		return err
+	}
+	for i := range r.j.Volumes {
+		v := &r.j.Volumes[i]
+		if v.Digest != "" {
+			continue // copied and compared before this process began, and nothing has run since
+		}
+		if err := r.copyVolume(ctx, v); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		if err := r.save(); err != nil {
+			return err
+		}
+		r.o.At(string(StepCopy) + "/volume")
+	}
+	// Whoever started the source meanwhile has made what was copied worthless.
+	if err := r.sourceRests(ctx); err != nil {
+		return err
+	}
+	return errors.Join(r.removeHelpers(ctx, r.from, "source"), r.removeHelpers(ctx, r.to, "target"))
+}
+
+func (r *run) copyVolume(ctx context.Context, v *JournalVolume) error {
+	src, err := r.helper(ctx, r.from, v.Name, r.plan.Recipe.ImageID, true)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	ref, err := r.imageRef(ctx)
+	if err != nil {
+		return err
+	}
+	dst, err := r.helper(ctx, r.to, v.Name, ref, false)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	sent, n, err := r.send(ctx, v.Name, src, dst)
+	if err != nil {
+		return err
+	}
+	back, err := r.to.Archive(ctx, dst, volumeAt)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	defer back.Close()
+	there, err := digestTree(back)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if sent != there {
+		return fmt.Errorf("the copy is not the same: %s here, %s there", sent, there)
+	}
+	v.Digest, v.Bytes = sent, n
+	return nil
+}
+
+// send streams a volume from one helper to the other, and returns the digest of its tree.
+func (r *run) send(ctx context.Context, name, src, dst string) (digest string, n int64, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	body, err := r.from.Archive(ctx, src, volumeAt)
+	if err != nil {
+		return "", 0, fmt.Errorf("source: %w", err)
+	}
+	defer body.Close()
+	in := &counter{r: body, tell: func(n int64) {
+		r.o.Progress(Event{Step: StepCopy, Text: "copy " + name, Bytes: n, CopiedBytes: true})
+	}}
+	pr, pw := io.Pipe()
+	type result struct {
+		digest string
+		err    error
+	}
+	read := make(chan result, 1)
+	go func() {
+		d, err := digestTree(pr)
+		pr.CloseWithError(err) // a reader that gave up must not hold up the stream
+		read <- result{d, err}
+	}()
+	tee := &ending{r: io.TeeReader(in, pw), end: pw.CloseWithError}
+	// Names in the stream begin with the volume's directory. It is unpacked above that: engines
+	// refuse links that lead out of where they unpack, and volumes may have such.
+	err = r.to.Extract(ctx, dst, "/", tee)
+	if err != nil {
+		pw.CloseWithError(io.ErrUnexpectedEOF) // nothing, if the stream came to its end
+	}
+	var got result
+	select {
+	case got = <-read:
+	case <-time.After(streamEnd):
+		pw.CloseWithError(io.ErrUnexpectedEOF)
+		got = <-read
+	}
+	if got.err != nil && !errors.Is(got.err, io.ErrUnexpectedEOF) {
+		return "", 0, fmt.Errorf("source: read the archive: %w", got.err)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("target: %w", err)
+	}
+	if got.err != nil {
+		return "", 0, fmt.Errorf("source: read the archive: %w", got.err)
+	}
+	return got.digest, in.n, nil
+}
+
+// ending passes the end of a stream on.
+type ending struct {
+	r   io.Reader
+	end func(error) error
+}
+
+// Read implements [io.Reader].
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if err != nil {
+		_ = e.end(err) // io.EOF ends the other side in order; it returns nil always
+	}
+	return n, err
+}
+
+// helper makes a container that has the volume and never starts, or returns the one that is
+// there. Where the image would have volumes of its own it has the same one, so that no other is
+// made. Engines read and write a container's volumes whether it runs or not.
+func (r *run) helper(ctx context.Context, e *engine.Engine, name, image string, readOnly bool) (string, error) {
+	sum := sha256.Sum256([]byte(name))
+	list, err := r.ours(ctx, e)
+	if err != nil {
+		return "", err
+	}
+	for i := range list {
+		if list[i].Labels[labelHelper] == name {
+			return list[i].ID, nil
+		}
+	}
+	img, err := e.Image(ctx, image)
+	if err != nil {
+		return "", err
+	}
+	at := []string{volumeAt}
+	if img.Config != nil {
+		for p := range img.Config.Volumes {
+			if p = strings.TrimRight(p, "/"); p != "" && p != volumeAt {
+				at = append(at, p)
+			}
+		}
+	}
+	req := container.CreateRequest{
+		Config: &container.Config{
+			Image: image, Entrypoint: []string{""}, Cmd: []string{"/belay-never-started"},
+			Labels: map[string]string{recreate.LabelMove: r.j.ID, labelHelper: name},
+		},
+		HostConfig: &container.HostConfig{NetworkMode: "none", RestartPolicy: noRestart},
+	}
+	for _, p := range at {
+		req.HostConfig.Mounts = append(req.HostConfig.Mounts, mount.Mount{
+			Type: mount.TypeVolume, Source: name, Target: p, ReadOnly: readOnly, VolumeOptions: &mount.VolumeOptions{NoCopy: true},
+		})
+	}
+	return e.Create(ctx, "belay-move-"+r.j.ID[:8]+"-"+hex.EncodeToString(sum[:6]), req, "")
+}
