@@ -91,6 +91,9 @@ func authorText(a *revision.Author) string {
 	}
 	if a.Kind != revision.ByUser {
 		name = a.Kind + " " + name
+		if a.Kind == revision.ByContainer && a.UID != nil {
+			name += fmt.Sprintf(" (uid %d)", *a.UID)
+		}
 	}
 	return name
 }

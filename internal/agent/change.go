@@ -157,6 +157,8 @@ func (m *manager) entryOf(d *storedPolicy, name string) *policy.Entry {
 		e.Access = &policy.AccessPolicy{}
 	case policy.ImageKind:
 		e.Image = &policy.ImagePolicy{}
+	case policy.LoadKind:
+		e.Load = &policy.LoadPolicy{}
 	}
 	return e
 }
@@ -266,13 +268,15 @@ func (m *manager) authorize(who *control.Caller, op string, cur *storedPolicy, t
 }
 
 // actionsFor returns what must be allowed. A rollback that takes a policy away is a
-// delete too.
+// delete too, and one that brings it back a create.
 func actionsFor(op string, cur *storedPolicy, t target) []string {
 	switch {
 	case op == revision.OpDelete:
 		return []string{actDelete}
 	case op == revision.OpRollback && t.entry == nil:
 		return []string{actRollback, actDelete}
+	case op == revision.OpRollback && cur == nil:
+		return []string{actRollback, actCreate}
 	case op == revision.OpRollback:
 		return []string{actRollback}
 	case cur == nil:

@@ -52,3 +52,38 @@ func TestNotLoosening(t *testing.T) {
 		m.must(m.apply(alice, web2))
 	}
 }
+
+// A rollback that brings a deleted policy back must be allowed as a create.
+func TestRollbackIsNoCreate(t *testing.T) {
+	text := strings.Replace(editors, "policy.create, ", "", 1)
+	m := newManaged(t, "", map[string]string{"a.yaml": text, "b.yaml": admins})
+	m.must(m.apply(rootCaller, web))
+	m.must(m.named(rootCaller, revision.OpDelete, "web"))
+	if _, err := m.named(alice, revision.OpRollback, "web"); !errors.Is(err, control.ErrForbidden) || m.inForce("web") != "" {
+		t.Errorf("alice, who may create nothing, brought web back: %v", err)
+	}
+	m.must(m.named(rootCaller, revision.OpRollback, "web"))
+	m.must(m.apply(alice, web2))
+}
+
+// A policy of every section can be changed and deleted, and one of another kind is not taken for a
+// RuntimePolicy.
+func TestEveryKindIsManaged(t *testing.T) {
+	text := strings.Replace(editors, "checks: [notOwnPolicy]}", "checks: [notLoosening], resources: {kinds: [runtimePolicy]}}", 1)
+	m := newManaged(t, "", map[string]string{"a.yaml": text, "b.yaml": admins})
+	for _, spec := range []string{
+		"exec: {asRoot: deny}", "ssh: {server: deny}", "files: {readOnly: [/etc]}", "privileges: {mount: deny}", "network: {listen: deny}", "guard: {sockets: deny}",
+	} {
+		m.must(m.apply(alice, document("one", spec)))
+	}
+	m.must(m.named(rootCaller, revision.OpDelete, "one"))
+	load := "apiVersion: belay.dev/v1\nkind: LoadPolicy\nmetadata: {name: full}\nspec:\n  caps: {memory: 90%}\n  actions: [alert]\n"
+	if _, err := m.apply(alice, load); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("alice, who may change RuntimePolicies, wrote a LoadPolicy: %v", err)
+	}
+	m.must(m.apply(rootCaller, load))
+	m.must(m.named(rootCaller, revision.OpDelete, "full"))
+	if _, err := m.named(alice, revision.OpRollback, "full"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("alice brought a LoadPolicy back: %v", err)
+	}
+}

@@ -50,14 +50,21 @@ func (p *policies) load(asked bool) error {
 	defer p.mu.Unlock()
 	p.print = p.look()
 	p.former, p.oldDocs = p.set, p.docs
+	var lost error
 	if p.set == nil {
-		if last, err := policy.ParseFiles(p.lastGood); err == nil {
+		last, err := policy.ParseFiles(p.lastGood)
+		if err == nil {
 			p.former, p.oldDocs = last, documentsOf(last)
+		} else if st, serr := os.Stat(p.lastGood); !errors.Is(serr, fs.ErrNotExist) && (serr != nil || st.Size() > 0) { // an empty set is an empty file
+			lost = err
 		}
 	}
 	set, docs, err := readPolicies(p.dir, p.shipped, nil)
 	if err == nil {
 		err = p.vanished(set, docs, asked)
+	}
+	if err == nil && lost != nil && !holdsOwn(docs) {
+		err = fmt.Errorf("%s holds no policy, and what was in force before cannot be read: %w; fix: bring the policies back, or remove %s if none is wanted", p.dir, lost, p.lastGood)
 	}
 	if err == nil {
 		p.set, p.all, p.docs, p.broken, p.loaded = set, set.Policies(), docs, "", time.Now()
@@ -77,15 +84,10 @@ func (p *policies) vanished(set *policy.Set, docs map[string]*storedPolicy, aske
 	if p.former == nil {
 		return nil
 	}
-	formerly, own := 0, 0
+	formerly := 0
 	for name := range p.oldDocs {
 		if d := docs[name]; d == nil || d.shipped == nil {
 			formerly++
-		}
-	}
-	for _, d := range docs {
-		if d.own {
-			own++
 		}
 	}
 	switch {
@@ -94,7 +96,7 @@ func (p *policies) vanished(set *policy.Set, docs map[string]*storedPolicy, aske
 			return nil
 		}
 		return fmt.Errorf("%s holds no AccessPolicy any more; fix: if none is wanted, run belay policy reload", p.dir)
-	case formerly == 0 || own > 0:
+	case formerly == 0 || holdsOwn(docs):
 		return nil
 	}
 	if _, err := os.Stat(p.dir); err != nil {
@@ -104,6 +106,16 @@ func (p *policies) vanished(set *policy.Set, docs map[string]*storedPolicy, aske
 		return fmt.Errorf("%s holds no policy any more; fix: if none is wanted, run belay policy reload", p.dir)
 	}
 	return nil
+}
+
+// holdsOwn reports whether any of the policies is the policy directory's own.
+func holdsOwn(docs map[string]*storedPolicy) bool {
+	for _, d := range docs {
+		if d.own {
+			return true
+		}
+	}
+	return false
 }
 
 // rollback puts the former set back after the kernel side has not taken the new one.
@@ -127,8 +139,14 @@ func (p *policies) keep() {
 	}
 }
 
+// save refuses what could not be read at the next start: the bounds of one file are less than those
+// of a directory. What was kept before stays.
 func (p *policies) save() error {
-	if err := atomicfile.WriteFile(p.lastGood, p.set.Canonical(), 0o600); err != nil {
+	text := p.set.Canonical()
+	if _, err := policy.ParseAll(p.lastGood, text); len(text) > 0 && err != nil {
+		return fmt.Errorf("keep the policies for the next start: they cannot be read back: %w", err)
+	}
+	if err := atomicfile.WriteFile(p.lastGood, text, 0o600); err != nil {
 		return fmt.Errorf("keep the policies for the next start: %w", err)
 	}
 	return nil

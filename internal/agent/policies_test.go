@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -140,5 +142,58 @@ func TestAccessVanishes(t *testing.T) {
 	}
 	if len(p.current().AccessPolicies()) != 1 {
 		t.Error("refusing a RuntimePolicy has lost the AccessPolicies")
+	}
+}
+
+// An empty set is kept and read like any other; a kept set that cannot be read is no empty one.
+func TestLastGoodUnreadable(t *testing.T) {
+	p, file := newPolicies(t)
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	p.keep()
+	if p.unkept != "" {
+		t.Fatal(p.unkept)
+	}
+	again := &policies{dir: p.dir, lastGood: p.lastGood}
+	if err := again.load(false); err != nil {
+		t.Fatalf("nothing was in force, and nothing is: %v", err)
+	}
+	if err := os.WriteFile(p.lastGood, []byte("kind: [\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again = &policies{dir: p.dir, lastGood: p.lastGood}
+	if err := again.load(false); err == nil || !strings.Contains(err.Error(), "fix: bring the policies back") {
+		t.Errorf("an empty directory after what cannot be read: %v", err)
+	}
+	write(t, file, web)
+	again = &policies{dir: p.dir, lastGood: p.lastGood}
+	if err := again.load(false); err != nil {
+		t.Errorf("a directory with policies: %v", err)
+	}
+}
+
+// What is too large to be read back is not kept in the place of what can be.
+func TestLastGoodTooLarge(t *testing.T) {
+	p, file := newPolicies(t)
+	write(t, file, web)
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	p.keep()
+	for i := range 2 {
+		name := fmt.Sprintf("large%d", i)
+		text := strings.Replace(document(name, "exec: {asRoot: deny}"), "metadata: {", "metadata: {annotations: {note: \""+strings.Repeat("x", 3<<20)+"\"}, ", 1)
+		write(t, filepath.Join(p.dir, name+".yaml"), text)
+	}
+	if err := p.load(false); err != nil {
+		t.Skipf("needs a policy of this size: %v", err)
+	}
+	p.keep()
+	if p.unkept == "" {
+		t.Error("what cannot be read back was kept")
+	}
+	if _, err := policy.ParseFiles(p.lastGood); err != nil {
+		t.Errorf("the former set is gone: %v", err)
 	}
 }

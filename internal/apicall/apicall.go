@@ -85,6 +85,7 @@ const (
 	ResourceAccessPolicy
 	ResourceImagePolicy
 	ResourceScan // a scan that was asked of the agent
+	ResourceLoadPolicy
 )
 
 // Resource is one thing that a call reads or changes, resolved to what the daemon

@@ -330,7 +330,7 @@ var resourceKinds = map[string]apicall.ResourceKind{
 	"build": apicall.ResourceBuild, "session": apicall.ResourceSession, "system": apicall.ResourceSystem,
 	"distribution":  apicall.ResourceDistribution,
 	"runtimePolicy": apicall.ResourceRuntimePolicy, "accessPolicy": apicall.ResourceAccessPolicy,
-	"imagePolicy": apicall.ResourceImagePolicy, "scan": apicall.ResourceScan,
+	"imagePolicy": apicall.ResourceImagePolicy, "loadPolicy": apicall.ResourceLoadPolicy, "scan": apicall.ResourceScan,
 }
 
 var resourceKindNames = func() []string {

@@ -82,6 +82,8 @@ func (e *Entry) Resource() apicall.Resource {
 		kind = apicall.ResourceAccessPolicy
 	case e.Image != nil:
 		kind = apicall.ResourceImagePolicy
+	case e.Load != nil:
+		kind = apicall.ResourceLoadPolicy
 	}
 	return apicall.Resource{Kind: kind, Asked: e.Name, ID: e.Name, Names: []string{e.Name}, Labels: e.Annotations}
 }
@@ -89,7 +91,7 @@ func (e *Entry) Resource() apicall.Resource {
 // Loosens reports whether the policy takes away from what other policies deny, and not only
 // adds to it. A nil policy does not.
 func (p *RuntimePolicy) Loosens() bool {
-	return p != nil && (p.Spec.Loosen || p.Spec.OnError == Allow || len(p.Spec.Exec.RuntimeHelpers) > 0)
+	return p != nil && (p.Spec.Loosen || p.Spec.OnError == Allow || p.Spec.Exec != nil && len(p.Spec.Exec.RuntimeHelpers) > 0)
 }
 
 // Names reports whether the policy names the caller among its subjects.

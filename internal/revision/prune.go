@@ -161,10 +161,14 @@ func victim(kept []meta, bySize bool) int {
 }
 
 // share names who an author's revisions are counted for. All containers are one: they are
-// made at will.
+// made at will. So are all uids without a name in the host's database: those of a user namespace
+// are as many as its owner likes.
 func (a *Author) share() string {
 	if a.Kind == ByContainer || a.UID == nil {
 		return a.Kind
+	}
+	if a.Kind == ByUser && a.Name == "" && *a.UID != 0 {
+		return a.Kind + " nameless"
 	}
 	return a.Kind + " " + strconv.FormatUint(uint64(*a.UID), 10)
 }

@@ -117,6 +117,51 @@ func startTime(dir string) (uint64, error) {
 	return strconv.ParseUint(f[19], 10, 64)
 }
 
+// rootOwns returns an error unless the cgroup that makes the path a container's, and all above it,
+// belong to root. Who may call the runtimes made it then, and no user of the host to whom a part of
+// the tree was given. What lies below is the container's own business.
+//
+// Controllers of version 1 are not asked about: nobody is given parts of those.
+func (id *Identifier) rootOwns(path string) error {
+	if id.owner != nil {
+		return id.owner(path)
+	}
+	mount := cgroup2Mount()
+	if mount == "" {
+		return nil
+	}
+	dir, named := mount, false
+	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		dir += "/" + name
+		var st unix.Stat_t
+		switch err := unix.Lstat(dir, &st); {
+		case errors.Is(err, unix.ENOENT) && dir == mount+"/"+name && mount != cgroupMount:
+			return nil // hybrid: this path is of another hierarchy
+		case err != nil:
+			return fmt.Errorf("whose is %s: %w", dir, err)
+		case st.Uid != 0:
+			return fmt.Errorf("%s belongs to uid %d", dir, st.Uid)
+		}
+		if _, named = ContainerOf(strings.TrimPrefix(dir, mount)); named {
+			return nil
+		}
+	}
+	return nil
+}
+
+const cgroupMount = "/sys/fs/cgroup"
+
+// cgroup2Mount returns where the tree of version 2 is; "": nowhere. See cgroups(7).
+func cgroup2Mount() string {
+	for _, dir := range []string{cgroupMount, cgroupMount + "/unified"} {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir
+		}
+	}
+	return ""
+}
+
 // ContainerOf tells by the names of a cgroup path whose it is. The shapes are those
 // that the kernel side knows: 64 hexadecimal digits, alone or behind a prefix and before
 // ".scope" (Docker, containerd, CRI-O, Podman), and buildkit/<25 characters> for a step of

@@ -42,6 +42,8 @@ type Identifier struct {
 	// Proc is where procfs is mounted; "/proc".
 	Proc  string
 	names nameCache
+	// owner says whose a cgroup is; nil: the file system of cgroups does.
+	owner func(path string) error
 }
 
 // ErrUnknown is returned if the kernel does not say who the peer is.
@@ -87,6 +89,10 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 		cid, ok := id.containerOf(p)
 		if !ok {
 			continue
+		}
+		// Whoever was given a cgroup of his own can make one of any name in it.
+		if err := id.rootOwns(p); err != nil {
+			return apicall.Subject{}, fmt.Errorf("%w: process %d is in a cgroup that is named like a container's: %w", ErrUnknown, cred.pid, err)
 		}
 		// Before any uid: root of a container is not root of the host.
 		sub.Kind, sub.ContainerID = apicall.Container, cid

@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 const someID = "5a9c1e0f7b2d4836a1c95e7f30b8d2465a9c1e0f7b2d4836a1c95e7f30b8d246"
@@ -162,5 +164,50 @@ func TestPidfdOfEndedProcess(t *testing.T) {
 	write(strings.Replace(stat, " S ", " Z ", 1))
 	if _, _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); !errors.Is(err, ErrEnded) {
 		t.Errorf("zombie: got %v, want ErrEnded", err)
+	}
+}
+
+// A user of the host who has made a cgroup of a container's name in a part of the tree that is his
+// own is not that container, and nobody else.
+func TestCgroupOfAUser(t *testing.T) {
+	_, server := pair(t)
+	id := Identifier{Workload: inContainer{}, owner: func(string) error { return errors.New("it belongs to uid 1000") }}
+	if sub, err := id.Of(server); !errors.Is(err, ErrUnknown) {
+		t.Errorf("got %+v, %v, want nobody", sub, err)
+	}
+}
+
+// Whose a cgroup is says the tree itself.
+func TestRootOwns(t *testing.T) {
+	mount := cgroup2Mount()
+	testneed.Need(t, "root", os.Getuid() == 0, "it makes cgroups")
+	testneed.Need(t, "cgroup2", mount != "", "cgroup v2")
+	top := filepath.Join(mount, "belay-peer-"+strconv.Itoa(os.Getpid()))
+	made := filepath.Join(top, "docker-"+someID+".scope", "below")
+	if err := os.MkdirAll(made, 0o755); err != nil {
+		testneed.Need(t, "cgroup2", false, err.Error())
+	}
+	t.Cleanup(func() {
+		for d := made; d != mount; d = filepath.Dir(d) {
+			if err := os.Remove(d); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	var id Identifier
+	path := strings.TrimPrefix(made, mount)
+	if err := id.rootOwns(path); err != nil {
+		t.Errorf("root's own: %v", err)
+	}
+	for dir, want := range map[string]bool{made: true, filepath.Dir(made): false, top: false} {
+		if err := os.Chown(dir, 1000, 1000); err != nil {
+			t.Fatal(err)
+		}
+		if err := id.rootOwns(path); (err == nil) != want {
+			t.Errorf("%s is a user's: %v", dir, err)
+		}
+		if err := os.Chown(dir, 0, 0); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
