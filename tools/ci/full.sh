@@ -28,7 +28,7 @@ stage() { # stage NAME WHAT COMMAND…
 	echo "== $name: $what"
 	if "$@" >"$out/$name" 2>&1; then status=passed; else status=**failed**; rc=1; fi
 	local counts
-	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^streams:|^soak:' "$out/$name" | sed 's/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
+	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^streams:|^soak:' "$out/$name" | sed 's/\x1b\[[0-9;]*m//g; s/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
 	rows+=("| $name | $what | $(git rev-parse --short HEAD), $(date -u +%F) | $status in $((SECONDS - from)) s | $counts |")
 	[ "$status" = passed ] && return
 	cp "$out/$name" "bin/full-$name.log"
