@@ -51,6 +51,9 @@ func (m *manager) Change(ctx context.Context, who *control.Caller, c *control.Ch
 	if ctx.Err() != nil {
 		return nil, ctx.Err() // nobody waits for the answer any more
 	}
+	if err := m.undoFirst(); err != nil {
+		return nil, err
+	}
 	if err := m.settle(who); err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func (m *manager) putBack(pending *revision.Pending, why error) error {
 	if err != nil {
 		m.log.Error("a change of policies was not undone whole", attr.Error, err.Error())
 		m.note("a change of policies was not undone whole: " + err.Error())
-		return fmt.Errorf("%w: nothing was recorded, and putting the files back: %w; the last policies that were in force stay", why, err)
+		return fmt.Errorf("%w: nothing was recorded, and putting the files back: %w; it is tried again before the next change and at the next start", why, err)
 	}
 	return fmt.Errorf("nothing was changed: %w", why)
 }
@@ -154,9 +154,27 @@ func (m *manager) undoUnfinished() {
 	}
 }
 
+// undoFirst undoes a change that could not be undone when it failed, on a full disk for example:
+// another on top of it would forget what was there before.
+func (m *manager) undoFirst() error {
+	if pending, ok := m.history.Unfinished(); ok && pending == nil {
+		return nil
+	}
+	m.undoUnfinished()
+	if pending, ok := m.history.Unfinished(); !ok || pending != nil {
+		return refused("an earlier change of policies failed and is not undone yet; fix: the agent's log says what is in its way, such as a full disk")
+	}
+	return m.reload(true)
+}
+
 // recordEdits makes revisions of what differs from the history: files that somebody
 // edited, one revision an owner. m.mu is held, or nobody else is there yet.
+//
+// What an unfinished change has left is nobody's edit: there are none until that is undone.
 func (m *manager) recordEdits(author *revision.Author) {
+	if pending, ok := m.history.Unfinished(); !ok || pending != nil {
+		return
+	}
 	docs := m.policies.stored()
 	states := m.history.States()
 	byOwner := map[int64][]revision.Change{}

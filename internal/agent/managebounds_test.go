@@ -2,6 +2,8 @@ package agent
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -85,5 +87,35 @@ func TestEveryKindIsManaged(t *testing.T) {
 	m.must(m.named(rootCaller, revision.OpDelete, "full"))
 	if _, err := m.named(alice, revision.OpRollback, "full"); !errors.Is(err, control.ErrForbidden) {
 		t.Errorf("alice brought a LoadPolicy back: %v", err)
+	}
+}
+
+// A change that failed and could not be undone keeps the next from being made on top of it, and what
+// it left is nobody's edit.
+func TestUndoneBeforeTheNext(t *testing.T) {
+	m := newManaged(t, "", map[string]string{"web.yaml": web})
+	lost := filepath.Join(t.TempDir(), "gone", "lost.yaml")
+	pending := &revision.Pending{Files: map[string]revision.Backup{lost: {Existed: true, Before: []byte(web2), Gone: true, Mode: 0o600}}}
+	if err := m.history.Begin(pending); err != nil {
+		t.Fatal(err)
+	}
+	last, _ := m.history.Head()
+	write(t, filepath.Join(m.policies.dir, "other.yaml"), document("other", "exec: {asRoot: deny}"))
+	if err := m.reload(true); err != nil {
+		t.Fatal(err)
+	}
+	m.recordEdits(nil)
+	if now, _ := m.history.Head(); now != last {
+		t.Error("what an unfinished change has left is recorded as an edit")
+	}
+	if _, err := m.apply(rootCaller, web2); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "not undone yet") {
+		t.Errorf("a change on top of one that is not undone: %v", err)
+	}
+	if err := os.Mkdir(filepath.Dir(lost), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.must(m.apply(rootCaller, web2))
+	if b, err := os.ReadFile(lost); err != nil || string(b) != web2 {
+		t.Errorf("what was there before is not back: %q, %v", b, err)
 	}
 }
