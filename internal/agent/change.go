@@ -58,9 +58,30 @@ func (m *manager) Change(ctx context.Context, who *control.Caller, c *control.Ch
 		return nil, err
 	}
 	p, err := m.plan(who, c)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		var res *control.ChangeResult
+		if res, err = m.carryOut(who, c, p); err == nil {
+			return res, nil
+		}
 	}
+	if p != nil { // what the policies deny is told already
+		m.tellFailed(who, p, err)
+	}
+	return nil, err
+}
+
+// tellFailed records what the policies allowed and did not come about.
+func (m *manager) tellFailed(who *control.Caller, p *plan, why error) {
+	for i := range p.told {
+		a := &p.told[i]
+		d := a.d
+		d.Allowed, d.Reason = false, why.Error()
+		m.tell(who, a.action, a.res, &d, "")
+	}
+}
+
+// carryOut makes a change that the policies allow.
+func (m *manager) carryOut(who *control.Caller, c *control.ChangeRequest, p *plan) (*control.ChangeResult, error) {
 	if err := m.unchangedSince(c, p); err != nil {
 		return nil, err
 	}
@@ -122,7 +143,8 @@ func (m *manager) settle(who *control.Caller) error {
 	return nil
 }
 
-// plan asks whether the caller may, and works out what the files will hold.
+// plan asks whether the caller may, and works out what the files will hold. With an error that
+// is not the policies' it also returns what they have allowed.
 func (m *manager) plan(who *control.Caller, c *control.ChangeRequest) (*plan, error) {
 	p := &plan{files: map[string][]byte{}}
 	docs := m.policies.stored()
@@ -142,7 +164,7 @@ func (m *manager) plan(who *control.Caller, c *control.ChangeRequest) (*plan, er
 			return nil, err
 		}
 		if err := m.place(p, c.Op, cur, t); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
 	return p, nil

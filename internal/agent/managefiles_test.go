@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/revision"
 )
 
@@ -102,6 +103,10 @@ func TestLastAccessPolicy(t *testing.T) {
 		if !errors.Is(err, control.ErrRefused) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// They have tried, which the journal tells.
+	if len(m.events) != 2 || m.events[0].Decision != proxy.Denied || m.events[0].Policy != "admins" && m.events[0].Policy != "mine" || m.events[0].Reason == "" {
+		t.Errorf("recorded: %+v", m.events)
 	}
 }
 
