@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/recreate"
@@ -24,6 +25,9 @@ func (r *run) back(ctx context.Context, cause error) error {
 		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
 	}
 	r.o.At("back/begin")
+	if err := r.copyRan(ctx); err != nil {
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
+	}
 	order := []func(context.Context) error{r.restoreSource, r.removeTarget}
 	if r.j.Stateful && r.j.TargetStarted {
 		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
@@ -45,11 +49,49 @@ func (r *run) back(ctx context.Context, cause error) error {
 	return &BackError{ID: r.j.ID, Step: failedAt, Err: cause}
 }
 
+// copyRan goes by the target, and not by the journal alone: somebody else may have started the copy,
+// and has then written to its volumes. A target that does not answer is asked later, before anything
+// there is removed.
+func (r *run) copyRan(ctx context.Context) error {
+	if r.j.TargetStarted || r.j.Target == "" {
+		return nil
+	}
+	c, err := r.to.Container(ctx, r.j.Target)
+	if err != nil || !started(c) {
+		return nil
+	}
+	r.j.TargetStarted = true
+	return r.save()
+}
+
+// started reports whether a container has ever run.
+func started(c *recreate.Container) bool {
+	at, err := time.Parse(time.RFC3339Nano, c.State.StartedAt)
+	return c.State.StartedAt != "" && (err != nil || at.Year() > 1)
+}
+
 // restoreSource gives the source its name, its restart policy and its traffic again.
 func (r *run) restoreSource(ctx context.Context) error {
+	if err := r.serveAgain(ctx); err != nil {
+		return err
+	}
+	r.j.SourceStopped = false // whatever becomes of it from here on is not this move's
+	return r.save()
+}
+
+func (r *run) serveAgain(ctx context.Context) error {
 	c, err := r.from.Container(ctx, r.j.Container)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
+	}
+	if r.j.SourceStopped {
+		// Another move may have taken it since: then it runs elsewhere.
+		if name := c.ShortName(); name != r.j.Name && name != r.j.keptName() {
+			return fmt.Errorf("source: it is called %q now, and may run elsewhere; if it does not: docker start %s", name, name)
+		}
+		if err := r.lease(ctx); err != nil {
+			return err
+		}
 	}
 	if c.ShortName() == r.j.keptName() {
 		if err := r.from.Rename(ctx, r.j.Container, r.j.Name); err != nil {

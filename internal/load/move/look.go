@@ -256,6 +256,9 @@ func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (
 	if remapped(a.SecurityOptions) != remapped(b.SecurityOptions) {
 		no("", "one engine maps users (userns-remap, rootless) and the other does not: owners of files would be others")
 	}
+	for _, lost := range unguarded(a.SecurityOptions, b.SecurityOptions) {
+		no("switch it on there", "its engine does not confine containers by %s, and the one here does", lost)
+	}
 	host := recipe.Request.HostConfig
 	if _, ok := b.Runtimes[host.Runtime]; host.Runtime != "" && !ok {
 		no("install it there", "it has no runtime %q", host.Runtime)
@@ -282,6 +285,23 @@ func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (
 
 func remapped(opts []string) bool {
 	return slices.ContainsFunc(opts, func(o string) bool { return strings.Contains(o, "name=userns") || strings.Contains(o, "name=rootless") })
+}
+
+// unguarded returns what of an engine's security options another engine lacks: AppArmor, SELinux,
+// seccomp, and no-new-privileges. An engine leaves a profile out where its host has none.
+func unguarded(here, there []string) (lost []string) {
+	has := func(opts []string, name string) bool {
+		return slices.ContainsFunc(opts, func(o string) bool {
+			own, rest, _ := strings.Cut(strings.TrimPrefix(o, "name="), ",")
+			return own == name && !strings.Contains(rest, "profile=unconfined")
+		})
+	}
+	for _, name := range []string{"apparmor", "selinux", "seccomp", "no-new-privileges"} {
+		if has(here, name) && !has(there, name) {
+			lost = append(lost, name)
+		}
+	}
+	return lost
 }
 
 // taken says whether the name and the ports are free on the target.

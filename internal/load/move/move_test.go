@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
+
 	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/recreate"
 )
@@ -226,4 +228,30 @@ func FuzzDigestTree(f *testing.F) {
 			t.Fatalf("%q, %v and %q, %v", a, err, b, err2)
 		}
 	})
+}
+
+// What keeps containers apart from their host here has to do so there.
+func TestUnguarded(t *testing.T) {
+	for _, c := range []struct{ here, there, lost []string }{
+		{nil, nil, nil},
+		{[]string{"name=seccomp,profile=default"}, []string{"name=seccomp,profile=builtin", "name=cgroupns"}, nil},
+		{[]string{"name=seccomp,profile=default", "name=apparmor"}, []string{"name=seccomp,profile=unconfined"}, []string{"apparmor", "seccomp"}},
+		{[]string{"name=no-new-privileges"}, []string{"name=selinux"}, []string{"no-new-privileges"}},
+		{[]string{"name=seccomp,profile=unconfined"}, nil, nil},
+	} {
+		if got := unguarded(c.here, c.there); !slices.Equal(got, c.lost) {
+			t.Errorf("%q to %q: lost %q, want %q", c.here, c.there, got, c.lost)
+		}
+	}
+}
+
+// The engine's word for a container that never ran is the year 1.
+func TestStarted(t *testing.T) {
+	for at, want := range map[string]bool{"": false, "0001-01-01T00:00:00Z": false, "2026-11-29T17:00:00.5Z": true, "soon": true} {
+		c := new(recreate.Container)
+		c.InspectResponse.State = &container.State{StartedAt: at}
+		if got := started(c); got != want {
+			t.Errorf("%q: %v", at, got)
+		}
+	}
 }

@@ -48,6 +48,12 @@ func (r *run) step(ctx context.Context, s Step) error {
 	if err := do(ctx); err != nil {
 		return err
 	}
+	// One writer: from the copy's start on the source has to rest.
+	if r.j.Stateful && r.j.TargetStarted {
+		if err := r.sourceRests(ctx); err != nil {
+			return err
+		}
+	}
 	r.o.At(string(s) + "/end")
 	return nil
 }
@@ -266,6 +272,7 @@ func (r *run) request(ref string) container.CreateRequest {
 	cfg.Image = ref
 	cfg.Labels = map[string]string{recreate.LabelMove: r.j.ID, recreate.LabelOrigin: r.j.Container}
 	maps.Copy(cfg.Labels, req.Labels)
+	cfg.Labels[labelHelper] = "" // whatever the image says: it is none
 	req.Config = &cfg
 	return req
 }
@@ -276,7 +283,13 @@ const bindingLabel = recreate.GateLabels + "runtime"
 // bound holds a container to the kernel rules that the source's gate has bound to it: only the
 // target's gate can bind them there.
 func bound(want, got *recreate.Recipe) error {
-	if want.Bound[bindingLabel] == got.Bound[bindingLabel] {
+	none := func(s string) string {
+		if s == "none" {
+			return "" // the gate's word for nothing
+		}
+		return s
+	}
+	if none(want.Bound[bindingLabel]) == none(got.Bound[bindingLabel]) {
 		return nil
 	}
 	return fmt.Errorf("target: the gate here has bound RuntimePolicies to it (%q), and there it has %q; fix: name the target's gate in --to, with the same policies",

@@ -47,9 +47,17 @@ func (r *run) copyVolumes(ctx context.Context) error {
 		}
 		r.o.At(string(StepCopy) + "/volume")
 	}
-	// Whoever started the source meanwhile has made what was copied worthless.
+	// Whoever started the source meanwhile has made what was copied worthless, and whoever started the
+	// copy has written to it.
 	if err := r.sourceRests(ctx); err != nil {
 		return err
+	}
+	c, err := r.to.Container(ctx, r.j.Target)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if started(c) {
+		return errors.New("target: somebody has started the copy before its data was there")
 	}
 	return errors.Join(r.removeHelpers(ctx, r.from, "source"), r.removeHelpers(ctx, r.to, "target"))
 }

@@ -88,6 +88,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{name: "plain", change: `{}`},
 		{name: "privileged", change: `{"HostConfig": {"Privileged": true}}`, want: "privileged"},
+		{name: "hidden environment", change: `{"Config": {"Env": ["PASSWORD=(redacted)"]}}`, want: "hidden"},
 		{name: "pid host", change: `{"HostConfig": {"PidMode": "host"}}`, want: "--pid host"},
 		{name: "ipc host", change: `{"HostConfig": {"IpcMode": "host"}}`, want: "--ipc host"},
 		{name: "uts host", change: `{"HostConfig": {"UTSMode": "host"}}`, want: "--uts host"},

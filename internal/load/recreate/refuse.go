@@ -12,6 +12,9 @@ import (
 // quoted makes clear where a text that somebody chose begins and ends.
 func quoted(s string) string { return `"` + s + `"` }
 
+// hiddenValue stands where Belay's gate shows no value of an environment (redactEnv).
+const hiddenValue = "(redacted)"
+
 func (c *Container) aboutState() (why []Refusal) {
 	st := c.State
 	switch {
@@ -27,6 +30,9 @@ func (c *Container) aboutState() (why []Refusal) {
 	}
 	if c.Platform != "" && c.Platform != "linux" {
 		why = append(why, Refusal{"its platform is " + quoted(c.Platform) + ", and only linux is moved", ""})
+	}
+	if slices.ContainsFunc(c.Config.Env, func(e string) bool { return strings.HasSuffix(e, "="+hiddenValue) }) {
+		why = append(why, Refusal{"values of its environment are hidden from whom the engine is asked as", "--from the engine's own socket, as root"})
 	}
 	if c.Image == "" {
 		why = append(why, Refusal{"the ID of its image is not known, so that another image might run on the target", ""})
