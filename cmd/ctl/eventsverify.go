@@ -130,6 +130,9 @@ func (t *terminal) writeAnchors(out *anchorsVerified) {
 	if n := out.Anchors.Count - len(out.Anchors.Problems); n > 0 {
 		fmt.Fprintf(t.out, "and %d more\n", n)
 	}
+	if out.Others > 0 {
+		fmt.Fprintf(t.out, "%s of other hosts; one that was renamed has its former name there (--host)\n", count(out.Others, "anchor is", "anchors are"))
+	}
 	if out.Skipped > 0 {
 		fmt.Fprintf(t.out, "%s could not be read\n", count(out.Skipped, "line of the file", "lines of the file"))
 	}

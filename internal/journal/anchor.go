@@ -240,11 +240,13 @@ func (r *AnchorReport) ring(dir, ring string, anchors []*Record) error {
 		wanted[headOf(a.Anchor, ring)] = false
 	}
 	out := AnchorRing{Ring: ring}
-	oldest, err := findHeads(dir, ring, wanted, &out.Uncovered)
+	least := map[string]uint64{}
+	oldest, err := findHeads(dir, ring, wanted, least, &out.Uncovered)
 	if err != nil {
 		return err
 	}
 	told := map[Head]bool{}
+	undated := true
 	for _, a := range anchors {
 		h := headOf(a.Anchor, ring)
 		switch {
@@ -252,6 +254,12 @@ func (r *AnchorReport) ring(dir, ring string, anchors []*Record) error {
 			out.Found++
 		case oldest > 0 && h.Segment < oldest:
 			out.Old++
+			// What was there at the anchor went with its segment: none that came before is in a later one.
+			if seq, ok := least[a.BootID]; ok && seq <= a.Anchor.Seq && undated {
+				undated = false
+				r.problem("%s: the journal begins after segment %d, where it ended at %s, and has a record (%d) from before that: it was written anew",
+					ring, h.Segment, a.Time.Format("2006-01-02T15:04:05Z07:00"), seq)
+			}
 		default:
 			out.Missing++
 			if !told[h] {
@@ -269,8 +277,9 @@ func (r *AnchorReport) ring(dir, ring string, anchors []*Record) error {
 }
 
 // findHeads marks which of the wanted heads are lines of a ring. It returns the oldest segment's
-// number, 0 if there is none, and counts the records after the last head that it found.
-func findHeads(dir, ring string, wanted map[Head]bool, after *uint64) (oldest uint64, err error) {
+// number, 0 if there is none, counts the records after the last head that it found, and notes the least
+// number of a record of each boot.
+func findHeads(dir, ring string, wanted map[Head]bool, least map[string]uint64, after *uint64) (oldest uint64, err error) {
 	segs, err := listSegments(dir, ring)
 	if err != nil {
 		return 0, err
@@ -286,7 +295,7 @@ func findHeads(dir, ring string, wanted map[Head]bool, after *uint64) (oldest ui
 		if oldest == 0 {
 			oldest = s.num
 		}
-		err = findIn(f, s.num, wanted, after)
+		err = findIn(f, s.num, wanted, least, after)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return 0, err
 		}
@@ -294,7 +303,7 @@ func findHeads(dir, ring string, wanted map[Head]bool, after *uint64) (oldest ui
 	return oldest, nil
 }
 
-func findIn(f io.Reader, num uint64, wanted map[Head]bool, after *uint64) error {
+func findIn(f io.Reader, num uint64, wanted map[Head]bool, least map[string]uint64, after *uint64) error {
 	r := newSegReader(f)
 	for {
 		e, err := r.next()
@@ -306,6 +315,7 @@ func findIn(f io.Reader, num uint64, wanted map[Head]bool, after *uint64) error 
 		}
 		// A line whose digest does not follow proves nothing.
 		if e.damage == "" && e.tag != 0 {
+			noteLeast(least, &e)
 			h := Head{num, e.h.String()}
 			if _, ok := wanted[h]; ok {
 				wanted[h], *after = true, 0
@@ -315,5 +325,19 @@ func findIn(f io.Reader, num uint64, wanted map[Head]bool, after *uint64) error 
 		if e.tag == tagRecord {
 			*after++
 		}
+	}
+}
+
+// noteLeast notes the number of a record if it is the least of its boot.
+func noteLeast(least map[string]uint64, e *entry) {
+	var r struct {
+		BootID string `json:"bootId"`
+		Seq    uint64 `json:"seq"`
+	}
+	if e.tag != tagRecord || json.Unmarshal(e.body, &r) != nil {
+		return
+	}
+	if seq, ok := least[r.BootID]; !ok || r.Seq < seq {
+		least[r.BootID] = r.Seq
 	}
 }

@@ -37,6 +37,7 @@ type webhook struct {
 	enc                  encode
 	now                  func() time.Time
 	body                 []byte
+	most                 int // records of one request; 0: as many as fit
 	progress
 }
 
@@ -102,7 +103,9 @@ func readSecret(path string, longest int64) ([]byte, error) {
 	return b, err
 }
 
-// send posts a batch, in parts if it is large. A part that was taken is not posted again.
+// send posts a batch, in parts if it is large. A part that was taken is not posted again. What a
+// receiver refuses for good is posted in halves, so that one record that it cannot take, or a bound
+// lower than ours, takes no others along.
 func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
 	s.begin(batch)
 	for s.done < len(batch) {
@@ -114,10 +117,11 @@ func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
 		switch {
 		case err == nil:
 			s.done += n
+			s.most *= 2
+		case final && n > 1:
+			s.most = n / 2
 		case final:
-			for range n {
-				s.refuse(err)
-			}
+			s.refuse(err)
 		default:
 			return err
 		}
@@ -137,7 +141,7 @@ func (s *webhook) fill(batch []*journal.Record) (n int) {
 			}
 			break // it is the first of the next part
 		}
-		if n > 0 && len(s.body)+len(line) > maxBody {
+		if n > 0 && (len(s.body)+len(line) > maxBody || n == s.most) {
 			break
 		}
 		if n > 0 {

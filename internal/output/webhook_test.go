@@ -2,19 +2,23 @@ package output
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/belay-project/belay/internal/hooksig"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 )
 
 const secret = "0123456789abcdef-the-secret"
@@ -143,7 +147,7 @@ func TestWebhookSurvivesItsReceiver(t *testing.T) {
 // TestWebhookRefuses: what a receiver refuses for good is counted, and the rest goes on.
 func TestWebhookRefuses(t *testing.T) {
 	h := &hook{t: t, addr: "127.0.0.1:0", got: newReceived(), answer: func(n int) int {
-		if n == 1 {
+		if n <= 12 { // more than it takes to come to single records
 			return http.StatusUnprocessableEntity
 		}
 		return http.StatusOK
@@ -158,6 +162,36 @@ func TestWebhookRefuses(t *testing.T) {
 	h.kill()
 	if st := w.out.Status()[0]; st.Sent != uint64(h.got.distinct()) || st.Sent < 10 {
 		t.Errorf("sent %d, received %d", st.Sent, h.got.distinct())
+	}
+}
+
+// TestWebhookPoison: one record that a receiver cannot take takes no others along.
+func TestWebhookPoison(t *testing.T) {
+	var got atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil || strings.Contains(string(b), "POISON") {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		got.Add(int64(strings.Count(string(b), `"seq":`)))
+	}))
+	defer srv.Close()
+	spec, err := Parse("webhook:" + srv.URL + ",secret=" + secretFile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newWebhook(spec, belay(t), "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := records(200)
+	for _, i := range []int{0, 99, 100, 199} {
+		batch[i].Message = "POISON"
+	}
+	refused := new(pump.Partly)
+	if err := s.send(t.Context(), batch); !errors.As(err, &refused) || refused.Refused != 4 || got.Load() != 196 {
+		t.Errorf("%v; %d of 196 received", err, got.Load())
 	}
 }
 
