@@ -130,7 +130,7 @@ func (id *Identifier) rootOwns(path string) error {
 	if mount == "" {
 		return nil
 	}
-	dir, named := mount, false
+	dir := mount
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
 		dir += "/" + name
 		var st unix.Stat_t
@@ -142,7 +142,7 @@ func (id *Identifier) rootOwns(path string) error {
 		case st.Uid != 0:
 			return fmt.Errorf("%s belongs to uid %d", dir, st.Uid)
 		}
-		if _, named = ContainerOf(strings.TrimPrefix(dir, mount)); named {
+		if _, named := ContainerOf(strings.TrimPrefix(dir, mount)); named {
 			return nil
 		}
 	}
