@@ -1,9 +1,10 @@
 #!/bin/bash
-# count.sh LABEL…: pass `go test -v` output on in short form, print the counts, and fail
-# if a test failed or none ran.
+# count.sh LABEL…: pass `go test -v` output on in short form, print the counts and the tests that
+# took longest, and fail if a test failed or none ran.
 label=$*
 awk -v label="$label" '
 	/^ *--- PASS/ { pass++ }
+	/^--- (PASS|FAIL)/ { t = substr($4, 2) + 0; if (t >= 1) took[$3] = t }
 	/^ *--- FAIL/ { fail++ }
 	/^ *--- SKIP/ { skip++; skipped = skipped "\n    " $3 }
 	/^(PASS|ok)/ { done = 1 }
@@ -13,5 +14,13 @@ awk -v label="$label" '
 	END {
 		if (fail || bad || !pass || !done) for (i = 1; i <= NR; i++) print lines[i]
 		printf "%s: %d passed, %d failed, %d skipped%s%s\n", label, pass, fail, skip, skipped, notes
+		for (i = 1; i <= 12; i++) {
+			max = 0
+			for (name in took) if (took[name] > max) { max = took[name]; first = name }
+			if (!max) break
+			longest = longest sprintf("%s %s %.0f s", i > 1 ? "," : "", first, max)
+			delete took[first]
+		}
+		if (longest) printf "%s: longest:%s\n", label, longest
 		exit (fail || bad || !pass || !done)
 	}'
