@@ -18,6 +18,7 @@ import (
 	"github.com/belay-project/belay/internal/gate/authz"
 	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/output"
+	"github.com/belay-project/belay/internal/owncap"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -50,7 +51,7 @@ func runCommand() *cobra.Command {
 	var cfg agent.Config
 	var unload bool
 	var tls, scanTLS proxy.TLSOptions
-	var logFormat, logLevel string
+	var logFormat, logLevel, memoryMax, cpuMax string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Enforce until stopped; what was enforced stays enforced after that",
@@ -71,6 +72,12 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 				return fmt.Errorf("run loads programs into the kernel and needs root")
 			}
 			cfg.Log, cfg.Version = log, version
+			if cfg.MemoryMax, err = owncap.ParseMemory(memoryMax); err != nil {
+				return fmt.Errorf("--memory-max %w", err)
+			}
+			if cfg.CPUMax, err = owncap.ParseCPU(cpuMax); err != nil {
+				return fmt.Errorf("--cpu-max %w", err)
+			}
 			if cfg.Containerd == "none" {
 				cfg.Containerd = ""
 			}
@@ -153,6 +160,8 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.Telemetry.Prometheus, "prometheus", "", "address on which metrics are offered to Prometheus, such as 127.0.0.1:9464; :9464 is on the loopback address too (default: none)")
 	f.StringArrayVar(&cfg.Outputs, "output", nil, "where records go besides the journal (repeatable): "+output.Usage+"; see docs/outputs.md")
 	f.StringArrayVar(&cfg.Anchor, "anchor", nil, "note the heads of the journal each minute in what leaves the host, so that root cannot write it anew unseen: otlp, syslog or webhook (repeatable; see belay events verify)")
+	f.StringVar(&memoryMax, "memory-max", "256M", `memory that the agent itself may take, by a cgroup of its own where no service manager has one for it; "none" for no cap`)
+	f.StringVar(&cpuMax, "cpu-max", "50%", `processor time that it may take once it enforces, in percent of one processor; "none" for no cap`)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&unload, "unload", false, "remove the kernel side of --run-dir and exit")

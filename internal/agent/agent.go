@@ -61,6 +61,7 @@ type Agent struct {
 	notifier *load.Notifier   // delivers its alerts
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
+	own      own // what the agent may take itself
 
 	telemetry *telemetry.Telemetry // nil: off
 	outputs   *output.Outputs      // nil: none
@@ -109,6 +110,7 @@ func Open(cfg Config) (*Agent, error) {
 	if a.lock, err = lockDir(cfg.RunDir); err != nil {
 		return nil, err
 	}
+	a.openOwn()
 	if err := a.open(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
@@ -303,6 +305,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.followStarts(ctx) })
 	g.Go(func() error { return a.followScripts(ctx) })
 	g.Go(func() error { return a.reportLosses(ctx) })
+	g.Go(func() error { return a.watchOwn(ctx) })
 	g.Go(func() error { a.settle(ctx); return nil })
 	if a.anchors() {
 		g.Go(func() error { a.keepAnchored(ctx); return nil })
@@ -359,6 +362,9 @@ func (a *Agent) Close() error {
 	}
 	if a.journal != nil {
 		errs = append(errs, a.journal.Close())
+	}
+	if a.own.cap != nil {
+		errs = append(errs, a.own.cap.Release())
 	}
 	if a.lock != nil {
 		errs = append(errs, a.lock.Close())

@@ -94,6 +94,10 @@ type Config struct {
 	Outputs []string
 	// Anchor names what holds the heads of the journal against root: otlp, syslog, webhook.
 	Anchor []string
+	// MemoryMax and CPUMax are what the agent itself may take, in bytes and in percent of one
+	// processor; 0: no cap.
+	MemoryMax int64
+	CPUMax    int
 	// SocketGroup may use the control socket besides root; empty: root only.
 	SocketGroup string
 	Version     string

@@ -64,6 +64,8 @@ func (a *Agent) serveGate(ctx context.Context, inherited []net.Listener) error {
 		a.storeGate(s)
 	}
 	a.health.SetOK("gate")
+	a.own.gate.Store(s)
+	defer a.own.gate.Store(nil)
 	a.log.Info("the gate is open", attr.Socket, o.Socket)
 	err = s.Run(ctx)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateDrain)

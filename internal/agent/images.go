@@ -71,6 +71,9 @@ func (a *Agent) openImages() error {
 	}
 	if scanner != "" {
 		o.Scan = func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
+			if err := a.own.awaitRoom(ctx); err != nil {
+				return nil, err
+			}
 			return scanImage(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
 		}
 	}

@@ -36,7 +36,14 @@ func (a *Agent) record(ev *enforce.Event) {
 		}
 		return
 	}
-	a.journal.Append(a.describe(ev))
+	if !a.own.keeps(ev) {
+		return
+	}
+	r := a.describe(ev)
+	if a.own.plain(ev) {
+		strip(r)
+	}
+	a.journal.Append(r)
 }
 
 // followScripts looks at scripts that were run, apart from the rings.
@@ -262,7 +269,11 @@ func wallTime(sinceBoot time.Duration) time.Time {
 	return time.Now().Add(sinceBoot - time.Duration(ts.Nano()))
 }
 
-// reportLosses puts a record into the journal when the kernel side has lost some.
+// lostToCaps counts records about what was allowed that were left out near the agent's own caps.
+const lostToCaps = "own_caps"
+
+// reportLosses puts a record into the journal when the kernel side has lost some, or
+// some were left out near the agent's own caps.
 func (a *Agent) reportLosses(ctx context.Context) error {
 	t := time.NewTicker(5 * time.Second)
 	defer t.Stop()
@@ -287,10 +298,14 @@ func (a *Agent) reportLosses(ctx context.Context) error {
 			}
 		}
 		last = now
+		if n := a.own.leftOut.Swap(0); n > 0 {
+			a.health.Counter("records_left_out").Add(n)
+			lost[lostToCaps] = n
+		}
 		if len(lost) > 0 {
 			a.journal.Append(&journal.Record{
 				BootID: a.host.BootID, Host: a.host.Hostname, Time: time.Now(), Kind: journal.KindLoss, Lost: lost,
-				Message: "internal failures of the kernel side since the last such record; docs/failure-codes.md explains them",
+				Message: "events without a record since the last such record; docs/failure-codes.md explains the causes",
 			})
 		}
 	}

@@ -123,6 +123,9 @@ func (a *Agent) observed() telemetry.Observed {
 	for _, s := range a.outputs.Status() {
 		o.Outputs = append(o.Outputs, telemetry.OutputCount{Name: s.Name, Sent: s.Sent, Queued: s.Queued, Dropped: s.Dropped})
 	}
+	if c := a.own.cap; c != nil {
+		o.Own = telemetry.OwnCaps{Memory: a.own.memory.Load(), MemoryMax: c.Memory, Step: uint8(a.own.at())}
+	}
 	for _, s := range a.images.keeper.List() {
 		o.Scans = append(o.Scans, telemetry.ImageAge{ID: s.ID, At: s.At})
 		if s.Database.After(o.Database) {

@@ -90,6 +90,7 @@ var Packages = []Package{
 	{Path: "internal/scan/accept", Row: RowAdapter},
 	{Path: "internal/scan/vex", Row: RowAdapter},
 	{Path: "internal/output", Row: RowAdapter},
+	{Path: "internal/owncap", Row: RowAdapter},
 	{Path: "internal/telemetry", Row: RowAdapter},
 	{Path: "internal/workload", Row: RowAdapter},
 

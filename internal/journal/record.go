@@ -66,6 +66,8 @@ const (
 	EventCreated   = "created"    // its cgroup was made
 	EventFirstExec = "first_exec" // its first program is executed: it is armed
 	EventGone      = "gone"       // its cgroup was removed
+	EventGivesUp   = "gives_up"   // of kind agent: near its own caps it gives up more
+	EventTakesUp   = "takes_up"   // of kind agent: further from them it gives up less
 )
 
 // Record is one event: what happened, to whom, and what was decided. Its JSON form

@@ -33,6 +33,7 @@ type Observed struct {
 	Scans      []ImageAge
 	Loads      []LoadLevel
 	Outputs    []OutputCount
+	Own        OwnCaps
 	Database   time.Time // when the vulnerability database was built; zero: there is none
 }
 
@@ -49,6 +50,12 @@ type LoadLevel struct {
 	Percent     float64 // the reading
 	Limit       int     // percent
 	Over        bool    // for as long as the policy says
+}
+
+// OwnCaps is what the agent takes itself, held against its caps.
+type OwnCaps struct {
+	Memory, MemoryMax int64 // bytes; MemoryMax 0: no cap
+	Step              uint8 // how much is given up for it, from 0
 }
 
 // OutputCount is what one output of records did.
@@ -149,6 +156,7 @@ type observer struct {
 	outSent, outDropped                                                metric.Float64ObservableCounter
 	containers, enforcing, level, used, max, fill, age, dbAge          metric.Float64ObservableGauge
 	memory, queued, journal, load, loadCap, loadOver, outQueued        metric.Float64ObservableGauge
+	ownMemory, ownMax, ownStep                                         metric.Float64ObservableGauge
 }
 
 // register makes the instruments. docs/telemetry.md has every one of them.
@@ -202,6 +210,9 @@ func (t *Telemetry) register(m metric.Meter) error {
 		{&o.outQueued, "belay.output.queued", "{record}", "Records that wait for an output"},
 		{&o.load, "belay.load.reading", "%", "What a cap of a LoadPolicy is on; none while it cannot be read"},
 		{&o.loadCap, "belay.load.limit", "%", "The cap"},
+		{&o.ownMemory, "belay.own.memory", "By", "Memory of the agent's cgroup without the cache of files"},
+		{&o.ownMax, "belay.own.memory.limit", "By", "The agent's own cap on it"},
+		{&o.ownStep, "belay.own.step", "1", "How much the agent gives up near its caps: 0 nothing, 1 scans, 2 caches, 3 most records about what was allowed, 4 their details"},
 		{&o.loadOver, "belay.load.over", "1", "1 while the node is over the cap for as long as the policy says"},
 	} {
 		if *c.to, err = m.Float64ObservableGauge(c.name, metric.WithUnit(c.unit), metric.WithDescription(c.text)); err != nil {
@@ -273,6 +284,11 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		count(o.max, uint64(max(m.Max, 0)), kv)   //nolint:gosec // not negative
 	}
 	o.loads(ob, s.Loads)
+	if s.Own.MemoryMax > 0 {
+		count(o.ownMemory, uint64(max(s.Own.Memory, 0))) //nolint:gosec // not negative
+		count(o.ownMax, uint64(s.Own.MemoryMax))         //nolint:gosec // not negative
+	}
+	count(o.ownStep, uint64(s.Own.Step))
 	for _, out := range s.Outputs {
 		name := attribute.String("belay.output", out.Name)
 		count(o.outSent, out.Sent, name)

@@ -71,6 +71,9 @@ func NewDocker(o DockerOptions) (*Docker, error) {
 	return d, nil
 }
 
+// ForgetImages empties the cache of what images are called. Safe for concurrent use.
+func (d *Docker) ForgetImages() { d.images.Purge() }
+
 // Run implements [Source].
 func (d *Docker) Run(ctx context.Context, emit func(Change)) error { return d.f.run(ctx, emit) }
 

@@ -36,7 +36,7 @@ type AgentOptions struct {
 	Engine *Engine
 	// Scopes are more cgroups than the engine's.
 	Scopes []string
-	// Flags are passed on.
+	// Flags are passed on, after those in BELAY_TEST_AGENT_FLAGS.
 	Flags []string
 }
 
@@ -63,6 +63,7 @@ func (l *Lab) NewAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 	for _, s := range append([]string{o.Engine.Scope}, o.Scopes...) {
 		a.args = append(a.args, "--cgroup-scope", s)
 	}
+	a.args = append(a.args, strings.Fields(os.Getenv("BELAY_TEST_AGENT_FLAGS"))...)
 	a.args = append(a.args, o.Flags...)
 	l.push(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the caller's may have ended

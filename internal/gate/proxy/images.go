@@ -81,6 +81,9 @@ func (m *images) forget(live func(before bool) bool) {
 	m.live = live(m.live)
 }
 
+// ForgetImages empties the cache of what the daemon said of images. Safe for concurrent use.
+func (s *Server) ForgetImages() { s.images.forget(asBefore) }
+
 func asBefore(live bool) bool { return live }
 
 // changesImages tells whether a call can give an image's name to another image.

@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/tools/lab"
+)
+
+// ownCgroup returns where an agent is counted for memory, and the cap that the kernel has there.
+func ownCgroup(t *testing.T, pid int) (dir, limit string) {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		for _, try := range [][2]string{{"/sys/fs/cgroup/memory" + f[2], "memory.limit_in_bytes"}, {"/sys/fs/cgroup" + f[2], "memory.max"}} {
+			if !strings.Contains(f[2], "belay-agent-") {
+				continue
+			}
+			if b, err := os.ReadFile(filepath.Join(try[0], try[1])); err == nil {
+				return try[0], strings.TrimSpace(string(b))
+			}
+		}
+	}
+	t.Fatalf("the agent is in no cgroup of its own:\n%s", raw)
+	return "", ""
+}
+
+// An agent that is flooded with events, under the least memory that it starts with and a twentieth
+// of a processor, goes on enforcing, records each denial, and says what it gives up.
+func TestOwnCaps(t *testing.T) {
+	w := need(t)
+	ctx := t.Context()
+	t.Cleanup(func() { w.restore(t) })
+	if err := w.agent.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	hardened, err := w.lab.ShippedPolicy("hardened.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.agent.Unload(ctx); err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.lab.NewAgent(ctx, lab.AgentOptions{Name: "capped", Engine: w.engine, Flags: []string{"--memory-max", "96M", "--cpu-max", "5%", "--log-allowed"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.SetPolicy("hardened.yaml", hardened); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(ctx)
+		if !stopped {
+			_ = a.Stop()
+		}
+		if err := a.Unload(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	pid := a.PID()
+	dir, limit := ownCgroup(t, pid)
+	if limit != "100663296" {
+		t.Errorf("the kernel caps the agent at %s bytes, want 100663296", limit)
+	}
+	since := time.Now()
+	w.up(t, "flood", "-u", "1000", "--entrypoint", "/bin/busybox", image, "sh", "-c", "for i in 1 2 3 4; do while :; do /bin/busybox true; done & done; wait")
+	denied := 0
+	gaveUp := func() bool {
+		if r := w.engine.Docker(ctx, "exec", "-u", "0", "flood", "/bin/actor", "say", "hello"); !refused(r) {
+			t.Errorf("docker exec -u 0 during the flood: %v", r.Err())
+		}
+		denied++
+		r := a.Belay(ctx, "events", "--since", since.Add(-time.Second).Format(time.RFC3339), "-o", "json")
+		return strings.Contains(r.Stdout, `"event":"gives_up"`)
+	}
+	if !lab.Await(ctx, 90*time.Second, gaveUp) {
+		t.Error("kept from the processor, the agent gives nothing up")
+	}
+	if got := a.PID(); got != pid {
+		t.Errorf("the agent is process %d, was %d", got, pid)
+	}
+	recorded := func() int {
+		all, err := a.Denials(ctx, since)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, e := range all {
+			if e.Container.Name == "flood" && e.Policy.Rule == "exec.asRoot" {
+				n++
+			}
+		}
+		return n
+	}
+	if !lab.Await(ctx, 30*time.Second, func() bool { return recorded() >= denied }) {
+		t.Errorf("%d denials are recorded, want %d", recorded(), denied)
+	}
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	stopped = true
+	if _, err := os.Stat(dir); err == nil {
+		t.Errorf("%s is left behind", dir)
+	}
+}
