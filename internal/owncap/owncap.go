@@ -3,8 +3,8 @@
 //
 // It owns the cgroup that it makes for a process that was started by hand; under a service
 // manager, or in a container, the limits are theirs and it only reads them. It never decides
-// about containers and gives up nothing itself: a [Ladder] names the step, the agent acts on it. It
-// imports the standard library only (row adapter).
+// about containers and gives up nothing itself: a [Ladder] names the step, the agent acts on it. Row:
+// adapter.
 package owncap
 
 import (
@@ -15,6 +15,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+
+	"github.com/belay-project/belay/internal/ident"
 )
 
 // Limits are what a process may take at most. A field that is 0 is no cap.
@@ -62,8 +64,19 @@ func Hold(l Limits) *Cap {
 	return c
 }
 
-// managed tells whether a service manager has put this process where it is, and looks for it there.
-func managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+// managed tells who has put this process where it is, and looks for it there: a service manager or
+// a container's runtime. ok is false if nobody has.
+func (c *Cap) managed() (who string, ok bool) {
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		return "the service manager has set no such cap: set %s of the unit", true
+	}
+	for name := range strings.SplitSeq(strings.TrimPrefix(c.memory.dir+c.cpu.dir, c.memory.root), "/") {
+		if _, ok := ident.CgroupContainer(name); ok {
+			return "the container has no such cap: set %s of it", true
+		}
+	}
+	return "", false
+}
 
 func (c *Cap) holdMemory() error {
 	if c.limits.Memory <= 0 {
@@ -77,29 +90,36 @@ func (c *Cap) holdMemory() error {
 	if limit > 0 {
 		c.Memory = min(limit, c.Memory)
 	}
+	who, managed := c.managed()
 	switch {
 	case limit > 0 && limit <= c.limits.Memory:
-		c.shared = c.memory.memoryMax() == 0 && !managed()
+		c.shared = c.memory.memoryMax() == 0 && !managed
 		return nil
-	case managed():
-		return errors.New("the service manager has set no such cap: set MemoryMax of the unit")
+	case managed:
+		return fmt.Errorf(who, "MemoryMax= or the memory limit")
 	}
 	own, err := c.enter(c.memory)
 	if err != nil {
 		return err
 	}
-	c.memory, c.shared = own, false
-	if c.cpu.v2 {
+	if own.v2 {
 		c.cpu = own // they are one
 	}
-	if err := own.set(own.memoryFile(), strconv.FormatInt(c.limits.Memory, 10)); err != nil {
+	return c.setMemory(own)
+}
+
+// setMemory puts the cap on memory in force in a cgroup of our own.
+func (c *Cap) setMemory(own group) error {
+	c.memory, c.shared = own, false
+	limit := strconv.FormatInt(c.Memory, 10)
+	if err := own.set(own.memoryFile(), limit); err != nil {
 		return err
 	}
 	// Neither is there without the accounting of swap.
 	if own.v2 {
 		_ = own.set("memory.swap.max", "0")
 	} else {
-		_ = own.set("memory.memsw.limit_in_bytes", strconv.FormatInt(c.limits.Memory, 10))
+		_ = own.set("memory.memsw.limit_in_bytes", limit)
 	}
 	return nil
 }
@@ -113,11 +133,12 @@ func (c *Cap) HoldCPU() error {
 		return errors.New("no cpu controller is mounted here")
 	}
 	quota := c.cpu.least((*group).cpuMax)
+	who, managed := c.managed()
 	switch {
 	case quota > 0 && quota <= int64(c.limits.CPU):
 		return nil
-	case managed():
-		return errors.New("the service manager has set no such cap: set CPUQuota of the unit")
+	case managed:
+		return fmt.Errorf(who, "CPUQuota= or the processor limit")
 	}
 	if !c.isOwn(c.cpu) {
 		own, err := c.enter(c.cpu)
@@ -125,6 +146,11 @@ func (c *Cap) HoldCPU() error {
 			return err
 		}
 		c.cpu = own
+		if own.v2 && c.Memory > 0 { // what held the memory is left with it
+			if err := c.setMemory(own); err != nil {
+				return err
+			}
+		}
 	}
 	return c.cpu.setCPU(c.limits.CPU)
 }
@@ -143,6 +169,15 @@ const namePrefix = "belay-agent-"
 
 // enter makes a cgroup below the root of g's hierarchy and moves this process into it.
 func (c *Cap) enter(g group) (own group, err error) {
+	for range 3 { // another agent that starts may take the empty cgroup for one that was left
+		if own, err = c.tryEnter(g); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return own, err
+}
+
+func (c *Cap) tryEnter(g group) (own group, err error) {
 	g.removeLeft()
 	own = group{root: g.root, dir: filepath.Join(g.root, namePrefix+strconv.Itoa(os.Getpid())), v2: g.v2}
 	if g.v2 {
@@ -154,7 +189,8 @@ func (c *Cap) enter(g group) (own group, err error) {
 		return own, fmt.Errorf("make a cgroup of its own: %w", err)
 	}
 	if err := own.set("cgroup.procs", "0"); err != nil {
-		return own, errors.Join(fmt.Errorf("enter a cgroup of its own: %w", err), os.Remove(own.dir))
+		_ = os.Remove(own.dir)
+		return own, fmt.Errorf("enter a cgroup of its own: %w", err)
 	}
 	c.made, c.back = append(c.made, own), append(c.back, g.dir)
 	return own, nil

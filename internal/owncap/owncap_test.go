@@ -95,6 +95,25 @@ func TestLeast(t *testing.T) {
 	}
 }
 
+// Who is under a service manager or in a container stays where it was put.
+func TestManaged(t *testing.T) {
+	id := strings.Repeat("ab", 32)
+	for dir, want := range map[string]bool{
+		"/sys/fs/cgroup": false, "/sys/fs/cgroup/user.slice/session-1.scope": false,
+		"/sys/fs/cgroup/system.slice/docker-" + id + ".scope": true, "/sys/fs/cgroup/docker/" + id + "/inner": true,
+	} {
+		t.Setenv("NOTIFY_SOCKET", "")
+		c := &Cap{limits: Limits{Memory: 1 << 60}, memory: group{root: "/sys/fs/cgroup", dir: dir}}
+		if _, got := c.managed(); got != want {
+			t.Errorf("%s: managed %v, want %v", dir, got, want)
+		}
+		t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+		if _, got := c.managed(); !got {
+			t.Errorf("%s: not managed by a service manager", dir)
+		}
+	}
+}
+
 const envHold = "BELAY_TEST_OWNCAP"
 
 // TestHold lets a process hold itself to caps in a real cgroup, and take more than they are.
@@ -109,6 +128,9 @@ func TestHold(t *testing.T) {
 		t.Fatal(err)
 	}
 	testneed.Need(t, "cgroup-memory", groups["memory"].dir != "" && groups["cpu"].dir != "", "no memory or cpu controller is mounted whole")
+	t.Setenv("NOTIFY_SOCKET", "")
+	who, managed := (&Cap{memory: groups["memory"], cpu: groups["cpu"]}).managed()
+	testneed.Need(t, "own-cgroup", !managed, who)
 	for _, how := range []string{"clean", "exceed"} {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestHold$", "-test.v")
 		cmd.Env = append(os.Environ(), envHold+"="+how, "NOTIFY_SOCKET=", "GOMEMLIMIT=")

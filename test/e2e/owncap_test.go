@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/tools/lab"
 )
 
@@ -30,7 +32,7 @@ func ownCgroup(t *testing.T, pid int) (dir, limit string) {
 			}
 		}
 	}
-	t.Fatalf("the agent is in no cgroup of its own:\n%s", raw)
+	t.Fatalf("the agent is in no cgroup of its own with a limit:\n%s", raw)
 	return "", ""
 }
 
@@ -39,6 +41,17 @@ func ownCgroup(t *testing.T, pid int) (dir, limit string) {
 func TestOwnCaps(t *testing.T) {
 	w := need(t)
 	ctx := t.Context()
+	here, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inContainer := false
+	for name := range strings.FieldsFuncSeq(string(here), func(r rune) bool { return r == '/' || r == '\n' }) {
+		if _, ok := ident.CgroupContainer(name); ok {
+			inContainer = true
+		}
+	}
+	testneed.Need(t, "own-cgroup", !inContainer, "an agent in a container stays in the container's cgroup")
 	t.Cleanup(func() { w.restore(t) })
 	if err := w.agent.Stop(); err != nil {
 		t.Fatal(err)
