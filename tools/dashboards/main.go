@@ -1,0 +1,189 @@
+// Command dashboards writes the Grafana dashboards of deploy/grafana from the panels below: one
+// file each, for Grafana 10 and later with a Prometheus data source. `-check` compares instead.
+//
+// It is run by hand when a metric or a panel changes; its test runs it against the metrics that an agent
+// really offers. It is linked into no product binary. Row: tools.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	dir := flag.String("dir", "deploy/grafana", "folder of the dashboards")
+	check := flag.Bool("check", false, "only tell whether they are what this program writes")
+	flag.Parse()
+	if err := run(*dir, *check); err != nil {
+		fmt.Fprintln(os.Stderr, "dashboards:", err)
+		os.Exit(1)
+	}
+}
+
+func run(dir string, check bool) error {
+	for _, b := range boards {
+		text, err := b.JSON()
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, b.uid+".json")
+		if !check {
+			if err := os.WriteFile(path, text, 0o644); err != nil { //nolint:gosec // published
+				return err
+			}
+			continue
+		}
+		was, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(was, text) {
+			return fmt.Errorf("%s is not what this program writes: run go run ./tools/dashboards and commit it", path)
+		}
+	}
+	return nil
+}
+
+// board is one dashboard: rows of panels.
+type board struct {
+	uid, title, text string
+	rows             []row
+}
+
+type row struct {
+	title  string
+	panels []panel
+}
+
+// panel shows queries. Its kind is a Grafana panel type.
+type panel struct {
+	title, text string
+	kind        string // timeseries, stat, table or heatmap; empty: timeseries
+	unit        string // of Grafana: s, bytes, percent, ops, short
+	width       int    // of 24; 0: 12
+	max         float64
+	warn, bad   float64 // thresholds; 0: none
+	low         bool    // what is below warn is bad
+	queries     []query
+}
+
+// query is PromQL with the legend of its series.
+type query struct{ expr, legend string }
+
+// obj is an object of Grafana's model.
+//
+// Source: the dashboard JSON model, Grafana documentation.
+type obj = map[string]any
+
+const height = 8
+
+// JSON writes the dashboard as Grafana imports it. Keys are sorted, so the same panels are the
+// same bytes.
+func (b *board) JSON() ([]byte, error) {
+	panels := []obj{}
+	id, y := 1, 0
+	for _, r := range b.rows {
+		panels = append(panels, obj{"type": "row", "id": id, "title": r.title, "collapsed": false, "gridPos": obj{"h": 1, "w": 24, "x": 0, "y": y}, "panels": []obj{}})
+		id++
+		y++
+		x := 0
+		for i := range r.panels {
+			p := &r.panels[i]
+			w := p.width
+			if w == 0 {
+				w = 12
+			}
+			if x+w > 24 {
+				x, y = 0, y+height
+			}
+			panels = append(panels, p.object(id, x, y, w))
+			id++
+			x += w
+		}
+		y += height
+	}
+	out, err := json.MarshalIndent(obj{
+		"uid": b.uid, "title": b.title, "description": b.text, "tags": []string{"belay"}, "schemaVersion": 39, "version": 1,
+		"editable": true, "graphTooltip": 1, "refresh": "30s", "time": obj{"from": "now-6h", "to": "now"}, "timezone": "browser",
+		"annotations": obj{"list": []obj{}}, "links": []obj{{
+			"asDropdown": true, "title": "Belay", "type": "dashboards", "tags": []string{"belay"}, "includeVars": true, "keepTime": true,
+		}},
+		"templating": obj{"list": []obj{
+			{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": obj{}, "hide": 0},
+			{
+				"name": "instance", "label": "Host", "type": "query", "datasource": source, "query": obj{"query": "label_values(belay_enforcing_ratio, instance)", "refId": "v"},
+				"refresh": 2, "multi": true, "includeAll": true, "allValue": ".*", "current": obj{"text": "All", "value": "$__all"}, "sort": 1,
+			},
+		}},
+		"panels": panels,
+	}, "", "  ")
+	return append(out, '\n'), err
+}
+
+var source = obj{"type": "prometheus", "uid": "${source}"}
+
+func (p *panel) object(id, x, y, w int) obj {
+	kind := p.kind
+	if kind == "" {
+		kind = "timeseries"
+	}
+	defaults := obj{"unit": p.unit}
+	if p.unit != "dateTimeFromNow" && kind != "table" {
+		defaults["min"] = 0
+	}
+	if p.max > 0 {
+		defaults["max"] = p.max
+	}
+	if p.warn != 0 || p.bad != 0 {
+		defaults["thresholds"] = obj{"mode": "absolute", "steps": p.steps()}
+		defaults["color"] = obj{"mode": "thresholds"}
+		if kind == "timeseries" {
+			defaults["color"] = obj{"mode": "palette-classic"}
+			defaults["custom"] = obj{"thresholdsStyle": obj{"mode": "line"}}
+		}
+	}
+	targets := []obj{}
+	for i, q := range p.queries {
+		t := obj{"refId": string(rune('A' + i)), "datasource": source, "expr": q.expr, "legendFormat": q.legend}
+		switch kind {
+		case "table":
+			t["format"], t["instant"], t["range"] = "table", true, false
+		case "heatmap":
+			t["format"] = "heatmap"
+		default:
+			t["exemplar"] = true
+		}
+		targets = append(targets, t)
+	}
+	o := obj{
+		"id": id, "type": kind, "title": p.title, "description": p.text, "datasource": source, "targets": targets,
+		"gridPos":     obj{"h": height, "w": w, "x": x, "y": y},
+		"fieldConfig": obj{"defaults": defaults, "overrides": []obj{}},
+	}
+	switch kind {
+	case "timeseries":
+		o["options"] = obj{"legend": obj{"displayMode": "table", "placement": "bottom", "calcs": []string{"lastNotNull", "max"}}, "tooltip": obj{"mode": "multi", "sort": "desc"}}
+	case "stat":
+		o["options"] = obj{"reduceOptions": obj{"calcs": []string{"lastNotNull"}}, "colorMode": "background", "textMode": "value_and_name"}
+	case "heatmap":
+		o["options"] = obj{"calculate": false, "yAxis": obj{"unit": p.unit}}
+	case "table":
+		o["transformations"] = []obj{{"id": "organize", "options": obj{"excludeByName": obj{"Time": true, "job": true, "__name__": true, "otel_scope_name": true, "otel_scope_version": true, "otel_scope_schema_url": true}}}}
+	}
+	return o
+}
+
+func (p *panel) steps() []obj {
+	if p.low {
+		return []obj{{"color": "red", "value": nil}, {"color": "green", "value": p.warn}}
+	}
+	steps := []obj{{"color": "green", "value": nil}}
+	if p.warn != 0 {
+		steps = append(steps, obj{"color": "orange", "value": p.warn})
+	}
+	return append(steps, obj{"color": "red", "value": p.bad})
+}
