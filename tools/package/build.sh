@@ -64,6 +64,7 @@ stage() {
 	install -m 644 deploy/systemd/belay-agent.service deploy/systemd/belay.slice "$s/usr/lib/systemd/system/"
 	install -m 644 policies/*.yaml "$s/usr/share/belay/policies/"
 	install -m 644 deploy/docker/daemon.json "$s/usr/share/belay/docker/"
+	install -D -m 644 -t "$s/usr/share/belay/grafana" deploy/grafana/*.json
 	install -m 644 deploy/package/copyright README.md "$s/usr/share/doc/belay/"
 	gzip -9nc CHANGELOG.md >"$s/usr/share/doc/belay/changelog.gz"
 	cp -r "$work/texts/man/." "$s/usr/share/man/"
