@@ -41,7 +41,9 @@ struct bl_container {
 	__u32 root_magic;
 	__u32 mnt_ns;		/* inode number of pid 1's mount namespace */
 	__u32 root_kuid;	/* uid 0 of the container's user namespace, as the host sees it */
-	__u32 mounted_after;	/* a mount was made after the start (kernels without unique mount ids) */
+	__u8 mounted_after;	/* a mount was made after the start (kernels without unique mount ids) */
+	__u8 listened;		/* listen(2) was called on a socket of IP: never taken back */
+	__u8 pad2[2];
 	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
 	__u8 net;		/* bl_net_ns */

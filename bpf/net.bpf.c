@@ -160,6 +160,42 @@ static __always_inline int bl_listen(const struct sock *sk, int kill)
 	return d.verdict == BL_DENY ? -EPERM : 0;
 }
 
+/* A container's first listen ends its start (spec.phase), whether it is allowed or not. Only a
+ * socket of IP counts: entrypoints of databases listen on unix sockets while they set up.
+ */
+static __always_inline int bl_note_listen(const struct sock *sk)
+{
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+
+	/* verifier: 6.12; as above */
+	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+		return 0;
+	if (bl_confined(&w, &c) && c && !c->listened)
+		c->listened = 1;
+	return 0;
+}
+
+SEC("lsm/socket_listen")
+int BPF_PROG(bl_lsm_note_listen, struct socket *sock, int backlog)
+{
+	return bl_note_listen(sock->sk);
+}
+
+SEC("fmod_ret/security_socket_listen")
+int BPF_PROG(bl_mod_note_listen, struct socket *sock, int backlog)
+{
+	return bl_note_listen(sock->sk);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(bl_sig_note_listen, const struct sock *sk, int oldstate, int newstate)
+{
+	if (newstate == TCP_LISTEN)
+		bl_note_listen(sk);
+	return 0;
+}
+
 SEC("lsm/socket_listen")
 int BPF_PROG(bl_lsm_listen, struct socket *sock, int backlog)
 {

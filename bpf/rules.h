@@ -12,7 +12,7 @@
  * another ABI is never adopted: see internal/enforce. Containers and labels are carried
  * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 5
+#define BL_ABI 6
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -106,18 +106,31 @@ struct bl_rule {
 
 #define BL_MAX_ALLOW_LISTS 32
 
+/* Which set holds in a container from that age on, while it has not listened and since it
+ * has. An entry that is not needed says what the last does.
+ */
+struct bl_phase {
+	__u64 from_ns;	/* since the container's first exec */
+	__u32 quiet;
+	__u32 listened;
+};
+
+#define BL_PHASES 5
+
 /* One effective policy: what all policies that select a container come to. */
 struct bl_policy {
 	__u32 abi;		/* BL_ABI */
 	__u32 revision;
 	__u32 flags;		/* BL_P_* */
 	__u8 fail;		/* bl_verdict at an internal failure; zero denies */
-	__u8 pad[3];
+	__u8 phased;		/* phases says which set holds instead of this one */
+	__u8 pad[2];
 	__u32 allow_need[BL_SLOTS];	/* bit i: allow list i must name the file */
 	__u64 start_for_ns[BL_SLOTS];	/* of asRoot: denyAfterStart */
 	__u64 caps[BL_SLOTS];		/* bit i: capability i is denied */
 	__u16 allow_policy[BL_MAX_ALLOW_LISTS];	/* source policy of allow list i */
 	struct bl_rule rules[BL_SLOTS][BL_R_MAX];
+	struct bl_phase phases[BL_PHASES];	/* ascending; the first is from 0 on */
 };
 
 enum bl_path_kind {

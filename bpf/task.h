@@ -247,7 +247,30 @@ static __always_inline int bl_who(struct bl_who *w)
 	return w->state;
 }
 
-/* The set that holds for a container: its binding, else the floor. */
+/* The set that holds for a container now, of those that its policies name for its phases.
+ * What it is told by only grows: age, and whether it has listened. A container of which
+ * nothing is known has started long ago. verifier: all; global, so that it is verified once.
+ */
+__noinline __u32 bl_phase_set(const struct bl_container *c, const struct bl_policy *p, __u32 set)
+{
+	__u64 age = ~0ULL;
+	__u32 listened = 1, i;
+
+	if (!p)
+		return set;
+	if (c) {
+		age = c->start_ns ? bpf_ktime_get_boot_ns() - c->start_ns : 0;
+		listened = c->listened;
+	}
+	for (i = 0; i < BL_PHASES; i++)
+		if (age >= p->phases[i].from_ns)
+			set = listened ? p->phases[i].listened : p->phases[i].quiet;
+	return set;
+}
+
+/* The set that holds for a container: its binding, else the floor; of the two, that of its
+ * phase.
+ */
 static __always_inline struct bl_policy *bl_policy_of(struct bl_container *c, __u32 *set)
 {
 	struct bl_config *cfg = bl_config();
@@ -271,6 +294,10 @@ static __always_inline struct bl_policy *bl_policy_of(struct bl_container *c, __
 	p = bpf_map_lookup_elem(&bl_policies, set);
 	if (!p && bound) {	/* being replaced: the floor holds meanwhile */
 		*set = cfg->floor_set;
+		p = bpf_map_lookup_elem(&bl_policies, set);
+	}
+	if (p && p->phased) {
+		*set = bl_phase_set(c, p, *set);
 		p = bpf_map_lookup_elem(&bl_policies, set);
 	}
 	if (!p)

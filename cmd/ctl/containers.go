@@ -79,6 +79,9 @@ func containerNotes(c control.Container) []string {
 		notes = append(notes, "the record of what the gate bound at its create is lost; the label belay.dev/runtime keeps "+
 			strings.Join(b.Rules, ", ")+" on it; create it again to start it through the gate")
 	}
+	if c.Phase == "start" {
+		notes = append(notes, "is in its start: some of its rules hold only later (belay explain "+clean(nameOf(c))+")")
+	}
 	if c.BoundLate {
 		notes = append(notes, "ran before its policies were bound, so none of them loosens anything for it; restart it to change that")
 	}

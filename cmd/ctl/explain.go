@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -97,6 +98,9 @@ func (t *terminal) writeExplanation(e *control.Explanation) {
 		}
 	}
 	tb.row(plain("mode"), cell{c.Mode, modeColour(c.Mode)})
+	if c.Phase != "" {
+		tb.row(plain("phase"), plain(t.phase(c)))
+	}
 	tb.row(plain("revision"), plain(e.Revision))
 	tb.writeTo(t.out)
 
@@ -154,6 +158,14 @@ func (t *terminal) writeUnset(lines []policy.Line) {
 	for _, why := range reasons {
 		fmt.Fprintf(t.out, "\nallowed, %s: %s\n", clean(why), strings.Join(rules[why], ", "))
 	}
+}
+
+// phase says whether all rules of a container hold, and if not, when they do.
+func (t *terminal) phase(c control.Container) string {
+	if c.Phase == "start" {
+		return "start: not all of its rules hold yet; they do at the latest at " + c.PhaseEnds.UTC().Format(time.RFC3339)
+	}
+	return c.Phase + ": all of its rules hold"
 }
 
 func (t *terminal) writeNotes(e *control.Explanation) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/enforce"
@@ -107,6 +108,12 @@ func (a *Agent) container(id ident.ContainerID, st enforce.ContainerState) contr
 		c.ID, c.Policy, eff = "", "build", buildPolicy(a.policies.current())
 	}
 	c.Policies, c.Mode = summary(eff)
+	if eff != nil && len(eff.Phases) > 0 && st.Started {
+		c.Phase, c.PhaseEnds = enforce.PhaseAfter, c.Armed.Add(eff.PhasesEnd())
+		if eff.At(time.Since(c.Armed), st.Listened) != eff {
+			c.Phase = enforce.PhaseStart
+		}
+	}
 	c.BoundLate, c.Problems = a.binder.notes(id)
 	if !st.Build {
 		c.Binding = a.binder.binding(id)

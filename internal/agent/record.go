@@ -89,6 +89,7 @@ func (a *Agent) describe(ev *enforce.Event) *journal.Record {
 			src.Name = hostPolicy
 		}
 		r.Policy = &journal.Policy{Name: src.Name, Revision: src.Revision, Rule: ev.Rule.String(), Mode: verdict.ModeEnforce.String()}
+		r.Policy.Phase = a.kernel.Phase(ev)
 		if ev.Decision == verdict.WouldDeny && !ev.Detected {
 			r.Policy.Mode = verdict.ModeAudit.String()
 		}
@@ -241,7 +242,10 @@ func (a *Agent) judgeScript(ev *enforce.Event, r *journal.Record) bool {
 	if !dropped {
 		return false
 	}
-	eff, _ := a.kernel.PolicyOf(ev.Container)
+	eff := a.kernel.Rules(ev)
+	if eff == nil {
+		eff, _ = a.kernel.PolicyOf(ev.Container) // all its rules
+	}
 	if eff == nil {
 		return false
 	}
@@ -252,7 +256,7 @@ func (a *Agent) judgeScript(ev *enforce.Event, r *journal.Record) bool {
 		}
 		src := eff.Sources[rule.Policy]
 		r.Decision, r.Level = verdict.WouldDeny, verdict.Detect.String()
-		r.Policy = &journal.Policy{Name: src.Name, Revision: src.Revision, Rule: verdict.RuleDrift.String(), Mode: mode.String()}
+		r.Policy = &journal.Policy{Name: src.Name, Revision: src.Revision, Rule: verdict.RuleDrift.String(), Mode: mode.String(), Phase: a.kernel.Phase(ev)}
 		r.Object = &journal.Object{Type: "file", Path: target, Layer: journal.LayerUpper}
 		r.Message = "a script written in the container was run; this backend sees it after the fact"
 		return true

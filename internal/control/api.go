@@ -159,10 +159,14 @@ type Container struct {
 	Policy      string    `json:"policy"` // own, floor or build
 	Policies    []string  `json:"policies"`
 	Mode        string    `json:"mode"` // enforce, audit, mixed or none
-	BoundLate   bool      `json:"boundLate,omitempty"`
-	Binding     *Binding  `json:"binding,omitempty"`  // what the gate bound at create; nil: nothing
-	Problems    []string  `json:"problems,omitempty"` // rules that do not hold here, and why
-	Lost        uint64    `json:"lostRecords,omitempty"`
+	// Phase is start while some of its policies do not hold yet, then after; empty if all hold
+	// from its start on. PhaseEnds is when all of them hold at the latest.
+	Phase     string    `json:"phase,omitempty"`
+	PhaseEnds time.Time `json:"phaseEnds,omitzero"`
+	BoundLate bool      `json:"boundLate,omitempty"`
+	Binding   *Binding  `json:"binding,omitempty"`  // what the gate bound at create; nil: nothing
+	Problems  []string  `json:"problems,omitempty"` // rules that do not hold here, and why
+	Lost      uint64    `json:"lostRecords,omitempty"`
 }
 
 // Binding is what the gate's create has put on a container, until it is destroyed.

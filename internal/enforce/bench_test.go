@@ -100,7 +100,7 @@ func (b *bench) confine(tb testing.TB, eff *policy.Effective) {
 			tb.Fatal(err)
 		}
 	}
-	if err := b.write(1, eff); err != nil {
+	if err := b.write(1, &setInfo{eff: eff}); err != nil {
 		tb.Fatal(err)
 	}
 }

@@ -173,6 +173,8 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 	c.Caps = boundingSet(proc + "/status")
 	// Mounts made before now cannot be told from those present at the start.
 	c.MaxMount = 0
+	// Nor can anyone tell whether it has listened: its start is over, as far as that ends it.
+	c.Listened = 1
 	c.Started = 2
 	return c, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,10 +31,7 @@ func (e *Enforcer) BindInodes(id ident.ContainerID, root string) ([]string, erro
 	if !ok {
 		set = e.sets.floor
 	}
-	var rules []policy.PathRule
-	if s := e.sets.info[set]; s != nil && s.eff != nil {
-		rules = s.eff.Paths
-	}
+	rules := e.pathRules(set)
 	e.mu.Unlock()
 	var problems []string
 	rootFD, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -41,10 +39,8 @@ func (e *Enforcer) BindInodes(id ident.ContainerID, root string) ([]string, erro
 		return nil, fmt.Errorf("open the root of %s: %w", id.Short(), err)
 	}
 	defer unix.Close(rootFD)
-	for _, r := range rules {
-		if r.Kind != policy.PathExact || r.Verdict[0] != verdict.Deny && r.Verdict[1] != verdict.Deny {
-			continue
-		}
+	for _, sr := range rules {
+		r := sr.PathRule
 		st, target, err := statIn(rootFD, r.Path)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			continue
@@ -53,16 +49,46 @@ func (e *Enforcer) BindInodes(id ident.ContainerID, root string) ([]string, erro
 			return problems, fmt.Errorf("resolve %s in %s: %w", r.Path, id.Short(), err)
 		}
 		if base := filepath.Base(target); base != filepath.Base(r.Path) && isMulticall(base) {
-			problems = append(problems, fmt.Sprintf("exec.deny %s: is the multi-call program %s here and is not applied; deny %s, or list what may run in exec.allow", r.Path, target, target))
+			if p := fmt.Sprintf("exec.deny %s: is the multi-call program %s here and is not applied; deny %s, or list what may run in exec.allow", r.Path, target, target); !slices.Contains(problems, p) {
+				problems = append(problems, p)
+			}
 			continue
 		}
 		rule := encodePathRule(r)
 		rule.AllowBits = 0 // an inode is never allowed by a name it had once
-		if err := e.maps["bl_inodes"].Put(kernelBlInodeKey{Ino: st.Ino, Dev: kernelDev(st.Dev), Set: set}, rule); err != nil {
+		if err := e.maps["bl_inodes"].Put(kernelBlInodeKey{Ino: st.Ino, Dev: kernelDev(st.Dev), Set: sr.set}, rule); err != nil {
 			return problems, fmt.Errorf("bind %s in %s: %w", r.Path, id.Short(), full(err))
 		}
 	}
 	return problems, nil
+}
+
+// setRule is a path rule of one set.
+type setRule struct {
+	policy.PathRule
+	set uint32
+}
+
+// pathRules returns the exact deny rules of a set, and of those that hold in the container's
+// later phases. e.mu is held.
+func (e *Enforcer) pathRules(set uint32) []setRule {
+	s := e.sets.info[set]
+	if s == nil {
+		return nil
+	}
+	var out []setRule
+	for _, n := range append([]uint32{set}, s.holds...) {
+		s := e.sets.info[n]
+		if s == nil || s.eff == nil {
+			continue
+		}
+		for _, r := range s.eff.Paths {
+			if r.Kind == policy.PathExact && (r.Verdict[0] == verdict.Deny || r.Verdict[1] == verdict.Deny) {
+				out = append(out, setRule{r, n})
+			}
+		}
+	}
+	return out
 }
 
 func isMulticall(base string) bool {

@@ -136,7 +136,9 @@ type kernelBlContainer struct {
 	RootMagic    uint32
 	MntNs        uint32
 	RootKuid     uint32
-	MountedAfter uint32
+	MountedAfter uint8
+	Listened     uint8
+	Pad2         [2]uint8
 	UserLevel    uint8
 	Class        uint8
 	Net          uint8
@@ -415,18 +417,27 @@ type kernelBlPathRule struct {
 	Pad       uint16
 }
 
+type kernelBlPhase struct {
+	_        structs.HostLayout
+	FromNs   uint64
+	Quiet    uint32
+	Listened uint32
+}
+
 type kernelBlPolicy struct {
 	_           structs.HostLayout
 	Abi         uint32
 	Revision    uint32
 	Flags       uint32
 	Fail        uint8
-	Pad         [3]uint8
+	Phased      uint8
+	Pad         [2]uint8
 	AllowNeed   [2]uint32
 	StartForNs  [2]uint64
 	Caps        [2]uint64
 	AllowPolicy [32]uint16
 	Rules       [2][32]kernelBlRule
+	Phases      [5]kernelBlPhase
 }
 
 type kernelBlPortKey struct {
@@ -670,6 +681,7 @@ const (
 	kernelProgBlLsmMprotect      = "bl_lsm_mprotect"
 	kernelProgBlLsmNetListen     = "bl_lsm_net_listen"
 	kernelProgBlLsmNice          = "bl_lsm_nice"
+	kernelProgBlLsmNoteListen    = "bl_lsm_note_listen"
 	kernelProgBlLsmOpen          = "bl_lsm_open"
 	kernelProgBlLsmPerf          = "bl_lsm_perf"
 	kernelProgBlLsmPivot         = "bl_lsm_pivot"
@@ -719,6 +731,7 @@ const (
 	kernelProgBlModMprotect      = "bl_mod_mprotect"
 	kernelProgBlModNetListen     = "bl_mod_net_listen"
 	kernelProgBlModNice          = "bl_mod_nice"
+	kernelProgBlModNoteListen    = "bl_mod_note_listen"
 	kernelProgBlModOpen          = "bl_mod_open"
 	kernelProgBlModPerf          = "bl_mod_perf"
 	kernelProgBlModPivot         = "bl_mod_pivot"
@@ -745,6 +758,7 @@ const (
 	kernelProgBlNetSockops       = "bl_net_sockops"
 	kernelProgBlSigListen        = "bl_sig_listen"
 	kernelProgBlSigNetListen     = "bl_sig_net_listen"
+	kernelProgBlSigNoteListen    = "bl_sig_note_listen"
 	kernelProgBlSigUnixConnect   = "bl_sig_unix_connect"
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
@@ -872,6 +886,7 @@ type kernelProgramSpecs struct {
 	BlLsmMprotect      *ebpf.ProgramSpec `ebpf:"bl_lsm_mprotect"`
 	BlLsmNetListen     *ebpf.ProgramSpec `ebpf:"bl_lsm_net_listen"`
 	BlLsmNice          *ebpf.ProgramSpec `ebpf:"bl_lsm_nice"`
+	BlLsmNoteListen    *ebpf.ProgramSpec `ebpf:"bl_lsm_note_listen"`
 	BlLsmOpen          *ebpf.ProgramSpec `ebpf:"bl_lsm_open"`
 	BlLsmPerf          *ebpf.ProgramSpec `ebpf:"bl_lsm_perf"`
 	BlLsmPivot         *ebpf.ProgramSpec `ebpf:"bl_lsm_pivot"`
@@ -921,6 +936,7 @@ type kernelProgramSpecs struct {
 	BlModMprotect      *ebpf.ProgramSpec `ebpf:"bl_mod_mprotect"`
 	BlModNetListen     *ebpf.ProgramSpec `ebpf:"bl_mod_net_listen"`
 	BlModNice          *ebpf.ProgramSpec `ebpf:"bl_mod_nice"`
+	BlModNoteListen    *ebpf.ProgramSpec `ebpf:"bl_mod_note_listen"`
 	BlModOpen          *ebpf.ProgramSpec `ebpf:"bl_mod_open"`
 	BlModPerf          *ebpf.ProgramSpec `ebpf:"bl_mod_perf"`
 	BlModPivot         *ebpf.ProgramSpec `ebpf:"bl_mod_pivot"`
@@ -947,6 +963,7 @@ type kernelProgramSpecs struct {
 	BlNetSockops       *ebpf.ProgramSpec `ebpf:"bl_net_sockops"`
 	BlSigListen        *ebpf.ProgramSpec `ebpf:"bl_sig_listen"`
 	BlSigNetListen     *ebpf.ProgramSpec `ebpf:"bl_sig_net_listen"`
+	BlSigNoteListen    *ebpf.ProgramSpec `ebpf:"bl_sig_note_listen"`
 	BlSigUnixConnect   *ebpf.ProgramSpec `ebpf:"bl_sig_unix_connect"`
 	BlSockops          *ebpf.ProgramSpec `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.ProgramSpec `ebpf:"bl_sys_exit"`
@@ -1200,6 +1217,7 @@ type kernelPrograms struct {
 	BlLsmMprotect      *ebpf.Program `ebpf:"bl_lsm_mprotect"`
 	BlLsmNetListen     *ebpf.Program `ebpf:"bl_lsm_net_listen"`
 	BlLsmNice          *ebpf.Program `ebpf:"bl_lsm_nice"`
+	BlLsmNoteListen    *ebpf.Program `ebpf:"bl_lsm_note_listen"`
 	BlLsmOpen          *ebpf.Program `ebpf:"bl_lsm_open"`
 	BlLsmPerf          *ebpf.Program `ebpf:"bl_lsm_perf"`
 	BlLsmPivot         *ebpf.Program `ebpf:"bl_lsm_pivot"`
@@ -1249,6 +1267,7 @@ type kernelPrograms struct {
 	BlModMprotect      *ebpf.Program `ebpf:"bl_mod_mprotect"`
 	BlModNetListen     *ebpf.Program `ebpf:"bl_mod_net_listen"`
 	BlModNice          *ebpf.Program `ebpf:"bl_mod_nice"`
+	BlModNoteListen    *ebpf.Program `ebpf:"bl_mod_note_listen"`
 	BlModOpen          *ebpf.Program `ebpf:"bl_mod_open"`
 	BlModPerf          *ebpf.Program `ebpf:"bl_mod_perf"`
 	BlModPivot         *ebpf.Program `ebpf:"bl_mod_pivot"`
@@ -1275,6 +1294,7 @@ type kernelPrograms struct {
 	BlNetSockops       *ebpf.Program `ebpf:"bl_net_sockops"`
 	BlSigListen        *ebpf.Program `ebpf:"bl_sig_listen"`
 	BlSigNetListen     *ebpf.Program `ebpf:"bl_sig_net_listen"`
+	BlSigNoteListen    *ebpf.Program `ebpf:"bl_sig_note_listen"`
 	BlSigUnixConnect   *ebpf.Program `ebpf:"bl_sig_unix_connect"`
 	BlSockops          *ebpf.Program `ebpf:"bl_sockops"`
 	BlSysExit          *ebpf.Program `ebpf:"bl_sys_exit"`
@@ -1333,6 +1353,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmMprotect,
 		p.BlLsmNetListen,
 		p.BlLsmNice,
+		p.BlLsmNoteListen,
 		p.BlLsmOpen,
 		p.BlLsmPerf,
 		p.BlLsmPivot,
@@ -1382,6 +1403,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModMprotect,
 		p.BlModNetListen,
 		p.BlModNice,
+		p.BlModNoteListen,
 		p.BlModOpen,
 		p.BlModPerf,
 		p.BlModPivot,
@@ -1408,6 +1430,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlNetSockops,
 		p.BlSigListen,
 		p.BlSigNetListen,
+		p.BlSigNoteListen,
 		p.BlSigUnixConnect,
 		p.BlSockops,
 		p.BlSysExit,

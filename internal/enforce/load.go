@@ -299,7 +299,7 @@ func (e *Enforcer) configure() error {
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 5
+const abi = 6
 
 func flag(b bool) uint8 {
 	if b {
@@ -362,7 +362,7 @@ func (e *Enforcer) Reattach() error {
 		if s.eff == nil {
 			continue
 		}
-		if err := e.write(set, s.eff); err != nil {
+		if err := e.write(set, s); err != nil {
 			return err
 		}
 	}

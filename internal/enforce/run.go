@@ -115,6 +115,7 @@ type ContainerState struct {
 	PID              uint32 // of pid 1, on the host
 	Overlay          bool   // the root is an overlay: drift can be judged
 	RootDev          uint32 // device of the root, kernel encoding
+	Listened         bool   // it has called listen(2) on a socket of IP
 }
 
 // overlayMagic: include/uapi/linux/magic.h, OVERLAYFS_SUPER_MAGIC.
@@ -129,7 +130,7 @@ func (e *Enforcer) Containers() ([]ContainerState, error) {
 	for it.Next(&id, &c) {
 		out = append(out, ContainerState{
 			ID: c.Id, Cgroup: id, Started: c.Started == 2, Build: c.Class == uint8(kernelBlClassBL_CLASS_BUILD),
-			StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev,
+			StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev, Listened: c.Listened != 0,
 		})
 	}
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {

@@ -31,7 +31,14 @@ type setTable struct {
 type setInfo struct {
 	eff     *policy.Effective // nil: an earlier agent's
 	sources []policy.Source   // of an earlier agent's, as far as it wrote them down
+	key     string            // in byRevision; empty: an earlier agent's
 	refs    int
+
+	// Of policies with phases: see putPhased.
+	whole *policy.Effective     // what was bound, of the set that holds at the start; else nil
+	phase string                // Phase*; empty: the policy has none
+	holds []uint32              // sets that table names, on each of which this one has a reference
+	table [phases]kernelBlPhase // of the set that holds at the start
 }
 
 // garbage is a set that nothing names any more. It stays for a while, since a program
@@ -50,14 +57,17 @@ func (e *Enforcer) loadSets() error {
 	names := e.readSources()
 	var set uint32
 	var p kernelBlPolicy
+	found := map[uint32]kernelBlPolicy{}
 	it := e.maps["bl_policies"].Iterate()
 	for it.Next(&set, &p) {
+		found[set] = p
 		e.sets.info[set] = &setInfo{sources: names[set]}
 		e.sets.next = max(e.sets.next, set+1)
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("read the policy map: %w", err)
 	}
+	e.holdPhases(found)
 	// Higher numbers than those that are left were in use: sockets remember them.
 	var next uint64
 	if err := e.maps["bl_globals"].Lookup(uint32(kernelBlGlobalBL_G_SET), &next); err != nil {
@@ -165,8 +175,8 @@ func (e *Enforcer) Bound() []ident.ContainerID {
 	return ids
 }
 
-// PolicyOf returns the effective policy that the kernel holds for a container, and
-// whether it is the container's own (else the floor).
+// PolicyOf returns the effective policy that the kernel holds for a container, with the
+// rules of all its phases, and whether it is the container's own (else the floor).
 func (e *Enforcer) PolicyOf(id ident.ContainerID) (eff *policy.Effective, own bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -175,7 +185,9 @@ func (e *Enforcer) PolicyOf(id ident.ContainerID) (eff *policy.Effective, own bo
 		set = e.sets.floor
 	}
 	if s := e.sets.info[set]; s != nil {
-		eff = s.eff
+		if eff = s.eff; s.whole != nil {
+			eff = s.whole
+		}
 	}
 	return eff, own
 }
@@ -239,22 +251,44 @@ func (e *Enforcer) writeSources() {
 // put makes sure that eff is in the kernel and takes a reference. Equal policies share
 // a set.
 func (e *Enforcer) put(eff *policy.Effective) (uint32, error) {
-	if set, ok := e.sets.byRevision[eff.Revision]; ok {
+	if len(eff.Phases) > 0 && eff.Phases[0].Quiet != nil {
+		return e.putPhased(eff)
+	}
+	return e.putRules(eff.Revision, eff)
+}
+
+// putRules is put for rules that hold as long as the set does. key: of what is shared.
+func (e *Enforcer) putRules(key string, eff *policy.Effective) (uint32, error) {
+	if set, ok := e.sets.byRevision[key]; ok {
 		e.sets.info[set].refs++
 		return set, nil
 	}
+	set, err := e.nextSet()
+	if err != nil {
+		return 0, err
+	}
+	return set, e.enter(set, &setInfo{eff: eff, key: key, refs: 1})
+}
+
+// nextSet takes the next set number.
+func (e *Enforcer) nextSet() (uint32, error) {
 	set := e.sets.next
 	if err := e.maps["bl_globals"].Put(uint32(kernelBlGlobalBL_G_SET), uint64(set)+1); err != nil {
 		return 0, fmt.Errorf("write the next set number: %w", err)
 	}
 	e.sets.next++
-	if err := e.write(set, eff); err != nil {
-		return 0, errors.Join(err, e.erase(set, eff))
-	}
-	e.sets.byRevision[eff.Revision] = set
-	e.sets.info[set] = &setInfo{eff: eff, refs: 1}
-	e.writeSources()
 	return set, nil
+}
+
+// enter writes a set into the kernel and knows it from then on.
+func (e *Enforcer) enter(set uint32, s *setInfo) error {
+	if err := e.write(set, s); err != nil {
+		return errors.Join(err, e.erase(set, s.eff))
+	}
+	e.sets.byRevision[s.key] = set
+	e.sets.info[set] = s
+	e.writeSources()
+	return nil
 }
 
 func (e *Enforcer) drop(set uint32) {
@@ -271,6 +305,7 @@ func (e *Enforcer) drop(set uint32) {
 func (e *Enforcer) collect(now time.Time) error {
 	var keep []garbage
 	var errs []error
+	var named []uint32
 	for _, g := range e.sets.garbage {
 		s := e.sets.info[g.set]
 		if s == nil || s.refs > 0 { // taken up again
@@ -281,12 +316,16 @@ func (e *Enforcer) collect(now time.Time) error {
 			continue
 		}
 		errs = append(errs, e.erase(g.set, s.eff))
-		if s.eff != nil && e.sets.byRevision[s.eff.Revision] == g.set {
-			delete(e.sets.byRevision, s.eff.Revision)
+		if s.key != "" && e.sets.byRevision[s.key] == g.set {
+			delete(e.sets.byRevision, s.key)
 		}
+		named = append(named, s.holds...)
 		delete(e.sets.info, g.set)
 	}
 	e.sets.garbage = keep
+	for _, set := range named { // a program may have read the number just before
+		e.drop(set)
+	}
 	return errors.Join(errs...)
 }
 
@@ -301,7 +340,8 @@ func (e *Enforcer) sweep() {
 
 // write puts a set's rules first and its policy last, so that a set that can be found
 // is whole.
-func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
+func (e *Enforcer) write(set uint32, s *setInfo) error {
+	eff := s.eff
 	for _, r := range eff.Paths {
 		key, value := e.encodePath(set, r)
 		if err := e.maps["bl_paths"].Put(key, value); err != nil {
@@ -333,8 +373,7 @@ func (e *Enforcer) write(set uint32, eff *policy.Effective) error {
 	if err := e.writeNetwork(set, eff); err != nil {
 		return err
 	}
-	p := EncodePolicy(eff, set)
-	if err := e.maps["bl_policies"].Put(set, p); err != nil {
+	if err := e.maps["bl_policies"].Put(set, s.encode(set)); err != nil {
 		return fmt.Errorf("policy set: %w", full(err))
 	}
 	return nil
@@ -411,7 +450,7 @@ func (e *Enforcer) checkSets() error {
 		opens |= opensOf(s.eff)
 		net = net || hasNetwork(s.eff)
 		var p kernelBlPolicy
-		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != EncodePolicy(s.eff, set) {
+		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != s.encode(set) {
 			return fmt.Errorf("policy set %d in the kernel is not what was written: %w", set, ErrCanary)
 		}
 	}

@@ -157,6 +157,9 @@ type Policy struct {
 	Revision string `json:"revision"`
 	Rule     string `json:"rule"` // verdict.Rule's name, such as exec.asRoot
 	Mode     string `json:"mode"` // audit, enforce
+	// Phase of the container, where its rules have phases: start (some did not hold yet) or
+	// after; else empty.
+	Phase string `json:"phase,omitempty"`
 }
 
 // Object is what an act was aimed at. Only the fields that its Type has are set.

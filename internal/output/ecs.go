@@ -80,7 +80,7 @@ func ecs(r *journal.Record, version string) ([]byte, error) {
 	}
 	own := object{}.put("decision", string(r.Decision), "level", r.Level, "backend", string(r.Backend), "hook", r.Hook, "errno", number(r.Errno), "flags", r.Flags, "lost", r.Lost)
 	if r.Policy != nil {
-		own.put("mode", r.Policy.Mode)
+		own.put("mode", r.Policy.Mode, "phase", r.Policy.Phase)
 	}
 	if a := r.Anchor; a != nil {
 		head := func(h journal.Head) object { return object{"segment": h.Segment, "digest": h.Digest} }

@@ -90,6 +90,9 @@ type Effective struct {
 	// NetAddrs and NetPorts are the compiled network.egress, ingress and listen.
 	NetAddrs []NetAddr
 	NetPorts []NetPort
+	// Phases is what holds until all of the above does, by the container's age; empty if
+	// all of it holds from the start on.
+	Phases []PhaseRules `json:"-"`
 	// RuntimeHelpers holds host paths whose inodes pass drift and memfd.
 	RuntimeHelpers []string
 
@@ -105,6 +108,7 @@ type Source struct {
 	Line     int
 	Loosen   bool
 	Ignored  string // why Loosen does not loosen here; empty if it does
+	Phase    Phase  // from when on it holds
 }
 
 // Rule is one rule of one mode. The zero value denies, with the strictest options.
@@ -321,6 +325,10 @@ func (e *Effective) setRevision() {
 		// Numbers, strings and netip prefixes only: none can fail.
 		panic(fmt.Sprintf("encode effective policy: %v", err))
 	}
-	sum := sha256.Sum256(b)
-	e.Revision = hex.EncodeToString(sum[:16])
+	e.Revision = effectiveRevision(b)
+}
+
+func effectiveRevision(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:16])
 }

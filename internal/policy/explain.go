@@ -31,6 +31,7 @@ func (e *Effective) Explain() []Line {
 			switch {
 			case l.Rule != r:
 			case l.Policy != "":
+				l.Why += e.phaseOf(l)
 				out, found = append(out, l), true
 			case l.Mode == verdict.ModeEnforce:
 				unset = l
@@ -41,6 +42,30 @@ func (e *Effective) Explain() []Line {
 		}
 	}
 	return out
+}
+
+// phaseOf says from when on a line holds, if not from the container's start on, and what does
+// until then.
+func (e *Effective) phaseOf(l Line) string {
+	if len(e.Phases) == 0 || e.Phases[0].Quiet == nil {
+		return ""
+	}
+	first := string(Allow)
+	for _, was := range e.Phases[0].Quiet.lines {
+		switch {
+		case was.Rule != l.Rule || was.Mode != l.Mode || was.Policy == "":
+		case was.Policy == l.Policy && was.Value == l.Value:
+			return ""
+		default:
+			first = was.Value + " (" + was.Policy + ")"
+		}
+	}
+	for _, s := range e.Sources {
+		if s.Name == l.Policy && s.Phase != (Phase{}) {
+			return "; " + s.Phase.String() + "; until then " + first
+		}
+	}
+	return "; at the start " + first
 }
 
 func (e *Effective) explainBuild(mode verdict.Mode, r verdict.Rule) {

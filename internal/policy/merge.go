@@ -230,7 +230,19 @@ func (s *Set) Floor() *Effective { return s.Effective(Subject{}) }
 // policy in total order among the strictest is credited. Then the explicit values of
 // loosening policies replace what is there, in ascending order, so that the one of
 // the highest priority has the last word. Path lists are never loosened.
+//
+// Policies with a phase are among them; what holds in a container before all of them do
+// is in [Effective.Phases], merged in the same way from those that hold by then.
 func (s *Set) Effective(sub Subject) *Effective {
+	e := s.merge(sub)
+	if sub.Class == ClassContainer {
+		e.setPhases(s.phases(&sub))
+	}
+	return e
+}
+
+// merge is Effective without regard to phases.
+func (s *Set) merge(sub Subject) *Effective {
 	e := &Effective{}
 	sel := s.selects(&sub, e)
 	builtIn := uint16(len(e.Sources))
@@ -332,7 +344,7 @@ func (s *Set) selects(sub *Subject, e *Effective) []selected {
 		}
 		src := Source{
 			Name: p.Name, Revision: p.Revision, Mode: p.Spec.Mode, File: p.File, Line: p.Line,
-			Loosen: p.Spec.Loosen,
+			Loosen: p.Spec.Loosen, Phase: p.Spec.Phase,
 		}
 		if p.Spec.Loosen && sub.BoundLate {
 			src.Ignored = "bound late: the container ran before its policies were bound, so this policy only tightens"

@@ -34,7 +34,8 @@ const topLevel = "the document"
 var fieldHome = map[string]string{
 	"apiVersion": topLevel, "kind": topLevel, "metadata": topLevel, "spec": topLevel,
 	"annotations": "metadata",
-	"selector":    "spec", "priority": "spec", "require": "spec", "loosen": "spec", "onError": "spec",
+	"phase":       "spec", "after": "spec.phase", "within": "spec.phase",
+	"selector": "spec", "priority": "spec", "require": "spec", "loosen": "spec", "onError": "spec",
 	"exec": "spec", "ssh": "spec", "files": "spec", "guard": "spec",
 	"labels": "spec.selector", "image": "spec.selector", "imageDigest": "spec.selector",
 	"namespace": "spec.selector", "podLabels": "spec.selector",
@@ -316,6 +317,7 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 		})},
 		{"loosen", false, d.boolean(&s.Loosen)},
 		{"onError", false, d.value(&s.OnError, Deny, Allow)},
+		{"phase", false, func(n *yaml.Node, at string) { d.phase(n, at, &s.Phase) }},
 		{"exec", false, func(n *yaml.Node, at string) {
 			s.Exec = &Exec{}
 			d.exec(n, at, s.Exec, &m.exec)

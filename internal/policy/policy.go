@@ -80,9 +80,11 @@ type Spec struct {
 	// Loosen lets the explicit values of this policy replace stricter ones of others.
 	Loosen  bool
 	OnError Value // Allow, Deny or Unset
-	Exec    *Exec
-	SSH     *SSH
-	Files   *Files
+	// Phase says from when on the policy holds in a container.
+	Phase Phase
+	Exec  *Exec
+	SSH   *SSH
+	Files *Files
 	// Privileges is nil if the document does not say anything on them.
 	Privileges *Privileges
 	// Network is nil if the document does not say anything on it.
@@ -211,6 +213,7 @@ type canonSpec struct {
 	Require    string           `yaml:"require,omitempty"`
 	Loosen     bool             `yaml:"loosen,omitempty"`
 	OnError    Value            `yaml:"onError,omitempty"`
+	Phase      *canonPhase      `yaml:"phase,omitempty"`
 	Exec       *canonExec       `yaml:"exec,omitempty"`
 	SSH        *canonSSH        `yaml:"ssh,omitempty"`
 	Files      *canonFiles      `yaml:"files,omitempty"`
@@ -268,7 +271,7 @@ func (p *RuntimePolicy) Canonical() []byte {
 	d := canonDoc{
 		APIVersion: APIVersion, Kind: Kind,
 		Metadata: canonMeta{Name: p.Name, Annotations: p.Annotations},
-		Spec:     canonSpec{Priority: s.Priority, Mode: s.Mode.String(), Loosen: s.Loosen, OnError: s.OnError},
+		Spec:     canonSpec{Priority: s.Priority, Mode: s.Mode.String(), Loosen: s.Loosen, OnError: s.OnError, Phase: s.Phase.canonical()},
 	}
 	if !s.Selector.empty() {
 		c := canonSelector(s.Selector)

@@ -53,7 +53,7 @@ func (d *Documents) Set() (*Set, error) {
 	for i, p := range d.Loads {
 		errs = append(errs, names.add(p.Name, place{p.File, p.Line}, i)...)
 	}
-	if len(errs) > 0 {
+	if errs = append(errs, checkPhases(ps)...); len(errs) > 0 {
 		return nil, errs
 	}
 	s := &Set{policies: slices.Clone(ps), access: slices.Clone(access)}

@@ -21,6 +21,7 @@ func (d *decoder) validate(p *RuntimePolicy) {
 	if s.OnError == Allow && !trusted {
 		d.failAt("spec.onError", where, "onError: allow loosens, and this selector may only tighten")
 	}
+	d.validatePhase(s)
 	if s.Exec != nil {
 		d.validateExec(s)
 		if len(s.Exec.RuntimeHelpers) > 0 && !trusted {

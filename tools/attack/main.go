@@ -21,6 +21,7 @@ const usageText = `usage: attack [flags] NAME
        attack dial ADDR HOW   speak as an SSH client
        attack ask ADDR        send a question by UDP and print the answer
        attack answer ADDR     give UDP questions back
+       attack listen          listen once by TCP
 HOW: whole, bytes (one segment a byte), banner (lines first), deep (7 KiB of lines first);
      of serve also bound (binds, and waits before it listens)
 
@@ -68,7 +69,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), socketAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), socketAttacks(), phaseAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -105,6 +106,8 @@ func run(args []string) int {
 		return talk(e, name, fs.Arg(1), fs.Arg(2))
 	case (name == "ask" || name == "answer") && fs.NArg() == 2:
 		return exchange(name, fs.Arg(1))
+	case name == "listen" && fs.NArg() == 1:
+		return listenOnce()
 	case fs.NArg() == 1:
 		for _, a := range attacks() {
 			if a.name == name {
