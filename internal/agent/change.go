@@ -264,7 +264,7 @@ func (m *manager) rollbackTarget(c *control.ChangeRequest, p *plan) ([]target, e
 // authorize asks for the policy as it is and as it shall be: who may change only some
 // policies neither takes one out of them nor puts one among them.
 func (m *manager) authorize(who *control.Caller, op string, cur *storedPolicy, t target, p *plan) error {
-	facts := apicall.Facts{Name: t.name}
+	facts := apicall.Facts{Name: t.name, SelectorChanges: !policy.SameSelector(cur.entry(), t.entry)}
 	var sides []apicall.Resource
 	if cur != nil {
 		facts.NamesCaller = cur.Access != nil && cur.Access.Names(&who.Subject)
@@ -322,6 +322,8 @@ func needed(op string, cur *storedPolicy, t target) (bool, error) {
 			"fix: to loosen it, apply an override, such as the same text in mode audit", t.name, cur.File)
 	case cur != nil && t.entry != nil && cur.Kind != t.entry.Kind:
 		return false, refused("policy %s is %s, and this is %s; fix: delete the one first, or use another name", t.name, cur.Kind, t.entry.Kind)
+	case cur != nil && t.entry != nil && cur.Revision == t.entry.Revision && !cur.own:
+		return false, nil // an override that says the same would outlive the package's next version
 	case cur != nil && t.entry != nil && cur.Revision == t.entry.Revision:
 		return !bytes.Equal(bytes.TrimSpace([]byte(cur.text)), bytes.TrimSpace(t.text)), nil
 	}

@@ -18,6 +18,14 @@ type storedPolicy struct {
 	text    string        // as written; the normal form where that is not known
 }
 
+// entry returns nil for a policy that there is not.
+func (d *storedPolicy) entry() *policy.Entry {
+	if d == nil {
+		return nil
+	}
+	return &d.Entry
+}
+
 func (d *storedPolicy) origin() string {
 	switch {
 	case d.shipped == nil:

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/revision"
 )
@@ -52,6 +53,34 @@ func TestNotLoosening(t *testing.T) {
 			t.Errorf("%v: got %v", want != nil, err)
 		}
 		m.must(m.apply(alice, web2))
+	}
+}
+
+// Who may change a policy does not say which containers it is for: not by the editors' shipped policy.
+func TestSameSelector(t *testing.T) {
+	bounded, err := os.ReadFile("../../policies/access-policy-editors.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forWeb := document("web", "selector: {name: web}, exec: {asRoot: deny}")
+	dora := &control.Caller{Subject: apicall.Subject{Kind: apicall.User, UID: 1003, Name: "dora", Groups: []string{"belay-policy-editors"}}}
+	m := newManaged(t, "", map[string]string{"a.yaml": string(bounded), "b.yaml": admins, "web.yaml": forWeb})
+	for name, text := range map[string]string{
+		"widened":  document("web", "exec: {deny: [/**]}"),
+		"narrowed": document("web", "selector: {name: none-such}, exec: {asRoot: deny}"),
+	} {
+		if _, err := m.apply(dora, text); !errors.Is(err, control.ErrForbidden) || !strings.Contains(err.Error(), "for others than it is") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	m.must(m.apply(dora, document("web", "selector: {name: web}, exec: {drift: deny}")))
+	m.must(m.apply(rootCaller, document("web", "exec: {drift: deny}"))) // whom the check is not for
+	m.must(m.apply(rootCaller, forWeb))
+	if _, err := m.named(dora, revision.OpRollback, "web"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("a rollback to another selector: %v", err)
+	}
+	if _, err := m.named(dora, revision.OpRollback, "web", func(c *control.ChangeRequest) { c.To = 1 }); err != nil {
+		t.Errorf("a rollback to the same selector: %v", err)
 	}
 }
 

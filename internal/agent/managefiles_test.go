@@ -21,6 +21,10 @@ func TestShipped(t *testing.T) {
 	if _, err := m.named(rootCaller, revision.OpDelete, "hardened"); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "ships with Belay") {
 		t.Errorf("delete of a shipped policy: %v", err)
 	}
+	same, err := m.apply(rootCaller, "# pinned\n"+document("hardened", "exec: {asRoot: deny}"))
+	if err != nil || len(same.Changes) != 0 || len(same.Unchanged) != 1 {
+		t.Errorf("its own text again: %+v, %v", same, err)
+	}
 	m.must(m.apply(rootCaller, document("hardened", "exec: {drift: deny}")))
 	if got := m.inForce("hardened"); !strings.Contains(got, "drift") || strings.Contains(got, "asRoot") {
 		t.Errorf("overridden: %s", got)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -92,6 +93,23 @@ func (e *Entry) Resource() apicall.Resource {
 // adds to it. A nil policy does not.
 func (p *RuntimePolicy) Loosens() bool {
 	return p != nil && (p.Spec.Loosen || p.Spec.OnError == Allow || p.Spec.Exec != nil && len(p.Spec.Exec.RuntimeHelpers) > 0)
+}
+
+// SameSelector reports whether two policies are for the same: containers of a RuntimePolicy,
+// images of an ImagePolicy, subjects of an AccessPolicy, the node of a LoadPolicy. One that there
+// is not, nil, is not for the same as one that there is.
+func SameSelector(a, b *Entry) bool {
+	switch {
+	case a == nil || b == nil:
+		return a == b
+	case a.Runtime != nil && b.Runtime != nil:
+		return reflect.DeepEqual(a.Runtime.Spec.Selector, b.Runtime.Spec.Selector)
+	case a.Image != nil && b.Image != nil:
+		return reflect.DeepEqual(a.Image.Spec.Selector, b.Image.Spec.Selector)
+	case a.Access != nil && b.Access != nil:
+		return reflect.DeepEqual(a.Access.Spec.Subjects, b.Access.Spec.Subjects)
+	}
+	return a.Load != nil && b.Load != nil
 }
 
 // Names reports whether the policy names the caller among its subjects.
