@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/policy"
 )
 
@@ -160,6 +161,38 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 		}
 	}
 	return out, errs
+}
+
+// parseGiven reads what policies shall become.
+func parseGiven(files []control.ChangeFile) ([]target, error) {
+	var out []target
+	var errs policy.Errors
+	seen := map[string]string{}
+	for _, f := range files {
+		docs, err := policy.ParseAll(f.Name, []byte(f.Text))
+		if err != nil {
+			errs = append(errs, asPolicyErrors(f.Name, err)...)
+			continue
+		}
+		errs = append(errs, refuseLoads(&docs)...)
+		for _, e := range docs.Entries() {
+			if other, twice := seen[e.Name]; twice {
+				errs = append(errs, &policy.Error{File: f.Name, Line: e.Line, Msg: fmt.Sprintf("policy %q is in %s too", e.Name, other), Fix: "leave one out"})
+				continue
+			}
+			seen[e.Name] = fmt.Sprintf("%s:%d", f.Name, e.Line)
+			text, _, _, err := policy.CutDocument([]byte(f.Text), e.Line)
+			if err != nil {
+				errs = append(errs, &policy.Error{File: f.Name, Msg: err.Error(), Err: err})
+				continue
+			}
+			out = append(out, target{e.Name, &e, text})
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	return out, nil
 }
 
 func asPolicyErrors(file string, err error) policy.Errors {

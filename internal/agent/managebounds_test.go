@@ -148,3 +148,17 @@ func TestUndoneBeforeTheNext(t *testing.T) {
 		t.Errorf("what was there before is not back: %q, %v", b, err)
 	}
 }
+
+// A caller cannot make what somebody is in the middle of editing be in force; root can.
+func TestNotInTheMiddleOfAnEdit(t *testing.T) {
+	m := newManaged(t, "", map[string]string{"a.yaml": editors, "b.yaml": admins, "web.yaml": web})
+	write(t, filepath.Join(m.policies.dir, "half.yaml"), document("half", "exec: {asRoot: deny}"))
+	if _, err := m.apply(alice, web2); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "being edited") || m.inForce("half") != "" {
+		t.Errorf("alice: %v; half is %q", err, m.inForce("half"))
+	}
+	m.must(m.apply(rootCaller, web2))
+	if m.inForce("half") == "" {
+		t.Error("what root edited is not in force")
+	}
+	m.must(m.apply(alice, web))
+}

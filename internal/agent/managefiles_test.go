@@ -136,4 +136,21 @@ func TestChangeLimits(t *testing.T) {
 	if got := fmt.Sprint(m.screen(rootCaller) == nil, m.screen(alice) == nil, m.screen(inside) == nil); got != "true false false" {
 		t.Errorf("screened: %s", got)
 	}
+	floor := strings.NewReplacer("users: [root]", "everyone: true", "admins", "floor", `["*"]`, `["container.*", policy.list]`).Replace(admins)
+	shut := strings.NewReplacer("users: [root]", "users: [bob]", "admins", "shut", "allow", "forbid").Replace(admins)
+	grant := strings.NewReplacer("users: [root]", "users: [bob]", "admins", "grant").Replace(admins)
+	m = newManaged(t, "", map[string]string{"a.yaml": admins, "b.yaml": editors, "c.yaml": floor, "d.yaml": shut, "e.yaml": grant})
+	if got := fmt.Sprint(m.screen(rootCaller) == nil, m.screen(alice) == nil, m.screen(inside) == nil, m.screen(bob) == nil); got != "true true false false" {
+		t.Errorf("screened by policies that name everyone: %s", got)
+	}
+	// He does not hear what is wrong with what is not read for him.
+	if _, err := m.apply(bob, "kind: ["); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("bob: %v", err)
+	}
+	if _, err := m.named(alice, revision.OpDelete, "admins"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("alice: %v", err)
+	}
+	if _, err := m.apply(alice, "kind: ["); err == nil || errors.Is(err, control.ErrForbidden) {
+		t.Errorf("alice, who may write policies, does not hear what is wrong: %v", err)
+	}
 }

@@ -65,7 +65,7 @@ type Server struct {
 	streams chan struct{} // a token for each event stream
 	manage  *ManageOptions
 	tokens  Tokens
-	changes chan struct{}      // a token for each change that is read
+	slots   *slots             // of changes
 	rates   *ratelimit.Buckets // nil: it serves more than manageRoutes
 	timeout time.Duration      // of a request, both ways; tests shorten it
 	close   func() error
@@ -88,7 +88,7 @@ func Listen(agent Agent, o Options) (*Server, error) {
 	s := &Server{
 		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
 		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
-		manage: o.Manage, tokens: o.Tokens, changes: make(chan struct{}, maxChanges),
+		manage: o.Manage, tokens: o.Tokens, slots: newSlots(maxChanges),
 	}
 	if o.UsersOnly {
 		s.rates = ratelimit.New(usersBurst, usersRate)
@@ -124,7 +124,7 @@ func (s *Server) Run(ctx context.Context) error {
 		},
 	}
 	conns := limitConns(s.socket, maxConnections)
-	if s.rates != nil {
+	if s.manage != nil && s.manage.Identify != nil {
 		conns = limitUsers(s.socket, maxConnections, s.identify)
 	}
 	return serveUntil(ctx, h, conns, s.path)
@@ -264,7 +264,7 @@ func (s *Server) handler() http.Handler {
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
 			return
 		}
-		if k, ok := r.Context().Value(knownKey{}).(known); ok && !s.rates.Take(k.share(), time.Now()) {
+		if k, ok := r.Context().Value(knownKey{}).(known); ok && s.rates != nil && !s.rates.Take(k.share(), time.Now()) {
 			w.Header().Set("Retry-After", "1")
 			s.fail(w, errTooMany)
 			return

@@ -121,6 +121,31 @@ func (p *AccessPolicy) Names(sub *apicall.Subject) bool {
 // named is denied everything.
 func (s *Access) Names(sub *apicall.Subject) bool { return s.anyEnforced(s.match(sub, nil)) }
 
+// CouldAllow reports whether there is any call of an action that the policies would allow the
+// caller: an enforced rule allows it of something, and none that is enforced forbids it of
+// everything. What checks and expressions would say is left open.
+func (s *Access) CouldAllow(sub *apicall.Subject, action string) bool {
+	id, known := actionIDs[action]
+	if !known || sub.Kind == apicall.Nobody {
+		return false
+	}
+	some := false
+	for _, class := range s.match(sub, nil) {
+		for _, l := range s.lists(class, id) {
+			if l == nil {
+				continue
+			}
+			some = some || len(l.allow[verdict.ModeEnforce].all) > 0
+			for _, r := range l.forbid[verdict.ModeEnforce].whole {
+				if r.Resources == nil && len(r.Checks) == 0 && r.when == nil && r.Require == "" {
+					return false
+				}
+			}
+		}
+	}
+	return some
+}
+
 // Enforced reports whether any policy is in enforce mode. If none is, nothing is denied.
 func (s *Access) Enforced() bool { return s.enforced }
 
