@@ -55,6 +55,14 @@ func (m *manager) screen(who *control.Caller) error {
 	return m.screenFor(who, actUpdate, actCreate, actDelete, actRollback)
 }
 
+// admit tells whether a container may ask the control socket for more than policies: if one that
+// is enforced could allow it any action of policy.*.
+func (m *manager) admit(who *control.Caller) bool {
+	access := m.policies.current().Access()
+	return access.Enforced() && slices.ContainsFunc([]string{actList, actRead, actHistory, actCreate, actUpdate, actDelete, actRollback},
+		func(action string) bool { return access.CouldAllow(&who.Subject, action) })
+}
+
 // screenFor refuses a caller to whom the policies can allow none of the actions, whatever of: nothing
 // is read or compiled for him.
 func (m *manager) screenFor(who *control.Caller, actions ...string) error {

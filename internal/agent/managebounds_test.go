@@ -162,3 +162,52 @@ func TestNotInTheMiddleOfAnEdit(t *testing.T) {
 	}
 	m.must(m.apply(alice, web))
 }
+
+// A container gets at the control socket only by a policy that could allow it an action of policy.*.
+func TestAdmit(t *testing.T) {
+	named := strings.NewReplacer("users: [root]", "containers: [{any: true}]", "admins", "named", `["*"]`, "[policy.list]").Replace(admins)
+	everyone := strings.NewReplacer("users: [root]", "everyone: true", "admins", "floor", `["*"]`, `["container.*"]`).Replace(admins)
+	for name, tt := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"no access policy":        {map[string]string{"web.yaml": web}, false},
+		"one that names everyone": {map[string]string{"a.yaml": everyone, "b.yaml": admins}, false},
+		"one for containers":      {map[string]string{"a.yaml": named, "b.yaml": admins}, true},
+		"the same in audit":       {map[string]string{"a.yaml": strings.Replace(named, "enforce", "audit", 1), "b.yaml": admins}, false},
+	} {
+		if got := newManaged(t, "", tt.files).admit(inside); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// Only root of the host makes an empty directory be in force, and the journal says who reloads.
+func TestWhoReloads(t *testing.T) {
+	for _, tt := range []struct {
+		who  *control.Caller
+		want bool
+		text string
+	}{
+		{rootCaller, true, "user root (uid 0, pid 0)"},
+		{alice, false, "user alice (uid 1000, pid 7)"},
+		{inside, false, "container aaaaaaaaaaaa"},
+		{&control.Caller{}, false, "nobody that is known"},
+	} {
+		m := newManaged(t, "", map[string]string{"a.yaml": editors, "web.yaml": web})
+		for _, name := range []string{"a.yaml", "web.yaml"} {
+			if err := os.Remove(filepath.Join(m.policies.dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := m.reload(isHostRoot(&tt.who.Subject)); (err == nil) != tt.want {
+			t.Errorf("%s: %v", tt.text, err)
+		}
+		if got := m.inForce("web") == ""; got != tt.want {
+			t.Errorf("%s: nothing is in force: %v", tt.text, got)
+		}
+		if got := callerText(&tt.who.Subject); !strings.HasPrefix(got, tt.text) {
+			t.Errorf("got %q, want %q", got, tt.text)
+		}
+	}
+}

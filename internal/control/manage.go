@@ -259,4 +259,6 @@ type ManageOptions struct {
 	// Screen returns an error for a caller who cannot be allowed to change anything, before
 	// a body is read; nil: nobody is screened.
 	Screen func(*Caller) error
+	// Admit tells whether a process in a container may ask for more than policies; nil: none may.
+	Admit func(*Caller) bool
 }
