@@ -145,7 +145,7 @@ func (f fileAgent) ExplainImage(_ context.Context, ref string) (*control.ImageEx
 	return e, err
 }
 
-func (f fileAgent) Reload(context.Context) (*control.PolicySet, error) {
+func (f fileAgent) Reload(context.Context, *control.Caller) (*control.PolicySet, error) {
 	if _, err := policy.ParseFiles(filepath.Join(f.dir, "reload.yaml")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}

@@ -46,6 +46,14 @@ func (m *manager) Change(ctx context.Context, who *control.Caller, c *control.Ch
 	if err := checkChange(c); err != nil {
 		return nil, err
 	}
+	if err := m.screenFor(who, possibleActions(c.Op)...); err != nil {
+		return nil, err
+	}
+	// Before the others wait: it is most of the work.
+	given, err := parseGiven(c.Files)
+	if err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if ctx.Err() != nil {
@@ -57,7 +65,7 @@ func (m *manager) Change(ctx context.Context, who *control.Caller, c *control.Ch
 	if err := m.settle(who); err != nil {
 		return nil, err
 	}
-	p, err := m.plan(who, c)
+	p, err := m.plan(who, c, given)
 	if err == nil {
 		var res *control.ChangeResult
 		if res, err = m.carryOut(who, c, p); err == nil {
@@ -134,9 +142,14 @@ func (m *manager) settle(who *control.Caller) error {
 	if !m.policies.stale() {
 		return nil
 	}
-	if err := m.reload(false); err != nil && !isHostRoot(&who.Subject) {
-		return fmt.Errorf("%w: what the policy directory holds is not in force; fix: ask an administrator, to whom belay status says why", control.ErrRefused)
-	} else if err != nil {
+	// Whoever edits decides when he is done, and not a caller in the middle of it.
+	if !isHostRoot(&who.Subject) {
+		if m.policies.edited() {
+			return refused("the policy directory is being edited; fix: try again in some seconds")
+		}
+		return refused("what the policy directory holds is not in force; fix: ask an administrator, to whom belay status says why")
+	}
+	if err := m.reload(false); err != nil {
 		return fmt.Errorf("%w: what the policy directory holds is not in force, and must be mended first: %w", control.ErrRefused, err)
 	}
 	m.recordEdits(nil)
@@ -144,19 +157,22 @@ func (m *manager) settle(who *control.Caller) error {
 }
 
 // plan asks whether the caller may, and works out what the files will hold. With an error that
-// is not the policies' it also returns what they have allowed.
-func (m *manager) plan(who *control.Caller, c *control.ChangeRequest) (*plan, error) {
+// is not the policies' it also returns what they have allowed. targets are what is applied.
+func (m *manager) plan(who *control.Caller, c *control.ChangeRequest, targets []target) (*plan, error) {
 	p := &plan{files: map[string][]byte{}}
 	docs := m.policies.stored()
-	if c.Op == revision.OpRollback {
+	switch c.Op {
+	case revision.OpDelete:
+		targets = []target{{name: c.Name}}
+	case revision.OpRollback:
 		// Before the history says anything.
 		if err := m.authorize(who, c.Op, docs[c.Name], target{name: c.Name, entry: m.entryOf(docs[c.Name], c.Name)}, &plan{}); err != nil {
 			return nil, err
 		}
-	}
-	targets, err := m.targets(c, p)
-	if err != nil {
-		return nil, err
+		var err error
+		if targets, err = m.rollbackTarget(c, p); err != nil {
+			return nil, err
+		}
 	}
 	for _, t := range targets {
 		cur := docs[t.name]
@@ -186,44 +202,6 @@ func (m *manager) entryOf(d *storedPolicy, name string) *policy.Entry {
 		e.Load = &policy.LoadPolicy{}
 	}
 	return e
-}
-
-// targets reads what the policies shall become.
-func (m *manager) targets(c *control.ChangeRequest, p *plan) ([]target, error) {
-	switch c.Op {
-	case revision.OpDelete:
-		return []target{{name: c.Name}}, nil
-	case revision.OpRollback:
-		return m.rollbackTarget(c, p)
-	}
-	var out []target
-	var errs policy.Errors
-	seen := map[string]string{}
-	for _, f := range c.Files {
-		docs, err := policy.ParseAll(f.Name, []byte(f.Text))
-		if err != nil {
-			errs = append(errs, asPolicyErrors(f.Name, err)...)
-			continue
-		}
-		errs = append(errs, refuseLoads(&docs)...)
-		for _, e := range docs.Entries() {
-			if other, twice := seen[e.Name]; twice {
-				errs = append(errs, &policy.Error{File: f.Name, Line: e.Line, Msg: fmt.Sprintf("policy %q is in %s too", e.Name, other), Fix: "leave one out"})
-				continue
-			}
-			seen[e.Name] = fmt.Sprintf("%s:%d", f.Name, e.Line)
-			text, _, _, err := policy.CutDocument([]byte(f.Text), e.Line)
-			if err != nil {
-				errs = append(errs, &policy.Error{File: f.Name, Msg: err.Error(), Err: err})
-				continue
-			}
-			out = append(out, target{e.Name, &e, text})
-		}
-	}
-	if len(errs) > 0 {
-		return nil, errs
-	}
-	return out, nil
 }
 
 func (m *manager) rollbackTarget(c *control.ChangeRequest, p *plan) ([]target, error) {
@@ -264,7 +242,7 @@ func (m *manager) rollbackTarget(c *control.ChangeRequest, p *plan) ([]target, e
 // authorize asks for the policy as it is and as it shall be: who may change only some
 // policies neither takes one out of them nor puts one among them.
 func (m *manager) authorize(who *control.Caller, op string, cur *storedPolicy, t target, p *plan) error {
-	facts := apicall.Facts{Name: t.name}
+	facts := apicall.Facts{Name: t.name, SelectorChanges: !policy.SameSelector(cur.entry(), t.entry)}
 	var sides []apicall.Resource
 	if cur != nil {
 		facts.NamesCaller = cur.Access != nil && cur.Access.Names(&who.Subject)
@@ -310,6 +288,17 @@ func actionsFor(op string, cur *storedPolicy, t target) []string {
 	return []string{actUpdate}
 }
 
+// possibleActions are those of which one must be allowed for any change of this kind.
+func possibleActions(op string) []string {
+	switch op {
+	case revision.OpDelete:
+		return []string{actDelete}
+	case revision.OpRollback:
+		return []string{actRollback}
+	}
+	return []string{actUpdate, actCreate}
+}
+
 // needed says whether a policy must be changed to become what it shall be.
 func needed(op string, cur *storedPolicy, t target) (bool, error) {
 	switch {
@@ -322,6 +311,8 @@ func needed(op string, cur *storedPolicy, t target) (bool, error) {
 			"fix: to loosen it, apply an override, such as the same text in mode audit", t.name, cur.File)
 	case cur != nil && t.entry != nil && cur.Kind != t.entry.Kind:
 		return false, refused("policy %s is %s, and this is %s; fix: delete the one first, or use another name", t.name, cur.Kind, t.entry.Kind)
+	case cur != nil && t.entry != nil && cur.Revision == t.entry.Revision && !cur.own:
+		return false, nil // an override that says the same would outlive the package's next version
 	case cur != nil && t.entry != nil && cur.Revision == t.entry.Revision:
 		return !bytes.Equal(bytes.TrimSpace([]byte(cur.text)), bytes.TrimSpace(t.text)), nil
 	}

@@ -260,6 +260,13 @@ func (p *policies) stored() map[string]*storedPolicy {
 	return p.docs
 }
 
+// edited tells whether the directory was changed since it was last loaded, well or not.
+func (p *policies) edited() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.look() != p.print
+}
+
 // stale tells whether the directory differs from what is in force.
 func (p *policies) stale() bool {
 	p.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/policy"
 )
 
@@ -16,6 +17,14 @@ type storedPolicy struct {
 	own     bool          // from the policy directory
 	shipped *policy.Entry // the shipped policy that it is or overrides; nil: none
 	text    string        // as written; the normal form where that is not known
+}
+
+// entry returns nil for a policy that there is not.
+func (d *storedPolicy) entry() *policy.Entry {
+	if d == nil {
+		return nil
+	}
+	return &d.Entry
 }
 
 func (d *storedPolicy) origin() string {
@@ -152,6 +161,38 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 		}
 	}
 	return out, errs
+}
+
+// parseGiven reads what policies shall become.
+func parseGiven(files []control.ChangeFile) ([]target, error) {
+	var out []target
+	var errs policy.Errors
+	seen := map[string]string{}
+	for _, f := range files {
+		docs, err := policy.ParseAll(f.Name, []byte(f.Text))
+		if err != nil {
+			errs = append(errs, asPolicyErrors(f.Name, err)...)
+			continue
+		}
+		errs = append(errs, refuseLoads(&docs)...)
+		for _, e := range docs.Entries() {
+			if other, twice := seen[e.Name]; twice {
+				errs = append(errs, &policy.Error{File: f.Name, Line: e.Line, Msg: fmt.Sprintf("policy %q is in %s too", e.Name, other), Fix: "leave one out"})
+				continue
+			}
+			seen[e.Name] = fmt.Sprintf("%s:%d", f.Name, e.Line)
+			text, _, _, err := policy.CutDocument([]byte(f.Text), e.Line)
+			if err != nil {
+				errs = append(errs, &policy.Error{File: f.Name, Msg: err.Error(), Err: err})
+				continue
+			}
+			out = append(out, target{e.Name, &e, text})
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	return out, nil
 }
 
 func asPolicyErrors(file string, err error) policy.Errors {

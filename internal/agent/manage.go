@@ -52,11 +52,26 @@ var _ control.Manager = (*manager)(nil)
 
 // screen refuses a caller who cannot be allowed to change anything.
 func (m *manager) screen(who *control.Caller) error {
+	return m.screenFor(who, actUpdate, actCreate, actDelete, actRollback)
+}
+
+// admit tells whether a container may ask the control socket for more than policies: if one that
+// is enforced could allow it any action of policy.*.
+func (m *manager) admit(who *control.Caller) bool {
 	access := m.policies.current().Access()
-	if access.Enforced() && access.Names(&who.Subject) || !access.Enforced() && isHostRoot(&who.Subject) {
+	return access.Enforced() && slices.ContainsFunc([]string{actList, actRead, actHistory, actCreate, actUpdate, actDelete, actRollback},
+		func(action string) bool { return access.CouldAllow(&who.Subject, action) })
+}
+
+// screenFor refuses a caller to whom the policies can allow none of the actions, whatever of: nothing
+// is read or compiled for him.
+func (m *manager) screenFor(who *control.Caller, actions ...string) error {
+	access := m.policies.current().Access()
+	could := func(action string) bool { return access.CouldAllow(&who.Subject, action) }
+	if access.Enforced() && slices.ContainsFunc(actions, could) || !access.Enforced() && isHostRoot(&who.Subject) {
 		return nil
 	}
-	_, err := m.ask(who, actUpdate, apicall.Facts{})
+	_, err := m.ask(who, actions[0], apicall.Facts{})
 	if err == nil { // the policies changed in between
 		err = fmt.Errorf("%w: try again", control.ErrForbidden)
 	}

@@ -361,7 +361,11 @@ func TestCrashInChange(t *testing.T) {
 			m := newManaged(t, "", map[string]string{"web.yaml": web})
 			dir := m.policies.dir
 			c := &control.ChangeRequest{Op: revision.OpApply, Files: []control.ChangeFile{{Name: "x", Text: web2 + "---\n" + document("a", "exec: {asRoot: deny}")}}}
-			p, err := m.plan(rootCaller, c)
+			given, err := parseGiven(c.Files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := m.plan(rootCaller, c, given)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/revision"
 )
@@ -52,6 +53,34 @@ func TestNotLoosening(t *testing.T) {
 			t.Errorf("%v: got %v", want != nil, err)
 		}
 		m.must(m.apply(alice, web2))
+	}
+}
+
+// Who may change a policy does not say which containers it is for: not by the editors' shipped policy.
+func TestSameSelector(t *testing.T) {
+	bounded, err := os.ReadFile("../../policies/access-policy-editors.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forWeb := document("web", "selector: {name: web}, exec: {asRoot: deny}")
+	dora := &control.Caller{Subject: apicall.Subject{Kind: apicall.User, UID: 1003, Name: "dora", Groups: []string{"belay-policy-editors"}}}
+	m := newManaged(t, "", map[string]string{"a.yaml": string(bounded), "b.yaml": admins, "web.yaml": forWeb})
+	for name, text := range map[string]string{
+		"widened":  document("web", "exec: {deny: [/**]}"),
+		"narrowed": document("web", "selector: {name: none-such}, exec: {asRoot: deny}"),
+	} {
+		if _, err := m.apply(dora, text); !errors.Is(err, control.ErrForbidden) || !strings.Contains(err.Error(), "for others than it is") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	m.must(m.apply(dora, document("web", "selector: {name: web}, exec: {drift: deny}")))
+	m.must(m.apply(rootCaller, document("web", "exec: {drift: deny}"))) // whom the check is not for
+	m.must(m.apply(rootCaller, forWeb))
+	if _, err := m.named(dora, revision.OpRollback, "web"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("a rollback to another selector: %v", err)
+	}
+	if _, err := m.named(dora, revision.OpRollback, "web", func(c *control.ChangeRequest) { c.To = 1 }); err != nil {
+		t.Errorf("a rollback to the same selector: %v", err)
 	}
 }
 
@@ -117,5 +146,68 @@ func TestUndoneBeforeTheNext(t *testing.T) {
 	m.must(m.apply(rootCaller, web2))
 	if b, err := os.ReadFile(lost); err != nil || string(b) != web2 {
 		t.Errorf("what was there before is not back: %q, %v", b, err)
+	}
+}
+
+// A caller cannot make what somebody is in the middle of editing be in force; root can.
+func TestNotInTheMiddleOfAnEdit(t *testing.T) {
+	m := newManaged(t, "", map[string]string{"a.yaml": editors, "b.yaml": admins, "web.yaml": web})
+	write(t, filepath.Join(m.policies.dir, "half.yaml"), document("half", "exec: {asRoot: deny}"))
+	if _, err := m.apply(alice, web2); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "being edited") || m.inForce("half") != "" {
+		t.Errorf("alice: %v; half is %q", err, m.inForce("half"))
+	}
+	m.must(m.apply(rootCaller, web2))
+	if m.inForce("half") == "" {
+		t.Error("what root edited is not in force")
+	}
+	m.must(m.apply(alice, web))
+}
+
+// A container gets at the control socket only by a policy that could allow it an action of policy.*.
+func TestAdmit(t *testing.T) {
+	named := strings.NewReplacer("users: [root]", "containers: [{any: true}]", "admins", "named", `["*"]`, "[policy.list]").Replace(admins)
+	everyone := strings.NewReplacer("users: [root]", "everyone: true", "admins", "floor", `["*"]`, `["container.*"]`).Replace(admins)
+	for name, tt := range map[string]struct {
+		files map[string]string
+		want  bool
+	}{
+		"no access policy":        {map[string]string{"web.yaml": web}, false},
+		"one that names everyone": {map[string]string{"a.yaml": everyone, "b.yaml": admins}, false},
+		"one for containers":      {map[string]string{"a.yaml": named, "b.yaml": admins}, true},
+		"the same in audit":       {map[string]string{"a.yaml": strings.Replace(named, "enforce", "audit", 1), "b.yaml": admins}, false},
+	} {
+		if got := newManaged(t, "", tt.files).admit(inside); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// Only root of the host makes an empty directory be in force, and the journal says who reloads.
+func TestWhoReloads(t *testing.T) {
+	for _, tt := range []struct {
+		who  *control.Caller
+		want bool
+		text string
+	}{
+		{rootCaller, true, "user root (uid 0, pid 0)"},
+		{alice, false, "user alice (uid 1000, pid 7)"},
+		{inside, false, "container aaaaaaaaaaaa"},
+		{&control.Caller{}, false, "nobody that is known"},
+	} {
+		m := newManaged(t, "", map[string]string{"a.yaml": editors, "web.yaml": web})
+		for _, name := range []string{"a.yaml", "web.yaml"} {
+			if err := os.Remove(filepath.Join(m.policies.dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := m.reload(isHostRoot(&tt.who.Subject)); (err == nil) != tt.want {
+			t.Errorf("%s: %v", tt.text, err)
+		}
+		if got := m.inForce("web") == ""; got != tt.want {
+			t.Errorf("%s: nothing is in force: %v", tt.text, got)
+		}
+		if got := callerText(&tt.who.Subject); !strings.HasPrefix(got, tt.text) {
+			t.Errorf("got %q, want %q", got, tt.text)
+		}
 	}
 }

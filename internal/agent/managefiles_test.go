@@ -21,6 +21,10 @@ func TestShipped(t *testing.T) {
 	if _, err := m.named(rootCaller, revision.OpDelete, "hardened"); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "ships with Belay") {
 		t.Errorf("delete of a shipped policy: %v", err)
 	}
+	same, err := m.apply(rootCaller, "# pinned\n"+document("hardened", "exec: {asRoot: deny}"))
+	if err != nil || len(same.Changes) != 0 || len(same.Unchanged) != 1 {
+		t.Errorf("its own text again: %+v, %v", same, err)
+	}
 	m.must(m.apply(rootCaller, document("hardened", "exec: {drift: deny}")))
 	if got := m.inForce("hardened"); !strings.Contains(got, "drift") || strings.Contains(got, "asRoot") {
 		t.Errorf("overridden: %s", got)
@@ -131,5 +135,22 @@ func TestChangeLimits(t *testing.T) {
 	}
 	if got := fmt.Sprint(m.screen(rootCaller) == nil, m.screen(alice) == nil, m.screen(inside) == nil); got != "true false false" {
 		t.Errorf("screened: %s", got)
+	}
+	floor := strings.NewReplacer("users: [root]", "everyone: true", "admins", "floor", `["*"]`, `["container.*", policy.list]`).Replace(admins)
+	shut := strings.NewReplacer("users: [root]", "users: [bob]", "admins", "shut", "allow", "forbid").Replace(admins)
+	grant := strings.NewReplacer("users: [root]", "users: [bob]", "admins", "grant").Replace(admins)
+	m = newManaged(t, "", map[string]string{"a.yaml": admins, "b.yaml": editors, "c.yaml": floor, "d.yaml": shut, "e.yaml": grant})
+	if got := fmt.Sprint(m.screen(rootCaller) == nil, m.screen(alice) == nil, m.screen(inside) == nil, m.screen(bob) == nil); got != "true true false false" {
+		t.Errorf("screened by policies that name everyone: %s", got)
+	}
+	// He does not hear what is wrong with what is not read for him.
+	if _, err := m.apply(bob, "kind: ["); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("bob: %v", err)
+	}
+	if _, err := m.named(alice, revision.OpDelete, "admins"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("alice: %v", err)
+	}
+	if _, err := m.apply(alice, "kind: ["); err == nil || errors.Is(err, control.ErrForbidden) {
+		t.Errorf("alice, who may write policies, does not hear what is wrong: %v", err)
 	}
 }

@@ -43,8 +43,8 @@ type policies struct {
 // force, and the error says what is wrong; without any last good ones there is no set.
 //
 // A directory that has lost all its policies is bad content too, since that is what an
-// unmounted volume and an editor at work look like. Only a person who asks for it
-// (asked) ends the enforcement of everything.
+// unmounted volume and an editor at work look like. Only root of the host,
+// who asks for it (asked), ends the enforcement of everything.
 func (p *policies) load(asked bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,15 +95,15 @@ func (p *policies) vanished(set *policy.Set, docs map[string]*storedPolicy, aske
 		if asked {
 			return nil
 		}
-		return fmt.Errorf("%s holds no AccessPolicy any more; fix: if none is wanted, run belay policy reload", p.dir)
+		return fmt.Errorf("%s holds no AccessPolicy any more; fix: if none is wanted, run belay policy reload as root", p.dir)
 	case formerly == 0 || holdsOwn(docs):
 		return nil
 	}
 	if _, err := os.Stat(p.dir); err != nil {
-		return fmt.Errorf("%s is gone; fix: bring it back, or make it an empty directory and run belay policy reload", p.dir)
+		return fmt.Errorf("%s is gone; fix: bring it back, or make it an empty directory and run belay policy reload as root", p.dir)
 	}
 	if !asked {
-		return fmt.Errorf("%s holds no policy any more; fix: if none is wanted, run belay policy reload", p.dir)
+		return fmt.Errorf("%s holds no policy any more; fix: if none is wanted, run belay policy reload as root", p.dir)
 	}
 	return nil
 }

@@ -9,17 +9,39 @@ import (
 	"os"
 	"time"
 
+	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
 )
 
 // Reload implements [control.Agent].
-func (a *Agent) Reload(context.Context) (*control.PolicySet, error) {
-	err := a.reload(true)
+func (a *Agent) Reload(_ context.Context, who *control.Caller) (*control.PolicySet, error) {
+	// Only root of the host ends enforcement: others may be nobody to the policies.
+	err := a.reload(isHostRoot(&who.Subject))
 	s := a.policies.status()
+	came := "revision " + s.Revision + " is in force"
+	if err != nil {
+		came = "it failed: " + err.Error()
+	}
+	a.note("policy reload asked for by " + callerText(&who.Subject) + ": " + came)
 	return &s, err
+}
+
+// callerText says who a caller is, for the record.
+func callerText(sub *apicall.Subject) string {
+	at := fmt.Sprintf("uid %d, pid %d", sub.UID, sub.PID)
+	switch {
+	case sub.Kind == apicall.Container:
+		return fmt.Sprintf("container %s %q (%s)", ident.ContainerID(sub.ContainerID).Short(), sub.ContainerName, at)
+	case sub.Kind != apicall.User:
+		return "nobody that is known"
+	case sub.Name == "":
+		return at
+	}
+	return fmt.Sprintf("user %s (%s)", sub.Name, at)
 }
 
 // reload makes the policy directory be in force, and what was edited in it a revision.

@@ -281,6 +281,9 @@ type Facts struct {
 	// Loosens: the RuntimePolicy that is changed takes away what others deny, before the
 	// change or after it.
 	Loosens bool
+	// SelectorChanges: the policy that is changed is for others after the change than before
+	// it. One that is made or deleted is.
+	SelectorChanges bool
 	// DroppedFields are fields that no API version knows, where the option to drop
 	// them is on.
 	DroppedFields []string

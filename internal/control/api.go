@@ -28,8 +28,9 @@ type Agent interface {
 	Images(ctx context.Context) ([]Image, error)
 	// ExplainImage answers for an image by ID or name.
 	ExplainImage(ctx context.Context, ref string) (*ImageExplanation, error)
-	// Reload reads the policy directory again. On an error the old policies stay.
-	Reload(ctx context.Context) (*PolicySet, error)
+	// Reload reads the policy directory again. On an error the old policies stay. who asked for it is
+	// the zero value if the server cannot tell.
+	Reload(ctx context.Context, who *Caller) (*PolicySet, error)
 }
 
 // CanaryRunner is what an [Agent] also is if it tests on demand whether a denial works.

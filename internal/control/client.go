@@ -37,7 +37,6 @@ type Client struct {
 }
 
 var (
-	_ Agent        = (*Client)(nil)
 	_ CanaryRunner = (*Client)(nil)
 	_ LoadWatcher  = (*Client)(nil)
 )

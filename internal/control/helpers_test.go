@@ -22,6 +22,7 @@ type fakeAgent struct {
 	containers []Container
 	explain    map[string]*Explanation
 	set        *PolicySet
+	who        *Caller // of the last reload
 	records    []*journal.Record
 	query      chan journal.ReadOptions // each query of Events
 	err        error                    // of every answer; after the records, of Events
@@ -66,7 +67,10 @@ func (f *fakeAgent) ExplainImage(_ context.Context, ref string) (*ImageExplanati
 	return nil, ErrNotFound
 }
 
-func (f *fakeAgent) Reload(ctx context.Context) (*PolicySet, error) { return f.set, f.wait(ctx) }
+func (f *fakeAgent) Reload(ctx context.Context, who *Caller) (*PolicySet, error) {
+	f.who = who
+	return f.set, f.wait(ctx)
+}
 
 func (f *fakeAgent) Events(ctx context.Context, q journal.ReadOptions, emit func(*journal.Record) error) error {
 	if f.query != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/policy"
@@ -20,8 +21,11 @@ import (
 const (
 	// maxChangeBytes bounds a change: the largest policy file, and what JSON adds to it.
 	maxChangeBytes = policy.MaxFileBytes + policy.MaxFileBytes/2
-	// maxChanges is how many bodies of changes are read at a time.
+	// maxChanges is how many changes of others than root are read and made at a time, one of each share.
 	maxChanges = 4
+	// bodyTimeout is how long the body of a change may take to come: less than a request may
+	// take, so that those who wait for a slow one get their turn.
+	bodyTimeout = 3 * time.Second
 )
 
 // What the [Manager] wraps so that the answer has a fitting status.
@@ -213,14 +217,30 @@ func change(s *Server, r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	select {
-	case s.changes <- struct{}{}:
-		defer func() { <-s.changes }()
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
+	leave, err := s.slots.take(r.Context(), shareOf(&who.Subject, nil))
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
+	s.bodyDeadline(r.Context(), bodyTimeout)
+	c, err := decodeChange(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	s.bodyDeadline(r.Context(), s.timeout)
+	return s.manage.Manager.Change(r.Context(), who, c)
+}
+
+// bodyDeadline bounds how long the rest of a request may take to come.
+func (s *Server) bodyDeadline(ctx context.Context, d time.Duration) {
+	if c, ok := ctx.Value(connKey{}).(net.Conn); ok {
+		_ = c.SetReadDeadline(time.Now().Add(min(d, s.timeout))) // it is closed if that fails
+	}
+}
+
+func decodeChange(body io.Reader) (*ChangeRequest, error) {
 	var c ChangeRequest
-	dec := json.NewDecoder(r.Body)
+	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
 		return nil, badRequest("the change: %v", err)
@@ -228,7 +248,7 @@ func change(s *Server, r *http.Request) (any, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, badRequest("the change: more than one document")
 	}
-	return s.manage.Manager.Change(r.Context(), who, &c)
+	return &c, nil
 }
 
 // ManageOptions lets callers manage policies.
@@ -239,4 +259,6 @@ type ManageOptions struct {
 	// Screen returns an error for a caller who cannot be allowed to change anything, before
 	// a body is read; nil: nobody is screened.
 	Screen func(*Caller) error
+	// Admit tells whether a process in a container may ask for more than policies; nil: none may.
+	Admit func(*Caller) bool
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/ratelimit"
 )
@@ -65,7 +66,7 @@ type Server struct {
 	streams chan struct{} // a token for each event stream
 	manage  *ManageOptions
 	tokens  Tokens
-	changes chan struct{}      // a token for each change that is read
+	slots   *slots             // of changes
 	rates   *ratelimit.Buckets // nil: it serves more than manageRoutes
 	timeout time.Duration      // of a request, both ways; tests shorten it
 	close   func() error
@@ -88,7 +89,7 @@ func Listen(agent Agent, o Options) (*Server, error) {
 	s := &Server{
 		agent: agent, path: o.Path, gid: o.GID, log: o.Log, socket: l, lock: lock,
 		streams: make(chan struct{}, maxEventStreams), timeout: requestTimeout,
-		manage: o.Manage, tokens: o.Tokens, changes: make(chan struct{}, maxChanges),
+		manage: o.Manage, tokens: o.Tokens, slots: newSlots(maxChanges),
 	}
 	if o.UsersOnly {
 		s.rates = ratelimit.New(usersBurst, usersRate)
@@ -124,7 +125,7 @@ func (s *Server) Run(ctx context.Context) error {
 		},
 	}
 	conns := limitConns(s.socket, maxConnections)
-	if s.rates != nil {
+	if s.manage != nil && s.manage.Identify != nil {
 		conns = limitUsers(s.socket, maxConnections, s.identify)
 	}
 	return serveUntil(ctx, h, conns, s.path)
@@ -224,12 +225,14 @@ func explain(s *Server, r *http.Request) (any, error) {
 }
 
 func reload(s *Server, r *http.Request) (any, error) {
-	p := peerOf(r.Context())
-	set, err := s.agent.Reload(r.Context())
-	if err == nil {
-		s.log.Info("policies reloaded on request", attr.UID, p.uid, attr.PID, p.pid, attr.Revision, set.Revision)
+	who := &Caller{}
+	if s.manage != nil && s.manage.Identify != nil {
+		var err error
+		if who, err = s.caller(r.Context()); err != nil {
+			return nil, err
+		}
 	}
-	return set, err
+	return s.agent.Reload(r.Context(), who)
 }
 
 func canary(s *Server, r *http.Request) (any, error) {
@@ -258,13 +261,13 @@ func (s *Server) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := peerOf(r.Context())
 		rt := served[r.URL.Path]
-		if err := p.check(own, s.gid); err != nil && !rt.forAll {
+		if err := s.admit(r.Context(), p, own); err != nil && !rt.forAll {
 			s.log.Warn("control request refused", attr.UID, p.uid, attr.PID, p.pid, attr.Error, err)
 			w.Header().Set("Connection", "close")
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
 			return
 		}
-		if k, ok := r.Context().Value(knownKey{}).(known); ok && !s.rates.Take(k.share(), time.Now()) {
+		if k, ok := r.Context().Value(knownKey{}).(known); ok && s.rates != nil && !s.rates.Take(k.share(), time.Now()) {
 			w.Header().Set("Retry-After", "1")
 			s.fail(w, errTooMany)
 			return
@@ -276,6 +279,23 @@ func (s *Server) handler() http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// admit returns an error unless a peer may ask for what is not decided by who asks: it may open
+// the socket, and is known and outside of containers. To root of a container the socket's mode
+// says nothing.
+func (s *Server) admit(ctx context.Context, p peer, own uint32) error {
+	if err := p.check(own, s.gid); err != nil || s.manage == nil || s.manage.Identify == nil {
+		return err
+	}
+	who, err := s.caller(ctx)
+	switch {
+	case err != nil:
+		return err
+	case who.Subject.Kind == apicall.User, s.manage.Admit != nil && s.manage.Admit(who):
+		return nil
+	}
+	return errors.New("a process in a container may not use this socket, whatever its uid; fix: ask from the host, or let an access policy allow the container an action policy.*")
 }
 
 func (s *Server) serve(rt route, w http.ResponseWriter, r *http.Request) {

@@ -106,6 +106,12 @@ var resourceChecks = []checkSpec{
 		},
 	},
 	{
+		name: "sameSelector", doc: "the policy that is changed is for the same as before: a RuntimePolicy's and an ImagePolicy's `selector` and an AccessPolicy's `subjects` stay; none is made or deleted",
+		judge: func(in checkInput, _ *Args) string {
+			return failIf(in.facts.SelectorChanges, "the policy would be for others than it is")
+		},
+	},
+	{
 		name: "noForce", doc: "nothing is forced",
 		judge: func(in checkInput, _ *Args) string { return failIf(in.facts.Force, "force") },
 	},

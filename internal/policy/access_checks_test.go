@@ -41,6 +41,7 @@ var checkCases = []struct {
 	pass  []string
 }{
 	{check: "notLoosening", on: "policy.update", fail: []string{"{loosens: true}"}, pass: []string{"{}"}},
+	{check: "sameSelector", on: "policy.update", fail: []string{"{selectorChanges: true}"}, pass: []string{"{}"}},
 	{check: "notOwnPolicy", on: "policy.update", fail: []string{"{namesCaller: true}"}, pass: []string{"{}"}},
 	{check: "notPrivileged", fail: []string{"{privileged: true}"}, pass: []string{"{}"}},
 	{check: "notPrivileged", on: "container.exec", fail: []string{"{privileged: true}"}, pass: []string{"{}"}}, // D11

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -94,6 +95,23 @@ func (p *RuntimePolicy) Loosens() bool {
 	return p != nil && (p.Spec.Loosen || p.Spec.OnError == Allow || p.Spec.Exec != nil && len(p.Spec.Exec.RuntimeHelpers) > 0)
 }
 
+// SameSelector reports whether two policies are for the same: containers of a RuntimePolicy,
+// images of an ImagePolicy, subjects of an AccessPolicy, the node of a LoadPolicy. One that there
+// is not, nil, is not for the same as one that there is.
+func SameSelector(a, b *Entry) bool {
+	switch {
+	case a == nil || b == nil:
+		return a == b
+	case a.Runtime != nil && b.Runtime != nil:
+		return reflect.DeepEqual(a.Runtime.Spec.Selector, b.Runtime.Spec.Selector)
+	case a.Image != nil && b.Image != nil:
+		return reflect.DeepEqual(a.Image.Spec.Selector, b.Image.Spec.Selector)
+	case a.Access != nil && b.Access != nil:
+		return reflect.DeepEqual(a.Access.Spec.Subjects, b.Access.Spec.Subjects)
+	}
+	return a.Load != nil && b.Load != nil
+}
+
 // Names reports whether the policy names the caller among its subjects.
 func (p *AccessPolicy) Names(sub *apicall.Subject) bool {
 	return len(compileAccess([]*AccessPolicy{p}).match(sub, nil)) > 0
@@ -102,6 +120,31 @@ func (p *AccessPolicy) Names(sub *apicall.Subject) bool {
 // Names reports whether any policy that is enforced names the caller. One who is not
 // named is denied everything.
 func (s *Access) Names(sub *apicall.Subject) bool { return s.anyEnforced(s.match(sub, nil)) }
+
+// CouldAllow reports whether there is any call of an action that the policies would allow the
+// caller: an enforced rule allows it of something, and none that is enforced forbids it of
+// everything. What checks and expressions would say is left open.
+func (s *Access) CouldAllow(sub *apicall.Subject, action string) bool {
+	id, known := actionIDs[action]
+	if !known || sub.Kind == apicall.Nobody {
+		return false
+	}
+	some := false
+	for _, class := range s.match(sub, nil) {
+		for _, l := range s.lists(class, id) {
+			if l == nil {
+				continue
+			}
+			some = some || len(l.allow[verdict.ModeEnforce].all) > 0
+			for _, r := range l.forbid[verdict.ModeEnforce].whole {
+				if r.Resources == nil && len(r.Checks) == 0 && r.when == nil && r.Require == "" {
+					return false
+				}
+			}
+		}
+	}
+	return some
+}
 
 // Enforced reports whether any policy is in enforce mode. If none is, nothing is denied.
 func (s *Access) Enforced() bool { return s.enforced }

@@ -28,35 +28,44 @@ func (id *Identifier) proc() string {
 	return id.Proc
 }
 
-// cgroups returns the peer's cgroup paths, that of the v2 hierarchy first, and when it
-// started, in clock ticks since boot.
-func (id *Identifier) cgroups(c credentials) (paths []string, start uint64, err error) {
+// whereabouts are what procfs says of a peer.
+type whereabouts struct {
+	cgroups []string // paths, that of the v2 hierarchy first
+	start   uint64   // when it started, in clock ticks since boot
+	ns      userNS
+	nsErr   error // why ns is not known: it matters of processes outside of containers only
+}
+
+// look reads where the peer is.
+//
+// Errors: [ErrEnded].
+func (id *Identifier) look(c credentials) (at whereabouts, err error) {
 	dir := id.proc() + "/" + strconv.Itoa(int(c.pid))
-	before, err := startTime(dir)
-	if err != nil {
-		return nil, 0, err
+	if at.start, err = startTime(dir); err != nil {
+		return at, err
 	}
 	text, err := readProc(dir + "/cgroup")
 	if err != nil {
-		return nil, 0, err
+		return at, err
 	}
-	// The number was the peer's while the file was read only if the peer is there still.
+	at.ns, at.nsErr = id.userNSOf(dir)
+	// The number was the peer's while the files were read only if the peer is there still.
 	if c.pidfd >= 0 {
 		if err := unix.PidfdSendSignal(c.pidfd, 0, nil, 0); errors.Is(err, unix.ESRCH) {
-			return nil, 0, ErrEnded
+			return at, ErrEnded
 		} else if err != nil && !errors.Is(err, unix.EPERM) {
-			return nil, 0, fmt.Errorf("ask whether the process is there: %w", err)
+			return at, fmt.Errorf("ask whether the process is there: %w", err)
 		}
 	}
 	after, err := startTime(dir)
 	if err != nil {
-		return nil, 0, err
+		return at, err
 	}
-	if after != before {
-		return nil, 0, ErrEnded
+	if after != at.start {
+		return at, ErrEnded
 	}
-	paths, err = parseCgroups(text)
-	return paths, before, err
+	at.cgroups, err = parseCgroups(text)
+	return at, err
 }
 
 // parseCgroups reads /proc/PID/cgroup; see cgroups(7).

@@ -4,8 +4,9 @@
 // A unix peer's credentials and groups are those that the kernel recorded at
 // connect(2). Its cgroup is read from /proc, under the guard of the peer's pidfd, so
 // that a process which took the number of one that ended is never asked in its place.
-// Whoever is in a container is the container, whatever its uid. What cannot be read is
-// an error, and the caller is nobody.
+// Whoever is in a container is the container, whatever its uid; whoever is in a user
+// namespace is who made it, and whoever has a subordinate uid is its owner. What cannot be
+// read is an error, and the caller is nobody.
 //
 // It owns a small cache of user and group names and no other state; it decides nothing.
 // It imports apicall (row: core).
@@ -42,8 +43,11 @@ type Identifier struct {
 	// Proc is where procfs is mounted; "/proc".
 	Proc  string
 	names nameCache
-	// owner says whose a cgroup is; nil: the file system of cgroups does.
+	// For tests. owner says whose a cgroup is; nil: the file system of cgroups does.
 	owner func(path string) error
+	// userNS says what user namespace a process is in; nil: procfs does.
+	userNS func(dir string) (userNS, error)
+	subuid string // "/etc/subuid"
 }
 
 // ErrUnknown is returned if the kernel does not say who the peer is.
@@ -80,12 +84,12 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 	if cred.pid <= 0 {
 		return apicall.Subject{}, fmt.Errorf("%w: the process is in a PID namespace that is not ours", ErrUnknown)
 	}
-	paths, start, err := id.cgroups(cred)
+	at, err := id.look(cred)
 	if err != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: cgroup of process %d: %w", ErrUnknown, cred.pid, err)
 	}
-	sub.PIDStart = start
-	for _, p := range paths {
+	sub.PIDStart = at.start
+	for _, p := range at.cgroups {
 		cid, ok := id.containerOf(p)
 		if !ok {
 			continue
@@ -102,11 +106,11 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 		return sub, nil
 	}
 	sub.Kind = apicall.User
-	if sub.Name, err = id.names.user(sub.UID); err != nil {
-		return apicall.Subject{}, fmt.Errorf("%w: name of uid %d: %w", ErrUnknown, sub.UID, err)
+	if at.nsErr != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, cred.pid, at.nsErr)
 	}
-	if sub.Groups, err = id.names.groups(sub.GID, sub.GIDs); err != nil {
-		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, err)
+	if err := id.person(&sub, at.ns); err != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, cred.pid, err)
 	}
 	return sub, nil
 }

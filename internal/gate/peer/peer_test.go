@@ -82,12 +82,12 @@ func TestOfUser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths, _, err := id.cgroups(credentials{pid: int32(os.Getpid()), pidfd: -1})
+	at, err := id.look(credentials{pid: int32(os.Getpid()), pidfd: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := apicall.User
-	if slices.ContainsFunc(paths, func(p string) bool { _, ok := ContainerOf(p); return ok }) {
+	if slices.ContainsFunc(at.cgroups, func(p string) bool { _, ok := ContainerOf(p); return ok }) {
 		want = apicall.Container // the test itself runs in a container
 	}
 	if sub.Kind != want || sub.UID != uint32(os.Getuid()) || sub.PID != int32(os.Getpid()) {
@@ -155,14 +155,14 @@ func TestPidfdOfEndedProcess(t *testing.T) {
 	}
 	write(stat)
 	id := Identifier{Proc: dir}
-	if _, _, err := id.cgroups(credentials{pid: 4711, pidfd: fd}); !errors.Is(err, ErrEnded) {
+	if _, err := id.look(credentials{pid: 4711, pidfd: fd}); !errors.Is(err, ErrEnded) {
 		t.Errorf("got %v, want ErrEnded", err)
 	}
-	if got, _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); err != nil || len(got) != 1 {
+	if got, err := id.look(credentials{pid: 4711, pidfd: -1}); err != nil || len(got.cgroups) != 1 {
 		t.Errorf("got %v, %v, want one cgroup", got, err)
 	}
 	write(strings.Replace(stat, " S ", " Z ", 1))
-	if _, _, err := id.cgroups(credentials{pid: 4711, pidfd: -1}); !errors.Is(err, ErrEnded) {
+	if _, err := id.look(credentials{pid: 4711, pidfd: -1}); !errors.Is(err, ErrEnded) {
 		t.Errorf("zombie: got %v, want ErrEnded", err)
 	}
 }
