@@ -46,8 +46,9 @@ type Identifier struct {
 	// For tests. owner says whose a cgroup is; nil: the file system of cgroups does.
 	owner func(path string) error
 	// userNS says what user namespace a process is in; nil: procfs does.
-	userNS func(dir string) (userNS, error)
-	subuid string // "/etc/subuid"
+	userNS   func(dir string) (userNS, error)
+	subuid   string // "/etc/subuid"
+	sessions string // "/run/systemd/sessions"
 }
 
 // ErrUnknown is returned if the kernel does not say who the peer is.
