@@ -87,6 +87,9 @@ func authorText(a *revision.Author) string {
 		if login == "" {
 			login = fmt.Sprintf("uid %d", *a.LoginUID)
 		}
+		if !a.LoginKnown {
+			login += ", claimed"
+		}
 		name += " (login " + login + ")"
 	}
 	if a.Kind != revision.ByUser {

@@ -234,7 +234,7 @@ func (m *manager) lastText(name string, st revision.State) string {
 
 func authorOf(who *control.Caller) revision.Author {
 	sub := &who.Subject
-	a := revision.Author{Kind: revision.ByUser, UID: new(sub.UID), Name: sub.Name, PID: sub.PID, LoginUID: who.LoginUID}
+	a := revision.Author{Kind: revision.ByUser, UID: new(sub.UID), Name: sub.Name, PID: sub.PID, LoginUID: who.LoginUID, LoginKnown: who.LoginKnown}
 	if sub.Kind == apicall.Container {
 		a.Kind, a.Name, a.Container = revision.ByContainer, sub.ContainerName, sub.ContainerID
 	}

@@ -150,24 +150,42 @@ type gateRuleSet struct {
 // gateWorkload tells the gate which container a caller is in.
 type gateWorkload struct{ a *Agent }
 
-// ContainerOf implements [peer.Workload]. A container that the engine itself knows may have
-// its cgroup below that of another, whose id its creator chose as the parent.
+// ContainerOf implements [peer.Workload]. The outermost container counts, but for one below it
+// that the kernel side knows to have been made from outside: a container may have its cgroup below
+// that of another, whose id its creator chose as the parent, and whoever may write below his own
+// can give a cgroup any name.
 func (w gateWorkload) ContainerOf(path string) (string, bool) {
+	return containerOf(path, func(id ident.ContainerID, at string) bool {
+		return w.a.kernel != nil && w.a.kernel.IsOwnCgroup(id, at)
+	})
+}
+
+// containerOf asks own whether the cgroup at a path is the container's that it is named like.
+func containerOf(path string, own func(id ident.ContainerID, path string) bool) (string, bool) {
 	id, ok := peer.ContainerOf(path)
 	if !ok {
 		return "", false
 	}
 	parts := strings.Split(path, "/")
-	for i := range parts {
-		inner, ok := peer.ContainerOf(strings.Join(parts[i:], "/"))
-		if !ok {
-			break
-		}
-		if _, known := w.a.binder.registry.Get(ident.ContainerID(inner)); known {
-			id = inner
+	for i, name := range parts {
+		inner, named := ident.CgroupContainer(name)
+		if named && string(inner) != id && own(inner, strings.Join(parts[:i+1], "/")) {
+			id = string(inner)
 		}
 	}
 	return id, true
+}
+
+// Label implements [peer.Labeller].
+func (w gateWorkload) Label(pidfd int) (string, bool, error) {
+	if w.a.kernel == nil {
+		return "", false, nil
+	}
+	id, ok, err := w.a.kernel.TaskContainer(pidfd)
+	if err != nil {
+		w.a.health.Counter("caller_label_unread").Add(1)
+	}
+	return string(id), ok, err
 }
 
 // Describe implements [peer.Workload]. Labels are those that the container was created

@@ -53,7 +53,7 @@ func (a *Agent) elevatedFor(sub *apicall.Subject, action string) bool {
 
 func (a *Agent) manageOptions() *control.ManageOptions {
 	id := &peer.Identifier{Workload: gateWorkload{a}}
-	return &control.ManageOptions{Manager: a.manager, Identify: id.Of, Screen: a.manager.screen, Admit: a.manager.admit}
+	return &control.ManageOptions{Manager: a.manager, Identify: id.Of, Login: id.Login, Screen: a.manager.screen, Admit: a.manager.admit}
 }
 
 // listenUsers opens the socket for others than root.

@@ -8,9 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -57,6 +55,9 @@ type Manager interface {
 type Caller struct {
 	Subject  apicall.Subject
 	LoginUID *uint32
+	// LoginKnown: the login is of a session that the host knows. Else the process may have
+	// chosen it.
+	LoginKnown bool
 }
 
 // PolicyQuery names policies.
@@ -157,7 +158,11 @@ func (s *Server) caller(ctx context.Context) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrForbidden, err)
 	}
-	return &Caller{Subject: sub, LoginUID: loginUID(sub.PID)}, nil
+	who := &Caller{Subject: sub}
+	if s.manage.Login != nil {
+		who.LoginUID, who.LoginKnown = s.manage.Login(&sub)
+	}
+	return who, nil
 }
 
 // identify says who is at the other end of a connection.
@@ -169,21 +174,6 @@ func (s *Server) identify(c net.Conn) (apicall.Subject, error) {
 }
 
 type connKey struct{}
-
-// loginUID reads which user logged in to start a process; nil: none, or it is unknown.
-//
-// Source: /proc/PID/loginuid, proc_pid_loginuid(5); 4294967295 is unset.
-func loginUID(pid int32) *uint32 {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/loginuid")
-	if err != nil {
-		return nil
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-	if err != nil || n == 1<<32-1 {
-		return nil
-	}
-	return new(uint32(n))
-}
 
 func policies(s *Server, r *http.Request) (any, error) {
 	who, err := s.caller(r.Context())
@@ -259,6 +249,9 @@ type ManageOptions struct {
 	// Screen returns an error for a caller who cannot be allowed to change anything, before
 	// a body is read; nil: nobody is screened.
 	Screen func(*Caller) error
+	// Login says which user logged in to start a caller's process, and whether that is known or
+	// only claimed; nil: it is not said.
+	Login func(*apicall.Subject) (uid *uint32, known bool)
 	// Admit tells whether a process in a container may ask for more than policies; nil: none may.
 	Admit func(*Caller) bool
 }

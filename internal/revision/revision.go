@@ -51,8 +51,10 @@ type Author struct {
 	Name      string  `json:"name,omitempty"` // of the user or container
 	LoginUID  *uint32 `json:"loginUid,omitempty"`
 	LoginName string  `json:"loginName,omitempty"`
-	PID       int32   `json:"pid,omitempty"`
-	Container string  `json:"container,omitempty"` // its ID
+	// LoginKnown: it was a session of the host. Else the author's process may have chosen it.
+	LoginKnown bool   `json:"loginKnown,omitempty"`
+	PID        int32  `json:"pid,omitempty"`
+	Container  string `json:"container,omitempty"` // its ID
 }
 
 // What a revision does, and what happens to one policy in it.

@@ -34,6 +34,10 @@ type whereabouts struct {
 	start   uint64   // when it started, in clock ticks since boot
 	ns      userNS
 	nsErr   error // why ns is not known: it matters of processes outside of containers only
+	// label is the container that the kernel knows the process to be of, if it is labelled.
+	label    string
+	labelled bool
+	labelErr error
 }
 
 // look reads where the peer is.
@@ -49,6 +53,9 @@ func (id *Identifier) look(c credentials) (at whereabouts, err error) {
 		return at, err
 	}
 	at.ns, at.nsErr = id.userNSOf(dir)
+	if l, ok := id.Workload.(Labeller); ok {
+		at.label, at.labelled, at.labelErr = labelOf(l, c)
+	}
 	// The number was the peer's while the files were read only if the peer is there still.
 	if c.pidfd >= 0 {
 		if err := unix.PidfdSendSignal(c.pidfd, 0, nil, 0); errors.Is(err, unix.ESRCH) {
@@ -66,6 +73,17 @@ func (id *Identifier) look(c credentials) (at whereabouts, err error) {
 	}
 	at.cgroups, err = parseCgroups(text)
 	return at, err
+}
+
+func labelOf(l Labeller, c credentials) (label string, labelled bool, err error) {
+	fd := c.pidfd
+	if fd < 0 { // the start time says whether it is the peer's
+		if fd, err = unix.PidfdOpen(int(c.pid), 0); err != nil {
+			return "", false, fmt.Errorf("pidfd_open: %w", err)
+		}
+		defer unix.Close(fd)
+	}
+	return l.Label(fd)
 }
 
 // parseCgroups reads /proc/PID/cgroup; see cgroups(7).
@@ -126,9 +144,11 @@ func startTime(dir string) (uint64, error) {
 	return strconv.ParseUint(f[19], 10, 64)
 }
 
-// rootOwns returns an error unless the cgroup that makes the path a container's, and all above it,
-// belong to root. Who may call the runtimes made it then, and no user of the host to whom a part of
-// the tree was given. What lies below is the container's own business.
+// rootOwns returns an error unless all cgroups above the one that makes the path a container's
+// belong to root and are root's alone to write. Who may call the runtimes made it then, and no
+// user of the host to whom a part of the tree was given. Its own owner does not matter: a runtime
+// gives it to the container's root where user namespaces are remapped. What lies below is the
+// container's own business.
 //
 // Controllers of version 1 are not asked about: nobody is given parts of those.
 func (id *Identifier) rootOwns(path string) error {
@@ -141,18 +161,20 @@ func (id *Identifier) rootOwns(path string) error {
 	}
 	dir := mount
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		above := dir
 		dir += "/" + name
 		var st unix.Stat_t
 		switch err := unix.Lstat(dir, &st); {
-		case errors.Is(err, unix.ENOENT) && dir == mount+"/"+name && mount != cgroupMount:
+		case errors.Is(err, unix.ENOENT) && above == mount && mount != cgroupMount:
 			return nil // hybrid: this path is of another hierarchy
 		case err != nil:
 			return fmt.Errorf("whose is %s: %w", dir, err)
-		case st.Uid != 0:
-			return fmt.Errorf("%s belongs to uid %d", dir, st.Uid)
 		}
 		if _, named := ContainerOf(strings.TrimPrefix(dir, mount)); named {
 			return nil
+		}
+		if st.Uid != 0 || st.Mode&0o022 != 0 {
+			return fmt.Errorf("%s belongs to uid %d and has mode %#o", dir, st.Uid, st.Mode&0o777)
 		}
 	}
 	return nil

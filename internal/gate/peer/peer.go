@@ -36,6 +36,14 @@ type Workload interface {
 	Describe(sub *apicall.Subject)
 }
 
+// Labeller is what a [Workload] also is if the kernel knows of a process which container it is
+// of, whatever cgroup it has gone to.
+type Labeller interface {
+	// Label returns the container of the process of a pidfd, and false if none is known. An
+	// empty id with true is a container that is not known.
+	Label(pidfd int) (id string, ok bool, err error)
+}
+
 // Identifier tells who the peer of a connection is. The zero value knows containers by
 // the names of their cgroups only.
 type Identifier struct {
@@ -46,8 +54,9 @@ type Identifier struct {
 	// For tests. owner says whose a cgroup is; nil: the file system of cgroups does.
 	owner func(path string) error
 	// userNS says what user namespace a process is in; nil: procfs does.
-	userNS func(dir string) (userNS, error)
-	subuid string // "/etc/subuid"
+	userNS   func(dir string) (userNS, error)
+	subuid   string // "/etc/subuid"
+	sessions string // "/run/systemd/sessions"
 }
 
 // ErrUnknown is returned if the kernel does not say who the peer is.
@@ -89,6 +98,9 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 		return apicall.Subject{}, fmt.Errorf("%w: cgroup of process %d: %w", ErrUnknown, cred.pid, err)
 	}
 	sub.PIDStart = at.start
+	if at.labelErr != nil {
+		return apicall.Subject{}, fmt.Errorf("%w: which container process %d is of: %w", ErrUnknown, cred.pid, at.labelErr)
+	}
 	for _, p := range at.cgroups {
 		cid, ok := id.containerOf(p)
 		if !ok {
@@ -98,12 +110,18 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 		if err := id.rootOwns(p); err != nil {
 			return apicall.Subject{}, fmt.Errorf("%w: process %d is in a cgroup that is named like a container's: %w", ErrUnknown, cred.pid, err)
 		}
+		if at.labelled && at.label != cid {
+			return apicall.Subject{}, fmt.Errorf("%w: process %d is in the cgroup of another container than its own", ErrUnknown, cred.pid)
+		}
 		// Before any uid: root of a container is not root of the host.
 		sub.Kind, sub.ContainerID = apicall.Container, cid
 		if id.Workload != nil && cid != "" {
 			id.Workload.Describe(&sub)
 		}
 		return sub, nil
+	}
+	if at.labelled {
+		return apicall.Subject{}, fmt.Errorf("%w: process %d has left the cgroup of its container", ErrUnknown, cred.pid)
 	}
 	sub.Kind = apicall.User
 	if at.nsErr != nil {

@@ -199,7 +199,7 @@ func TestRootOwns(t *testing.T) {
 	if err := id.rootOwns(path); err != nil {
 		t.Errorf("root's own: %v", err)
 	}
-	for dir, want := range map[string]bool{made: true, filepath.Dir(made): false, top: false} {
+	for dir, want := range map[string]bool{made: true, filepath.Dir(made): true, top: false} {
 		if err := os.Chown(dir, 1000, 1000); err != nil {
 			t.Fatal(err)
 		}
@@ -209,5 +209,53 @@ func TestRootOwns(t *testing.T) {
 		if err := os.Chown(dir, 0, 0); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Chmod(top, 0o775); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.rootOwns(path); err == nil {
+		t.Error("a group may make cgroups above it")
+	}
+}
+
+// labelled has a label of the kernel, and takes the cgroups for in's, or the host's.
+type labelled struct {
+	in, label string
+	err       error
+}
+
+func (w labelled) ContainerOf(string) (string, bool) { return w.in, w.in != "" }
+func (labelled) Describe(*apicall.Subject)           {}
+func (w labelled) Label(pidfd int) (string, bool, error) {
+	if err := unix.PidfdSendSignal(pidfd, 0, nil, 0); err != nil {
+		return "", false, err
+	}
+	return w.label, w.label != "", w.err
+}
+
+// A process of a container that has gone to another's cgroup, or to the host's, is nobody.
+func TestLabel(t *testing.T) {
+	other := strings.Repeat("b", 64)
+	for _, tt := range []struct {
+		name string
+		w    labelled
+		want apicall.SubjectKind
+	}{
+		{"host", labelled{}, apicall.User},
+		{"container", labelled{in: someID, label: someID}, apicall.Container},
+		{"no label yet", labelled{in: someID}, apicall.Container},
+		{"in another's cgroup", labelled{in: someID, label: other}, apicall.Nobody},
+		{"in the host's", labelled{label: someID}, apicall.Nobody},
+		{"unreadable", labelled{err: errors.New("no map")}, apicall.Nobody},
+		{"unreadable in a container", labelled{in: someID, err: errors.New("no map")}, apicall.Nobody},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, server := pair(t)
+			id := Identifier{Workload: tt.w, owner: func(string) error { return nil }}
+			sub, err := id.Of(server)
+			if sub.Kind != tt.want || (err != nil) != (tt.want == apicall.Nobody) || err != nil && !errors.Is(err, ErrUnknown) {
+				t.Errorf("got %+v, %v", sub, err)
+			}
+		})
 	}
 }

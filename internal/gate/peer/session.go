@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,6 +47,48 @@ func (id *Identifier) Session(sub *apicall.Subject) (string, error) {
 	}
 	// What was read was the caller's only if the number is its own still.
 	return s, stillThere(dir, sub.PIDStart)
+}
+
+// Login returns the uid of the user who logged in to start a process, which su and sudo do not
+// change; nil if there is none, or if it cannot be read. It is for the record.
+//
+// Whoever has none yet, such as a service, may set it to any uid, once and without privilege
+// (audit_set_loginuid_perm in kernel/audit.c). known says that systemd-logind knows the session, of
+// that uid: it was set by a login.
+//
+// Sources: proc_pid_loginuid(5), /proc/PID/sessionid, /run/systemd/sessions (sd-login(3)).
+func (id *Identifier) Login(sub *apicall.Subject) (uid *uint32, known bool) {
+	dir := id.proc() + "/" + strconv.Itoa(int(sub.PID))
+	text, err := readProc(dir + "/loginuid")
+	if err != nil || sub.PID <= 0 {
+		return nil, false
+	}
+	text = strings.TrimSpace(text)
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || text == unset {
+		return nil, false
+	}
+	session, err := auditSession(dir)
+	if stillThere(dir, sub.PIDStart) != nil {
+		return nil, false
+	}
+	name, audited := strings.CutPrefix(session, "audit:")
+	return new(uint32(n)), err == nil && audited && id.isSession(name, text)
+}
+
+// isSession tells whether systemd-logind knows a session, named as the audit session that it has,
+// of a user.
+func (id *Identifier) isSession(name, uid string) bool {
+	dir := id.sessions
+	if dir == "" {
+		dir = "/run/systemd/sessions"
+	}
+	text, err := readProc(dir + "/" + name)
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(text, "\n")
+	return slices.Contains(lines, "UID="+uid) && slices.Contains(lines, "AUDIT="+name)
 }
 
 func stillThere(dir string, start uint64) error {

@@ -101,3 +101,46 @@ func TestSessionOfThisProcess(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
+
+// A process that has never logged in may claim any login: only one that logind knows is known.
+func TestLogin(t *testing.T) {
+	dir, sessions := t.TempDir(), t.TempDir()
+	login := func(uid, session string) map[string]string {
+		return map[string]string{"loginuid": uid, "sessionid": session}
+	}
+	fakeProc(t, dir, 10, 10, 500, login("1000", "7"))
+	fakeProc(t, dir, 11, 10, 500, login("0", "8"))
+	fakeProc(t, dir, 12, 10, 500, login("0", "7"))
+	fakeProc(t, dir, 13, 10, 500, login(unset, unset))
+	fakeProc(t, dir, 14, 10, 500, login("1000", "9"))
+	for name, text := range map[string]string{"7": "# private\nUID=1000\nAUDIT=7\n", "9": "UID=1000\nAUDIT=3\n"} {
+		if err := os.WriteFile(filepath.Join(sessions, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := Identifier{Proc: dir, sessions: sessions}
+	for _, tt := range []struct {
+		name  string
+		pid   int32
+		start uint64
+		want  string
+		known bool
+	}{
+		{"logged in", 10, 500, "1000", true},
+		{"claims root, in a session that nobody knows", 11, 500, "0", false},
+		{"root, in another's session", 12, 500, "0", false},
+		{"no login", 13, 500, "none", false},
+		{"the session is another's by audit", 14, 500, "1000", false},
+		{"another has its number now", 10, 499, "none", false},
+		{"ended", 20, 1, "none", false},
+	} {
+		uid, known := id.Login(&apicall.Subject{Kind: apicall.User, PID: tt.pid, PIDStart: tt.start})
+		got := "none"
+		if uid != nil {
+			got = fmt.Sprint(*uid)
+		}
+		if got != tt.want || known != tt.known {
+			t.Errorf("%s: got %s, known %v", tt.name, got, known)
+		}
+	}
+}
