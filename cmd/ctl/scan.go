@@ -50,6 +50,7 @@ type scanFlags struct {
 	containerd      string // socket
 	namespace       string // of containerd
 	registry        registryFlags
+	cache           cacheFlags
 }
 
 func scanCommand(t *terminal) *cobra.Command {
@@ -68,8 +69,9 @@ TARGET is
                begins with a registry's host is fetched from there if it is not here
   registry:NAME  of an image in a registry, whatever is here (the same as --remote)
 
-Images of registries are read as they come: nothing is kept. Credentials are those of
-"docker login".
+Images of registries are read as they come. What their layers hold is kept ("belay cache
+status"), so that a layer is fetched and read once; --no-cache reads all anew. Credentials
+are those of "docker login".
 
 It knows packages of Debian, Ubuntu, Alpine and AlmaLinux (RPM of others is listed and
 not matched), installed Node.js modules, Python distributions, PHP packages, .NET
@@ -139,6 +141,8 @@ func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 func (f *scanFlags) addReading(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
 	f.registry.add(fl)
+	f.cache.add(fl)
+	fl.BoolVar(&f.cache.off, "no-cache", false, "read all layers anew and keep nothing of them")
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.DurationVar(&f.Timeout, "timeout", spawn.DefaultTimeout, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
@@ -172,7 +176,7 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 
 // scanTarget has the target read and matches what is in it.
 func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*report.Scan, error) {
-	db, err := f.prepare()
+	db, err := t.prepare(f)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +195,10 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 }
 
 // prepare finds the scanner and opens the database, which is nil where none is wanted.
-func (f *scanFlags) prepare() (db *vulndb.DB, err error) {
+func (t *terminal) prepare(f *scanFlags) (db *vulndb.DB, err error) {
+	if err := f.cache.open(t, &f.Options); err != nil {
+		return nil, err
+	}
 	if f.Scanner == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -208,6 +215,7 @@ func (f *scanFlags) prepare() (db *vulndb.DB, err error) {
 // scanOpened has an opened target read and matches what is in it.
 func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tgt *target.Target, db *vulndb.DB) (*report.Scan, error) {
 	res, err := target.Scan(ctx, tgt, f.Options)
+	f.cache.tell(t)
 	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
 	case ok && limit.What == "memory":
 		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --memory", name, limit)

@@ -349,6 +349,29 @@ func (i *Image) Fetch(ctx context.Context, a inventory.Ask) (io.ReadCloser, erro
 	return nil, failed
 }
 
+// Has reports whether the image's repository, or a mirror of it, has a blob and gives it to who is
+// signed in, without fetching it.
+func (i *Image) Has(ctx context.Context, digest string) bool {
+	for _, p := range i.places {
+		if p.http == nil {
+			var err error
+			if p, err = i.client.place(ctx, p.repo); err != nil {
+				continue
+			}
+		}
+		if p.has(ctx, digest) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Registry is the host that the image was named with.
+func (i *Image) Registry() string {
+	host, _, _ := strings.Cut(i.Name, "/")
+	return host
+}
+
 func (c *Client) fetch(ctx context.Context, p place, a inventory.Ask) (io.ReadCloser, error) {
 	if p.http == nil {
 		var err error

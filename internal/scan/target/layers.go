@@ -59,7 +59,16 @@ func newLayerReader(o Options) *layerReader {
 //
 // Errors: a layer that cannot be fetched.
 func (l *layerReader) holds(ctx context.Context, blobs Blobs, digest string) ([]byte, error) {
-	if b, ok := l.o.Cache.Get(l.version, digest); ok {
+	key := digest
+	if l.o.CacheScope != "" {
+		sum := sha256.Sum256([]byte(l.o.CacheScope + "\n" + digest))
+		key = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	// Who may not have a layer is not told what it holds.
+	h, asks := blobs.(interface {
+		Has(ctx context.Context, digest string) bool
+	})
+	if b, ok := l.o.Cache.Get(l.version, key); ok && (!asks || h.Has(ctx, digest)) {
 		return b, nil
 	}
 	blob, err := blobs.Fetch(ctx, inventory.Ask{Digest: digest})
@@ -76,7 +85,7 @@ func (l *layerReader) holds(ctx context.Context, blobs Blobs, digest string) ([]
 	}
 	// Another program of that name by now would have another version.
 	if st, err := os.Stat(l.o.Scanner); err == nil && os.SameFile(st, l.program) && st.ModTime().Equal(l.program.ModTime()) && st.Size() == l.program.Size() {
-		l.o.Cache.Put(l.version, digest, b)
+		l.o.Cache.Put(l.version, key, b)
 	}
 	return b, nil
 }

@@ -34,6 +34,8 @@ type Options struct {
 	Idle       bool          // run only when nothing else wants the processor
 	// Cache keeps what layers hold that are fetched, or of an OCI layout in a directory; nil: none.
 	Cache Layers
+	// CacheScope keeps apart what is kept for those who may not know of each other's layers.
+	CacheScope string
 }
 
 const defaultTimeout = 10 * time.Minute
