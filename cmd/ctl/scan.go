@@ -41,6 +41,7 @@ type scanFlags struct {
 	ignore          string
 	vex             []string // files
 	baseline        string
+	bases           []string // files
 	memoryMiB       int64
 	fixable         bool
 	packagesOnly    bool
@@ -80,10 +81,14 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
-percentile, state, ids, kind, name, version, path and layer of a finding; with the word
-misconfiguration it is also about those of the image's configuration: root-user,
-secret-in-env, secret-in-history, add-url, ssh-port; and of its files: secret-in-file,
-secret-in-lower-layer, setuid-file, setgid-file, file-capabilities, world-writable.
+percentile, state, ids, kind, name, version, path, layer, fromBase and claimedBase of a
+finding; with the word misconfiguration it is also about those of the image's
+configuration: root-user, secret-in-env, secret-in-history, add-url, ssh-port; and of its
+files: secret-in-file, secret-in-lower-layer, setuid-file, setgid-file,
+file-capabilities, world-writable.
+
+--base names base images by their layers: what is in these is fromBase. What an image says
+of its base itself is claimedBase, and proves nothing.
 
 --ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
 or CSAF. Both mark findings and hide none.
@@ -133,6 +138,7 @@ func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
 	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities that are accepted for a time")
 	fl.StringArrayVar(&f.vex, "vex", nil, "`file` of statements of suppliers, OpenVEX 0.2 or CSAF 2.0: what they say does not matter is ignored; may be repeated")
+	fl.StringArrayVar(&f.bases, "base", nil, "`file` of base images, by their layers: a report of a scan of one (-o json), or a list; may be repeated")
 	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
 	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
 }
@@ -288,8 +294,8 @@ func (t *terminal) writeMisconfigurations(s *report.Scan) {
 			continue
 		}
 		where := orDash(m.Where)
-		if m.Path != "" && len(s.Inventory.Layers) > 1 {
-			where += fmt.Sprintf(" (layer %d)", m.Layer+1)
+		if m.Path != "" {
+			where += s.WhichLayer(m.Layer)
 		}
 		tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(where), plain(m.Text))
 	}
@@ -362,4 +368,37 @@ func (t *terminal) writeFindings(s *report.Scan) {
 		}
 	}
 	fmt.Fprintf(t.out, "%s: %s; %d known to be exploited\n", count(len(s.Findings), "finding", "findings"), strings.Join(parts, ", "), exploited)
+	t.writeOrigin(s)
+}
+
+// writeOrigin tells which layers brought findings, and whose they are.
+func (t *terminal) writeOrigin(s *report.Scan) {
+	if b := s.Base; b != nil && b.Layers > 0 {
+		fmt.Fprintf(t.out, "%d from the base image %s (layers 1 to %d), %d from the layers above it\n", b.Findings, clean(b.Title()), b.Layers, b.Own)
+	} else if b != nil {
+		fmt.Fprintf(t.out, "base image: %s; which layers are its is not known (--base)\n", clean(b.Title()))
+	}
+	layers := s.Inventory.Layers
+	sums, known := make([]int, len(layers)), false
+	for i := range s.Findings {
+		sums[s.Inventory.Packages[s.Findings[i].Package].Layer]++
+	}
+	tb := t.table("", "LAYER", "FINDINGS", "MADE BY")
+	for i, l := range layers {
+		if sums[i] == 0 {
+			continue
+		}
+		known = known || l.CreatedBy != ""
+		of := ""
+		switch {
+		case s.Base.Has(i) && s.Base.Proven():
+			of = " base"
+		case s.Base.Has(i):
+			of = " base?"
+		}
+		tb.row(plain(fmt.Sprintf("%d%s", i+1, of)), plain(fmt.Sprint(sums[i])), plain(orDash(l.CreatedBy)))
+	}
+	if known && len(layers) > 1 {
+		tb.writeTo(t.out)
+	}
 }

@@ -162,6 +162,7 @@ func (r *reader) image(a archive, platform string) error {
 	}
 	r.res.ImageID, r.res.Digest, r.res.Tags, r.res.Platform = m.imageID, m.digest, m.tags, m.platform
 	r.res.Misconfigurations, r.res.ConfigRead = m.faults, m.unread == ""
+	r.res.Base = m.base
 	if m.unread != "" {
 		r.notes.add("", m.unread)
 	}
@@ -195,7 +196,7 @@ func (r *reader) image(a archive, platform string) error {
 		}
 		l.close()
 		r.layers = append(r.layers, l)
-		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: ml.diffID, Entries: l.entries})
+		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: ml.diffID, Entries: l.entries, CreatedBy: ml.createdBy})
 	}
 	return r.resolveLinks(a, m.layers, read)
 }

@@ -201,7 +201,13 @@ func (r *Result) Check() error {
 	texts := append([]string{r.Error, r.ImageID, r.Digest, r.Platform, r.OS.ID, r.OS.VersionID, r.OS.Codename, r.OS.Pretty}, r.Tags...)
 	texts = append(append(texts, r.Sandbox.Held...), r.Sandbox.Lost...)
 	for _, l := range r.Layers {
-		texts = append(texts, l.DiffID)
+		texts = append(texts, l.DiffID, l.CreatedBy)
+	}
+	if b := r.Base; b != nil {
+		texts = append(texts, b.Name, b.Digest)
+		if b.Layers < 0 || b.Layers > len(r.Layers) {
+			return fmt.Errorf("a base of %d of %d layers", b.Layers, len(r.Layers))
+		}
 	}
 	for _, n := range r.Notes {
 		texts = append(texts, n.Path, n.Text)
