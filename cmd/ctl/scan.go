@@ -52,10 +52,11 @@ type scanFlags struct {
 	namespace       string // of containerd
 	registry        registryFlags
 	cache           cacheFlags
+	attached        attachedMode
 }
 
 func scanCommand(t *terminal) *cobra.Command {
-	f := &scanFlags{output: "text"}
+	f := &scanFlags{output: "text", attached: attachedIgnore}
 	cmd := &cobra.Command{
 		Use:   "scan TARGET",
 		Short: "List the packages of an image and their known vulnerabilities; needs no agent",
@@ -90,6 +91,10 @@ file-capabilities, world-writable.
 --base names base images by their layers: what is in these is fromBase. What an image says
 of its base itself is claimedBase, and proves nothing.
 
+--attached-sbom takes the bill of materials that is attached to an image in a registry
+(referrers, or an attestation of BuildKit): use, instead of reading the image; compare,
+to tell what the two do not have in common. It is not signed.
+
 --ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
 or CSAF. Both mark findings and hide none.
 
@@ -112,6 +117,7 @@ means; 4 there are none, but something could not be read or matched.`,
 	fl.VarP(&f.output, "output", "o", "output format")
 	f.add(fl)
 	f.addLocal(fl)
+	fl.Var(&f.attached, "attached-sbom", "what becomes of a bill of materials that is attached to an image in a registry")
 	return cmd
 }
 
@@ -197,7 +203,7 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if wantColours(os.Stderr) {
 		fmt.Fprintf(t.err, "reading %s ...\n", clean(name))
 	}
-	return t.scanOpened(ctx, f, name, tgt, db)
+	return t.scanAttached(ctx, f, name, tgt, db)
 }
 
 // prepare finds the scanner and opens the database, which is nil where none is wanted.
@@ -274,6 +280,7 @@ func (t *terminal) writeScanText(s *report.Scan) {
 	} else {
 		t.writeFindings(s)
 	}
+	t.writeAttached(s)
 	t.writeMisconfigurations(s)
 	for _, n := range append(inv.Notes, s.Notes...) {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, noteLine(n)))

@@ -3,7 +3,8 @@
 // Docker client's configuration, retries, and resumes a blob where it broke off.
 //
 // It owns its connections until [Client.Close]. It keeps nothing on disk and reads no
-// image: of what a registry sends it parses lists of names alone, and the digest of an
+// image: of what a registry sends it parses lists of names and, for bills that are attached, of
+// manifests alone, and the digest of an
 // image is that of the bytes that came. Row: adapter.
 package registry
 
@@ -272,12 +273,16 @@ func (c *Client) Image(ctx context.Context, ref string) (*Image, error) {
 	if img.root == nil {
 		return nil, failed
 	}
-	sum := sha256.Sum256(img.root)
-	img.Digest = "sha256:" + hex.EncodeToString(sum[:])
+	img.Digest = digestOf(img.root)
 	if d, ok := r.(name.Digest); ok && d.DigestStr() != img.Digest {
 		return nil, fmt.Errorf("%s has the digest %s: the registry sent something else", ref, img.Digest)
 	}
 	return img, nil
+}
+
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // names says how names of registries are read, mirrors' too.

@@ -39,6 +39,20 @@ type Scan struct {
 	Inventory         *inventory.Result            `json:"inventory"`
 	// Base is the image that the lowest layers are of; nil where nobody knows.
 	Base *Base `json:"base,omitempty"`
+	// Attached is the bill of materials that was attached to the image, if it was asked for.
+	Attached *Attached `json:"attached,omitempty"`
+}
+
+// Attached is a bill of materials that was attached to an image, unsigned.
+type Attached struct {
+	Digest string `json:"digest"`
+	Form   string `json:"form"`
+	From   string `json:"from"`
+	Others int    `json:"others"` // that were attached too, and not looked at
+	// Used says that the packages are the bill's, and the image was not read.
+	Used bool `json:"used"`
+	// Packages are what makes the bill (old) and the image (new) differ, if they were compared.
+	Packages []PackageChange `json:"packages,omitempty"`
 }
 
 // Database tells with what was matched.
