@@ -123,7 +123,7 @@ func choosePlatform(list []refDescriptor, want string) (string, error) {
 	images := slices.DeleteFunc(slices.Clone(list), func(d refDescriptor) bool {
 		return d.Platform != nil && d.Platform.OS == "unknown" || d.Annotations[referenceType] != ""
 	})
-	if len(images) == 1 && want == "" {
+	if len(images) == 1 && (want == "" || images[0].Platform == nil) {
 		want = "any"
 	}
 	if want == "" {

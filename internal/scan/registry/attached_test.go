@@ -141,6 +141,26 @@ func TestAttached(t *testing.T) {
 	})
 }
 
+func TestChoosePlatform(t *testing.T) {
+	one, two := "sha256:"+strings.Repeat("1", 64), "sha256:"+strings.Repeat("2", 64)
+	amd := fmt.Sprintf(`{"digest":%q,"platform":{"os":"linux","architecture":"amd64"}}`, one)
+	arm := fmt.Sprintf(`{"digest":%q,"platform":{"os":"linux","architecture":"arm","variant":"v7"}}`, two)
+	unknown := fmt.Sprintf(`{"digest":%q,"platform":{"os":"unknown","architecture":"unknown"}}`, two)
+	for _, tt := range []struct{ list, platform, want string }{
+		{amd + "," + arm, "linux/arm/v7", two}, {amd + "," + arm, "linux/arm", two}, {amd + "," + arm, "linux/amd64", one}, {amd + "," + arm, "linux/am", ""},
+		{amd + "," + unknown, "", one}, {amd, "linux/s390x", ""}, {fmt.Sprintf(`{"digest":%q}`, one), "linux/s390x", one}, {unknown, "", ""},
+		{`{"digest":"../x","platform":{"os":"linux","architecture":"amd64"}}`, "linux/amd64", ""},
+	} {
+		var list []refDescriptor
+		if err := json.Unmarshal([]byte("["+tt.list+"]"), &list); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := choosePlatform(list, tt.platform); got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s of %s: %q, %v, want %q", tt.platform, tt.list, got, err, tt.want)
+		}
+	}
+}
+
 // TestAttachedHostile: lists that lie, are long or never end, and bytes that are others.
 func TestAttachedHostile(t *testing.T) {
 	var manifest string

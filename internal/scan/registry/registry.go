@@ -3,9 +3,8 @@
 // Docker client's configuration, retries, and resumes a blob where it broke off.
 //
 // It owns its connections until [Client.Close]. It keeps nothing on disk and reads no
-// image: of what a registry sends it parses lists of names and, for bills that are attached, of
-// manifests alone, and the digest of an
-// image is that of the bytes that came. Row: adapter.
+// image: of what a registry sends it parses lists of names alone, and manifests where it looks
+// for bills that are attached; the digest of an image is that of the bytes that came. Row: adapter.
 package registry
 
 import (
