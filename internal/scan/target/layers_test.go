@@ -238,3 +238,50 @@ func TestCacheHostile(t *testing.T) {
 		}
 	}
 }
+
+// guarded is blobs of which a caller may not have all.
+type guarded struct {
+	*memory
+	denied string
+}
+
+// Fetch implements [Blobs].
+func (g guarded) Fetch(ctx context.Context, a inventory.Ask) (io.ReadCloser, error) {
+	if a.Digest == g.denied {
+		return nil, errors.New("denied")
+	}
+	return g.memory.Fetch(ctx, a)
+}
+
+// Has says what may be fetched.
+func (g guarded) Has(_ context.Context, digest string) bool { return digest != g.denied }
+
+// TestCacheSecrecy: who may not fetch a layer does not learn from the cache what is in it, and
+// what was read for one scope is not known in another.
+func TestCacheSecrecy(t *testing.T) {
+	m := &memory{blobs: map[string][]byte{}}
+	root, layers := m.image(t, baseLayer, appLayer)
+	c := newCache(t)
+	scan := func(scope, denied string) error {
+		m.fetched = map[string]int{}
+		tgt, err := OpenBlobs(guarded{m, denied}, root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tgt.Close()
+		_, err = Scan(t.Context(), tgt, Options{Scanner: scanner(t), Cache: c, CacheScope: scope})
+		return err
+	}
+	if err := scan("a", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := scan("a", ""); err != nil || m.fetched[layers[0]] != 0 {
+		t.Errorf("the same scope: %v, fetched %v", err, m.fetched)
+	}
+	if err := scan("a", layers[0]); err == nil || !strings.Contains(err.Error(), "denied") {
+		t.Errorf("a layer that may not be fetched: %v", err)
+	}
+	if err := scan("b", ""); err != nil || m.fetched[layers[0]] != 1 {
+		t.Errorf("another scope: %v, fetched %v", err, m.fetched)
+	}
+}
