@@ -23,8 +23,8 @@ import (
 
 func registryCommand(t *terminal) *cobra.Command {
 	return group("registry", "Scan the images of registries",
-		`Images are read as they come from the registry; nothing is kept but, where a file is
-named for it, a list of what was done.`,
+		`Images are read as they come from the registry. What their layers hold is kept, as by
+"belay scan", and, where a file is named for it, a list of what was done.`,
 		`  belay registry scan registry.example --tag 'v*' --state seen.jsonl`,
 		registryScanCommand(t))
 }
@@ -105,7 +105,7 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 		}
 	}
 	s := &sweep{t: t, f: f, rules: rules}
-	if s.db, err = f.prepare(); err != nil {
+	if s.db, err = t.prepare(&f.scanFlags); err != nil {
 		return err
 	}
 	if s.db != nil {

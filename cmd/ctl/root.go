@@ -32,6 +32,8 @@ type terminal struct {
 
 	runDir string
 	output format
+	// layers is the folder of the layer cache where no flag names one; empty: that of the user.
+	layers string
 }
 
 // client returns a client of the agent. It does not connect yet.
@@ -105,10 +107,11 @@ func newRoot(t *terminal) (root *cobra.Command, started *bool) {
 shows what was denied, checks policy files and journals, and scans images.
 
 "policy check", "journal verify", "events verify", "events replay", "load plan", "move",
-"scan", "sbom", "diff" and "db" work without an agent, and "doctor" finds out why there is
-none. All other commands talk to the agent over control.sock in its run directory, as root
-or as a member of the socket's group; those of "policy" also over users.sock, as far as
-policies let the user. "enroll" and "elevate" are for every user of the host.`,
+"scan", "sbom", "diff", "cache" and "db" work without an agent, and "doctor" finds out
+why there is none. All other commands talk to the agent over control.sock in its run
+directory, as root or as a member of the socket's group; those of "policy" also
+over users.sock, as far as policies let the user. "enroll" and "elevate" are for every
+user of the host.`,
 		Example: `  belay status
   belay events --follow --denials
   belay explain web-1
@@ -130,7 +133,7 @@ policies let the user. "enroll" and "elevate" are for every user of the host.`,
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
 	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), imagesCommand(t), loadCommand(t), moveCommand(t), eventsCommand(t), explainCommand(t),
-		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), enableGateCommand(t), disableGateCommand(t), versionCommand(t), manpage.Command(1))
+		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), cacheCommand(t), enableGateCommand(t), disableGateCommand(t), versionCommand(t), manpage.Command(1))
 	return root, started
 }
 

@@ -41,6 +41,7 @@ type scanFlags struct {
 	ignore          string
 	vex             []string // files
 	baseline        string
+	bases           []string // files
 	memoryMiB       int64
 	fixable         bool
 	packagesOnly    bool
@@ -50,10 +51,12 @@ type scanFlags struct {
 	containerd      string // socket
 	namespace       string // of containerd
 	registry        registryFlags
+	cache           cacheFlags
+	attached        attachedMode
 }
 
 func scanCommand(t *terminal) *cobra.Command {
-	f := &scanFlags{output: "text"}
+	f := &scanFlags{output: "text", attached: attachedIgnore}
 	cmd := &cobra.Command{
 		Use:   "scan TARGET",
 		Short: "List the packages of an image and their known vulnerabilities; needs no agent",
@@ -68,8 +71,9 @@ TARGET is
                begins with a registry's host is fetched from there if it is not here
   registry:NAME  of an image in a registry, whatever is here (the same as --remote)
 
-Images of registries are read as they come: nothing is kept. Credentials are those of
-"docker login".
+Images of registries are read as they come. What their layers hold is kept ("belay cache
+status"), so that a layer is fetched and read once; --no-cache reads all anew. Credentials
+are those of "docker login".
 
 It knows packages of Debian, Ubuntu, Alpine and AlmaLinux (RPM of others is listed and
 not matched), installed Node.js modules, Python distributions, PHP packages, .NET
@@ -78,10 +82,18 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
-percentile, state, ids, kind, name, version, path and layer of a finding; with the word
-misconfiguration it is also about those of the image's configuration: root-user,
-secret-in-env, secret-in-history, add-url, ssh-port; and of its files: secret-in-file,
-secret-in-lower-layer, setuid-file, setgid-file, file-capabilities, world-writable.
+percentile, state, ids, kind, name, version, path, layer, fromBase and claimedBase of a
+finding; with the word misconfiguration it is also about those of the image's
+configuration: root-user, secret-in-env, secret-in-history, add-url, ssh-port; and of its
+files: secret-in-file, secret-in-lower-layer, setuid-file, setgid-file,
+file-capabilities, world-writable.
+
+--base names base images by their layers: what is in these is fromBase. What an image says
+of its base itself is claimedBase, and proves nothing.
+
+--attached-sbom takes the bill of materials that is attached to an image in a registry
+(referrers, or an attestation of BuildKit): use, instead of reading the image; compare,
+to tell what the two do not have in common. It is not signed.
 
 --ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
 or CSAF. Both mark findings and hide none.
@@ -105,6 +117,7 @@ means; 4 there are none, but something could not be read or matched.`,
 	fl.VarP(&f.output, "output", "o", "output format")
 	f.add(fl)
 	f.addLocal(fl)
+	fl.Var(&f.attached, "attached-sbom", "what becomes of a bill of materials that is attached to an image in a registry")
 	return cmd
 }
 
@@ -131,6 +144,7 @@ func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
 	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities that are accepted for a time")
 	fl.StringArrayVar(&f.vex, "vex", nil, "`file` of statements of suppliers, OpenVEX 0.2 or CSAF 2.0: what they say does not matter is ignored; may be repeated")
+	fl.StringArrayVar(&f.bases, "base", nil, "`file` of base images, by their layers: a report of a scan of one (-o json), or a list; may be repeated")
 	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
 	fl.BoolVar(&f.allowIncomplete, "allow-incomplete", false, "let --fail-on pass though something could not be read or matched")
 }
@@ -139,6 +153,8 @@ func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 func (f *scanFlags) addReading(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
 	f.registry.add(fl)
+	f.cache.add(fl)
+	fl.BoolVar(&f.cache.off, "no-cache", false, "read all layers anew and keep nothing of them")
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.DurationVar(&f.Timeout, "timeout", spawn.DefaultTimeout, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
@@ -172,7 +188,7 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 
 // scanTarget has the target read and matches what is in it.
 func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*report.Scan, error) {
-	db, err := f.prepare()
+	db, err := t.prepare(f)
 	if err != nil {
 		return nil, err
 	}
@@ -187,11 +203,14 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if wantColours(os.Stderr) {
 		fmt.Fprintf(t.err, "reading %s ...\n", clean(name))
 	}
-	return t.scanOpened(ctx, f, name, tgt, db)
+	return t.scanAttached(ctx, f, name, tgt, db)
 }
 
 // prepare finds the scanner and opens the database, which is nil where none is wanted.
-func (f *scanFlags) prepare() (db *vulndb.DB, err error) {
+func (t *terminal) prepare(f *scanFlags) (db *vulndb.DB, err error) {
+	if err := f.cache.open(t, &f.Options); err != nil {
+		return nil, err
+	}
 	if f.Scanner == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -208,6 +227,7 @@ func (f *scanFlags) prepare() (db *vulndb.DB, err error) {
 // scanOpened has an opened target read and matches what is in it.
 func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tgt *target.Target, db *vulndb.DB) (*report.Scan, error) {
 	res, err := target.Scan(ctx, tgt, f.Options)
+	f.cache.tell(t)
 	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
 	case ok && limit.What == "memory":
 		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --memory", name, limit)
@@ -260,6 +280,7 @@ func (t *terminal) writeScanText(s *report.Scan) {
 	} else {
 		t.writeFindings(s)
 	}
+	t.writeAttached(s)
 	t.writeMisconfigurations(s)
 	for _, n := range append(inv.Notes, s.Notes...) {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, noteLine(n)))
@@ -280,8 +301,8 @@ func (t *terminal) writeMisconfigurations(s *report.Scan) {
 			continue
 		}
 		where := orDash(m.Where)
-		if m.Path != "" && len(s.Inventory.Layers) > 1 {
-			where += fmt.Sprintf(" (layer %d)", m.Layer+1)
+		if m.Path != "" {
+			where += s.WhichLayer(m.Layer)
 		}
 		tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(where), plain(m.Text))
 	}
@@ -354,4 +375,37 @@ func (t *terminal) writeFindings(s *report.Scan) {
 		}
 	}
 	fmt.Fprintf(t.out, "%s: %s; %d known to be exploited\n", count(len(s.Findings), "finding", "findings"), strings.Join(parts, ", "), exploited)
+	t.writeOrigin(s)
+}
+
+// writeOrigin tells which layers brought findings, and whose they are.
+func (t *terminal) writeOrigin(s *report.Scan) {
+	if b := s.Base; b != nil && b.Layers > 0 {
+		fmt.Fprintf(t.out, "%d from the base image %s (layers 1 to %d), %d from the layers above it\n", b.Findings, clean(b.Title()), b.Layers, b.Own)
+	} else if b != nil {
+		fmt.Fprintf(t.out, "base image: %s; which layers are its is not known (--base)\n", clean(b.Title()))
+	}
+	layers := s.Inventory.Layers
+	sums, known := make([]int, len(layers)), false
+	for i := range s.Findings {
+		sums[s.Inventory.Packages[s.Findings[i].Package].Layer]++
+	}
+	tb := t.table("", "LAYER", "FINDINGS", "MADE BY")
+	for i, l := range layers {
+		if sums[i] == 0 {
+			continue
+		}
+		known = known || l.CreatedBy != ""
+		of := ""
+		switch {
+		case s.Base.Has(i) && s.Base.Proven():
+			of = " base"
+		case s.Base.Has(i):
+			of = " base?"
+		}
+		tb.row(plain(fmt.Sprintf("%d%s", i+1, of)), plain(fmt.Sprint(sums[i])), plain(orDash(l.CreatedBy)))
+	}
+	if known && len(layers) > 1 {
+		tb.writeTo(t.out)
+	}
 }

@@ -55,7 +55,7 @@ func newScanFixture(t *testing.T) scanFixture {
 func belay(t *testing.T, args ...string) (code int, out, msg string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code = run(t.Context(), &terminal{out: &stdout, err: &stderr, now: time.Now}, args)
+	code = run(t.Context(), &terminal{out: &stdout, err: &stderr, now: time.Now, layers: filepath.Join(t.TempDir(), "layers")}, args)
 	return code, stdout.String(), stderr.String()
 }
 

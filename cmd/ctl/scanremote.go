@@ -17,7 +17,10 @@ import (
 const registryPrefix = "registry:"
 
 // registryFlags are how to reach registries.
-type registryFlags struct{ registry.Options }
+type registryFlags struct {
+	registry.Options
+	found *registry.Image // that was opened last
+}
 
 func (f *registryFlags) add(fl *pflag.FlagSet) {
 	fl.BoolVar(&f.Insecure, "insecure", false, "let the registry speak plain HTTP or show a certificate that nobody vouches for; on a loopback address HTTP needs no flag")
@@ -55,6 +58,7 @@ func openRemote(ctx context.Context, f *registryFlags, ref string) (*target.Targ
 	if err != nil {
 		return nil, err
 	}
+	f.found = img
 	return target.OpenBlobs(img, img.Digest)
 }
 

@@ -16,6 +16,7 @@ type scanRules struct {
 	ignores  *accept.Ignores
 	vex      *vex.Documents
 	baseline *accept.Baseline
+	bases    *report.Bases
 }
 
 // rules reads what decides, before anything is scanned.
@@ -48,11 +49,17 @@ func (f *scanFlags) rules() (*scanRules, error) {
 			return r, fmt.Errorf("--baseline: %w", err)
 		}
 	}
+	if len(f.bases) > 0 {
+		if r.bases, err = report.ReadBases(f.bases...); err != nil {
+			return r, fmt.Errorf("--base: %w", err)
+		}
+	}
 	return r, nil
 }
 
 // apply marks what does not count, and says what of the ignore file is out of date.
 func (r *scanRules) apply(t *terminal, s *report.Scan) {
+	s.FindBase(r.bases)
 	var notes []string
 	if r.ignores != nil {
 		notes = r.ignores.Apply(s.Findings, s.Inventory.Packages, s.PackageURL, t.now())

@@ -17,6 +17,7 @@ import (
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/scan/ci"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/layercache"
 	"github.com/belay-project/belay/internal/scan/registry"
 	"github.com/belay-project/belay/internal/scan/report"
 	scantarget "github.com/belay-project/belay/internal/scan/target"
@@ -67,7 +68,7 @@ func (a *Agent) serveScans(ctx context.Context) error {
 		}
 	}
 	svc, err := ci.Open(ci.Options{
-		Access: scanAccess{a.manager}, Images: &scanImages{a: a}, Identify: id.Of, Verify: a.tokens.Verify,
+		Access: scanAccess{a.manager}, Images: newScanImages(a), Identify: id.Of, Verify: a.tokens.Verify,
 		Dir: a.cfg.scansDir(), Registries: a.cfg.ScanRegistries, WebhookHosts: a.cfg.ScanWebhookHosts, Version: a.cfg.Version,
 		Health: a.health, Log: a.log,
 	})
@@ -151,7 +152,32 @@ func (s scanAccess) tell(call *apicall.Call, d *policy.AccessDecision) {
 }
 
 // scanImages has images read for the scan API.
-type scanImages struct{ a *Agent }
+type scanImages struct {
+	a      *Agent
+	layers *layercache.Cache // what layers of registries hold; nil: nothing is kept
+}
+
+// newScanImages opens the layer cache. Without it scans go on.
+func newScanImages(a *Agent) *scanImages {
+	s := &scanImages{a: a}
+	var err error
+	if s.layers, err = layercache.Open(a.cfg.layersDir(), 0); err != nil {
+		a.log.Warn("what layers of registries hold is not kept: each scan fetches them anew", attr.Error, err.Error())
+		a.health.Counter("layer_cache_failed").Add(1)
+	}
+	return s
+}
+
+// countLayers puts the cache's counts where those of the agent are.
+func (s *scanImages) countLayers() {
+	c := s.layers.Counts()
+	for name, n := range map[string]int64{
+		"layer_cache_hits": c.Hits, "layer_cache_misses": c.Misses, "layer_cache_damaged": c.Damaged, "layer_cache_other_version": c.OtherVersion,
+		"layer_cache_evicted": c.Evicted, "layer_cache_failed": c.Failed,
+	} {
+		s.a.health.Counter(name).Raise(uint64(n))
+	}
+}
 
 func (s *scanImages) options(platform string) (scantarget.Options, error) {
 	scanner, err := s.a.cfg.scannerPath()
@@ -205,6 +231,11 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inv
 		return nil, "", err
 	}
 	defer t.Close()
+	if s.layers != nil {
+		// Registries are for who may pull from them: what one says that it has tells nothing of another's.
+		o.Cache, o.CacheScope = s.layers, img.Registry()
+		defer s.countLayers()
+	}
 	res, err = scantarget.Scan(ctx, t, o)
 	op.ended("read")
 	return res, img.Digest, err

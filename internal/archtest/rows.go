@@ -83,6 +83,7 @@ var Packages = []Package{
 	{Path: "internal/sandbox", Row: RowAdapter},
 	{Path: "internal/sandbox/spawn", Row: RowAdapter},
 	{Path: "internal/scan/containerd", Row: RowAdapter},
+	{Path: "internal/scan/layercache", Row: RowAdapter},
 	{Path: "internal/scan/extract", Row: RowAdapter},
 	{Path: "internal/scan/registry", Row: RowAdapter},
 	{Path: "internal/scan/report", Row: RowAdapter},

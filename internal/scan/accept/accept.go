@@ -52,6 +52,8 @@ var env = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable("version", cel.StringType),
 		cel.Variable("path", cel.StringType),
 		cel.Variable("layer", cel.IntType),
+		cel.Variable("fromBase", cel.BoolType),
+		cel.Variable("claimedBase", cel.BoolType),
 		cel.Variable(wordConfig, cel.StringType),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(64),
@@ -118,6 +120,7 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
 		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs,
 		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
+		"fromBase": f.FromBase, "claimedBase": f.ClaimedBase,
 	})
 }
 
@@ -138,6 +141,7 @@ func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
 		wordConfig: m.ID, "severity": int64(m.Severity), "rated": true, "score": 0.0, "epss": 0.0, "percentile": 0.0,
 		"exploited": false, "fixable": false, "state": "", "ids": []string{},
 		"kind": "", "name": "", "version": "", "path": m.Path, "layer": int64(m.Layer),
+		"fromBase": m.FromBase, "claimedBase": false,
 	})
 }
 

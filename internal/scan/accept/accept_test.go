@@ -14,7 +14,7 @@ func TestRule(t *testing.T) {
 	for text, want := range map[string]bool{
 		"high": true, "HIGH": true, "moderate": true, "critical": false, "severity >= high && fixable": true, "severity == medium": false,
 		"exploited || epss > 0.2": true, "epss >= 1": false, "'CVE-2024-1' in ids": true, "state == 'will-not-fix'": false, "score > 7": true,
-		"kind == 'npm' && path.startsWith('app/')": true, "rated && layer == 0": true, "ids.exists(i, i.startsWith('GHSA-'))": true,
+		"kind == 'npm' && path.startsWith('app/')": true, "rated && layer == 0": true, "!fromBase": true, "claimedBase": false, "ids.exists(i, i.startsWith('GHSA-'))": true,
 	} {
 		r, err := Compile(text)
 		if err != nil {

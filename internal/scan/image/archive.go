@@ -26,7 +26,10 @@ type archive interface {
 }
 
 // layoutDir is an OCI layout in a directory.
-type layoutDir struct{ dir *os.File }
+type layoutDir struct {
+	dir    *os.File
+	helper *asked // that may know what layers hold; nil: none
+}
 
 // open opens a file below the directory, without following any link, one name at a time:
 // the sandbox forbids openat2.

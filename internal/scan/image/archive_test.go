@@ -26,7 +26,7 @@ func TestLayoutDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	d := &layoutDir{f}
+	d := &layoutDir{dir: f}
 	if b, err := d.small("blobs/sha256/a"); err != nil || string(b) != "fine" {
 		t.Errorf("a file: %q, %v", b, err)
 	}

@@ -52,7 +52,7 @@ func (w *walker) dir(d *os.File, name string, depth int) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			w.r.notes.add(name, "a directory that cannot be listed: "+reason(err))
+			w.l.notes.add(name, "a directory that cannot be listed: "+reason(err))
 			return nil
 		}
 	}
@@ -63,7 +63,7 @@ func (w *walker) entry(d *os.File, name string, e fs.DirEntry, depth int) error 
 		return err
 	}
 	if len(name) > maxPath {
-		w.r.notes.add(name, "the name climbs out of the image, or is too long or too deep")
+		w.l.notes.add(name, "the name climbs out of the image, or is too long or too deep")
 		return nil
 	}
 	mode := e.Type()
@@ -89,26 +89,26 @@ func (w *walker) entry(d *os.File, name string, e fs.DirEntry, depth int) error 
 		if err != nil {
 			n = 0 // a link to nowhere known is a note
 		}
-		w.r.symlink(name, string(target[:n]))
+		w.r.symlink(w.l, name, string(target[:n]))
 	}
 	return nil
 }
 
 func (w *walker) into(d *os.File, name, base string, depth int) error {
 	if depth > maxDepth {
-		w.r.notes.add(name, "the name climbs out of the image, or is too long or too deep")
+		w.l.notes.add(name, "the name climbs out of the image, or is too long or too deep")
 		return nil
 	}
 	fd, err := unix.Openat(int(d.Fd()), base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		w.r.notes.add(name, "a directory that cannot be opened: "+reason(err))
+		w.l.notes.add(name, "a directory that cannot be opened: "+reason(err))
 		return nil
 	}
 	sub := os.NewFile(uintptr(fd), base)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Dev != w.dev {
 		sub.Close()
-		w.r.notes.add(name, "another file system is mounted there")
+		w.l.notes.add(name, "another file system is mounted there")
 		return nil
 	}
 	w.r.rights(w.l, name, fileMode(st.Mode), false)
@@ -130,7 +130,7 @@ func (w *walker) file(d *os.File, name, base string) error {
 	program := false
 	f, st, err := openRegular(int(d.Fd()), base, func(st *unix.Stat_t) bool {
 		kind, unknown = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size), false
-		search = search && kind == "" && w.r.searches(name, st.Size)
+		search = search && kind == "" && w.r.searches(w.l, name, st.Size)
 		program = st.Mode&0o111 != 0
 		if kind == "" && !search && !program {
 			w.r.rights(w.l, name, fileMode(st.Mode), false)
@@ -143,11 +143,11 @@ func (w *walker) file(d *os.File, name, base string) error {
 	case err != nil && kind == "" && !unknown:
 		w.r.rights(w.l, name, fileMode(st.Mode), false)
 		if search {
-			w.r.unsearched.add(name, "a file that cannot be opened: "+reason(err))
+			w.l.unsearched.add(name, "a file that cannot be opened: "+reason(err))
 		}
 		return nil
 	case err != nil:
-		w.r.notes.add(name, "a file that cannot be opened: "+reason(err))
+		w.l.notes.add(name, "a file that cannot be opened: "+reason(err))
 		return nil
 	case f == nil:
 		return nil

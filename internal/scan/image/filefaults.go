@@ -18,7 +18,7 @@ const maxFaults = 20_000
 // fault remembers one. What is beyond the bound is said to be missing.
 func (r *reader) fault(l *layer, name string, m inventory.Misconfiguration) {
 	if r.faults++; r.faults > maxFaults {
-		r.unsearched.add(name, fmt.Sprintf("more than %d faults of files", maxFaults))
+		l.unsearched.add(name, fmt.Sprintf("more than %d faults of files", maxFaults))
 		return
 	}
 	m.Path = inventory.Cut(name)
@@ -65,13 +65,13 @@ func (r *reader) mayBeSearched(name string) bool {
 }
 
 // searches reports whether a file is searched. One that is too large is remembered.
-func (r *reader) searches(name string, size int64) bool {
+func (r *reader) searches(l *layer, name string, size int64) bool {
 	if r.searcher == nil || size == 0 {
 		return false
 	}
 	limit, ok := r.searcher.Searches(name)
 	if ok && size > limit {
-		r.unsearched.add(name, fmt.Sprintf("a file of more than %d bytes", limit))
+		l.unsearched.add(name, fmt.Sprintf("a file of more than %d bytes", limit))
 		return false
 	}
 	return ok
@@ -82,7 +82,7 @@ func (r *reader) search(l *layer, name string, c Content) {
 	c.Reader = io.LimitReader(c.Reader, c.Size)
 	list, err := r.searcher.Search(name, c)
 	if err != nil {
-		r.unsearched.add(name, err.Error())
+		l.unsearched.add(name, err.Error())
 	}
 	for _, m := range list {
 		r.fault(l, name, m)

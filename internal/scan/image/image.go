@@ -73,19 +73,23 @@ func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x 
 	if len(job.Inputs) == 0 || len(job.Inputs) > inventory.MaxLayers {
 		return nil, fmt.Errorf("a job of %d inputs, want 1 to %d", len(job.Inputs), inventory.MaxLayers)
 	}
-	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), unsearched: newNotes(), res: &inventory.Result{
-		Schema: inventory.Schema, Platform: job.Platform, ImageID: job.ImageID,
-	}}
-	r.searcher, _ = x.(Searcher)
+	r := newReader(ctx, x)
+	r.res = &inventory.Result{Schema: inventory.Schema, Platform: job.Platform, ImageID: job.ImageID}
 	var err error
 	switch job.Source {
 	case inventory.SourceRootfs, inventory.SourceOverlay:
 		err = r.directories(job, file)
 	case inventory.SourceLayout:
-		err = r.image(&layoutDir{dir: file(job.Inputs[0].FD)}, job.Platform)
+		d := &layoutDir{dir: file(job.Inputs[0].FD)}
+		if job.Layers {
+			d.helper, err = openAsked(file(job.Inputs[len(job.Inputs)-1].FD), file(job.AskFD), job)
+		}
+		if err == nil {
+			err = r.image(d, job.Platform)
+		}
 	case inventory.SourceAsked:
 		var a *asked
-		if a, err = openAsked(file(job.Inputs[0].FD), file(job.AskFD), job.Root); err == nil {
+		if a, err = openAsked(file(job.Inputs[0].FD), file(job.AskFD), job); err == nil {
 			err = r.image(a, job.Platform)
 		}
 	case inventory.SourceArchive:
@@ -103,7 +107,7 @@ func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x 
 type reader struct {
 	stopped func() error // the error of the caller's context
 	x       Extractor
-	notes   *notes
+	notes   *notes // of the image; layers have their own until [reader.finish]
 	res     *inventory.Result
 	layers  []*layer // lowest first; one layer may be there twice
 	entries int
@@ -111,6 +115,12 @@ type reader struct {
 	searcher   Searcher
 	unsearched *notes
 	faults     int // in files, over all layers
+}
+
+func newReader(ctx context.Context, x Extractor) *reader {
+	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), unsearched: newNotes()}
+	r.searcher, _ = x.(Searcher)
+	return r
 }
 
 // archive reads an image of one file.
@@ -152,17 +162,25 @@ func (r *reader) image(a archive, platform string) error {
 	}
 	r.res.ImageID, r.res.Digest, r.res.Tags, r.res.Platform = m.imageID, m.digest, m.tags, m.platform
 	r.res.Misconfigurations, r.res.ConfigRead = m.faults, m.unread == ""
+	r.res.Base = m.base
 	if m.unread != "" {
 		r.notes.add("", m.unread)
 	}
 	if len(m.layers) > inventory.MaxLayers {
 		return fmt.Errorf("an image of %d layers, want at most %d", len(m.layers), inventory.MaxLayers)
 	}
-	read, digests := map[string]*layer{}, map[string]string{}
-	err = a.each(names(m.layers), func(name string, c Content) (err error) {
+	missing := names(m.layers)
+	read, digests, err := r.known(a, m.layers)
+	if err != nil {
+		return err
+	}
+	for name := range read {
+		delete(missing, name)
+	}
+	err = a.each(missing, func(name string, c Content) (err error) {
 		l := r.newLayer()
 		read[name] = l
-		digests[name], err = r.hashedLayer(c, func(t *tarStream) error { return r.collect(l, t) })
+		digests[name], err = r.hashedLayer(c, l.notes.add, func(t *tarStream) error { return r.collect(l, t) })
 		return err
 	})
 	if err != nil {
@@ -178,7 +196,7 @@ func (r *reader) image(a archive, platform string) error {
 		}
 		l.close()
 		r.layers = append(r.layers, l)
-		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: ml.diffID, Entries: l.entries})
+		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: ml.diffID, Entries: l.entries, CreatedBy: ml.createdBy})
 	}
 	return r.resolveLinks(a, m.layers, read)
 }
@@ -210,7 +228,7 @@ func (r *reader) extract(l *layer, kind, name string, c Content) {
 	c.Reader = io.LimitReader(c.Reader, c.Size)
 	f, err := r.x.Extract(kind, name, c)
 	if err != nil {
-		r.notes.add(name, err.Error())
+		l.notes.add(name, err.Error())
 	}
 	l.add(kind, name, f)
 }
@@ -224,18 +242,22 @@ type notes struct {
 func newNotes() *notes { return &notes{index: map[string]int{}} }
 
 func (n *notes) add(name, text string) {
-	text = inventory.Cut(text)
-	if i, ok := n.index[text]; ok {
-		n.list[i].Count++
+	n.merge(inventory.Note{Path: inventory.Cut(name), Text: inventory.Cut(text), Count: 1})
+}
+
+// merge adds a note, or what it counts to the one of the same sentence.
+func (n *notes) merge(m inventory.Note) {
+	if i, ok := n.index[m.Text]; ok {
+		n.list[i].Count += m.Count
 		return
 	}
 	if len(n.list) >= inventory.MaxNotes-1 {
-		text = "more could not be read for other reasons"
-		if i, ok := n.index[text]; ok {
-			n.list[i].Count++
+		m.Text = "more could not be read for other reasons"
+		if i, ok := n.index[m.Text]; ok {
+			n.list[i].Count += m.Count
 			return
 		}
 	}
-	n.index[text] = len(n.list)
-	n.list = append(n.list, inventory.Note{Path: inventory.Cut(name), Text: text, Count: 1})
+	n.index[m.Text] = len(n.list)
+	n.list = append(n.list, m)
 }

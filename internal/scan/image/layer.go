@@ -34,6 +34,11 @@ type layer struct {
 	// symlinks are symbolic links of a tar; parents the directories that its entries lie
 	// in, true for those that it had made itself before.
 	symlinks, parents map[string]bool
+	// notes are of files of this layer that were not read, unsearched of those that were not
+	// searched.
+	notes, unsearched *notes
+	// log is told what is seen, for [WriteLayer]; nil elsewhere.
+	log *recorder
 }
 
 // read is a file that was read, and how.
@@ -52,6 +57,7 @@ func (r *reader) newLayer() *layer {
 		whiteouts: map[string]bool{}, opaque: map[string]bool{},
 		aliases: map[string]string{}, targets: map[uint64]bool{},
 		symlinks: map[string]bool{}, parents: map[string]bool{}, faults: map[string][]inventory.Misconfiguration{},
+		notes: newNotes(), unsearched: newNotes(),
 	}
 }
 
@@ -83,8 +89,10 @@ func (l *layer) see(name string, mode fs.FileMode) bool {
 		return false
 	case mode.IsDir():
 		l.dirs = append(l.dirs, l.hash(name))
+		l.log.put(recordDir, name)
 	default:
 		l.others = append(l.others, l.hash(name))
+		l.log.put(recordOther, name)
 	}
 	delete(l.files, name)
 	delete(l.faults, name)
@@ -95,6 +103,7 @@ func (l *layer) see(name string, mode fs.FileMode) bool {
 
 func (l *layer) add(kind, name string, f inventory.File) {
 	l.looked[l.hash(name)] = kind
+	l.log.put(recordLooked, kind, name)
 	if len(f.Packages) == 0 && f.OS == nil && len(f.Owns) == 0 {
 		return
 	}

@@ -23,11 +23,13 @@ type manifest struct {
 	layers                    []manifestLayer // lowest first
 	faults                    []inventory.Misconfiguration
 	unread                    string // why its configuration could not be looked at
+	base                      *inventory.ClaimedBase
 }
 
 type manifestLayer struct {
-	name   string // in the archive
-	diffID string
+	name      string // in the archive
+	diffID    string
+	createdBy string
 }
 
 // check compares the digest of what was read with the image's word.
@@ -144,6 +146,7 @@ func (m *manifest) configure(b []byte, names []string) error {
 	for i, n := range names {
 		m.layers = append(m.layers, manifestLayer{name: path.Clean(n), diffID: inventory.Cut(c.RootFS.DiffIDs[i])})
 	}
+	m.origin(b)
 	return nil
 }
 
@@ -166,6 +169,7 @@ func ociImage(a archive, index []byte, want string) (*manifest, error) {
 			Manifests []json.RawMessage `json:"manifests"`
 			Config    descriptor        `json:"config"`
 			Layers    []descriptor      `json:"layers"`
+			Notes     map[string]string `json:"annotations"`
 		}
 		if err := json.Unmarshal(b, &m); err != nil {
 			return nil, fmt.Errorf("read manifest %s: %w", d.Digest, err)
@@ -187,7 +191,11 @@ func ociImage(a archive, index []byte, want string) (*manifest, error) {
 			}
 			names = append(names, name)
 		}
-		return out, out.configure(b, names)
+		if err := out.configure(b, names); err != nil {
+			return nil, err
+		}
+		out.claim(m.Notes)
+		return out, nil
 	}
 	return nil, fmt.Errorf("the image's index leads to more than %d indexes", maxIndex)
 }

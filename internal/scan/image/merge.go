@@ -21,6 +21,7 @@ func identityOf(p *inventory.Package) identity {
 
 // finish merges the layers and fills the result.
 func (r *reader) finish() error {
+	r.gather()
 	seen := map[string]read{}
 	shown := &shownFaults{visible: map[string][]inventory.Misconfiguration{}}
 	for i, l := range r.layers {
@@ -217,7 +218,7 @@ func (r *reader) resolveLinks(a archive, order []manifestLayer, done map[string]
 		only[name] = true
 	}
 	return a.each(only, func(name string, c Content) error {
-		got, err := r.hashedLayer(c, func(t *tarStream) error { return r.grant(wanted[name], t) })
+		got, err := r.hashedLayer(c, r.notes.add, func(t *tarStream) error { return r.grant(wanted[name], t) })
 		if err != nil {
 			return err
 		}
@@ -302,4 +303,21 @@ func (r *reader) holder(i int, name string) int {
 		}
 	}
 	return -1
+}
+
+// gather takes the notes of layers, each layer's once.
+func (r *reader) gather() {
+	done := map[*layer]bool{}
+	for _, l := range r.layers {
+		if done[l] {
+			continue
+		}
+		done[l] = true
+		for _, n := range l.notes.list {
+			r.notes.merge(n)
+		}
+		for _, n := range l.unsearched.list {
+			r.unsearched.merge(n)
+		}
+	}
 }

@@ -22,16 +22,17 @@ type manifests interface {
 // asked is a store of blobs elsewhere, which the caller fetches when it is asked. It has
 // no index of its own: root says which image is meant.
 type asked struct {
-	root string
-	ask  io.Writer
-	from *bufio.Reader
+	root   string
+	layers bool // it answers what layers hold, too
+	ask    io.Writer
+	from   *bufio.Reader
 }
 
-func openAsked(answers, ask *os.File, root string) (*asked, error) {
+func openAsked(answers, ask *os.File, job inventory.Job) (*asked, error) {
 	if answers == nil || ask == nil {
 		return nil, errors.New("a job with a descriptor that is not there")
 	}
-	return &asked{root: root, ask: ask, from: bufio.NewReaderSize(answers, 64<<10)}, nil
+	return &asked{root: job.Root, layers: job.Layers, ask: ask, from: bufio.NewReaderSize(answers, 64<<10)}, nil
 }
 
 func (a *asked) question(q inventory.Ask) (*inventory.Answer, error) {
@@ -86,4 +87,72 @@ func (a *asked) each(names map[string]bool, fn func(string, Content) error) erro
 		}
 	}
 	return nil
+}
+
+// layerStore is an archive whose caller may know what layers hold.
+type layerStore interface {
+	// layer returns what a layer of that name in the archive holds, and its digest; nil where it
+	// is to be read.
+	layer(r *reader, name string) (*layer, string, error)
+}
+
+func (a *asked) layer(r *reader, name string) (*layer, string, error) {
+	digits, ok := strings.CutPrefix(name, "blobs/sha256/")
+	digest := "sha256:" + digits
+	if a == nil || !a.layers || !ok || !sha256Digest.MatchString(digest) {
+		return nil, "", nil
+	}
+	answer, err := a.question(inventory.Ask{Digest: digest, Layer: true})
+	if err != nil {
+		return nil, "", err
+	}
+	in := bufio.NewReaderSize(answer, 64<<10)
+	var l *layer
+	if _, err = in.Peek(1); err == nil {
+		l, digest, err = r.layerOf(in)
+	}
+	// What is no record, or nothing, has the layer read; what cannot be fetched ends the scan.
+	if e := answer.Drain(); e != nil {
+		return nil, "", fmt.Errorf("layer %s: %w", digest, e)
+	}
+	if e := r.stopped(); e != nil {
+		return nil, "", e
+	}
+	if err != nil {
+		return nil, "", nil
+	}
+	return l, digest, nil
+}
+
+func (d *layoutDir) layer(r *reader, name string) (*layer, string, error) {
+	return d.helper.layer(r, name)
+}
+
+// known returns the layers of which the caller knows what they hold, and their digests, by
+// name in the archive.
+func (r *reader) known(a archive, order []manifestLayer) (map[string]*layer, map[string]string, error) {
+	read, digests := map[string]*layer{}, map[string]string{}
+	s, ok := a.(layerStore)
+	if !ok {
+		return read, digests, nil
+	}
+	asked := map[string]bool{}
+	for _, ml := range order {
+		if asked[ml.name] {
+			continue
+		}
+		asked[ml.name] = true
+		l, digest, err := s.layer(r, ml.name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if l == nil {
+			continue
+		}
+		if err := r.adopt(l); err != nil {
+			return nil, nil, err
+		}
+		read[ml.name], digests[ml.name] = l, digest
+	}
+	return read, digests, nil
 }

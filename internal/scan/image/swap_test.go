@@ -47,8 +47,8 @@ func TestSwapped(t *testing.T) {
 		if err := w.file(d, "f", "f"); err != nil {
 			t.Fatal(err)
 		}
-		if (len(r.notes.list) == 1) == search || (len(r.unsearched.list) == 1) != search {
-			t.Errorf("search %v: notes %+v, unsearched %+v", search, r.notes.list, r.unsearched.list)
+		if (len(w.l.notes.list) == 1) == search || (len(w.l.unsearched.list) == 1) != search {
+			t.Errorf("search %v: notes %+v, unsearched %+v", search, w.l.notes.list, w.l.unsearched.list)
 		}
 	}
 }

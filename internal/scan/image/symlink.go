@@ -30,9 +30,9 @@ func (r *reader) hiding(name string) bool {
 }
 
 // symlink notes a link that hides something. target is empty where it is not known.
-func (r *reader) symlink(name, target string) {
+func (r *reader) symlink(l *layer, name, target string) {
 	if r.hiding(name) && !usrMerge(name, target) && !r.readElsewhere(name, target) {
-		r.notes.add(name, "a symbolic link in the place of a database of packages, a package or a folder of them: it is not followed")
+		l.notes.add(name, "a symbolic link in the place of a database of packages, a package or a folder of them: it is not followed")
 	}
 }
 
@@ -64,7 +64,7 @@ func (r *reader) through(l *layer, e *entry) {
 	}
 	for dir := path.Dir(e.name); dir != "."; dir = path.Dir(dir) {
 		if l.symlinks[dir] {
-			r.notes.add(e.name, throughLink)
+			l.notes.add(e.name, throughLink)
 		}
 		if _, ok := l.parents[dir]; !ok {
 			l.parents[dir] = false

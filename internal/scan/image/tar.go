@@ -118,17 +118,17 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 			continue
 		}
 		if l.targets[l.hash(e.name)] {
-			r.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
+			l.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
 		}
 		r.through(l, e)
 		r.rights(l, e.name, e.mode, e.caps)
 		switch {
 		case e.symlink != "":
-			r.symlink(e.name, e.symlink)
+			r.symlink(l, e.name, e.symlink)
 		case e.regular:
 			if kind := r.x.Kind(e.name, e.mode, e.content.Size); kind != "" {
 				r.extract(l, kind, e.name, e.content)
-			} else if r.searches(e.name, e.content.Size) {
+			} else if r.searches(l, e.name, e.content.Size) {
 				r.search(l, e.name, e.content)
 			}
 		case e.link:
@@ -142,8 +142,8 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 }
 
 // hashedLayer reads a layer, compressed or not, and returns the digest of the whole of it,
-// decompressed.
-func (r *reader) hashedLayer(c Content, pass func(*tarStream) error) (digest string, err error) {
+// decompressed. bad is told of names that cannot be.
+func (r *reader) hashedLayer(c Content, bad func(name, why string), pass func(*tarStream) error) (digest string, err error) {
 	c, closer, err := inflate(c)
 	if err != nil {
 		return "", err
@@ -155,7 +155,7 @@ func (r *reader) hashedLayer(c Content, pass func(*tarStream) error) (digest str
 		all = io.TeeReader(c.Reader, sum)
 		c.Reader = all
 	}
-	if err := pass(newTarStream(c, r.notes.add)); err != nil {
+	if err := pass(newTarStream(c, bad)); err != nil {
 		return "", err
 	}
 	// What the tar's reader left: its end, or all of a layer that lies in place.

@@ -16,6 +16,9 @@ type Ask struct {
 	Digest string
 	// Manifest says that it is a manifest or an index, which registries keep apart.
 	Manifest bool
+	// Layer asks for what the layer holds that the blob is, as a scanner has written it: an
+	// empty answer has the scanner read the blob itself.
+	Layer bool
 }
 
 // askSize is the length of an [Ask] on the wire: a letter, 64 digits, a line's end. A pipe
@@ -23,8 +26,8 @@ type Ask struct {
 const askSize = 1 + 64 + 1
 
 // MaxAsks bounds how often one scan may ask: manifests, a configuration, and each layer
-// for two passes.
-const MaxAsks = 2*MaxLayers + 16
+// for what it holds and for two passes.
+const MaxAsks = 3*MaxLayers + 16
 
 // Write writes the question.
 func (a Ask) Write(w io.Writer) error {
@@ -33,8 +36,11 @@ func (a Ask) Write(w io.Writer) error {
 		return fmt.Errorf("the digest %.100q is no sha256", a.Digest)
 	}
 	kind := "b"
-	if a.Manifest {
+	switch {
+	case a.Manifest:
 		kind = "m"
+	case a.Layer:
+		kind = "l"
 	}
 	_, err := io.WriteString(w, kind+digits+"\n")
 	return err
@@ -47,10 +53,10 @@ func ReadAsk(r io.Reader) (Ask, error) {
 		return Ask{}, err
 	}
 	digits := string(b[1 : askSize-1])
-	if b[0] != 'm' && b[0] != 'b' || b[askSize-1] != '\n' || !isDigits(digits) {
+	if b[0] != 'm' && b[0] != 'b' && b[0] != 'l' || b[askSize-1] != '\n' || !isDigits(digits) {
 		return Ask{}, fmt.Errorf("a question of the scanner that is none: %.80q", b[:])
 	}
-	return Ask{Digest: "sha256:" + digits, Manifest: b[0] == 'm'}, nil
+	return Ask{Digest: "sha256:" + digits, Manifest: b[0] == 'm', Layer: b[0] == 'l'}, nil
 }
 
 func isDigits(s string) bool {

@@ -75,6 +75,20 @@ type Layer struct {
 	// names it; empty for a directory. It is not computed anew.
 	DiffID  string `json:"diffId,omitempty"`
 	Entries int    `json:"entries"`
+	// CreatedBy is the beginning of the command that made it, by the image's own history.
+	CreatedBy string `json:"createdBy,omitempty"`
+}
+
+// ClaimedBase is the image that an image says it is built on. Whoever made the image says
+// so: nothing of it is proven.
+type ClaimedBase struct {
+	// Name and Digest are those of the labels or annotations org.opencontainers.image.base.*
+	// (OCI image specification, annotations.md).
+	Name   string `json:"name,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	// Layers is how many of the lowest layers seem to be its, by the history: those up to the last
+	// command to run (CMD) that layers follow; 0 where it does not tell.
+	Layers int `json:"layers,omitempty"`
 }
 
 // Note is something that was not read, and why: what it would have told is missing
@@ -95,14 +109,16 @@ type Result struct {
 	// Sandbox is what held the process that read the image.
 	Sandbox Sandbox `json:"sandbox"`
 
-	ImageID  string    `json:"imageId,omitempty"` // digest of the configuration
-	Digest   string    `json:"digest,omitempty"`  // digest of the manifest
-	Tags     []string  `json:"tags,omitempty"`
-	Platform string    `json:"platform,omitempty"` // os/arch[/variant]
-	OS       OS        `json:"os"`
-	Layers   []Layer   `json:"layers,omitempty"`
-	Packages []Package `json:"packages,omitempty"`
-	Notes    []Note    `json:"notes,omitempty"`
+	ImageID  string   `json:"imageId,omitempty"` // digest of the configuration
+	Digest   string   `json:"digest,omitempty"`  // digest of the manifest
+	Tags     []string `json:"tags,omitempty"`
+	Platform string   `json:"platform,omitempty"` // os/arch[/variant]
+	OS       OS       `json:"os"`
+	Layers   []Layer  `json:"layers,omitempty"`
+	// Base is what the image says of its base image; nil: nothing.
+	Base     *ClaimedBase `json:"base,omitempty"`
+	Packages []Package    `json:"packages,omitempty"`
+	Notes    []Note       `json:"notes,omitempty"`
 	// ConfigRead says that the image's configuration was looked at: a root file system
 	// has none, and that of an image in the store of a local Docker is not at hand.
 	ConfigRead bool `json:"configRead,omitempty"`
@@ -145,6 +161,8 @@ type Misconfiguration struct {
 	Layer int    `json:"layer,omitempty"`
 	// Owner is the package of the distribution that says the file is its own.
 	Owner string `json:"owner,omitempty"`
+	// FromBase says that its layer is of a base image that somebody named; set by whoever asks.
+	FromBase bool `json:"fromBase,omitempty"`
 	// Count is how many there are, if it is about more than the one at Path.
 	Count int `json:"count,omitempty"`
 }

@@ -25,6 +25,8 @@ func TestReadResult(t *testing.T) {
 		{"schema", func(r *Result) { r.Schema = "x" }, "different versions"},
 		{"layer index", func(r *Result) { r.Packages[0].Layer = 1 }, "layer 1 of 1"},
 		{"negative layer", func(r *Result) { r.Packages[0].Layer = -1 }, "layer -1"},
+		{"base of more layers", func(r *Result) { r.Base = &ClaimedBase{Layers: 2} }, "a base of 2 of 1"},
+		{"long base", func(r *Result) { r.Base = &ClaimedBase{Name: strings.Repeat("1", MaxText+1)} }, "a text of"},
 		{"no name", func(r *Result) { r.Packages[0].Name = "" }, "no kind, name or version"},
 		{"long version", func(r *Result) { r.Packages[0].Version = strings.Repeat("1", MaxVersion+1) }, "a version of more"},
 		{"long text", func(r *Result) { r.OS.Pretty = strings.Repeat("1", MaxText+1) }, "a text of"},

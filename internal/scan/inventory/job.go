@@ -21,6 +21,7 @@ const (
 	SourceRootfs  Source = "rootfs"  // one directory: a root file system
 	SourceOverlay Source = "overlay" // directories of overlayfs, lowest layer first
 	SourceAsked   Source = "asked"   // a pipe of answers to what is asked at AskFD: see [Ask]
+	SourceLayer   Source = "layer"   // a pipe with one layer: the answer is no [Result], but what it holds
 )
 
 // Input is one file descriptor of a job, open for reading.
@@ -45,6 +46,9 @@ type Job struct {
 	Root string `json:"root,omitempty"`
 	// AskFD is the descriptor on which the scanner asks for blobs, open for writing.
 	AskFD int `json:"askFd,omitempty"`
+	// Layers says that what layers hold may be asked for too. Of a layout, the pipe of answers is
+	// the last input then.
+	Layers bool `json:"layers,omitempty"`
 	// Without lists pieces of the sandbox that may be missing. See package sandbox.
 	Without []string `json:"without,omitempty"`
 	// MemoryMax is the cap in bytes; 0 is [DefaultMemoryMax].
@@ -64,9 +68,12 @@ const (
 
 	MaxJobBytes    = 16 << 20
 	MaxResultBytes = 32 << 20
-	MaxPackages    = 200_000
-	MaxNotes       = 1_000
-	MaxLayers      = 1_024
+	// MaxLayerBytes bounds what a scanner writes of one layer; of one that holds more nothing is
+	// kept.
+	MaxLayerBytes = 32 << 20
+	MaxPackages   = 200_000
+	MaxNotes      = 1_000
+	MaxLayers     = 1_024
 	// MaxMisconfigurations bounds those of one image; more are a note.
 	MaxMisconfigurations = 2048
 	// MaxText bounds names, versions and paths, in bytes.
@@ -194,7 +201,13 @@ func (r *Result) Check() error {
 	texts := append([]string{r.Error, r.ImageID, r.Digest, r.Platform, r.OS.ID, r.OS.VersionID, r.OS.Codename, r.OS.Pretty}, r.Tags...)
 	texts = append(append(texts, r.Sandbox.Held...), r.Sandbox.Lost...)
 	for _, l := range r.Layers {
-		texts = append(texts, l.DiffID)
+		texts = append(texts, l.DiffID, l.CreatedBy)
+	}
+	if b := r.Base; b != nil {
+		texts = append(texts, b.Name, b.Digest)
+		if b.Layers < 0 || b.Layers > len(r.Layers) {
+			return fmt.Errorf("a base of %d of %d layers", b.Layers, len(r.Layers))
+		}
 	}
 	for _, n := range r.Notes {
 		texts = append(texts, n.Path, n.Text)

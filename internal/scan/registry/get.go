@@ -22,6 +22,8 @@ type request struct {
 	url    string
 	accept []string
 	from   int64 // the first byte that is wanted
+	// moved takes an answer that leads elsewhere for one that is there.
+	moved bool
 }
 
 // StatusError is an answer of a registry that is none of those asked for.
@@ -126,6 +128,9 @@ func (p place) send(ctx context.Context, q request) (*http.Response, error) {
 		case res.StatusCode == http.StatusOK, res.StatusCode == http.StatusPartialContent && q.from > 0:
 			out = res
 			return 0, nil
+		case q.moved && res.StatusCode >= 300 && res.StatusCode < 400:
+			out = res
+			return 0, nil
 		}
 		io.CopyN(io.Discard, res.Body, 64<<10)
 		res.Body.Close()
@@ -170,6 +175,14 @@ func (p place) get(ctx context.Context, q request, fn func(*http.Response) error
 		}
 		return 0, nil
 	})
+}
+
+// has asks whether a blob is there for who is signed in, without fetching it.
+func (p place) has(ctx context.Context, digest string) error {
+	stay := *p.http
+	stay.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	p.http = &stay
+	return p.get(ctx, request{method: http.MethodHead, url: p.url("blobs", digest), moved: true}, func(*http.Response) error { return nil })
 }
 
 // blob opens a blob; the stream goes on where it broke off.

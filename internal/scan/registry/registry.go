@@ -3,8 +3,8 @@
 // Docker client's configuration, retries, and resumes a blob where it broke off.
 //
 // It owns its connections until [Client.Close]. It keeps nothing on disk and reads no
-// image: of what a registry sends it parses lists of names alone, and the digest of an
-// image is that of the bytes that came. Row: adapter.
+// image: of what a registry sends it parses lists of names alone, and manifests where it looks
+// for bills that are attached; the digest of an image is that of the bytes that came. Row: adapter.
 package registry
 
 import (
@@ -272,12 +272,16 @@ func (c *Client) Image(ctx context.Context, ref string) (*Image, error) {
 	if img.root == nil {
 		return nil, failed
 	}
-	sum := sha256.Sum256(img.root)
-	img.Digest = "sha256:" + hex.EncodeToString(sum[:])
+	img.Digest = digestOf(img.root)
 	if d, ok := r.(name.Digest); ok && d.DigestStr() != img.Digest {
 		return nil, fmt.Errorf("%s has the digest %s: the registry sent something else", ref, img.Digest)
 	}
 	return img, nil
+}
+
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // names says how names of registries are read, mirrors' too.
@@ -347,6 +351,29 @@ func (i *Image) Fetch(ctx context.Context, a inventory.Ask) (io.ReadCloser, erro
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", p.repo.Name(), err))
 	}
 	return nil, failed
+}
+
+// Has reports whether the image's repository, or a mirror of it, has a blob and gives it to who is
+// signed in, without fetching it.
+func (i *Image) Has(ctx context.Context, digest string) bool {
+	for _, p := range i.places {
+		if p.http == nil {
+			var err error
+			if p, err = i.client.place(ctx, p.repo); err != nil {
+				continue
+			}
+		}
+		if p.has(ctx, digest) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Registry is the host that the image was named with.
+func (i *Image) Registry() string {
+	host, _, _ := strings.Cut(i.Name, "/")
+	return host
 }
 
 func (c *Client) fetch(ctx context.Context, p place, a inventory.Ask) (io.ReadCloser, error) {

@@ -315,3 +315,44 @@ func TestRate(t *testing.T) {
 		t.Errorf("after its end: %v", err)
 	}
 }
+
+// TestHas: whether a blob is there is asked for without fetching it, also where it lies
+// elsewhere; one that the registry shows to nobody is not.
+func TestHas(t *testing.T) {
+	var gets atomic.Int64
+	host := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/"):
+				gets.Add(1)
+			case r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, "/blobs/"+digest([]byte("moved"))):
+				http.Redirect(w, r, "http://elsewhere.invalid/", http.StatusTemporaryRedirect)
+				return
+			case r.Method == http.MethodHead && strings.HasSuffix(r.URL.Path, "/blobs/"+digest([]byte("secret"))):
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	blob := []byte("a blob")
+	put(t, http.MethodPost, "http://"+host+"/v2/a/b/blobs/uploads/?digest="+digest(blob), "application/octet-stream", blob)
+	put(t, http.MethodPut, "http://"+host+"/v2/a/b/manifests/1", "application/vnd.oci.image.manifest.v1+json", []byte(`{"schemaVersion":2}`))
+	c := New(Options{})
+	defer c.Close()
+	img, err := c.Image(t.Context(), host+"/a/b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.Registry() != host {
+		t.Errorf("the registry is %q, want %q", img.Registry(), host)
+	}
+	for b, want := range map[string]bool{"a blob": true, "moved": true, "secret": false, "none": false} {
+		if got := img.Has(t.Context(), digest([]byte(b))); got != want {
+			t.Errorf("%s: %v, want %v", b, got, want)
+		}
+	}
+	if gets.Load() != 0 {
+		t.Errorf("%d blobs were fetched", gets.Load())
+	}
+}

@@ -62,6 +62,8 @@ func Read(r io.Reader) (*Scan, error) {
 			return nil, fmt.Errorf("finding %d is about no package of the report, or has no name", i)
 		}
 	}
+	// What it says of its base is for whoever asks to find anew.
+	s.FindBase(nil)
 	// It cannot be more complete than it says in detail.
 	s.Complete = s.Complete && len(s.Notes) == 0 && s.Inventory.Complete()
 	return s, nil

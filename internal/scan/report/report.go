@@ -37,6 +37,22 @@ type Scan struct {
 	// it was looked at.
 	Misconfigurations []inventory.Misconfiguration `json:"misconfigurations,omitempty"`
 	Inventory         *inventory.Result            `json:"inventory"`
+	// Base is the image that the lowest layers are of; nil where nobody knows.
+	Base *Base `json:"base,omitempty"`
+	// Attached is the bill of materials that was attached to the image, if it was asked for.
+	Attached *Attached `json:"attached,omitempty"`
+}
+
+// Attached is a bill of materials that was attached to an image, unsigned.
+type Attached struct {
+	Digest string `json:"digest"`
+	Form   string `json:"form"`
+	From   string `json:"from"`
+	Others int    `json:"others"` // that were attached too, and not looked at
+	// Used says that the packages are the bill's, and the image was not read.
+	Used bool `json:"used"`
+	// Packages are what makes the bill (old) and the image (new) differ, if they were compared.
+	Packages []PackageChange `json:"packages,omitempty"`
 }
 
 // Database tells with what was matched.
@@ -56,6 +72,7 @@ func New(target string, at time.Time, res *inventory.Result, db *Database, match
 		s.Notes = matches.Notes
 		s.Complete = s.Complete && len(matches.Notes) == 0
 	}
+	s.FindBase(nil)
 	return s
 }
 
@@ -125,6 +142,12 @@ func (s *Scan) WriteCycloneDX(w io.Writer, version string) error {
 	for i := range s.Inventory.Packages {
 		p := &s.Inventory.Packages[i]
 		props := []cdx.Property{{Name: "belay:path", Value: p.Path}, {Name: "belay:layer", Value: fmt.Sprint(p.Layer)}}
+		if l := s.layer(p.Layer); l.DiffID != "" {
+			props = append(props, cdx.Property{Name: "belay:layer:diffId", Value: l.DiffID})
+		}
+		if s.Base.Has(p.Layer) {
+			props = append(props, cdx.Property{Name: "belay:base", Value: s.Base.title()})
+		}
 		if p.Owner != "" {
 			props = append(props, cdx.Property{Name: "belay:owner", Value: p.Owner})
 		}
@@ -202,8 +225,5 @@ func (s *Scan) Where(p *inventory.Package) string {
 	if p.Locked {
 		path += ", a lock file"
 	}
-	if len(s.Inventory.Layers) > 1 {
-		return fmt.Sprintf("%s (layer %d)", path, p.Layer+1)
-	}
-	return path
+	return path + s.WhichLayer(p.Layer)
 }

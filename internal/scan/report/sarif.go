@@ -51,6 +51,8 @@ type (
 		// Section 3.27.23: a result with one is shown as suppressed.
 		Suppressions []sarifSuppression `json:"suppressions,omitempty"`
 		Baseline     string             `json:"baselineState,omitempty"`
+		// Section 3.8: a bag of what there are no fields for.
+		Properties map[string]any `json:"properties,omitempty"`
 	}
 	sarifSuppression struct {
 		Kind          string `json:"kind"`
@@ -94,6 +96,7 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 			RuleID: id, RuleIndex: rules[id], Level: sarifLevel(f.Severity), Message: sarifText{text},
 			Prints: map[string]string{"belayFinding/v1": id + " " + p.Kind + " " + p.Name + " " + p.Path},
 		}
+		res.Properties = s.sarifOrigin(p.Layer)
 		if f.Ignored != "" {
 			res.Suppressions = []sarifSuppression{{"external", f.Ignored}}
 		}
@@ -132,12 +135,30 @@ func (s *Scan) sarifFaults(run *sarifRun) {
 			RuleID: m.ID, RuleIndex: rules[m.ID], Level: sarifLevel(m.Severity), Message: sarifText{strings.TrimSpace(m.Where + ": " + m.Text)},
 			Prints: map[string]string{"belayFault/v1": m.ID + " " + m.Where},
 		}
+		if m.Path != "" {
+			res.Properties = s.sarifOrigin(m.Layer)
+		}
 		var at sarifLocation
 		at.Physical.Artifact.URI = (&url.URL{Path: cmp.Or(m.Path, s.Target)}).String()
 		at.Physical.Region.StartLine = m.Line()
 		res.Locations = []sarifLocation{at}
 		run.Results = append(run.Results, res)
 	}
+}
+
+// sarifOrigin is what brought a thing: its layer, and whose that is.
+func (s *Scan) sarifOrigin(layer int) map[string]any {
+	l := s.layer(layer)
+	out := map[string]any{"layer": layer, "fromBase": s.Base.Has(layer) && s.Base.Proven()}
+	for name, value := range map[string]string{"layerDiffId": l.DiffID, "layerCreatedBy": l.CreatedBy} {
+		if value != "" {
+			out[name] = value
+		}
+	}
+	if s.Base.Has(layer) {
+		out["base"], out["baseBy"] = s.Base.title(), s.Base.By
+	}
+	return out
 }
 
 // sarifScore is a CVSS score, or the lowest of the severity's band where there is none.

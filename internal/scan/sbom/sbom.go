@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -34,12 +35,13 @@ func Looks(begin []byte) bool {
 	return len(begin) > 0 && begin[0] == '{'
 }
 
-// Read reads a bill of materials. The inventory has one layer, which stands for all.
+// Read reads a bill of materials, or a statement of in-toto with one as its predicate. The
+// inventory has one layer, which stands for all; its digest is that of what a statement is about.
 //
 // Errors: [ErrNotSBOM], [inventory.ErrTooLarge], those of encoding/json, the error of
 // stopped, and a sentence for what is beyond a bound.
 func Read(r io.Reader, stopped func() error) (*inventory.Result, error) {
-	b := &bill{stopped: stopped, notes: map[string]int{}, seen: map[inventory.Package]bool{}}
+	b := &bill{stopped: stopped, notes: map[string]int{}, seen: map[inventory.Package]bool{}, subjects: map[string]bool{}}
 	limited := &io.LimitedReader{R: r, N: maxBytes + 1}
 	d := json.NewDecoder(skipMark(limited))
 	d.UseNumber()
@@ -85,6 +87,9 @@ type bill struct {
 	notes           map[string]int
 	list            []inventory.Note
 	seen            map[inventory.Package]bool
+	statement       bool            // it is a statement of in-toto, around the bill
+	within          bool            // the statement's predicate is being read
+	subjects        map[string]bool // digests of what the statement is about
 }
 
 // entry is a package before it is known of which distribution the whole is.
@@ -122,6 +127,22 @@ func (b *bill) object(d *json.Decoder, member func(d *json.Decoder, name string)
 // top reads one member of the document.
 func (b *bill) top(d *json.Decoder, name string) error {
 	switch name {
+	case "_type":
+		var t string
+		err := d.Decode(&t)
+		b.statement = b.statement || strings.HasPrefix(t, "https://in-toto.io/Statement/")
+		return err
+	case "subject":
+		if b.statement && !b.within {
+			return each(b, d, b.subject)
+		}
+	case "predicate":
+		if b.statement && !b.within {
+			b.within = true
+			err := b.object(d, b.top)
+			b.within = false
+			return err
+		}
 	case "bomFormat":
 		return d.Decode(&b.cyclonedx)
 	case "spdxVersion":
@@ -149,6 +170,21 @@ func (b *bill) top(d *json.Decoder, name string) error {
 	}
 	return skip(d)
 }
+
+// subject is one thing that a statement of in-toto is about. Source: in-toto attestation
+// framework, spec/v1/statement.md.
+type subject struct {
+	Digest map[string]string `json:"digest"`
+}
+
+func (b *bill) subject(s *subject) error {
+	if d := "sha256:" + s.Digest["sha256"]; sha256Digest.MatchString(d) {
+		b.subjects[d] = true
+	}
+	return nil
+}
+
+var sha256Digest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 // each decodes a list, an element at a time.
 func each[T any](b *bill, d *json.Decoder, fn func(*T) error) error {
@@ -249,6 +285,11 @@ func (b *bill) result() *inventory.Result {
 		b.note("", "the bill of materials lists no packages")
 	}
 	res.Notes = b.list
+	for d := range b.subjects {
+		if len(b.subjects) == 1 { // of several nobody knows which is meant
+			res.Digest = d
+		}
+	}
 	return res
 }
 

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,21 +21,32 @@ type Blobs interface {
 // OpenBlobs returns the target that is the image root (the digest of its manifest or index)
 // of blobs.
 func OpenBlobs(blobs Blobs, root string) (*Target, error) {
+	t := &Target{job: inventory.Job{Source: inventory.SourceAsked, Root: root}}
+	if err := t.serve(blobs); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// serve gives t a server of blobs. It closes t where it fails.
+func (t *Target) serve(blobs Blobs) error {
 	answers, answer, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		t.Close()
+		return err
 	}
 	asks, ask, err := os.Pipe()
 	if err != nil {
 		answers.Close()
 		answer.Close()
-		return nil, err
+		t.Close()
+		return err
 	}
-	t := &Target{job: inventory.Job{Source: inventory.SourceAsked, Root: root}, server: &server{blobs: blobs, asks: asks, answer: answer}}
+	t.server = &server{blobs: blobs, asks: asks, answer: answer}
 	t.add(answers, inventory.Input{})
 	t.job.AskFD = firstFD + len(t.files)
 	t.files = append(t.files, ask)
-	return t, nil
+	return nil
 }
 
 // server answers one scanner.
@@ -42,6 +54,7 @@ type server struct {
 	blobs  Blobs
 	asks   *os.File
 	answer *os.File
+	layers *layerReader // nil: what layers hold is not kept
 }
 
 func (s *server) close() {
@@ -91,6 +104,16 @@ func (s *server) serve(ctx context.Context) {
 }
 
 func (s *server) one(ctx context.Context, a inventory.Ask) error {
+	if a.Layer {
+		if s.layers == nil {
+			return inventory.WriteAnswer(s.answer, bytes.NewReader(nil))
+		}
+		b, err := s.layers.holds(ctx, s.blobs, a.Digest)
+		if err != nil {
+			return inventory.WriteFailure(s.answer, err)
+		}
+		return inventory.WriteAnswer(s.answer, bytes.NewReader(b))
+	}
 	r, err := s.blobs.Fetch(ctx, a)
 	if err != nil {
 		return inventory.WriteFailure(s.answer, err)

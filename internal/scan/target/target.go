@@ -32,6 +32,10 @@ type Options struct {
 	Without    []string      // pieces of the sandbox that may be missing
 	DockerRoot string        // the Docker daemon's data; empty is /var/lib/docker
 	Idle       bool          // run only when nothing else wants the processor
+	// Cache keeps what layers hold that are fetched, or of an OCI layout in a directory; nil: none.
+	Cache Layers
+	// CacheScope keeps apart what is kept for those who may not know of each other's layers.
+	CacheScope string
 }
 
 const defaultTimeout = 10 * time.Minute
@@ -73,7 +77,13 @@ func Open(ctx context.Context, name string, o Options) (*Target, error) {
 		if _, err := os.Lstat(filepath.Join(name, "oci-layout")); err == nil {
 			source = inventory.SourceLayout
 		}
-		return open(source, []string{name})
+		t, err := open(source, []string{name})
+		if err == nil && source == inventory.SourceLayout && o.Cache != nil {
+			if err := t.serve(layoutBlobs{name}); err != nil {
+				return nil, err
+			}
+		}
+		return t, err
 	case err == nil:
 		return open(inventory.SourceArchive, []string{name})
 	case !errors.Is(err, fs.ErrNotExist):
@@ -129,6 +139,10 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 	job := t.job
 	job.Platform, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Without, o.MemoryMax, o.Idle
 	var res *inventory.Result
+	if t.server != nil {
+		t.server.layers = newLayerReader(o)
+		job.Layers = t.server.layers != nil
+	}
 	defer t.server.start(ctx)()
 	rep, err := spawn.Run(ctx, spawn.Options{
 		Path: o.Scanner, Files: t.files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,

@@ -59,6 +59,10 @@ type Finding struct {
 	// earlier scan had it; both are set by whoever asks, and never by a match.
 	Ignored string `json:"ignored,omitempty"`
 	Known   bool   `json:"known,omitempty"`
+	// FromBase says that its package is of a base image that somebody named, ClaimedBase that it
+	// is of one by the image's own word; set by whoever asks, too.
+	FromBase    bool `json:"fromBase,omitempty"`
+	ClaimedBase bool `json:"claimedBase,omitempty"`
 }
 
 // Fixable reports whether there is a version to go to that anybody can have.

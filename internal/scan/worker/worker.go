@@ -32,6 +32,9 @@ func Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("read the job: %w", err)
 	}
+	if job.Source == inventory.SourceLayer {
+		return layer(ctx, job, out)
+	}
 	res, held, lost := scan(ctx, job)
 	res.Schema = inventory.Schema
 	res.Sandbox = inventory.Sandbox{Held: held, Lost: lost, MemoryMax: job.MemoryMax}
@@ -52,7 +55,20 @@ func Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return err
 }
 
-func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, lost []string) {
+// layer reads one layer and writes what it holds; a failure is the process's own.
+func layer(ctx context.Context, job inventory.Job, out io.Writer) error {
+	if len(job.Inputs) != 1 {
+		return fmt.Errorf("a job of %d inputs, want one layer", len(job.Inputs))
+	}
+	files, _, _, err := enter(job)
+	if err != nil {
+		return err
+	}
+	return image.WriteLayer(ctx, files[job.Inputs[0].FD], extract.Set{}, out)
+}
+
+// enter takes the job's descriptors and locks the process in.
+func enter(job inventory.Job) (files map[int]*os.File, held, lost []string, err error) {
 	if job.MemoryMax <= 0 {
 		job.MemoryMax = inventory.DefaultMemoryMax
 	}
@@ -65,6 +81,11 @@ func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, 
 			ReadDirs: dirs, MemoryMax: job.MemoryMax, CPUSeconds: job.CPUSeconds, Idle: job.Idle, Without: job.Without,
 		})
 	}
+	return files, held, lost, err
+}
+
+func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, lost []string) {
+	files, held, lost, err := enter(job)
 	if err == nil {
 		res, err = readInput(ctx, job, files)
 	}
@@ -130,7 +151,7 @@ func descriptors(job inventory.Job) (files map[int]*os.File, dirs []string, err 
 			dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", in.FD))
 		}
 	}
-	if job.Source != inventory.SourceAsked {
+	if job.Source != inventory.SourceAsked && !job.Layers {
 		return files, dirs, nil
 	}
 	st, err := take(job.AskFD, unix.O_WRONLY, "not open for writing alone")

@@ -1,0 +1,71 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+func TestOrigin(t *testing.T) {
+	const debian = `{"created_by":"/bin/sh -c #(nop) ADD file:0 in / "},{"created_by":"/bin/sh -c #(nop)  CMD [\"bash\"]","empty_layer":true}`
+	const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	for _, tt := range []struct {
+		name, config string
+		layers       int
+		want         *inventory.ClaimedBase
+		made         []string
+	}{
+		{"nothing", `{}`, 2, nil, []string{"", ""}},
+		{"two images", `{"history":[` + debian + `,{"created_by":"RUN /bin/sh -c apt-get install curl # buildkit"},{"created_by":"ENV A=b","empty_layer":true},{"created_by":"CMD [\"app\"]","empty_layer":true}]}`, 2,
+			&inventory.ClaimedBase{Layers: 1}, []string{"ADD file:0 in /", "RUN /bin/sh -c apt-get install curl"}},
+		{"a base alone", `{"history":[` + debian + `]}`, 1, nil, []string{"ADD file:0 in /"}},
+		{"three images", `{"history":[` + debian + `,{"created_by":"RUN a"},{"created_by":"CMD [\"x\"]","empty_layer":true},{"created_by":"RUN b"}]}`, 3,
+			&inventory.ClaimedBase{Layers: 2}, []string{"ADD file:0 in /", "RUN a", "RUN b"}},
+		{"of fewer layers", `{"history":[` + debian + `,{"created_by":"RUN a"}]}`, 3, nil, []string{"", "", ""}},
+		{"of more layers", `{"history":[` + debian + `,{"created_by":"RUN a"}]}`, 1, nil, []string{""}},
+		{"labels", `{"config":{"Labels":{"org.opencontainers.image.base.name":"docker.io/library/debian:12","org.opencontainers.image.base.digest":"` + digest + `"}}}`, 1,
+			&inventory.ClaimedBase{Name: "docker.io/library/debian:12", Digest: digest}, []string{""}},
+		{"a digest that is none", `{"config":{"Labels":{"org.opencontainers.image.base.digest":"md5:0"}}}`, 1, nil, []string{""}},
+		{"a secret", `{"history":[{"created_by":"RUN NPM_TOKEN=hunter2hunter2 npm ci"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
+		{"broken labels", `{"config":{"Labels":7},"history":[{"created_by":"RUN a"}]}`, 1, nil, []string{"RUN a"}},
+	} {
+		m := &manifest{layers: make([]manifestLayer, tt.layers)}
+		m.origin([]byte(tt.config))
+		var made []string
+		for _, l := range m.layers {
+			made = append(made, l.createdBy)
+		}
+		if fmt.Sprint(m.base) != fmt.Sprint(tt.want) || !slices.Equal(made, tt.made) {
+			t.Errorf("%s: got %+v %q, want %+v %q", tt.name, m.base, made, tt.want, tt.made)
+		}
+	}
+	long, err := json.Marshal(map[string]any{"history": []any{map[string]string{"created_by": "RUN " + strings.Repeat("\u00e9", 1000)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest{layers: make([]manifestLayer, 1)}
+	m.origin(long)
+	res := inventory.Result{Schema: inventory.Schema, Layers: []inventory.Layer{{CreatedBy: m.layers[0].createdBy}}}
+	if err := res.Check(); err != nil || len(m.layers[0].createdBy) > maxCreatedBy+4 {
+		t.Errorf("a long command: %d bytes, %v", len(m.layers[0].createdBy), err)
+	}
+}
+
+func FuzzOrigin(f *testing.F) {
+	f.Add([]byte(`{"config":{"Labels":{"a":"b"}},"history":[{"created_by":"CMD x","empty_layer":true},{"created_by":"RUN y"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := &manifest{layers: make([]manifestLayer, 2)}
+		m.origin(b)
+		res := inventory.Result{Schema: inventory.Schema, Base: m.base}
+		for _, l := range m.layers {
+			res.Layers = append(res.Layers, inventory.Layer{CreatedBy: l.createdBy})
+		}
+		if err := res.Check(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,161 @@
+package target
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/sandbox/spawn"
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// Layers keeps what layers hold, by the digest of their bytes and the version of the scanner
+// that read them. It need not look into it.
+type Layers interface {
+	Get(version, digest string) ([]byte, bool)
+	Put(version, digest string, holds []byte)
+}
+
+// layerReader answers what layers hold: what is kept, or else what a scanner of its own, which
+// sees that layer alone, says of it. So a layer that breaks into the scanner can lie about
+// itself, and about no other.
+type layerReader struct {
+	o       Options
+	version string // of the scanner: the digest of its program
+	program os.FileInfo
+}
+
+// newLayerReader returns nil where nothing is to be kept.
+func newLayerReader(o Options) *layerReader {
+	if o.Cache == nil {
+		return nil
+	}
+	f, err := os.Open(o.Scanner)
+	if err != nil {
+		return nil // starting it says why
+	}
+	defer f.Close()
+	sum := sha256.New()
+	st, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	if _, err := io.Copy(sum, f); err != nil {
+		return nil
+	}
+	return &layerReader{o, hex.EncodeToString(sum.Sum(nil)), st}
+}
+
+// holds returns what a layer holds; empty where whoever asks is to read it.
+//
+// Errors: a layer that cannot be fetched.
+func (l *layerReader) holds(ctx context.Context, blobs Blobs, digest string) ([]byte, error) {
+	key := digest
+	if l.o.CacheScope != "" {
+		sum := sha256.Sum256([]byte(l.o.CacheScope + "\n" + digest))
+		key = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	// Who may not have a layer is not told what it holds.
+	h, asks := blobs.(interface {
+		Has(ctx context.Context, digest string) bool
+	})
+	if b, ok := l.o.Cache.Get(l.version, key); ok && (!asks || h.Has(ctx, digest)) {
+		return b, nil
+	}
+	blob, err := blobs.Fetch(ctx, inventory.Ask{Digest: digest})
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	b, got, fetched, err := l.read(ctx, blob)
+	switch {
+	case fetched != nil:
+		return nil, fetched
+	case err != nil, got != digest:
+		return nil, nil //nolint:nilnil // whoever asks reads it, and says what is wrong
+	}
+	// Another program of that name by now would have another version.
+	if st, err := os.Stat(l.o.Scanner); err == nil && os.SameFile(st, l.program) && st.ModTime().Equal(l.program.ModTime()) && st.Size() == l.program.Size() {
+		l.o.Cache.Put(l.version, key, b)
+	}
+	return b, nil
+}
+
+// read has one layer read by a scanner. got is the digest of what it was given, fetched the
+// error of blob.
+func (l *layerReader) read(ctx context.Context, blob io.Reader) (holds []byte, got string, fetched, err error) {
+	from, to, err := os.Pipe()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	sum, done := sha256.New(), make(chan struct{})
+	go func() {
+		defer close(done)
+		defer to.Close()
+		// A scanner that reads no more ends it: what it wrote is of no use then.
+		io.Copy(to, &failing{io.TeeReader(blob, sum), &fetched})
+	}()
+	job := inventory.Job{
+		Source: inventory.SourceLayer, Inputs: []inventory.Input{{FD: firstFD}},
+		Without: l.o.Without, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
+	}
+	_, err = spawn.Run(ctx, spawn.Options{
+		Path: l.o.Scanner, Files: []*os.File{from}, Timeout: l.o.Timeout, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
+		Input: func(cgroup bool) ([]byte, error) {
+			job.Cgroup = cgroup
+			return json.Marshal(job)
+		},
+		Output: func(r io.Reader) (err error) {
+			holds, err = inventory.ReadAll(r, inventory.MaxLayerBytes)
+			return err
+		},
+	})
+	from.Close() // ends a write that waits for a scanner which is gone
+	<-done
+	return holds, "sha256:" + hex.EncodeToString(sum.Sum(nil)), fetched, err
+}
+
+// failing keeps the error of a reader.
+type failing struct {
+	io.Reader
+	err *error
+}
+
+// Read implements [io.Reader].
+func (f *failing) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		*f.err = err
+	}
+	return n, err
+}
+
+// layoutBlobs are the blobs of an OCI layout in a directory.
+type layoutBlobs struct{ dir string }
+
+// Fetch implements [Blobs].
+func (l layoutBlobs) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, error) {
+	root, err := os.OpenRoot(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile("blobs/sha256/"+strings.TrimPrefix(a.Digest, "sha256:"), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s in the layout: %w", a.Digest, errors.Join(err, fs.ErrInvalid))
+	}
+	return f, nil
+}
