@@ -76,11 +76,14 @@ type State struct {
 	Complete bool
 	Notes    []inventory.Note
 	Findings []policy.ImageFinding
+	// Secrets and Unsearched are as in [policy.ImageScan].
+	Secrets    []policy.ImageSecret
+	Unsearched string
 }
 
 // Scan returns the state as policies ask for it.
 func (s *State) Scan() policy.ImageScan {
-	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Complete: s.Complete, Findings: s.Findings}
+	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Complete: s.Complete, Findings: s.Findings, Secrets: s.Secrets, Unsearched: s.Unsearched}
 }
 
 // Bounds.
