@@ -102,7 +102,9 @@ type Result struct {
 	OS       OS        `json:"os"`
 	Layers   []Layer   `json:"layers,omitempty"`
 	Packages []Package `json:"packages,omitempty"`
-	Notes    []Note    `json:"notes,omitempty"`
+	// Owned are the files of packages by which their use can be seen.
+	Owned []OwnedFiles `json:"owned,omitempty"`
+	Notes []Note       `json:"notes,omitempty"`
 	// ConfigRead says that the image's configuration was looked at: a root file system
 	// has none, and that of an image in the store of a local Docker is not at hand.
 	ConfigRead bool `json:"configRead,omitempty"`
