@@ -119,6 +119,13 @@ func (s *Images) NeedScan() bool {
 	return s != nil && slices.ContainsFunc(s.policies, (*ImagePolicy).needsScan)
 }
 
+// NeedUse reports whether any policy asks which packages are in use.
+func (s *Images) NeedUse() bool {
+	return s != nil && slices.ContainsFunc(s.policies, func(p *ImagePolicy) bool {
+		return slices.ContainsFunc(p.Spec.Findings, func(r FindingRule) bool { return r.Use.any() })
+	})
+}
+
 // Decide judges an image: it is denied if any policy in enforce mode that selects it denies
 // it. Without any policy that selects it, it is allowed.
 func (s *Images) Decide(img *Image, now time.Time) ImageDecision {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
@@ -48,6 +49,19 @@ func (c *UseCondition) words() []string {
 		}
 	}
 	return out
+}
+
+// Urgency orders findings, the most urgent first: known to be exploited; in use, those that a
+// published port leads to before others, what is not known before what was not seen; by EPSS;
+// by severity.
+func (f *ImageFinding) Urgency(o *ImageFinding) int {
+	exploited := func(f *ImageFinding) int {
+		if f.Exploited {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(exploited(f)-exploited(o), f.Use.Rank()-o.Use.Rank(), -cmp.Compare(f.EPSS, o.EPSS), -cmp.Compare(f.Severity, o.Severity))
 }
 
 // share reads a number from 0 to 1.

@@ -11,9 +11,6 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// Key names a package of an inventory.
-type Key struct{ Kind, Name, Version, Path string }
-
 // Index tells the packages of one inventory by files. Make one with [NewIndex]; it is
 // immutable and safe for concurrent use.
 type Index struct {
@@ -21,6 +18,7 @@ type Index struct {
 	// watched are packages all of whose files show their use: if none does, none is used as
 	// far as was looked.
 	watched []bool
+	keys    []Key
 }
 
 // table is a list of keys of files, sorted, with the packages that have them.
@@ -61,7 +59,9 @@ func NewIndex(res *inventory.Result) *Index {
 		}
 	}
 	for i := range res.Packages {
-		x.place(i, &res.Packages[i])
+		p := &res.Packages[i]
+		x.keys = append(x.keys, KeyOf(p.Kind, p.Name, p.Version, p.Path))
+		x.place(i, p)
 	}
 	sort.Sort(&x.files)
 	sort.Sort(&x.dirs)

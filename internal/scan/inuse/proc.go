@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -161,18 +162,18 @@ func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 	} else {
 		note(exe, Executed)
 	}
-	if err := p.maps(l, pid, note); err != nil {
+	if err := p.maps(l, pid, note); err != nil && !ended(err) {
 		l.Unread++
 	}
 	inodes, whole, err := p.fds(pid, note)
-	if err != nil {
+	if err != nil && !ended(err) {
 		l.Unread++
 	}
 	if !whole {
 		l.Cut++
 	}
 	var ends []Endpoint
-	known := err == nil && whole
+	known := whole && (err == nil || ended(err))
 	if len(inodes) > 0 {
 		list, ok := p.listeners(nets, pid)
 		known = known && ok
@@ -195,6 +196,9 @@ func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 		f.Listening = union(f.Listening, ends)
 	}
 }
+
+// ended reports whether an error says that a process is no more.
+func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) }
 
 // maps notes the files that a process has mapped to be executed, and archives of Java.
 //

@@ -175,6 +175,17 @@ func (k *Keeper) State(id string) (State, bool) {
 	return *s, true
 }
 
+// Inventory reads the inventory of an image back.
+//
+// Errors: those of files; one that is damaged.
+func (k *Keeper) Inventory(id string) (*inventory.Result, error) {
+	if !imageID.MatchString(id) {
+		return nil, fmt.Errorf("image %.80q has no inventory", id)
+	}
+	_, res, err := k.read(id)
+	return res, err
+}
+
 // List returns all states, ordered by ID.
 func (k *Keeper) List() []State {
 	k.mu.Lock()
