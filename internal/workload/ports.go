@@ -52,9 +52,14 @@ func (d *Docker) Ports(ctx context.Context, id ident.ContainerID) (list []Port, 
 			return nil, false, fmt.Errorf("list ports: container %s has the network of another", id.Short())
 		}
 		for _, p := range sum.Ports[:min(len(sum.Ports), maxPorts)] {
-			if p.PublicPort != 0 && p.IP.IsValid() {
-				list = append(list, Port{p.Type, netip.AddrPortFrom(p.IP.Unmap(), p.PublicPort), p.PrivatePort})
+			if p.PublicPort == 0 {
+				continue // exposed, and not published
 			}
+			ip := p.IP.Unmap()
+			if !ip.IsValid() {
+				ip = netip.IPv4Unspecified() // the engine names none: on all
+			}
+			list = append(list, Port{p.Type, netip.AddrPortFrom(ip, p.PublicPort), p.PrivatePort})
 		}
 		return list, false, nil
 	}

@@ -191,6 +191,18 @@ func TestBounds(t *testing.T) {
 	if l := look(t, fakeProc(t, files)); l.Cut == 0 {
 		t.Error("a list of mappings beyond its bound is not said to be cut")
 	}
+	// Of all processes together.
+	files = web()
+	big := strings.Repeat("7f00-7f01 r-xp 0 08:01 1 /tmp/x.so\n", maxMapsBytes/40)
+	var pids []int
+	for i := range maxMapsSum/len(big) + 2 {
+		pid := strconv.Itoa(100 + i)
+		files[pid+"/exe"], files[pid+"/maps"], files[pid+"/fd/0"] = "->/bin/x", big, "->/dev/null"
+		pids = append(pids, 100+i)
+	}
+	if l := fakeProc(t, files).Look(pids, now); l.Cut == 0 || l.maps > maxMapsSum || l.Processes != len(pids) {
+		t.Errorf("got %d bytes of mappings, %d left out", l.maps, l.Cut)
+	}
 	// A process whose sockets cannot be told: listening is not known.
 	files = web()
 	delete(files, "10/net/tcp")

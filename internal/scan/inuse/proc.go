@@ -31,6 +31,8 @@ const (
 	maxProcesses  = 128
 	maxFDs        = 2048    // of one process
 	maxMapsBytes  = 1 << 20 // of one process: some 10,000 mappings
+	maxFDsSum     = 8 * maxFDs
+	maxMapsSum    = 8 * maxMapsBytes
 	maxNetBytes   = 1 << 20 // of one list of sockets, the listening ones first
 	maxNamespaces = 4
 	maxFiles      = 4096 // of one container
@@ -121,6 +123,8 @@ type Look struct {
 	Files     map[string]*FileUse
 	// Sockets says that what the container listens on is known.
 	Sockets bool
+
+	fds, maps int // descriptors, and bytes of mappings, that were read
 }
 
 // FileUse is how a file, by its path in the container without a leading slash, is used.
@@ -165,7 +169,7 @@ func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 	if err := p.maps(l, pid, note); err != nil && !ended(err) {
 		l.Unread++
 	}
-	inodes, whole, err := p.fds(pid, note)
+	inodes, whole, err := p.descriptors(l, pid, note)
 	if err != nil && !ended(err) {
 		l.Unread++
 	}
@@ -204,11 +208,13 @@ func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(
 //
 // Source: /proc/PID/maps, proc_pid_maps(5): address perms offset dev inode path.
 func (p Proc) maps(l *Look, pid string, note func(string, How)) error {
-	b, err := readUpTo(p.path(pid, "maps"), maxMapsBytes)
+	limit := min(maxMapsBytes, maxMapsSum-l.maps)
+	b, err := readUpTo(p.path(pid, "maps"), int64(limit))
 	if err != nil {
 		return err
 	}
-	if len(b) == maxMapsBytes {
+	l.maps += len(b)
+	if len(b) == limit {
 		l.Cut++
 		b = b[:bytes.LastIndexByte(b, '\n')+1]
 	}
@@ -235,20 +241,23 @@ func (p Proc) maps(l *Look, pid string, note func(string, How)) error {
 
 var socketInode = regexp.MustCompile(`^socket:\[([0-9]+)\]$`)
 
-// fds notes the files that a process holds open, and returns the inodes of its sockets; whole
+// descriptors notes the files that a process holds open, and returns the inodes of its sockets; whole
 // is false if there are more descriptors than are looked at.
-func (p Proc) fds(pid string, note func(string, How)) (inodes []string, whole bool, err error) {
+func (p Proc) descriptors(l *Look, pid string, note func(string, How)) (inodes []string, whole bool, err error) {
 	d, err := os.Open(p.path(pid, "fd"))
 	if err != nil {
 		return nil, true, err
 	}
 	defer d.Close()
-	names, err := d.Readdirnames(maxFDs + 1)
+	limit := min(maxFDs, maxFDsSum-l.fds)
+	names, err := d.Readdirnames(limit + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, true, err
 	}
-	whole = len(names) <= maxFDs
-	for _, n := range names[:min(len(names), maxFDs)] {
+	whole = len(names) <= limit
+	names = names[:min(len(names), limit)]
+	l.fds += len(names)
+	for _, n := range names {
 		to, err := os.Readlink(p.path(pid, "fd", n))
 		if err != nil {
 			continue // it was closed
