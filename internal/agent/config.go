@@ -168,4 +168,5 @@ func (c *Config) bindingsDir() string { return filepath.Join(c.StateDir, "bindin
 func (c *Config) scansSocket() string { return filepath.Join(c.RunDir, ci.SocketName) }
 func (c *Config) scansDir() string    { return filepath.Join(c.StateDir, "scans") }
 func (c *Config) imagesDir() string   { return filepath.Join(c.StateDir, "inventories") }
+func (c *Config) usesDir() string     { return filepath.Join(c.StateDir, "uses") }
 func (c *Config) knownFile() string   { return filepath.Join(c.StateDir, "containers.json") }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -39,12 +40,15 @@ type uses struct {
 	// looks is not that which enforcement uses: a container that keeps a look waiting takes
 	// nothing from that.
 	looks looks
+	dir   string // of files; "": nothing is kept over a restart
+
+	index   map[string]*indexed   // by image; of run's goroutine
+	written map[string]writtenUse // by image; of run's goroutine
 
 	// mu guards what follows.
-	mu    sync.Mutex
-	of    map[ident.ContainerID]*usedBy
-	past  map[string]*inuse.Facts // by image: of containers that have ended
-	index map[string]*indexed     // by image; of run's goroutine
+	mu   sync.Mutex
+	of   map[ident.ContainerID]*usedBy
+	past map[string]*inuse.Facts // by image: of containers that have ended, and of before the start
 }
 
 // usedBy is what is known of one running container.
@@ -64,6 +68,7 @@ type indexed struct {
 func (a *Agent) openUses() {
 	a.uses = &uses{
 		a: a, of: map[ident.ContainerID]*usedBy{}, past: map[string]*inuse.Facts{}, index: map[string]*indexed{}, ports: a.portsOf,
+		dir: a.cfg.usesDir(), written: map[string]writtenUse{},
 		inventories: func(image string) (*inventory.Result, time.Time, error) {
 			s, ok := a.images.keeper.State(image)
 			if !ok || s.At.IsZero() {
@@ -73,6 +78,7 @@ func (a *Agent) openUses() {
 			return res, s.At, err
 		},
 	}
+	a.uses.recall()
 }
 
 // portsOf asks the engine for published ports. Those that it does not tell are not known.
@@ -109,7 +115,10 @@ func (u *uses) run(ctx context.Context) {
 
 // tick looks at the containers whose time has come.
 func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Time) {
-	due := u.due(list, now)
+	due, over := u.due(list, now)
+	for _, image := range over {
+		u.write(image, now, true)
+	}
 	if len(due) == 0 {
 		return
 	}
@@ -129,12 +138,11 @@ func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Tim
 }
 
 // due returns the running containers that are to be looked at, longest due first, and puts
-// away what is known of those that run no more.
-func (u *uses) due(list []workload.Container, now time.Time) []workload.Container {
+// away what is known of those that run no more; over are the images of these.
+func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Container, over []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	running := map[ident.ContainerID]bool{}
-	var due []workload.Container
 	for _, c := range list {
 		if c.State != workload.StateRunning {
 			continue
@@ -154,10 +162,11 @@ func (u *uses) due(list []workload.Container, now time.Time) []workload.Containe
 		if !running[id] {
 			u.keep(by)
 			delete(u.of, id)
+			over = append(over, by.image)
 		}
 	}
 	slices.SortStableFunc(due, func(a, b workload.Container) int { return u.of[a.ID].next.Compare(u.of[b.ID].next) })
-	return due
+	return due, over
 }
 
 // keep remembers what a container that has ended used. u.mu is held.
@@ -173,6 +182,7 @@ func (u *uses) keep(by *usedBy) {
 			}
 		}
 		delete(u.past, oldest)
+		_ = os.Remove(u.file(oldest)) // it counts as unknown, whether or not it is gone
 	}
 	u.past[by.image] = inuse.Join(u.past[by.image], by.facts)
 }
@@ -190,6 +200,7 @@ func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now t
 		ports = u.ports(ctx, c)
 	}
 	x := u.indexOf(c.ImageDigest)
+	defer func() { u.write(c.ImageDigest, now, false) }() // after u.mu
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	by := u.of[c.ID]

@@ -104,6 +104,17 @@ func TestUsesSchedule(t *testing.T) {
 		t.Error("a container that has ended is still kept")
 	}
 	check("after it has ended")
+	again := u.a
+	again.openUses()
+	u = again.uses
+	check("after a restart")
+	if err := os.WriteFile(u.file(judgedID), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again.openUses()
+	if f := again.uses.facts(judgedID); f != nil || again.health.Counter("use_unreadable").Load() != 1 {
+		t.Errorf("of a damaged file: %+v", f)
+	}
 	if f := u.facts("sha256:" + strings.Repeat("f", 64)); f != nil {
 		t.Errorf("of another image: %+v", f)
 	}

@@ -1,6 +1,7 @@
 package inuse
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -39,6 +40,19 @@ func (x *Index) Facts(s *Seen) *Facts {
 	}
 	slices.Sort(f.NotSeen)
 	return f
+}
+
+// Check fails for facts from a file that are not within the bounds of an inventory's.
+func (f *Facts) Check() error {
+	if len(f.Used) > inventory.MaxPackages || len(f.NotSeen) > inventory.MaxPackages || f.Looks < 0 || !slices.IsSorted(f.NotSeen) {
+		return fmt.Errorf("%d and %d packages, %d looks: not within bounds, or not in order", len(f.Used), len(f.NotSeen), f.Looks)
+	}
+	for _, u := range f.Used {
+		if u.State != inventory.InUse || len(u.Files) > inventory.MaxUseFiles || len(u.Listening) > inventory.MaxUseEndpoints || len(u.Reachable) > inventory.MaxUseEndpoints {
+			return fmt.Errorf("a package in use that is %.20q, or has too many files or sockets", u.State)
+		}
+	}
+	return nil
 }
 
 // Of returns what was seen of a package.
