@@ -157,7 +157,7 @@ func (t *terminal) writeImageExplanation(e *control.ImageExplanation) {
 	}
 	if len(e.List) > 0 {
 		fmt.Fprintln(t.out)
-		fs := t.table("", "SEVERITY", "VULNERABILITY", "PACKAGE", "INSTALLED", "FIXED IN", "FIRST SEEN")
+		fs := t.table("", "SEVERITY", "VULNERABILITY", "PACKAGE", "INSTALLED", "FIXED IN", "FIRST SEEN", "IN USE")
 		for i := range e.List {
 			f := &e.List[i]
 			sev, _ := vulndb.ParseSeverity(f.Severity)
@@ -173,7 +173,7 @@ func (t *terminal) writeImageExplanation(e *control.ImageExplanation) {
 			if !f.FirstSeen.IsZero() {
 				first = t.ago(f.FirstSeen)
 			}
-			fs.row(cell{f.Severity, c}, plain(id), plain(f.Package), plain(f.Version), plain(orDash(f.Fixed)), plain(first))
+			fs.row(cell{f.Severity, c}, plain(id), plain(f.Package), plain(f.Version), plain(orDash(f.Fixed)), plain(first), plain(useText(&f.Use)))
 		}
 		fs.writeTo(t.out)
 	}

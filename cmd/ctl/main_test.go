@@ -137,6 +137,10 @@ func (f fileAgent) Images(context.Context) ([]control.Image, error) {
 	return *list, nil
 }
 
+func (f fileAgent) ContainerUse(_ context.Context, ref string) (*control.ContainerUse, error) {
+	return nil, fmt.Errorf("%q: %w", ref, control.ErrNotFound)
+}
+
 func (f fileAgent) ExplainImage(_ context.Context, ref string) (*control.ImageExplanation, error) {
 	e, err := readAnswer[control.ImageExplanation](f, "explain-image-"+filepath.Base(ref)+".json")
 	if errors.Is(err, os.ErrNotExist) {

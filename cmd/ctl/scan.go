@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
@@ -53,6 +54,7 @@ type scanFlags struct {
 	registry        registryFlags
 	cache           cacheFlags
 	attached        attachedMode
+	running         ident.ContainerID // whose use of packages is looked at; "": of none
 }
 
 func scanCommand(t *terminal) *cobra.Command {
@@ -83,7 +85,8 @@ libraries and Ruby gems, and Go programs. What it could not read or match is lis
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
 percentile, state, ids, kind, name, version, path, layer, fromBase and claimedBase of a
-finding; with the word misconfiguration it is also about those of the image's
+finding, and inUse, listening, reachable and useKnown of its package in a running
+container; with the word misconfiguration it is also about those of the image's
 configuration: root-user, secret-in-env, secret-in-history, add-url, ssh-port; and of its
 files: secret-in-file, secret-in-lower-layer, setuid-file, setgid-file,
 file-capabilities, world-writable.
@@ -203,6 +206,7 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	if wantColours(os.Stderr) {
 		fmt.Fprintf(t.err, "reading %s ...\n", clean(name))
 	}
+	f.running, _ = f.runningContainer(name)
 	return t.scanAttached(ctx, f, name, tgt, db)
 }
 
@@ -245,8 +249,14 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	var uses []inventory.Use
+	if f.running != "" {
+		uses = t.usesOf(ctx, f.running, res)
+	}
 	st := db.Status()
-	return report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &m), nil
+	s := report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &m)
+	attachUses(s, uses)
+	return s, nil
 }
 
 // match matches a hostile image's packages, for as long as its reading might take.
@@ -331,7 +341,12 @@ func (t *terminal) writeFindings(s *report.Scan) {
 		fmt.Fprintf(t.out, "no known vulnerabilities, by %d records built %s\n", s.Database.Records, t.ago(s.Database.Built))
 		return
 	}
-	tb := t.table("", "SEVERITY", "VULNERABILITY", "PACKAGE", "INSTALLED", "FIXED IN", "WHERE")
+	columns := []string{"SEVERITY", "VULNERABILITY", "PACKAGE", "INSTALLED", "FIXED IN", "WHERE"}
+	seen := s.Findings[0].Use != nil
+	if seen {
+		columns = append(columns, "IN USE")
+	}
+	tb := t.table("", columns...)
 	sums := map[vulndb.Severity]int{}
 	exploited := 0
 	for _, f := range s.Findings {
@@ -362,9 +377,16 @@ func (t *terminal) writeFindings(s *report.Scan) {
 		if c == "" {
 			c = noColour
 		}
-		tb.row(cell{f.Severity.String(), c}, plain(id), plain(name), plain(p.Version), plain(orDash(fixed)), plain(s.Where(p)))
+		row := []cell{{f.Severity.String(), c}, plain(id), plain(name), plain(p.Version), plain(orDash(fixed)), plain(s.Where(p))}
+		if seen {
+			row = append(row, plain(useText(f.Use)))
+		}
+		tb.row(row...)
 	}
 	tb.writeTo(t.out)
+	if line := useLine(s); line != "" {
+		fmt.Fprintln(t.out, line)
+	}
 	var parts []string
 	for sev := vulndb.SeverityCritical; ; sev-- {
 		if sums[sev] > 0 {

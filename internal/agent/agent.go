@@ -61,7 +61,8 @@ type Agent struct {
 	notifier *load.Notifier   // delivers its alerts
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
-	own      own // what the agent may take itself
+	own      own   // what the agent may take itself
+	uses     *uses // which packages containers use
 
 	telemetry *telemetry.Telemetry // nil: off
 	outputs   *output.Outputs      // nil: none
@@ -173,6 +174,7 @@ func (a *Agent) open() error {
 	if err := a.openImages(); err != nil {
 		return err
 	}
+	a.openUses()
 	if err := a.enact(); err != nil {
 		return err
 	}
@@ -299,6 +301,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.binder.keep(ctx) })
 	g.Go(func() error { return a.images.run(ctx) })
+	g.Go(func() error { a.uses.run(ctx); return nil })
 	g.Go(func() error { return a.watchPolicies(ctx) })
 	g.Go(func() error { return a.watchCanary(ctx) })
 	g.Go(func() error { return a.watchGuard(ctx) })

@@ -173,4 +173,5 @@ func (c *Config) scansSocket() string { return filepath.Join(c.RunDir, ci.Socket
 func (c *Config) scansDir() string    { return filepath.Join(c.StateDir, "scans") }
 func (c *Config) imagesDir() string   { return filepath.Join(c.StateDir, "inventories") }
 func (c *Config) layersDir() string   { return filepath.Join(c.StateDir, "layers") }
+func (c *Config) usesDir() string     { return filepath.Join(c.StateDir, "uses") }
 func (c *Config) knownFile() string   { return filepath.Join(c.StateDir, "containers.json") }

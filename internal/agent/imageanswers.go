@@ -92,11 +92,13 @@ func (a *Agent) ExplainImage(ctx context.Context, ref string) (*control.ImageExp
 	}
 	s, _ := a.images.keeper.State(img.ID)
 	e.Notes = notesOf(&s)
-	for i := range s.Findings {
-		f := &s.Findings[i]
+	list := a.uses.attach(img.ID, s.Findings)
+	slices.SortStableFunc(list, func(x, y policy.ImageFinding) int { return x.Urgency(&y) })
+	for i := range list {
+		f := &list[i]
 		e.List = append(e.List, control.ImageFinding{
 			IDs: f.IDs, Severity: f.Severity.String(), Package: f.Package, Version: f.Version, Fixed: f.Fixed, Exploited: f.Exploited,
-			FirstSeen: f.FirstSeen,
+			EPSS: f.EPSS, Use: f.Use, FirstSeen: f.FirstSeen,
 		})
 	}
 	return e, nil

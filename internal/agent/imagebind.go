@@ -1,14 +1,17 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/verdict"
 	"github.com/belay-project/belay/internal/workload"
 )
@@ -134,12 +137,16 @@ func (im *images) report(id string, fresh []policy.ImageFinding) {
 	if len(running) == 0 {
 		return // belay images shows them, and so does the next decision
 	}
+	fresh = im.a.uses.attach(id, fresh)
+	slices.SortStableFunc(fresh, func(x, y policy.ImageFinding) int { return x.Urgency(&y) })
 	for i := range fresh[:min(len(fresh), maxReported)] {
 		f := &fresh[i]
 		r := im.record("finding", id)
 		r.Container = &journal.Container{ID: running[0].ID, Name: running[0].Name, Image: running[0].Image, Digest: id, Class: "container"}
 		r.Image.Vulnerability, r.Image.Severity, r.Image.Package, r.Image.Version = f.IDs[0], f.Severity.String(), f.Package, f.Version
 		r.Image.Aliases, r.Image.Fixed, r.Image.Exploited = f.IDs[1:], f.Fixed, f.Exploited
+		r.Image.EPSS, r.Image.InUse, r.Image.Use = f.EPSS, cmp.Or(f.Use.State, inventory.UseUnknown), f.Use.String()
+		r.Image.Reachable = f.Use.Reachable
 		for _, c := range running[:min(len(running), maxContainers)] {
 			r.Image.Containers = append(r.Image.Containers, string(c.ID))
 		}

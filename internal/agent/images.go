@@ -257,6 +257,9 @@ func (im *images) facts(img workload.Image, asked string, labels map[string]stri
 	}
 	if s, ok := im.keeper.State(img.ID); ok {
 		f.Scan = s.Scan()
+		if im.rules().NeedUse() {
+			f.Scan.Findings = im.a.uses.attach(img.ID, s.Findings)
+		}
 	}
 	return f
 }

@@ -85,6 +85,7 @@ var Packages = []Package{
 	{Path: "internal/scan/containerd", Row: RowAdapter},
 	{Path: "internal/scan/layercache", Row: RowAdapter},
 	{Path: "internal/scan/extract", Row: RowAdapter},
+	{Path: "internal/scan/inuse", Row: RowCore},
 	{Path: "internal/scan/registry", Row: RowAdapter},
 	{Path: "internal/scan/report", Row: RowAdapter},
 	{Path: "internal/scan/stock", Row: RowAdapter},

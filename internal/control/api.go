@@ -28,6 +28,8 @@ type Agent interface {
 	Images(ctx context.Context) ([]Image, error)
 	// ExplainImage answers for an image by ID or name.
 	ExplainImage(ctx context.Context, ref string) (*ImageExplanation, error)
+	// ContainerUse answers for a container like Explain: which files its processes use.
+	ContainerUse(ctx context.Context, ref string) (*ContainerUse, error)
 	// Reload reads the policy directory again. On an error the old policies stay. who asked for it is
 	// the zero value if the server cannot tell.
 	Reload(ctx context.Context, who *Caller) (*PolicySet, error)

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,6 +56,10 @@ type lookupError struct{ ref string }
 
 func (e *lookupError) Error() string { return "no such container: " + e.ref }
 func (e *lookupError) Unwrap() error { return ErrNotFound }
+
+func (f *fakeAgent) ContainerUse(ctx context.Context, ref string) (*ContainerUse, error) {
+	return nil, errors.Join(f.wait(ctx), fmt.Errorf("%q: %w", ref, ErrNotFound))
+}
 
 func (f *fakeAgent) Images(ctx context.Context) ([]Image, error) { return f.images, f.wait(ctx) }
 

@@ -5,6 +5,9 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/belay-project/belay/internal/scan/inuse"
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // Image is one line of `belay images`.
@@ -46,15 +49,26 @@ type ImageExplanation struct {
 	Level string `json:"level"`
 }
 
+// ContainerUse is what the processes of a running container use, as was seen so far.
+type ContainerUse struct {
+	ID    string     `json:"id"`
+	Name  string     `json:"name,omitempty"`
+	Image string     `json:"image,omitempty"` // its ID
+	Seen  inuse.Seen `json:"seen"`
+}
+
 // ImageFinding is one vulnerability in one package of an image.
 type ImageFinding struct {
-	IDs       []string  `json:"ids"`
-	Severity  string    `json:"severity"`
-	Package   string    `json:"package"`
-	Version   string    `json:"version"`
-	Fixed     string    `json:"fixed,omitempty"`
-	Exploited bool      `json:"exploited,omitempty"`
-	FirstSeen time.Time `json:"firstSeen,omitzero"` // on this host; zero: not known
+	IDs       []string `json:"ids"`
+	Severity  string   `json:"severity"`
+	Package   string   `json:"package"`
+	Version   string   `json:"version"`
+	Fixed     string   `json:"fixed,omitempty"`
+	Exploited bool     `json:"exploited,omitempty"`
+	EPSS      float64  `json:"epss,omitempty"` // 0: nobody has estimated it
+	// Use is what was observed of the package in containers of the image.
+	Use       inventory.Use `json:"use"`
+	FirstSeen time.Time     `json:"firstSeen,omitzero"` // on this host; zero: not known
 }
 
 func images(s *Server, r *http.Request) (any, error) {
@@ -71,6 +85,28 @@ func explainImage(s *Server, r *http.Request) (any, error) {
 		return nil, badRequest("image: want a name or an ID")
 	}
 	return s.agent.ExplainImage(r.Context(), ref)
+}
+
+func containerUse(s *Server, r *http.Request) (any, error) {
+	ref := r.URL.Query().Get("container")
+	if ref == "" || len(ref) > maxRefBytes {
+		return nil, badRequest("container: want a name, an ID or the beginning of an ID")
+	}
+	return s.agent.ContainerUse(r.Context(), ref)
+}
+
+// ContainerUse returns what the processes of a container use.
+//
+// Errors: [ErrNotFound].
+func (c *Client) ContainerUse(ctx context.Context, ref string) (*ContainerUse, error) {
+	var u ContainerUse
+	if err := c.ask(ctx, http.MethodGet, "/v1/containers/use", url.Values{"container": {ref}}, &u); err != nil {
+		return nil, err
+	}
+	if err := u.Seen.Check(); err != nil {
+		return nil, err
+	}
+	return &u, nil
 }
 
 // Images returns what the agent knows of images.

@@ -187,6 +187,7 @@ var routes = []route{
 		return s.agent.Status(r.Context())
 	}},
 	{method: http.MethodGet, path: "/v1/containers", answer: containers},
+	{method: http.MethodGet, path: "/v1/containers/use", params: []string{"container"}, answer: containerUse},
 	{method: http.MethodGet, path: "/v1/explain", params: []string{"container"}, answer: explain},
 	{method: http.MethodGet, path: "/v1/images", answer: images},
 	{method: http.MethodGet, path: "/v1/images/explain", params: []string{"image"}, answer: explainImage},

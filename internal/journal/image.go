@@ -13,6 +13,12 @@ type Image struct {
 	Version       string   `json:"version,omitempty"`
 	Fixed         string   `json:"fixed,omitempty"` // first version without it
 	Exploited     bool     `json:"exploited,omitempty"`
+	EPSS          float64  `json:"epss,omitempty"`
+	// InUse says whether a container uses the package: in-use, not-seen, unknown. Use says how it
+	// was observed, and Reachable by which published ports.
+	InUse     string   `json:"inUse,omitempty"`
+	Use       string   `json:"use,omitempty"`
+	Reachable []string `json:"reachable,omitempty"`
 	// Details are what a verdict rests on: findings, variables.
 	Details []string `json:"details,omitempty"`
 	// Containers are the full IDs of those that run the image, at most 32.

@@ -43,6 +43,9 @@ type ImageSpec struct {
 	NonRoot bool
 	// SecretsInEnv says that no variable of the image may look like a secret.
 	SecretsInEnv bool
+	// Secrets, if set, bounds the secrets that a scan finds in files: how many there may be, by
+	// kind ([SecretKinds]); none of a kind that it does not name.
+	Secrets *SecretLimits
 	// Scanned says that the image must have been scanned, at most ScanMaxAge ago (0: ever).
 	Scanned    bool
 	ScanMaxAge time.Duration
@@ -80,7 +83,11 @@ type FindingRule struct {
 	Severity  inventory.Severity // at least; a finding that nobody rated counts as high
 	Fixable   bool               // a version without it is known
 	Exploited bool               // of CISA's catalogue
-	Packages  []string           // globs of package names, of source packages too
+	EPSS      Threshold          // of FIRST's estimate; one that is not there meets it
+	// Use is what must have been observed of the package in running containers. Where that is
+	// unknown, the rule reports and does not deny.
+	Use      UseCondition
+	Packages []string // globs of package names, of source packages too
 	// Grace is how long after the host first saw it a finding does not count yet.
 	Grace time.Duration
 	Line  int
@@ -99,7 +106,9 @@ type ImageException struct {
 }
 
 // needsScan reports whether the policy asks what is inside an image.
-func (p *ImagePolicy) needsScan() bool { return p.Spec.Scanned || len(p.Spec.Findings) > 0 }
+func (p *ImagePolicy) needsScan() bool {
+	return p.Spec.Scanned || len(p.Spec.Findings) > 0 || p.Spec.Secrets != nil
+}
 
 func orderImages(ps []*ImagePolicy) {
 	slices.SortFunc(ps, func(a, b *ImagePolicy) int {
@@ -123,6 +132,7 @@ type canonImageSpec struct {
 	MaxAge         string                `yaml:"maxAge,omitempty"`
 	NonRoot        bool                  `yaml:"nonRoot,omitempty"`
 	SecretsInEnv   Value                 `yaml:"secretsInEnv,omitempty"`
+	Secrets        any                   `yaml:"secrets,omitempty"`
 	Scanned        *canonScanned         `yaml:"scanned,omitempty"`
 	DatabaseMaxAge string                `yaml:"databaseMaxAge,omitempty"`
 	Incomplete     Value                 `yaml:"incomplete,omitempty"`
@@ -143,6 +153,10 @@ type canonFindingRule struct {
 	Severity  string   `yaml:"severity,omitempty"`
 	Fixable   bool     `yaml:"fixable,omitempty"`
 	Exploited bool     `yaml:"exploited,omitempty"`
+	EPSS      string   `yaml:"epss,omitempty"`
+	InUse     bool     `yaml:"inUse,omitempty"`
+	Listening bool     `yaml:"listening,omitempty"`
+	Reachable bool     `yaml:"reachable,omitempty"`
 	Packages  []string `yaml:"packages,omitempty"`
 	Grace     string   `yaml:"grace,omitempty"`
 }
@@ -175,6 +189,9 @@ func (p *ImagePolicy) Canonical() []byte {
 	if s.SecretsInEnv {
 		d.Spec.SecretsInEnv = Deny
 	}
+	if s.Secrets != nil {
+		d.Spec.Secrets = s.Secrets.canonical()
+	}
 	if s.Scanned {
 		d.Spec.Scanned = &canonScanned{true, span(s.ScanMaxAge)}
 	}
@@ -190,7 +207,7 @@ func (p *ImagePolicy) Canonical() []byte {
 	}
 	for i := range s.Findings {
 		f := &s.Findings[i]
-		c := canonFindingRule{Fixable: f.Fixable, Exploited: f.Exploited, Packages: f.Packages, Grace: span(f.Grace)}
+		c := canonFindingRule{Fixable: f.Fixable, Exploited: f.Exploited, EPSS: f.EPSS.String(), InUse: f.Use.InUse, Listening: f.Use.Listening, Reachable: f.Use.Reachable, Packages: f.Packages, Grace: span(f.Grace)}
 		if f.named {
 			c.Name = f.Name
 		}

@@ -47,6 +47,10 @@ type ImageScan struct {
 	// Complete says that all was read and all was matched.
 	Complete bool
 	Findings []ImageFinding
+	// Secrets are those that were found in files, and Unsearched says why not all files that
+	// should were searched; "": all were.
+	Secrets    []ImageSecret
+	Unsearched string
 }
 
 // ImageFinding is one vulnerability in one package.
@@ -55,9 +59,14 @@ type ImageFinding struct {
 	Severity                 inventory.Severity
 	Fixed                    string // version without it that anybody can have; "" if none is known
 	Exploited                bool
+	EPSS                     float64 // from 0 to 1; 0: nobody has estimated it
 	Package, Source, Version string
 	// FirstSeen is when the host first had an image with it; zero: long ago.
 	FirstSeen time.Time
+	// Kind and Path say where the package is, as in an inventory.
+	Kind, Path string
+	// Use is what was observed of the package in running containers.
+	Use inventory.Use
 }
 
 // ImageDecision is the answer. The zero value denies.
@@ -110,11 +119,17 @@ func (s *Images) NeedScan() bool {
 	return s != nil && slices.ContainsFunc(s.policies, (*ImagePolicy).needsScan)
 }
 
+// NeedUse reports whether any policy asks which packages are in use.
+func (s *Images) NeedUse() bool {
+	return s != nil && slices.ContainsFunc(s.policies, func(p *ImagePolicy) bool {
+		return slices.ContainsFunc(p.Spec.Findings, func(r FindingRule) bool { return r.Use.any() })
+	})
+}
+
 // Decide judges an image: it is denied if any policy in enforce mode that selects it denies
 // it. Without any policy that selects it, it is allowed.
 func (s *Images) Decide(img *Image, now time.Time) ImageDecision {
 	d := ImageDecision{Allowed: true, Reason: "no image policy denies it"}
-	first := true
 	for _, mode := range []verdict.Mode{verdict.ModeEnforce, verdict.ModeAudit} {
 		for _, p := range s.policies {
 			if p.Spec.Mode != mode || !p.Spec.Selector.matches(img) {
@@ -127,15 +142,12 @@ func (s *Images) Decide(img *Image, now time.Time) ImageDecision {
 			if r.rule == "" {
 				continue
 			}
-			if mode == verdict.ModeEnforce {
-				d.Allowed = false
-			} else {
-				d.Audit = true
-			}
-			if first {
+			deny := mode == verdict.ModeEnforce && !r.audit
+			if d.Allowed && (deny || !d.Audit) { // the first denial, or else the first report
 				d.Policy, d.Revision, d.Rule, d.Reason, d.Details, d.Expired = p.Name, p.Revision, r.rule, r.reason, r.details, r.expired
-				first = false
 			}
+			d.Allowed = d.Allowed && !deny
+			d.Audit = d.Audit || !deny
 		}
 	}
 	if !d.Allowed {
@@ -173,6 +185,8 @@ type imageRefusal struct {
 	rule, reason     string
 	details, expired []string
 	scan             bool
+	// audit says that it is reported only, whatever the mode: it rests on what is not known.
+	audit bool
 }
 
 // judge asks the rules in the order of the reference, cheap ones first.
@@ -240,6 +254,11 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 		}
 		return r
 	}
+	if s.Secrets != nil {
+		if r := s.Secrets.judge(sc, s.AllowIncomplete); r.rule != "" {
+			return r
+		}
+	}
 	if len(s.Findings) == 0 && s.DatabaseMaxAge == 0 {
 		return imageRefusal{}
 	}
@@ -249,57 +268,80 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: build a new one"}
 	}
-	if r := p.judgeFindings(img, now); r.rule != "" {
+	r := p.judgeFindings(img, now)
+	if r.rule != "" && !r.audit {
 		return r
 	}
 	if !sc.Complete && !s.AllowIncomplete {
 		return imageRefusal{rule: "incomplete", reason: "not all of it could be read and matched: belay images IMAGE says what"}
 	}
-	return imageRefusal{}
+	return r
 }
 
-func (p *ImagePolicy) judgeFindings(img *Image, now time.Time) imageRefusal {
+// judgeFindings asks the rules in order. The first that is met for certain refuses; else the
+// first that would be, were what is not known of a package's use so, is reported.
+func (p *ImagePolicy) judgeFindings(img *Image, now time.Time) (report imageRefusal) {
 	for i := range p.Spec.Findings {
 		rule := &p.Spec.Findings[i]
-		var hits, expired []string
-		n := 0
-		for j := range img.Scan.Findings {
-			f := &img.Scan.Findings[j]
-			if !rule.about(f, now) {
-				continue
-			}
-			waived, over := p.waived(img, f, now)
-			if waived {
-				continue
-			}
-			if over != "" && len(expired) < maxDetails && !slices.Contains(expired, over) {
-				expired = append(expired, over)
-			}
-			if n++; len(hits) < maxDetails {
-				hits = append(hits, f.String())
-			}
+		if r := p.judgeRule(rule, img, now, true); r.rule != "" {
+			return r
 		}
-		if n > 0 {
-			noun := "findings"
-			if n == 1 {
-				noun = "finding"
-			}
-			return imageRefusal{rule: rule.Name, reason: fmt.Sprintf("it has %d %s: %s", n, noun, rule), details: hits, expired: expired}
+		if report.rule == "" && rule.Use.any() {
+			report = p.judgeRule(rule, img, now, false)
 		}
 	}
-	return imageRefusal{}
+	return report
 }
 
-// about reports whether the rule is about a finding.
-func (r *FindingRule) about(f *ImageFinding, now time.Time) bool {
+// judgeRule asks one rule: about what is known, or also about what is not.
+func (p *ImagePolicy) judgeRule(rule *FindingRule, img *Image, now time.Time, known bool) imageRefusal {
+	var hits, expired []string
+	n := 0
+	for j := range img.Scan.Findings {
+		f := &img.Scan.Findings[j]
+		if yes, sure := rule.about(f, now); !yes || sure != known {
+			continue
+		}
+		waived, over := p.waived(img, f, now)
+		if waived {
+			continue
+		}
+		if over != "" && len(expired) < maxDetails && !slices.Contains(expired, over) {
+			expired = append(expired, over)
+		}
+		if n++; len(hits) < maxDetails {
+			hits = append(hits, f.String())
+		}
+	}
+	if n == 0 {
+		return imageRefusal{}
+	}
+	noun := "findings"
+	if n == 1 {
+		noun = "finding"
+	}
+	r := imageRefusal{rule: rule.Name, reason: fmt.Sprintf("it has %d %s: %s", n, noun, rule), details: hits, expired: expired}
+	if !known {
+		r.audit = true
+		r.reason += "; whether it is in use is not known, so it is reported and not denied"
+	}
+	return r
+}
+
+// about reports whether the rule is about a finding; sure is false if that is so unless what
+// is not known of the package's use is otherwise.
+func (r *FindingRule) about(f *ImageFinding, now time.Time) (yes, sure bool) {
 	sev := f.Severity
 	if sev == inventory.SeverityUnknown {
 		sev = inventory.SeverityHigh
 	}
-	if sev < r.Severity || r.Fixable && f.Fixed == "" || r.Exploited && !f.Exploited || len(r.Packages) > 0 && !f.of(r.Packages) {
-		return false
+	if sev < r.Severity || r.Fixable && f.Fixed == "" || r.Exploited && !f.Exploited || len(r.Packages) > 0 && !f.of(r.Packages) || !r.EPSS.met(f.EPSS) {
+		return false, true
 	}
-	return r.Grace == 0 || now.Sub(f.FirstSeen) >= r.Grace
+	if r.Grace > 0 && now.Sub(f.FirstSeen) < r.Grace {
+		return false, true
+	}
+	return r.Use.met(&f.Use)
 }
 
 func (f *ImageFinding) of(globs []string) bool {
@@ -320,6 +362,10 @@ func (r *FindingRule) String() string {
 	if r.Exploited {
 		parts = append(parts, "known to be exploited")
 	}
+	if r.EPSS.set() {
+		parts = append(parts, "EPSS "+r.EPSS.String())
+	}
+	parts = append(parts, r.Use.words()...)
 	if len(r.Packages) > 0 {
 		parts = append(parts, "in "+strings.Join(r.Packages, ", "))
 	}
@@ -335,8 +381,14 @@ func (f *ImageFinding) String() string {
 	if f.Exploited {
 		text += ", exploited"
 	}
+	if f.EPSS > 0 {
+		text += fmt.Sprintf(", EPSS %.2g", f.EPSS)
+	}
 	if f.Fixed != "" {
 		text += ", fixed in " + f.Fixed
+	}
+	if u := f.Use.String(); u != "" {
+		text += ", " + u
 	}
 	return text + ")"
 }

@@ -24,10 +24,11 @@ var imageHome = map[string]string{
 	"apiVersion": topLevel, "kind": topLevel, "metadata": topLevel, "spec": topLevel,
 	"annotations": "metadata",
 	"mode":        "spec", "priority": "spec", "selector": "spec", "registries": "spec", "digests": "spec", "nonRoot": "spec",
-	"secretsInEnv": "spec", "scanned": "spec", "databaseMaxAge": "spec", "incomplete": "spec", "findings": "spec",
+	"secretsInEnv": "spec", "secrets": "spec", "scanned": "spec", "databaseMaxAge": "spec", "incomplete": "spec", "findings": "spec",
 	"unscanned": "spec", "deadline": "spec", "fallback": "spec", "exceptions": "spec",
 	"labels": "spec.selector", "required": "spec.scanned",
-	"severity": "spec.findings[]", "fixable": "spec.findings[]", "exploited": "spec.findings[]", "grace": "spec.findings[]",
+	"severity": "spec.findings[]", "fixable": "spec.findings[]", "exploited": "spec.findings[]", "epss": "spec.findings[]",
+	"inUse": "spec.findings[]", "listening": "spec.findings[]", "reachable": "spec.findings[]", "grace": "spec.findings[]",
 	"vulnerability": "spec.exceptions[]", "until": "spec.exceptions[]", "reason": "spec.exceptions[]",
 }
 
@@ -66,6 +67,7 @@ func (d *decoder) imageSpec(n *yaml.Node, at string, p *ImagePolicy) {
 		{"maxAge", false, d.duration(&s.MaxAge, time.Minute, maxImageSpan)},
 		{"nonRoot", false, d.onlyTrue(&s.NonRoot)},
 		{"secretsInEnv", false, d.value(&secrets, Deny)},
+		{"secrets", false, d.secretLimits(&s.Secrets)},
 		{"scanned", false, func(n *yaml.Node, at string) {
 			d.object(n, at, []field{
 				{"required", true, d.onlyTrue(&s.Scanned)},
@@ -94,7 +96,7 @@ func (d *decoder) imageSpec(n *yaml.Node, at string, p *ImagePolicy) {
 func (d *decoder) checkImage(n *yaml.Node, p *ImagePolicy, incomplete Value) {
 	s := &p.Spec
 	if len(s.Registries)+len(s.Digests) == 0 && s.MaxAge == 0 && !s.NonRoot && !s.SecretsInEnv && !p.needsScan() {
-		d.fail(n, "add registries, digests, maxAge, nonRoot, secretsInEnv, scanned or findings", "the policy demands nothing of images")
+		d.fail(n, "add registries, digests, maxAge, nonRoot, secretsInEnv, secrets, scanned or findings", "the policy demands nothing of images")
 	}
 	for _, f := range []struct {
 		set  bool
@@ -103,7 +105,7 @@ func (d *decoder) checkImage(n *yaml.Node, p *ImagePolicy, incomplete Value) {
 		{s.Unscanned != "", "unscanned"}, {s.DatabaseMaxAge != 0, "databaseMaxAge"}, {incomplete != "", "incomplete"}, {len(s.Exceptions) > 0, "exceptions"},
 	} {
 		if f.set && !p.needsScan() {
-			d.failAt("spec."+f.name, "add findings or scanned, or delete the line", "spec.%s says nothing: the policy does not ask what is inside images", f.name)
+			d.failAt("spec."+f.name, "add findings, secrets or scanned, or delete the line", "spec.%s says nothing: the policy does not ask what is inside images", f.name)
 		}
 	}
 	if s.Unscanned != ScanFirst && s.Deadline != 0 {
@@ -139,11 +141,15 @@ func (d *decoder) findingRule(n *yaml.Node, at string, s *ImageSpec) {
 		})},
 		{"fixable", false, d.onlyTrue(&f.Fixable)},
 		{"exploited", false, d.onlyTrue(&f.Exploited)},
+		{"epss", false, d.threshold(&f.EPSS)},
+		{"inUse", false, d.onlyTrue(&f.Use.InUse)},
+		{"listening", false, d.onlyTrue(&f.Use.Listening)},
+		{"reachable", false, d.onlyTrue(&f.Use.Reachable)},
 		{"packages", false, d.texts(&f.Packages, maxRuleList, checkGlob)},
 		{"grace", false, d.duration(&f.Grace, time.Minute, maxImageSpan)},
 	})
-	if f.Severity == inventory.SeverityUnknown && !f.Fixable && !f.Exploited && len(f.Packages) == 0 {
-		d.fail(n, "add severity, fixable, exploited or packages; severity: negligible means any", "%s does not say which findings", at)
+	if f.Severity == inventory.SeverityUnknown && !f.Fixable && !f.Exploited && len(f.Packages) == 0 && !f.EPSS.set() && !f.Use.any() {
+		d.fail(n, "add severity, fixable, exploited, epss, inUse or packages; severity: negligible means any", "%s does not say which findings", at)
 	}
 	if f.named = f.Name != ""; !f.named {
 		f.Name = "findings[" + strconv.Itoa(len(s.Findings)) + "]"

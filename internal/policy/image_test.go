@@ -76,6 +76,28 @@ func TestImageDecide(t *testing.T) {
 		{"no fix", "findings: [{severity: high, fixable: true}]", with(ImageFinding{IDs: []string{"x"}, Severity: inventory.SeverityCritical}), ""},
 		{"exploited", "findings: [{name: kev, exploited: true}]", with(ImageFinding{IDs: []string{"x"}, Exploited: true}), "kev"},
 		{"by source package", "findings: [{packages: [openssl]}]", with(critical), "findings[0]"},
+		{"EPSS", "findings: [{epss: \">=0.1\"}]", with(ImageFinding{IDs: []string{"x"}, EPSS: 0.1}), "findings[0]"},
+		{"EPSS below", "findings: [{epss: \">=0.1\"}]", with(ImageFinding{IDs: []string{"x"}, EPSS: 0.0999}), ""},
+		{"EPSS not above", "findings: [{epss: \">0.1\"}]", with(ImageFinding{IDs: []string{"x"}, EPSS: 0.1}), ""},
+		{"nobody has estimated it", "findings: [{epss: \">=0.9\"}]", with(ImageFinding{IDs: []string{"x"}}), "findings[0]"},
+		{"EPSS and severity", "findings: [{epss: \">=0.1\", severity: critical}]", with(ImageFinding{IDs: []string{"x"}, EPSS: 0.9, Severity: inventory.SeverityHigh}), ""},
+		{"in use", "findings: [{inUse: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse}}), "findings[0]"},
+		{"not seen in use", "findings: [{severity: low, inUse: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.NotSeen}}), ""},
+		{"not seen, another rule", "findings: [{inUse: true}, {severity: high}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.NotSeen}}), "findings[1]"},
+		{"listening", "findings: [{listening: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, Listening: []string{"tcp 0.0.0.0:1"}}}), "findings[0]"},
+		{"not listening", "findings: [{listening: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, SocketsKnown: true}}), ""},
+		{"reachable", "findings: [{reachable: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, Reachable: []string{"tcp 0.0.0.0:1->1"}}}), "findings[0]"},
+		{"listening and not reachable", "findings: [{reachable: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, SocketsKnown: true, PortsKnown: true, Listening: []string{"tcp 0.0.0.0:1"}}}), ""},
+		{"no secret in files", "secrets: none", nil, ""},
+		{"secret in a file", "secrets: none", secretsIn("secret-in-file"), "secrets"},
+		{"a weak one", "secrets: none", func(i *Image) { secretsIn("secret-in-file")(i); i.Scan.Secrets[0].Weak = true }, ""},
+		{"as many as may be", "secrets: {secret-in-file: 2}", secretsIn("secret-in-file", "secret-in-file"), ""},
+		{"more than may be", "secrets: {secret-in-file: 2}", secretsIn("secret-in-file", "secret-in-file", "secret-in-file"), "secrets"},
+		{"of another kind", "secrets: {secret-in-file: 2}", secretsIn("secret-in-lower-layer"), "secrets"},
+		{"not searched", "secrets: none", func(i *Image) { i.Scan.Unsearched = "too large: etc/x" }, "incomplete"},
+		{"not searched, allowed", "secrets: none\n  incomplete: allow", func(i *Image) { i.Scan.Unsearched = "too large: etc/x" }, ""},
+		{"secrets, unscanned", "secrets: none", func(i *Image) { i.Scan = ImageScan{} }, "unscanned"},
+		{"secrets need no database", "secrets: none", func(i *Image) { i.Scan.Database = time.Time{} }, ""},
 		{"other package", "findings: [{packages: [curl*]}]", with(critical), ""},
 		{"grace", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(-71 * time.Hour); with(f)(i) }, ""},
 		{"grace is over", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(-72 * time.Hour); with(f)(i) }, "findings[0]"},
@@ -120,6 +142,49 @@ func TestImageDecide(t *testing.T) {
 	}
 }
 
+func secretsIn(kinds ...string) func(*Image) {
+	return func(i *Image) {
+		for _, k := range kinds {
+			i.Scan.Secrets = append(i.Scan.Secrets, ImageSecret{Kind: k, What: "a private key", Where: "root/key:1"})
+		}
+	}
+}
+
+// What a rule about use does not know it reports, in enforce mode too; a rule that is met for
+// certain, and one of another policy, denies beside it and is the one that is named.
+func TestImageUseUnknown(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		docs []string
+		use  inventory.Use
+		word string
+		rule string
+	}{
+		{"nobody looked", []string{"  mode: enforce\n  findings: [{name: used, inUse: true}]\n"}, inventory.Use{}, ExpectWouldDeny, "used"},
+		{"stated as unknown", []string{"  mode: enforce\n  findings: [{name: used, inUse: true}]\n"}, inventory.Use{State: inventory.UseUnknown}, ExpectWouldDeny, "used"},
+		{"sockets were not read", []string{"  mode: enforce\n  findings: [{name: l, listening: true}]\n"}, inventory.Use{State: inventory.InUse}, ExpectWouldDeny, "l"},
+		{"ports are not known", []string{"  mode: enforce\n  findings: [{name: r, reachable: true}]\n"},
+			inventory.Use{State: inventory.InUse, SocketsKnown: true, Listening: []string{"tcp 0.0.0.0:1"}}, ExpectWouldDeny, "r"},
+		{"a later rule is met", []string{"  mode: enforce\n  findings: [{name: used, inUse: true}, {name: high, severity: high}]\n"}, inventory.Use{}, ExpectDenied, "high"},
+		{"a later policy is", []string{"  mode: enforce\n  priority: 1\n  findings: [{name: used, inUse: true}]\n", "  mode: enforce\n  findings: [{name: high, severity: high}]\n"}, inventory.Use{}, ExpectDenied, "high"},
+		{"another condition is not met", []string{"  mode: enforce\n  findings: [{name: used, inUse: true, exploited: true}]\n"}, inventory.Use{}, ExpectAllowed, ""},
+	} {
+		var docs []string
+		for i, spec := range tt.docs {
+			docs = append(docs, imagePolicy(fmt.Sprint("p", i), spec))
+		}
+		img := cleanImage()
+		img.Scan.Findings = []ImageFinding{{IDs: []string{"x"}, Severity: inventory.SeverityHigh, Use: tt.use}}
+		if d := imageSet(t, docs...).Images().Decide(img, imageNow); d.Word() != tt.word || d.Rule != tt.rule {
+			t.Errorf("%s: got %s by %q (%s), want %s by %q", tt.name, d.Word(), d.Rule, d.Reason, tt.word, tt.rule)
+		}
+		img.Scan.Complete = false
+		if d := imageSet(t, docs[0]).Images().Decide(img, imageNow); d.Word() != ExpectDenied {
+			t.Errorf("%s, incomplete: got %s by %q, want it denied", tt.name, d.Word(), d.Rule)
+		}
+	}
+}
+
 // The zero decision denies, deny wins, and the first in total order is named.
 func TestImageOrder(t *testing.T) {
 	if d := (ImageDecision{}); d.Allowed || d.Word() != ExpectDenied {
@@ -159,6 +224,15 @@ func TestImageParseErrors(t *testing.T) {
 		{"  mode: enforce\n  findings: [{severity: high}]\n  exceptions: [{until: 2026-01-01, reason: x}]\n", "waives every finding"},
 		{"  mode: enforce\n  findings: [{severity: high}]\n  exceptions: [{vulnerability: \"CVE-*\", until: 2026-01-01, reason: x}]\n", "not the name of one"},
 		{"  mode: enforce\n  findings: [{name: a, severity: high}, {name: a, severity: low}]\n", "already defined at line"},
+		{"  mode: enforce\n  findings: [{epss: 0.5}]\n", "in quotes"},
+		{"  mode: enforce\n  findings: [{epss: \"<0.5\"}]\n", "must be a bound"},
+		{"  mode: enforce\n  findings: [{epss: \">1\"}]\n", "must be a bound"},
+		{"  mode: enforce\n  findings: [{epss: \">=NaN\"}]\n", "must be a bound"},
+		{"  mode: enforce\n  findings: [{inUse: false}]\n", "no meaning"},
+		{"  mode: enforce\n  secrets: deny\n", "must be none"},
+		{"  mode: enforce\n  secrets: {}\n", "names no kind"},
+		{"  mode: enforce\n  secrets: {secret-in-fiel: 1}\n", "did you mean secret-in-file?"},
+		{"  mode: enforce\n  secrets: {secret-in-file: -1}\n", "whole number from 0"},
 		{"  mode: enforce\n  digests: [abc]\n", "not an image digest"},
 		{"  mode: enforce\n  severity: high\n", "move it to spec.findings[]"},
 	} {
@@ -261,7 +335,7 @@ func TestImageDetailsAreBounded(t *testing.T) {
 // FuzzParseImage: what is accepted is the same policy again by its normal form, and judges.
 func FuzzParseImage(f *testing.F) {
 	for _, spec := range []string{
-		"  mode: enforce\n  registries: [a/**]\n  nonRoot: true\n", "  mode: audit\n  findings: [{severity: high, packages: [a*], grace: 3h}]\n  unscanned: scan\n",
+		"  mode: enforce\n  registries: [a/**]\n  nonRoot: true\n", "  mode: enforce\n  secrets: {secret-in-file: 3}\n  findings: [{epss: \">0.10\", reachable: true}]\n", "  mode: audit\n  findings: [{severity: high, packages: [a*], grace: 3h}]\n  unscanned: scan\n",
 		"  mode: enforce\n  scanned: {required: true, maxAge: 3h}\n  exceptions: [{vulnerability: CVE-1, until: 2026-01-01, reason: x}]\n",
 	} {
 		f.Add([]byte(imagePolicy("p", spec)))

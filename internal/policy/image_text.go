@@ -40,6 +40,9 @@ func (s *ImageSpec) Rules() []string {
 	add(s.MaxAge > 0, "maxAge=%s", days(s.MaxAge))
 	add(s.NonRoot, "nonRoot")
 	add(s.SecretsInEnv, "secretsInEnv=deny")
+	if s.Secrets != nil {
+		out = append(out, "secrets="+s.Secrets.String())
+	}
 	add(s.Scanned, "scanned")
 	add(s.DatabaseMaxAge > 0, "databaseMaxAge=%s", days(s.DatabaseMaxAge))
 	for i := range s.Findings {
@@ -125,11 +128,27 @@ func (d *decoder) imageRequest(n *yaml.Node, at string) ImageRequest {
 				{"version", false, d.str(&f.Version)},
 				{"fixed", false, d.str(&f.Fixed)},
 				{"exploited", false, d.boolean(&f.Exploited)},
+				{"epss", false, d.share(&f.EPSS)},
+				{"use", false, d.enum([]string{inventory.InUse, inventory.NotSeen, inventory.UseUnknown}, func(w string) { f.Use.State = w })},
+				{"listening", false, func(n *yaml.Node, at string) { d.endpoint(&f.Use.Listening)(n, at) }},
+				{"reachable", false, func(n *yaml.Node, at string) { d.endpoint(&f.Use.Reachable)(n, at); f.Use.PortsKnown = true }},
 				{"firstSeen", false, d.moment(&f.FirstSeen)},
 			})
+			f.Use.SocketsKnown = f.Use.State != ""
 			f.IDs = []string{id}
 			sc.Findings = append(sc.Findings, f)
 		})},
+		{"secrets", false, d.each(maxRequests, func(n *yaml.Node, at string) {
+			var s ImageSecret
+			d.object(n, at, []field{
+				{"kind", true, d.enum(SecretKinds, func(w string) { s.Kind = w })},
+				{"what", false, d.str(&s.What)},
+				{"where", true, d.str(&s.Where)},
+				{"weak", false, d.boolean(&s.Weak)},
+			})
+			sc.Secrets = append(sc.Secrets, s)
+		})},
+		{"unsearched", false, d.str(&sc.Unsearched)},
 		{"expect", true, func(n *yaml.Node, at string) {
 			words := d.enum([]string{ExpectAllowed, ExpectDenied, ExpectWouldDeny}, func(w string) { r.Decision = w })
 			if n.Kind != yaml.MappingNode {

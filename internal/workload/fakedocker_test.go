@@ -25,6 +25,8 @@ type fakeContainer struct {
 	labels                   map[string]string
 	state                    container.ContainerState
 	created                  int64
+	network                  string // NetworkMode
+	ports                    []map[string]any
 }
 
 // fakeDocker models the part of Docker Engine's API that is used, over a Unix
@@ -249,6 +251,7 @@ func (f *fakeDocker) serveList(w http.ResponseWriter, r *http.Request) {
 		out = append(out, map[string]any{
 			"Id": c.id, "Names": []string{"/other/alias", "/" + c.name}, "Image": image, "ImageID": c.imageID,
 			"Labels": c.labels, "State": c.state, "Created": c.created,
+			"HostConfig": map[string]any{"NetworkMode": c.network}, "Ports": c.ports,
 		})
 	}
 	reply(w, out)

@@ -13,8 +13,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/scan/containerd"
+	"github.com/belay-project/belay/internal/scan/inuse"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/testneed"
@@ -109,6 +112,7 @@ func stores(t *testing.T, open opener, args ...string) {
 		lab.Program("bin/busybox", bb), {Name: "bin/sh", Mode: 0o777, Link: "busybox"}, {Name: "tmp/", Mode: 0o1777},
 		{Name: "etc/os-release", Mode: 0o644, Body: []byte("ID=debian\nVERSION_ID=12\n")},
 		{Name: "var/lib/dpkg/status", Mode: 0o644, Body: []byte("Package: a\nStatus: install ok installed\nVersion: 1\n\n")},
+		{Name: "var/lib/dpkg/info/a.list", Mode: 0o644, Body: []byte("/.\n/bin\n/bin/busybox\n")},
 		module("kept", "1.0.0"), module("removed", "1.0.0"),
 		{Name: "opt/node_modules/hidden/package.json", Mode: 0o644, Body: []byte(`{"name":"hidden","version":"1.0.0"}`)},
 	})
@@ -137,6 +141,7 @@ func stores(t *testing.T, open opener, args ...string) {
 	}
 	container := []string{"deb a 1", "npm kept 1.0.0", "npm new 2.0.0", "npm shown 1.0.0"}
 	expect(t, l, open, "changed", o, container)
+	inUse(t, l, open, "changed", o)
 	if r := e.Docker(ctx, "commit", "changed", "scan/app:2"); r.Code != 0 {
 		t.Fatal(r.Err())
 	}
@@ -147,6 +152,42 @@ func stores(t *testing.T, open opener, args ...string) {
 	expect(t, l, open, "changed", o, container)
 	if _, err := open(l, "scan/none:1", o); err == nil || !strings.Contains(err.Error(), "docker save") {
 		t.Errorf("an image that is not there: %v, want what to do", err)
+	}
+}
+
+// inUse looks at the processes of a running container, whose program is of the package a.
+func inUse(t *testing.T, l *lab.Lab, open opener, name string, o target.Options) {
+	t.Helper()
+	text, err := target.DockerContainer(o.DockerRoot, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := inuse.Proc{}.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tgt, err := open(l, name, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tgt.Close()
+	res, err := target.Scan(t.Context(), tgt, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen inuse.Seen
+	seen.Add(inuse.Proc{}.Look(all[ident.ContainerID(text)], time.Now()))
+	for i, u := range inuse.NewIndex(res).Uses(&seen) {
+		want := inventory.UseUnknown // installed modules do not show
+		if p := res.Packages[i]; p.Name == "a" || p.Kind == inventory.KindGo {
+			want = inventory.InUse
+		}
+		if u.State != want || want == inventory.InUse && (u.Executed.IsZero() || u.Mapped.IsZero()) {
+			t.Errorf("%s: %s is %+v, want it %s", name, res.Packages[i].Name, u, want)
+		}
+	}
+	if seen.Looks != 1 || !seen.Whole() || !seen.Sockets {
+		t.Errorf("%s: got the look %+v", name, seen)
 	}
 }
 

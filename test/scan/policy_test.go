@@ -33,6 +33,8 @@ type policed struct {
 	osv   string // folder of records
 	db    string
 	gated *lab.Client
+
+	scanner string
 }
 
 // record puts a critical record on a Debian package into the database.
@@ -88,6 +90,7 @@ func dpkg(bb []byte, pkg string) []lab.File {
 		lab.Program("bin/busybox", bb), {Name: "bin/sh", Mode: 0o777, Link: "busybox"},
 		{Name: "etc/os-release", Mode: 0o644, Body: []byte("ID=debian\nVERSION_ID=\"12\"\n")},
 		{Name: "var/lib/dpkg/status", Mode: 0o644, Body: []byte(status)},
+		{Name: "var/lib/dpkg/info/" + pkg + ".list", Mode: 0o644, Body: []byte("/bin\n/bin/busybox\n")},
 	}
 }
 
@@ -120,9 +123,9 @@ func police(t *testing.T) *policed {
 			t.Fatal(err)
 		}
 	}
-	p.db = p.l.Path("vuln.db")
+	p.db, p.scanner = p.l.Path("vuln.db"), scanner(t)
 	if p.a, err = p.l.NewAgent(ctx, lab.AgentOptions{Name: "agent", Engine: p.e, Flags: []string{
-		"--scanner", scanner(t), "--vuln-db", p.db, "--docker-root", p.l.Path("main", "data"),
+		"--scanner", p.scanner, "--vuln-db", p.db, "--docker-root", p.l.Path("main", "data"),
 	}}); err != nil {
 		t.Fatal(err)
 	}
@@ -195,6 +198,19 @@ func TestImagePolicy(t *testing.T) {
 	}
 	if out := p.a.Belay(ctx, "explain", "--image", "shop/good:1").Stdout; !strings.Contains(out, "CVE-2026-0002") {
 		t.Errorf("belay explain --image:\n%s", out)
+	}
+
+	// Its package is in use, as the agent and the command see by themselves.
+	if !lab.Await(ctx, time.Minute, func() bool {
+		return strings.Contains(p.a.Belay(ctx, "explain", "--image", "shop/good:1").Stdout, "executed, mapped")
+	}) {
+		t.Errorf("belay explain --image does not say that the package is in use:\n%s", p.a.Belay(ctx, "explain", "--image", "shop/good:1").Text())
+	}
+	r = p.a.Belay(ctx, "scan", "good", "--scanner", p.scanner, "--db", p.db, "--docker-root", p.l.Path("main", "data"), "--fail-on", "inUse && useKnown && severity >= critical")
+	for _, want := range []string{"IN USE", "executed, mapped", "looks at its processes"} {
+		if r.Code != 3 || !strings.Contains(r.Text(), want) {
+			t.Errorf("belay scan of the container: want status 3 and %q, got %d:\n%s", want, r.Code, r.Text())
+		}
 	}
 
 	// What runs goes on, with a record, and does not start again.

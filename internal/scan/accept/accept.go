@@ -54,6 +54,10 @@ var env = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable("layer", cel.IntType),
 		cel.Variable("fromBase", cel.BoolType),
 		cel.Variable("claimedBase", cel.BoolType),
+		cel.Variable("inUse", cel.BoolType),
+		cel.Variable("listening", cel.BoolType),
+		cel.Variable("reachable", cel.BoolType),
+		cel.Variable("useKnown", cel.BoolType),
 		cel.Variable(wordConfig, cel.StringType),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(64),
@@ -115,13 +119,28 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 	if sev == vulndb.SeverityUnknown {
 		sev = vulndb.SeverityHigh
 	}
-	return r.eval(f.IDs[0]+" in "+p.Name, map[string]any{
+	words := map[string]any{
 		wordConfig: "",
 		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
 		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs,
 		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
 		"fromBase": f.FromBase, "claimedBase": f.ClaimedBase,
-	})
+	}
+	useWords(words, f.Use)
+	return r.eval(f.IDs[0]+" in "+p.Name, words)
+}
+
+// useWords sets the words about a package's use. What is not known counts as in use,
+// listening and reachable: nobody has seen that it is not.
+func useWords(words map[string]any, u *inventory.Use) {
+	if u == nil {
+		u = &inventory.Use{}
+	}
+	for word, of := range map[string]func() (yes, known bool){"inUse": u.InUse, "listening": u.IsListening, "reachable": u.IsReachable} {
+		yes, known := of()
+		words[word] = yes || !known
+	}
+	_, words["useKnown"] = u.InUse()
 }
 
 // AboutConfig reports whether the rule has the word misconfiguration: without it, what is
@@ -142,6 +161,7 @@ func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
 		"exploited": false, "fixable": false, "state": "", "ids": []string{},
 		"kind": "", "name": "", "version": "", "path": m.Path, "layer": int64(m.Layer),
 		"fromBase": m.FromBase, "claimedBase": false,
+		"inUse": false, "listening": false, "reachable": false, "useKnown": false,
 	})
 }
 

@@ -48,6 +48,49 @@ func TestRule(t *testing.T) {
 	}
 }
 
+// TestRuleUse: what was seen decides; what nobody has seen counts as in use.
+func TestRuleUse(t *testing.T) {
+	p := inventory.Package{Kind: "deb", Name: "a", Version: "1"}
+	reachable := inventory.Use{State: inventory.InUse, SocketsKnown: true, PortsKnown: true, Listening: []string{"tcp 0.0.0.0:1"}, Reachable: []string{"tcp 0.0.0.0:1->1"}}
+	for _, tt := range []struct {
+		name string
+		use  *inventory.Use
+		want string // of inUse, listening, reachable, useKnown
+	}{
+		{"nobody looked", nil, "1110"},
+		{"unknown", &inventory.Use{State: inventory.UseUnknown, Looks: 3}, "1110"},
+		{"not seen", &inventory.Use{State: inventory.NotSeen}, "0001"},
+		{"in use", &inventory.Use{State: inventory.InUse, SocketsKnown: true, PortsKnown: true}, "1001"},
+		{"in use, sockets unread", &inventory.Use{State: inventory.InUse}, "1111"},
+		{"listening, ports unknown", &inventory.Use{State: inventory.InUse, SocketsKnown: true, Listening: reachable.Listening}, "1111"},
+		{"listening, nothing published", &inventory.Use{State: inventory.InUse, SocketsKnown: true, PortsKnown: true, Listening: reachable.Listening}, "1101"},
+		{"reachable", &reachable, "1111"},
+	} {
+		got := ""
+		for _, word := range []string{"inUse", "listening", "reachable", "useKnown"} {
+			r, err := Compile(word + " && severity >= high")
+			if err != nil {
+				t.Fatal(err)
+			}
+			yes, err := r.Fails(&vulndb.Finding{IDs: []string{"CVE-1"}, Severity: vulndb.SeverityHigh, Use: tt.use}, &p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += map[bool]string{true: "1", false: "0"}[yes]
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	r, err := Compile("inUse || misconfiguration == 'x'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if yes, err := r.FailsConfig(&inventory.Misconfiguration{ID: "root-user"}); err != nil || yes {
+		t.Errorf("a configuration is in use: %v", err)
+	}
+}
+
 // TestRuleCost: an expression that breaks or costs too much is an error, not a pass.
 func TestRuleCost(t *testing.T) {
 	f := vulndb.Finding{IDs: make([]string, 300)}

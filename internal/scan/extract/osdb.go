@@ -83,18 +83,33 @@ func wantsDpkgList(name string, _ fs.FileMode, _ int64) bool {
 	return dir == "var/lib/dpkg/info/" && strings.HasSuffix(base, ".list")
 }
 
-// readDpkgList reads which files a package owns; only those that another extractor
-// could want are kept.
+// readDpkgList reads which files a package owns; only those that
+// matter are kept.
 func readDpkgList(name string, c image.Content) (inventory.File, error) {
 	owner, _, _ := strings.Cut(strings.TrimSuffix(path.Base(name), ".list"), ":")
 	var f inventory.File
+	own := owning{f: &f, owner: owner}
 	err := eachLine(c, func(line string) error {
-		if p := strings.TrimPrefix(line, "/"); ownable(p) {
-			f.Owns = append(f.Owns, inventory.Owned{Path: p, Owner: owner})
-		}
+		own.add(strings.TrimPrefix(line, "/"))
 		return nil
 	})
 	return f, err
+}
+
+// owning gathers the files of one package that matter: those that another extractor could
+// want, those whose use shows, and one script, which says that there is what does not.
+type owning struct {
+	f        *inventory.File
+	owner    string
+	scripted bool
+}
+
+func (o *owning) add(file string) {
+	script := !o.scripted && inventory.IsScript(file)
+	if script || inventory.ShowsUse(file) || ownable(file) {
+		o.f.Owns = append(o.f.Owns, inventory.Owned{Path: file, Owner: o.owner})
+	}
+	o.scripted = o.scripted || script
 }
 
 // ownable reports whether a path may hold a package of a language.
@@ -112,6 +127,7 @@ func readApk(_ string, c image.Content) (inventory.File, error) {
 	var f inventory.File
 	var p inventory.Package
 	var dir string
+	own := owning{f: &f}
 	end := func() {
 		if p.Name != "" {
 			if p.Source == "" {
@@ -120,7 +136,7 @@ func readApk(_ string, c image.Content) (inventory.File, error) {
 			p.Kind, p.SourceVersion = inventory.KindApk, p.Version
 			f.Packages = append(f.Packages, p)
 		}
-		p, dir = inventory.Package{}, ""
+		p, dir, own = inventory.Package{}, "", owning{f: &f}
 	}
 	err := eachLine(c, func(line string) error {
 		if line == "" {
@@ -143,9 +159,8 @@ func readApk(_ string, c image.Content) (inventory.File, error) {
 		case "F":
 			dir = value
 		case "R":
-			if at := path.Join(dir, value); ownable(at) {
-				f.Owns = append(f.Owns, inventory.Owned{Path: at, Owner: p.Name})
-			}
+			own.owner = p.Name
+			own.add(path.Join(dir, value))
 		}
 		return nil
 	})

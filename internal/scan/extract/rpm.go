@@ -57,11 +57,8 @@ func readRPM(name string, c image.Content) (inventory.File, error) {
 		if len(f.Packages) > inventory.MaxPackages {
 			return fmt.Errorf("an RPM database of more than %d packages", inventory.MaxPackages)
 		}
-		p.Files(func(file string) {
-			if at := strings.TrimPrefix(file, "/"); ownable(at) {
-				f.Owns = append(f.Owns, inventory.Owned{Path: at, Owner: p.Name})
-			}
-		})
+		own := owning{f: &f, owner: p.Name}
+		p.Files(func(file string) { own.add(strings.TrimPrefix(file, "/")) })
 		return nil
 	})
 	sourceEpochs(f.Packages)

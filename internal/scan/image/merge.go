@@ -109,6 +109,7 @@ func (r *reader) fill(seen map[string]read) (*owners, error) {
 	slices.SortFunc(r.res.Packages, comparePackages)
 	// A database may name a package twice; nothing more is known from the second.
 	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool { return comparePackages(a, b) == 0 })
+	r.res.Owned = ownedFiles(seen, r.res.Packages)
 	return own, nil
 }
 
@@ -171,14 +172,7 @@ func comparePackages(a, b inventory.Package) int {
 
 // merged returns a path as a distribution with one /usr has it: package lists say
 // both /lib/x and /usr/lib/x for the same file.
-func merged(p string) string {
-	for _, dir := range []string{"bin/", "sbin/", "lib/", "lib64/"} {
-		if strings.HasPrefix(p, dir) {
-			return "usr/" + p
-		}
-	}
-	return p
-}
+func merged(p string) string { return inventory.Merged(p) }
 
 // resolveLinks gives hard links the content of their targets: that of a file of the
 // same kind that was read, or else by reading the target in another pass.

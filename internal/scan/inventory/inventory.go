@@ -118,7 +118,9 @@ type Result struct {
 	// Base is what the image says of its base image; nil: nothing.
 	Base     *ClaimedBase `json:"base,omitempty"`
 	Packages []Package    `json:"packages,omitempty"`
-	Notes    []Note       `json:"notes,omitempty"`
+	// Owned are the files of packages by which their use can be seen.
+	Owned []OwnedFiles `json:"owned,omitempty"`
+	Notes []Note       `json:"notes,omitempty"`
 	// ConfigRead says that the image's configuration was looked at: a root file system
 	// has none, and that of an image in the store of a local Docker is not at hand.
 	ConfigRead bool `json:"configRead,omitempty"`

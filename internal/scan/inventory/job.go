@@ -74,6 +74,8 @@ const (
 	MaxPackages   = 200_000
 	MaxNotes      = 1_000
 	MaxLayers     = 1_024
+	// MaxOwnedFiles bounds the files in all [OwnedFiles] of one image.
+	MaxOwnedFiles = 200_000
 	// MaxMisconfigurations bounds those of one image; more are a note.
 	MaxMisconfigurations = 2048
 	// MaxText bounds names, versions and paths, in bytes.
@@ -123,7 +125,7 @@ func ReadResult(r io.Reader) (*Result, error) {
 // objects, but for tags and the pieces of the sandbox.
 const (
 	maxPieces  = 16 // in either list of a [Sandbox]
-	maxObjects = MaxPackages + MaxNotes + MaxLayers + MaxMisconfigurations + 16
+	maxObjects = 2*MaxPackages + MaxNotes + MaxLayers + MaxMisconfigurations + 16
 	maxLoose   = MaxLayers + 2*maxPieces + 16 // elements of lists that are no objects
 	maxNesting = 8
 )
@@ -224,6 +226,9 @@ func (r *Result) Check() error {
 	}
 	if r.Unsearched != nil {
 		texts = append(texts, r.Unsearched.Path, r.Unsearched.Text)
+	}
+	if err := r.checkOwned(); err != nil {
+		return err
 	}
 	for i := range r.Packages {
 		p := &r.Packages[i]

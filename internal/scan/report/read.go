@@ -61,6 +61,7 @@ func Read(r io.Reader) (*Scan, error) {
 		if f := &s.Findings[i]; f.Package < 0 || f.Package >= len(s.Inventory.Packages) || len(f.IDs) == 0 {
 			return nil, fmt.Errorf("finding %d is about no package of the report, or has no name", i)
 		}
+		s.Findings[i].Use = nil // what was in use then says nothing of now
 	}
 	// What it says of its base is for whoever asks to find anew.
 	s.FindBase(nil)

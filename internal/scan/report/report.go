@@ -62,10 +62,10 @@ type Database struct {
 }
 
 // New puts a scan together. matches is nil if nothing was matched. It takes what is wrong
-// with the configuration out of res.
+// with the configuration and the lists of files out of res.
 func New(target string, at time.Time, res *inventory.Result, db *Database, matches *vulndb.Matches) *Scan {
 	faults := res.Misconfigurations
-	res.Misconfigurations = nil
+	res.Misconfigurations, res.Owned = nil, nil
 	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Misconfigurations: faults, Complete: res.Complete(), Findings: []vulndb.Finding{}}
 	if matches != nil {
 		s.Findings = append(s.Findings, matches.Findings...)

@@ -160,6 +160,7 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 	s.At, s.OS, s.Count, s.Complete = m.At, cmp.Or(res.OS.Pretty, res.OS.ID), len(res.Packages), false
 	s.Database, s.Findings = time.Time{}, nil
 	s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])
+	s.Secrets, s.Unsearched = secrets(res), unsearched(res)
 	list := make([]int32, len(keys))
 	for i, key := range keys {
 		n, ok := k.names[key]

@@ -76,11 +76,14 @@ type State struct {
 	Complete bool
 	Notes    []inventory.Note
 	Findings []policy.ImageFinding
+	// Secrets and Unsearched are as in [policy.ImageScan].
+	Secrets    []policy.ImageSecret
+	Unsearched string
 }
 
 // Scan returns the state as policies ask for it.
 func (s *State) Scan() policy.ImageScan {
-	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Complete: s.Complete, Findings: s.Findings}
+	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Complete: s.Complete, Findings: s.Findings, Secrets: s.Secrets, Unsearched: s.Unsearched}
 }
 
 // Bounds.
@@ -170,6 +173,17 @@ func (k *Keeper) State(id string) (State, bool) {
 		return State{}, false
 	}
 	return *s, true
+}
+
+// Inventory reads the inventory of an image back.
+//
+// Errors: those of files; one that is damaged.
+func (k *Keeper) Inventory(id string) (*inventory.Result, error) {
+	if !imageID.MatchString(id) {
+		return nil, fmt.Errorf("image %.80q has no inventory", id)
+	}
+	_, res, err := k.read(id)
+	return res, err
 }
 
 // List returns all states, ordered by ID.

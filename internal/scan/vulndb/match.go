@@ -63,10 +63,33 @@ type Finding struct {
 	// is of one by the image's own word; set by whoever asks, too.
 	FromBase    bool `json:"fromBase,omitempty"`
 	ClaimedBase bool `json:"claimedBase,omitempty"`
+	// Use is what was observed of the package in a running container; nil: nobody looked. It
+	// is set by whoever did.
+	Use *inventory.Use `json:"use,omitempty"`
 }
 
 // Fixable reports whether there is a version to go to that anybody can have.
 func (f *Finding) Fixable() bool { return f.Fixed != "" && f.State != StateSubscription }
+
+// Urgency orders findings whose packages' use was looked at, the most urgent first: known to
+// be exploited; in use, those that a published port leads to before others, what is not known
+// before what was not seen; by EPSS; by severity.
+func (f *Finding) Urgency(o *Finding) int {
+	exploited := func(f *Finding) int {
+		if f.Exploited {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(exploited(f)-exploited(o), f.use().Rank()-o.use().Rank(), -cmp.Compare(f.EPSS, o.EPSS), -cmp.Compare(f.Severity, o.Severity))
+}
+
+func (f *Finding) use() *inventory.Use {
+	if f.Use == nil {
+		return &inventory.Use{}
+	}
+	return f.Use
+}
 
 // Matches is what the database says of an image.
 type Matches struct {

@@ -1,0 +1,293 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/control"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/inuse"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/workload"
+)
+
+// When containers are looked at: at once, and then after these times; the last again and
+// again. What a program loads it mostly loads at its start.
+var useTimes = []time.Duration{10 * time.Second, 50 * time.Second, 5 * time.Minute}
+
+const (
+	useTick     = 5 * time.Second
+	maxUseLooks = 32                     // containers looked at in one tick
+	useBudget   = 500 * time.Millisecond // of a tick, after which the rest waits for the next
+	maxUseIndex = 64                     // inventories whose files are held in memory
+	maxUsePast  = 1000                   // images of which is kept what ended containers used
+)
+
+// uses looks from time to time which packages the running containers use. What it knows sets
+// priorities, and hides nothing.
+type uses struct {
+	a    *Agent
+	proc inuse.Proc
+	// ports asks the engine; inventories reads one back, with when it was made.
+	ports       func(ctx context.Context, c workload.Container) inuse.Ports
+	inventories func(image string) (*inventory.Result, time.Time, error)
+	// looks is not that which enforcement uses: a container that keeps a look waiting takes
+	// nothing from that.
+	looks looks
+	dir   string // of files; "": nothing is kept over a restart
+
+	index   map[string]*indexed   // by image; of run's goroutine
+	written map[string]writtenUse // by image; of run's goroutine
+
+	// mu guards what follows.
+	mu   sync.Mutex
+	of   map[ident.ContainerID]*usedBy
+	past map[string]*inuse.Facts // by image: of containers that have ended, and of before the start
+}
+
+// usedBy is what is known of one running container.
+type usedBy struct {
+	image string
+	next  time.Time
+	n     int // looks, also those that were not answered
+	seen  *inuse.Seen
+	facts *inuse.Facts // nil: its image has no inventory yet
+}
+
+type indexed struct {
+	at time.Time
+	*inuse.Index
+}
+
+func (a *Agent) openUses() {
+	a.uses = &uses{
+		a: a, of: map[ident.ContainerID]*usedBy{}, past: map[string]*inuse.Facts{}, index: map[string]*indexed{}, ports: a.portsOf,
+		dir: a.cfg.usesDir(), written: map[string]writtenUse{},
+		inventories: func(image string) (*inventory.Result, time.Time, error) {
+			s, ok := a.images.keeper.State(image)
+			if !ok || s.At.IsZero() {
+				return nil, time.Time{}, fmt.Errorf("image %.80q is not scanned yet", image)
+			}
+			res, err := a.images.keeper.Inventory(image)
+			return res, s.At, err
+		},
+	}
+	a.uses.recall()
+}
+
+// portsOf asks the engine for published ports. Those that it does not tell are not known.
+func (a *Agent) portsOf(ctx context.Context, c workload.Container) inuse.Ports {
+	if a.docker == nil || c.Runtime != workload.RuntimeDocker {
+		return inuse.Ports{}
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	list, host, err := a.docker.Ports(ctx, c.ID)
+	if err != nil {
+		return inuse.Ports{}
+	}
+	p := inuse.Ports{Known: true, Host: host}
+	for _, port := range list {
+		p.List = append(p.List, inuse.Port{Proto: port.Proto, Host: port.Host, Private: port.Private})
+	}
+	return p
+}
+
+// run looks until ctx ends.
+func (u *uses) run(ctx context.Context) {
+	t := time.NewTicker(useTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			u.tick(ctx, u.a.binder.registry.List(), time.Now())
+		}
+	}
+}
+
+// tick looks at the containers whose time has come.
+func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Time) {
+	due, over := u.due(list, now)
+	for _, image := range over {
+		u.write(image, now, true)
+	}
+	if len(due) == 0 {
+		return
+	}
+	all, err := u.proc.Processes()
+	if err != nil {
+		u.a.health.Counter("use_looks_failed").Add(1)
+		u.a.log.Warn("which packages are in use is not looked at", attr.Error, err.Error())
+		return
+	}
+	began := time.Now()
+	for _, c := range due[:min(len(due), maxUseLooks)] {
+		if ctx.Err() != nil || time.Since(began) > useBudget {
+			return // the others are due at the next tick
+		}
+		u.look(ctx, c, all[c.ID], now)
+	}
+}
+
+// due returns the running containers that are to be looked at, longest due first, and puts
+// away what is known of those that run no more; over are the images of these.
+func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Container, over []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	running := map[ident.ContainerID]bool{}
+	for _, c := range list {
+		if c.State != workload.StateRunning {
+			continue
+		}
+		running[c.ID] = true
+		by := u.of[c.ID]
+		if by == nil {
+			by = &usedBy{seen: &inuse.Seen{}}
+			u.of[c.ID] = by
+		}
+		by.image = c.ImageDigest
+		if !now.Before(by.next) {
+			due = append(due, c)
+		}
+	}
+	for id, by := range u.of {
+		if !running[id] {
+			u.keep(by)
+			delete(u.of, id)
+			over = append(over, by.image)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b workload.Container) int { return u.of[a.ID].next.Compare(u.of[b.ID].next) })
+	return due, over
+}
+
+// keep remembers what a container that has ended used. u.mu is held.
+func (u *uses) keep(by *usedBy) {
+	if by.facts == nil || by.image == "" {
+		return
+	}
+	if _, ok := u.past[by.image]; !ok && len(u.past) >= maxUsePast {
+		oldest := ""
+		for image, f := range u.past {
+			if oldest == "" || f.Until.Before(u.past[oldest].Until) {
+				oldest = image
+			}
+		}
+		delete(u.past, oldest)
+		_ = os.Remove(u.file(oldest)) // it counts as unknown, whether or not it is gone
+	}
+	u.past[by.image] = inuse.Join(u.past[by.image], by.facts)
+}
+
+// look looks at one container. A process of it that keeps its memory locked keeps the look
+// waiting, and is left behind.
+func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now time.Time) {
+	var l *inuse.Look
+	err := u.looks.at(c.ID, func() { l = u.proc.Look(pids, now) })
+	u.a.health.Counter("use_looks").Add(1)
+	var ports inuse.Ports
+	if err != nil {
+		u.a.health.Counter("use_looks_failed").Add(1)
+	} else {
+		ports = u.ports(ctx, c)
+	}
+	x := u.indexOf(c.ImageDigest)
+	defer func() { u.write(c.ImageDigest, now, false) }() // after u.mu
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	by := u.of[c.ID]
+	if by == nil {
+		return
+	}
+	by.next = now.Add(useTimes[min(by.n, len(useTimes)-1)])
+	by.n++
+	if err != nil {
+		by.seen.Unread++ // what was not seen may be in use
+	} else {
+		u.a.health.Counter("use_cut").Add(uint64(l.Cut))
+		by.seen.Add(l)
+		by.seen.Ports = ports
+	}
+	if x != nil {
+		by.facts = x.Facts(by.seen)
+	} else if by.n > 1 {
+		by.next = now.Add(useTimes[0]) // the scan of its image may be on its way
+	}
+}
+
+// indexOf returns the index of an image's inventory, nil if there is none.
+func (u *uses) indexOf(image string) *inuse.Index {
+	if image == "" {
+		return nil
+	}
+	if s, ok := u.a.images.keeper.State(image); ok && u.index[image] != nil && u.index[image].at.Equal(s.At) {
+		return u.index[image].Index
+	}
+	res, at, err := u.inventories(image)
+	if err != nil {
+		delete(u.index, image)
+		return nil
+	}
+	if len(u.index) >= maxUseIndex {
+		clear(u.index) // they are read again
+	}
+	u.index[image] = &indexed{at, inuse.NewIndex(res)}
+	return u.index[image].Index
+}
+
+// facts returns what is known of the packages of an image, nil if that is nothing.
+func (u *uses) facts(image string) *inuse.Facts {
+	if u == nil {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	f := u.past[image]
+	for _, by := range u.of {
+		if by.image == image {
+			f = inuse.Join(f, by.facts)
+		}
+	}
+	return f
+}
+
+// attach returns findings of an image with what is known of their packages' use.
+func (u *uses) attach(image string, list []policy.ImageFinding) []policy.ImageFinding {
+	f := u.facts(image)
+	out := slices.Clone(list)
+	for i := range out {
+		p := &out[i]
+		p.Use = f.Of(inuse.KeyOf(p.Kind, p.Package, p.Version, p.Path))
+	}
+	return out
+}
+
+// ContainerUse implements [control.Agent].
+func (a *Agent) ContainerUse(_ context.Context, ref string) (*control.ContainerUse, error) {
+	id, err := a.resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	c, _ := a.binder.registry.Get(id)
+	c.ID = id
+	a.uses.mu.Lock()
+	defer a.uses.mu.Unlock()
+	out := &control.ContainerUse{ID: string(c.ID), Name: c.Name, Image: c.ImageDigest}
+	if by := a.uses.of[c.ID]; by != nil {
+		out.Seen = *by.seen
+		out.Seen.Files = make(map[string]*inuse.SeenFile, len(by.seen.Files))
+		for path, f := range by.seen.Files {
+			one := *f
+			out.Seen.Files[path] = &one
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,45 @@
+package image
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+)
+
+// ownedFiles lists the files of packages of the distribution by which their use shows, by
+// their own word. What is beyond the bound makes its package's list partial.
+func ownedFiles(seen map[string]read, packages []inventory.Package) []inventory.OwnedFiles {
+	first := map[string]int{}
+	for i := range packages {
+		if _, ok := first[packages[i].Name]; !ok && inventory.OfDistribution(packages[i].Kind) {
+			first[packages[i].Name] = i
+		}
+	}
+	lists, n := map[int]*inventory.OwnedFiles{}, 0
+	for _, name := range slices.Sorted(maps.Keys(seen)) {
+		for _, o := range seen[name].Owns {
+			i, ok := first[o.Owner]
+			shows := inventory.ShowsUse(o.Path)
+			if !ok || !shows && !inventory.IsScript(o.Path) {
+				continue
+			}
+			l := lists[i]
+			if l == nil {
+				l = &inventory.OwnedFiles{Package: i}
+				lists[i] = l
+			}
+			if !shows || n == inventory.MaxOwnedFiles {
+				l.Partial = true
+				continue
+			}
+			n++
+			l.Keys = inventory.AppendKey(l.Keys, inventory.FileKey(o.Path))
+		}
+	}
+	var out []inventory.OwnedFiles
+	for _, i := range slices.Sorted(maps.Keys(lists)) {
+		out = append(out, *lists[i])
+	}
+	return out
+}

@@ -1,0 +1,142 @@
+package inuse
+
+import (
+	"cmp"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Endpoint is what a process listens on.
+type Endpoint struct {
+	Proto string         `json:"proto"` // tcp, udp
+	Addr  netip.AddrPort `json:"addr"`
+}
+
+// String is "tcp 0.0.0.0:443".
+func (e Endpoint) String() string { return e.Proto + " " + e.Addr.String() }
+
+func (e Endpoint) compare(o Endpoint) int {
+	return cmp.Or(cmp.Compare(e.Proto, o.Proto), e.Addr.Compare(o.Addr))
+}
+
+// maxEndpoints bounds those of one file.
+const maxEndpoints = 64
+
+func union(a, b []Endpoint) []Endpoint {
+	for _, e := range b {
+		if len(a) < maxEndpoints && !slices.Contains(a, e) {
+			a = append(a, e)
+		}
+	}
+	return a
+}
+
+// listeners are the endpoints of a network namespace by the inode of their socket.
+type listeners map[string][]Endpoint
+
+// listeners returns those of a process's network namespace, which it reads once; ok is false
+// if not all could be read.
+//
+// Source: /proc/PID/net/{tcp,tcp6,udp,udp6}, proc_pid_net(5).
+func (p Proc) listeners(nets map[string]listeners, pid string) (list listeners, ok bool) {
+	ns, err := os.Readlink(p.path(pid, "ns", "net"))
+	if err != nil {
+		return nil, false
+	}
+	if list, ok := nets[ns]; ok {
+		return list, list != nil
+	}
+	if len(nets) >= maxNamespaces {
+		return nil, false
+	}
+	list, ok = listeners{}, true
+	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		b, err := readUpTo(p.path(pid, "net", name), maxNetBytes)
+		if err != nil {
+			// A kernel without IPv6 has no such file.
+			ok = ok && strings.HasSuffix(name, "6") && os.IsNotExist(err)
+			continue
+		}
+		// Connections come behind what listens: of TCP nothing is missed in what is left.
+		ok = ok && (len(b) < maxNetBytes || strings.HasPrefix(name, "tcp"))
+		list.read(name, string(b))
+	}
+	nets[ns] = list
+	return list, ok
+}
+
+// States of sockets: include/net/tcp_states.h. An UDP socket that is not connected is closed.
+const (
+	stateListen = "0A"
+	stateClose  = "07"
+)
+
+// read takes the lines of one list: sl local_address rem_address st tx:rx tr:when retrnsmt
+// uid timeout inode ...
+func (l listeners) read(name, text string) {
+	proto := strings.TrimSuffix(name, "6")
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 10 || f[3] != stateListen && (proto != "udp" || f[3] != stateClose) {
+			continue
+		}
+		addr, err := address(f[1])
+		if err != nil || addr.Port() == 0 {
+			continue
+		}
+		l[f[9]] = append(l[f[9]], Endpoint{proto, addr})
+	}
+}
+
+// address reads "0100007F:1F90": 32-bit words in the byte order of the host, which is little
+// endian wherever Belay runs, and the port in hexadecimal.
+func address(s string) (netip.AddrPort, error) {
+	host, port, ok := strings.Cut(s, ":")
+	b, err := hex.DecodeString(host)
+	n, perr := hex.DecodeString(port)
+	if !ok || err != nil || perr != nil || len(n) != 2 || len(b) != 4 && len(b) != 16 {
+		return netip.AddrPort{}, fmt.Errorf("address %.80q: want hexadecimal digits", s)
+	}
+	for i := 0; i < len(b); i += 4 {
+		slices.Reverse(b[i : i+4])
+	}
+	addr, _ := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(addr.Unmap(), uint16(n[0])<<8|uint16(n[1])), nil
+}
+
+// Port is a port of a container that the engine publishes on the host.
+type Port struct {
+	Proto   string         `json:"proto"`
+	Host    netip.AddrPort `json:"host"`
+	Private uint16         `json:"private"`
+}
+
+// Ports is what is known of the published ports of a container.
+type Ports struct {
+	Known bool `json:"known,omitempty"`
+	// Host says that it has the host's network: what listens there is as reachable as the host.
+	Host bool   `json:"host,omitempty"`
+	List []Port `json:"list,omitempty"`
+}
+
+// reach returns how an endpoint is reached from outside of the host: "tcp 0.0.0.0:8443->443".
+// One that listens on a loopback address is not, nor one that is published on one.
+func (p *Ports) reach(e Endpoint) []string {
+	if e.Addr.Addr().IsLoopback() {
+		return nil
+	}
+	if p.Host {
+		return []string{e.String()}
+	}
+	var out []string
+	for _, port := range p.List {
+		if port.Proto == e.Proto && port.Private == e.Addr.Port() && !port.Host.Addr().IsLoopback() {
+			out = append(out, fmt.Sprintf("%s %s->%d", port.Proto, port.Host, port.Private))
+		}
+	}
+	return out
+}
