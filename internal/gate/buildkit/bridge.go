@@ -26,11 +26,13 @@ type rawCodec struct{}
 func (rawCodec) Name() string { return "proto" }
 
 func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	f, ok := v.(*frame)
-	if !ok {
-		return nil, fmt.Errorf("marshal %T", v)
+	switch f := v.(type) {
+	case *frame:
+		return mem.BufferSlice{mem.SliceBuffer(*f)}, nil
+	case *heldFrame:
+		return f.buffer(), nil
 	}
-	return mem.BufferSlice{mem.SliceBuffer(*f)}, nil
+	return nil, fmt.Errorf("marshal %T", v)
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
@@ -60,12 +62,15 @@ type side interface {
 	begin(ctx context.Context, method string, md metadata.MD) (call, error)
 	// failed notes that a call ended by a fault of the gate's own.
 	failed(method string, v any)
+	// overfull notes that a message was refused because too much is held.
+	overfull(method string)
 }
 
 // bridge is two connections with gRPC between them: calls come in on one, go out on the other.
 type bridge struct {
 	side side
 	out  *grpc.ClientConn
+	held held
 }
 
 // run serves from until either connection ends, or ctx does. Both are closed then.
@@ -128,11 +133,7 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 		return err
 	}
 	if c.drop {
-		var f frame
-		if err := in.RecvMsg(&f); err != nil {
-			return err
-		}
-		return in.SendMsg(&frame{})
+		return drop(in, &c)
 	}
 	md = md.Copy()
 	for _, own := range []string{":authority", "content-type", "user-agent", "grpc-accept-encoding"} {
@@ -150,7 +151,7 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 			cancel()
 		}
 	}()
-	err = passDown(out, in, c.answer)
+	err = b.passDown(method, out, in, c.answer)
 	in.SetTrailer(out.Trailer())
 	cancel() // the call has ended: nothing of what the caller still sends is wanted
 	select {
@@ -172,13 +173,13 @@ func (b *bridge) survive(method string, err *error) {
 
 func (b *bridge) passUpSafely(method string, in grpc.ServerStream, out grpc.ClientStream, c *call) (err error) {
 	defer b.survive(method, &err)
-	return passUp(in, out, c)
+	return b.passUp(method, in, out, c)
 }
 
 // passUp returns an error if a message must not be passed on, or the caller is gone.
-func passUp(in grpc.ServerStream, out grpc.ClientStream, c *call) error {
+func (b *bridge) passUp(method string, in grpc.ServerStream, out grpc.ClientStream, c *call) error {
 	for {
-		again, err := passOneUp(in, out, c)
+		again, err := b.passOneUp(method, in, out, c)
 		if !again || err != nil {
 			return err
 		}
@@ -188,18 +189,39 @@ func passUp(in grpc.ServerStream, out grpc.ClientStream, c *call) error {
 // smallMessage is what may wait for its answer without a turn, in bytes.
 const smallMessage = 64 << 10
 
-func passOneUp(in grpc.ServerStream, out grpc.ClientStream, c *call) (again bool, err error) {
-	back := func() {}
-	if c.turns != nil {
-		select {
-		case c.turns <- struct{}{}:
-		case <-in.Context().Done():
-			return false, in.Context().Err()
-		}
-		var once sync.Once
-		back = func() { once.Do(func() { <-c.turns }) }
-		defer back()
+// turn waits for a turn to take a message in, which back ends.
+func (c *call) turn(ctx context.Context) (back func(), err error) {
+	if c.turns == nil {
+		return func() {}, nil
 	}
+	select {
+	case c.turns <- struct{}{}:
+		return sync.OnceFunc(func() { <-c.turns }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// drop takes a message in and answers it with an empty one.
+func drop(in grpc.ServerStream, c *call) error {
+	back, err := c.turn(in.Context())
+	if err != nil {
+		return err
+	}
+	defer back()
+	var f frame
+	if err := in.RecvMsg(&f); err != nil {
+		return err
+	}
+	return in.SendMsg(&frame{})
+}
+
+func (b *bridge) passOneUp(method string, in grpc.ServerStream, out grpc.ClientStream, c *call) (again bool, err error) {
+	back, err := c.turn(in.Context())
+	if err != nil {
+		return false, err
+	}
+	defer back()
 	var f frame
 	switch err := in.RecvMsg(&f); {
 	case errors.Is(err, io.EOF):
@@ -208,6 +230,16 @@ func passOneUp(in grpc.ServerStream, out grpc.ClientStream, c *call) (again bool
 	case err != nil:
 		return false, err
 	}
+	leave, err := b.hold(method, f)
+	if err != nil {
+		return false, err
+	}
+	sent := false
+	defer func() { // by a panic, too
+		if !sent {
+			leave()
+		}
+	}()
 	if len(f) <= smallMessage {
 		back()
 	}
@@ -216,10 +248,14 @@ func passOneUp(in grpc.ServerStream, out grpc.ClientStream, c *call) (again bool
 			return false, err
 		}
 	}
-	return out.SendMsg(&f) == nil, nil // else the reason is what the other direction reads
+	if err := out.SendMsg(&heldFrame{f, leave}); err != nil {
+		return false, nil //nolint:nilerr // the reason is what the other direction reads
+	}
+	sent = true
+	return true, nil
 }
 
-func passDown(out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {
+func (b *bridge) passDown(method string, out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {
 	if md, err := out.Header(); err == nil && md != nil {
 		md.Delete("content-type")
 		if err := in.SendHeader(md); err != nil {
@@ -227,23 +263,42 @@ func passDown(out grpc.ClientStream, in grpc.ServerStream, change func([]byte) (
 		}
 	}
 	for {
-		var f frame
-		err := out.RecvMsg(&f)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err // of the other side, with its status and details
-		}
-		if change != nil {
-			if f, err = change(f); err != nil {
-				return err
-			}
-		}
-		if err := in.SendMsg(&f); err != nil {
+		again, err := b.passOneDown(method, out, in, change)
+		if !again || err != nil {
 			return err
 		}
 	}
+}
+
+func (b *bridge) passOneDown(method string, out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) (again bool, err error) {
+	var f frame
+	err = out.RecvMsg(&f)
+	if errors.Is(err, io.EOF) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err // of the other side, with its status and details
+	}
+	leave, err := b.hold(method, f)
+	if err != nil {
+		return false, err
+	}
+	sent := false
+	defer func() { // by a panic, too
+		if !sent {
+			leave()
+		}
+	}()
+	if change != nil {
+		if f, err = change(f); err != nil {
+			return false, err
+		}
+	}
+	if err := in.SendMsg(&heldFrame{f, leave}); err != nil {
+		return false, err
+	}
+	sent = true
+	return true, nil
 }
 
 func denied(msg string) error {

@@ -105,8 +105,8 @@ type controlSide struct {
 }
 
 // maxTurns bounds the messages of a connection that are taken in at once: a Solve can have
-// [MaxMessage].
-const maxTurns = 16
+// [MaxMessage], and has it in memory before its length is known here.
+const maxTurns = 4
 
 // ServeControl mediates a connection on which the client calls the daemon, until either side
 // ends it or ctx does. It owns both connections and closes them.
@@ -121,7 +121,7 @@ func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) 
 		return call{}, denied(cutText(method) + " is not open through the gate")
 	}
 	if m.drop {
-		return call{drop: true}, nil
+		return call{drop: true, turns: p.turns}, nil
 	}
 	if m.within {
 		ids := md.Get(buildIDKey)

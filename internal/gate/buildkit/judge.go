@@ -45,8 +45,9 @@ type Judge interface {
 const (
 	CauseUnknownMethod = "grpc_method" // no method of the table
 	CauseInternal      = "internal_failure"
-	CauseMessage       = "grpc_message" // not read: unknown field, not canonical, too large
-	CauseForeign       = "grpc_foreign" // another's build or session
+	CauseMessage       = "grpc_message"  // not read: unknown field, not canonical, too large
+	CauseForeign       = "grpc_foreign"  // another's build or session
+	CauseTooMuch       = "grpc_too_much" // messages that wait take too much memory
 )
 
 // MaxMessage bounds one message, in bytes. BuildKit's own bound is 16 MiB
