@@ -22,7 +22,10 @@ import (
 const (
 	useSuffix    = ".use.json"
 	maxUseFile   = 4 << 20
-	useFileEvery = time.Hour // if no other package is in use than before
+	// How long a file is kept as it is if no other package is in use than before: while
+	// containers run, and when one has ended.
+	useFileEvery = time.Hour
+	useFileEnded = time.Minute
 )
 
 var useImage = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
@@ -93,13 +96,13 @@ func readUse(file, image string) (*inuse.Facts, error) {
 
 // write keeps what is known of an image, if it is time or another package is in use. Only
 // run's goroutine calls it, without u.mu.
-func (u *uses) write(image string, now time.Time, always bool) {
+func (u *uses) write(image string, now time.Time, every time.Duration) {
 	f := u.facts(image)
 	if u.dir == "" || f == nil || !useImage.MatchString(image) {
 		return
 	}
 	was := u.written[image]
-	if !always && was.used == len(f.Used) && now.Sub(was.at) < useFileEvery {
+	if was.used == len(f.Used) && now.Sub(was.at) < every {
 		return
 	}
 	b, err := json.Marshal(useFile{image, f})

@@ -25,8 +25,11 @@ const (
 	useTick     = 5 * time.Second
 	maxUseLooks = 32                     // containers looked at in one tick
 	useBudget   = 500 * time.Millisecond // of a tick, after which the rest waits for the next
-	maxUseIndex = 64                     // inventories whose files are held in memory
-	maxUsePast  = 1000                   // images of which is kept what ended containers used
+	maxUseFiles = 32_768                 // files in use of all containers that are remembered
+	// useAwaitScan is after how many looks an image that is not scanned is no more waited for.
+	useAwaitScan = 12
+	maxUseIndex  = 64   // inventories whose files are held in memory
+	maxUsePast   = 1000 // images of which is kept what ended containers used
 )
 
 // uses looks from time to time which packages the running containers use. What it knows sets
@@ -116,8 +119,9 @@ func (u *uses) run(ctx context.Context) {
 // tick looks at the containers whose time has come.
 func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Time) {
 	due, over := u.due(list, now)
-	for _, image := range over {
-		u.write(image, now, true)
+	slices.Sort(over)
+	for _, image := range slices.Compact(over) {
+		u.write(image, now, useFileEnded)
 	}
 	if len(due) == 0 {
 		return
@@ -200,7 +204,7 @@ func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now t
 		ports = u.ports(ctx, c)
 	}
 	x := u.indexOf(c.ImageDigest)
-	defer func() { u.write(c.ImageDigest, now, false) }() // after u.mu
+	defer func() { u.write(c.ImageDigest, now, useFileEvery) }() // after u.mu
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	by := u.of[c.ID]
@@ -215,12 +219,27 @@ func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now t
 		u.a.health.Counter("use_cut").Add(uint64(l.Cut))
 		by.seen.Add(l)
 		by.seen.Ports = ports
+		u.bound(by)
 	}
 	if x != nil {
 		by.facts = x.Facts(by.seen)
-	} else if by.n > 1 {
+	} else if by.n > 1 && by.n < useAwaitScan {
 		by.next = now.Add(useTimes[0]) // the scan of its image may be on its way
 	}
+}
+
+// bound forgets the files of a container whose are too many for all together: containers choose
+// what they use. u.mu is held.
+func (u *uses) bound(by *usedBy) {
+	n := 0
+	for _, o := range u.of {
+		n += len(o.seen.Files)
+	}
+	if n <= maxUseFiles {
+		return
+	}
+	u.a.health.Counter("use_cut").Add(uint64(len(by.seen.Files)))
+	by.seen.Files, by.seen.Cut = nil, by.seen.Cut+1 // it is unknown from now on, and not unused
 }
 
 // indexOf returns the index of an image's inventory, nil if there is none.

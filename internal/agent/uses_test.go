@@ -143,6 +143,38 @@ func TestUseDecides(t *testing.T) {
 	}
 }
 
+// What all containers use together is bounded: one beyond the bound is unknown, not unused.
+func TestUsesBound(t *testing.T) {
+	u, c := testUses(t, "  mode: enforce\n  findings: [{name: used, inUse: true}]\n")
+	big := &inuse.Seen{Files: map[string]*inuse.SeenFile{}}
+	for i := range maxUseFiles {
+		big.Files[fmt.Sprint(i)] = &inuse.SeenFile{}
+	}
+	other := workload.Container{ID: ident.ContainerID(strings.Repeat("e", 64)), State: workload.StateRunning}
+	u.of[other.ID] = &usedBy{seen: big, next: time.Now().Add(time.Hour)}
+	u.tick(t.Context(), []workload.Container{c, other}, time.Now())
+	got := u.attach(judgedID, []policy.ImageFinding{findingIn("a"), findingIn("b")})
+	if got[0].Use.State != inventory.UseUnknown || got[1].Use.State != inventory.UseUnknown || u.a.health.Counter("use_cut").Load() == 0 {
+		t.Errorf("beyond the bound: %+v", got)
+	}
+	if n := len(u.of[c.ID].seen.Files); n > 0 {
+		t.Errorf("%d files are remembered", n)
+	}
+}
+
+// An image that cannot be scanned does not have its containers looked at more often for ever.
+func TestUsesUnscanned(t *testing.T) {
+	u, c := testUses(t, "  mode: enforce\n  findings: [{name: used, inUse: true}]\n")
+	u.inventories = func(string) (*inventory.Result, time.Time, error) { return nil, time.Time{}, os.ErrNotExist }
+	now := time.Now()
+	for at := time.Duration(0); at < time.Hour; at += useTick {
+		u.tick(t.Context(), []workload.Container{c}, now.Add(at))
+	}
+	if n := u.a.health.Counter("use_looks").Load(); n > useAwaitScan+12 {
+		t.Errorf("looked %d times in an hour", n)
+	}
+}
+
 // A look that is not answered makes what was not seen unknown, and is counted; an image that
 // is not scanned yet is asked about again soon.
 func TestUsesFailures(t *testing.T) {

@@ -35,8 +35,8 @@ const (
 	maxMapsSum    = 8 * maxMapsBytes
 	maxNetBytes   = 1 << 20 // of one list of sockets, the listening ones first
 	maxNamespaces = 4
-	maxFiles      = 4096 // of one container
-	maxPath       = 1024 // bytes
+	maxFiles      = 2048 // of one container
+	maxPath       = 512  // bytes
 	maxPIDs       = 65_536
 )
 
@@ -157,6 +157,10 @@ func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 	l.Processes++
 	files := map[string]How{}
 	note := func(path string, how How) {
+		if len(path) > maxPath {
+			l.Cut++
+			return
+		}
 		if path, ok := clean(path); ok {
 			files[path] |= how
 		}
