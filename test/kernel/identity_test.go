@@ -181,7 +181,8 @@ func TestSurvival(t *testing.T) {
 	// The next agent starts with another floor, which must not matter before it is set,
 	// and must hold from the first instruction after that.
 	opts := h.opts
-	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+	// Nobody saw whether it has listened, so it counts as one that has.
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny") + "---\n" + document("late", "enforce", listenPhase+driftPolicy)).Floor()
 	k, err := enforce.Open(opts)
 	if err != nil {
 		t.Fatal(err)
