@@ -38,7 +38,7 @@ func TestContainersAreNotAdmitted(t *testing.T) {
 			start(t, s)
 			c := NewClient(path)
 			for _, rt := range routes {
-				if rt.answer == nil || strings.HasSuffix(rt.path, "explain") || rt.path == "/v1/canary" || rt.path == "/v1/load" {
+				if rt.answer == nil || strings.HasSuffix(rt.path, "explain") || strings.HasSuffix(rt.path, "use") || rt.path == "/v1/canary" || rt.path == "/v1/load" {
 					continue // they want more of the agent
 				}
 				resp := get(t, c, rt.method, rt.path, "")
@@ -52,7 +52,7 @@ func TestContainersAreNotAdmitted(t *testing.T) {
 			if tt.want {
 				return
 			}
-			for _, path := range []string{"/v1/events", "/v1/explain?container=a", "/v1/canary", "/v1/load"} {
+			for _, path := range []string{"/v1/events", "/v1/explain?container=a", "/v1/containers/use?container=a", "/v1/canary", "/v1/load"} {
 				if resp := get(t, c, http.MethodGet, path, ""); resp.StatusCode != http.StatusForbidden {
 					t.Errorf("%s: %d", path, resp.StatusCode)
 				}

@@ -270,10 +270,9 @@ func TestQueue(t *testing.T) {
 		t.Error("a failure that is fresh was no failure")
 	}
 	eventually(t, "the scan that was put off", func() bool { s, _ := w.State(imgA); return !s.At.IsZero() })
-	close(started)
 	var order []string
-	for s := range started {
-		order = append(order, s)
+	for len(started) > 0 {
+		order = append(order, <-started)
 	}
 	if got := strings.Join(order, " "); got != "atrue bfalse atrue" {
 		t.Errorf("got %q", got)
