@@ -20,8 +20,8 @@ import (
 // What containers of an image used is kept in one file for each image, so that it is known
 // when the next container is to start, after a restart of the agent too.
 const (
-	useSuffix    = ".use.json"
-	maxUseFile   = 4 << 20
+	useSuffix  = ".use.json"
+	maxUseFile = 4 << 20
 	// How long a file is kept as it is if no other package is in use than before: while
 	// containers run, and when one has ended.
 	useFileEvery = time.Hour
