@@ -17,6 +17,7 @@ func main() {
 	code := run(ctx, &terminal{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
 		colours: wantColours(os.Stdout),
+		screen:  isScreen(os.Stdin) && isScreen(os.Stdout),
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)

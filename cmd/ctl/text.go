@@ -20,11 +20,14 @@ import (
 // wantColours reports whether f is a terminal whose owner has nothing against
 // colours; see https://no-color.org.
 func wantColours(f *os.File) painter {
-	if _, no := os.LookupEnv("NO_COLOR"); no || os.Getenv("TERM") == "dumb" {
-		return false
-	}
+	_, no := os.LookupEnv("NO_COLOR")
+	return painter(!no && isScreen(f))
+}
+
+// isScreen reports whether f is a terminal that can do more than write lines.
+func isScreen(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return err == nil && os.Getenv("TERM") != "dumb"
 }
 
 // clean returns s with everything that a terminal would not print as itself written
