@@ -160,8 +160,10 @@ static __always_inline int bl_listen(const struct sock *sk, int kill)
 	return d.verdict == BL_DENY ? -EPERM : 0;
 }
 
-/* A container's first listen ends its start (spec.phase), whether it is allowed or not. Only a
- * socket of IP counts: entrypoints of databases listen on unix sockets while they set up.
+/* A container's first listen ends its start (spec.phase), whether it is allowed or not, and is
+ * judged by what holds after it: the programs that judge one note it first, since trampolines run
+ * the last attached program first and stop at a denial. Only a socket of IP counts: entrypoints of
+ * databases listen on unix sockets while they set up.
  */
 static __always_inline int bl_note_listen(const struct sock *sk)
 {
@@ -199,12 +201,14 @@ int BPF_PROG(bl_sig_note_listen, const struct sock *sk, int oldstate, int newsta
 SEC("lsm/socket_listen")
 int BPF_PROG(bl_lsm_listen, struct socket *sock, int backlog)
 {
+	bl_note_listen(sock->sk);
 	return bl_listen(sock->sk, 0);
 }
 
 SEC("fmod_ret/security_socket_listen")
 int BPF_PROG(bl_mod_listen, struct socket *sock, int backlog)
 {
+	bl_note_listen(sock->sk);
 	return bl_listen(sock->sk, 0);
 }
 

@@ -183,12 +183,14 @@ static __always_inline int bl_net_listen(const struct sock *sk, int kill)
 SEC("lsm/socket_listen")
 int BPF_PROG(bl_lsm_net_listen, struct socket *sock, int backlog)
 {
+	bl_note_listen(sock->sk);
 	return bl_net_listen(sock->sk, 0);
 }
 
 SEC("fmod_ret/security_socket_listen")
 int BPF_PROG(bl_mod_net_listen, struct socket *sock, int backlog)
 {
+	bl_note_listen(sock->sk);
 	return bl_net_listen(sock->sk, 0);
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 )
@@ -58,8 +59,12 @@ func (e *Enforcer) carryMap(dir, name string) error {
 	}
 	defer old.Close()
 	key, value := make([]byte, old.KeySize()), make([]byte, old.ValueSize())
+	unnoted := name == "bl_containers" && !notesListens(dir)
 	it := old.Iterate()
 	for it.Next(&key, &value) {
+		if unnoted && value[unsafe.Offsetof(kernelBlContainer{}.Started)] == containerStarted {
+			value[unsafe.Offsetof(kernelBlContainer{}.Listened)] = 1
+		}
 		if err := e.maps[name].Update(key, value, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 			return err
 		}
@@ -68,6 +73,16 @@ func (e *Enforcer) carryMap(dir, name string) error {
 		return err
 	}
 	return nil
+}
+
+// containerStarted is bl_container.started of one whose first program runs.
+const containerStarted = 2
+
+// notesListens tells whether an agent of another layout noted what its containers listen on. One
+// that did not may have containers that have, and the start of all of them counts as over.
+func notesListens(dir string) bool {
+	noted, err := filepath.Glob(filepath.Join(dir, "links", "*", "bl_*_note_listen"))
+	return err == nil && len(noted) > 0
 }
 
 // carryLabels copies the labels of tasks, so that one which has left its container's

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -196,41 +198,71 @@ func netNS(file string) uint8 {
 // kernelDev turns stat's device number into the kernel's: major << 20 | minor.
 func kernelDev(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev) }
 
-// firstPID returns the process in a cgroup that is pid 1 of its own namespace, or if none
-// is, as in a container that shares the host's pids, the one with the lowest number; 0 if
-// the cgroup has no process.
+// firstPID returns a container's first process: of those in its cgroup and below, where nested
+// containers and services are, one of the outermost pid namespace, which is pid 1 there or, in a
+// container that shares the host's pids, has the lowest number; 0 if there is no process.
 func firstPID(dir string) (int, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			return 0, nil
+	best, rank := 0, [3]int{}
+	seen := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENODEV):
+			return nil // removed while we look
+		case err != nil:
+			return err
+		case !d.IsDir():
+			return nil
 		}
-		return 0, err
-	}
-	first := 0
-	for l := range strings.FieldsSeq(string(b)) {
-		pid, err := strconv.Atoi(l)
+		if seen++; seen > maxNested {
+			return fs.SkipAll
+		}
+		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
 		if err != nil {
-			return 0, fmt.Errorf("cgroup.procs: %w", err)
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
+				return nil // removed, or one of threads
+			}
+			return err
 		}
-		if pid > 0 && (first == 0 || pid < first) {
-			first = pid
+		for l := range strings.FieldsSeq(string(b)) {
+			pid, err := strconv.Atoi(l)
+			if err != nil {
+				return fmt.Errorf("cgroup.procs: %w", err)
+			}
+			if pid <= 0 {
+				continue // of another pid namespace
+			}
+			depth, first := pidNamespaces(filepath.Join("/proc", l, "status"))
+			if depth == 0 {
+				continue // it ended
+			}
+			r := [3]int{depth, first, pid}
+			if best == 0 || slices.Compare(r[:], rank[:]) < 0 {
+				best, rank = pid, r
+			}
 		}
-		if pid > 1 && isPID1(filepath.Join("/proc", l, "status")) {
-			return pid, nil
-		}
-	}
-	return first, nil
+		return nil
+	})
+	return best, err
 }
 
-// isPID1 tells whether a process is the first of its pid namespace.
+// maxNested bounds the cgroups below a container's that are looked into.
+const maxNested = 4096
+
+// pidNamespaces tells in how many pid namespaces a process is, as this one sees it, and 0 if it is
+// the first of the innermost, else 1. depth is 0 if it has ended.
 //
 // Source: /proc/PID/status, NSpid: its number in each namespace, the innermost last;
 // proc_pid_status(5).
-func isPID1(file string) bool {
+func pidNamespaces(file string) (depth, first int) {
 	v, ok := statusField(file, "NSpid:")
 	f := strings.Fields(v)
-	return ok && len(f) > 1 && f[len(f)-1] == "1"
+	if !ok || len(f) == 0 {
+		return 0, 1
+	}
+	if len(f) > 1 && f[len(f)-1] == "1" {
+		return len(f), 0
+	}
+	return len(f), 1
 }
 
 // statusField returns a line of /proc/PID/status.

@@ -70,9 +70,12 @@ func TestPhaseSections(t *testing.T) {
 				r := h.run(t, append([]string{"--detach"}, c.flags...), "/bin/sleep", "1000")
 				ran(t, r)
 				ran(t, h.exec(t, r.id, asUser, "/bin/attack", c.attack)) // it won
-				// The first listen itself is judged by what holds after it.
+				// The first listen itself is judged by what holds after it, and ends the start when it
+				// is denied too.
 				if l := h.exec(t, r.id, asUser, "/bin/attack", "listen"); c.rule != verdict.RuleListen || mode == "audit" {
 					ran(t, l)
+				} else if l.code == 0 {
+					t.Errorf("the first listen is judged by the start's rules: %v", l)
 				}
 				after := h.exec(t, r.id, asUser, "/bin/attack", c.attack)
 				after.id = r.id
