@@ -63,7 +63,7 @@ func (a *Agent) openImages() error {
 	}
 	o := stock.Options{
 		Dir: a.cfg.imagesDir(), DB: a.cfg.VulnDB, InUse: im.inUse, Report: im.report, Changed: func(string) { im.nudge() },
-		Timed: a.scanTimed, Health: a.health, Log: a.log,
+		Timed: a.scanTimed, MayIdle: func() bool { return a.own.mayScan(time.Now()) }, Health: a.health, Log: a.log,
 	}
 	scanner, err := a.cfg.scannerPath()
 	if err != nil {
@@ -71,9 +71,6 @@ func (a *Agent) openImages() error {
 	}
 	if scanner != "" {
 		o.Scan = func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
-			if err := a.own.awaitRoom(ctx); err != nil {
-				return nil, err
-			}
 			return scanImage(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
 		}
 	}

@@ -2,9 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"hash/fnv"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,15 +26,14 @@ const ownComponent = "own_caps"
 // own is what the agent may take and what it gives up for that. The zero value has no caps.
 type own struct {
 	cap     *owncap.Cap
-	ladder  owncap.Ladder // of watchOwn
-	step    atomic.Uint32 // owncap.Step
-	seen    atomic.Uint64 // records that were offered while some are left out
-	leftOut atomic.Uint64 // of them, since the last record that says so
-	memory  atomic.Int64  // taken at the last look, in bytes
+	ladder  owncap.Ladder      // of watchOwn
+	step    atomic.Uint32      // owncap.Step
+	seen    [256]atomic.Uint64 // records offered since the last look while some are left out, by container
+	leftOut atomic.Uint64      // of them, since the last record that says so
+	memory  atomic.Int64       // taken at the last look, in bytes
 	gate    atomic.Pointer[proxy.Server]
 
-	mu   sync.Mutex    // guards room
-	room chan struct{} // closed when scans may begin again; nil: they may
+	scanned atomic.Int64 // when the last scan began that could have waited, in Unix nanoseconds
 }
 
 func (o *own) at() owncap.Step { return owncap.Step(o.step.Load()) } //nolint:gosec // stored from one
@@ -54,8 +54,8 @@ func (a *Agent) ownHealth(step owncap.Step) {
 	switch c := a.own.cap; {
 	case step > owncap.Normal:
 		a.health.SetDegraded(ownComponent, "the agent is near its own caps: "+stepText[step])
-	case c.Why != nil:
-		a.health.SetDegraded(ownComponent, "the kernel does not hold the agent to its caps: "+c.Why.Error())
+	case c.Why != nil || c.WhyCPU != nil:
+		a.health.SetDegraded(ownComponent, "the kernel does not hold the agent to its caps: "+errors.Join(c.Why, c.WhyCPU).Error())
 	default:
 		a.health.SetOK(ownComponent)
 	}
@@ -64,11 +64,11 @@ func (a *Agent) ownHealth(step owncap.Step) {
 // stepText says what is given up on each step.
 var stepText = [...]string{
 	owncap.Normal:      "nothing is given up",
-	owncap.NoScans:     "no scan begins",
-	owncap.SmallCaches: "no scan begins, caches are emptied",
-	owncap.Sampled: fmt.Sprintf("no scan begins, caches are emptied, and one of %d records about what was allowed is kept",
+	owncap.NoScans:     "scans that nobody waits for begin each ten minutes",
+	owncap.SmallCaches: "scans that nobody waits for begin each ten minutes, caches are emptied",
+	owncap.Sampled: fmt.Sprintf("scans that nobody waits for begin each ten minutes, caches are emptied, and one of %d records about what was allowed is kept",
 		owncap.SampleOf),
-	owncap.Plain: fmt.Sprintf("no scan begins, caches are emptied, and one of %d records about what was allowed is kept, without arguments, ancestors and labels",
+	owncap.Plain: fmt.Sprintf("scans that nobody waits for begin each ten minutes, caches are emptied, and one of %d records about what was allowed is kept, without arguments, ancestors and labels",
 		owncap.SampleOf),
 }
 
@@ -80,14 +80,11 @@ func (a *Agent) watchOwn(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
-	if err := c.HoldCPU(); err != nil && c.Why == nil {
-		c.Why = err
-		a.ownHealth(owncap.Normal)
+	c.HoldCPU()
+	a.ownHealth(owncap.Normal)
+	if err := errors.Join(c.Why, c.WhyCPU); err != nil {
+		a.log.Warn("the kernel does not hold the agent to its own caps", attr.Error, err.Error())
 	}
-	if c.Why != nil {
-		a.log.Warn("the kernel does not hold the agent to its own caps", attr.Error, c.Why.Error())
-	}
-	defer a.own.resume()
 	t := time.NewTicker(ownEvery)
 	defer t.Stop()
 	for {
@@ -108,6 +105,9 @@ func (a *Agent) lookAtOwn(now time.Time) {
 		return
 	}
 	a.own.memory.Store(u.Memory)
+	for i := range a.own.seen {
+		a.own.seen[i].Store(0)
+	}
 	share := 0.0
 	if c.Memory > 0 {
 		share = float64(u.Memory) / float64(c.Memory)
@@ -121,11 +121,6 @@ func (a *Agent) lookAtOwn(now time.Time) {
 		return
 	}
 	a.own.step.Store(uint32(step))
-	if step >= owncap.NoScans {
-		a.own.pause()
-	} else {
-		a.own.resume()
-	}
 	a.ownHealth(step)
 	a.health.Counter("own_caps_steps").Add(1)
 	a.journal.Append(a.ownRecord(was, step, share, u))
@@ -158,42 +153,37 @@ func (a *Agent) shrinkCaches(all bool) {
 	if s := a.own.gate.Load(); s != nil {
 		s.ForgetImages()
 	}
+	a.uses.forget()
 	debug.FreeOSMemory()
 }
 
-func (o *own) pause() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.room == nil {
-		o.room = make(chan struct{})
+// idleScans is the time between two scans that nobody waits for, near the caps: what keeps the
+// agent busy must not be what keeps images from being looked at for good.
+const idleScans = 10 * time.Minute
+
+// mayScan tells whether a scan that can wait may begin now.
+func (o *own) mayScan(now time.Time) bool {
+	if o.at() < owncap.NoScans {
+		return true
 	}
+	last := o.scanned.Load()
+	return now.UnixNano()-last >= int64(idleScans) && o.scanned.CompareAndSwap(last, now.UnixNano())
 }
 
-func (o *own) resume() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.room != nil {
-		close(o.room)
-		o.room = nil
-	}
-}
-
-// awaitRoom waits until a scan may begin.
+// awaitScan waits until a scan that can wait may begin.
 //
 // Errors: ctx ended first.
-func (o *own) awaitRoom(ctx context.Context) error {
-	o.mu.Lock()
-	room := o.room
-	o.mu.Unlock()
-	if room == nil {
-		return nil
+func (o *own) awaitScan(ctx context.Context) error {
+	t := time.NewTicker(ownEvery)
+	defer t.Stop()
+	for !o.mayScan(time.Now()) {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return fmt.Errorf("belay-agent is near its own caps, and lets scans wait: %w", ctx.Err())
+		}
 	}
-	select {
-	case <-room:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("belay-agent is near its own caps, and begins no scan: %w", ctx.Err())
-	}
+	return nil
 }
 
 // keeps tells whether a record about an event is kept. Only what was allowed is ever left out.
@@ -201,7 +191,10 @@ func (o *own) keeps(ev *enforce.Event) bool {
 	if o.at() < owncap.Sampled || !lowSeverity(ev) {
 		return true
 	}
-	if o.seen.Add(1)%owncap.SampleOf == 0 {
+	// Each container has the first ones, so that nobody hides behind what another one does.
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(ev.Container))
+	if n := o.seen[h.Sum32()%uint32(len(o.seen))].Add(1); n <= owncap.SampleOf || n%owncap.SampleOf == 0 {
 		return true
 	}
 	o.leftOut.Add(1)

@@ -203,6 +203,9 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 	if err != nil {
 		return nil, "", err
 	}
+	if err := s.a.own.awaitScan(ctx); err != nil {
+		return nil, "", err
+	}
 	op := begin("scan", map[string]string{"belay.image.id": img.ID})
 	res, err := scanImage(ctx, img.ID, o)
 	op.ended("read")
@@ -214,6 +217,9 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inventory.Result, digest string, err error) {
 	o, err := s.options(platform)
 	if err != nil {
+		return nil, "", err
+	}
+	if err := s.a.own.awaitScan(ctx); err != nil {
 		return nil, "", err
 	}
 	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version})

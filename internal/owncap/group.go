@@ -91,6 +91,17 @@ func (g *group) set(file, value string) error {
 	return nil
 }
 
+// offer has the root of the hierarchy give its cgroups a controller. It stays so.
+func (g *group) offer(controller string) error {
+	if !g.v2 {
+		return nil
+	}
+	if err := (&group{dir: g.root}).set("cgroup.subtree_control", "+"+controller); err != nil {
+		return fmt.Errorf("have caps on the %s of cgroups: %w", controller, err)
+	}
+	return nil
+}
+
 func (g *group) memoryFile() string {
 	if g.v2 {
 		return "memory.max"

@@ -30,11 +30,13 @@ type Cap struct {
 	// Memory is the cap that is in force, in bytes: what was asked for, or less where somebody else
 	// has set less; 0 is none.
 	Memory int64
-	// Why says why the kernel does not hold the process to it; nil: it does.
-	Why error
+	// Why says why the kernel does not hold the process to it, and WhyCPU why it does not to the cap
+	// on processor time; nil: it does.
+	Why, WhyCPU error
 	// shared says that others are counted where this process is, so it counts itself.
 	shared bool
 
+	found    bool // somebody else has set a limit on memory
 	limits   Limits
 	memory   group // where the process's memory is counted
 	cpu      group
@@ -67,7 +69,7 @@ func Hold(l Limits) *Cap {
 // managed tells who has put this process where it is, and looks for it there: a service manager or
 // a container's runtime. ok is false if nobody has.
 func (c *Cap) managed() (who string, ok bool) {
-	if os.Getenv("NOTIFY_SOCKET") != "" {
+	if os.Getenv("NOTIFY_SOCKET") != "" || strings.HasSuffix(c.memory.dir, ".service") || strings.HasSuffix(c.cpu.dir, ".service") {
 		return "the service manager has set no such cap: set %s of the unit", true
 	}
 	for name := range strings.SplitSeq(strings.TrimPrefix(c.memory.dir+c.cpu.dir, c.memory.root), "/") {
@@ -91,6 +93,7 @@ func (c *Cap) holdMemory() error {
 		c.Memory = min(limit, c.Memory)
 	}
 	who, managed := c.managed()
+	c.found = limit > 0
 	switch {
 	case limit > 0 && limit <= c.limits.Memory:
 		c.shared = c.memory.memoryMax() == 0 && !managed
@@ -98,7 +101,7 @@ func (c *Cap) holdMemory() error {
 	case managed:
 		return fmt.Errorf(who, "MemoryMax= or the memory limit")
 	}
-	own, err := c.enter(c.memory)
+	own, err := c.enter(c.memory, "memory")
 	if err != nil {
 		return err
 	}
@@ -124,8 +127,10 @@ func (c *Cap) setMemory(own group) error {
 	return nil
 }
 
-// HoldCPU puts the cap on processor time in force.
-func (c *Cap) HoldCPU() error {
+// HoldCPU puts the cap on processor time in force. What it cannot do is in [Cap.WhyCPU].
+func (c *Cap) HoldCPU() { c.WhyCPU = c.holdCPU() }
+
+func (c *Cap) holdCPU() error {
 	if c.limits.CPU <= 0 {
 		return nil
 	}
@@ -139,18 +144,18 @@ func (c *Cap) HoldCPU() error {
 		return nil
 	case managed:
 		return fmt.Errorf(who, "CPUQuota= or the processor limit")
-	}
-	if !c.isOwn(c.cpu) {
-		own, err := c.enter(c.cpu)
+	case c.isOwn(c.cpu):
+		if err := c.cpu.offer("cpu"); err != nil {
+			return err
+		}
+	case c.cpu.v2 && c.found:
+		return errors.New("whoever has set the limit on memory has set none on the processor, and the agent does not leave that cgroup: set a quota there")
+	default:
+		own, err := c.enter(c.cpu, "cpu")
 		if err != nil {
 			return err
 		}
 		c.cpu = own
-		if own.v2 && c.Memory > 0 { // what held the memory is left with it
-			if err := c.setMemory(own); err != nil {
-				return err
-			}
-		}
 	}
 	return c.cpu.setCPU(c.limits.CPU)
 }
@@ -167,23 +172,22 @@ func (c *Cap) isOwn(g group) bool {
 // namePrefix is how cgroups of this package begin; the process's number follows.
 const namePrefix = "belay-agent-"
 
-// enter makes a cgroup below the root of g's hierarchy and moves this process into it.
-func (c *Cap) enter(g group) (own group, err error) {
+// enter makes a cgroup with a controller below the root of g's hierarchy and moves this process
+// into it.
+func (c *Cap) enter(g group, controller string) (own group, err error) {
 	for range 3 { // another agent that starts may take the empty cgroup for one that was left
-		if own, err = c.tryEnter(g); !errors.Is(err, os.ErrNotExist) {
+		if own, err = c.tryEnter(g, controller); !errors.Is(err, os.ErrNotExist) {
 			break
 		}
 	}
 	return own, err
 }
 
-func (c *Cap) tryEnter(g group) (own group, err error) {
+func (c *Cap) tryEnter(g group, controller string) (own group, err error) {
 	g.removeLeft()
 	own = group{root: g.root, dir: filepath.Join(g.root, namePrefix+strconv.Itoa(os.Getpid())), v2: g.v2}
-	if g.v2 {
-		if err := (&group{dir: g.root}).set("cgroup.subtree_control", "+memory +cpu"); err != nil {
-			return own, fmt.Errorf("have caps on cgroups: %w", err)
-		}
+	if err := own.offer(controller); err != nil {
+		return own, err
 	}
 	if err := os.Mkdir(own.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return own, fmt.Errorf("make a cgroup of its own: %w", err)

@@ -36,6 +36,9 @@ type Options struct {
 	// Scan has one image read, by its ID; idle: only when nothing else wants the processor.
 	// nil: no image is ever scanned.
 	Scan func(ctx context.Context, imageID string, idle bool) (*inventory.Result, error)
+	// MayIdle tells whether a scan that nobody waits for may begin now; it is asked once for each, and
+	// again at the next poll. nil: it may.
+	MayIdle func() bool
 	// InUse tells whether a container of the image runs.
 	InUse func(imageID string) bool
 	// Report is told of findings that came up on an image which had been matched before, once for
@@ -320,6 +323,10 @@ func (k *Keeper) next() (id string, level int, ok bool) {
 			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() {
 				s.Queued = false // somebody who waited was quicker
 				continue
+			}
+			if l > 0 && k.o.MayIdle != nil && !k.o.MayIdle() {
+				k.queue[l] = slices.Insert(k.queue[l], 0, id)
+				return "", 0, false
 			}
 			return id, l, true
 		}
