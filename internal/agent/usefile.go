@@ -115,15 +115,14 @@ func (u *uses) write(image string, now time.Time, every time.Duration) {
 	if err == nil {
 		err = atomicfile.WriteFile(u.file(image), b, 0o600)
 	}
-	if err != nil {
-		u.a.health.Counter("use_unwritten").Add(1)
-		u.a.log.Warn("which packages are in use is not kept over a restart", attr.Error, err.Error())
-		return
-	}
 	if len(u.written) > 2*maxUsePast {
 		clear(u.written)
 	}
-	u.written[image] = writtenUse{now, len(f.Used)}
+	u.written[image] = writtenUse{now, len(f.Used)} // one that cannot be written is not tried at every look
+	if err != nil {
+		u.a.health.Counter("use_unwritten").Add(1)
+		u.a.log.Warn("which packages are in use is not kept over a restart", attr.Error, err.Error())
+	}
 }
 
 // writtenUse is when a file was written, and how many packages were in use then.

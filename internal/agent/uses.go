@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -28,8 +29,9 @@ const (
 	maxUseFiles = 32_768                 // files in use of all containers that are remembered
 	// useAwaitScan is after how many looks an image that is not scanned is no more waited for.
 	useAwaitScan = 12
-	maxUseIndex  = 64   // inventories whose files are held in memory
-	maxUsePast   = 1000 // images of which is kept what ended containers used
+	maxUseIndex  = 64      // inventories whose files are held in memory
+	maxUsePast   = 1000    // images of which is kept what ended containers used
+	maxPastSize  = 2 << 20 // of that, as [inuse.Facts.Size] counts
 )
 
 // uses looks from time to time which packages the running containers use. What it knows sets
@@ -44,6 +46,8 @@ type uses struct {
 	// nothing from that.
 	looks looks
 	dir   string // of files; "": nothing is kept over a restart
+
+	forgotten atomic.Bool // index is to be emptied
 
 	index   map[string]*indexed   // by image; of run's goroutine
 	written map[string]writtenUse // by image; of run's goroutine
@@ -123,6 +127,9 @@ func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Tim
 	for _, image := range slices.Compact(over) {
 		u.write(image, now, useFileEnded)
 	}
+	if u.forgotten.Swap(false) {
+		clear(u.index)
+	}
 	if len(due) == 0 {
 		return
 	}
@@ -178,17 +185,29 @@ func (u *uses) keep(by *usedBy) {
 	if by.facts == nil || by.image == "" {
 		return
 	}
-	if _, ok := u.past[by.image]; !ok && len(u.past) >= maxUsePast {
+	u.past[by.image] = inuse.Join(u.past[by.image], by.facts)
+	size := 0
+	for _, f := range u.past {
+		size += f.Size()
+	}
+	for len(u.past) > maxUsePast || size > maxPastSize && len(u.past) > 1 {
 		oldest := ""
 		for image, f := range u.past {
-			if oldest == "" || f.Until.Before(u.past[oldest].Until) {
+			if image != by.image && (oldest == "" || f.Until.Before(u.past[oldest].Until)) {
 				oldest = image
 			}
 		}
+		size -= u.past[oldest].Size()
 		delete(u.past, oldest)
 		_ = os.Remove(u.file(oldest)) // it counts as unknown, whether or not it is gone
 	}
-	u.past[by.image] = inuse.Join(u.past[by.image], by.facts)
+}
+
+// forget empties what can be read again; safe from any goroutine.
+func (u *uses) forget() {
+	if u != nil {
+		u.forgotten.Store(true)
+	}
 }
 
 // look looks at one container. A process of it that keeps its memory locked keeps the look
@@ -204,12 +223,28 @@ func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now t
 		ports = u.ports(ctx, c)
 	}
 	x := u.indexOf(c.ImageDigest)
-	defer func() { u.write(c.ImageDigest, now, useFileEvery) }() // after u.mu
+	by := u.looked(c, l, err, ports, now)
+	if by == nil {
+		return
+	}
+	if x != nil {
+		// Only this goroutine writes what was seen, and an image's author chooses how long this takes:
+		// nobody waits for it.
+		f := x.Facts(by.seen)
+		u.mu.Lock()
+		by.facts = f
+		u.mu.Unlock()
+	}
+	u.write(c.ImageDigest, now, useFileEvery)
+}
+
+// looked takes what a look saw, or that it failed. It returns nil for a container that is gone.
+func (u *uses) looked(c workload.Container, l *inuse.Look, err error, ports inuse.Ports, now time.Time) *usedBy {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	by := u.of[c.ID]
 	if by == nil {
-		return
+		return nil
 	}
 	by.next = now.Add(useTimes[min(by.n, len(useTimes)-1)])
 	by.n++
@@ -219,27 +254,32 @@ func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now t
 		u.a.health.Counter("use_cut").Add(uint64(l.Cut))
 		by.seen.Add(l)
 		by.seen.Ports = ports
-		u.bound(by)
+		u.bound()
 	}
-	if x != nil {
-		by.facts = x.Facts(by.seen)
-	} else if by.n > 1 && by.n < useAwaitScan {
+	if by.facts == nil && by.n > 1 && by.n < useAwaitScan {
 		by.next = now.Add(useTimes[0]) // the scan of its image may be on its way
 	}
+	return by
 }
 
-// bound forgets the files of a container whose are too many for all together: containers choose
-// what they use. u.mu is held.
-func (u *uses) bound(by *usedBy) {
-	n := 0
-	for _, o := range u.of {
-		n += len(o.seen.Files)
+// bound forgets the files of the container that has the most, while all together have too many:
+// containers choose what they use, and not what is known of others. u.mu is held.
+func (u *uses) bound() {
+	for {
+		n, most := 0, (*usedBy)(nil)
+		for _, o := range u.of {
+			n += len(o.seen.Files)
+			if most == nil || len(o.seen.Files) > len(most.seen.Files) {
+				most = o
+			}
+		}
+		if n <= maxUseFiles {
+			return
+		}
+		u.a.health.Counter("use_cut").Add(uint64(len(most.seen.Files)))
+		most.seen.Files, most.seen.Cut = nil, most.seen.Cut+1 // it is unknown from now on, and not unused
+		most.facts = nil
 	}
-	if n <= maxUseFiles {
-		return
-	}
-	u.a.health.Counter("use_cut").Add(uint64(len(by.seen.Files)))
-	by.seen.Files, by.seen.Cut = nil, by.seen.Cut+1 // it is unknown from now on, and not unused
 }
 
 // indexOf returns the index of an image's inventory, nil if there is none.
@@ -268,12 +308,21 @@ func (u *uses) facts(image string) *inuse.Facts {
 		return nil
 	}
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	f := u.past[image]
+	var running []*inuse.Facts // none of them is ever changed
 	for _, by := range u.of {
 		if by.image == image {
-			f = inuse.Join(f, by.facts)
+			running = append(running, by.facts)
 		}
+	}
+	u.mu.Unlock()
+	blind := false
+	for _, r := range running {
+		blind = blind || r == nil || r.Looks == 0
+		f = inuse.Join(f, r)
+	}
+	if blind { // one runs of which nothing is known
+		return f.Doubted()
 	}
 	return f
 }

@@ -143,7 +143,8 @@ func TestUseDecides(t *testing.T) {
 	}
 }
 
-// What all containers use together is bounded: one beyond the bound is unknown, not unused.
+// What all containers use together is bounded: the one that uses the most is unknown then, not
+// unused, and nobody else is.
 func TestUsesBound(t *testing.T) {
 	u, c := testUses(t, "  mode: enforce\n  findings: [{name: used, inUse: true}]\n")
 	big := &inuse.Seen{Files: map[string]*inuse.SeenFile{}}
@@ -154,11 +155,39 @@ func TestUsesBound(t *testing.T) {
 	u.of[other.ID] = &usedBy{seen: big, next: time.Now().Add(time.Hour)}
 	u.tick(t.Context(), []workload.Container{c, other}, time.Now())
 	got := u.attach(judgedID, []policy.ImageFinding{findingIn("a"), findingIn("b")})
-	if got[0].Use.State != inventory.UseUnknown || got[1].Use.State != inventory.UseUnknown || u.a.health.Counter("use_cut").Load() == 0 {
-		t.Errorf("beyond the bound: %+v", got)
+	if got[0].Use.State != inventory.InUse || got[1].Use.State != inventory.NotSeen || u.a.health.Counter("use_cut").Load() == 0 {
+		t.Errorf("of a neighbour: %+v", got)
 	}
-	if n := len(u.of[c.ID].seen.Files); n > 0 {
-		t.Errorf("%d files are remembered", n)
+	if n := len(u.of[other.ID].seen.Files); n > 0 || u.of[other.ID].seen.Whole() {
+		t.Errorf("%d files are remembered of the one with the most", n)
+	}
+}
+
+// While a container of the image runs of which nothing is known, nothing is known not to be used.
+func TestUsesBlind(t *testing.T) {
+	u, c := testUses(t, "  mode: enforce\n  findings: [{name: used, inUse: true}]\n")
+	u.tick(t.Context(), []workload.Container{c}, time.Now())
+	of := func() inventory.Use { return u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use }
+	if got := of(); got.State != inventory.NotSeen {
+		t.Fatalf("%+v", got)
+	}
+	u.of[ident.ContainerID(strings.Repeat("e", 64))] = &usedBy{image: judgedID, seen: &inuse.Seen{Unread: 1}, facts: &inuse.Facts{}}
+	if got := of(); got.State != inventory.UseUnknown {
+		t.Errorf("with one that could not be looked at: %+v", got)
+	}
+}
+
+// What ended containers used is bounded in size too; the last one stays.
+func TestUsesPastBound(t *testing.T) {
+	u, _ := testUses(t, "  mode: enforce\n  findings: [{name: used, inUse: true}]\n")
+	keys := make([]inuse.Key, maxPastSize/8)
+	image := ""
+	for i := range 20 {
+		image = fmt.Sprintf("sha256:%064x", i)
+		u.keep(&usedBy{image: image, facts: &inuse.Facts{Looks: 1, Until: time.Unix(int64(i), 0), NotSeen: keys}})
+	}
+	if len(u.past) > 8 || u.past[image] == nil {
+		t.Errorf("%d images are remembered", len(u.past))
 	}
 }
 

@@ -30,16 +30,33 @@ type Facts struct {
 // Facts returns what was seen of the packages of the inventory that the index is of.
 func (x *Index) Facts(s *Seen) *Facts {
 	f := &Facts{Since: s.Since, Until: s.Until, Looks: s.Looks, Used: map[Key]inventory.Use{}}
-	for i, u := range x.Uses(s) {
-		switch u.State {
-		case inventory.InUse:
-			f.Used[x.keys[i]] = u
-		case inventory.NotSeen:
+	if s.Looks == 0 {
+		return f
+	}
+	used, whole := x.used(s)
+	for i, u := range used {
+		f.Used[x.keys[i]] = *u
+	}
+	for i, watched := range x.watched {
+		if watched && whole && used[i] == nil && len(f.NotSeen) < maxNotSeen {
 			f.NotSeen = append(f.NotSeen, x.keys[i])
 		}
 	}
 	slices.Sort(f.NotSeen)
 	return f
+}
+
+// Size is about how much the facts hold, in keys.
+func (f *Facts) Size() int { return 1 + 64*len(f.Used) + len(f.NotSeen) }
+
+// Doubted returns the facts without what was not seen: somebody else may use it.
+func (f *Facts) Doubted() *Facts {
+	if f == nil {
+		return nil
+	}
+	out := *f
+	out.NotSeen = nil
+	return &out
 }
 
 // Check fails for facts from a file that are not within the bounds of an inventory's.

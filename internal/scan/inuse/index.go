@@ -47,13 +47,29 @@ func (t *table) of(key uint64, fn func(p int)) (found bool) {
 	return ok
 }
 
+const (
+	maxSameName = 16                          // packages of one kind and name whose files are told apart by none
+	maxIndexed  = 2 * inventory.MaxOwnedFiles // files of packages, counted for each package
+	// What is remembered of the packages of one image: of more in use, and of more that are not,
+	// nothing is known.
+	maxUsed, maxNotSeen = 4096, 20_000
+)
+
 // NewIndex makes the index of an inventory.
 func NewIndex(res *inventory.Result) *Index {
 	x := &Index{watched: make([]bool, len(res.Packages))}
 	for i := range res.Owned {
 		o := &res.Owned[i]
 		// A list is of all packages of one name: those of two architectures have one.
-		for p := o.Package; p < len(res.Packages) && same(&res.Packages[p], &res.Packages[o.Package]); p++ {
+		end := o.Package
+		for end < len(res.Packages) && same(&res.Packages[end], &res.Packages[o.Package]) {
+			end++
+		}
+		// An image can say that it has thousands of one name: what is then used is unknown.
+		if n := (end - o.Package) * (len(o.Keys) / inventory.FileKeyBytes); end-o.Package > maxSameName || x.files.Len()+n > maxIndexed {
+			continue
+		}
+		for p := o.Package; p < end; p++ {
 			o.Each(func(key uint64) { x.files.add(key, p) })
 			x.watched[p] = len(o.Keys) > 0 && !o.Partial
 		}
@@ -131,22 +147,44 @@ func (x *Index) Uses(s *Seen) []inventory.Use {
 	if s.Looks == 0 {
 		return out
 	}
-	for _, file := range slices.Sorted(maps.Keys(s.Files)) {
-		x.packages(file, func(p int) { note(&out[p], file, s.Files[file], &s.Ports) })
-	}
+	used, whole := x.used(s)
 	for i := range out {
-		u := &out[i]
-		u.Since, u.Until, u.Looks = s.Since, s.Until, s.Looks
-		switch {
-		case u.State == inventory.InUse:
-			u.SocketsKnown, u.PortsKnown = s.Sockets, s.Ports.Known
-		case x.watched[i] && s.Whole():
+		u := inventory.Use{State: inventory.UseUnknown, Since: s.Since, Until: s.Until, Looks: s.Looks}
+		if seen := used[i]; seen != nil {
+			u = *seen
+		} else if x.watched[i] && whole {
 			u.State = inventory.NotSeen
-		default:
-			u.State = inventory.UseUnknown
 		}
+		out[i] = u
 	}
 	return out
+}
+
+// used returns what was seen of the packages that are in use, by their place. whole is false where
+// something was left out, so that another may be in use too.
+func (x *Index) used(s *Seen) (used map[int]*inventory.Use, whole bool) {
+	used, whole = map[int]*inventory.Use{}, s.Whole()
+	for _, file := range slices.Sorted(maps.Keys(s.Files)) {
+		f := s.Files[file]
+		listening, reachable := ends(f, &s.Ports)
+		x.packages(file, func(p int) {
+			u := used[p]
+			if u == nil {
+				if len(used) >= maxUsed {
+					whole = false
+					return
+				}
+				u = &inventory.Use{
+					State: inventory.InUse, Since: s.Since, Until: s.Until, Looks: s.Looks, SocketsKnown: s.Sockets, PortsKnown: s.Ports.Known,
+				}
+				used[p] = u
+			}
+			u.Executed, u.Mapped, u.Opened = later(u.Executed, f.Executed), later(u.Mapped, f.Mapped), later(u.Opened, f.Opened)
+			u.Files = joined(u.Files, []string{file}, inventory.MaxUseFiles)
+			u.Listening, u.Reachable = joined(u.Listening, listening, inventory.MaxUseEndpoints), joined(u.Reachable, reachable, inventory.MaxUseEndpoints)
+		})
+	}
+	return used, whole
 }
 
 // Merge returns what was seen of one package in two containers.
@@ -197,7 +235,14 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// joined returns the strings of both lists. Neither is changed; the result may be one of them.
 func joined(a, b []string, most int) []string {
+	if len(a) == 0 && len(b) <= most {
+		return b
+	}
+	if len(b) == 0 {
+		return a
+	}
 	out := slices.Clone(a)
 	for _, s := range b {
 		if len(out) < most && !slices.Contains(out, s) {
@@ -207,13 +252,17 @@ func joined(a, b []string, most int) []string {
 	return out
 }
 
-// note adds a file to a package's use.
-func note(u *inventory.Use, file string, f *SeenFile, ports *Ports) {
-	u.State = inventory.InUse
-	u.Executed, u.Mapped, u.Opened = later(u.Executed, f.Executed), later(u.Mapped, f.Mapped), later(u.Opened, f.Opened)
-	u.Files = joined(u.Files, []string{file}, inventory.MaxUseFiles)
+// ends returns what the processes that use a file listen on, and how that is reached.
+func ends(f *SeenFile, ports *Ports) (listening, reachable []string) {
 	for _, e := range slices.SortedFunc(slices.Values(f.Listening), Endpoint.compare) {
-		u.Listening = joined(u.Listening, []string{e.String()}, inventory.MaxUseEndpoints)
-		u.Reachable = joined(u.Reachable, ports.reach(e), inventory.MaxUseEndpoints)
+		if len(listening) < inventory.MaxUseEndpoints {
+			listening = append(listening, e.String())
+		}
+		for _, way := range ports.reach(e) {
+			if len(reachable) < inventory.MaxUseEndpoints && !slices.Contains(reachable, way) {
+				reachable = append(reachable, way)
+			}
+		}
 	}
+	return listening, reachable
 }

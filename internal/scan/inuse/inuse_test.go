@@ -1,6 +1,7 @@
 package inuse
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -211,6 +212,60 @@ func TestBounds(t *testing.T) {
 	}
 	if l := (Proc{Root: t.TempDir()}).Look(make([]int, maxProcesses+1), now); l.Cut != 1 {
 		t.Errorf("got %d left out, want 1", l.Cut)
+	}
+}
+
+// An image may say that it has thousands of packages of one name: their files are not multiplied.
+func TestIndexIsBounded(t *testing.T) {
+	var keys []byte
+	for i := range 20_000 {
+		keys = inventory.AppendKey(keys, inventory.FileKey(fmt.Sprint("bin/", i)))
+	}
+	res := &inventory.Result{Owned: []inventory.OwnedFiles{{Package: 0, Keys: keys}}}
+	for i := range 2_000 {
+		res.Packages = append(res.Packages, inventory.Package{Kind: inventory.KindDeb, Name: "a", Version: fmt.Sprint(i)})
+	}
+	x := NewIndex(res)
+	if n := x.files.Len(); n > maxIndexed {
+		t.Fatalf("%d files are held", n)
+	}
+	s := &Seen{Looks: 1, Files: map[string]*SeenFile{}}
+	for i, u := range x.Uses(s) {
+		if u.State != inventory.UseUnknown {
+			t.Fatalf("package %d is %s", i, u.State)
+		}
+	}
+}
+
+// A program may name as many modules as it likes: what is remembered of them is bounded, and the
+// others are unknown.
+func TestFactsAreBounded(t *testing.T) {
+	res := &inventory.Result{}
+	for i := range 100_000 {
+		res.Packages = append(res.Packages, inventory.Package{Kind: inventory.KindGo, Name: fmt.Sprint("m", i), Path: "app"})
+	}
+	s := &Seen{Looks: 1, Files: map[string]*SeenFile{"app": {Executed: now}}}
+	f := NewIndex(res).Facts(s)
+	if len(f.Used) != maxUsed || len(f.NotSeen) != 0 {
+		t.Errorf("%d used, %d not seen", len(f.Used), len(f.NotSeen))
+	}
+}
+
+// A process whose first thread has ended shows nothing of itself, and may use anything.
+func TestLeaderless(t *testing.T) {
+	stat := func(state string, threads int) string {
+		return fmt.Sprintf("20 (a) b) %s 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 %d 0 100\n", state, threads)
+	}
+	for _, c := range []struct {
+		stat   string
+		unread int
+	}{{stat("Z", 2), 1}, {stat("Z", 1), 0}, {stat("S", 2), 0}, {"", 0}} {
+		files := web()
+		files["20/cgroup"], files["20/stat"] = "0::/docker/"+cid+"\n", c.stat
+		l := fakeProc(t, files).Look([]int{10, 20}, now)
+		if l.Unread != c.unread || l.Sockets != (c.unread == 0) {
+			t.Errorf("%q: %d unread, sockets %v", c.stat, l.Unread, l.Sockets)
+		}
 	}
 }
 

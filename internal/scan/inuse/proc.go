@@ -152,6 +152,11 @@ func (p Proc) Look(pids []int, now time.Time) *Look {
 func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 	exe, err := os.Readlink(p.path(pid, "exe"))
 	if errors.Is(err, fs.ErrNotExist) {
+		if p.leaderless(pid) { // its first thread has ended, and the others show nothing of it there
+			l.Processes++
+			l.Unread++
+			l.Sockets = false
+		}
 		return // it ended, or is a thread of the kernel
 	}
 	l.Processes++
@@ -203,6 +208,25 @@ func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 		f.How |= how
 		f.Listening = union(f.Listening, ends)
 	}
+}
+
+// leaderless tells whether a process goes on without its first thread.
+//
+// Source: /proc/PID/stat, proc_pid_stat(5): the state is the third field, the number of threads
+// the twentieth.
+func (p Proc) leaderless(pid string) bool {
+	b, err := readUpTo(p.path(pid, "stat"), 4096)
+	_, rest, ok := strings.Cut(string(b), ") ")
+	for more := rest; ok; { // the name may have one in it
+		var again bool
+		if _, more, again = strings.Cut(more, ") "); again {
+			rest = more
+		} else {
+			break
+		}
+	}
+	f := strings.Fields(rest)
+	return err == nil && len(f) > 17 && f[0] == "Z" && f[17] != "0" && f[17] != "1"
 }
 
 // ended reports whether an error says that a process is no more.

@@ -24,7 +24,7 @@ func (e Endpoint) compare(o Endpoint) int {
 }
 
 // maxEndpoints bounds those of one file.
-const maxEndpoints = 64
+const maxEndpoints = 16
 
 func union(a, b []Endpoint) []Endpoint {
 	for _, e := range b {
