@@ -2,6 +2,7 @@ package image
 
 import (
 	"encoding/json"
+	"regexp"
 	"strings"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -74,10 +75,19 @@ func isCommand(line string) bool {
 	return len(words) > 0 && words[0] == "CMD"
 }
 
+// credential matches what else a command shows a secret by: a user before a host, an option or a
+// header that takes one, a signed token.
+var credential = regexp.MustCompile(`(?i)://[^/\s]*@|\b(authorization|bearer|basic|machine\s+\S+\s+login)\b|(^|\s)(-u|--user|--proxy-user|--(\S*-)?(password|passwd|pass|token|secret|key|auth|header|credentials?))[=\s]|(^|\s)-H[=\s]|(pass|passwd|auth|cred)\w*=|\beyJ[A-Za-z0-9_-]{8,}|\bsk-[A-Za-z0-9]`)
+
 // madeBy is the beginning of a command, for a person; nothing of one with what looks like a
 // secret.
 func madeBy(command string) string {
-	if _, secret := secretWord(command); secret {
+	// Values of build arguments come before the command: "|2 TOKEN=x VERSION=1 /bin/sh -c make".
+	if strings.HasPrefix(command, "|") {
+		_, after, _ := strings.Cut(command, " /bin/sh -c ")
+		command = "/bin/sh -c " + after
+	}
+	if _, secret := secretWord(command); secret || credential.MatchString(command) {
 		return "(not shown: it has what looks like a secret)"
 	}
 	command = strings.Join(strings.Fields(strings.ReplaceAll(command, "/bin/sh -c #(nop)", "")), " ")

@@ -30,6 +30,13 @@ func TestOrigin(t *testing.T) {
 		{"labels", `{"config":{"Labels":{"org.opencontainers.image.base.name":"docker.io/library/debian:12","org.opencontainers.image.base.digest":"` + digest + `"}}}`, 1,
 			&inventory.ClaimedBase{Name: "docker.io/library/debian:12", Digest: digest}, []string{""}},
 		{"a digest that is none", `{"config":{"Labels":{"org.opencontainers.image.base.digest":"md5:0"}}}`, 1, nil, []string{""}},
+		{"a build argument", `{"history":[{"created_by":"|2 NPM=hunter2 B=1 /bin/sh -c make all"}]}`, 1, nil, []string{"/bin/sh -c make all"}},
+		{"a user and password", `{"history":[{"created_by":"RUN curl -u bob:hunter2 https://x"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
+		{"a password in an address", `{"history":[{"created_by":"RUN git clone https://bob:hunter2@x/y"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
+		{"a header", `{"history":[{"created_by":"RUN wget --header 'Authorization: Bearer abc' https://x"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
+		{"an option", `{"history":[{"created_by":"RUN docker login --password hunter2 x"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
+		{"what may be one", `{"history":[{"created_by":"RUN apt-get install -y passwd && adduser -u 1000 bob"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
+		{"plain", `{"history":[{"created_by":"RUN apt-get install -y --no-install-recommends curl https://x/y@1"}]}`, 1, nil, []string{"RUN apt-get install -y --no-install-recommends curl https://x/y@1"}},
 		{"a secret", `{"history":[{"created_by":"RUN NPM_TOKEN=hunter2hunter2 npm ci"}]}`, 1, nil, []string{"(not shown: it has what looks like a secret)"}},
 		{"broken labels", `{"config":{"Labels":7},"history":[{"created_by":"RUN a"}]}`, 1, nil, []string{"RUN a"}},
 	} {

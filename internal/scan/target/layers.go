@@ -142,6 +142,19 @@ func (f *failing) Read(p []byte) (int, error) {
 // layoutBlobs are the blobs of an OCI layout in a directory.
 type layoutBlobs struct{ dir string }
 
+// Has tells whether the layout has the blob, whole: what is kept of a layer says nothing of a file
+// that another one's name was given to.
+func (l layoutBlobs) Has(ctx context.Context, digest string) bool {
+	f, err := l.Fetch(ctx, inventory.Ask{Digest: digest})
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	return err == nil && "sha256:"+hex.EncodeToString(sum.Sum(nil)) == digest
+}
+
 // Fetch implements [Blobs].
 func (l layoutBlobs) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, error) {
 	root, err := os.OpenRoot(l.dir)

@@ -213,6 +213,30 @@ func TestCacheForged(t *testing.T) {
 	}
 }
 
+// A layout's blob is believed by its bytes, whatever is kept of one of its name.
+func TestLayoutHas(t *testing.T) {
+	dir := t.TempDir()
+	body := []byte("a layer")
+	sum := sha256.Sum256(body)
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	l := layoutBlobs{dir}
+	if l.Has(t.Context(), digest) {
+		t.Error("a layout without the blob has it")
+	}
+	file := filepath.Join(dir, "blobs/sha256", hex.EncodeToString(sum[:]))
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{"a layer": true, "another": false, "": false} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Has(t.Context(), digest); got != want {
+			t.Errorf("%q: has it %v, want %v", text, got, want)
+		}
+	}
+}
+
 // hostileCache answers with what a broken scanner may have kept.
 type hostileCache struct{ b []byte }
 
