@@ -44,6 +44,13 @@ type Labeller interface {
 	Label(pidfd int) (id string, ok bool, err error)
 }
 
+// Accepted is what a connection also is if it is kept who its peer was when it was accepted: a
+// number that has gone to another process since is not taken for the peer's.
+type Accepted interface {
+	// Accepted returns the subject that was found then, or why none was.
+	Accepted() (apicall.Subject, error)
+}
+
 // Identifier tells who the peer of a connection is. The zero value knows containers by
 // the names of their cgroups only.
 type Identifier struct {
@@ -62,7 +69,8 @@ type Identifier struct {
 // ErrUnknown is returned if the kernel does not say who the peer is.
 var ErrUnknown = errors.New("who is calling is unknown")
 
-// Of returns the subject at the other end of c. A TLS connection must have shaken hands.
+// Of returns the subject at the other end of c. A TLS connection must have shaken hands. The peer
+// of one that is [Accepted] is the process that it was then, or nobody.
 //
 // Errors: wraps [ErrUnknown].
 func (id *Identifier) Of(c net.Conn) (apicall.Subject, error) {
@@ -85,7 +93,25 @@ func (id *Identifier) Of(c net.Conn) (apicall.Subject, error) {
 	if cred.err != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, cred.err)
 	}
-	return id.ofProcess(cred)
+	sub, err := id.ofProcess(cred)
+	if a, ok := c.(Accepted); ok && err == nil {
+		err = stillIt(a, &sub)
+	}
+	if err != nil {
+		return apicall.Subject{}, err
+	}
+	return sub, nil
+}
+
+// stillIt returns an error unless the peer is the process that it was when it was accepted.
+func stillIt(a Accepted, sub *apicall.Subject) error {
+	switch before, err := a.Accepted(); {
+	case err != nil: // whoever has its number now need not be the peer
+		return err
+	case before.PID != sub.PID || before.PIDStart != sub.PIDStart:
+		return fmt.Errorf("%w: %w", ErrUnknown, ErrEnded)
+	}
+	return nil
 }
 
 func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
@@ -189,15 +215,23 @@ func readCredentials(fd int) (c credentials) {
 	}
 	// SO_PEERPIDFD is there since Linux 6.5; see include/uapi/asm-generic/socket.h.
 	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
-	switch {
-	case err == nil:
+	if err == nil {
 		c.pidfd = pidfd
-	case errors.Is(err, unix.ENOPROTOOPT), errors.Is(err, unix.EINVAL):
-		// an older kernel: the start time is compared
-	default: // ESRCH, ENODATA: the process has ended and was reaped
-		c.err = fmt.Errorf("SO_PEERPIDFD: %w", err)
 	}
+	c.err = pidfdError(err)
 	return c
+}
+
+// pidfdError returns why a peer without a pidfd is nobody. A kernel that has no SO_PEERPIDFD says
+// ENOPROTOOPT: of its peers the start times are compared, see [Accepted]. Any other error is of a
+// peer that ended and was reaped: EINVAL before Linux 6.15, ESRCH and ENODATA since.
+//
+// Errors: [ErrEnded].
+func pidfdError(err error) error {
+	if err == nil || errors.Is(err, unix.ENOPROTOOPT) {
+		return nil
+	}
+	return fmt.Errorf("SO_PEERPIDFD: %w: %w", ErrEnded, err)
 }
 
 // maxGroups is NGROUPS_MAX of include/uapi/linux/limits.h.

@@ -142,7 +142,7 @@ func (onHost) ContainerOf(string) (string, bool) { return "", false }
 
 const playEnv = "BELAY_PEER_TEST_PLAY"
 
-// TestMain also plays the parts of [TestUserNamespace].
+// TestMain also plays the parts of [TestUserNamespace] and [endedPeer].
 func TestMain(m *testing.M) {
 	f := strings.Split(os.Getenv(playEnv), ":")
 	switch {
@@ -150,6 +150,8 @@ func TestMain(m *testing.M) {
 		os.Exit(play(f[1], f[2]))
 	case f[0] == "inside" && len(f) == 2:
 		os.Exit(playInside(f[1]))
+	case f[0] == "gone" && len(f) == 2:
+		os.Exit(playGone(f[1]))
 	}
 	os.Exit(m.Run())
 }
