@@ -33,7 +33,8 @@ type whereabouts struct {
 	cgroups []string // paths, that of the v2 hierarchy first
 	start   uint64   // when it started, in clock ticks since boot
 	ns      userNS
-	nsErr   error // why ns is not known: it matters of processes outside of containers only
+	nsErr   error // why ns or login is not known: it matters of processes outside of containers only
+	login   uint32
 	// label is the container that the kernel knows the process to be of, if it is labelled.
 	label    string
 	labelled bool
@@ -52,7 +53,9 @@ func (id *Identifier) look(c credentials) (at whereabouts, err error) {
 	if err != nil {
 		return at, err
 	}
-	at.ns, at.nsErr = id.userNSOf(dir)
+	if at.ns, at.nsErr = id.userNSOf(dir); at.nsErr == nil {
+		at.login, at.nsErr = loginOf(dir)
+	}
 	if l, ok := id.Workload.(Labeller); ok {
 		at.label, at.labelled, at.labelErr = labelOf(l, c)
 	}

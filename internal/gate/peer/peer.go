@@ -5,8 +5,7 @@
 // connect(2). Its cgroup is read from /proc, under the guard of the peer's pidfd, so
 // that a process which took the number of one that ended is never asked in its place.
 // Whoever is in a container is the container, whatever its uid; whoever is in a user
-// namespace is who made it, and whoever has a subordinate uid is its owner. What cannot be
-// read is an error, and the caller is nobody.
+// namespace is who made it. What cannot be read is an error, and the caller is nobody.
 //
 // It owns a small cache of user and group names and no other state; it decides nothing.
 // It imports apicall (row: core).
@@ -153,7 +152,7 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 	if at.nsErr != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, cred.pid, at.nsErr)
 	}
-	if err := id.person(&sub, at.ns); err != nil {
+	if err := id.person(&sub, at.ns, at.login); err != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, cred.pid, err)
 	}
 	return sub, nil
