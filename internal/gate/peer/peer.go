@@ -126,13 +126,13 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 	if at.labelErr != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: which container process %d is of: %w", ErrUnknown, cred.pid, at.labelErr)
 	}
-	for _, p := range at.cgroups {
-		cid, ok := id.containerOf(p)
+	for _, c := range at.cgroups {
+		cid, ok := id.containerOf(c.path)
 		if !ok {
 			continue
 		}
 		// Whoever was given a cgroup of his own can make one of any name in it.
-		if err := id.rootOwns(p); err != nil {
+		if err := id.rootOwns(c); err != nil {
 			return apicall.Subject{}, fmt.Errorf("%w: process %d is in a cgroup that is named like a container's: %w", ErrUnknown, cred.pid, err)
 		}
 		if at.labelled && at.label != cid {
