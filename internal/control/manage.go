@@ -148,7 +148,8 @@ var manageRoutes = []route{
 }
 
 // caller says who asks. It goes by the connection, and asks anew where its process is: a
-// process can be moved into a container.
+// process can be moved into a container. A process that has the number of the one that was
+// accepted, and is not it, is nobody (see userConn.Accepted).
 func (s *Server) caller(ctx context.Context) (*Caller, error) {
 	c, ok := ctx.Value(connKey{}).(net.Conn)
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/belay-project/belay/internal/apicall"
+	gatepeer "github.com/belay-project/belay/internal/gate/peer"
 	"github.com/belay-project/belay/internal/ratelimit"
 )
 
@@ -142,6 +143,11 @@ type userConn struct {
 	known known
 	leave func()
 }
+
+var _ gatepeer.Accepted = (*userConn)(nil)
+
+// Accepted implements [gatepeer.Accepted].
+func (c *userConn) Accepted() (apicall.Subject, error) { return c.known.sub, c.known.err }
 
 // Close implements [net.Conn].
 func (c *userConn) Close() error {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
+	gatepeer "github.com/belay-project/belay/internal/gate/peer"
 )
 
 func user(uid uint32, name string) *apicall.Subject {
@@ -105,6 +106,35 @@ func TestNamelessCannotKeepOthersOut(t *testing.T) {
 		if _, err := NewClient(path).Policies(t.Context(), PolicyQuery{}); err != nil {
 			t.Errorf("uid %d: %v", uid, err)
 		}
+	}
+}
+
+// A peer's number that is another process when it asks is nobody: who was accepted is compared.
+func TestAcceptedIsAsked(t *testing.T) {
+	var who gatepeer.Identifier
+	for _, tt := range []struct {
+		name   string
+		change func(*apicall.Subject) error
+		want   bool
+	}{
+		{"the same", func(*apicall.Subject) error { return nil }, true},
+		{"another process", func(sub *apicall.Subject) error { sub.PIDStart--; return nil }, false},
+		{"it had ended", func(*apicall.Subject) error { return gatepeer.ErrEnded }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := &fakeManager{list: &PolicyList{}}
+			c, _ := serveManager(t, &ManageOptions{Manager: m, Identify: func(nc net.Conn) (apicall.Subject, error) {
+				sub, err := who.Of(nc)
+				if _, ok := nc.(*userConn); !ok && err == nil { // as it is accepted
+					err = tt.change(&sub)
+				}
+				return sub, err
+			}}, false)
+			_, err := c.Policies(t.Context(), PolicyQuery{})
+			if (err == nil) != tt.want || !tt.want && !errors.Is(err, ErrForbidden) {
+				t.Errorf("got %v, want it answered: %v", err, tt.want)
+			}
+		})
 	}
 }
 

@@ -70,11 +70,11 @@ type side interface {
 type bridge struct {
 	side side
 	out  *grpc.ClientConn
-	held held
+	room Room
 }
 
 // run serves from until either connection ends, or ctx does. Both are closed then.
-func run(ctx context.Context, from, to net.Conn, s side) error {
+func run(ctx context.Context, from, to net.Conn, s side, room Room) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	from, to = &watched{Conn: from, ended: cancel}, &watched{Conn: to, ended: cancel}
@@ -100,7 +100,7 @@ func run(ctx context.Context, from, to net.Conn, s side) error {
 	}
 	defer out.Close()
 	out.Connect()
-	b := &bridge{side: s, out: out}
+	b := &bridge{side: s, out: out, room: room}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(b.handle),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeader))
@@ -127,6 +127,11 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	defer b.survive(method, &err)
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()
+	leave, err := b.hold(method, callBytes)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	md, _ := metadata.FromIncomingContext(ctx)
 	c, err := b.side.begin(ctx, method, md)
 	if err != nil {
@@ -230,7 +235,7 @@ func (b *bridge) passOneUp(method string, in grpc.ServerStream, out grpc.ClientS
 	case err != nil:
 		return false, err
 	}
-	leave, err := b.hold(method, f)
+	leave, err := b.hold(method, len(f))
 	if err != nil {
 		return false, err
 	}
@@ -279,7 +284,7 @@ func (b *bridge) passOneDown(method string, out grpc.ClientStream, in grpc.Serve
 	if err != nil {
 		return false, err // of the other side, with its status and details
 	}
-	leave, err := b.hold(method, f)
+	leave, err := b.hold(method, len(f))
 	if err != nil {
 		return false, err
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,14 +38,20 @@ func pair(t *testing.T) (a, b net.Conn) {
 }
 
 // bridged returns a client of a server, with a mediator between them.
-func bridged(t *testing.T, srv *grpc.Server, j Judge, serve func(context.Context, net.Conn, net.Conn, Judge) error) *grpc.ClientConn {
+func bridged(t *testing.T, srv *grpc.Server, j Judge, serve func(context.Context, net.Conn, net.Conn, Judge, Room) error) *grpc.ClientConn {
+	t.Helper()
+	return bridgedIn(t, srv, j, &room{most: 2 * MaxMessage}, serve)
+}
+
+// bridgedIn is bridged with a room of the caller's.
+func bridgedIn(t *testing.T, srv *grpc.Server, j Judge, r Room, serve func(context.Context, net.Conn, net.Conn, Judge, Room) error) *grpc.ClientConn {
 	t.Helper()
 	callerEnd, in := pair(t)
 	out, serverEnd := pair(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	served, mediated := make(chan struct{}), make(chan error, 1)
 	go func() { defer close(served); _ = srv.Serve(newOnce(ctx, serverEnd)) }()
-	go func() { mediated <- serve(ctx, in, out, j) }()
+	go func() { mediated <- serve(ctx, in, out, j, r) }()
 	given := false
 	cc, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
@@ -67,6 +74,39 @@ func bridged(t *testing.T, srv *grpc.Server, j Judge, serve func(context.Context
 		<-served
 	})
 	return cc
+}
+
+// fromDaemon serves a session whose daemon is the one who calls.
+func fromDaemon(ctx context.Context, in, out net.Conn, j Judge, r Room) error {
+	return ServeSession(ctx, out, in, j, r)
+}
+
+// room is a [Room] of a size.
+type room struct {
+	most int
+	// mu guards n.
+	mu sync.Mutex
+	n  int
+}
+
+func (r *room) Take(n int) (leave func(), ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n+n > r.most {
+		return nil, false
+	}
+	r.n += n
+	return sync.OnceFunc(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.n -= n
+	}), true
+}
+
+func (r *room) held() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n
 }
 
 // daemon is a server of the Control service.
@@ -100,9 +140,7 @@ func newDaemon(t *testing.T, j Judge) (*daemon, control.ControlClient, *grpc.Cli
 	d := &daemon{solved: make(chan *control.SolveRequest, 4), ended: make(chan error, 4)}
 	srv := grpc.NewServer()
 	control.RegisterControlServer(srv, d)
-	cc := bridged(t, srv, j, func(ctx context.Context, client, daemon net.Conn, j Judge) error {
-		return ServeControl(ctx, client, daemon, j)
-	})
+	cc := bridged(t, srv, j, ServeControl)
 	return d, control.NewControlClient(cc), cc
 }
 
@@ -220,7 +258,7 @@ func TestSession(t *testing.T) {
 		return slices.Contains(q.Facts.SSH, "bad") || slices.Contains(q.Facts.Secrets, "bad")
 	}}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(echo))
-	cc := bridged(t, srv, j, func(ctx context.Context, in, out net.Conn, j Judge) error { return ServeSession(ctx, out, in, j) })
+	cc := bridged(t, srv, j, fromDaemon)
 	stream := func(method string, kv ...string) grpc.ClientStream {
 		t.Helper()
 		s, err := cc.NewStream(metadata.AppendToOutgoingContext(t.Context(), kv...), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},

@@ -109,9 +109,9 @@ type controlSide struct {
 const maxTurns = 4
 
 // ServeControl mediates a connection on which the client calls the daemon, until either side
-// ends it or ctx does. It owns both connections and closes them.
-func ServeControl(ctx context.Context, client, daemon net.Conn, j Judge) error {
-	return run(ctx, client, daemon, &controlSide{judge: j, turns: make(chan struct{}, maxTurns)})
+// ends it or ctx does. It owns both connections and closes them. room is the caller's.
+func ServeControl(ctx context.Context, client, daemon net.Conn, j Judge, room Room) error {
+	return run(ctx, client, daemon, &controlSide{judge: j, turns: make(chan struct{}, maxTurns)}, room)
 }
 
 func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) (call, error) {

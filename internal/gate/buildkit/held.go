@@ -1,46 +1,27 @@
 package buildkit
 
 import (
-	"fmt"
-	"sync"
-
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 )
 
-// maxHeld bounds the messages of one connection, both ways, that were taken in and are not written
-// out yet, in bytes: those that are judged, that wait for a build, or whose receiver does not read.
-const maxHeld = 2 * MaxMessage
-
-// held counts bytes of messages. The zero value has none. Safe for concurrent use.
-type held struct {
-	// mu guards n.
-	mu sync.Mutex
-	n  int
+// Room bounds the bytes that one caller's connections hold of messages, both ways: of those that
+// come in, that are judged, that wait for a build, or whose receiver does not read.
+type Room interface {
+	// Take counts n bytes more, which leave gives back. It is false if there are none.
+	Take(n int) (leave func(), ok bool)
 }
 
-// take counts n bytes more, which leave gives back. It is false if that were more than [maxHeld];
-// a message always passes where no other is held.
-func (h *held) take(n int) (leave func(), ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.n > 0 && h.n+n > maxHeld {
-		return nil, false
-	}
-	h.n += n
-	return sync.OnceFunc(func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.n -= n
-	}), true
-}
+// callBytes is what an open call counts for: messages that came in whole wait unread in gRPC's
+// window of a stream, up to 64 KiB.
+const callBytes = 16 << 10
 
-// hold counts a message until leave is called.
+// hold counts bytes until leave is called.
 //
 // Errors: ResourceExhausted.
-func (b *bridge) hold(method string, f frame) (leave func(), err error) {
-	leave, ok := b.held.take(len(f))
+func (b *bridge) hold(method string, n int) (leave func(), err error) {
+	leave, ok := b.room.Take(n)
 	if !ok {
 		b.side.overfull(method)
 		return nil, status.Error(codes.ResourceExhausted, "belay: "+overfullText+"; fix: send fewer at a time, and read the answers")
@@ -48,7 +29,7 @@ func (b *bridge) hold(method string, f frame) (leave func(), err error) {
 	return leave, nil
 }
 
-var overfullText = fmt.Sprintf("the messages of this connection that wait have more than %d MiB", maxHeld>>20)
+const overfullText = "the messages of your connections that wait take too much"
 
 func overfull(j Judge, method string) { j.Refused(method, CauseTooMuch, overfullText) }
 

@@ -3,7 +3,7 @@ package buildkit
 import (
 	"context"
 	"errors"
-	"net"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -15,41 +15,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-func TestHeld(t *testing.T) {
-	var h held
-	first, ok := h.take(maxHeld + 1)
-	if !ok {
-		t.Error("one alone does not pass")
-	}
-	if _, ok := h.take(1); ok {
-		t.Error("more than the bound")
-	}
-	first()
-	first()
-	var all []func()
-	for range 2 {
-		leave, ok := h.take(maxHeld / 2)
-		if !ok {
-			t.Fatal("the bound is not reached")
-		}
-		all = append(all, leave)
-	}
-	if _, ok := h.take(1); ok {
-		t.Error("more than the bound, in parts")
-	}
-	for _, leave := range all {
-		leave()
-	}
-	if h.n != 0 {
-		t.Errorf("%d bytes are left", h.n)
-	}
-}
-
 // Messages of many calls whose answers nobody reads do not add up; once they are read, calls go on.
 func TestMessagesThatWait(t *testing.T) {
 	j := &judge{deny: func(*Question) bool { return false }}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(echo), grpc.MaxRecvMsgSize(MaxMessage))
-	cc := bridged(t, srv, j, func(ctx context.Context, in, out net.Conn, j Judge) error { return ServeSession(ctx, out, in, j) })
+	cc := bridged(t, srv, j, fromDaemon)
 	open := func() grpc.ClientStream {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), sshIDKey, "good"), 30*time.Second)
@@ -97,6 +67,74 @@ func TestMessagesThatWait(t *testing.T) {
 		var got frame
 		if err := errors.Join(s.SendMsg(&big), s.RecvMsg(&got), s.CloseSend()); err != nil || len(got) != len(big) {
 			t.Fatalf("one after the other: %d bytes, %v", len(got), err)
+		}
+	}
+}
+
+const forwardAgent = "/moby.sshforward.v1.SSH/ForwardAgent"
+
+func openStream(t *testing.T, cc *grpc.ClientConn) (s grpc.ClientStream, end func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), sshIDKey, "good"), 30*time.Second)
+	t.Cleanup(cancel)
+	s, err := cc.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
+		forwardAgent, grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, cancel
+}
+
+func echoServer() *grpc.Server {
+	return grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(echo), grpc.MaxRecvMsgSize(MaxMessage))
+}
+
+// What one connection of a caller's holds, another of the same caller's has not, and another
+// caller has; it is given back when the calls end.
+func TestConnectionsShareARoom(t *testing.T) {
+	j := &judge{deny: func(*Question) bool { return false }}
+	alices, bobs := &room{most: 2 * MaxMessage}, &room{most: 2 * MaxMessage}
+	first, second := bridgedIn(t, echoServer(), j, alices, fromDaemon), bridgedIn(t, echoServer(), j, alices, fromDaemon)
+	other := bridgedIn(t, echoServer(), j, bobs, fromDaemon)
+	big := frame(strings.Repeat("x", MaxMessage-1024))
+	var ends []func()
+	for range 4 {
+		s, end := openStream(t, first)
+		if err := s.SendMsg(&big); err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, end)
+	}
+	waitFor(t, "the first has an answer that nobody reads", func() bool { return alices.held() > MaxMessage })
+	ask := func(cc *grpc.ClientConn) error {
+		s, end := openStream(t, cc)
+		defer end()
+		var got frame
+		if err := s.SendMsg(&big); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		return s.RecvMsg(&got)
+	}
+	if err := ask(other); err != nil {
+		t.Errorf("another caller: %v", err)
+	}
+	if err := ask(second); err == nil {
+		t.Error("another connection of the same caller's has room of its own")
+	}
+	for _, end := range ends {
+		end()
+	}
+	waitFor(t, "all is given back", func() bool { return alices.held() == 0 })
+	if err := ask(second); err != nil {
+		t.Errorf("after the others have ended: %v", err)
+	}
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 15 s: %s", what)
 		}
 	}
 }

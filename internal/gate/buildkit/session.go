@@ -136,9 +136,9 @@ func textField(b []byte, field protowire.Number) (string, error) {
 type sessionSide struct{ judge Judge }
 
 // ServeSession mediates a connection on which the daemon calls the client, until either side
-// ends it or ctx does. It owns both connections and closes them.
-func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge) error {
-	return run(ctx, daemon, client, &sessionSide{judge: j})
+// ends it or ctx does. It owns both connections and closes them. room is the caller's.
+func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge, room Room) error {
+	return run(ctx, daemon, client, &sessionSide{judge: j}, room)
 }
 
 func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }

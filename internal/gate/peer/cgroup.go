@@ -30,14 +30,23 @@ func (id *Identifier) proc() string {
 
 // whereabouts are what procfs says of a peer.
 type whereabouts struct {
-	cgroups []string // paths, that of the v2 hierarchy first
-	start   uint64   // when it started, in clock ticks since boot
+	cgroups []cgroupAt // that of the v2 hierarchy first
+	start   uint64     // when it started, in clock ticks since boot
 	ns      userNS
-	nsErr   error // why ns is not known: it matters of processes outside of containers only
+	nsErr   error // why ns or login is not known: it matters of processes outside of containers only
+	login   uint32
 	// label is the container that the kernel knows the process to be of, if it is labelled.
 	label    string
 	labelled bool
 	labelErr error
+}
+
+// cgroupAt is a cgroup: a path in the tree of a hierarchy.
+type cgroupAt struct {
+	// hierarchy is "" of version 2, else the controllers or the name of the line, as in
+	// "cpu,cpuacct" and "name=systemd".
+	hierarchy string
+	path      string
 }
 
 // look reads where the peer is.
@@ -52,7 +61,9 @@ func (id *Identifier) look(c credentials) (at whereabouts, err error) {
 	if err != nil {
 		return at, err
 	}
-	at.ns, at.nsErr = id.userNSOf(dir)
+	if at.ns, at.nsErr = id.userNSOf(dir); at.nsErr == nil {
+		at.login, at.nsErr = loginOf(dir)
+	}
 	if l, ok := id.Workload.(Labeller); ok {
 		at.label, at.labelled, at.labelErr = labelOf(l, c)
 	}
@@ -87,26 +98,26 @@ func labelOf(l Labeller, c credentials) (label string, labelled bool, err error)
 }
 
 // parseCgroups reads /proc/PID/cgroup; see cgroups(7).
-func parseCgroups(text string) ([]string, error) {
-	var paths []string
+func parseCgroups(text string) ([]cgroupAt, error) {
+	var all []cgroupAt
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
 		n, rest, ok1 := strings.Cut(line, ":")
-		_, path, ok2 := strings.Cut(rest, ":")
+		hierarchy, path, ok2 := strings.Cut(rest, ":")
 		if !ok1 || !ok2 || !strings.HasPrefix(path, "/") {
 			return nil, fmt.Errorf("line %.80q of the cgroup file has another form", line)
 		}
 		path = strings.TrimSuffix(path, " (deleted)")
 		if n == "0" {
-			paths = append([]string{path}, paths...)
+			all = append([]cgroupAt{{path: path}}, all...)
 		} else {
-			paths = append(paths, path)
+			all = append(all, cgroupAt{hierarchy, path})
 		}
 	}
-	if len(paths) == 0 {
+	if len(all) == 0 {
 		return nil, errors.New("the process is in no cgroup")
 	}
-	return paths, nil
+	return all, nil
 }
 
 func readProc(path string) (string, error) {
@@ -145,29 +156,24 @@ func startTime(dir string) (uint64, error) {
 }
 
 // rootOwns returns an error unless all cgroups above the one that makes the path a container's
-// belong to root and are root's alone to write. Who may call the runtimes made it then, and no
-// user of the host to whom a part of the tree was given. Its own owner does not matter: a runtime
-// gives it to the container's root where user namespaces are remapped. What lies below is the
-// container's own business.
-//
-// Controllers of version 1 are not asked about: nobody is given parts of those.
-func (id *Identifier) rootOwns(path string) error {
+// belong to root and are root's alone to write, in the hierarchy that the path is of: users are
+// given parts of version 1 as well, by pam_cgfs for one. Who may call the runtimes made it then,
+// and no user of the host to whom a part of the tree was given. Its own owner does not matter: a
+// runtime gives it to the container's root where user namespaces are remapped. What lies below is
+// the container's own business.
+func (id *Identifier) rootOwns(c cgroupAt) error {
 	if id.owner != nil {
-		return id.owner(path)
+		return id.owner(c.path)
 	}
-	mount := cgroup2Mount()
-	if mount == "" {
-		return nil
+	mount, err := c.mount()
+	if err != nil {
+		return err
 	}
 	dir := mount
-	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		above := dir
+	for name := range strings.SplitSeq(strings.Trim(c.path, "/"), "/") {
 		dir += "/" + name
 		var st unix.Stat_t
-		switch err := unix.Lstat(dir, &st); {
-		case errors.Is(err, unix.ENOENT) && above == mount && mount != cgroupMount:
-			return nil // hybrid: this path is of another hierarchy
-		case err != nil:
+		if err := unix.Lstat(dir, &st); err != nil {
 			return fmt.Errorf("whose is %s: %w", dir, err)
 		}
 		if _, named := ContainerOf(strings.TrimPrefix(dir, mount)); named {
@@ -182,15 +188,26 @@ func (id *Identifier) rootOwns(path string) error {
 
 const cgroupMount = "/sys/fs/cgroup"
 
-// cgroup2Mount returns where the tree of version 2 is; "": nowhere. See cgroups(7).
-func cgroup2Mount() string {
-	for _, dir := range []string{cgroupMount, cgroupMount + "/unified"} {
+// mount returns where the tree of the cgroup's hierarchy is: where systemd and cgroupfs-mount put
+// it, one of version 1 by the first of its controllers or by its name.
+//
+// Errors: one if it is not there.
+func (c cgroupAt) mount() (string, error) {
+	dirs, magic := []string{cgroupMount, cgroupMount + "/unified"}, int64(unix.CGROUP2_SUPER_MAGIC)
+	if c.hierarchy != "" {
+		first, _, _ := strings.Cut(strings.TrimPrefix(c.hierarchy, "name="), ",")
+		if first == "" || first == ".." || strings.Contains(first, "/") {
+			return "", fmt.Errorf("the cgroup hierarchy %.80q has another form", c.hierarchy)
+		}
+		dirs, magic = []string{cgroupMount + "/" + first}, unix.CGROUP_SUPER_MAGIC
+	}
+	for _, dir := range dirs {
 		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-			return dir
+		if unix.Statfs(dir, &st) == nil && int64(st.Type) == magic {
+			return dir, nil
 		}
 	}
-	return ""
+	return "", fmt.Errorf("its hierarchy is not mounted at %s; fix: mount it there", dirs[len(dirs)-1])
 }
 
 // ContainerOf tells by the names of a cgroup path whose it is. The shapes are those

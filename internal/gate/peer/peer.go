@@ -5,8 +5,7 @@
 // connect(2). Its cgroup is read from /proc, under the guard of the peer's pidfd, so
 // that a process which took the number of one that ended is never asked in its place.
 // Whoever is in a container is the container, whatever its uid; whoever is in a user
-// namespace is who made it, and whoever has a subordinate uid is its owner. What cannot be
-// read is an error, and the caller is nobody.
+// namespace is who made it. What cannot be read is an error, and the caller is nobody.
 //
 // It owns a small cache of user and group names and no other state; it decides nothing.
 // It imports apicall (row: core).
@@ -44,6 +43,13 @@ type Labeller interface {
 	Label(pidfd int) (id string, ok bool, err error)
 }
 
+// Accepted is what a connection also is if it is kept who its peer was when it was accepted: a
+// number that has gone to another process since is not taken for the peer's.
+type Accepted interface {
+	// Accepted returns the subject that was found then, or why none was.
+	Accepted() (apicall.Subject, error)
+}
+
 // Identifier tells who the peer of a connection is. The zero value knows containers by
 // the names of their cgroups only.
 type Identifier struct {
@@ -62,7 +68,8 @@ type Identifier struct {
 // ErrUnknown is returned if the kernel does not say who the peer is.
 var ErrUnknown = errors.New("who is calling is unknown")
 
-// Of returns the subject at the other end of c. A TLS connection must have shaken hands.
+// Of returns the subject at the other end of c. A TLS connection must have shaken hands. The peer
+// of one that is [Accepted] is the process that it was then, or nobody.
 //
 // Errors: wraps [ErrUnknown].
 func (id *Identifier) Of(c net.Conn) (apicall.Subject, error) {
@@ -85,7 +92,25 @@ func (id *Identifier) Of(c net.Conn) (apicall.Subject, error) {
 	if cred.err != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: %w", ErrUnknown, cred.err)
 	}
-	return id.ofProcess(cred)
+	sub, err := id.ofProcess(cred)
+	if a, ok := c.(Accepted); ok && err == nil {
+		err = stillIt(a, &sub)
+	}
+	if err != nil {
+		return apicall.Subject{}, err
+	}
+	return sub, nil
+}
+
+// stillIt returns an error unless the peer is the process that it was when it was accepted.
+func stillIt(a Accepted, sub *apicall.Subject) error {
+	switch before, err := a.Accepted(); {
+	case err != nil: // whoever has its number now need not be the peer
+		return err
+	case before.PID != sub.PID || before.PIDStart != sub.PIDStart:
+		return fmt.Errorf("%w: %w", ErrUnknown, ErrEnded)
+	}
+	return nil
 }
 
 func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
@@ -101,13 +126,13 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 	if at.labelErr != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: which container process %d is of: %w", ErrUnknown, cred.pid, at.labelErr)
 	}
-	for _, p := range at.cgroups {
-		cid, ok := id.containerOf(p)
+	for _, c := range at.cgroups {
+		cid, ok := id.containerOf(c.path)
 		if !ok {
 			continue
 		}
 		// Whoever was given a cgroup of his own can make one of any name in it.
-		if err := id.rootOwns(p); err != nil {
+		if err := id.rootOwns(c); err != nil {
 			return apicall.Subject{}, fmt.Errorf("%w: process %d is in a cgroup that is named like a container's: %w", ErrUnknown, cred.pid, err)
 		}
 		if at.labelled && at.label != cid {
@@ -127,7 +152,7 @@ func (id *Identifier) ofProcess(cred credentials) (apicall.Subject, error) {
 	if at.nsErr != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, cred.pid, at.nsErr)
 	}
-	if err := id.person(&sub, at.ns); err != nil {
+	if err := id.person(&sub, at.ns, at.login); err != nil {
 		return apicall.Subject{}, fmt.Errorf("%w: process %d: %w", ErrUnknown, cred.pid, err)
 	}
 	return sub, nil
@@ -189,15 +214,23 @@ func readCredentials(fd int) (c credentials) {
 	}
 	// SO_PEERPIDFD is there since Linux 6.5; see include/uapi/asm-generic/socket.h.
 	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
-	switch {
-	case err == nil:
+	if err == nil {
 		c.pidfd = pidfd
-	case errors.Is(err, unix.ENOPROTOOPT), errors.Is(err, unix.EINVAL):
-		// an older kernel: the start time is compared
-	default: // ESRCH, ENODATA: the process has ended and was reaped
-		c.err = fmt.Errorf("SO_PEERPIDFD: %w", err)
 	}
+	c.err = pidfdError(err)
 	return c
+}
+
+// pidfdError returns why a peer without a pidfd is nobody. A kernel that has no SO_PEERPIDFD says
+// ENOPROTOOPT: of its peers the start times are compared, see [Accepted]. Any other error is of a
+// peer that ended and was reaped: EINVAL before Linux 6.15, ESRCH and ENODATA since.
+//
+// Errors: [ErrEnded].
+func pidfdError(err error) error {
+	if err == nil || errors.Is(err, unix.ENOPROTOOPT) {
+		return nil
+	}
+	return fmt.Errorf("SO_PEERPIDFD: %w: %w", ErrEnded, err)
 }
 
 // maxGroups is NGROUPS_MAX of include/uapi/linux/limits.h.

@@ -46,12 +46,12 @@ func TestContainerOf(t *testing.T) {
 
 func TestParseCgroups(t *testing.T) {
 	got, err := parseCgroups("12:pids:/docker/x\n1:name=systemd:/a:b\n0::/docker/y\n")
-	if want := []string{"/docker/y", "/docker/x", "/a:b"}; err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v, want %q", got, err, want)
+	if want := []cgroupAt{{"", "/docker/y"}, {"pids", "/docker/x"}, {"name=systemd", "/a:b"}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	for _, text := range []string{"", "0:/docker\n", "nonsense\n", "0::relative\n"} {
 		if got, err := parseCgroups(text); err == nil {
-			t.Errorf("parseCgroups(%q) = %q, want an error", text, got)
+			t.Errorf("parseCgroups(%q) = %+v, want an error", text, got)
 		}
 	}
 }
@@ -87,7 +87,7 @@ func TestOfUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := apicall.User
-	if slices.ContainsFunc(at.cgroups, func(p string) bool { _, ok := ContainerOf(p); return ok }) {
+	if slices.ContainsFunc(at.cgroups, func(c cgroupAt) bool { _, ok := ContainerOf(c.path); return ok }) {
 		want = apicall.Container // the test itself runs in a container
 	}
 	if sub.Kind != want || sub.UID != uint32(os.Getuid()) || sub.PID != int32(os.Getpid()) {
@@ -177,11 +177,22 @@ func TestCgroupOfAUser(t *testing.T) {
 	}
 }
 
-// Whose a cgroup is says the tree itself.
+// Whose a cgroup is says the tree itself, that of the hierarchy which the name is of.
 func TestRootOwns(t *testing.T) {
-	mount := cgroup2Mount()
 	testneed.Need(t, "root", os.Getuid() == 0, "it makes cgroups")
-	testneed.Need(t, "cgroup2", mount != "", "cgroup v2")
+	some := false
+	for _, hierarchy := range []string{"", "freezer", "memory", "name=systemd"} {
+		mount, err := cgroupAt{hierarchy, "/"}.mount()
+		if err != nil {
+			continue
+		}
+		some = true
+		t.Run("hierarchy "+hierarchy, func(t *testing.T) { rootOwnsIn(t, hierarchy, mount) })
+	}
+	testneed.Need(t, "cgroup2", some, "a cgroup hierarchy")
+}
+
+func rootOwnsIn(t *testing.T, hierarchy, mount string) {
 	top := filepath.Join(mount, "belay-peer-"+strconv.Itoa(os.Getpid()))
 	made := filepath.Join(top, "docker-"+someID+".scope", "below")
 	if err := os.MkdirAll(made, 0o755); err != nil {
@@ -195,25 +206,30 @@ func TestRootOwns(t *testing.T) {
 		}
 	})
 	var id Identifier
-	path := strings.TrimPrefix(made, mount)
-	if err := id.rootOwns(path); err != nil {
+	at := cgroupAt{hierarchy, strings.TrimPrefix(made, mount)}
+	if err := id.rootOwns(at); err != nil {
 		t.Errorf("root's own: %v", err)
 	}
 	for dir, want := range map[string]bool{made: true, filepath.Dir(made): true, top: false} {
 		if err := os.Chown(dir, 1000, 1000); err != nil {
 			t.Fatal(err)
 		}
-		if err := id.rootOwns(path); (err == nil) != want {
+		if err := id.rootOwns(at); (err == nil) != want {
 			t.Errorf("%s is a user's: %v", dir, err)
 		}
 		if err := os.Chown(dir, 0, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
+	for other := range map[string]bool{"no-such": true, "name=no-such": true, "..": true, "a/b": true} {
+		if err := id.rootOwns(cgroupAt{other, at.path}); err == nil {
+			t.Errorf("a hierarchy %s that is not there: it is root's", other)
+		}
+	}
 	if err := os.Chmod(top, 0o775); err != nil {
 		t.Fatal(err)
 	}
-	if err := id.rootOwns(path); err == nil {
+	if err := id.rootOwns(at); err == nil {
 		t.Error("a group may make cgroups above it")
 	}
 }

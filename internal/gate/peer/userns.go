@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -75,20 +76,23 @@ func (id *Identifier) userNSOf(dir string) (userNS, error) {
 	return userNS{}, errors.New("its user namespace is too deep")
 }
 
-// person fills in which user of the host a process is, so that nobody is two.
+// person fills in which user of the host a process is, so that nobody is two, and nobody another.
 //
-// Whoever has subordinate uids (subuid(5)) can be any of them: in a user namespace of his own, and
-// outside of it by a setuid file that was made in there. In there he can also drop his groups. So:
+// Whoever has subordinate uids (subuid(5)) can be any of them in a user namespace of his own, and
+// drop his groups there. So:
 //   - In a user namespace that another than root made, a process is who made the outermost one,
 //     whatever its uid, with the groups that the host's database gives him.
 //   - In one that root made, a uid that the host's database names is that user, with the groups of
 //     the database; any other is nobody, and so is root: it is not root of the host.
-//   - In ours, a uid without a name that is somebody's subordinate is that user, likewise. All
-//     others are what the kernel says, with the groups that it says.
+//   - In ours, it is what the kernel says, with the groups that it says. A uid without a name is a
+//     user of a directory service more often than somebody's subordinate, whatever /etc/subuid says
+//     of its number; see [Identifier.notLent].
+//
+// login is who logged in to start it, [noLogin] if that is not known.
 //
 // Errors: one if the process is nobody, or if it cannot be told who it is.
-func (id *Identifier) person(sub *apicall.Subject, ns userNS) (err error) {
-	uid, believed := sub.UID, !ns.foreign
+func (id *Identifier) person(sub *apicall.Subject, ns userNS, login uint32) (err error) {
+	uid := sub.UID
 	if ns.foreign && ns.owner != 0 {
 		uid = ns.owner
 	}
@@ -96,27 +100,18 @@ func (id *Identifier) person(sub *apicall.Subject, ns userNS) (err error) {
 	if err != nil {
 		return fmt.Errorf("name of uid %d: %w", uid, err)
 	}
-	if name == "" {
-		owner, found, err := id.subordinate(uid)
-		if err != nil {
-			return fmt.Errorf("whose subordinate is uid %d: %w", uid, err)
-		}
-		if found {
-			uid, believed = owner, false
-			if name, err = id.names.user(uid); err != nil {
-				return fmt.Errorf("name of uid %d: %w", uid, err)
+	switch {
+	case !ns.foreign:
+		if name == "" {
+			if err := id.notLent(uid, login); err != nil {
+				return err
 			}
 		}
-	}
-	switch {
-	case believed:
 		sub.Name = name
 		sub.Groups, err = id.names.groups(sub.GID, sub.GIDs)
 		return err
-	case uid == 0 && ns.foreign:
-		return errors.New("root of a user namespace is not root of the host; fix: call from the host's own user namespace")
 	case uid == 0:
-		return fmt.Errorf("uid %d is for user namespaces that root makes", sub.UID)
+		return errors.New("root of a user namespace is not root of the host; fix: call from the host's own user namespace")
 	case name == "":
 		return fmt.Errorf("uid %d in a user namespace: the host's database names no user for it; fix: call from the host's own user namespace", uid)
 	}
@@ -148,6 +143,39 @@ func groupsOf(uid uint32) (gid uint32, gids []uint32, err error) {
 	return gids[0], gids, nil
 }
 
+// notLent returns an error if a uid without a name is a second one of the user who logged in: by
+// a setuid file that he made in a user namespace of his own a process has one of his subordinate
+// uids outside of it. A user of a directory service logs in as himself.
+func (id *Identifier) notLent(uid, login uint32) error {
+	if login == noLogin || login == 0 || login == uid {
+		return nil
+	}
+	owner, found, err := id.subordinate(uid)
+	switch {
+	case err != nil:
+		return fmt.Errorf("whose subordinate is uid %d: %w", uid, err)
+	case found && owner == login:
+		return fmt.Errorf("uid %d is a subordinate of uid %d, who logged in; fix: call as that user", uid, owner)
+	}
+	return nil
+}
+
+// noLogin is the login of a process that no login started: INVALID_UID, proc_pid_loginuid(5).
+const noLogin = 1<<32 - 1
+
+// loginOf returns who logged in to start the process whose directory in procfs is dir.
+func loginOf(dir string) (uint32, error) {
+	text, err := readProc(dir + "/loginuid")
+	if errors.Is(err, fs.ErrNotExist) {
+		return noLogin, nil // a kernel without audit
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 32)
+	return uint32(n), err
+}
+
 // Bounds of /etc/subuid: a host with tens of thousands of users has a line for each.
 const maxSubuid = 4 << 20
 
@@ -155,8 +183,9 @@ const maxSubuid = 4 << 20
 // Lines of another form are passed over, as newuidmap(1) does.
 //
 // Source: /etc/subuid, subuid(5).
-// Errors: one if the file cannot be read, and if it names two users or one that the host's
-// database does not know.
+// Lines of users whom the host's database does not know are of nobody who could be found.
+//
+// Errors: one if the file cannot be read, and if it names two users.
 func (id *Identifier) subordinate(uid uint32) (owner uint32, found bool, err error) {
 	path := id.subuid
 	if path == "" {
@@ -178,6 +207,9 @@ func (id *Identifier) subordinate(uid uint32) (owner uint32, found bool, err err
 			continue
 		}
 		is, err := uidOf(who)
+		if _, unknown := errors.AsType[user.UnknownUserError](err); unknown {
+			continue
+		}
 		if err != nil {
 			return 0, false, fmt.Errorf("%s gives it to %q: %w", path, who, err)
 		}
@@ -208,15 +240,16 @@ func subordinates(line string, uid uint32) (who string, covers bool) {
 }
 
 // uidOf reads a user as subuid(5) names one: by name or by number.
+//
+// Errors: [user.UnknownUserError].
 func uidOf(who string) (uint32, error) {
 	u, err := user.Lookup(who)
-	var unknown user.UnknownUserError
-	if errors.As(err, &unknown) {
-		u, err = user.LookupId(who)
+	if err == nil {
+		who = u.Uid
 	}
-	if err != nil {
-		return 0, err
+	n, nerr := strconv.ParseUint(who, 10, 32)
+	if nerr == nil {
+		return uint32(n), nil
 	}
-	n, err := strconv.ParseUint(u.Uid, 10, 32)
-	return uint32(n), err
+	return 0, cmp.Or(err, nerr)
 }

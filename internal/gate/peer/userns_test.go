@@ -73,28 +73,40 @@ func TestPerson(t *testing.T) {
 		uid     uint32
 		ns      userNS
 		subuid  string
+		login   uint32 // 0: not known
+		byRoot  bool   // who logged in
 		want    uint32 // if known
 		nobody  bool
 		dbgroup bool // groups of the database, not of the kernel
 	}{
 		{name: "user", uid: alice, want: alice},
 		{name: "root", uid: 0, want: 0},
-		{name: "no name and nobody's", uid: sub, subuid: beside, want: sub},
-		{name: "no name, no subuid", uid: sub, want: sub},
-		{name: "subordinate outside of a namespace", uid: sub, subuid: hers, want: alice, dbgroup: true},
-		{name: "subordinate by number", uid: sub, subuid: number, want: alice, dbgroup: true},
-		{name: "subordinate of root", uid: sub, subuid: roots, nobody: true},
-		{name: "subordinate of two", uid: sub, subuid: two, nobody: true},
-		{name: "subordinate of an unknown user", uid: sub, subuid: unknown, nobody: true},
-		{name: "subuid cannot be read", uid: sub, subuid: dir, nobody: true},
+		{name: "no name and nobody's", uid: sub, subuid: beside, login: alice, want: sub},
+		{name: "no name, no subuid", uid: sub, login: alice, want: sub},
+		// A user of a directory service, whose number lies in a range that was given away.
+		{name: "in alice's range", uid: sub, subuid: hers, login: sub, want: sub},
+		{name: "in alice's range, no login", uid: sub, subuid: hers, want: sub},
+		{name: "in root's range", uid: sub, subuid: roots, want: sub},
+		{name: "in root's range, by su from root", uid: sub, subuid: roots, byRoot: true, want: sub},
+		{name: "in root's range, by su from alice", uid: sub, subuid: roots, login: alice, want: sub},
+		{name: "in two ranges", uid: sub, subuid: two, login: sub, want: sub},
+		{name: "in the range of an unknown user", uid: sub, subuid: unknown, login: alice, want: sub},
+		{name: "subuid cannot be read", uid: sub, subuid: dir, want: sub},
+		// A setuid file that alice made in a namespace of her own.
+		{name: "alice's subordinate, by alice", uid: sub, subuid: hers, login: alice, nobody: true},
+		{name: "alice's subordinate by number, by alice", uid: sub, subuid: number, login: alice, nobody: true},
+		{name: "of two, by alice", uid: sub, subuid: two, login: alice, nobody: true},
+		{name: "by alice, subuid cannot be read", uid: sub, subuid: dir, login: alice, nobody: true},
+		{name: "a named uid, by alice", uid: 0, subuid: hers, login: alice, want: 0},
 		{name: "own namespace, own uid", uid: alice, ns: userNS{foreign: true, owner: alice}, want: alice, dbgroup: true},
 		{name: "own namespace, subordinate", uid: sub, ns: userNS{foreign: true, owner: alice}, want: alice, dbgroup: true},
 		{name: "own namespace, as root", uid: 0, ns: userNS{foreign: true, owner: alice}, want: alice, dbgroup: true},
-		{name: "a subordinate's namespace", uid: 0, ns: userNS{foreign: true, owner: sub}, subuid: hers, want: alice, dbgroup: true},
+		{name: "a nameless owner's namespace, in alice's range", uid: 0, ns: userNS{foreign: true, owner: sub}, subuid: hers, nobody: true},
 		{name: "a nameless owner's namespace", uid: alice, ns: userNS{foreign: true, owner: sub}, nobody: true},
 		{name: "root's namespace, a user", uid: alice, ns: userNS{foreign: true}, want: alice, dbgroup: true},
 		{name: "root's namespace, root", uid: 0, ns: userNS{foreign: true}, nobody: true},
 		{name: "root's namespace, no name", uid: sub, ns: userNS{foreign: true}, nobody: true},
+		{name: "root's namespace, alice's range", uid: sub, ns: userNS{foreign: true}, subuid: hers, nobody: true},
 		{name: "root's namespace, root's subordinate", uid: sub, ns: userNS{foreign: true}, subuid: roots, nobody: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -103,7 +115,11 @@ func TestPerson(t *testing.T) {
 				id.subuid = tt.subuid
 			}
 			got := apicall.Subject{Kind: apicall.User, UID: tt.uid, GID: docker, GIDs: []uint32{docker}}
-			err := id.person(&got, tt.ns)
+			login := tt.login
+			if login == 0 && !tt.byRoot {
+				login = noLogin
+			}
+			err := id.person(&got, tt.ns, login)
 			if (err != nil) != tt.nobody {
 				t.Fatalf("got %+v, %v, nobody %v is wanted", got, err, tt.nobody)
 			}
@@ -142,7 +158,7 @@ func (onHost) ContainerOf(string) (string, bool) { return "", false }
 
 const playEnv = "BELAY_PEER_TEST_PLAY"
 
-// TestMain also plays the parts of [TestUserNamespace].
+// TestMain also plays the parts of [TestUserNamespace] and [endedPeer].
 func TestMain(m *testing.M) {
 	f := strings.Split(os.Getenv(playEnv), ":")
 	switch {
@@ -150,6 +166,8 @@ func TestMain(m *testing.M) {
 		os.Exit(play(f[1], f[2]))
 	case f[0] == "inside" && len(f) == 2:
 		os.Exit(playInside(f[1]))
+	case f[0] == "gone" && len(f) == 2:
+		os.Exit(playGone(f[1]))
 	}
 	os.Exit(m.Run())
 }

@@ -53,9 +53,24 @@ func (c *conn) mediate(action string, early []byte, daemon net.Conn, ahead []byt
 		serve = buildkit.ServeSession
 	}
 	// What was allowed may stay open for long: closing the server closes the connections.
-	if err := serve(context.Background(), client, upstream, &buildJudge{c: c}); err != nil {
+	if err := serve(context.Background(), client, upstream, &buildJudge{c: c}, callerRoom{&c.s.messages, c.caller.key}); err != nil {
 		c.s.o.Log.Warn("a connection to BuildKit ended", attr.Error, err.Error())
 	}
+}
+
+// callerRoom is what one caller has of a room.
+type callerRoom struct {
+	in  *room
+	key string
+}
+
+// Take implements [buildkit.Room].
+func (r callerRoom) Take(n int) (leave func(), ok bool) {
+	var h hold
+	if !h.grow(r.in, r.key, n) {
+		return nil, false
+	}
+	return sync.OnceFunc(h.leave), true
 }
 
 // sharedKeyHeader says which files of former sessions the daemon may take for those of this

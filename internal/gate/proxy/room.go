@@ -20,6 +20,9 @@ const (
 	// Of answers that are filtered.
 	answerRoom, answerRoomEach = 48 << 20, 12 << 20
 
+	// Of messages of BuildKit's: twice the largest.
+	messageRoom, messageRoomEach = 48 << 20, 32 << 20
+
 	// freeBody is how large a body may be, freeHead a head, and freeAnswer an answer, that is
 	// not counted: the bound of connections bounds these.
 	freeBody   = 16 << 10

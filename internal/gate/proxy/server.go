@@ -45,6 +45,7 @@ type Server struct {
 	who       peer.Identifier
 	callers   callers
 	bodies    room // of requests
+	messages  room // of BuildKit's
 	answers   room
 	shaking   room // handshakes, by address
 	counts    counters
@@ -86,6 +87,7 @@ func Listen(o Options) (*Server, error) {
 	s.callers.limits = &s.o.Limits
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
+	s.messages.all, s.messages.each = messageRoom, messageRoomEach
 	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach
 	s.counts.init(o.Health)
 	s.listeners = append(s.listeners, o.Inherited...)
