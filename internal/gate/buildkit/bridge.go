@@ -62,6 +62,8 @@ type side interface {
 	begin(ctx context.Context, method string, md metadata.MD) (call, error)
 	// failed notes that a call ended by a fault of the gate's own.
 	failed(method string, v any)
+	// callerCalls tells which of the two connections is the caller's: that on which calls come in.
+	callerCalls() bool
 	// overfull notes that a message was refused because too much is held.
 	overfull(method string)
 }
@@ -74,10 +76,18 @@ type bridge struct {
 }
 
 // run serves from until either connection ends, or ctx does. Both are closed then.
-func run(ctx context.Context, from, to net.Conn, s side, room Room) error {
+func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	from, to = &watched{Conn: from, ended: cancel}, &watched{Conn: to, ended: cancel}
+	coming := newArrivals(rooms.Coming, s.callerCalls())
+	defer coming.close()
+	calls, answers := &watched{Conn: from, ended: cancel}, &watched{Conn: to, ended: cancel}
+	if s.callerCalls() {
+		calls.arrivals, calls.full = coming, s.overfull
+	} else {
+		answers.arrivals, answers.full = coming, s.overfull
+	}
+	from, to = calls, answers
 	defer from.Close()
 	defer to.Close()
 	dials := make(chan net.Conn, 1)
@@ -93,6 +103,7 @@ func run(ctx context.Context, from, to net.Conn, s side, room Room) error {
 				return nil, io.EOF // there is one connection, and it has ended
 			}
 		}),
+		grpc.WithInitialWindowSize(answerWindow), grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
 	if err != nil {
@@ -100,10 +111,10 @@ func run(ctx context.Context, from, to net.Conn, s side, room Room) error {
 	}
 	defer out.Close()
 	out.Connect()
-	b := &bridge{side: s, out: out, room: room}
+	b := &bridge{side: s, out: out, room: rooms.Held}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(b.handle),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeader))
+		grpc.MaxHeaderListSize(maxHeader), grpc.InitialWindowSize(requestWindow), grpc.InitialConnWindowSize(connWindow))
 	defer context.AfterFunc(ctx, srv.Stop)()
 	if err := srv.Serve(newOnce(ctx, from)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve gRPC: %w", err)
@@ -116,6 +127,10 @@ func run(ctx context.Context, from, to net.Conn, s side, room Room) error {
 const (
 	maxStreams = 1024
 	maxHeader  = 256 << 10
+
+	// Windows, in bytes: what may wait unread on a stream. gRPC would let them grow to 16 MiB. That
+	// of the connection is given back as frames come in, and bounds nothing in memory.
+	requestWindow, answerWindow, connWindow = 64 << 10, 128 << 10, 1 << 20
 )
 
 // handle passes one call on, both ways, with its end, its cancelling and its trailers.
@@ -310,18 +325,33 @@ func denied(msg string) error {
 	return status.Error(codes.PermissionDenied, "belay: "+msg)
 }
 
-// watched tells when a connection ends.
+// watched tells when a connection ends, and ends it if what comes in takes too much.
 type watched struct {
 	net.Conn
-	ended func()
+	ended    func()
+	arrivals *arrivals // nil: it is the daemon's, which leaves no message half sent
+	full     func(method string)
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
+	if w.arrivals != nil {
+		if full := w.arrivals.read(p[:n]); full != nil {
+			w.full("messages")
+			n, err = 0, full
+		}
+	}
 	if err != nil {
 		w.ended()
 	}
 	return n, err
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	if w.arrivals != nil {
+		w.arrivals.wrote(p)
+	}
+	return w.Conn.Write(p)
 }
 
 func (w *watched) Close() error {

@@ -38,13 +38,13 @@ func pair(t *testing.T) (a, b net.Conn) {
 }
 
 // bridged returns a client of a server, with a mediator between them.
-func bridged(t *testing.T, srv *grpc.Server, j Judge, serve func(context.Context, net.Conn, net.Conn, Judge, Room) error) *grpc.ClientConn {
+func bridged(t *testing.T, srv *grpc.Server, j Judge, serve func(context.Context, net.Conn, net.Conn, Judge, Rooms) error) *grpc.ClientConn {
 	t.Helper()
-	return bridgedIn(t, srv, j, &room{most: 2 * MaxMessage}, serve)
+	return bridgedIn(t, srv, j, Rooms{&room{most: 2 * MaxMessage}, &room{most: 2 * MaxMessage}}, serve)
 }
 
-// bridgedIn is bridged with a room of the caller's.
-func bridgedIn(t *testing.T, srv *grpc.Server, j Judge, r Room, serve func(context.Context, net.Conn, net.Conn, Judge, Room) error) *grpc.ClientConn {
+// bridgedIn is bridged with rooms of the caller's.
+func bridgedIn(t *testing.T, srv *grpc.Server, j Judge, r Rooms, serve func(context.Context, net.Conn, net.Conn, Judge, Rooms) error) *grpc.ClientConn {
 	t.Helper()
 	callerEnd, in := pair(t)
 	out, serverEnd := pair(t)
@@ -77,7 +77,7 @@ func bridgedIn(t *testing.T, srv *grpc.Server, j Judge, r Room, serve func(conte
 }
 
 // fromDaemon serves a session whose daemon is the one who calls.
-func fromDaemon(ctx context.Context, in, out net.Conn, j Judge, r Room) error {
+func fromDaemon(ctx context.Context, in, out net.Conn, j Judge, r Rooms) error {
 	return ServeSession(ctx, out, in, j, r)
 }
 

@@ -109,9 +109,9 @@ type controlSide struct {
 const maxTurns = 4
 
 // ServeControl mediates a connection on which the client calls the daemon, until either side
-// ends it or ctx does. It owns both connections and closes them. room is the caller's.
-func ServeControl(ctx context.Context, client, daemon net.Conn, j Judge, room Room) error {
-	return run(ctx, client, daemon, &controlSide{judge: j, turns: make(chan struct{}, maxTurns)}, room)
+// ends it or ctx does. It owns both connections and closes them. rooms are the caller's.
+func ServeControl(ctx context.Context, client, daemon net.Conn, j Judge, rooms Rooms) error {
+	return run(ctx, client, daemon, &controlSide{judge: j, turns: make(chan struct{}, maxTurns)}, rooms)
 }
 
 func (p *controlSide) begin(ctx context.Context, method string, md metadata.MD) (call, error) {
@@ -266,6 +266,8 @@ func resultRefs(r *gateway.Result) []*gateway.Ref {
 
 // refuse notes a message that was not taken, and returns what the caller is told.
 func (p *controlSide) refuse(method string, err error) error { return refuse(p.judge, method, err) }
+
+func (p *controlSide) callerCalls() bool { return true }
 
 func (p *controlSide) failed(method string, v any) { failed(p.judge, method, v) }
 

@@ -6,15 +6,25 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Room bounds the bytes that one caller's connections hold of messages, both ways: of those that
-// come in, that are judged, that wait for a build, or whose receiver does not read.
+// Rooms are what one caller has, of all its connections. None may be less than [MaxMessage] and
+// what gRPC keeps beside it.
+type Rooms struct {
+	// Held is for messages, both ways, that are judged, that wait for a build, or whose receiver
+	// does not read. One that does not fit is refused.
+	Held Room
+	// Coming is for the caller's messages that are not whole. The connection of one that does not
+	// fit is ended: gRPC takes in what it has begun to take in.
+	Coming Room
+}
+
+// Room bounds bytes.
 type Room interface {
 	// Take counts n bytes more, which leave gives back. It is false if there are none.
 	Take(n int) (leave func(), ok bool)
 }
 
-// callBytes is what an open call counts for: messages that came in whole wait unread in gRPC's
-// window of a stream, up to 64 KiB.
+// callBytes is what an open call counts for: messages that came in whole wait unread in the
+// window of a stream. Few calls fill theirs.
 const callBytes = 16 << 10
 
 // hold counts bytes until leave is called.

@@ -19,7 +19,7 @@ import (
 func TestMessagesThatWait(t *testing.T) {
 	j := &judge{deny: func(*Question) bool { return false }}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(echo), grpc.MaxRecvMsgSize(MaxMessage))
-	cc := bridged(t, srv, j, fromDaemon)
+	cc := bridgedIn(t, srv, j, Rooms{&room{most: 2 * MaxMessage}, &room{most: 1 << 30}}, fromDaemon)
 	open := func() grpc.ClientStream {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), sshIDKey, "good"), 30*time.Second)
@@ -94,9 +94,10 @@ func echoServer() *grpc.Server {
 func TestConnectionsShareARoom(t *testing.T) {
 	j := &judge{deny: func(*Question) bool { return false }}
 	alices, bobs := &room{most: 2 * MaxMessage}, &room{most: 2 * MaxMessage}
-	first, second := bridgedIn(t, echoServer(), j, alices, fromDaemon), bridgedIn(t, echoServer(), j, alices, fromDaemon)
-	other := bridgedIn(t, echoServer(), j, bobs, fromDaemon)
-	big := frame(strings.Repeat("x", MaxMessage-1024))
+	large := &room{most: 1 << 30}
+	first, second := bridgedIn(t, echoServer(), j, Rooms{alices, large}, fromDaemon), bridgedIn(t, echoServer(), j, Rooms{alices, large}, fromDaemon)
+	other := bridgedIn(t, echoServer(), j, Rooms{bobs, large}, fromDaemon)
+	big := frame(strings.Repeat("x", 7<<20))
 	var ends []func()
 	for range 4 {
 		s, end := openStream(t, first)
@@ -105,7 +106,8 @@ func TestConnectionsShareARoom(t *testing.T) {
 		}
 		ends = append(ends, end)
 	}
-	waitFor(t, "the first has an answer that nobody reads", func() bool { return alices.held() > MaxMessage })
+	waitFor(t, "the first has answers that nobody reads", func() bool { return alices.held() > 4*len(big) })
+	time.Sleep(300 * time.Millisecond) // they are the answers, and not what was asked
 	ask := func(cc *grpc.ClientConn) error {
 		s, end := openStream(t, cc)
 		defer end()
@@ -124,7 +126,7 @@ func TestConnectionsShareARoom(t *testing.T) {
 	for _, end := range ends {
 		end()
 	}
-	waitFor(t, "all is given back", func() bool { return alices.held() == 0 })
+	waitFor(t, "all is given back", func() bool { return alices.held() == 0 && large.held() == 0 })
 	if err := ask(second); err != nil {
 		t.Errorf("after the others have ended: %v", err)
 	}

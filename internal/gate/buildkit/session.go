@@ -136,10 +136,12 @@ func textField(b []byte, field protowire.Number) (string, error) {
 type sessionSide struct{ judge Judge }
 
 // ServeSession mediates a connection on which the daemon calls the client, until either side
-// ends it or ctx does. It owns both connections and closes them. room is the caller's.
-func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge, room Room) error {
-	return run(ctx, daemon, client, &sessionSide{judge: j}, room)
+// ends it or ctx does. It owns both connections and closes them. rooms are the caller's.
+func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge, rooms Rooms) error {
+	return run(ctx, daemon, client, &sessionSide{judge: j}, rooms)
 }
+
+func (p *sessionSide) callerCalls() bool { return false }
 
 func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }
 

@@ -53,7 +53,9 @@ func (c *conn) mediate(action string, early []byte, daemon net.Conn, ahead []byt
 		serve = buildkit.ServeSession
 	}
 	// What was allowed may stay open for long: closing the server closes the connections.
-	if err := serve(context.Background(), client, upstream, &buildJudge{c: c}, callerRoom{&c.s.messages, c.caller.key}); err != nil {
+	if err := serve(context.Background(), client, upstream, &buildJudge{c: c}, buildkit.Rooms{
+		Held: callerRoom{&c.s.messages, c.caller.key}, Coming: callerRoom{&c.s.coming, c.caller.key},
+	}); err != nil {
 		c.s.o.Log.Warn("a connection to BuildKit ended", attr.Error, err.Error())
 	}
 }

@@ -22,6 +22,8 @@ const (
 
 	// Of messages of BuildKit's: twice the largest.
 	messageRoom, messageRoomEach = 48 << 20, 32 << 20
+	// Of those that are not whole: the largest, and what its frames cost.
+	comingRoom, comingRoomEach = 40 << 20, 20 << 20
 
 	// freeBody is how large a body may be, freeHead a head, and freeAnswer an answer, that is
 	// not counted: the bound of connections bounds these.

@@ -46,6 +46,7 @@ type Server struct {
 	callers   callers
 	bodies    room // of requests
 	messages  room // of BuildKit's
+	coming    room // of those that are not whole
 	answers   room
 	shaking   room // handshakes, by address
 	counts    counters
@@ -88,6 +89,7 @@ func Listen(o Options) (*Server, error) {
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
 	s.messages.all, s.messages.each = messageRoom, messageRoomEach
+	s.coming.all, s.coming.each = comingRoom, comingRoomEach
 	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach
 	s.counts.init(o.Health)
 	s.listeners = append(s.listeners, o.Inherited...)
