@@ -181,8 +181,7 @@ func TestSurvival(t *testing.T) {
 	// The next agent starts with another floor, which must not matter before it is set,
 	// and must hold from the first instruction after that.
 	opts := h.opts
-	// Nobody saw whether it has listened, so it counts as one that has.
-	opts.Floor = mustPolicies(rootDenied("asRoot: deny") + "---\n" + document("late", "enforce", listenPhase+driftPolicy)).Floor()
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
 	k, err := enforce.Open(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +227,8 @@ func TestEnrolRunning(t *testing.T) {
 	ran(t, c)
 	pid := firstPID(t, filepath.Join(cgroupMount(t), h.scope, c.id))
 	opts := h.opts
-	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+	// Nobody saw whether it has listened, so it counts as one that has.
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny") + "---\n" + document("late", "enforce", listenPhase+driftPolicy)).Floor()
 	k, err := enforce.Open(opts)
 	if err != nil {
 		t.Fatal(err)
