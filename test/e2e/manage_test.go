@@ -91,7 +91,7 @@ func TestManagePolicies(t *testing.T) {
 		if r := try(); r.Code != 0 {
 			t.Errorf("the user's change is not in force in the kernel: %v", r.Err())
 		}
-		run(false, as(editor, "", "delete", "e2e-path"), "policy.delete of e2e-path is denied: no rule allows it")
+		run(false, as(editor, "", "delete", "e2e-path"), "policy.delete is denied: no rule allows it")
 		run(false, as(editor, strings.Replace(pathPolicy, "e2e-path", "hardened", 1), "apply", "-"), "policy.update of hardened is denied")
 		run(false, as(editor, strings.Replace(pathPolicy, "e2e-path", "more", 1), "apply", "-"), "policy.create of more is denied")
 		run(false, as(5002, pathPolicy, "apply", "-"), "denied")
