@@ -1,16 +1,15 @@
 package enforce
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/ident"
 )
 
@@ -23,33 +22,20 @@ type cgroupRoot struct {
 // findCgroupRoot returns the mount point of the cgroup v2 hierarchy, or, on hosts that
 // have none, of the v1 hierarchy that holds the pids controller.
 //
-// Source: /proc/self/mountinfo, proc_pid_mountinfo(5).
+// Source: [hostinfo.Host.CgroupMounts].
 func findCgroupRoot() (cgroupRoot, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := (hostinfo.Host{}).CgroupMounts()
 	if err != nil {
 		return cgroupRoot{}, fmt.Errorf("find the cgroup hierarchy: %w", err)
 	}
-	defer f.Close()
 	var pids string
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		pre, post, ok := strings.Cut(sc.Text(), " - ")
-		if !ok {
-			continue
-		}
-		left, right := strings.Fields(pre), strings.Fields(post)
-		if len(left) < 5 || len(right) < 3 || left[3] != "/" {
-			continue
-		}
+	for _, m := range mounts {
 		switch {
-		case right[0] == "cgroup2":
-			return cgroupRoot{dir: left[4]}, nil
-		case right[0] == "cgroup" && strings.Contains(","+right[2]+",", ",pids,"):
-			pids = left[4]
+		case m.V2:
+			return cgroupRoot{dir: m.Dir}, nil
+		case m.Has("pids"):
+			pids = m.Dir
 		}
-	}
-	if err := sc.Err(); err != nil {
-		return cgroupRoot{}, fmt.Errorf("read /proc/self/mountinfo: %w", err)
 	}
 	if pids != "" {
 		return cgroupRoot{dir: pids, v1: true}, nil

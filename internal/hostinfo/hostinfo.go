@@ -1,7 +1,7 @@
 // Package hostinfo says which machine this is and which boot of it: boot ID,
-// hostname, kernel release.
+// hostname, kernel release, and where its cgroups are mounted.
 //
-// It owns no state, caches nothing and reads three small files of /proc. It never
+// It owns no state, caches nothing and reads files of /proc. It never
 // decides anything by the kernel's release: what a kernel can do is probed. It
 // imports the standard library only (bottom row).
 package hostinfo
@@ -86,13 +86,16 @@ func (h Host) Hostname() (string, error) { return h.line("sys/kernel/hostname") 
 // Safe for concurrent use.
 func (h Host) KernelRelease() (string, error) { return h.line("sys/kernel/osrelease") }
 
+func (h Host) proc() string {
+	if h.Proc == "" {
+		return "/proc"
+	}
+	return h.Proc
+}
+
 // line returns the only line of a file below procfs.
 func (h Host) line(name string) (string, error) {
-	proc := h.Proc
-	if proc == "" {
-		proc = "/proc"
-	}
-	f, err := os.Open(filepath.Join(proc, name))
+	f, err := os.Open(filepath.Join(h.proc(), name))
 	if err != nil {
 		return "", err
 	}

@@ -1,16 +1,15 @@
 package load
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/ident"
 )
 
@@ -24,37 +23,22 @@ type hierarchies struct {
 // findHierarchies reads them of <proc>/self/mountinfo. Only whole hierarchies count: what a
 // container sees of them is not where other containers are.
 //
-// Source: proc_pid_mountinfo(5), cgroups(7).
+// Source: [hostinfo.Host.CgroupMounts].
 func findHierarchies(proc string) (hierarchies, error) {
-	f, err := os.Open(filepath.Join(proc, "self/mountinfo"))
+	mounts, err := hostinfo.Host{Proc: proc}.CgroupMounts()
 	if err != nil {
 		return hierarchies{}, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
-	defer f.Close()
 	h := hierarchies{v1: map[string]string{}}
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		pre, post, ok := strings.Cut(sc.Text(), " - ")
-		left, right := strings.Fields(pre), strings.Fields(post)
-		if !ok || len(left) < 5 || len(right) < 3 || left[3] != "/" {
-			continue
+	for _, m := range mounts {
+		if m.V2 && h.unified == "" {
+			h.unified = m.Dir
 		}
-		switch right[0] {
-		case "cgroup2":
-			if h.unified == "" {
-				h.unified = left[4]
-			}
-		case "cgroup":
-			for _, c := range []string{"memory", "cpu", "cpuacct", "pids", "blkio"} {
-				if h.v1[c] == "" && strings.Contains(","+right[2]+",", ","+c+",") {
-					h.v1[c] = left[4]
-				}
+		for _, c := range []string{"memory", "cpu", "cpuacct", "pids", "blkio"} {
+			if h.v1[c] == "" && m.Has(c) {
+				h.v1[c] = m.Dir
 			}
 		}
-	}
-	if err := sc.Err(); err != nil {
-		return hierarchies{}, fmt.Errorf("read the cgroup hierarchies: %w", err)
 	}
 	if h.unified == "" && len(h.v1) == 0 {
 		return hierarchies{}, errors.New("find the cgroup hierarchies: no whole one is mounted here")

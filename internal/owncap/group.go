@@ -1,13 +1,14 @@
 package owncap
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/belay-project/belay/internal/hostinfo"
 )
 
 // group is a cgroup in which a controller counts.
@@ -19,38 +20,26 @@ type group struct {
 
 // find returns where this process is counted, by controller: memory and cpu.
 //
-// Source: proc_pid_mountinfo(5), cgroups(7).
+// Source: [hostinfo.Host.CgroupMounts], cgroups(7).
 func find(proc string) (map[string]group, error) {
 	paths, err := pathsOf(filepath.Join(proc, "self/cgroup"))
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(proc, "self/mountinfo"))
+	mounts, err := hostinfo.Host{Proc: proc}.CgroupMounts()
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
-	defer f.Close()
 	out := map[string]group{}
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		pre, post, ok := strings.Cut(sc.Text(), " - ")
-		left, right := strings.Fields(pre), strings.Fields(post)
-		if !ok || len(left) < 5 || len(right) < 3 || left[3] != "/" {
-			continue
-		}
-		root := left[4]
+	for _, m := range mounts {
 		for _, c := range []string{"memory", "cpu"} {
 			switch {
-			case right[0] == "cgroup" && hasWord(right[2], c):
-				out[c] = group{root: root, dir: filepath.Join(root, paths[c])}
-			case right[0] == "cgroup2" && out[c].dir == "" && controls(root, c):
-				out[c] = group{root: root, dir: filepath.Join(root, paths[""]), v2: true}
+			case m.Has(c):
+				out[c] = group{root: m.Dir, dir: filepath.Join(m.Dir, paths[c])}
+			case m.V2 && out[c].dir == "" && controls(m.Dir, c):
+				out[c] = group{root: m.Dir, dir: filepath.Join(m.Dir, paths[""]), v2: true}
 			}
 		}
-	}
-	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
 	return out, nil
 }
@@ -74,8 +63,6 @@ func pathsOf(file string) (map[string]string, error) {
 	}
 	return out, nil
 }
-
-func hasWord(list, word string) bool { return strings.Contains(","+list+",", ","+word+",") }
 
 // controls tells whether a hierarchy of version 2 has a controller, which those of hybrid hosts
 // mostly do not.
