@@ -250,9 +250,29 @@ func (b *bridge) passOneUp(method string, in grpc.ServerStream, out grpc.ClientS
 	case err != nil:
 		return false, err
 	}
+	refused, err := b.passHeld(method, f, out, func(f []byte) ([]byte, error) {
+		if len(f) <= smallMessage {
+			back()
+		}
+		if c.request == nil {
+			return f, nil
+		}
+		return c.request(f)
+	})
+	if refused {
+		return false, err
+	}
+	return err == nil, nil // why it was not sent is what the other direction reads
+}
+
+// passHeld passes a message on, as change makes it; its bytes are held until gRPC has written it
+// out.
+//
+// Errors: with refused, that it must not be passed on; else that it could not be sent.
+func (b *bridge) passHeld(method string, f frame, to interface{ SendMsg(any) error }, change func([]byte) ([]byte, error)) (refused bool, err error) {
 	leave, err := b.hold(method, len(f))
 	if err != nil {
-		return false, err
+		return true, err
 	}
 	sent := false
 	defer func() { // by a panic, too
@@ -260,19 +280,16 @@ func (b *bridge) passOneUp(method string, in grpc.ServerStream, out grpc.ClientS
 			leave()
 		}
 	}()
-	if len(f) <= smallMessage {
-		back()
-	}
-	if c.request != nil {
-		if f, err = c.request(f); err != nil {
-			return false, err
+	if change != nil {
+		if f, err = change(f); err != nil {
+			return true, err
 		}
 	}
-	if err := out.SendMsg(&heldFrame{f, leave}); err != nil {
-		return false, nil //nolint:nilerr // the reason is what the other direction reads
+	if err := to.SendMsg(&heldFrame{f, leave}); err != nil {
+		return false, err
 	}
 	sent = true
-	return true, nil
+	return false, nil
 }
 
 func (b *bridge) passDown(method string, out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {
@@ -299,26 +316,8 @@ func (b *bridge) passOneDown(method string, out grpc.ClientStream, in grpc.Serve
 	if err != nil {
 		return false, err // of the other side, with its status and details
 	}
-	leave, err := b.hold(method, len(f))
-	if err != nil {
-		return false, err
-	}
-	sent := false
-	defer func() { // by a panic, too
-		if !sent {
-			leave()
-		}
-	}()
-	if change != nil {
-		if f, err = change(f); err != nil {
-			return false, err
-		}
-	}
-	if err := in.SendMsg(&heldFrame{f, leave}); err != nil {
-		return false, err
-	}
-	sent = true
-	return true, nil
+	_, err = b.passHeld(method, f, in, change)
+	return err == nil, err
 }
 
 func denied(msg string) error {
