@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
+	"hash/maphash"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -61,15 +61,18 @@ func (a *Agent) ownHealth(step owncap.Step) {
 	}
 }
 
+// What is given up, each with that before it.
+const (
+	scansWait   = "scans that nobody waits for begin each ten minutes"
+	cachesEmpty = scansWait + ", caches are emptied"
+)
+
+var recordsSampled = fmt.Sprintf(cachesEmpty+", and one of %d records about what was allowed is kept", owncap.SampleOf)
+
 // stepText says what is given up on each step.
 var stepText = [...]string{
-	owncap.Normal:      "nothing is given up",
-	owncap.NoScans:     "scans that nobody waits for begin each ten minutes",
-	owncap.SmallCaches: "scans that nobody waits for begin each ten minutes, caches are emptied",
-	owncap.Sampled: fmt.Sprintf("scans that nobody waits for begin each ten minutes, caches are emptied, and one of %d records about what was allowed is kept",
-		owncap.SampleOf),
-	owncap.Plain: fmt.Sprintf("scans that nobody waits for begin each ten minutes, caches are emptied, and one of %d records about what was allowed is kept, without arguments, ancestors and labels",
-		owncap.SampleOf),
+	owncap.Normal: "nothing is given up", owncap.NoScans: scansWait, owncap.SmallCaches: cachesEmpty,
+	owncap.Sampled: recordsSampled, owncap.Plain: recordsSampled + ", without arguments, ancestors and labels",
 }
 
 // watchOwn looks at what the agent takes, and gives things up in order when that comes near its
@@ -114,11 +117,11 @@ func (a *Agent) lookAtOwn(now time.Time) {
 	}
 	was := a.own.at()
 	step := a.own.ladder.Next(now, share, u.Throttled)
-	if step >= owncap.SmallCaches && step >= was {
-		a.shrinkCaches(was < owncap.SmallCaches || step > was)
-	}
 	if step == was {
 		return
+	}
+	if step > was && step >= owncap.SmallCaches {
+		a.shrinkCaches()
 	}
 	a.own.step.Store(uint32(step))
 	a.ownHealth(step)
@@ -143,10 +146,7 @@ func (a *Agent) ownRecord(was, step owncap.Step, share float64, u owncap.Use) *j
 }
 
 // shrinkCaches forgets what can be asked for again.
-func (a *Agent) shrinkCaches(all bool) {
-	if !all {
-		return
-	}
+func (a *Agent) shrinkCaches() {
 	if a.docker != nil {
 		a.docker.ForgetImages()
 	}
@@ -186,15 +186,16 @@ func (o *own) awaitScan(ctx context.Context) error {
 	return nil
 }
 
+var containerSeed = maphash.MakeSeed()
+
 // keeps tells whether a record about an event is kept. Only what was allowed is ever left out.
 func (o *own) keeps(ev *enforce.Event) bool {
 	if o.at() < owncap.Sampled || !lowSeverity(ev) {
 		return true
 	}
 	// Each container has the first ones, so that nobody hides behind what another one does.
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(ev.Container))
-	if n := o.seen[h.Sum32()%uint32(len(o.seen))].Add(1); n <= owncap.SampleOf || n%owncap.SampleOf == 0 {
+	slot := maphash.String(containerSeed, string(ev.Container)) % uint64(len(o.seen))
+	if n := o.seen[slot].Add(1); n <= owncap.SampleOf || n%owncap.SampleOf == 0 {
 		return true
 	}
 	o.leftOut.Add(1)

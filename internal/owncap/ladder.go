@@ -9,7 +9,7 @@ type Step uint8
 // The steps, least first.
 const (
 	Normal      Step = iota
-	NoScans          // no scan of an image begins
+	NoScans          // scans that nobody waits for are put off
 	SmallCaches      // what can be asked for again is forgotten, and memory given back
 	Sampled          // of records about what was allowed one in [SampleOf] is kept
 	Plain            // records about what was allowed have no more than who, what and where

@@ -59,13 +59,8 @@ func (id *Identifier) Session(sub *apicall.Subject) (string, error) {
 // Sources: proc_pid_loginuid(5), /proc/PID/sessionid, /run/systemd/sessions (sd-login(3)).
 func (id *Identifier) Login(sub *apicall.Subject) (uid *uint32, known bool) {
 	dir := id.proc() + "/" + strconv.Itoa(int(sub.PID))
-	text, err := readProc(dir + "/loginuid")
-	if err != nil || sub.PID <= 0 {
-		return nil, false
-	}
-	text = strings.TrimSpace(text)
-	n, err := strconv.ParseUint(text, 10, 32)
-	if err != nil || text == unset {
+	n, err := loginOf(dir)
+	if err != nil || sub.PID <= 0 || n == noLogin {
 		return nil, false
 	}
 	session, err := auditSession(dir)
@@ -73,7 +68,7 @@ func (id *Identifier) Login(sub *apicall.Subject) (uid *uint32, known bool) {
 		return nil, false
 	}
 	name, audited := strings.CutPrefix(session, "audit:")
-	return new(uint32(n)), err == nil && audited && id.isSession(name, text)
+	return &n, err == nil && audited && id.isSession(name, strconv.FormatUint(uint64(n), 10))
 }
 
 // isSession tells whether systemd-logind knows a session, named as the audit session that it has,

@@ -216,16 +216,7 @@ func (p Proc) process(l *Look, nets map[string]listeners, pid string) {
 // the twentieth.
 func (p Proc) leaderless(pid string) bool {
 	b, err := readUpTo(p.path(pid, "stat"), 4096)
-	_, rest, ok := strings.Cut(string(b), ") ")
-	for more := rest; ok; { // the name may have one in it
-		var again bool
-		if _, more, again = strings.Cut(more, ") "); again {
-			rest = more
-		} else {
-			break
-		}
-	}
-	f := strings.Fields(rest)
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:])) // the name may have one in it
 	return err == nil && len(f) > 17 && f[0] == "Z" && f[17] != "0" && f[17] != "1"
 }
 
