@@ -114,6 +114,24 @@ func TestManaged(t *testing.T) {
 	}
 }
 
+// Where somebody has set a limit on memory and none on the processor, the agent does not leave for a
+// cgroup of its own, and says why it has no cap.
+func TestStaysUnderLimit(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	root := tree(t, map[string]string{"a.scope/memory.max": "100000000\n", "a.scope/cpu.max": "max 100000\n"})
+	g := group{root: root, dir: filepath.Join(root, "a.scope"), v2: true}
+	c := &Cap{Memory: 256 << 20, limits: Limits{Memory: 256 << 20, CPU: 50}, memory: g, cpu: g}
+	if err := c.holdMemory(); err != nil || c.Memory != 100_000_000 {
+		t.Fatalf("%d bytes, %v", c.Memory, err)
+	}
+	if c.HoldCPU(); c.WhyCPU == nil || len(c.made) > 0 {
+		t.Errorf("made %v, said %v", c.made, c.WhyCPU)
+	}
+	if left, _ := filepath.Glob(filepath.Join(root, namePrefix+"*")); len(left) > 0 {
+		t.Errorf("made %q", left)
+	}
+}
+
 const envHold = "BELAY_TEST_OWNCAP"
 
 // TestHold lets a process hold itself to caps in a real cgroup, and take more than they are.
