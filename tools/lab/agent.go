@@ -57,7 +57,7 @@ func (l *Lab) NewAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 		return nil, err
 	}
 	a.args = []string{
-		"run", "--run-dir", a.runDir(), "--state-dir", filepath.Join(dir, "state"), "--policy-dir", a.PolicyDir,
+		"run", "--run-dir", a.RunDir(), "--state-dir", a.StateDir(), "--policy-dir", a.PolicyDir,
 		"--docker-host", o.Engine.Host(), "--containerd", "none", "--backend", l.opts.Backend,
 	}
 	for _, s := range append([]string{o.Engine.Scope}, o.Scopes...) {
@@ -73,19 +73,37 @@ func (l *Lab) NewAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 	return a, nil
 }
 
-func (a *Agent) runDir() string { return filepath.Join(a.dir, "run") }
+// RunDir returns the directory of the agent's sockets and pins.
+func (a *Agent) RunDir() string { return filepath.Join(a.dir, "run") }
+
+// StateDir returns the directory of what the agent keeps.
+func (a *Agent) StateDir() string { return filepath.Join(a.dir, "state") }
 
 // Start starts the agent and waits until `belay status` says that it enforces.
 func (a *Agent) Start(ctx context.Context) error {
+	if err := a.Launch(); err != nil {
+		return err
+	}
+	// An emulated kernel on a busy machine takes minutes to verify the programs.
+	return a.proc.ready(ctx, 5*time.Minute, func() bool { return a.Belay(ctx, "status").Code == 0 })
+}
+
+// Launch starts the agent and does not wait.
+func (a *Agent) Launch() error {
 	a.starts++
-	cmd := exec.Command(a.bin, a.args...)
-	p, err := a.lab.start(fmt.Sprintf("%s/agent-%d", filepath.Base(a.dir), a.starts), cmd, nil)
+	p, err := a.lab.start(fmt.Sprintf("%s/agent-%d", filepath.Base(a.dir), a.starts), exec.Command(a.bin, a.args...), nil)
 	if err != nil {
 		return err
 	}
 	a.proc = p
-	// An emulated kernel on a busy machine takes minutes to verify the programs.
-	return p.ready(ctx, 5*time.Minute, func() bool { return a.Belay(ctx, "status").Code == 0 })
+	return nil
+}
+
+// Second runs another agent on the same directories until it ends, which it must by itself.
+func (a *Agent) Second(ctx context.Context) Result {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return run(exec.CommandContext(ctx, a.bin, a.args...))
 }
 
 // Kill ends the agent as kill -9 does. What it put into the kernel stays.
@@ -121,7 +139,7 @@ func (a *Agent) LogFile() string {
 // Unload takes the agent's programs out of the kernel: nothing is enforced after it.
 // The agent must have ended.
 func (a *Agent) Unload(ctx context.Context) error {
-	if r := run(exec.CommandContext(ctx, a.bin, "run", "--unload", "--run-dir", a.runDir())); r.Code != 0 {
+	if r := run(exec.CommandContext(ctx, a.bin, "run", "--unload", "--run-dir", a.RunDir())); r.Code != 0 {
 		return r.Err()
 	}
 	return nil
@@ -129,13 +147,13 @@ func (a *Agent) Unload(ctx context.Context) error {
 
 // Belay runs the operator's command against the agent.
 func (a *Agent) Belay(ctx context.Context, args ...string) Result {
-	return run(exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.runDir()}, args...)...))
+	return run(exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.RunDir()}, args...)...))
 }
 
 // BelayAs runs the operator's command as a user of the host that may have no name, with
 // text as its input. The lab's directory must let it through.
 func (a *Agent) BelayAs(ctx context.Context, uid uint32, text string, args ...string) Result {
-	cmd := exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.runDir()}, args...)...)
+	cmd := exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.RunDir()}, args...)...)
 	cmd.Stdin, cmd.Dir, cmd.Env = strings.NewReader(text), "/", []string{"HOME=/nonexistent"}
 	if uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -150,7 +168,7 @@ func (a *Agent) BelayIn(ctx context.Context, cgroup, text string, args ...string
 		return Result{Code: -1, Stderr: err.Error()}
 	}
 	defer dir.Close()
-	cmd := exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.runDir()}, args...)...)
+	cmd := exec.CommandContext(ctx, a.ctl, append([]string{"--run-dir", a.RunDir()}, args...)...)
 	cmd.Stdin = strings.NewReader(text)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	return run(cmd)
@@ -183,7 +201,9 @@ type Status struct {
 	Backend    string `json:"backend"`
 	Adopted    bool   `json:"adopted"`
 	Containers int    `json:"containers"`
-	Levels     []struct {
+	// Failures are what the kernel side counted, by cause.
+	Failures map[string]uint64 `json:"failures"`
+	Levels   []struct {
 		Rule  string `json:"rule"`
 		Level string `json:"level"`
 	} `json:"levels"`

@@ -231,6 +231,29 @@ func (e *Engine) Resume(ctx context.Context) error {
 	return e.startDockerd(ctx, e.lab.Path(e.name), e.args)
 }
 
+// Crash kills the daemon and its containerd at once, and starts them again.
+func (e *Engine) Crash(ctx context.Context) error {
+	for len(e.daemons) > 0 {
+		last := len(e.daemons) - 1
+		p := e.daemons[last]
+		e.daemons = e.daemons[:last]
+		if err := p.Kill(); err != nil {
+			return err
+		}
+	}
+	dir := e.lab.Path(e.name)
+	// Nobody took these away, and their being there is what readiness is told by.
+	for _, left := range []string{"ctd.sock", "docker.pid"} {
+		if err := os.Remove(filepath.Join(dir, left)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := e.startContainerd(ctx, dir); err != nil {
+		return err
+	}
+	return e.startDockerd(ctx, dir, e.args)
+}
+
 // PID returns the daemon's process.
 func (e *Engine) PID() int { return e.daemons[len(e.daemons)-1].PID }
 

@@ -44,7 +44,7 @@ func (a *Agent) Login(ctx context.Context, e *Engine, uid uint32) (*Login, error
 		err = os.Chmod(dir, 0o755)
 	}
 	if err == nil {
-		err = l.start(ctx, e, a.runDir(), uid)
+		err = l.start(ctx, e, a.RunDir(), uid)
 	}
 	if err != nil {
 		os.RemoveAll(dir)

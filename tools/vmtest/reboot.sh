@@ -64,4 +64,15 @@ if ls "$work/marks" | grep -q ^root; then
 	echo "reboot: the forbidden container ran before or under the agent" >&2
 	exit 1
 fi
+# The clock jumps a year on and back, under the agent and at its next start: nothing that is enforced goes by it.
+marks() { ls "$work/marks" | grep -c ^root || true; }
+for jump in "+1 year" "-2 years" "+1 year"; do
+	date -s "$(date -R -d "$jump")" >/dev/null
+	docker exec -u 0 allowed /bin/touch /m/root.clock 2>/dev/null && { echo "reboot: root ran after the clock went $jump" >&2; exit 1; }
+	docker exec allowed /bin/touch /m/user.clock || { echo "reboot: a user's program did not run after the clock went $jump" >&2; exit 1; }
+	[ "$jump" != "-2 years" ] || { stop $agent -KILL; start_agent; }
+done
+[ "$(marks)" = 0 ] || { echo "reboot: root left its mark after the clock had jumped" >&2; exit 1; }
+"$bin/belay" --run-dir "$work/run" status >/dev/null || { echo "reboot: the agent does not enforce after the clock had jumped" >&2; exit 1; }
+"$bin/belay" journal verify "$work/state/journal" >/dev/null || { echo "reboot: the journal does not verify after the clock had jumped" >&2; exit 1; }
 echo "reboot: restart=always container denied from its first instruction, allowed one is back ($("$bin/belay" --run-dir "$work/run" -o json status | sed -n 's/.*"backend": *"\([a-z]*\)".*/\1/p' | head -1))"

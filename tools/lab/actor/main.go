@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -34,6 +35,7 @@ const usage = `usage: actor ACT [ARGS]
   rename TO         copy itself beside TO, rename the copy over TO and run that
   memfd             copy itself into memory and run that
   loop N PATH ARGS  try to run a program N times
+  knock N ADDR      connect a UDP socket N times
   serve ADDR        a web server; reloads on SIGHUP
   get ADDR          print what a web server there says
   api METHOD PATH   ask the Docker API at /var/run/docker.sock; prints status and answer
@@ -63,6 +65,7 @@ var acts = map[string]struct {
 	"rename": {1, rename},
 	"memfd":  {0, memfd},
 	"loop":   {2, loop},
+	"knock":  {2, knock},
 	"serve":  {1, serve},
 	"get":    {1, get},
 	"api":    {2, api},
@@ -82,6 +85,36 @@ func main() {
 		os.Exit(2)
 	}
 	os.Exit(act.run(os.Args[2:]))
+}
+
+// knock tells how often connecting a socket passed and was refused. It sends nothing.
+func knock(args []string) int {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return fail(err)
+	}
+	addr, err := netip.ParseAddrPort(args[1])
+	if err != nil {
+		return fail(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	to := &unix.SockaddrInet4{Addr: addr.Addr().As4(), Port: int(addr.Port())}
+	var passed, refused int
+	for range n {
+		switch err := unix.Connect(fd, to); err {
+		case nil:
+			passed++
+		case unix.EPERM:
+			refused++
+		default:
+			return fail(err)
+		}
+	}
+	fmt.Printf("knock passed=%d refused=%d\n", passed, refused)
+	return 0
 }
 
 func say(args []string) int {
