@@ -132,7 +132,7 @@ struct {
 /* Path rules of all sets. Written by the agent; full: the policy is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1048576);
+	__uint(max_entries, 131072);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_path_key);
 	__type(value, struct bl_path_rule);
@@ -141,7 +141,7 @@ struct {
 /* Inodes that rules were bound to. Written by the agent; full: reported. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 262144);
+	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_inode_key);
 	__type(value, struct bl_path_rule);
@@ -229,7 +229,7 @@ struct bl_flow {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__type(key, struct bl_flow_key);
 	__type(value, struct bl_flow);
 } bl_flows SEC(".maps");

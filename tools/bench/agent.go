@@ -20,7 +20,7 @@ import (
 
 const agentText = `
 Memory: VmRSS of belay-agent, which counts the pages of its program too, without an engine to
-ask. Records are made by the kernel side, each with a path, arguments and six ancestors, and read
+ask. That of the kernel side is what the kernel counts for the maps and programs of which the agent holds a descriptor. Records are made by the kernel side, each with a path, arguments and six ancestors, and read
 through the ring by the agent's own code; making them takes one of the cores. The journal gets
 records of denials and others, four to one, faster than it can write them.
 `
@@ -165,7 +165,64 @@ func memory(ctx context.Context, b *bench, containers int) (out []figure, err er
 	if rss, err = d.megabytes("VmRSS"); err != nil {
 		return out, err
 	}
-	return append(out, atMost(fmt.Sprintf("Resident, started while %d containers run", containers), rss, 40, "%.1f MB")), nil
+	out = append(out, atMost(fmt.Sprintf("Resident, started while %d containers run", containers), rss, 40, "%.1f MB"))
+	kernel, err := d.kernelMemory()
+	if err != nil {
+		return out, err
+	}
+	out = append(out, plain(fmt.Sprintf("Memory of the kernel side, %d containers", containers), "%.1f MB", kernel))
+	const many = 500
+	for len(ids) < many {
+		id, err := b.detach(ctx)
+		if err != nil {
+			return out, err
+		}
+		ids = append(ids, id)
+	}
+	if kernel, err = d.kernelMemory(); err != nil {
+		return out, err
+	}
+	return append(out, atMost(fmt.Sprintf("Memory of the kernel side, %d containers", many), kernel, 16, "%.1f MB")), nil
+}
+
+// kernelMemory returns what the kernel counts for the maps and programs that an agent holds, in
+// MB; see "memlock" of /proc/PID/fdinfo in bpf_map_show_fdinfo and bpf_prog_show_fdinfo.
+func (d *daemon) kernelMemory() (float64, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", d.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	sizes := map[string]float64{} // of each map and program once
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		var id string
+		var size float64
+		for line := range strings.Lines(string(text)) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+			switch key {
+			case "map_id", "prog_id":
+				id = key + value
+			case "memlock":
+				if size, err = strconv.ParseFloat(strings.TrimSpace(value), 64); err != nil {
+					return 0, fmt.Errorf("%s: %w", f, err)
+				}
+			}
+		}
+		if id != "" {
+			sizes[id] = size
+		}
+	}
+	var sum float64
+	for _, s := range sizes {
+		sum += s
+	}
+	return sum / 1e6, nil
 }
 
 func (b *bench) detach(ctx context.Context) (string, error) {

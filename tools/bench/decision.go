@@ -82,7 +82,7 @@ func decisions(ctx context.Context, b *bench) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := b.gobench(ctx, at4, "^Benchmark(Unconfined|Confined|PathRules)$", "7x")
+	m, err := b.gobench(ctx, at4, "^Benchmark(Unconfined|Confined|Files|PathRules)$", "7x")
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +94,10 @@ func decisions(ctx context.Context, b *bench) ([]figure, error) {
 		plain("… and its container and policy", "%.0f ns", ns("Confined/policy")),
 		plain("… and the file's origin and name", "%.0f ns", ns("Confined/file")),
 		plain("Confined open: label, and whether the file is a key", "%.0f ns", ns("Confined/open")),
+		atMost("… and of files' rules, where nobody has some", ns("Files/none"), 30, "%.0f ns"),
+		plain("… and where there are some, of other acts", "%.0f ns", ns("Files/other-acts")),
+		// 150 ns, and 30 for each of the path's directories.
+		atMost("… and judged by a rule that denies reading and by 100 paths, at a path of 4 components", ns("Files/judged"), 150+4*30, "%.0f ns"),
 		atMost("Allowed exec, no path rules", ns("PathRules/files/0"), 2000, "%.0f ns"),
 	}
 	for _, kind := range []string{"files", "dirs"} {

@@ -33,7 +33,7 @@ const guestMark = "BELAY-BENCH "
 func vm(kernel, backend string) func(context.Context, *bench) ([]figure, error) {
 	return func(ctx context.Context, b *bench) ([]figure, error) {
 		job := filepath.Join(b.dir, "job-"+kernel)
-		script := fmt.Sprintf("set -eu\nmkdir /tmp/vm/bin\ncp %[1]s/bench %[1]s/loop %[1]s/ctr /tmp/vm/bin/\nexec /tmp/vm/bin/bench guest -backend %[2]s\n", b.bin, backend)
+		script := fmt.Sprintf("set -eu\nmkdir /tmp/vm/bin\ncp %[1]s/bench %[1]s/loop %[1]s/ctr /tmp/vm/bin/\nexec /tmp/vm/bin/bench guest -backend %[2]s -source %[3]s\n", b.bin, backend, b.source)
 		if err := os.WriteFile(job, []byte(script), 0o644); err != nil {
 			return nil, err
 		}
@@ -73,7 +73,7 @@ func (g guestFigures) figures() []figure {
 		out = append(out, plain(loop+" on the host without Belay, before and after", "%.0f, %.0f", host[0], host[1]),
 			percent(loop+" on the host, Belay attached", m["host attached"], host, 1),
 			plain(loop+" in a container without Belay, before and after", "%.0f, %.0f", in[0], in[1]))
-		for _, p := range guestPolicies {
+		for _, p := range guestPolicies("") {
 			out = append(out, percent(loop+" in a container under "+p.name, m[p.name], in, 3))
 		}
 	}
@@ -91,10 +91,15 @@ func percent(what string, v float64, base [2]float64, limit float64) figure {
 	return f
 }
 
-var guestPolicies = []struct{ name, yaml string }{
-	{"no policy", ""},
-	{"hardened", hardened("")},
-	{"hardened and 100 path rules", hardened(paths100())},
+type namedPolicy struct{ name, yaml string }
+
+func guestPolicies(strict string) []namedPolicy {
+	return []namedPolicy{
+		{"no policy", ""},
+		{"hardened", hardened("")},
+		{"hardened and 100 path rules", hardened(paths100())},
+		{"strict", strict},
+	}
 }
 
 // guestLoops are the loops and how often each is run: the clock is exact, so a few are
@@ -107,6 +112,7 @@ var guestLoops = []struct {
 func guest(ctx context.Context, args []string) (err error) {
 	fs := flag.NewFlagSet("bench guest", flag.ContinueOnError)
 	backend := fs.String("backend", "", "lsm, modret or signal")
+	source := fs.String("source", "", "root of the module")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -114,8 +120,12 @@ func guest(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	b := &bench{dir: "/tmp/vm/b", bin: filepath.Dir(self), log: os.Stderr}
+	b := &bench{dir: "/tmp/vm/b", bin: filepath.Dir(self), source: *source, log: os.Stderr}
 	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
+		return err
+	}
+	strict, err := b.strict()
+	if err != nil {
 		return err
 	}
 	g := guestFigures{}
@@ -129,7 +139,7 @@ func guest(ctx context.Context, args []string) (err error) {
 	if err := g.measure(ctx, "host attached", b.loopHost); err != nil {
 		return errors.Join(err, s.close())
 	}
-	for _, p := range guestPolicies {
+	for _, p := range guestPolicies(strict) {
 		if p.yaml != "" {
 			err = s.enact(p.yaml)
 		}

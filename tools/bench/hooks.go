@@ -62,6 +62,12 @@ spec:
 ` + extra
 }
 
+// strict returns the shipped policy of that name.
+func (b *bench) strict() (string, error) {
+	text, err := os.ReadFile(filepath.Join(b.source, "policies", "strict.yaml"))
+	return string(text), err
+}
+
 func parsePolicy(yaml string) (*policy.Set, error) {
 	ps, err := policy.Parse("bench.yaml", []byte(yaml))
 	if err != nil {
@@ -183,7 +189,7 @@ var hookRows = []hookRow{
 	{hook: "cgroup_skb egress", loop: "udp", n: 2000, once: true, cgroup: true, unconfined: 60},
 	{hook: "cgroup_skb egress", loop: "tcp", n: 200, cgroup: true},
 	{hook: "cgroup sock_ops", loop: "tcp", n: 200, cgroup: true, unconfined: 60},
-	{hook: "cgroup connect4", loop: "tcp", n: 200, once: true, cgroup: true, unconfined: 60},
+	{hook: "cgroup connect4", loop: "tcp", n: 200, once: true, cgroup: true, unconfined: 60, confined: 300},
 	{hook: "inet_sock_set_state", loop: "tcp", n: 200, unconfined: 60},
 }
 
@@ -221,7 +227,11 @@ func hookTimes(ctx context.Context, b *bench) (out []figure, err error) {
 	if err != nil {
 		return out, err
 	}
-	policies := []struct{ name, yaml string }{{"", hardened("")}, {" and 100 path rules", hardened(paths100())}}
+	strict, err := b.strict()
+	if err != nil {
+		return out, err
+	}
+	policies := []struct{ name, yaml string }{{"hardened", hardened("")}, {"hardened and 100 path rules", hardened(paths100())}, {"strict", strict}}
 	in := map[string]map[string]float64{}
 	for _, p := range policies {
 		if err := s.enact(p.yaml); err != nil {
@@ -242,8 +252,8 @@ func hookTimes(ctx context.Context, b *bench) (out []figure, err error) {
 		what := fmt.Sprintf("%s, loop %s", r.hook, r.loop)
 		out = append(out, target(what+": host", host[r.key()]-off, r.unconfined))
 		for _, p := range policies {
-			if p.name == "" || r.hook == "sched_process_exec" {
-				out = append(out, target(what+": container under hardened"+p.name, in[p.name][r.key()]-off, r.confined))
+			if !strings.Contains(p.name, "path rules") || r.hook == "sched_process_exec" {
+				out = append(out, target(what+": container under "+p.name, in[p.name][r.key()]-off, r.confined))
 			}
 		}
 	}
