@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -33,10 +36,11 @@ func dbUpdateCommand(t *terminal) *cobra.Command {
 	f := &updateFlags{}
 	cmd := &cobra.Command{
 		Use:   "update",
-		Short: "Download what changed and compile the database anew",
+		Short: "Download what changed and bring the database up to date",
 		Long: `update keeps a copy of the public bucket of OSV records and compiles it. The first time
 it downloads the archive of each ecosystem, then the records that changed, or the
-archive again if they are many. Downloads that break go on from where they stopped.
+archive again if they are many. Downloads that break go on from where they stopped. What
+an update compiled is kept in the same folder, and only what changed is compiled again.
 
 Checksums are those of the bucket, and it is believed over TLS: there is no signature.
 Plain http is for a server at 127.0.0.1 alone. When anything fails the former database
@@ -51,7 +55,7 @@ stays. With --from, CISA, FIRST and Debian are asked only where their address is
 	fl := cmd.Flags()
 	fl.StringVar(&f.path, "db", defaultDB, "`file` of the database")
 	fl.StringVar(&f.from, "from", feed.Bucket, "`URL` of a bucket, or a directory in its layout, which is compiled as it is")
-	fl.StringVar(&f.cache, "cache", "/var/lib/belay/feeds", "`directory` of the copy")
+	fl.StringVar(&f.cache, "cache", "/var/lib/belay/feeds", "`directory` of the copy, and of what was compiled of it")
 	fl.StringSliceVar(&f.ecosystems, "ecosystems", defaultEcosystems, "`folders` of the bucket to copy")
 	fl.StringVar(&f.kev, "kev-url", "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json", "`URL` of CISA's catalogue; empty: none")
 	fl.StringVar(&f.epss, "epss-url", "https://epss.empiricalsecurity.com/epss_scores-current.csv.gz", "`URL` of FIRST's scores; empty: none")
@@ -64,6 +68,11 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return err
 	}
+	program, err := ownDigest()
+	if err != nil {
+		return err
+	}
+	f.build.Parts = vulndb.Parts{Dir: filepath.Join(f.cache, "parts"), Program: program}
 	if u, err := url.Parse(f.from); err != nil || u.Scheme == "" {
 		st, err := os.Stat(f.from)
 		if err != nil || !st.IsDir() {
@@ -94,6 +103,20 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	return t.buildDB(cmd, &f.dbFlags)
 }
 
+// ownDigest is the digest of this program: what another version compiled is compiled anew.
+func ownDigest() (string, error) {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read this program: %w", err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
 // current reports whether the database was compiled after the copy's last change.
 func (t *terminal) current(path, cache string) bool {
 	db, err := vulndb.Open(path)
@@ -115,6 +138,8 @@ func (f *updateFlags) extras(cmd *cobra.Command) (out []feed.Extra) {
 	}
 	add("kev-url", f.kev, "known_exploited_vulnerabilities.json", &f.build.KEV, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{KEV: p} })
 	add("epss-url", f.epss, "epss_scores-current.csv.gz", &f.build.EPSS, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{EPSS: p} })
-	add("debian-tracker-url", f.tracker, "debian-tracker.json", &f.build.Tracker, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{Tracker: p} })
+	add("debian-tracker-url", f.tracker, "debian-tracker.json", &f.build.Tracker, func(p string) vulndb.BuildOptions {
+		return vulndb.BuildOptions{Tracker: p, Parts: f.build.Parts}
+	})
 	return out
 }

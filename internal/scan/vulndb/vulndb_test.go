@@ -170,7 +170,7 @@ func TestSeverity(t *testing.T) {
 		if err != nil || !ok {
 			t.Fatal(err)
 		}
-		if v := r.vulnerability(nil); v.Severity != tt.want || v.Score != tt.score {
+		if v := r.vulnerability(); v.Severity != tt.want || v.Score != tt.score {
 			t.Errorf("%s: %s %v, want %s %v", tt.record, v.Severity, v.Score, tt.want, tt.score)
 		}
 	}
@@ -394,8 +394,8 @@ func FuzzParseRecord(f *testing.F) {
 		if err != nil || !ok {
 			return
 		}
-		src := sources{b: builder{keys: map[string][]affected{}}}
-		src.record(r)
+		src, c := sources{b: builder{keys: map[string][]affected{}}}, compileRecord([]byte(s))
+		src.record(&c)
 		b, err := src.b.encode(time.Unix(1, 0))
 		if err != nil {
 			t.Fatal(err)
