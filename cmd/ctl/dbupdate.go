@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,6 +28,7 @@ type updateFlags struct {
 	ecosystems         []string
 	kev, epss, tracker string
 	timeout            time.Duration
+	registry           registryFlags
 }
 
 func dbUpdateCommand(t *terminal) *cobra.Command {
@@ -44,23 +43,28 @@ an update compiled is kept in the same folder, and only what changed is compiled
 
 Checksums are those of the bucket, and it is believed over TLS: there is no signature.
 Plain http is for a server at 127.0.0.1 alone. When anything fails the former database
-stays. With --from, CISA, FIRST and Debian are asked only where their address is given.`,
+stays. With --from, CISA, FIRST and Debian are asked only where their address is given.
+
+From oci:// it takes a database that "belay db export" has put into a registry, whole, if it
+is another than the one in place and was not built before it.`,
 		Example: `  belay db update
   belay db update --ecosystems Debian,Go
   belay db update --from https://mirror.example.org/osv --kev-url https://mirror.example.org/kev.json
-  belay db update --from /srv/osv`,
+  belay db update --from /srv/osv
+  belay db update --from oci://registry.example/belay/vulndb:1`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return t.updateDB(cmd, f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.path, "db", defaultDB, "`file` of the database")
-	fl.StringVar(&f.from, "from", feed.Bucket, "`URL` of a bucket, or a directory in its layout, which is compiled as it is")
+	fl.StringVar(&f.from, "from", feed.Bucket, "`URL` of a bucket; a directory in its layout, which is compiled as it is; or a database as oci://HOST/REPOSITORY:TAG")
 	fl.StringVar(&f.cache, "cache", "/var/lib/belay/feeds", "`directory` of the copy, and of what was compiled of it")
 	fl.StringSliceVar(&f.ecosystems, "ecosystems", defaultEcosystems, "`folders` of the bucket to copy")
 	fl.StringVar(&f.kev, "kev-url", "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json", "`URL` of CISA's catalogue; empty: none")
 	fl.StringVar(&f.epss, "epss-url", "https://epss.empiricalsecurity.com/epss_scores-current.csv.gz", "`URL` of FIRST's scores; empty: none")
 	fl.StringVar(&f.tracker, "debian-tracker-url", "https://security-tracker.debian.org/tracker/data/json", "`URL` of Debian's tracker; empty: none")
 	fl.DurationVar(&f.timeout, "timeout", time.Hour, "cap of the downloads' `time`")
+	f.registry.add(fl)
 	return cmd
 }
 
@@ -68,7 +72,16 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return err
 	}
-	program, err := ownDigest()
+	if ref, ok := strings.CutPrefix(f.from, ociPrefix); ok {
+		if err := notJoined(cmd, f.from, "ecosystems", "kev-url", "epss-url", "debian-tracker-url"); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+		defer cancel()
+		return t.pullDB(ctx, &f.registry, ref, f.path, true)
+	}
+	// What another version of this program compiled is compiled anew.
+	program, err := fileDigest("/proc/self/exe")
 	if err != nil {
 		return err
 	}
@@ -101,20 +114,6 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	f.build.Dir = feed.Records(f.cache)
 	fmt.Fprintf(t.err, "compiling after %s of downloads\n", mebibytes(int(rep.Bytes)))
 	return t.buildDB(cmd, &f.dbFlags)
-}
-
-// ownDigest is the digest of this program: what another version compiled is compiled anew.
-func ownDigest() (string, error) {
-	f, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read this program: %w", err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // current reports whether the database was compiled after the copy's last change.

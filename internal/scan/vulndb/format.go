@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"slices"
@@ -33,7 +34,13 @@ const (
 	magic      = "BELAYVDB"
 	formatNow  = 2
 	headerSize = 8 + 4 + 8 + 7*4 + sha256.Size
-	maxFile    = 1 << 30
+	maxFile    = MaxFile
+)
+
+// MaxFile is the most bytes that a database has, Format the version of its form.
+const (
+	MaxFile = 1 << 30
+	Format  = formatNow
 )
 
 // ErrBroken is returned for a file that is no database, is cut off or was altered.
@@ -484,6 +491,12 @@ func (db *DB) Verify() error {
 		}
 	}
 	return nil
+}
+
+// WriteTo writes the whole file. It implements [io.WriterTo].
+func (db *DB) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(db.file)
+	return int64(n), err
 }
 
 // Copy checks the database in one file and puts it in the place of another, whole or not
