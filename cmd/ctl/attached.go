@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/pflag"
+
+	"github.com/belay-project/belay/internal/scan/attest"
+	"github.com/belay-project/belay/internal/scan/registry"
 	"github.com/belay-project/belay/internal/scan/report"
 	"github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/scan/vulndb"
@@ -32,6 +36,25 @@ func (m *attachedMode) Set(s string) error {
 	return errors.New("want ignore, use or compare")
 }
 
+// addAttached adds the flags about what is attached to an image in a registry.
+func (f *scanFlags) addAttached(fl *pflag.FlagSet) {
+	fl.Var(&f.attached, "attached-sbom", "what becomes of a bill of materials that is attached to an image in a registry")
+	fl.Var(&f.attachedVEX, "attached-vex", "what becomes of statements of suppliers (OpenVEX) that are attached to an image in a registry")
+	fl.StringArrayVar(&f.keyFiles, "attestation-key", nil, "`file` of a public key (PEM, ECDSA or Ed25519): of what is attached only that counts which is signed with it; may be repeated")
+}
+
+// checkAttached reads the keys.
+func (f *scanFlags) checkAttached() (err error) {
+	if f.keys, err = attest.ReadKeys(f.keyFiles...); err != nil {
+		return fmt.Errorf("--attestation-key: %w", err)
+	}
+	asked := f.attached == attachedUse || f.attached == attachedCompare || f.attachedVEX == attachedVEXUse
+	if len(f.keys) > 0 && !asked {
+		return errors.New("--attestation-key is about what is attached to an image: say --attached-sbom or --attached-vex too")
+	}
+	return nil
+}
+
 // scanAttached has an opened target read, or the bill that is attached to it, or both.
 func (t *terminal) scanAttached(ctx context.Context, f *scanFlags, name string, tgt *target.Target, db *vulndb.DB) (*report.Scan, error) {
 	if f.attached != attachedUse && f.attached != attachedCompare {
@@ -42,7 +65,11 @@ func (t *terminal) scanAttached(ctx context.Context, f *scanFlags, name string, 
 		return nil, fmt.Errorf("--attached-sbom: %w", err)
 	}
 	if bill == nil {
-		fmt.Fprintf(t.err, "! no bill of materials that can be read is attached to %s: the image is read alone\n", clean(name))
+		with := ""
+		if len(f.keys) > 0 {
+			with = " and is signed with a key of --attestation-key"
+		}
+		fmt.Fprintf(t.err, "! no bill of materials that can be read%s is attached to %s: the image is read alone\n", with, clean(name))
 		return t.scanOpened(ctx, f, name, tgt, db)
 	}
 	if f.attached == attachedUse {
@@ -71,20 +98,116 @@ func (t *terminal) scanAttached(ctx context.Context, f *scanFlags, name string, 
 	return s, nil
 }
 
-// attachedBill returns what the bill lists that is attached to the image; nil if there is none.
-func (t *terminal) attachedBill(ctx context.Context, f *scanFlags, name string) (*report.Scan, error) {
+// attachments is what is attached to one image.
+type attachments struct {
+	img      *registry.Image
+	manifest string // digest of the image's manifest for the platform
+	list     []registry.Attachment
+}
+
+// attachedTo lists what is attached to the image that was opened.
+func (f *scanFlags) attachedTo(ctx context.Context, name string) (*attachments, error) {
+	if f.attachments != nil {
+		return f.attachments, nil
+	}
 	img := f.registry.found
 	if img == nil {
 		return nil, fmt.Errorf("%s is no image of a registry: name one with registry:", name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
-	defer cancel()
 	manifest, list, err := img.Attached(ctx, f.Platform)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	b, err := img.Bill(ctx, list[0])
+	f.attachments = &attachments{img, manifest, list}
+	return f.attachments, nil
+}
+
+// errPassedOver says that a document is not taken, which is no fault of the scan: with keys, what is
+// not signed with one of them counts as not attached.
+var errPassedOver = errors.New("passed over")
+
+// open fetches a document, and with keys verifies it. Of one that was verified, and of VEX, it
+// returns what is in the envelope or statement.
+func (a *attachments) open(ctx context.Context, doc registry.Attachment, keys []attest.Key) (b []byte, key string, err error) {
+	if len(keys) > 0 && !doc.Envelope {
+		return nil, "", errPassedOver
+	}
+	if b, err = a.img.Bill(ctx, doc); err != nil {
+		return nil, "", err
+	}
+	if len(keys) == 0 && !doc.VEX() {
+		return b, "", nil // for the sandbox, as it is
+	}
+	if doc.Envelope {
+		e, err := attest.Open(b, keys)
+		if err != nil && len(keys) > 0 {
+			return nil, "", errPassedOver // of somebody else, whatever it is
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
+		}
+		b, key = e.Payload, e.Key
+	}
+	if !doc.Statement {
+		return b, key, nil
+	}
+	s, err := attest.ReadStatement(b)
 	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
+	}
+	if err := s.About(a.manifest, a.img.Digest); err != nil {
+		if key != "" {
+			return nil, "", errPassedOver // signed, and brought here from another image
+		}
+		return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
+	}
+	if doc.VEX() {
+		b = s.Predicate
+	}
+	return b, key, nil
+}
+
+// bill returns the first bill that is taken; nil if there is none.
+func (a *attachments) bill(ctx context.Context, keys []attest.Key) (b []byte, found *report.Attached, err error) {
+	n := 0
+	for _, doc := range a.list {
+		if doc.VEX() {
+			continue
+		}
+		if n++; found != nil {
+			continue
+		}
+		if n > maxVerified {
+			return nil, nil, fmt.Errorf("none of the first %d bills is signed with a key of --attestation-key", maxVerified)
+		}
+		got, key, err := a.open(ctx, doc, keys)
+		if errors.Is(err, errPassedOver) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		b, found = got, &report.Attached{Digest: doc.Digest, Form: doc.Form, From: doc.From, Envelope: doc.Envelope, Key: key}
+	}
+	if found != nil {
+		found.Others = n - 1
+	}
+	return b, found, nil
+}
+
+// maxVerified bounds how many documents are fetched to look for one that is signed.
+const maxVerified = 64
+
+// attachedBill returns what the bill lists that is attached to the image; nil if there is none.
+func (t *terminal) attachedBill(ctx context.Context, f *scanFlags, name string) (*report.Scan, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
+	defer cancel()
+	a, err := f.attachedTo(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	b, found, err := a.bill(ctx, f.keys)
+	if err != nil || found == nil {
 		return nil, err
 	}
 	tgt, err := target.OpenBill(b)
@@ -92,17 +215,28 @@ func (t *terminal) attachedBill(ctx context.Context, f *scanFlags, name string) 
 		return nil, err
 	}
 	defer tgt.Close()
-	s, err := t.scanOpened(ctx, f, "the bill "+list[0].Digest, tgt, nil)
+	s, err := t.scanOpened(ctx, f, "the bill "+found.Digest, tgt, nil)
 	if err != nil {
 		return nil, err
 	}
-	if d := s.Inventory.Digest; d != "" && d != manifest && d != img.Digest {
-		return nil, fmt.Errorf("the bill %s says that it is about %s, and is attached to %s", list[0].Digest, d, manifest)
+	if d := s.Inventory.Digest; d != "" && d != a.manifest && d != a.img.Digest {
+		return nil, fmt.Errorf("the bill %s says that it is about %s, and is attached to %s", found.Digest, d, a.manifest)
 	}
 	// Whose it is says the registry, and not the bill.
-	s.Target, s.Inventory.ImageID, s.Inventory.Digest = name, "", manifest
-	s.Attached = &report.Attached{Digest: list[0].Digest, Form: list[0].Form, From: list[0].From, Others: len(list) - 1}
+	s.Target, s.Inventory.ImageID, s.Inventory.Digest = name, "", a.manifest
+	s.Attached = found
 	return s, nil
+}
+
+// signature says what is known of the signature of a bill.
+func signature(a *report.Attached) string {
+	switch {
+	case a.Key != "":
+		return "which is signed with the key " + clean(a.Key)
+	case a.Envelope:
+		return "whose signature was not verified"
+	}
+	return "which is not signed"
 }
 
 // writeAttached tells what became of a bill that is attached.
@@ -113,10 +247,10 @@ func (t *terminal) writeAttached(s *report.Scan) {
 	}
 	others := ""
 	if a.Others > 0 {
-		others = fmt.Sprintf("; %s attached too, and not looked at", count(a.Others, "other is", "others are"))
+		others = fmt.Sprintf("; %s attached too, and not used", count(a.Others, "other is", "others are"))
 	}
 	if a.Used {
-		fmt.Fprintf(t.out, "packages are those of the attached bill of materials %s (%s, %s), which is not signed; the image was not read%s\n", clean(a.Digest), a.Form, a.From, others)
+		fmt.Fprintf(t.out, "packages are those of the attached bill of materials %s (%s, %s), %s; the image was not read%s\n", clean(a.Digest), a.Form, a.From, signature(a), others)
 		return
 	}
 	if len(a.Packages) == 0 {

@@ -44,15 +44,16 @@ func (f *dbFlags) add(cmd *cobra.Command) {
 }
 
 func dbImportCommand(t *terminal) *cobra.Command {
-	f := &dbFlags{}
+	f, reg := &dbFlags{}, &registryFlags{}
 	cmd := &cobra.Command{
-		Use:     "import DIR|FILE",
+		Use:     "import DIR|FILE|oci://HOST/REPOSITORY:TAG",
 		Aliases: []string{"build"},
 		Short:   "Compile OSV records below a directory into the database, or take an exported one",
 		Long: `import reads all OSV records below DIR, which has the layout of the public OSV bucket
 (ECOSYSTEM/all.zip or ECOSYSTEM/ID.json), and puts the database in the place of the
 former one in one step. When it fails the former one stays. A FILE is a database that
-"belay db export" wrote; it is checked whole before it is taken.
+"belay db export" wrote, and oci:// one that it put into a registry, by tag or @digest; it is
+checked whole before it is taken.
 
 Records that were withdrawn are left out. A record in a file of its own goes before the
 one of its name in an archive. Records that cannot be read are counted, with some of
@@ -60,11 +61,18 @@ them named.`,
 		Example: `  belay db update
   belay db import ./osv
   belay db import ./osv --kev known_exploited_vulnerabilities.json --db ./vuln.db
-  belay db import /media/usb/vuln.db`,
+  belay db import /media/usb/vuln.db
+  belay db import oci://registry.example/belay/vulndb@sha256:...`,
 		Args: oneArgument("a directory with OSV records, or a database"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 				return err
+			}
+			if ref, ok := strings.CutPrefix(args[0], ociPrefix); ok {
+				if err := notJoined(cmd, args[0], "kev", "epss", "debian-tracker"); err != nil {
+					return err
+				}
+				return t.pullDB(cmd.Context(), reg, ref, f.path, false)
 			}
 			st, err := os.Stat(args[0])
 			if err != nil {
@@ -81,6 +89,7 @@ them named.`,
 		},
 	}
 	f.add(cmd)
+	reg.add(cmd.Flags())
 	return cmd
 }
 
@@ -127,16 +136,27 @@ func (t *terminal) writeDB(path string, st *vulndb.Status) {
 
 func dbExportCommand(t *terminal) *cobra.Command {
 	var path string
+	reg := &registryFlags{}
 	cmd := &cobra.Command{
-		Use:   "export FILE",
-		Short: "Copy the database to a file for another host",
+		Use:   "export FILE|oci://HOST/REPOSITORY:TAG",
+		Short: "Copy the database to a file or a registry for other hosts",
 		Long: `export checks the database and copies it to FILE, which "belay db import" takes on a
-host without network. FILE appears whole or not at all.`,
-		Example: `  belay db export /media/usb/vuln.db`,
-		Args:    oneArgument("a file to write"),
-		RunE:    func(_ *cobra.Command, args []string) error { return t.copyDB(path, args[0]) },
+host without network. FILE appears whole or not at all.
+
+To oci:// it is pushed as an artifact, signed in as "docker login" says, for "belay db import"
+and "belay db update --from". The same database has the same digest each time.`,
+		Example: `  belay db export /media/usb/vuln.db
+  belay db export oci://registry.example/belay/vulndb:1`,
+		Args: oneArgument("a file to write, or an artifact"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if ref, ok := strings.CutPrefix(args[0], ociPrefix); ok {
+				return t.pushDB(cmd.Context(), reg, path, ref)
+			}
+			return t.copyDB(path, args[0])
+		},
 	}
 	cmd.Flags().StringVar(&path, "db", defaultDB, "`file` of the database")
+	reg.add(cmd.Flags())
 	return cmd
 }
 

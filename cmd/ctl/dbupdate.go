@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,36 +28,43 @@ type updateFlags struct {
 	ecosystems         []string
 	kev, epss, tracker string
 	timeout            time.Duration
+	registry           registryFlags
 }
 
 func dbUpdateCommand(t *terminal) *cobra.Command {
 	f := &updateFlags{}
 	cmd := &cobra.Command{
 		Use:   "update",
-		Short: "Download what changed and compile the database anew",
+		Short: "Download what changed and bring the database up to date",
 		Long: `update keeps a copy of the public bucket of OSV records and compiles it. The first time
 it downloads the archive of each ecosystem, then the records that changed, or the
-archive again if they are many. Downloads that break go on from where they stopped.
+archive again if they are many. Downloads that break go on from where they stopped. What
+an update compiled is kept in the same folder, and only what changed is compiled again.
 
 Checksums are those of the bucket, and it is believed over TLS: there is no signature.
 Plain http is for a server at 127.0.0.1 alone. When anything fails the former database
-stays. With --from, CISA, FIRST and Debian are asked only where their address is given.`,
+stays. With --from, CISA, FIRST and Debian are asked only where their address is given.
+
+From oci:// it takes a database that "belay db export" has put into a registry, whole, if it
+is another than the one in place and was not built before it.`,
 		Example: `  belay db update
   belay db update --ecosystems Debian,Go
   belay db update --from https://mirror.example.org/osv --kev-url https://mirror.example.org/kev.json
-  belay db update --from /srv/osv`,
+  belay db update --from /srv/osv
+  belay db update --from oci://registry.example/belay/vulndb:1`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return t.updateDB(cmd, f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.path, "db", defaultDB, "`file` of the database")
-	fl.StringVar(&f.from, "from", feed.Bucket, "`URL` of a bucket, or a directory in its layout, which is compiled as it is")
-	fl.StringVar(&f.cache, "cache", "/var/lib/belay/feeds", "`directory` of the copy")
+	fl.StringVar(&f.from, "from", feed.Bucket, "`URL` of a bucket; a directory in its layout, which is compiled as it is; or a database as oci://HOST/REPOSITORY:TAG")
+	fl.StringVar(&f.cache, "cache", "/var/lib/belay/feeds", "`directory` of the copy, and of what was compiled of it")
 	fl.StringSliceVar(&f.ecosystems, "ecosystems", defaultEcosystems, "`folders` of the bucket to copy")
 	fl.StringVar(&f.kev, "kev-url", "https://www.cisa.gov/sites/default/files/feeds/known_exploited_vulnerabilities.json", "`URL` of CISA's catalogue; empty: none")
 	fl.StringVar(&f.epss, "epss-url", "https://epss.empiricalsecurity.com/epss_scores-current.csv.gz", "`URL` of FIRST's scores; empty: none")
 	fl.StringVar(&f.tracker, "debian-tracker-url", "https://security-tracker.debian.org/tracker/data/json", "`URL` of Debian's tracker; empty: none")
 	fl.DurationVar(&f.timeout, "timeout", time.Hour, "cap of the downloads' `time`")
+	f.registry.add(fl)
 	return cmd
 }
 
@@ -64,6 +72,20 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return err
 	}
+	if ref, ok := strings.CutPrefix(f.from, ociPrefix); ok {
+		if err := notJoined(cmd, f.from, "ecosystems", "kev-url", "epss-url", "debian-tracker-url"); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+		defer cancel()
+		return t.pullDB(ctx, &f.registry, ref, f.path, true)
+	}
+	// What another version of this program compiled is compiled anew.
+	program, err := fileDigest("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	f.build.Parts = vulndb.Parts{Dir: filepath.Join(f.cache, "parts"), Program: program}
 	if u, err := url.Parse(f.from); err != nil || u.Scheme == "" {
 		st, err := os.Stat(f.from)
 		if err != nil || !st.IsDir() {
@@ -115,6 +137,8 @@ func (f *updateFlags) extras(cmd *cobra.Command) (out []feed.Extra) {
 	}
 	add("kev-url", f.kev, "known_exploited_vulnerabilities.json", &f.build.KEV, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{KEV: p} })
 	add("epss-url", f.epss, "epss_scores-current.csv.gz", &f.build.EPSS, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{EPSS: p} })
-	add("debian-tracker-url", f.tracker, "debian-tracker.json", &f.build.Tracker, func(p string) vulndb.BuildOptions { return vulndb.BuildOptions{Tracker: p} })
+	add("debian-tracker-url", f.tracker, "debian-tracker.json", &f.build.Tracker, func(p string) vulndb.BuildOptions {
+		return vulndb.BuildOptions{Tracker: p, Parts: f.build.Parts}
+	})
 	return out
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
+	"github.com/belay-project/belay/internal/scan/attest"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
 	"github.com/belay-project/belay/internal/scan/target"
@@ -54,6 +55,10 @@ type scanFlags struct {
 	registry        registryFlags
 	cache           cacheFlags
 	attached        attachedMode
+	attachedVEX     attachedVEXMode
+	keyFiles        []string // that attestations must be signed with
+	keys            []attest.Key
+	attachments     *attachments      // of the image, once they were listed
 	running         ident.ContainerID // whose use of packages is looked at; "": of none
 }
 
@@ -96,7 +101,10 @@ of its base itself is claimedBase, and proves nothing.
 
 --attached-sbom takes the bill of materials that is attached to an image in a registry
 (referrers, or an attestation of BuildKit): use, instead of reading the image; compare,
-to tell what the two do not have in common. It is not signed.
+to tell what the two do not have in common. --attached-vex use takes statements of suppliers
+that are attached. Whoever may push to the repository can attach either: with
+--attestation-key only those in envelopes (DSSE, bundles of Sigstore) count that are
+signed with that key and about this image; without it no signature is looked at.
 
 --ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
 or CSAF. Both mark findings and hide none.
@@ -112,7 +120,8 @@ means; 4 there are none, but something could not be read or matched.`,
   belay scan image.tar --fail-on high --fixable
   belay scan image.tar --fail-on 'exploited || severity >= high && fixable' --ignore ignore.yaml
   belay scan ./rootfs -o cyclonedx > sbom.json
-  belay scan sbom.json --fail-on high --vex vendor.vex.json -o junit > junit.xml`,
+  belay scan sbom.json --fail-on high --vex vendor.vex.json -o junit > junit.xml
+  belay scan registry.example/team/app:1.4 --attached-vex use --attestation-key vendor.pub`,
 		Args: oneArgument("one target"),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.scan(cmd.Context(), f, args[0]) },
 	}
@@ -120,7 +129,7 @@ means; 4 there are none, but something could not be read or matched.`,
 	fl.VarP(&f.output, "output", "o", "output format")
 	f.add(fl)
 	f.addLocal(fl)
-	fl.Var(&f.attached, "attached-sbom", "what becomes of a bill of materials that is attached to an image in a registry")
+	f.addAttached(fl)
 	return cmd
 }
 
@@ -170,6 +179,9 @@ func (f *scanFlags) check() (*scanRules, error) {
 		return nil, fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
 	}
 	f.MemoryMax = f.memoryMiB << 20
+	if err := f.checkAttached(); err != nil {
+		return nil, err
+	}
 	return f.rules()
 }
 
@@ -180,6 +192,9 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 	}
 	s, err := t.scanTarget(ctx, f, name)
 	if err != nil {
+		return err
+	}
+	if err := t.takeAttachedVEX(ctx, f, name, rules); err != nil {
 		return err
 	}
 	rules.apply(t, s)

@@ -22,8 +22,8 @@ type scanRules struct {
 // rules reads what decides, before anything is scanned.
 func (f *scanFlags) rules() (*scanRules, error) {
 	r, err := &scanRules{}, error(nil)
-	if f.packagesOnly && (f.failOn != "" || f.ignore != "" || f.baseline != "" || len(f.vex) > 0) {
-		return r, errors.New("--fail-on, --ignore, --vex and --baseline need findings, and --packages-only looks for none")
+	if f.packagesOnly && (f.failOn != "" || f.ignore != "" || f.baseline != "" || len(f.vex) > 0 || f.attachedVEX == attachedVEXUse) {
+		return r, errors.New("--fail-on, --ignore, --vex, --attached-vex and --baseline need findings, and --packages-only looks for none")
 	}
 	if f.packagesOnly && f.output.needsFindings() {
 		return r, fmt.Errorf("-o %s is about findings, and --packages-only looks for none", f.output)

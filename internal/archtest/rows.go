@@ -97,6 +97,7 @@ var Packages = []Package{
 	{Path: "internal/workload", Row: RowAdapter},
 
 	{Path: "internal/policy", Row: RowCore},
+	{Path: "internal/scan/attest", Row: RowCore},
 	{Path: "internal/scan/image", Row: RowCore},
 	{Path: "internal/scan/rpmdb", Row: RowCore},
 	{Path: "internal/scan/sbom", Row: RowCore},

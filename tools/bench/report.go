@@ -38,7 +38,7 @@ func plain(what, format string, args ...any) figure {
 
 // report is a page with a chapter for each section. What is not measured this time stays as it was.
 type report struct {
-	context  string            // of what is measured now: date, tree, toolchain, kernel
+	context  string            // of what is measured now: date, tree, toolchain, kernel, machine
 	chapters map[string]string // by the section's title
 }
 
@@ -48,7 +48,7 @@ func newReport(ctx context.Context, source string) *report {
 		kernel = "unknown"
 	}
 	return &report{
-		context:  fmt.Sprintf("%s, tree %s, %s, kernel %s", time.Now().UTC().Format("2006-01-02 15:04 MST"), tree(ctx, source), runtime.Version(), kernel),
+		context:  fmt.Sprintf("%s, tree %s, %s, kernel %s, %s, %d cores", time.Now().UTC().Format("2006-01-02 15:04 MST"), tree(ctx, source), runtime.Version(), kernel, cpuModel(), runtime.NumCPU()),
 		chapters: map[string]string{},
 	}
 }
@@ -97,8 +97,8 @@ func (r *report) keep(old string) {
 
 func (r *report) text() string {
 	var head, body strings.Builder
-	fmt.Fprintf(&head, "# Benchmarks\n\nWritten by `make bench`; do not edit. Measured on %s, %d cores. Figures of other machines differ: what can be\n"+
-		"compared are ratios and differences, whose two sides were measured in one run. `-only` measures some chapters and keeps the others.\n\n", cpuModel(), runtime.NumCPU())
+	fmt.Fprintf(&head, "# Benchmarks\n\nWritten by `make bench`; do not edit. Figures of other machines differ, and chapters name theirs: what can be\n"+
+		"compared are ratios and differences, whose two sides were measured in one run. `-only` measures some chapters and keeps the others.\n\n")
 	var misses []string
 	for _, s := range sections {
 		chapter, ok := r.chapters[s.title]

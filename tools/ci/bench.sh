@@ -7,5 +7,9 @@ if [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 ${CC:-cc} -O2 -Wall -Wextra -Werror -std=gnu11 -static -o bin/loop tools/bench/c/loop.c
-CGO_ENABLED=0 go build -trimpath -o bin/bench ./tools/bench
+export CGO_ENABLED=0
+go build -trimpath -o bin/bench ./tools/bench
+for p in vulndb stock; do
+	go test -c -trimpath -o bin/$p.test ./internal/scan/$p
+done
 exec bin/bench "$@"

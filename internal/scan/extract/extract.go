@@ -46,6 +46,7 @@ func extractors() []extractor {
 		{"rpm", wantsRPM, readRPM, 0},
 		{"npm", wantsNPM, readNPM, 0},
 		{"python", wantsPython, readPython, 0},
+		{"python-record", wantsPythonRecord, readPythonRecord, 0},
 		{"composer", wantsComposer, readComposer, 0},
 		{"nuget", wantsNuGet, readNuGet, 0},
 		{"gem", wantsGem, readGem, 0},

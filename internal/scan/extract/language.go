@@ -1,6 +1,7 @@
 package extract
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,4 +89,41 @@ func readPython(_ string, c image.Content) (inventory.File, error) {
 		err = nil
 	}
 	return inventory.File{Packages: []inventory.Package{p}}, err
+}
+
+func wantsPythonRecord(name string, _ fs.FileMode, _ int64) bool {
+	_, ok := inventory.PythonRecord(name)
+	return ok
+}
+
+// maxPythonRecord bounds a list: that of a large distribution has 3 MB.
+const maxPythonRecord = 16 << 20
+
+// readPythonRecord reads which files an installed distribution of Python has: lines of path, hash and
+// size, with paths from the folder beside its metadata. A list that cannot be read whole makes no
+// inventory incomplete: it says that there is more than is listed.
+func readPythonRecord(name string, c image.Content) (inventory.File, error) {
+	var f inventory.File
+	own := owning{f: &f}
+	site := "/" + path.Dir(path.Dir(name))
+	limited := &io.LimitedReader{R: c, N: maxPythonRecord}
+	lines := csv.NewReader(limited)
+	lines.FieldsPerRecord, lines.ReuseRecord = -1, true
+	for {
+		line, err := lines.Read()
+		if errors.Is(err, io.EOF) && limited.N > 0 {
+			return f, nil
+		}
+		if err != nil {
+			own.add(strings.TrimPrefix(path.Join(site, "more.py"), "/"))
+			return f, nil //nolint:nilerr // see above
+		}
+		file := path.Clean("/" + line[0])
+		if !path.IsAbs(line[0]) {
+			file = path.Join(site, line[0])
+		}
+		if inventory.ShowsUse(file) || inventory.IsScript(file) {
+			own.add(strings.TrimPrefix(file, "/"))
+		}
+	}
 }

@@ -88,8 +88,10 @@ func (r *reader) fill(seen map[string]read) (*owners, error) {
 		if f.OS != nil && (r.res.OS == inventory.OS{} || name == "etc/os-release") {
 			r.res.OS = *f.OS
 		}
-		for _, o := range f.Owns {
-			own.of[own.key(o.Path)] = o.Owner
+		if _, python := inventory.PythonRecord(name); !python {
+			for _, o := range f.Owns {
+				own.of[own.key(o.Path)] = o.Owner
+			}
 		}
 		r.res.Packages = append(r.res.Packages, f.Packages...)
 		for range f.Packages {

@@ -7,19 +7,26 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// ownedFiles lists the files of packages of the distribution by which their use shows, by
-// their own word. What is beyond the bound makes its package's list partial.
+// ownedFiles lists the files of packages of the distribution and of Python by which their use shows,
+// by their own word. What is beyond the bound makes its package's list partial.
 func ownedFiles(seen map[string]read, packages []inventory.Package) []inventory.OwnedFiles {
-	first := map[string]int{}
+	first, python := map[string]int{}, map[string]int{}
 	for i := range packages {
+		if packages[i].Kind == inventory.KindPython {
+			python[packages[i].Path] = i
+		}
 		if _, ok := first[packages[i].Name]; !ok && inventory.OfDistribution(packages[i].Kind) {
 			first[packages[i].Name] = i
 		}
 	}
 	lists, n := map[int]*inventory.OwnedFiles{}, 0
 	for _, name := range slices.Sorted(maps.Keys(seen)) {
+		metadata, record := inventory.PythonRecord(name)
 		for _, o := range seen[name].Owns {
 			i, ok := first[o.Owner]
+			if record {
+				i, ok = python[metadata]
+			}
 			shows := inventory.ShowsUse(o.Path)
 			if !ok || !shows && !inventory.IsScript(o.Path) {
 				continue

@@ -60,9 +60,9 @@ func NewIndex(res *inventory.Result) *Index {
 	x := &Index{watched: make([]bool, len(res.Packages))}
 	for i := range res.Owned {
 		o := &res.Owned[i]
-		// A list is of all packages of one name: those of two architectures have one.
-		end := o.Package
-		for end < len(res.Packages) && same(&res.Packages[end], &res.Packages[o.Package]) {
+		// A list is of all packages of the distribution of one name: those of two architectures have one.
+		end := o.Package + 1
+		for inventory.OfDistribution(res.Packages[o.Package].Kind) && end < len(res.Packages) && same(&res.Packages[end], &res.Packages[o.Package]) {
 			end++
 		}
 		// An image can say that it has thousands of one name: what is then used is unknown.

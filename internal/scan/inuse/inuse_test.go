@@ -359,3 +359,16 @@ func FuzzProc(f *testing.F) {
 		NewIndex(testInventory()).Uses(&s)
 	})
 }
+
+// TestPythonFiles: of one distribution in two places, that is in use whose library is.
+func TestPythonFiles(t *testing.T) {
+	res := &inventory.Result{}
+	for i, venv := range []string{"a", "b"} {
+		res.Packages = append(res.Packages, inventory.Package{Kind: inventory.KindPython, Name: "numpy", Version: "1", Path: venv + "/numpy-1.dist-info/METADATA"})
+		res.Owned = append(res.Owned, inventory.OwnedFiles{Package: i, Keys: inventory.AppendKey(nil, inventory.FileKey(venv+"/core.so"))})
+	}
+	uses := NewIndex(res).Uses(&Seen{Looks: 1, Sockets: true, Files: map[string]*SeenFile{"b/core.so": {Mapped: now}}})
+	if uses[0].State != inventory.NotSeen || uses[1].State != inventory.InUse {
+		t.Errorf("got %+v", uses)
+	}
+}

@@ -11,8 +11,8 @@ import (
 // FileKeyBytes is the size of a [FileKey] in [OwnedFiles].
 const FileKeyBytes = 8
 
-// OwnedFiles are the programs, libraries and archives that a package of the distribution says
-// are its own: those whose use shows itself in the process that uses them.
+// OwnedFiles are the programs, libraries and archives that a package of the distribution, or of
+// Python, says are its own: those whose use shows itself in the process that uses them.
 type OwnedFiles struct {
 	Package int `json:"package"` // index in [Result.Packages]
 	// Keys are those of the files ([FileKey]), one after the other, big endian.
@@ -66,6 +66,15 @@ func IsScript(file string) bool {
 		return true
 	}
 	return false
+}
+
+// PythonRecord returns the metadata of the distribution of Python that a list of files is of. What
+// such a list says is about use alone: it makes no package one of the distribution's.
+//
+// Source: packaging.python.org, "Recording installed projects", "The RECORD file".
+func PythonRecord(name string) (metadata string, ok bool) {
+	dir, ok := strings.CutSuffix(name, ".dist-info/RECORD")
+	return dir + ".dist-info/METADATA", ok
 }
 
 func (r *Result) checkOwned() error {

@@ -7,6 +7,7 @@ package osvdir
 
 import (
 	"archive/zip"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,7 +16,7 @@ import (
 )
 
 // Add takes one record. The file at path is the record, or an archive with the record as
-// its entry. The reader is of any length.
+// its entry. The reader is of any length. [fs.SkipDir] passes over the rest of the archive.
 type Add = func(path, entry string, r io.Reader) error
 
 // Walk calls add for each record below dir: ECOSYSTEM/all.zip, ECOSYSTEM/ID.json, or
@@ -67,6 +68,9 @@ func archive(path string, add Add) error {
 		}
 		err = add(path, f.Name, r)
 		r.Close()
+		if errors.Is(err, fs.SkipDir) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -11,16 +11,26 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/belay-project/belay/internal/scan/attest"
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// Attachment is a bill of materials that somebody attached to an image. Nothing of it is
-// signed: whoever may push to the repository can attach one.
+// Attachment is a bill of materials, or statements of a supplier (VEX), that somebody attached to
+// an image. Whoever may push to the repository can attach one: what is signed is for who has a key to see.
 type Attachment struct {
 	Digest string `json:"digest"` // of its blob
-	Form   string `json:"form"`   // cyclonedx, spdx, or in-toto: a statement that holds one of them
-	From   string `json:"from"`   // referrers, tag (of referrers), or attestation (of BuildKit)
+	// Form is that of the document, which in a statement is the predicate: cyclonedx, spdx, openvex, or in-toto: a statement that holds
+	// one of the first two.
+	Form string `json:"form"`
+	From string `json:"from"` // referrers, tag (of referrers), or attestation (of BuildKit)
+	// Statement says that the document is within a statement of in-toto, and Envelope that this is in a
+	// signed envelope (DSSE).
+	Statement bool `json:"-"`
+	Envelope  bool `json:"envelope,omitempty"`
 }
+
+// VEX reports whether it holds statements of a supplier, and no bill.
+func (a *Attachment) VEX() bool { return a.Form == formOpenVEX }
 
 // Where an [Attachment] was found.
 const (
@@ -34,20 +44,52 @@ const (
 	maxReferrers   = 1_000    // that are listed
 	maxReferPages  = 16       // of the list
 	maxAttached    = 32       // whose manifests are fetched
+	maxLayers      = 64       // of one of them that are looked at
 	maxAttachment  = 64 << 20 // bytes of a bill
+	maxVEX         = 8 << 20  // bytes of statements
 	typeIndex      = "application/vnd.oci.image.index.v1+json"
 	typeEmpty      = "application/vnd.oci.empty.v1+json"
-	typeInToto     = "application/vnd.in-toto+json"
+	typeInToto     = attest.TypeInToto
 	predicateType  = "in-toto.io/predicate-type"
 	referenceType  = "vnd.docker.reference.type"
 	referenceTo    = "vnd.docker.reference.digest"
 	referenceValue = "attestation-manifest"
 )
 
-// billForms are the forms of bills by their media types. Sources: cyclonedx.org/specification,
-// IANA's registration of application/spdx+json.
-var billForms = map[string]string{
+const formOpenVEX = "openvex"
+
+// forms are the forms of documents by their media types. Sources: cyclonedx.org/specification,
+// IANA's registration of application/spdx+json, openvex.dev.
+var forms = map[string]string{
 	"application/vnd.cyclonedx+json": "cyclonedx", "application/spdx+json": "spdx", "text/spdx+json": "spdx",
+	"application/vnd.openvex+json": formOpenVEX,
+}
+
+// predicates are the forms by the beginnings of predicate types.
+var predicates = []struct{ begin, form string }{
+	{"https://spdx.dev/Document", "in-toto"}, {"https://cyclonedx.org/bom", "in-toto"}, {"https://openvex.dev/ns", formOpenVEX},
+}
+
+// Where the type of a predicate is told: BuildKit's, cosign's of old, and Sigstore's bundles'.
+var predicateNotes = []string{predicateType, "predicateType", "dev.sigstore.bundle.predicateType"}
+
+func predicateForm(annotations ...map[string]string) string {
+	for _, m := range annotations {
+		for _, note := range predicateNotes {
+			for _, p := range predicates {
+				rest, ok := strings.CutPrefix(m[note], p.begin)
+				if ok && (rest == "" || rest[0] == '/') {
+					return p.form
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// envelopes reports whether a media type is that of signed envelopes, alone or in a bundle.
+func envelopes(mediaType string) bool {
+	return mediaType == attest.TypeEnvelope || strings.HasPrefix(mediaType, attest.TypeBundle)
 }
 
 // refDescriptor is what of a descriptor is looked at. Source: OCI image specification,
@@ -64,29 +106,36 @@ type refDescriptor struct {
 
 // refManifest is an index, a list of referrers, or a manifest of what is attached.
 type refManifest struct {
-	ArtifactType string          `json:"artifactType"`
-	Manifests    []refDescriptor `json:"manifests"`
-	Config       refDescriptor   `json:"config"`
-	Layers       []refDescriptor `json:"layers"`
-	Subject      refDescriptor   `json:"subject"`
+	ArtifactType string            `json:"artifactType"`
+	Manifests    []refDescriptor   `json:"manifests"`
+	Config       refDescriptor     `json:"config"`
+	Layers       []refDescriptor   `json:"layers"`
+	Subject      refDescriptor     `json:"subject"`
+	Annotations  map[string]string `json:"annotations"`
 }
 
-// form is the form of a bill by its descriptor; empty for what is none that is read.
-func (d *refDescriptor) form(artifactType string) string {
-	if f := cmp.Or(billForms[d.MediaType], billForms[artifactType]); f != "" {
-		return f
+// attachment is what a layer of a manifest holds; its form is empty for what is none that is read.
+func (d *refDescriptor) attachment(artifactType string, manifest map[string]string) (a Attachment) {
+	a.Digest = d.Digest
+	if a.Form = cmp.Or(forms[d.MediaType], forms[artifactType]); a.Form != "" {
+		return a
 	}
-	p := d.Annotations[predicateType]
-	if d.MediaType == typeInToto && (p == "https://spdx.dev/Document" || strings.HasPrefix(p, "https://spdx.dev/Document/") || strings.HasPrefix(p, "https://cyclonedx.org/bom")) {
-		return "in-toto"
+	switch {
+	case d.MediaType == typeInToto:
+		a.Statement = true
+	case envelopes(d.MediaType) || envelopes(artifactType):
+		a.Statement, a.Envelope = true, true
+	default:
+		return a
 	}
-	return ""
+	a.Form = predicateForm(d.Annotations, manifest)
+	return a
 }
 
-// Attached finds the bills of materials of an image for a platform (os/arch[/variant]; empty is
+// Attached finds the bills of materials, and the statements of suppliers, of an image for a platform (os/arch[/variant]; empty is
 // this host's): BuildKit's attestations in its index, and those that refer to its manifest or its
 // index, by the API of referrers or, where the registry has none, by the tag that stands in for
-// it. manifest is the digest of the image's manifest for the platform. The first of the list is
+// it; and last those under the tags where cosign kept attestations before there were referrers. manifest is the digest of the image's manifest for the platform. The first of the list is
 // the most certain to be about it.
 //
 // Errors: those of the network; an index without the platform; more than can be looked through.
@@ -112,6 +161,11 @@ func (i *Image) Attached(ctx context.Context, platform string) (manifest string,
 	for _, subject := range slices.Compact([]string{manifest, i.Digest}) {
 		if err := look.referrers(ctx, subject); err != nil {
 			return "", nil, fmt.Errorf("what is attached to %s: %w", subject, err)
+		}
+	}
+	for _, subject := range slices.Compact([]string{manifest, i.Digest}) {
+		if err := look.cosign(ctx, subject); err != nil {
+			return "", nil, fmt.Errorf("what cosign attached to %s: %w", subject, err)
 		}
 	}
 	return manifest, look.list, nil
@@ -170,16 +224,52 @@ func (a *attachedTo) take(ctx context.Context, d refDescriptor, from, subject st
 	if subject != "" && m.Subject.Digest != subject {
 		return nil // the list says that it is about this image, and it says that it is not
 	}
-	artifact := cmp.Or(m.ArtifactType, m.Config.MediaType)
+	return a.layers(&m, from)
+}
+
+// layers takes what a manifest holds.
+func (a *attachedTo) layers(m *refManifest, from string) error {
+	if len(m.Layers) > maxLayers {
+		return fmt.Errorf("a manifest of %d documents, more than %d", len(m.Layers), maxLayers)
+	}
+	artifact, notes := cmp.Or(m.ArtifactType, m.Config.MediaType), m.Annotations
 	if len(m.Layers) != 1 {
-		artifact = "" // which of them it is about is not told
+		artifact, notes = "", nil // which of them they are about is not told
 	}
 	for _, l := range m.Layers {
-		if f := l.form(artifact); f != "" && sha256Digest.MatchString(l.Digest) {
-			a.list = append(a.list, Attachment{Digest: l.Digest, Form: f, From: from})
+		if doc := l.attachment(artifact, notes); doc.Form != "" && sha256Digest.MatchString(l.Digest) {
+			doc.From = from
+			a.list = append(a.list, doc)
 		}
 	}
 	return nil
+}
+
+// cosign takes what lies under the tag that cosign makes of a digest. Source: cosign, specs/ATTESTATION_SPEC.md.
+func (a *attachedTo) cosign(ctx context.Context, subject string) error {
+	var failed error
+	for _, p := range a.img.places {
+		if p.http == nil {
+			var err error
+			if p, err = a.img.client.place(ctx, p.repo); err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
+		}
+		b, err := p.manifest(ctx, strings.Replace(subject, ":", "-", 1)+".att")
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		var m refManifest
+		if err == nil {
+			err = json.Unmarshal(b, &m)
+		}
+		if err == nil {
+			return a.layers(&m, fromTag)
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", p.repo.Name(), err))
+	}
+	return failed
 }
 
 // referrers takes what refers to a subject.
@@ -190,7 +280,7 @@ func (a *attachedTo) referrers(ctx context.Context, subject string) error {
 	}
 	for _, d := range list {
 		// Some registries name the type of the configuration, and not that of the manifest.
-		if t := d.ArtifactType; billForms[t] == "" && t != typeInToto && t != typeEmpty && t != "" {
+		if t := d.ArtifactType; forms[t] == "" && !envelopes(t) && t != typeInToto && t != typeEmpty && t != "" {
 			continue
 		}
 		if err := a.take(ctx, d, from, subject); err != nil {
@@ -277,9 +367,13 @@ func (p place) referrers(ctx context.Context, subject string) ([]refDescriptor, 
 
 // Bill fetches what is attached, and holds it to its digest.
 //
-// Errors: [inventory.ErrTooLarge] beyond 64 MiB; bytes of another digest; those of the network.
+// Errors: [inventory.ErrTooLarge] beyond 64 MiB, or 8 MiB of VEX; bytes of another digest; those of the network.
 func (i *Image) Bill(ctx context.Context, a Attachment) ([]byte, error) {
-	return i.whole(ctx, inventory.Ask{Digest: a.Digest}, maxAttachment)
+	limit := int64(maxAttachment)
+	if a.VEX() {
+		limit = maxVEX
+	}
+	return i.whole(ctx, inventory.Ask{Digest: a.Digest}, limit)
 }
 
 // whole fetches a manifest or a blob of at most limit bytes.

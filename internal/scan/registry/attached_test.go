@@ -231,3 +231,56 @@ func TestAttachedHostile(t *testing.T) {
 		}
 	})
 }
+
+// TestAttachedForms: statements of suppliers and signed envelopes are told from each other and from
+// what is none that is read, by what their manifests say of them.
+func TestAttachedForms(t *testing.T) {
+	const bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	a := newAttacher(t, true, nil)
+	m := a.image("")
+	empty := a.blob(typeEmpty, []byte(`{}`), nil)
+	put := func(artifactType, layerType, predicate string, n int) {
+		t.Helper()
+		notes := map[string]string{"dev.sigstore.bundle.predicateType": predicate}
+		a.manifest("", typeManifest, map[string]any{
+			"artifactType": artifactType, "config": empty, "annotations": notes, "subject": m,
+			"layers": []any{a.blob(layerType, fmt.Appendf(nil, "%d", n), nil)},
+		}, map[string]any{"artifactType": artifactType, "annotations": notes})
+	}
+	put("application/vnd.openvex+json", "application/octet-stream", "", 1)
+	put(bundle, bundle, "https://openvex.dev/ns/v0.2.0", 2)
+	put(bundle, bundle, "https://cyclonedx.org/bom/v1.5", 3)
+	put(bundle, bundle, "https://slsa.dev/provenance/v1", 4)
+	put(bundle, bundle, "https://openvex.dev/nsx", 5)
+	put("application/vnd.dev.cosign.artifact.sig.v1+json", "application/vnd.dev.cosign.simplesigning.v1+json", "https://openvex.dev/ns", 6)
+	a.manifest(strings.Replace(m["digest"].(string), ":", "-", 1)+".att", typeManifest, map[string]any{"config": empty, "layers": []any{
+		a.blob("application/vnd.dsse.envelope.v1+json", []byte("7"), map[string]any{"annotations": map[string]string{"predicateType": "https://spdx.dev/Document"}}),
+		a.blob("application/vnd.dsse.envelope.v1+json", []byte("8"), nil),
+	}}, nil)
+	list, _, err := a.attached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]Attachment{}
+	for _, d := range list {
+		got[d.Digest] = d
+	}
+	want := map[string]Attachment{}
+	for n, d := range map[string]Attachment{
+		"1": {Form: formOpenVEX, From: fromReferrers},
+		"2": {Form: formOpenVEX, From: fromReferrers, Statement: true, Envelope: true},
+		"3": {Form: "in-toto", From: fromReferrers, Statement: true, Envelope: true},
+		"7": {Form: "in-toto", From: fromTag, Statement: true, Envelope: true},
+	} {
+		d.Digest = digest([]byte(n))
+		want[d.Digest] = d
+	}
+	if len(list) != len(want) {
+		t.Errorf("%d documents, want %d", len(list), len(want))
+	}
+	for k, w := range want {
+		if got[k] != w {
+			t.Errorf("got %+v, want %+v", got[k], w)
+		}
+	}
+}

@@ -43,12 +43,16 @@ type Scan struct {
 	Attached *Attached `json:"attached,omitempty"`
 }
 
-// Attached is a bill of materials that was attached to an image, unsigned.
+// Attached is a bill of materials that was attached to an image.
 type Attached struct {
 	Digest string `json:"digest"`
 	Form   string `json:"form"`
 	From   string `json:"from"`
-	Others int    `json:"others"` // that were attached too, and not looked at
+	Others int    `json:"others"` // that were attached too, and not used
+	// Envelope says that it is in a signed envelope, and Key the ID of the key that was given and has
+	// signed it; without one nobody has looked at a signature.
+	Envelope bool   `json:"envelope,omitempty"`
+	Key      string `json:"key,omitempty"`
 	// Used says that the packages are the bill's, and the image was not read.
 	Used bool `json:"used"`
 	// Packages are what makes the bill (old) and the image (new) differ, if they were compared.

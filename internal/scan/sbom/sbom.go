@@ -7,6 +7,7 @@ package sbom
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ const (
 	maxNesting = 1_000   // of values that are passed over
 )
 
+const typeInToto = "application/vnd.in-toto+json"
+
 // ErrNotSBOM is returned for JSON that is no bill of materials that we read.
 var ErrNotSBOM = errors.New("this JSON is no bill of materials: want CycloneDX, or SPDX 2.2 or 2.3")
 
@@ -35,13 +38,19 @@ func Looks(begin []byte) bool {
 	return len(begin) > 0 && begin[0] == '{'
 }
 
-// Read reads a bill of materials, or a statement of in-toto with one as its predicate. The
+// Read reads a bill of materials, or a statement of in-toto with one as its predicate, also within
+// a signed envelope (DSSE) or a bundle of Sigstore's, of which no signature is looked at. The
 // inventory has one layer, which stands for all; its digest is that of what a statement is about.
 //
 // Errors: [ErrNotSBOM], [inventory.ErrTooLarge], those of encoding/json, the error of
 // stopped, and a sentence for what is beyond a bound.
 func Read(r io.Reader, stopped func() error) (*inventory.Result, error) {
-	b := &bill{stopped: stopped, notes: map[string]int{}, seen: map[inventory.Package]bool{}, subjects: map[string]bool{}}
+	return read(r, stopped, false)
+}
+
+// read is Read; what is in an envelope is none itself.
+func read(r io.Reader, stopped func() error, enveloped bool) (*inventory.Result, error) {
+	b := &bill{enveloped: enveloped, stopped: stopped, notes: map[string]int{}, seen: map[inventory.Package]bool{}, subjects: map[string]bool{}}
 	limited := &io.LimitedReader{R: r, N: maxBytes + 1}
 	d := json.NewDecoder(skipMark(limited))
 	d.UseNumber()
@@ -56,6 +65,8 @@ func Read(r io.Reader, stopped func() error) (*inventory.Result, error) {
 		return nil, fmt.Errorf("a bill of materials: %w: %d bytes", inventory.ErrTooLarge, maxBytes)
 	case err != nil:
 		return nil, fmt.Errorf("read the bill of materials: %w", err)
+	case b.payload != "":
+		return b.open()
 	case (b.cyclonedx == "") == (b.spdx == ""):
 		return nil, ErrNotSBOM
 	case b.spdx != "" && !strings.HasPrefix(b.spdx, "SPDX-2."):
@@ -64,6 +75,27 @@ func Read(r io.Reader, stopped func() error) (*inventory.Result, error) {
 		return nil, fmt.Errorf("%w, not %.40q", ErrNotSBOM, b.cyclonedx)
 	}
 	return b.result(), nil
+}
+
+// open reads what is in an envelope.
+func (b *bill) open() (*inventory.Result, error) {
+	if b.cyclonedx != "" || b.spdx != "" || b.statement {
+		return nil, fmt.Errorf("%w, but one and a signed envelope at once", ErrNotSBOM)
+	}
+	if b.payloadType != typeInToto {
+		return nil, fmt.Errorf("%w: it is a signed envelope around %.100q", ErrNotSBOM, b.payloadType)
+	}
+	// The standard alphabet or that of URLs, as DSSE demands. What verifies envelopes links a
+	// network (crypto/x509), which the scanner must not.
+	payload, err := base64.StdEncoding.DecodeString(b.payload)
+	if err != nil {
+		payload, err = base64.URLEncoding.DecodeString(b.payload)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the payload of the signed envelope: %w", err)
+	}
+	b.payload = ""
+	return read(bytes.NewReader(payload), b.stopped, true)
 }
 
 // skipMark takes away a byte order mark.
@@ -90,6 +122,9 @@ type bill struct {
 	statement       bool            // it is a statement of in-toto, around the bill
 	within          bool            // the statement's predicate is being read
 	subjects        map[string]bool // digests of what the statement is about
+	enveloped       bool            // it was in an envelope
+	payloadType     string          // of an envelope
+	payload         string          // in base64
 }
 
 // entry is a package before it is known of which distribution the whole is.
@@ -143,6 +178,14 @@ func (b *bill) top(d *json.Decoder, name string) error {
 			b.within = false
 			return err
 		}
+	case "dsseEnvelope":
+		if !b.enveloped && !b.within {
+			return b.object(d, b.envelope)
+		}
+	case "payload", "payloadType":
+		if !b.enveloped && !b.within {
+			return b.envelope(d, name)
+		}
 	case "bomFormat":
 		return d.Decode(&b.cyclonedx)
 	case "spdxVersion":
@@ -167,6 +210,19 @@ func (b *bill) top(d *json.Decoder, name string) error {
 			}
 			return nil
 		})
+	}
+	return skip(d)
+}
+
+// envelope reads one member of a signed envelope. Source: DSSE 1.0, envelope.md.
+func (b *bill) envelope(d *json.Decoder, name string) error {
+	switch {
+	case name == "payload" && b.payload != "", name == "payloadType" && b.payloadType != "":
+		return errors.New("a signed envelope that says twice what it holds")
+	case name == "payload":
+		return d.Decode(&b.payload)
+	case name == "payloadType":
+		return d.Decode(&b.payloadType)
 	}
 	return skip(d)
 }

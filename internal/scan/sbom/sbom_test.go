@@ -1,6 +1,7 @@
 package sbom
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -166,9 +167,45 @@ func agree(t *testing.T, s string) {
 	}
 }
 
+func envelope(payloadType, payload string) string {
+	return fmt.Sprintf(`{"payloadType":%q,"payload":%q,"signatures":[{"keyid":"","sig":"eA=="}]}`, payloadType, base64.StdEncoding.EncodeToString([]byte(payload)))
+}
+
+// TestEnvelope: a bill in a signed envelope, or a bundle around one, is read as the statement in it;
+// nothing is both.
+func TestEnvelope(t *testing.T) {
+	digest := strings.Repeat("a", 64)
+	statement := `{"_type":"https://in-toto.io/Statement/v1","subject":[{"digest":{"sha256":"` + digest + `"}}],"predicateType":"https://cyclonedx.org/bom","predicate":` + cycloneDX + `}`
+	want, err := Read(strings.NewReader(statement), running)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := envelope(typeInToto, statement)
+	for name, text := range map[string]string{"an envelope": sealed, "a bundle": `{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","dsseEnvelope":` + sealed + `}`} {
+		got, err := Read(strings.NewReader(text), running)
+		if err != nil || got.Digest != "sha256:"+digest || len(got.Packages) != len(want.Packages) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		"within another":  {envelope(typeInToto, sealed), "no bill of materials"},
+		"another type":    {envelope("text/plain", cycloneDX), "around \"text/plain\""},
+		"no base64":       {`{"payloadType":"application/vnd.in-toto+json","payload":"?"}`, "payload of the signed envelope"},
+		"two payloads":    {`{"payload":"e30=","payload":"e30="}`, "says twice"},
+		"and a bill":      {`{"bomFormat":"CycloneDX","components":[],` + sealed[1:], "at once"},
+		"another's bill":  {envelope(typeInToto, `{"_type":"https://in-toto.io/Statement/v1","predicate":{}}`), "no bill of materials"},
+		"beside a bundle": {`{"payload":"e30=","dsseEnvelope":` + sealed + `}`, "says twice"},
+	} {
+		if res, err := Read(strings.NewReader(tt.text), running); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %+v, %v, want %q", name, res, err, tt.want)
+		}
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(cycloneDX)
 	f.Add(spdxDoc)
+	f.Add(envelope(typeInToto, `{"_type":"https://in-toto.io/Statement/v1","predicate":`+cycloneDX+`}`))
 	f.Fuzz(func(t *testing.T, text string) {
 		res, err := Read(strings.NewReader(text), running)
 		if err != nil {

@@ -30,7 +30,7 @@ func record(id, pkg, fixed string) string {
 }
 
 // buildDB compiles records into the file at path, as of now.
-func buildDB(t *testing.T, path string, records ...string) {
+func buildDB(t testing.TB, path string, records ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	for i, r := range records {

@@ -75,7 +75,7 @@ type Documents struct {
 //
 // Errors name the file, and the statement in it.
 func Read(paths ...string) (*Documents, error) {
-	d := &Documents{used: map[*statement]bool{}}
+	d := new(Documents).With(nil)
 	for _, p := range paths {
 		f, err := os.Open(p)
 		if err != nil {
@@ -91,6 +91,28 @@ func Read(paths ...string) (*Documents, error) {
 		}
 	}
 	return d, nil
+}
+
+// Add reads a document of either form that is no file; name says where it is from.
+func (d *Documents) Add(name string, b []byte) error {
+	if len(b) > maxBytes {
+		return fmt.Errorf("%s: %w", name, inventory.ErrTooLarge)
+	}
+	if err := d.parse(name, b); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// With returns the statements of both, of which either may be nil.
+func (d *Documents) With(other *Documents) *Documents {
+	out := &Documents{used: map[*statement]bool{}}
+	for _, o := range []*Documents{d, other} {
+		if o != nil {
+			out.list = append(out.list, o.list...)
+		}
+	}
+	return out
 }
 
 // parse adds the statements of one file.

@@ -1,10 +1,12 @@
 package vulndb
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +14,6 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/atomicfile"
-	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // BuildOptions says what to build from.
@@ -26,7 +27,9 @@ type BuildOptions struct {
 	// EPSS is FIRST's epss_scores-current.csv.gz, Tracker the JSON of Debian's security
 	// tracker; empty for none.
 	EPSS, Tracker string
-	Now           time.Time
+	// Parts keeps what was compiled for the next build; the zero value keeps nothing.
+	Parts Parts
+	Now   time.Time
 }
 
 // BuildReport tells what went into a database.
@@ -35,6 +38,8 @@ type BuildReport struct {
 	Withdrawn int `json:"withdrawn"` // records that their source took back
 	Packages  int `json:"packages"`
 	Bytes     int `json:"bytes"`
+	// Reused are the archives that an earlier build had compiled.
+	Reused int `json:"reused,omitempty"`
 	// BadRecords could not be read, BadVersions not be ordered.
 	BadRecords  int      `json:"badRecords"`
 	BadVersions int      `json:"badVersions"`
@@ -53,14 +58,16 @@ const (
 // Records that cannot be read are counted and left out; errors are those of files, of
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
-	s := &sources{ctx: ctx.Err, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
+	s := &sources{ctx: ctx.Err, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
 	var err error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
 	}
+	s.singles = o.Parts.singles()
 	if err := o.Walk(o.Dir, s.add); err != nil {
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
 	}
+	s.keep()
 	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
 		if path != "" {
 			s.source(path)
@@ -83,11 +90,23 @@ type sources struct {
 	ctx func() error
 	b   builder
 	columns
+	parts   Parts
+	used    map[string]bool // paths of parts
 	archive string          // that is being read
+	part    *archivePart    // of it; nil if it is not to be kept
+	singles map[digest]compiled
+	single  bytes.Buffer    // the part of files of their own
+	fresh   bool            // it has what the former one had not
 	named   bool            // the archive is the last of b.sources
 	seen    map[string]bool // IDs: a record may be in an archive and beside it
 	rep     BuildReport
 	bytes   int64
+}
+
+// archivePart is an archive that is being compiled.
+type archivePart struct {
+	name string
+	body bytes.Buffer
 }
 
 // maxNamed bounds how many files are named in a database.
@@ -107,69 +126,142 @@ func (s *sources) source(path string) {
 }
 
 // add takes one record in. One that is broken is counted; an archive that is broken
-// is an error, since it would hide records without end.
+// is an error, since it would hide records without end. It returns [fs.SkipDir] for an archive
+// that it has taken whole.
 func (s *sources) add(path, entry string, r io.Reader) error {
-	name := path
-	if entry != "" {
-		name += ": " + entry
-		if path != s.archive {
-			s.archive = path
-			s.source(path)
-		}
-	}
 	if err := s.ctx(); err != nil {
 		return err
 	}
-	b, err := inventory.ReadAll(r, maxRecord)
-	if errors.Is(err, inventory.ErrTooLarge) {
-		s.bad(name, err)
-		return nil
+	if entry != "" && path != s.archive {
+		if done, err := s.begin(path); err != nil {
+			return err
+		} else if done {
+			return fs.SkipDir
+		}
 	}
+	b, c, err := readRecord(r)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", strings.TrimSuffix(path+": "+entry, ": "), err)
+	case c.bad != "":
+	case entry != "":
+		c = compileRecord(b)
+	default:
+		c = s.ofFile(b)
+	}
+	if c.bad != "" && entry != "" {
+		c.bad = entry + ": " + c.bad
+	}
+	if s.part != nil && entry != "" {
+		c.put(&s.part.body)
+	}
+	return s.take(path, &c)
+}
+
+// begin begins an archive. done is true if it was compiled before.
+func (s *sources) begin(path string) (done bool, err error) {
+	s.endArchive()
+	s.archive = path
+	s.source(path)
+	if s.parts.Dir == "" {
+		return false, nil
+	}
+	name, err := fileName("archive", path)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return false, err
 	}
-	if s.bytes += int64(len(b)); s.bytes > MaxBytes || len(s.b.records) > MaxRecords {
+	list, ok := s.parts.records(name)
+	if !ok {
+		s.part = &archivePart{name: name}
+		return false, nil
+	}
+	s.rep.Reused++
+	s.used[s.parts.path(name)] = true
+	for i := range list {
+		if err := s.take(path, &list[i]); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// endArchive keeps the archive that was read to its end.
+func (s *sources) endArchive() {
+	if s.part == nil {
+		return
+	}
+	if s.parts.write(s.part.name, s.part.body.Bytes()) {
+		s.used[s.parts.path(s.part.name)] = true
+	}
+	s.part = nil
+}
+
+// ofFile compiles a record in a file of its own, unless a build before has.
+func (s *sources) ofFile(b []byte) compiled {
+	if s.parts.Dir == "" {
+		return compileRecord(b)
+	}
+	sum := sha256.Sum256(b)
+	c, ok := s.singles[sum]
+	if !ok {
+		c, s.fresh = compileRecord(b), true
+	}
+	s.single.Write(sum[:])
+	c.put(&s.single)
+	return c
+}
+
+// keep keeps what was compiled, and lets go of what is not of use any more.
+func (s *sources) keep() {
+	s.endArchive()
+	if s.parts.Dir == "" {
+		return
+	}
+	if s.fresh {
+		s.parts.write(singlesName, s.single.Bytes())
+	}
+	s.used[s.parts.path(singlesName)] = true
+	s.used[s.parts.path(s.trackerPart)] = true
+	s.parts.prune(s.used)
+}
+
+// take takes a compiled record in.
+func (s *sources) take(path string, c *compiled) error {
+	if s.bytes += int64(c.size); s.bytes > MaxBytes || len(s.b.records) > MaxRecords {
 		return fmt.Errorf("the sources have more than %d bytes or %d records", int64(MaxBytes), MaxRecords)
 	}
-	rec, ok, err := parseRecord(b)
-	if err != nil {
-		s.bad(name, err)
+	if c.id == "" {
+		s.rep.BadRecords++
+		if len(s.rep.Examples) < 10 {
+			s.rep.Examples = append(s.rep.Examples, path+": "+c.bad)
+		}
 		return nil
 	}
-	if s.seen[rec.ID] {
+	if s.seen[c.id] {
 		return nil
 	}
-	s.seen[rec.ID] = true // also if it was withdrawn: an older archive may not know
-	if !ok {
+	s.seen[c.id] = true // also if it was withdrawn: an older archive may not know
+	if c.gone {
 		s.rep.Withdrawn++
 		return nil
 	}
-	s.record(rec)
+	s.record(c)
 	return nil
 }
 
-func (s *sources) bad(name string, err error) {
-	s.rep.BadRecords++
-	if len(s.rep.Examples) < 10 {
-		s.rep.Examples = append(s.rep.Examples, fmt.Sprintf("%s: %v", name, err))
-	}
-}
-
-func (s *sources) record(rec *osvRecord) {
+func (s *sources) record(c *compiled) {
 	number := len(s.b.records)
-	v := rec.vulnerability(s.kev)
+	v := c.v
+	s.exploit(&v, c.upstream)
 	s.rate(&v)
-	for i := range rec.Affected {
-		a := &rec.Affected[i]
-		eco, name := a.Package.Ecosystem, a.Package.Name
-		if eco == "" || name == "" || len(eco)+len(name) > maxNameText || strings.Contains(eco+name, "\x00") {
-			continue // a record about commits
-		}
-		out, bad := a.affects(number)
-		s.rep.BadVersions += bad
-		s.join(&out, &v, eco, name)
+	s.rep.BadVersions += c.versions
+	for i := range c.packages {
+		p := &c.packages[i]
+		out := p.affected
+		out.record = number
+		s.join(&out, &v, p.ecosystem, p.name)
 		if len(out.ranges) > 0 || len(out.versions) > 0 {
-			key := eco + "\x00" + keyName(eco, name)
+			key := p.ecosystem + "\x00" + keyName(p.ecosystem, p.name)
 			s.b.keys[key] = append(s.b.keys[key], out)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -169,6 +170,8 @@ type columns struct {
 	kev     map[string]bool
 	epss    map[string]epss
 	tracker map[trackerKey]trackerSays
+	// trackerPart names the tracker's part; empty if there is none.
+	trackerPart string
 }
 
 func readColumns(o BuildOptions) (c columns, err error) {
@@ -183,11 +186,17 @@ func readColumns(o BuildOptions) (c columns, err error) {
 		}
 	}
 	if o.Tracker != "" {
-		if c.tracker, err = readTracker(o.Tracker); err != nil {
+		if c.tracker, c.trackerPart, err = o.Parts.tracker(o.Tracker); err != nil {
 			return c, err
 		}
 	}
 	return c, nil
+}
+
+// exploit says whether CISA's catalogue has one of a record's names.
+func (c *columns) exploit(v *Vulnerability, upstream []string) {
+	known := func(id string) bool { return c.kev[id] }
+	v.Exploited = known(v.ID) || slices.ContainsFunc(v.Aliases, known) || slices.ContainsFunc(upstream, known)
 }
 
 // rate sets a record's EPSS: the highest of all its names.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"slices"
@@ -33,7 +34,13 @@ const (
 	magic      = "BELAYVDB"
 	formatNow  = 2
 	headerSize = 8 + 4 + 8 + 7*4 + sha256.Size
-	maxFile    = 1 << 30
+	maxFile    = MaxFile
+)
+
+// MaxFile is the most bytes that a database has, Format the version of its form.
+const (
+	MaxFile = 1 << 30
+	Format  = formatNow
 )
 
 // ErrBroken is returned for a file that is no database, is cut off or was altered.
@@ -296,7 +303,14 @@ type entry struct {
 // next decodes the next record of the entry into a, whose memory it uses again.
 func (e *entry) next(a *affected) error {
 	e.n--
-	c := &e.c
+	if e.c.affected(a); e.c.broken {
+		return ErrBroken
+	}
+	return nil
+}
+
+// affected reads what [affected.put] wrote into a, whose memory it uses again.
+func (c *cursor) affected(a *affected) {
 	a.record, a.state = c.int(), c.byte()
 	old := a.ranges
 	a.ranges = a.ranges[:0]
@@ -308,7 +322,7 @@ func (e *entry) next(a *affected) error {
 		for range c.count() {
 			r = append(r, event{c.byte(), c.raw()})
 			if c.broken {
-				return ErrBroken
+				return
 			}
 		}
 		a.ranges = append(a.ranges, r)
@@ -317,13 +331,9 @@ func (e *entry) next(a *affected) error {
 	for range c.count() {
 		a.versions = append(a.versions, c.raw())
 		if c.broken {
-			return ErrBroken
+			return
 		}
 	}
-	if c.broken {
-		return ErrBroken
-	}
-	return nil
 }
 
 // key is the key of the entry number i.
@@ -406,16 +416,22 @@ func (db *DB) record(i int) (Vulnerability, error) {
 		return Vulnerability{}, ErrBroken
 	}
 	c := at(db.texts, binary.LittleEndian.Uint32(db.index[4*i:]))
+	v := c.vulnerability()
+	if c.broken {
+		return Vulnerability{}, ErrBroken
+	}
+	return v, nil
+}
+
+// vulnerability reads what [Vulnerability.put] wrote.
+func (c *cursor) vulnerability() Vulnerability {
 	v := Vulnerability{ID: c.text(), Aliases: c.list()}
 	flags := c.byte()
 	v.Severity, v.Exploited = Severity(flags&0x7f), flags&0x80 != 0
 	v.Score = float64(c.byte()) / 10
 	v.EPSS, v.Percentile = c.share(), c.share()
 	v.Summary = c.text()
-	if c.broken {
-		return Vulnerability{}, ErrBroken
-	}
-	return v, nil
+	return v
 }
 
 // Status tells what a database holds.
@@ -475,6 +491,12 @@ func (db *DB) Verify() error {
 		}
 	}
 	return nil
+}
+
+// WriteTo writes the whole file. It implements [io.WriterTo].
+func (db *DB) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(db.file)
+	return int64(n), err
 }
 
 // Copy checks the database in one file and puts it in the place of another, whole or not

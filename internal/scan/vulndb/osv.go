@@ -69,8 +69,8 @@ func parseRecord(b []byte) (r *osvRecord, ok bool, err error) {
 	return r, r.Withdrawn == "", nil
 }
 
-// vulnerability is the record without what it affects. kev has the exploited ones.
-func (r *osvRecord) vulnerability(kev map[string]bool) Vulnerability {
+// vulnerability is the record without what it affects.
+func (r *osvRecord) vulnerability() Vulnerability {
 	v := Vulnerability{ID: r.ID, Summary: r.Summary}
 	if v.Summary == "" {
 		v.Summary, _, _ = strings.Cut(strings.TrimSpace(r.Details), "\n")
@@ -90,7 +90,6 @@ func (r *osvRecord) vulnerability(kev map[string]bool) Vulnerability {
 		v.Aliases = append(v.Aliases, r.Upstream[0])
 	}
 	slices.Sort(v.Aliases)
-	v.Exploited = kev[r.ID] || slices.ContainsFunc(append(v.Aliases, r.Upstream...), func(a string) bool { return kev[a] })
 	v.Severity, v.Score = r.severity()
 	return v
 }
@@ -160,9 +159,8 @@ func cvss(vector string) (float64, error) {
 // affects compiles what a record says of one package. Ranges of commits say nothing
 // about versions and are passed over, whatever stands before or behind them. bad
 // counts versions that the ecosystem's order cannot read.
-func (a *osvAffected) affects(record int) (out affected, bad int) {
+func (a *osvAffected) affects() (out affected, bad int) {
 	eco := a.Package.Ecosystem
-	out = affected{record: record}
 	if s, ok := a.Ecosystem.Urgency.(string); ok && s == "end-of-life" {
 		out.state = stateCode(StateEndOfLife)
 	}

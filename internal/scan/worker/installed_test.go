@@ -96,3 +96,83 @@ func TestJarLinks(t *testing.T) {
 		t.Errorf("in a directory: %v, %+v", err, res)
 	}
 }
+
+// TestPythonRecord: lists of files of Python tell which package a library is of, and nothing about
+// whose package one is; what cannot be read of them is not taken for all.
+func TestPythonRecord(t *testing.T) {
+	const site = "usr/lib/python3/site-packages/"
+	dist := func(name, record string) []ent {
+		return []ent{
+			{name: site + name + "-1.dist-info/METADATA", body: "Name: " + name + "\nVersion: 1\n\n"},
+			{name: site + name + "-1.dist-info/RECORD", body: record},
+		}
+	}
+	var files []ent
+	for _, list := range [][]ent{
+		dist("aa", "_native.cpython-312-x86_64-linux-gnu.so,sha256=x,1\n\"aa.libs/lib,x.so.1\",,\naa-1.dist-info/RECORD,,\n"),
+		dist("bb", "bb/__init__.py,sha256=x,1\nbb/_b.so,,\n../../../bin/bb,,\n"),
+		dist("cc", "cc/_c.so,,\n\"never closed"),
+		dist("dd", "../../../../../../../etc/d.so,,\n/opt/e.so,,\n"+site+"aa-1.dist-info/METADATA,,\naa-1.dist-info/METADATA,,\n/"+site+"aa-1.dist-info/METADATA,,\n"),
+		dist("ee", "ee/data.txt,,\n"),
+	} {
+		files = append(files, list...)
+	}
+	res, err := readArchive(t, dockerArchive(t, gzipped(tarOf(t, files...))))
+	if err != nil || len(res.Packages) != 5 {
+		t.Fatal(err, res)
+	}
+	want := map[string][]string{
+		"aa": {site + "_native.cpython-312-x86_64-linux-gnu.so", site + "aa.libs/lib,x.so.1"}, "bb": {site + "bb/_b.so", "usr/bin/bb"},
+		"cc": {site + "cc/_c.so"}, "dd": {"etc/d.so", "opt/e.so"},
+	}
+	partial := map[string]bool{"bb": true, "cc": true}
+	for _, o := range res.Owned {
+		p := &res.Packages[o.Package]
+		keys := map[uint64]bool{}
+		o.Each(func(k uint64) { keys[k] = true })
+		for _, f := range want[p.Name] {
+			if !keys[inventory.FileKey(f)] {
+				t.Errorf("%s: no %s", p.Name, f)
+			}
+		}
+		if len(keys) != len(want[p.Name]) || o.Partial != partial[p.Name] {
+			t.Errorf("%s has %d files, partial %v", p.Name, len(keys), o.Partial)
+		}
+		delete(want, p.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("no files of %v", want)
+	}
+	for _, p := range res.Packages {
+		if p.Owner != "" {
+			t.Errorf("%s is said to be of %q", p.Name, p.Owner)
+		}
+	}
+	if len(res.Notes) > 0 {
+		t.Errorf("notes %v: such a list makes nothing incomplete", res.Notes)
+	}
+}
+
+// TestPythonRecordOwns: a list of Python's takes no file away from a package of the distribution.
+func TestPythonRecordOwns(t *testing.T) {
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	w, err := z.Create("META-INF/maven/g/a/pom.properties")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("version=1\n")); err != nil || z.Close() != nil {
+		t.Fatal(err)
+	}
+	res, err := readArchive(t, dockerArchive(t, gzipped(tarOf(t,
+		ent{name: "var/lib/dpkg/info/x.list", body: "/opt/e.jar\n"}, ent{name: "var/lib/dpkg/status", body: deb("x", "1", "")}, ent{name: "opt/e.jar", body: b.String()},
+		ent{name: "var/www/dd-1.dist-info/METADATA", body: "Name: dd\nVersion: 1\n\n"}, ent{name: "var/www/dd-1.dist-info/RECORD", body: "/opt/e.jar,,\n"},
+	))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(res.Packages, func(p inventory.Package) bool { return p.Kind == inventory.KindJava })
+	if i < 0 || res.Packages[i].Owner != "x" {
+		t.Errorf("the archive is of nobody: %+v", res.Packages)
+	}
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/scan/registry"
+	"github.com/belay-project/belay/internal/scan/vulndb"
+)
+
+// ociPrefix says that a database is an artifact in a registry.
+const ociPrefix = "oci://"
+
+// Types and annotations of the artifact (docs/scan.md, "The database").
+const (
+	dbArtifactType = "application/vnd.belay.vulndb.v1"
+	dbLayerType    = "application/vnd.belay.vulndb.layer.v1+gzip"
+	ociCreated     = "org.opencontainers.image.created"
+	ociTitle       = "org.opencontainers.image.title"
+	dbFormatNote   = "dev.belay.vulndb.format"
+	dbDigestNote   = "dev.belay.vulndb.digest"
+	dbRecordsNote  = "dev.belay.vulndb.records"
+)
+
+// pushDB puts a database into a registry.
+func (t *terminal) pushDB(ctx context.Context, reg *registryFlags, path, ref string) error {
+	db, err := openDB(path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := db.Verify(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	var packed bytes.Buffer
+	h, z := sha256.New(), gzip.NewWriter(&packed)
+	if _, err := db.WriteTo(io.MultiWriter(h, z)); err != nil {
+		return err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	st := db.Status()
+	client := reg.client()
+	defer client.Close()
+	digest, err := client.Push(ctx, ref, registry.Artifact{Type: dbArtifactType, LayerType: dbLayerType, Annotations: map[string]string{
+		ociCreated: st.Built.Format(time.RFC3339), ociTitle: filepath.Base(defaultDB), dbFormatNote: strconv.Itoa(vulndb.Format),
+		dbDigestNote: "sha256:" + hex.EncodeToString(h.Sum(nil)), dbRecordsNote: strconv.Itoa(st.Records),
+	}}, packed.Bytes())
+	if err != nil {
+		return err
+	}
+	if t.output == formatJSON {
+		return t.writeJSON(struct {
+			Reference string        `json:"reference"`
+			Digest    string        `json:"digest"`
+			Database  vulndb.Status `json:"database"`
+		}{ociPrefix + ref, digest, st})
+	}
+	t.writeDB(path, &st)
+	fmt.Fprintf(t.out, "it is %s%s@%s, %s\n", ociPrefix, clean(repositoryOf(ref)), digest, mebibytes(packed.Len()))
+	return nil
+}
+
+// repositoryOf is a name without its tag.
+func repositoryOf(ref string) string {
+	if i := strings.LastIndexByte(ref, ':'); i > strings.LastIndexByte(ref, '/') {
+		return ref[:i]
+	}
+	return ref
+}
+
+// pullDB takes a database from a registry. With newer one that was built before the one in place
+// is refused, and the same is not fetched.
+func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path string, newer bool) error {
+	client := reg.client()
+	defer client.Close()
+	a, err := client.Artifact(ctx, ref, dbArtifactType, dbLayerType)
+	if err != nil {
+		return fmt.Errorf("%w; the former database stays", err)
+	}
+	if f := a.Annotations[dbFormatNote]; f != "" && f != strconv.Itoa(vulndb.Format) {
+		return fmt.Errorf("%s has format %.20q, and this version of belay reads %d; the former database stays", ref, f, vulndb.Format)
+	}
+	here, err := fileDigest(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if newer && here != "" && here == a.Annotations[dbDigestNote] {
+		db, err := vulndb.Open(path)
+		if err == nil {
+			defer db.Close()
+			if t.output == formatJSON {
+				return t.writeJSON(db.Status())
+			}
+			fmt.Fprintf(t.out, "%s: nothing changed\n", clean(path))
+			return nil
+		}
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".belay-db-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	fresh := filepath.Join(dir, "vuln.db")
+	if err := unpackDB(ctx, a, filepath.Join(dir, "packed"), fresh); err != nil {
+		return fmt.Errorf("%s: %w; the former database stays", ref, err)
+	}
+	if newer {
+		if err := notOlder(fresh, path); err != nil {
+			return fmt.Errorf("%s: %w", ref, err)
+		}
+	}
+	return t.copyDB(fresh, path)
+}
+
+// unpackDB fetches the blob, and unpacks it when its digest was seen to be right.
+func unpackDB(ctx context.Context, a *registry.Artifact, packed, fresh string) error {
+	f, err := os.OpenFile(packed, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := a.Copy(ctx, f); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return fmt.Errorf("unpack the database: %w", err)
+	}
+	out, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(out, h), io.LimitReader(z, vulndb.MaxFile+1))
+	if err != nil {
+		return fmt.Errorf("unpack the database: %w", err)
+	}
+	if n > vulndb.MaxFile {
+		return fmt.Errorf("the database has more than %d bytes", vulndb.MaxFile)
+	}
+	got := "sha256:" + hex.EncodeToString(h.Sum(nil))
+	if want := a.Annotations[dbDigestNote]; want != "" && got != want {
+		return fmt.Errorf("the database has the digest %s, and %s by its annotation: %w", got, clean(want), registry.ErrDamaged)
+	}
+	return out.Close()
+}
+
+// notOlder fails if one database was built before another: a registry that shows yesterday's must not
+// make findings vanish unseen.
+func notOlder(fresh, path string) error {
+	now, err := vulndb.Open(path)
+	if err != nil {
+		return nil //nolint:nilerr // any is better than none, or one that is broken
+	}
+	defer now.Close()
+	next, err := vulndb.Open(fresh)
+	if err != nil {
+		return fmt.Errorf("%w; the former database stays", err)
+	}
+	defer next.Close()
+	if next.Built().Before(now.Built()) {
+		return fmt.Errorf("it was built %s, and the one in place %s, which stays: 'belay db import' takes an older one",
+			next.Built().Format(time.RFC3339), now.Built().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// fileDigest is the digest of a file.
+func fileDigest(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// notJoined refuses flags about what a database is made of where one is taken as it is.
+func notJoined(cmd *cobra.Command, from string, flags ...string) error {
+	for _, name := range flags {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("%s is a database, and --%s is about what one is made of: leave it out", from, name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+const scanText = `
+The database is made of the records in BELAY_SCAN_DATA, and then again with one record more, as an update of a day does it. The
+image is a docker archive of one gzip layer with this host's own programs, libraries and list of packages; its floor is reading it: unpacking the layer and the digests of
+what is packed and unpacked, in one process. Processor time is that of belay and belay-scanner together, memory that of the larger of the two (ru_maxrss). 1,000 packages, of
+which 250 are known and a fifth of those has flaws, are matched anew; 100 images of 300 packages are matched by the agent's keeper after
+a change of the database (20,000 records) that touches one of them, and all.
+`
+
+// layerBytes is how large the image is, unpacked.
+const layerBytes = 600 << 20
+
+func scans(ctx context.Context, b *bench) (out []figure, err error) {
+	data := os.Getenv("BELAY_SCAN_DATA")
+	if data == "" {
+		return nil, errors.New("BELAY_SCAN_DATA names no folder of records: see docs/scan.md, \"Test data\"")
+	}
+	dir := filepath.Join(b.dir, "scan")
+	db := filepath.Join(dir, "vuln.db")
+	figures, err := updates(ctx, b, data, dir, db)
+	out = append(out, figures...)
+	if err != nil {
+		return out, err
+	}
+	figures, err = largeImage(ctx, b, dir, db)
+	out = append(out, figures...)
+	if err != nil {
+		return out, err
+	}
+	m, err := b.gobench(ctx, filepath.Join(b.bin, "vulndb.test"), "^Benchmark(Lookup|Match1000)$", "2s")
+	if err != nil {
+		return out, err
+	}
+	r, err := b.gobench(ctx, filepath.Join(b.bin, "stock.test"), "^BenchmarkReload$", "20x")
+	if err != nil {
+		return out, err
+	}
+	return append(out,
+		plain("Looking a package up", "%.2f µs of processor time", m["Lookup cpu-ns/op"]/1e3),
+		atMost("Matching 1,000 packages", m["Match1000 cpu-ns/op"]/1e9, 0.005, "%.4f CPU-s"),
+		plain("… findings", "%.0f", m["Match1000 findings"]),
+		plain("100 images after a change that touches one", "%.3f CPU-s", r["Reload/one cpu-ns/op"]/1e9),
+		plain("100 images after a change that touches all", "%.3f CPU-s", r["Reload/all cpu-ns/op"]/1e9)), nil
+}
+
+// cost is what a command took.
+type cost struct {
+	cpu, wall time.Duration
+	peak      int64 // bytes
+}
+
+func (b *bench) belay(ctx context.Context, args ...string) (out []byte, c cost, err error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "belay"), args...)
+	cmd.Stderr = b.log
+	began := time.Now()
+	if out, err = cmd.Output(); err != nil {
+		return nil, c, fmt.Errorf("belay %s: %w", args[0], err)
+	}
+	c = cost{wall: time.Since(began), cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		c.peak = u.Maxrss << 10
+	}
+	return out, c, nil
+}
+
+// updates measures a database from nothing, and after a change of one record.
+func updates(ctx context.Context, b *bench, data, dir, db string) ([]figure, error) {
+	source := filepath.Join(dir, "osv")
+	if err := os.CopyFS(source, os.DirFS(filepath.Join(data, "osv"))); err != nil {
+		return nil, err
+	}
+	args := []string{"db", "update", "--from", source, "--cache", filepath.Join(dir, "feeds"), "--db", db}
+	text, whole, err := b.belay(ctx, append(args, "-o", "json")...)
+	if err != nil {
+		return nil, err
+	}
+	var rep struct {
+		Records int `json:"records"`
+	}
+	if err := json.Unmarshal(text, &rep); err != nil {
+		return nil, err
+	}
+	delta := cost{}
+	for i := range 5 {
+		record := fmt.Sprintf(`{"id":"CVE-0000-%d","affected":[{"package":{"ecosystem":"PyPI","name":"belay-bench"},"versions":["1.%d"]}]}`, i, i)
+		if err := os.WriteFile(filepath.Join(source, "changed.json"), []byte(record), 0o600); err != nil {
+			return nil, err
+		}
+		_, c, err := b.belay(ctx, args...)
+		if err != nil {
+			return nil, err
+		}
+		if i == 0 || c.cpu < delta.cpu {
+			delta = c
+		}
+	}
+	st, err := os.Stat(db)
+	if err != nil {
+		return nil, err
+	}
+	return []figure{
+		plain("A database of all records, from nothing", "%.2f CPU-s", whole.cpu.Seconds()),
+		atMost("… after a change of one record, the least of five", delta.cpu.Seconds(), 1, "%.2f CPU-s"),
+		atMost("… by that from nothing", delta.cpu.Seconds()/whole.cpu.Seconds(), 0.25, "%.2f"),
+		plain("… by the clock", "%.2f s", delta.wall.Seconds()),
+		plain("The database, of so many records", "%.1f MiB, %d", float64(st.Size())/(1<<20), rep.Records),
+	}, nil
+}
+
+// largeImage measures the first scan of a large image.
+func largeImage(ctx context.Context, b *bench, dir, db string) ([]figure, error) {
+	path := filepath.Join(dir, "image.tar")
+	size, files, err := writeImage(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("make an image: %w", err)
+	}
+	defer os.Remove(path)
+	before := processorTime()
+	if err := readImage(path); err != nil {
+		return nil, err
+	}
+	floor := processorTime() - before
+	text, c, err := b.belay(ctx, "scan", path, "--no-cache", "--db", db, "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var report struct {
+		Inventory struct {
+			Packages []json.RawMessage `json:"packages"`
+		} `json:"inventory"`
+		Findings []json.RawMessage `json:"findings"`
+	}
+	if err := json.Unmarshal(text, &report); err != nil {
+		return nil, err
+	}
+	if len(report.Inventory.Packages) == 0 {
+		return nil, errors.New("the image has no packages: it is not what is meant to be measured")
+	}
+	return []figure{
+		plain("An image: unpacked, files, packages, findings", "%d MiB, %d, %d, %d", size>>20, files, len(report.Inventory.Packages), len(report.Findings)),
+		plain("… its first scan", "%.2f CPU-s", c.cpu.Seconds()),
+		plain("… for 100 MiB of the image, unpacked", "%.2f CPU-s", c.cpu.Seconds()/float64(size)*(100<<20)),
+		atMost("… by its floor", c.cpu.Seconds()/floor.Seconds(), 2, "%.2f"),
+		atMost("… the most memory", float64(c.peak)/(1<<20), 128, "%.0f MiB"),
+	}, nil
+}
+
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// imageParts are the folders of this host that the image is made of, until it is large enough.
+var imageParts = []string{"etc/debian_version", "etc/os-release", "usr/lib/os-release", "var/lib/dpkg/status", "var/lib/dpkg/info", "usr/lib/python3", "usr/bin", "usr/lib"}
+
+// writeImage writes a docker archive with one layer.
+func writeImage(ctx context.Context, path string) (size int64, files int, err error) {
+	layer, err := os.CreateTemp(filepath.Dir(path), "layer")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer os.Remove(layer.Name())
+	defer layer.Close()
+	h := sha256.New()
+	z, err := gzip.NewWriterLevel(layer, gzip.BestSpeed)
+	if err != nil {
+		return 0, 0, err
+	}
+	t := tar.NewWriter(io.MultiWriter(h, z))
+	for _, part := range imageParts {
+		err := filepath.WalkDir(filepath.Join("/", part), func(name string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+				return nil
+			}
+			if err != nil || ctx.Err() != nil {
+				return errors.Join(err, ctx.Err())
+			}
+			if !d.Type().IsRegular() || size > layerBytes {
+				return nil
+			}
+			n, err := addFile(t, name)
+			if size += n; n > 0 {
+				files++
+			}
+			return err
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	if err := errors.Join(t.Close(), z.Close()); err != nil {
+		return 0, 0, err
+	}
+	config := fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, h.Sum(nil))
+	configName := fmt.Sprintf("%x.json", sha256.Sum256(config))
+	return size, files, writeArchive(path, layer, configName, config)
+}
+
+func addFile(t *tar.Writer, name string) (int64, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return 0, nil //nolint:nilerr // one that is not there for us is not part of the image
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	err = t.WriteHeader(&tar.Header{Name: name[1:], Mode: 0o755, Size: st.Size(), Typeflag: tar.TypeReg})
+	if err != nil {
+		return 0, err
+	}
+	return io.CopyN(t, f, st.Size())
+}
+
+func writeArchive(path string, layer *os.File, configName string, config []byte) error {
+	n, err := layer.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	if _, err := layer.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	manifest, err := json.Marshal([]map[string]any{{"Config": configName, "RepoTags": []string{"bench:1"}, "Layers": []string{"layer.tar"}}})
+	if err != nil {
+		return err
+	}
+	t := tar.NewWriter(f)
+	for _, e := range []struct {
+		name string
+		b    []byte
+	}{{"manifest.json", manifest}, {configName, config}} {
+		if err := t.WriteHeader(&tar.Header{Name: e.name, Mode: 0o644, Size: int64(len(e.b))}); err != nil {
+			return err
+		}
+		if _, err := t.Write(e.b); err != nil {
+			return err
+		}
+	}
+	if err := t.WriteHeader(&tar.Header{Name: "layer.tar", Mode: 0o644, Size: n}); err != nil {
+		return err
+	}
+	_, err = io.Copy(t, layer)
+	return errors.Join(err, t.Close())
+}
+
+// readImage is the floor: what whoever checks an image's digests must do.
+func readImage(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	t := tar.NewReader(f)
+	for {
+		hd, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			return errors.New("the archive has no layer")
+		}
+		if err != nil {
+			return err
+		}
+		if hd.Name != "layer.tar" {
+			continue
+		}
+		packed, unpacked := sha256.New(), sha256.New()
+		z, err := gzip.NewReader(io.TeeReader(t, packed))
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(unpacked, z)
+		return err
+	}
+}
