@@ -2,9 +2,9 @@
 // asked for, waits in a bounded queue, is made by the same sandboxed scanner as every other,
 // and its verdict is fetched, streamed or sent to a webhook.
 //
-// It owns the queue, the folder of results and the deliveries to webhooks; all of them end
-// with the agent, and a scan that is not known any more has no verdict, which is no pass. It
-// reads no image, fetches none and decides on no caller: functions that it is given do. What
+// It owns the queue, the folder of results and the deliveries to webhooks. Results outlive the
+// agent; what was not over has failed then, and a scan that is not known any more has no
+// verdict, which is no pass. It reads no image, fetches none and decides on no caller: functions that it is given do. What
 // callers, registries and receivers of webhooks send is bounded. Row: feature.
 package ci
 
@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
@@ -74,7 +73,7 @@ type Options struct {
 	Identify func(net.Conn) (apicall.Subject, error) // who is at the other end
 	// Verify returns the name of a bearer token that is valid; nil: none is.
 	Verify func(secret string, now time.Time) (string, error)
-	// Dir holds results. What is in it is removed at the start.
+	// Dir holds scans and their results, those of an earlier agent too.
 	Dir string
 	// Registries are the hosts (with port, if they have one) that images may be fetched from;
 	// "*" is all, none: images of this host only.
@@ -172,22 +171,20 @@ const (
 	shutdownTime = 2 * time.Second
 )
 
-// Open makes the folder of results and empties it.
+// Open makes the folder of results, or takes over what an earlier agent has left there.
 func Open(o Options) (*Service, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(o.Dir); err != nil {
-		return nil, fmt.Errorf("results of an earlier agent: %w", err)
+	if err := openDir(o.Dir); err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("folder of results: %w", err)
-	}
-	return &Service{
+	s := &Service{
 		o: o, rates: ratelimit.New(o.Burst, o.Rate), guesses: ratelimit.New(10, 0.1), streams: make(chan struct{}, maxStreams),
 		reads: make(chan struct{}, maxReads), hooks: make(chan struct{}, maxHooks), wake: make(chan struct{}, 1),
 		jobs: map[string]*job{}, open: map[string]int{},
-	}, nil
+	}
+	return s, s.restore()
 }
 
 // Run scans, and answers on the listeners, until ctx ends, then returns nil. It closes the

@@ -112,6 +112,7 @@ type world struct {
 	s      *Service
 	images *fakeImages
 	health *health.Registry
+	stop   func()
 	addrs  map[string]string // by the name of whoever is at the other end
 }
 
@@ -162,12 +163,13 @@ func start(t *testing.T, change func(*Options)) *world {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, listeners...) }()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	t.Cleanup(w.stop)
 	return w
 }
 

@@ -252,7 +252,7 @@ func (s *Service) ask(sub *apicall.Subject, action string, j *job) error {
 
 // find returns a scan that the caller may read. One that it may not read is not there.
 func (s *Service) find(r *http.Request, sub *apicall.Subject) (*job, error) {
-	none := refuse(http.StatusNotFound, "no such scan: it was forgotten, ended with an agent before this one, or is somebody else's")
+	none := refuse(http.StatusNotFound, "no such scan: it was forgotten, or is somebody else's")
 	s.mu.Lock()
 	j := s.jobs[r.PathValue("id")]
 	var res apicall.Resource
@@ -283,7 +283,7 @@ func (s *Service) show(w http.ResponseWriter, r *http.Request, sub *apicall.Subj
 		return err
 	}
 	s.mu.Lock()
-	scan := j.copied()
+	scan, sum := j.copied(), j.sum
 	s.mu.Unlock()
 	if _, ok := formats[form]; ok && scan.State != StateDone {
 		return refuse(http.StatusConflict, "the scan is %s: there is no %s of it", scan.State, form)
@@ -298,7 +298,7 @@ func (s *Service) show(w http.ResponseWriter, r *http.Request, sub *apicall.Subj
 			return &Error{http.StatusServiceUnavailable, "too many results are read at a time: try again", true}
 		}
 	}
-	media, body, err := s.render(&scan, form)
+	media, body, err := s.render(j, &scan, sum, form)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -29,7 +28,8 @@ type job struct {
 	rule    *accept.Rule // nil: nothing fails it
 	hook    *hook        // nil: nobody is told
 	changed chan struct{}
-	size    int64
+	size    int64  // of its report, in bytes
+	sum     string // SHA-256 of its report
 }
 
 // resource is what policies see of a scan.
@@ -107,12 +107,12 @@ func (s *Service) add(j *job) (Scan, error) {
 		return Scan{}, &Error{http.StatusServiceUnavailable, "too many scans are waiting: try again later", true}
 	}
 	id := newID()
-	path := "/v1/scans/" + id
 	j.scan.ID, j.scan.State, j.scan.Created, j.changed = id, StateQueued, s.o.Now().UTC(), make(chan struct{})
-	j.scan.Links = map[string]string{"self": path, "events": path + "/events", "report": path + "?format=report", "sarif": path + "?format=sarif", "junit": path + "?format=junit", "cyclonedx": path + "?format=cyclonedx"}
+	j.scan.Links = links(id)
 	if j.hook != nil {
 		j.scan.Webhook = hookPending
 	}
+	s.save(j)
 	s.jobs[id] = j
 	s.queue = append(s.queue, j)
 	select {
@@ -120,6 +120,16 @@ func (s *Service) add(j *job) (Scan, error) {
 	default:
 	}
 	return j.copied(), nil
+}
+
+// links are where a scan is found, in each form.
+func links(id string) map[string]string {
+	path := "/v1/scans/" + id
+	out := map[string]string{"self": path, "events": path + "/events"}
+	for form := range formats {
+		out[form] = path + "?format=" + form
+	}
+	return out
 }
 
 // work scans what waits until ctx ends.
@@ -183,19 +193,24 @@ func (s *Service) one(ctx context.Context, j *job) {
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("it took more than %s: %w", s.o.ScanTimeout, err)
 	}
+	if err != nil && ctx.Err() != nil {
+		err = errors.New(ended)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &j.scan
 	c.Ended = s.o.Now().UTC()
 	if err != nil {
-		c.State, c.Error = StateFailed, short(err.Error())
+		j.fail(err.Error())
 		s.count("failed")
 		s.o.Log.Warn("a scan for CI failed", attr.Error, c.Error)
 	} else {
-		c.State, c.Verdict, c.Digest, c.Counts, c.Database, j.size = StateDone, sum.verdict, sum.digest, sum.counts, sum.database, sum.size
+		c.State, c.Verdict, c.Digest, c.Counts, c.Database = StateDone, sum.verdict, sum.digest, sum.counts, sum.database
+		j.size, j.sum = sum.size, sum.sum
 		s.bytes += sum.size
 		s.count("done")
 	}
+	s.save(j)
 	if j.hook != nil && ctx.Err() == nil {
 		s.send(ctx, j)
 	}
@@ -208,6 +223,7 @@ type summary struct {
 	counts          *Counts
 	database        time.Time
 	size            int64
+	sum             string
 }
 
 func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
@@ -259,7 +275,7 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	default:
 		sum.verdict = VerdictPass
 	}
-	sum.size, err = s.keep(j.scan.ID, rep)
+	sum.size, sum.sum, err = s.keep(j.scan.ID, rep)
 	return sum, err
 }
 
@@ -353,9 +369,8 @@ func (s *Service) forget(id string) {
 	s.bytes -= j.size
 	delete(s.jobs, id)
 	j.tell() // whoever follows it looks it up, and does not find it
-	if err := os.Remove(s.file(id)); err != nil && j.scan.State == StateDone {
-		s.o.Log.Warn("a result stays on the disk", attr.Error, err.Error())
-	}
+	s.remove(id + recordSuffix)
+	s.remove(id + reportSuffix)
 }
 
 // short bounds a text that may come from a process which has read hostile bytes, or from a
