@@ -41,7 +41,7 @@ func (ciHost) Local(_ context.Context, ref, _ string) (*inventory.Result, string
 	return res, sha([]byte(ref)), nil
 }
 
-func (h ciHost) Remote(ctx context.Context, ref, platform string) (*inventory.Result, string, error) {
+func (h ciHost) Remote(ctx context.Context, ref, platform, _ string) (*inventory.Result, string, error) {
 	return h.Local(ctx, ref, platform)
 }
 

@@ -70,7 +70,7 @@ func (a *Agent) serveScans(ctx context.Context) error {
 	svc, err := ci.Open(ci.Options{
 		Access: scanAccess{a.manager}, Images: newScanImages(a), Identify: id.Of, Verify: a.tokens.Verify,
 		Dir: a.cfg.scansDir(), Registries: a.cfg.ScanRegistries, WebhookHosts: a.cfg.ScanWebhookHosts, Version: a.cfg.Version,
-		Health: a.health, Log: a.log,
+		Database: a.databaseBuilt, Health: a.health, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func (s scanAccess) Ask(sub *apicall.Subject, action string, facts apicall.Facts
 	call := s.m.call(who, action, res...)
 	call.Facts = facts
 	d := s.m.decide(call)
-	if !d.Allowed || d.Audit || action == ci.ActCreate || action == ci.ActNotify {
+	if !d.Allowed || d.Audit || action == ci.ActCreate || action == ci.ActAccept || action == ci.ActNotify {
 		s.tell(call, &d)
 	}
 	if d.Allowed {
@@ -214,7 +214,7 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 }
 
 // Remote implements [ci.Images].
-func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inventory.Result, digest string, err error) {
+func (s *scanImages) Remote(ctx context.Context, ref, platform, authority string) (res *inventory.Result, digest string, err error) {
 	o, err := s.options(platform)
 	if err != nil {
 		return nil, "", err
@@ -222,7 +222,7 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inv
 	if err := s.a.own.awaitScan(ctx); err != nil {
 		return nil, "", err
 	}
-	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version})
+	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version, Authorization: authority})
 	defer c.Close()
 	op := begin("scan", map[string]string{})
 	defer func() { op.tell(s.a.telemetry, err) }()
@@ -245,6 +245,16 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inv
 	res, err = scantarget.Scan(ctx, t, o)
 	op.ended("read")
 	return res, img.Digest, err
+}
+
+// databaseBuilt tells when the vulnerability database was built.
+func (a *Agent) databaseBuilt() (time.Time, error) {
+	db, err := vulndb.Open(a.cfg.VulnDB)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer db.Close()
+	return db.Status().Built, nil
 }
 
 // Match implements [ci.Images]. It opens the database anew: the next scan sees what was

@@ -47,6 +47,7 @@ type ciRegistry struct {
 	t      *testing.T
 	host   string
 	notify func(body []byte)
+	auth   string // the Authorization that it wants; "": none
 }
 
 func digestOf(b []byte) string {
@@ -59,7 +60,14 @@ func newCIRegistry(t *testing.T) *ciRegistry {
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	r := &ciRegistry{t: t}
 	h := ggcr.New(ggcr.WithBlobHandler(ggcr.NewDiskBlobHandler(t.TempDir())), ggcr.Logger(log.New(io.Discard, "", 0)))
-	s := httptest.NewServer(h)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if r.auth != "" && q.Header.Get("Authorization") != r.auth {
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, q)
+	}))
 	t.Cleanup(s.Close)
 	r.host = strings.TrimPrefix(s.URL, "http://")
 	return r
@@ -72,6 +80,7 @@ func (r *ciRegistry) put(method, path, media string, b []byte) {
 		r.t.Fatal(err)
 	}
 	q.Header.Set("Content-Type", media)
+	q.Header.Set("Authorization", r.auth)
 	res, err := http.DefaultClient.Do(q)
 	if err != nil {
 		r.t.Fatal(err)

@@ -32,6 +32,8 @@ const SocketName = "scans.sock"
 // The actions that access policies are asked about.
 const (
 	ActCreate = "scan.create" // of an image
+	// ActAccept: to send what findings do not count in the verdict, asked beside ActCreate.
+	ActAccept = "scan.accept"
 	ActNotify = "scan.notify" // a registry tells of an image that was pushed
 	ActRead   = "scan.read"   // of one scan
 	ActList   = "scan.list"
@@ -53,7 +55,8 @@ type Images interface {
 	// Errors: [ErrNoImage].
 	Local(ctx context.Context, ref, platform string) (*inventory.Result, string, error)
 	// Remote has an image of a registry fetched and read, and returns its digest there.
-	Remote(ctx context.Context, ref, platform string) (*inventory.Result, string, error)
+	// authority is a registry's Authorization, or "" for the agent's own credentials.
+	Remote(ctx context.Context, ref, platform, authority string) (*inventory.Result, string, error)
 	// Match looks an inventory up in the vulnerability database.
 	Match(ctx context.Context, res *inventory.Result) (*report.Database, *vulndb.Matches, error)
 }
@@ -82,6 +85,8 @@ type Options struct {
 	// results; "*" is all with TLS, none: no webhook.
 	WebhookHosts []string
 	Version      string
+	// Database tells when the vulnerability database was built; nil: nobody knows.
+	Database func() (time.Time, error)
 
 	Workers     int           // scans at a time; 1
 	ScanTimeout time.Duration // of one scan with fetching and matching; 20 min
@@ -148,6 +153,7 @@ type Service struct {
 	guesses *ratelimit.Buckets
 	streams chan struct{} // a token for each event stream
 	reads   chan struct{} // a token for each result that is in memory
+	larges  chan struct{} // a token for each large request that is read
 	hooks   chan struct{} // a token for each delivery
 	wg      sync.WaitGroup
 	wake    chan struct{}
@@ -165,6 +171,7 @@ type Service struct {
 const (
 	maxStreams   = 64
 	maxReads     = 1
+	maxLarges    = 2
 	maxHooks     = 16
 	maxOwnOpen   = 8 // event streams, or deliveries, of one caller
 	sweepEvery   = time.Minute
@@ -181,7 +188,7 @@ func Open(o Options) (*Service, error) {
 	}
 	s := &Service{
 		o: o, rates: ratelimit.New(o.Burst, o.Rate), guesses: ratelimit.New(10, 0.1), streams: make(chan struct{}, maxStreams),
-		reads: make(chan struct{}, maxReads), hooks: make(chan struct{}, maxHooks), wake: make(chan struct{}, 1),
+		reads: make(chan struct{}, maxReads), larges: make(chan struct{}, maxLarges), hooks: make(chan struct{}, maxHooks), wake: make(chan struct{}, 1),
 		jobs: map[string]*job{}, open: map[string]int{},
 	}
 	return s, s.restore()

@@ -89,6 +89,15 @@ func (s *Service) load(id, sum string) (*report.Scan, error) {
 	return &rep, nil
 }
 
+// openResult is load for who answers: a scan whose result is damaged has no verdict any more.
+func (s *Service) openResult(j *job, scan *Scan, sum string) (*report.Scan, error) {
+	rep, err := s.load(scan.ID, sum)
+	if errors.Is(err, errDamaged) {
+		s.lose(j, err)
+	}
+	return rep, err
+}
+
 // lose takes the verdict of a scan away whose result is damaged.
 func (s *Service) lose(j *job, why error) {
 	s.mu.Lock()
@@ -136,8 +145,9 @@ func writeJUnit(rep *report.Scan, w io.Writer, _ string, scan *Scan) error {
 	}
 	for i := range rep.Findings {
 		yes, err := rule == nil, error(nil)
-		if rule != nil {
-			f := &rep.Findings[i]
+		if f := &rep.Findings[i]; accepted(f) {
+			yes = false
+		} else if rule != nil {
 			yes, err = rule.Fails(f, &rep.Inventory.Packages[f.Package])
 		}
 		if err != nil {
@@ -165,11 +175,8 @@ func (s *Service) render(j *job, scan *Scan, sum, form string) (media string, bo
 		body, err = json.Marshal(out)
 		return "application/json", body, err
 	}
-	rep, err := s.load(scan.ID, sum)
+	rep, err := s.openResult(j, scan, sum)
 	if err != nil {
-		if errors.Is(err, errDamaged) {
-			s.lose(j, err)
-		}
 		return "", nil, err
 	}
 	if f, ok := formats[form]; ok {
@@ -182,7 +189,7 @@ func (s *Service) render(j *job, scan *Scan, sum, form string) (media string, bo
 		p := &rep.Inventory.Packages[f.Package]
 		out.Findings = append(out.Findings, Finding{
 			IDs: f.IDs, Severity: f.Severity.String(), State: f.State, Package: p.Name, Version: p.Version, Kind: p.Kind, Path: p.Path, Fixed: f.Fixed,
-			Exploited: f.Exploited,
+			Exploited: f.Exploited, Ignored: f.Ignored, IgnoredBy: f.IgnoredBy, Known: f.Known,
 		})
 	}
 	out.LeftOut = len(rep.Findings) - len(out.Findings)

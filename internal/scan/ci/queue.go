@@ -22,14 +22,17 @@ import (
 
 // job is one scan. Service.mu guards it, but for what never changes.
 type job struct {
-	scan    Scan
-	share   string // for whom it is counted
-	ref     reference
-	rule    *accept.Rule // nil: nothing fails it
-	hook    *hook        // nil: nobody is told
-	changed chan struct{}
-	size    int64  // of its report, in bytes
-	sum     string // SHA-256 of its report
+	scan  Scan
+	share string // for whom it is counted
+	ref   reference
+	rule  *accept.Rule // nil: nothing fails it
+	hook  *hook        // nil: nobody is told
+	docs  documents    // until it is over
+	// authority is a registry's Authorization, which never gets to the disk; until it is over.
+	authority string
+	changed   chan struct{}
+	size      int64  // of its report, in bytes
+	sum       string // SHA-256 of its report
 }
 
 // resource is what policies see of a scan.
@@ -87,8 +90,12 @@ const sameAgain = 10 * time.Minute
 func (s *Service) add(j *job) (Scan, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pending := 0
+	pending, all, own := 0, j.docs.size(), j.docs.size()
 	for _, o := range s.jobs {
+		all += o.docs.size()
+		if o.share == j.share {
+			own += o.docs.size()
+		}
 		if o.share == j.share && !o.scan.Over() {
 			pending++
 		}
@@ -102,6 +109,9 @@ func (s *Service) add(j *job) (Scan, error) {
 	case pending >= s.o.MaxPending:
 		s.count("full")
 		return Scan{}, &Error{http.StatusTooManyRequests, fmt.Sprintf("%d scans of yours are waiting, which is the most: fetch their results first", pending), true}
+	case j.docs.size() > 0 && (all > maxDocs || own > maxOwnDocs):
+		s.count("full")
+		return Scan{}, &Error{http.StatusServiceUnavailable, "too many ignore rules and baselines are held by scans that wait: try again later", true}
 	case len(s.queue) >= s.o.MaxQueue:
 		s.count("full")
 		return Scan{}, &Error{http.StatusServiceUnavailable, "too many scans are waiting: try again later", true}
@@ -200,12 +210,14 @@ func (s *Service) one(ctx context.Context, j *job) {
 	defer s.mu.Unlock()
 	c := &j.scan
 	c.Ended = s.o.Now().UTC()
+	j.docs, j.authority = documents{}, ""
 	if err != nil {
 		j.fail(err.Error())
 		s.count("failed")
 		s.o.Log.Warn("a scan for CI failed", attr.Error, c.Error)
 	} else {
 		c.State, c.Verdict, c.Digest, c.Counts, c.Database = StateDone, sum.verdict, sum.digest, sum.counts, sum.database
+		c.IgnoreNotes = sum.notes
 		j.size, j.sum = sum.size, sum.sum
 		s.bytes += sum.size
 		s.count("done")
@@ -224,6 +236,7 @@ type summary struct {
 	database        time.Time
 	size            int64
 	sum             string
+	notes           []string // about ignore rules
 }
 
 func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
@@ -243,6 +256,9 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	}
 	rep := report.New(j.scan.Image, s.o.Now(), res, db, matches)
 	sum := &summary{digest: digest, database: db.Built, counts: &Counts{Packages: len(res.Packages), Findings: map[string]int{}, Notes: len(rep.Notes) + len(res.Notes)}}
+	if sum.notes, err = j.docs.apply(rep); err != nil {
+		return nil, err
+	}
 	for i := range rep.Findings {
 		f := &rep.Findings[i]
 		sum.counts.Findings[f.Severity.String()]++
@@ -252,7 +268,13 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 		if f.Exploited {
 			sum.counts.Exploited++
 		}
-		if j.rule == nil {
+		switch {
+		case f.Ignored != "":
+			sum.counts.Ignored++
+		case f.Known:
+			sum.counts.Known++
+		}
+		if j.rule == nil || accepted(f) {
 			continue
 		}
 		yes, err := j.rule.Fails(f, &res.Packages[f.Package])
@@ -310,7 +332,7 @@ func (s *Service) read(ctx context.Context, j *job) (*inventory.Result, string, 
 			return nil, "", fmt.Errorf("%w, and no image is fetched from %s; fix: belay-agent run --scan-registry %s", err, j.ref.host, j.ref.host)
 		}
 	}
-	return s.o.Images.Remote(ctx, j.ref.name, j.scan.Platform)
+	return s.o.Images.Remote(ctx, j.ref.name, j.scan.Platform, j.authority)
 }
 
 // permits tells whether images may be fetched from a registry. One on this host or its link is
