@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/belay-project/belay/internal/scan/accept"
 	"github.com/belay-project/belay/internal/scan/ci"
 )
 
@@ -58,6 +59,7 @@ func (f *ciFlags) addResult(fl *pflag.FlagSet) {
 
 func ciScanCommand(t *terminal) *cobra.Command {
 	f, q := &ciFlags{output: "text"}, &ci.Request{}
+	var ignore, baseline string
 	cmd := &cobra.Command{
 		Use:   "scan IMAGE",
 		Short: "Have an image scanned, and wait for the verdict",
@@ -73,15 +75,45 @@ printed; "belay ci show ID" waits for it then.
 		Args: oneArgument("one image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Image = args[0]
+			if err := readAccepted(q, ignore, baseline); err != nil {
+				return err
+			}
 			return t.ciScan(cmd.Context(), f, q)
 		},
 	}
 	fl := cmd.Flags()
 	f.addResult(fl)
 	fl.StringVar(&q.FailOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
+	fl.StringVar(&ignore, "ignore", "", "`file` of accepted vulnerabilities, with reasons; a policy must allow scan.accept")
+	fl.StringVar(&baseline, "baseline", "", "`report` of an earlier scan (-o json): what it has does not count; a policy must allow scan.accept")
 	fl.BoolVar(&q.AllowIncomplete, "allow-incomplete", false, "pass though something could not be read or matched")
 	fl.StringVar(&q.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
 	return cmd
+}
+
+// readAccepted reads what does not count in the verdict. Errors name the file, and the line of
+// an ignore file.
+func readAccepted(q *ci.Request, ignore, baseline string) error {
+	if ignore != "" {
+		b, err := os.ReadFile(ignore)
+		if err == nil {
+			_, err = accept.ParseIgnores(ignore, b)
+		}
+		if err != nil {
+			return fmt.Errorf("--ignore: %w", err)
+		}
+		q.Ignore = string(b)
+	}
+	if baseline != "" {
+		b, err := os.ReadFile(baseline)
+		if err == nil {
+			q.Baseline, err = accept.Reduce(b)
+		}
+		if err != nil {
+			return fmt.Errorf("--baseline: %w", err)
+		}
+	}
+	return nil
 }
 
 func ciShowCommand(t *terminal) *cobra.Command {
@@ -266,9 +298,21 @@ func (t *terminal) writeCI(ctx context.Context, c *ci.Client, r *ci.Result, f sc
 		if v.Exploited {
 			id += " exploited"
 		}
+		switch {
+		case v.Ignored != "":
+			id += " ignored: " + v.Ignored
+		case v.Known:
+			id += " known"
+		}
 		tb.row(plain(v.Severity), plain(id), plain(v.Package), plain(v.Version), plain(orDash(v.Fixed)))
 	}
 	tb.writeTo(t.out)
+	if n := r.Counts; n != nil && n.Ignored+n.Known > 0 {
+		fmt.Fprintf(t.out, "%d ignored and %d known to the baseline: not counted\n", n.Ignored, n.Known)
+	}
+	for _, n := range r.IgnoreNotes {
+		fmt.Fprintln(t.out, t.colours.paint(yellow, "! "+clean(n)))
+	}
 	if r.LeftOut > 0 {
 		fmt.Fprintf(t.out, "%d more: -o sarif, -o junit or -o cyclonedx have all\n", r.LeftOut)
 	}

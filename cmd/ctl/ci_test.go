@@ -41,7 +41,7 @@ func (ciHost) Local(_ context.Context, ref, _ string) (*inventory.Result, string
 	return res, sha([]byte(ref)), nil
 }
 
-func (h ciHost) Remote(ctx context.Context, ref, platform string) (*inventory.Result, string, error) {
+func (h ciHost) Remote(ctx context.Context, ref, platform, _ string) (*inventory.Result, string, error) {
 	return h.Local(ctx, ref, platform)
 }
 
@@ -76,6 +76,15 @@ func TestCI(t *testing.T) {
 	if err := os.WriteFile(token, []byte("deploy\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ignore := file("ignore.yaml", "ignore:\n- id: CVE-2024-1\n  reason: not reached\n")
+	baseline := file("last.json", `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":0,"ids":["CVE-2024-1"]}],"inventory":{"packages":[{"kind":"deb","name":"bad","path":""}]}}`)
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -83,6 +92,10 @@ func TestCI(t *testing.T) {
 		out  string
 		msg  string
 	}{
+		{"ignored", []string{"scan", "bad", "--fail-on", "high", "--ignore", ignore}, exitOK, "ignored: not reached", ""},
+		{"known", []string{"scan", "bad", "--fail-on", "high", "--baseline", baseline}, exitOK, "0 ignored and 1 known to the baseline: not counted", ""},
+		{"bad rules", []string{"scan", "bad", "--ignore", file("bad.yaml", "ignore:\n- id: CVE-1\n")}, exitFailed, "", "bad.yaml:2: id and reason are needed"},
+		{"no baseline", []string{"scan", "bad", "--baseline", ignore}, exitFailed, "", "--baseline: want a report"},
 		{"passes", []string{"scan", "good", "--fail-on", "low"}, exitOK, "pass", ""},
 		{"fails", []string{"scan", "bad", "--fail-on", "high"}, exitFindings, "CVE-2024-1", "1 finding with severity >= high"},
 		{"nothing asked", []string{"scan", "bad"}, exitOK, "CVE-2024-1", ""},

@@ -16,6 +16,7 @@ import (
 	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/scan/ci"
+	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/layercache"
 	"github.com/belay-project/belay/internal/scan/registry"
@@ -70,7 +71,7 @@ func (a *Agent) serveScans(ctx context.Context) error {
 	svc, err := ci.Open(ci.Options{
 		Access: scanAccess{a.manager}, Images: newScanImages(a), Identify: id.Of, Verify: a.tokens.Verify,
 		Dir: a.cfg.scansDir(), Registries: a.cfg.ScanRegistries, WebhookHosts: a.cfg.ScanWebhookHosts, Version: a.cfg.Version,
-		Health: a.health, Log: a.log,
+		Database: a.databaseBuilt, Health: a.health, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func (s scanAccess) Ask(sub *apicall.Subject, action string, facts apicall.Facts
 	call := s.m.call(who, action, res...)
 	call.Facts = facts
 	d := s.m.decide(call)
-	if !d.Allowed || d.Audit || action == ci.ActCreate || action == ci.ActNotify {
+	if !d.Allowed || d.Audit || action == ci.ActCreate || action == ci.ActAccept || action == ci.ActNotify {
 		s.tell(call, &d)
 	}
 	if d.Allowed {
@@ -187,34 +188,97 @@ func (s *scanImages) options(platform string) (scantarget.Options, error) {
 	return scantarget.Options{Scanner: scanner, Platform: platform, DockerRoot: s.a.cfg.DockerRoot, Idle: true}, err
 }
 
-// Local implements [ci.Images].
+// Local implements [ci.Images]: an image of the engine that is followed, or else one that
+// containerd's store has by that name.
 func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventory.Result, string, error) {
 	o, err := s.options(platform)
 	if err != nil {
 		return nil, "", err
 	}
-	if s.a.images.look == nil {
-		return nil, "", fmt.Errorf("%w: no engine is followed that could be asked", ci.ErrNoImage)
-	}
-	img, err := s.a.images.ask(ctx, ref)
-	if errors.Is(err, workload.ErrNoImage) {
-		return nil, "", fmt.Errorf("%w: %w", ci.ErrNoImage, err)
-	}
-	if err != nil {
+	img, err := s.engineImage(ctx, ref)
+	if err != nil && !errors.Is(err, ci.ErrNoImage) {
 		return nil, "", err
 	}
 	if err := s.a.own.awaitScan(ctx); err != nil {
 		return nil, "", err
 	}
-	op := begin("scan", map[string]string{"belay.image.id": img.ID})
-	res, err := scanImage(ctx, img.ID, o)
+	if err == nil {
+		op := begin("scan", map[string]string{"belay.image.id": img.ID})
+		res, err := scanImage(ctx, img.ID, o)
+		op.ended("read")
+		op.tell(s.a.telemetry, err)
+		if !errors.Is(err, scantarget.ErrNotFound) {
+			return res, img.ID, err
+		}
+		ref = img.ID // the engine keeps its images in containerd's store
+	}
+	t, digest, cerr := s.openContainerd(ctx, ref)
+	if errors.Is(cerr, containerd.ErrNotFound) || errors.Is(cerr, containerd.ErrUnreachable) {
+		if err == nil {
+			err = fmt.Errorf("the engine has %s, and keeps it neither in its overlay2 store nor in a containerd's: %w", ref, cerr)
+		}
+		return nil, "", err
+	}
+	if cerr != nil {
+		return nil, "", cerr
+	}
+	defer t.Close()
+	op := begin("scan", map[string]string{"belay.image.id": digest})
+	res, err := scantarget.Scan(ctx, t, o)
 	op.ended("read")
 	op.tell(s.a.telemetry, err)
-	return res, img.ID, err
+	return res, digest, err
+}
+
+// engineImage asks the engine for an image.
+//
+// Errors: [ci.ErrNoImage].
+func (s *scanImages) engineImage(ctx context.Context, ref string) (workload.Image, error) {
+	if s.a.images.look == nil {
+		return workload.Image{}, fmt.Errorf("%w: no engine is followed that could be asked", ci.ErrNoImage)
+	}
+	img, err := s.a.images.ask(ctx, ref)
+	if errors.Is(err, workload.ErrNoImage) {
+		err = fmt.Errorf("%w: %w", ci.ErrNoImage, err)
+	}
+	return img, err
+}
+
+// openContainerd opens an image of the containerd that is followed, or else of those in the
+// usual places.
+//
+// Errors: [containerd.ErrNotFound], [containerd.ErrUnreachable].
+func (s *scanImages) openContainerd(ctx context.Context, ref string) (*scantarget.Target, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	sockets := containerd.Sockets
+	if s.a.cfg.Containerd != "" {
+		sockets = []string{s.a.cfg.Containerd}
+	}
+	err := containerd.ErrNotFound
+	for _, socket := range sockets {
+		var store *containerd.Store
+		if store, err = containerd.Open(ctx, socket, ""); err != nil {
+			if errors.Is(err, containerd.ErrUnreachable) {
+				continue
+			}
+			return nil, "", err
+		}
+		var digest string
+		var t *scantarget.Target
+		if digest, err = store.Image(ctx, ref); err == nil {
+			t, err = scantarget.OpenBlobs(store, digest)
+		}
+		store.Close() // what was opened stays open
+		if !errors.Is(err, containerd.ErrNotFound) {
+			return t, digest, err
+		}
+	}
+	return nil, "", err
 }
 
 // Remote implements [ci.Images].
-func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inventory.Result, digest string, err error) {
+func (s *scanImages) Remote(ctx context.Context, ref, platform, authority string) (res *inventory.Result, digest string, err error) {
 	o, err := s.options(platform)
 	if err != nil {
 		return nil, "", err
@@ -222,7 +286,7 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inv
 	if err := s.a.own.awaitScan(ctx); err != nil {
 		return nil, "", err
 	}
-	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version})
+	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version, Authorization: authority})
 	defer c.Close()
 	op := begin("scan", map[string]string{})
 	defer func() { op.tell(s.a.telemetry, err) }()
@@ -245,6 +309,16 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform string) (res *inv
 	res, err = scantarget.Scan(ctx, t, o)
 	op.ended("read")
 	return res, img.Digest, err
+}
+
+// databaseBuilt tells when the vulnerability database was built.
+func (a *Agent) databaseBuilt() (time.Time, error) {
+	db, err := vulndb.Open(a.cfg.VulnDB)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer db.Close()
+	return db.Status().Built, nil
 }
 
 // Match implements [ci.Images]. It opens the database anew: the next scan sees what was

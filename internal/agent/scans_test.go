@@ -47,6 +47,7 @@ type ciRegistry struct {
 	t      *testing.T
 	host   string
 	notify func(body []byte)
+	auth   string // the Authorization that it wants; "": none
 }
 
 func digestOf(b []byte) string {
@@ -59,7 +60,14 @@ func newCIRegistry(t *testing.T) *ciRegistry {
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	r := &ciRegistry{t: t}
 	h := ggcr.New(ggcr.WithBlobHandler(ggcr.NewDiskBlobHandler(t.TempDir())), ggcr.Logger(log.New(io.Discard, "", 0)))
-	s := httptest.NewServer(h)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if r.auth != "" && q.Header.Get("Authorization") != r.auth {
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, q)
+	}))
 	t.Cleanup(s.Close)
 	r.host = strings.TrimPrefix(s.URL, "http://")
 	return r
@@ -72,6 +80,7 @@ func (r *ciRegistry) put(method, path, media string, b []byte) {
 		r.t.Fatal(err)
 	}
 	q.Header.Set("Content-Type", media)
+	q.Header.Set("Authorization", r.auth)
 	res, err := http.DefaultClient.Do(q)
 	if err != nil {
 		r.t.Fatal(err)
@@ -82,9 +91,11 @@ func (r *ciRegistry) put(method, path, media string, b []byte) {
 	}
 }
 
-// push puts an image of one Debian package there, tells of it, and returns its digest.
-func (r *ciRegistry) push(repo, version string) string {
-	r.t.Helper()
+const ociImage = "application/vnd.oci.image."
+
+// shopImage makes an image of one Debian package.
+func shopImage(t *testing.T, version string) (manifest, config, layer []byte) {
+	t.Helper()
 	var plain, packed bytes.Buffer
 	w := tar.NewWriter(&plain)
 	for name, body := range map[string]string{
@@ -92,7 +103,7 @@ func (r *ciRegistry) push(repo, version string) string {
 		"var/lib/dpkg/status": "Package: shop\nStatus: install ok installed\nVersion: " + version + "\n\n",
 	} {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(body))}); err != nil {
-			r.t.Fatal(err)
+			t.Fatal(err)
 		}
 		io.WriteString(w, body)
 	}
@@ -100,22 +111,28 @@ func (r *ciRegistry) push(repo, version string) string {
 	z := gzip.NewWriter(&packed)
 	z.Write(plain.Bytes())
 	z.Close()
-	const oci = "application/vnd.oci.image."
-	config, _ := json.Marshal(map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(plain.Bytes())}}})
+	config, _ = json.Marshal(map[string]any{"os": "linux", "architecture": "amd64", "rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(plain.Bytes())}}})
 	desc := func(media string, b []byte) map[string]any {
-		return map[string]any{"mediaType": media, "digest": digestOf(b), "size": len(b)}
+		return map[string]any{"mediaType": ociImage + media, "digest": digestOf(b), "size": len(b)}
 	}
-	manifest, _ := json.Marshal(map[string]any{
-		"schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": desc(oci+"config.v1+json", config),
-		"layers": []any{desc(oci+"layer.v1.tar+gzip", packed.Bytes())},
+	manifest, _ = json.Marshal(map[string]any{
+		"schemaVersion": 2, "mediaType": ociImage + "manifest.v1+json", "config": desc("config.v1+json", config),
+		"layers": []any{desc("layer.v1.tar+gzip", packed.Bytes())},
 	})
-	for _, b := range [][]byte{config, packed.Bytes()} {
+	return manifest, config, packed.Bytes()
+}
+
+// push puts an image of one Debian package there, tells of it, and returns its digest.
+func (r *ciRegistry) push(repo, version string) string {
+	r.t.Helper()
+	manifest, config, layer := shopImage(r.t, version)
+	for _, b := range [][]byte{config, layer} {
 		r.put(http.MethodPost, repo+"/blobs/uploads/?digest="+digestOf(b), "application/octet-stream", b)
 	}
-	r.put(http.MethodPut, repo+"/manifests/"+version, oci+"manifest.v1+json", manifest)
+	r.put(http.MethodPut, repo+"/manifests/"+version, ociImage+"manifest.v1+json", manifest)
 	event, _ := json.Marshal(map[string]any{"events": []any{map[string]any{
 		"action": "push", "request": map[string]any{"host": r.host},
-		"target": map[string]any{"mediaType": oci + "manifest.v1+json", "digest": digestOf(manifest), "repository": repo, "tag": version},
+		"target": map[string]any{"mediaType": ociImage + "manifest.v1+json", "digest": digestOf(manifest), "repository": repo, "tag": version},
 	}}})
 	r.notify(event)
 	return digestOf(manifest)

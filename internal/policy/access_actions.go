@@ -106,6 +106,7 @@ var actions = []string{
 	"policy.rollback",
 	"policy.update",
 	"registry.login",
+	"scan.accept",
 	"scan.create",
 	"scan.list",
 	"scan.notify",

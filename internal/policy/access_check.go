@@ -48,7 +48,7 @@ const (
 	onMake           // all that makes a thing with labels
 )
 
-var imageActions = []string{"image.pull", "image.push", "image.tag", "image.import", "image.load", "image.distribution", "scan.create", "scan.notify"}
+var imageActions = []string{"image.pull", "image.push", "image.tag", "image.import", "image.load", "image.distribution", "scan.accept", "scan.create", "scan.notify"}
 
 var tagActions = []string{"image.build", "image.tag", "image.commit", "image.import"}
 

@@ -1,6 +1,7 @@
 package accept
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -114,7 +115,7 @@ func TestIgnoresStrict(t *testing.T) {
 		"empty reason": "ignore:\n- id: x\n  reason: ' '", "twice": "ignore:\n- id: x\n  id: y\n  reason: z", "a day": "ignore:\n- id: x\n  reason: y\n  expires: tomorrow",
 		"an alias": "ignore:\n- &a {id: x, reason: y}\n- *a", "a list as text": "ignore:\n- id: [x]\n  reason: y", "null": "ignore:\n- id: null\n  reason: y", "cut off": "ignore:\n- id: [", "two documents": "ignore: []\n---\nignore: []\n",
 	} {
-		if _, err := parseIgnores("f", []byte(text)); err == nil {
+		if _, err := ParseIgnores("f", []byte(text)); err == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
@@ -139,7 +140,7 @@ func TestBaselineBroken(t *testing.T) {
 		"nothing": "", "another": "{}", "not matched": `{"schema":"belay.dev/scan/v1","findings":[]}`,
 		"no such package": `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":3,"ids":["x"]}]}`,
 	} {
-		if _, err := parseBaseline([]byte(text)); err == nil {
+		if _, err := ParseBaseline([]byte(text)); err == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
@@ -148,7 +149,7 @@ func TestBaselineBroken(t *testing.T) {
 func FuzzIgnores(f *testing.F) {
 	f.Add([]byte("ignore:\n- id: CVE-2024-1\n  package: a*\n  expires: 2027-01-01\n  reason: x\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		g, err := parseIgnores("f", b)
+		g, err := ParseIgnores("f", b)
 		if err != nil {
 			return
 		}
@@ -158,4 +159,32 @@ func FuzzIgnores(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestReduce(t *testing.T) {
+	text := `{"schema":"belay.dev/scan/v1","database":{"records":1},"notes":[1],"findings":[{"package":1,"ids":["A"],"summary":"x"}],
+		"inventory":{"layers":[],"packages":[{"kind":"deb","name":"unused","path":"p"},{"kind":"deb","name":"zlib","version":"1","path":"q"}]}}`
+	b, err := Reduce([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":0,"ids":["A"]}],"inventory":{"packages":[{"kind":"deb","name":"zlib","path":"q"}]}}`
+	if string(b) != want {
+		t.Errorf("got %s, want %s", b, want)
+	}
+	whole, err := ParseBaseline([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := ParseBaseline(b)
+	if err != nil || !maps.Equal(whole.known, part.known) {
+		t.Errorf("got %v, %v, want %v", part, err, whole)
+	}
+}
+
+func TestBaselineIsBounded(t *testing.T) {
+	text := `{"schema":"belay.dev/scan/v1","database":{},"findings":[],"inventory":{"packages":[` + strings.Repeat("{},", maxListed) + `{}]}}`
+	if _, err := ParseBaseline([]byte(text)); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("got %v, want a refusal", err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -17,10 +18,11 @@ import (
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
-// Bounds on files.
+// Bounds on files, in bytes, and on a text of an ignore file.
 const (
-	maxIgnores  = 4 << 20
-	maxBaseline = 512 << 20
+	maxIgnores    = 4 << 20
+	maxBaseline   = 512 << 20
+	maxIgnoreText = 1024
 )
 
 // Ignore accepts a vulnerability for a while.
@@ -52,10 +54,11 @@ func ReadIgnores(path string) (*Ignores, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return parseIgnores(path, b)
+	return ParseIgnores(path, b)
 }
 
-func parseIgnores(path string, b []byte) (*Ignores, error) {
+// ParseIgnores is [ReadIgnores] of a text; path is what errors and reasons call it.
+func ParseIgnores(path string, b []byte) (*Ignores, error) {
 	var doc yaml.Node
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	if err := d.Decode(&doc); err != nil {
@@ -86,6 +89,9 @@ func parseIgnores(path string, b []byte) (*Ignores, error) {
 			if v.Kind != yaml.ScalarNode || v.Anchor != "" || v.Style&yaml.TaggedStyle != 0 || v.Value == "" || v.Tag == "!!null" {
 				return nil, at(v, "%.40s: want a text", key.Value)
 			}
+			if len(v.Value) > maxIgnoreText {
+				return nil, at(v, "%.40s is longer than %d bytes", key.Value, maxIgnoreText)
+			}
 			if seen[key.Value] {
 				return nil, at(key, "%.40s is there twice", key.Value)
 			}
@@ -115,15 +121,16 @@ func parseIgnores(path string, b []byte) (*Ignores, error) {
 	return out, nil
 }
 
-// Apply marks the findings that are ignored now, with the reason. purl gives the package
+// Apply marks the findings that are ignored now, with the reason and the rule. purl gives the package
 // URL of a finding's package. The notes are lines for a person: what has expired, and
 // what matches nothing.
 func (g *Ignores) Apply(findings []vulndb.Finding, packages []inventory.Package, purl func(i int) string, now time.Time) (notes []string) {
 	expired := map[*Ignore]bool{}
 	for i := range findings {
 		f := &findings[i]
+		url := sync.OnceValue(func() string { return purl(f.Package) })
 		for _, ig := range g.list {
-			if !slices.Contains(f.IDs, ig.ID) || ig.Package != "" && !glob(ig.Package, packages[f.Package].Name) && !glob(ig.Package, purl(f.Package)) {
+			if !slices.Contains(f.IDs, ig.ID) || ig.Package != "" && !glob(ig.Package, packages[f.Package].Name) && !glob(ig.Package, url()) {
 				continue
 			}
 			ig.used = true
@@ -131,7 +138,7 @@ func (g *Ignores) Apply(findings []vulndb.Finding, packages []inventory.Package,
 				expired[ig] = true
 				continue
 			}
-			f.Ignored = ig.Reason
+			f.Ignored, f.IgnoredBy = ig.Reason, ig.Where
 			break
 		}
 	}
@@ -187,42 +194,109 @@ func ReadBaseline(path string) (*Baseline, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	base, err := parseBaseline(b)
+	base, err := ParseBaseline(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return base, nil
 }
 
-func parseBaseline(b []byte) (*Baseline, error) {
-	var s struct {
-		Schema   string          `json:"schema"`
-		Database json.RawMessage `json:"database"`
-		Findings []struct {
-			Package int      `json:"package"`
-			IDs     []string `json:"ids"`
-		} `json:"findings"`
-		Inventory struct {
-			Packages []inventory.Package `json:"packages"`
-		} `json:"inventory"`
+// bounded is a list of at most [maxListed] elements: each costs more than the two bytes that it
+// may take in a text.
+type bounded[T any] []T
+
+// maxListed is how many findings, or packages, a baseline has at most.
+const maxListed = 1_000_000
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *bounded[T]) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return errors.Join(errors.New("want a list"), err)
 	}
+	for d.More() {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return err
+		}
+		if *l = append(*l, v); len(*l) > maxListed {
+			return fmt.Errorf("more than %d findings or packages", maxListed)
+		}
+	}
+	return nil
+}
+
+// earlier is what a baseline is read from: a part of a report.
+type earlier struct {
+	Schema    string                  `json:"schema"`
+	Database  json.RawMessage         `json:"database"`
+	Findings  bounded[earlierFinding] `json:"findings"`
+	Inventory struct {
+		Packages bounded[earlierPackage] `json:"packages"`
+	} `json:"inventory"`
+}
+
+type earlierFinding struct {
+	Package int      `json:"package"`
+	IDs     []string `json:"ids"`
+}
+
+type earlierPackage struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	Path string `json:"path"`
+}
+
+func readEarlier(b []byte) (*earlier, error) {
+	var s earlier
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("want a report of 'belay scan -o json': %w", err)
 	}
-	if s.Schema != "belay.dev/scan/v1" || len(s.Database) == 0 {
+	if s.Schema != "belay.dev/scan/v1" || len(s.Database) == 0 || string(s.Database) == "null" {
 		return nil, errors.New("want a report of 'belay scan -o json' that was matched with a database")
 	}
-	out := &Baseline{known: map[place]bool{}}
 	for _, f := range s.Findings {
 		if f.Package < 0 || f.Package >= len(s.Inventory.Packages) {
 			return nil, errors.New("a finding in a package that the report does not have")
 		}
+	}
+	return &s, nil
+}
+
+// ParseBaseline is [ReadBaseline] of a text.
+func ParseBaseline(b []byte) (*Baseline, error) {
+	s, err := readEarlier(b)
+	if err != nil {
+		return nil, err
+	}
+	out := &Baseline{known: map[place]bool{}}
+	for _, f := range s.Findings {
 		p := &s.Inventory.Packages[f.Package]
 		for _, id := range f.IDs {
 			out.known[place{id, p.Kind, p.Name, p.Path}] = true
 		}
 	}
 	return out, nil
+}
+
+// Reduce returns what [ParseBaseline] reads of a report, and no more: what is to be sent.
+func Reduce(b []byte) ([]byte, error) {
+	s, err := readEarlier(b)
+	if err != nil {
+		return nil, err
+	}
+	out := earlier{Schema: s.Schema, Database: json.RawMessage("{}"), Findings: bounded[earlierFinding]{}}
+	at := map[int]int{}
+	for _, f := range s.Findings {
+		n, ok := at[f.Package]
+		if !ok {
+			n = len(out.Inventory.Packages)
+			at[f.Package] = n
+			out.Inventory.Packages = append(out.Inventory.Packages, s.Inventory.Packages[f.Package])
+		}
+		out.Findings = append(out.Findings, earlierFinding{Package: n, IDs: f.IDs})
+	}
+	return json.Marshal(out)
 }
 
 // Apply marks the findings that the earlier scan had in the same package.

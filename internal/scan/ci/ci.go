@@ -2,9 +2,9 @@
 // asked for, waits in a bounded queue, is made by the same sandboxed scanner as every other,
 // and its verdict is fetched, streamed or sent to a webhook.
 //
-// It owns the queue, the folder of results and the deliveries to webhooks; all of them end
-// with the agent, and a scan that is not known any more has no verdict, which is no pass. It
-// reads no image, fetches none and decides on no caller: functions that it is given do. What
+// It owns the queue, the folder of results and the deliveries to webhooks. Results outlive the
+// agent; what was not over has failed then, and a scan that is not known any more has no
+// verdict, which is no pass. It reads no image, fetches none and decides on no caller: functions that it is given do. What
 // callers, registries and receivers of webhooks send is bounded. Row: feature.
 package ci
 
@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
@@ -33,6 +32,8 @@ const SocketName = "scans.sock"
 // The actions that access policies are asked about.
 const (
 	ActCreate = "scan.create" // of an image
+	// ActAccept: to send what findings do not count in the verdict, asked beside ActCreate.
+	ActAccept = "scan.accept"
 	ActNotify = "scan.notify" // a registry tells of an image that was pushed
 	ActRead   = "scan.read"   // of one scan
 	ActList   = "scan.list"
@@ -54,7 +55,8 @@ type Images interface {
 	// Errors: [ErrNoImage].
 	Local(ctx context.Context, ref, platform string) (*inventory.Result, string, error)
 	// Remote has an image of a registry fetched and read, and returns its digest there.
-	Remote(ctx context.Context, ref, platform string) (*inventory.Result, string, error)
+	// authority is a registry's Authorization, or "" for the agent's own credentials.
+	Remote(ctx context.Context, ref, platform, authority string) (*inventory.Result, string, error)
 	// Match looks an inventory up in the vulnerability database.
 	Match(ctx context.Context, res *inventory.Result) (*report.Database, *vulndb.Matches, error)
 }
@@ -74,7 +76,7 @@ type Options struct {
 	Identify func(net.Conn) (apicall.Subject, error) // who is at the other end
 	// Verify returns the name of a bearer token that is valid; nil: none is.
 	Verify func(secret string, now time.Time) (string, error)
-	// Dir holds results. What is in it is removed at the start.
+	// Dir holds scans and their results, those of an earlier agent too.
 	Dir string
 	// Registries are the hosts (with port, if they have one) that images may be fetched from;
 	// "*" is all, none: images of this host only.
@@ -83,6 +85,8 @@ type Options struct {
 	// results; "*" is all with TLS, none: no webhook.
 	WebhookHosts []string
 	Version      string
+	// Database tells when the vulnerability database was built; nil: nobody knows.
+	Database func() (time.Time, error)
 
 	Workers     int           // scans at a time; 1
 	ScanTimeout time.Duration // of one scan with fetching and matching; 20 min
@@ -149,6 +153,7 @@ type Service struct {
 	guesses *ratelimit.Buckets
 	streams chan struct{} // a token for each event stream
 	reads   chan struct{} // a token for each result that is in memory
+	larges  chan struct{} // a token for each large request that is read
 	hooks   chan struct{} // a token for each delivery
 	wg      sync.WaitGroup
 	wake    chan struct{}
@@ -166,28 +171,27 @@ type Service struct {
 const (
 	maxStreams   = 64
 	maxReads     = 1
+	maxLarges    = 2
 	maxHooks     = 16
 	maxOwnOpen   = 8 // event streams, or deliveries, of one caller
 	sweepEvery   = time.Minute
 	shutdownTime = 2 * time.Second
 )
 
-// Open makes the folder of results and empties it.
+// Open makes the folder of results, or takes over what an earlier agent has left there.
 func Open(o Options) (*Service, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(o.Dir); err != nil {
-		return nil, fmt.Errorf("results of an earlier agent: %w", err)
+	if err := openDir(o.Dir); err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("folder of results: %w", err)
-	}
-	return &Service{
+	s := &Service{
 		o: o, rates: ratelimit.New(o.Burst, o.Rate), guesses: ratelimit.New(10, 0.1), streams: make(chan struct{}, maxStreams),
-		reads: make(chan struct{}, maxReads), hooks: make(chan struct{}, maxHooks), wake: make(chan struct{}, 1),
+		reads: make(chan struct{}, maxReads), larges: make(chan struct{}, maxLarges), hooks: make(chan struct{}, maxHooks), wake: make(chan struct{}, 1),
 		jobs: map[string]*job{}, open: map[string]int{},
-	}, nil
+	}
+	return s, s.restore()
 }
 
 // Run scans, and answers on the listeners, until ctx ends, then returns nil. It closes the

@@ -71,7 +71,10 @@ func (f *fakeImages) Local(ctx context.Context, ref, _ string) (*inventory.Resul
 	return res, digestA, err
 }
 
-func (f *fakeImages) Remote(ctx context.Context, ref, _ string) (*inventory.Result, string, error) {
+func (f *fakeImages) Remote(ctx context.Context, ref, _, authority string) (*inventory.Result, string, error) {
+	if authority != "" {
+		ref += " with " + authority
+	}
 	res, err := f.read(ctx, "remote "+ref)
 	return res, digestB, err
 }
@@ -112,6 +115,7 @@ type world struct {
 	s      *Service
 	images *fakeImages
 	health *health.Registry
+	stop   func()
 	addrs  map[string]string // by the name of whoever is at the other end
 }
 
@@ -162,12 +166,13 @@ func start(t *testing.T, change func(*Options)) *world {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, listeners...) }()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	t.Cleanup(w.stop)
 	return w
 }
 
@@ -306,7 +311,6 @@ func TestFormats(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	w := start(t, func(o *Options) { o.WebhookHosts = []string{"ci.example"} })
-	long := strings.Repeat("x", maxBody)
 	tests := []struct {
 		name, who, method, path, body string
 		header                        http.Header
@@ -332,7 +336,7 @@ func TestRefused(t *testing.T) {
 		{"a platform", "alice", "POST", "/v1/scans", `{"image":"app:1","platform":"--x"}`, nil, 400, "os/arch"},
 		{"an unknown field", "alice", "POST", "/v1/scans", `{"image":"app:1","failon2":"high"}`, nil, 400, "unknown field"},
 		{"two documents", "alice", "POST", "/v1/scans", `{"image":"app:1"}{}`, nil, 400, "more than one"},
-		{"a large body", "alice", "POST", "/v1/scans", `{"image":"` + long + `"}`, nil, 413, "too large"},
+		{"a large body", "alice", "POST", "/v1/scans", `{"image":"` + strings.Repeat("x", maxLarge) + `"}`, nil, 413, "too large"},
 		{"a webhook elsewhere", "alice", "POST", "/v1/scans", `{"image":"app:1","webhook":{"url":"https://evil.example/","secret":"0123456789abcdef"}}`, nil, 403, "--scan-webhook-host"},
 		{"one that looks alike", "alice", "POST", "/v1/scans", `{"image":"app:1","webhook":{"url":"https://ci.example@evil.example/","secret":"0123456789abcdef"}}`, nil, 400, "password"},
 		{"one without a secret", "alice", "POST", "/v1/scans", `{"image":"app:1","webhook":{"url":"https://ci.example/"}}`, nil, 400, "secret"},

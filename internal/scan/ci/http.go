@@ -25,7 +25,8 @@ import (
 
 const (
 	maxHeaderBytes = 16 << 10
-	maxBody        = 16 << 10  // of a request for a scan
+	maxBody        = 16 << 10  // of a request for a scan without ignore rules and a baseline
+	maxLarge       = 6 << 20   // of one with them
 	maxNotifyBody  = 256 << 10 // of a registry's events
 	headerTime     = 5 * time.Second
 	requestTime    = 15 * time.Second
@@ -57,10 +58,13 @@ type route struct {
 
 // routes is all that the API answers.
 var routes = []route{
-	{"POST /v1/scans", nil, maxBody, (*Service).create},
+	{"POST /v1/scans", nil, maxLarge, (*Service).create},
 	{"GET /v1/scans", []string{"image", "digest"}, 0, (*Service).list},
 	{"GET /v1/scans/{id}", []string{"format"}, 0, (*Service).show},
 	{"GET /v1/scans/{id}/events", nil, 0, (*Service).follow},
+	{"GET " + harborPrefix + "metadata", nil, 0, (*Service).harborDescribe},
+	{"POST " + harborPrefix + "scan", nil, maxBody, (*Service).harborScan},
+	{"GET " + harborPrefix + "scan/{id}/report", nil, 0, (*Service).harborReport},
 	{"POST /v1/notifications/registry", []string{"registry", "failOn", "allowIncomplete", "platform"}, maxNotifyBody, (*Service).notify},
 }
 
@@ -70,7 +74,7 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if err := s.serve(w, r); err != nil {
-		s.fail(w, err)
+		s.fail(w, r, err)
 	}
 }
 
@@ -191,6 +195,11 @@ func checkQuery(raw string, known []string) error {
 // create puts a scan into the queue.
 func (s *Service) create(w http.ResponseWriter, r *http.Request, sub *apicall.Subject) error {
 	var q Request
+	free, err := s.large(r, sub)
+	if err != nil {
+		return err
+	}
+	defer free()
 	if err := decode(r.Body, &q, true); err != nil {
 		return err
 	}
@@ -204,6 +213,9 @@ func (s *Service) create(w http.ResponseWriter, r *http.Request, sub *apicall.Su
 		}
 	}
 	if err := s.ask(sub, ActCreate, j); err != nil {
+		return err
+	}
+	if err := s.accepts(sub, j, &q); err != nil {
 		return err
 	}
 	scan, err := s.add(j)
@@ -252,7 +264,7 @@ func (s *Service) ask(sub *apicall.Subject, action string, j *job) error {
 
 // find returns a scan that the caller may read. One that it may not read is not there.
 func (s *Service) find(r *http.Request, sub *apicall.Subject) (*job, error) {
-	none := refuse(http.StatusNotFound, "no such scan: it was forgotten, ended with an agent before this one, or is somebody else's")
+	none := refuse(http.StatusNotFound, "no such scan: it was forgotten, or is somebody else's")
 	s.mu.Lock()
 	j := s.jobs[r.PathValue("id")]
 	var res apicall.Resource
@@ -283,22 +295,19 @@ func (s *Service) show(w http.ResponseWriter, r *http.Request, sub *apicall.Subj
 		return err
 	}
 	s.mu.Lock()
-	scan := j.copied()
+	scan, sum := j.copied(), j.sum
 	s.mu.Unlock()
 	if _, ok := formats[form]; ok && scan.State != StateDone {
 		return refuse(http.StatusConflict, "the scan is %s: there is no %s of it", scan.State, form)
 	}
 	if scan.State == StateDone {
-		select {
-		case s.reads <- struct{}{}:
-			defer func() { <-s.reads }()
-		case <-r.Context().Done():
-			return r.Context().Err()
-		case <-time.After(requestTime):
-			return &Error{http.StatusServiceUnavailable, "too many results are read at a time: try again", true}
+		free, err := s.reading(r)
+		if err != nil {
+			return err
 		}
+		defer free()
 	}
-	media, body, err := s.render(&scan, form)
+	media, body, err := s.render(j, &scan, sum, form)
 	if err != nil {
 		return err
 	}
@@ -306,6 +315,18 @@ func (s *Service) show(w http.ResponseWriter, r *http.Request, sub *apicall.Subj
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, _ = w.Write(body) // who is gone needs nothing
 	return nil
+}
+
+// reading waits until a result may be read into memory. The caller calls free.
+func (s *Service) reading(r *http.Request) (free func(), err error) {
+	select {
+	case s.reads <- struct{}{}:
+		return func() { <-s.reads }, nil
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	case <-time.After(requestTime):
+		return nil, &Error{http.StatusServiceUnavailable, "too many results are read at a time: try again", true}
+	}
 }
 
 func (s *Service) list(w http.ResponseWriter, r *http.Request, sub *apicall.Subject) error {
@@ -360,7 +381,7 @@ func decode(r io.Reader, into any, strict bool) error {
 	return nil
 }
 
-func (s *Service) fail(w http.ResponseWriter, err error) {
+func (s *Service) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusInternalServerError
 	e, known := errors.AsType[*Error](err)
 	switch {
@@ -381,6 +402,12 @@ func (s *Service) fail(w http.ResponseWriter, err error) {
 	}
 	if status >= http.StatusBadRequest && status != http.StatusNotFound && status != http.StatusConflict {
 		w.Header().Set("Connection", "close") // a body that nobody reads may follow
+	}
+	if strings.HasPrefix(r.URL.Path, harborPrefix) {
+		var body harborErrorBody
+		body.Error.Message = err.Error()
+		s.writeAs(w, harborError, status, body)
+		return
 	}
 	s.write(w, status, errorBody{err.Error()})
 }

@@ -2,6 +2,8 @@ package ci
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/belay-project/belay/internal/atomicfile"
 	"github.com/belay-project/belay/internal/scan/accept"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
@@ -25,7 +28,7 @@ const (
 	maxNotes  = 100
 )
 
-func (s *Service) file(id string) string { return filepath.Join(s.o.Dir, id+".json") }
+func (s *Service) file(id string) string { return filepath.Join(s.o.Dir, id+reportSuffix) }
 
 // limited fails a writer at a bound.
 type limited struct {
@@ -43,42 +46,71 @@ func (l *limited) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-// keep writes a result to the disk and returns its size in bytes.
-func (s *Service) keep(id string, rep *report.Scan) (size int64, err error) {
-	f, err := os.OpenFile(s.file(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// keep writes a result to the disk and returns its size in bytes and its SHA-256.
+func (s *Service) keep(id string, rep *report.Scan) (size int64, sum string, err error) {
+	h := sha256.New()
+	l := &limited{left: maxReport}
+	err = atomicfile.Write(s.file(id), 0o600, func(w io.Writer) error {
+		l.w = io.MultiWriter(w, h)
+		return json.NewEncoder(l).Encode(rep)
+	})
 	if err != nil {
-		return 0, fmt.Errorf("keep the result: %w", err)
+		return 0, "", fmt.Errorf("keep the result: %w", err)
 	}
-	l := &limited{w: f, left: maxReport}
-	if err = errors.Join(json.NewEncoder(l).Encode(rep), f.Close()); err != nil {
-		os.Remove(s.file(id))
-		return 0, fmt.Errorf("keep the result: %w", err)
-	}
-	return maxReport - l.left, nil
+	return maxReport - l.left, hex.EncodeToString(h.Sum(nil)), nil
 }
 
+var errDamaged = errors.New("the result on the disk is damaged; fix: ask for the scan again")
+
 // load reads a result back. Few are in memory at a time: the caller holds a token of s.reads.
-func (s *Service) load(id string) (*report.Scan, error) {
-	f, err := os.Open(s.file(id))
-	if err != nil {
-		return nil, fmt.Errorf("read the result: %w", err)
+//
+// Errors: [errDamaged].
+func (s *Service) load(id, sum string) (*report.Scan, error) {
+	b, err := readRegular(s.file(id), maxReport)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNoFile) {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	defer f.Close()
-	b, err := inventory.ReadAll(f, maxReport)
-	if err != nil {
+	if err != nil { // not of the result's doing: the next try may read it
 		return nil, fmt.Errorf("read the result: %w", err)
 	}
 	var rep report.Scan
+	if sumOf(b) != sum {
+		return nil, errDamaged
+	}
 	if err := json.Unmarshal(b, &rep); err != nil || rep.Inventory == nil {
-		return nil, errors.Join(errors.New("the result on the disk is damaged"), err)
+		return nil, errors.Join(errDamaged, err)
 	}
 	for i := range rep.Findings {
 		f := &rep.Findings[i]
 		if f.Package < 0 || f.Package >= len(rep.Inventory.Packages) || len(f.IDs) == 0 {
-			return nil, errors.New("the result on the disk is damaged")
+			return nil, errDamaged
 		}
 	}
 	return &rep, nil
+}
+
+// openResult is load for who answers: a scan whose result is damaged has no verdict any more.
+func (s *Service) openResult(j *job, scan *Scan, sum string) (*report.Scan, error) {
+	rep, err := s.load(scan.ID, sum)
+	if errors.Is(err, errDamaged) {
+		s.lose(j, err)
+	}
+	return rep, err
+}
+
+// lose takes the verdict of a scan away whose result is damaged.
+func (s *Service) lose(j *job, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.jobs[j.scan.ID] != j || j.scan.State != StateDone {
+		return
+	}
+	s.aside(j.scan.ID+reportSuffix, why)
+	s.bytes -= j.size
+	j.size, j.sum = 0, ""
+	j.fail(errDamaged.Error())
+	s.save(j)
+	j.tell()
 }
 
 // format writes a result in one of the forms that other programs read.
@@ -113,8 +145,9 @@ func writeJUnit(rep *report.Scan, w io.Writer, _ string, scan *Scan) error {
 	}
 	for i := range rep.Findings {
 		yes, err := rule == nil, error(nil)
-		if rule != nil {
-			f := &rep.Findings[i]
+		if f := &rep.Findings[i]; accepted(f) {
+			yes = false
+		} else if rule != nil {
 			yes, err = rule.Fails(f, &rep.Inventory.Packages[f.Package])
 		}
 		if err != nil {
@@ -136,13 +169,13 @@ func writeJUnit(rep *report.Scan, w io.Writer, _ string, scan *Scan) error {
 }
 
 // render returns a result in a form; "" is a [Result].
-func (s *Service) render(scan *Scan, form string) (media string, body []byte, err error) {
+func (s *Service) render(j *job, scan *Scan, sum, form string) (media string, body []byte, err error) {
 	out := &Result{Scan: *scan, Findings: []Finding{}, Notes: []string{}}
 	if scan.State != StateDone {
 		body, err = json.Marshal(out)
 		return "application/json", body, err
 	}
-	rep, err := s.load(scan.ID)
+	rep, err := s.openResult(j, scan, sum)
 	if err != nil {
 		return "", nil, err
 	}
@@ -156,7 +189,7 @@ func (s *Service) render(scan *Scan, form string) (media string, body []byte, er
 		p := &rep.Inventory.Packages[f.Package]
 		out.Findings = append(out.Findings, Finding{
 			IDs: f.IDs, Severity: f.Severity.String(), State: f.State, Package: p.Name, Version: p.Version, Kind: p.Kind, Path: p.Path, Fixed: f.Fixed,
-			Exploited: f.Exploited,
+			Exploited: f.Exploited, Ignored: f.Ignored, IgnoredBy: f.IgnoredBy, Known: f.Known,
 		})
 	}
 	out.LeftOut = len(rep.Findings) - len(out.Findings)

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -23,13 +22,17 @@ import (
 
 // job is one scan. Service.mu guards it, but for what never changes.
 type job struct {
-	scan    Scan
-	share   string // for whom it is counted
-	ref     reference
-	rule    *accept.Rule // nil: nothing fails it
-	hook    *hook        // nil: nobody is told
-	changed chan struct{}
-	size    int64
+	scan  Scan
+	share string // for whom it is counted
+	ref   reference
+	rule  *accept.Rule // nil: nothing fails it
+	hook  *hook        // nil: nobody is told
+	docs  documents    // until it is over
+	// authority is a registry's Authorization, which never gets to the disk; until it is over.
+	authority string
+	changed   chan struct{}
+	size      int64  // of its report, in bytes
+	sum       string // SHA-256 of its report
 }
 
 // resource is what policies see of a scan.
@@ -87,8 +90,12 @@ const sameAgain = 10 * time.Minute
 func (s *Service) add(j *job) (Scan, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pending := 0
+	pending, all, own := 0, j.docs.size(), j.docs.size()
 	for _, o := range s.jobs {
+		all += o.docs.size()
+		if o.share == j.share {
+			own += o.docs.size()
+		}
 		if o.share == j.share && !o.scan.Over() {
 			pending++
 		}
@@ -102,17 +109,20 @@ func (s *Service) add(j *job) (Scan, error) {
 	case pending >= s.o.MaxPending:
 		s.count("full")
 		return Scan{}, &Error{http.StatusTooManyRequests, fmt.Sprintf("%d scans of yours are waiting, which is the most: fetch their results first", pending), true}
+	case j.docs.size() > 0 && (all > maxDocs || own > maxOwnDocs):
+		s.count("full")
+		return Scan{}, &Error{http.StatusServiceUnavailable, "too many ignore rules and baselines are held by scans that wait: try again later", true}
 	case len(s.queue) >= s.o.MaxQueue:
 		s.count("full")
 		return Scan{}, &Error{http.StatusServiceUnavailable, "too many scans are waiting: try again later", true}
 	}
 	id := newID()
-	path := "/v1/scans/" + id
 	j.scan.ID, j.scan.State, j.scan.Created, j.changed = id, StateQueued, s.o.Now().UTC(), make(chan struct{})
-	j.scan.Links = map[string]string{"self": path, "events": path + "/events", "report": path + "?format=report", "sarif": path + "?format=sarif", "junit": path + "?format=junit", "cyclonedx": path + "?format=cyclonedx"}
+	j.scan.Links = links(id)
 	if j.hook != nil {
 		j.scan.Webhook = hookPending
 	}
+	s.save(j)
 	s.jobs[id] = j
 	s.queue = append(s.queue, j)
 	select {
@@ -120,6 +130,16 @@ func (s *Service) add(j *job) (Scan, error) {
 	default:
 	}
 	return j.copied(), nil
+}
+
+// links are where a scan is found, in each form.
+func links(id string) map[string]string {
+	path := "/v1/scans/" + id
+	out := map[string]string{"self": path, "events": path + "/events"}
+	for form := range formats {
+		out[form] = path + "?format=" + form
+	}
+	return out
 }
 
 // work scans what waits until ctx ends.
@@ -183,19 +203,26 @@ func (s *Service) one(ctx context.Context, j *job) {
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		err = fmt.Errorf("it took more than %s: %w", s.o.ScanTimeout, err)
 	}
+	if err != nil && ctx.Err() != nil {
+		err = errors.New(ended)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &j.scan
 	c.Ended = s.o.Now().UTC()
+	j.docs, j.authority = documents{}, ""
 	if err != nil {
-		c.State, c.Error = StateFailed, short(err.Error())
+		j.fail(err.Error())
 		s.count("failed")
 		s.o.Log.Warn("a scan for CI failed", attr.Error, c.Error)
 	} else {
-		c.State, c.Verdict, c.Digest, c.Counts, c.Database, j.size = StateDone, sum.verdict, sum.digest, sum.counts, sum.database, sum.size
+		c.State, c.Verdict, c.Digest, c.Counts, c.Database = StateDone, sum.verdict, sum.digest, sum.counts, sum.database
+		c.IgnoreNotes = sum.notes
+		j.size, j.sum = sum.size, sum.sum
 		s.bytes += sum.size
 		s.count("done")
 	}
+	s.save(j)
 	if j.hook != nil && ctx.Err() == nil {
 		s.send(ctx, j)
 	}
@@ -208,6 +235,8 @@ type summary struct {
 	counts          *Counts
 	database        time.Time
 	size            int64
+	sum             string
+	notes           []string // about ignore rules
 }
 
 func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
@@ -227,6 +256,9 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	}
 	rep := report.New(j.scan.Image, s.o.Now(), res, db, matches)
 	sum := &summary{digest: digest, database: db.Built, counts: &Counts{Packages: len(res.Packages), Findings: map[string]int{}, Notes: len(rep.Notes) + len(res.Notes)}}
+	if sum.notes, err = j.docs.apply(rep); err != nil {
+		return nil, err
+	}
 	for i := range rep.Findings {
 		f := &rep.Findings[i]
 		sum.counts.Findings[f.Severity.String()]++
@@ -236,7 +268,13 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 		if f.Exploited {
 			sum.counts.Exploited++
 		}
-		if j.rule == nil {
+		switch {
+		case f.Ignored != "":
+			sum.counts.Ignored++
+		case f.Known:
+			sum.counts.Known++
+		}
+		if j.rule == nil || accepted(f) {
 			continue
 		}
 		yes, err := j.rule.Fails(f, &res.Packages[f.Package])
@@ -259,7 +297,7 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	default:
 		sum.verdict = VerdictPass
 	}
-	sum.size, err = s.keep(j.scan.ID, rep)
+	sum.size, sum.sum, err = s.keep(j.scan.ID, rep)
 	return sum, err
 }
 
@@ -294,7 +332,7 @@ func (s *Service) read(ctx context.Context, j *job) (*inventory.Result, string, 
 			return nil, "", fmt.Errorf("%w, and no image is fetched from %s; fix: belay-agent run --scan-registry %s", err, j.ref.host, j.ref.host)
 		}
 	}
-	return s.o.Images.Remote(ctx, j.ref.name, j.scan.Platform)
+	return s.o.Images.Remote(ctx, j.ref.name, j.scan.Platform, j.authority)
 }
 
 // permits tells whether images may be fetched from a registry. One on this host or its link is
@@ -353,9 +391,8 @@ func (s *Service) forget(id string) {
 	s.bytes -= j.size
 	delete(s.jobs, id)
 	j.tell() // whoever follows it looks it up, and does not find it
-	if err := os.Remove(s.file(id)); err != nil && j.scan.State == StateDone {
-		s.o.Log.Warn("a result stays on the disk", attr.Error, err.Error())
-	}
+	s.remove(id + recordSuffix)
+	s.remove(id + reportSuffix)
 }
 
 // short bounds a text that may come from a process which has read hostile bytes, or from a

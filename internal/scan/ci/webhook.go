@@ -181,6 +181,9 @@ func (s *Service) send(ctx context.Context, j *job) {
 			s.count("webhooks_failed")
 			s.o.Log.Warn("a result was not delivered to its webhook", attr.Error, short(err.Error()))
 		}
+		if s.jobs[j.scan.ID] == j {
+			s.save(j)
+		}
 	}()
 }
 

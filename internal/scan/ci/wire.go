@@ -1,6 +1,9 @@
 package ci
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Request asks for a scan.
 type Request struct {
@@ -12,8 +15,12 @@ type Request struct {
 	// FailOn is a severity or an expression, as of belay scan --fail-on; "": nothing fails it.
 	FailOn string `json:"failOn,omitempty"`
 	// AllowIncomplete lets it pass though something could not be read or matched.
-	AllowIncomplete bool     `json:"allowIncomplete,omitempty"`
-	Webhook         *Webhook `json:"webhook,omitempty"`
+	AllowIncomplete bool `json:"allowIncomplete,omitempty"`
+	// Ignore is the text of an ignore file, as of belay scan --ignore.
+	Ignore string `json:"ignore,omitempty"`
+	// Baseline is a report of belay scan -o json, or what accept.Reduce leaves of one.
+	Baseline json.RawMessage `json:"baseline,omitempty"`
+	Webhook  *Webhook        `json:"webhook,omitempty"`
 }
 
 // Webhook is where a result is sent to.
@@ -44,20 +51,26 @@ type Scan struct {
 	Image string `json:"image"` // as asked for
 	// Digest is the ID of an image of this host, or the digest of one in its registry; "" until it
 	// is known.
-	Digest          string    `json:"digest,omitempty"`
-	Platform        string    `json:"platform,omitempty"`
-	FailOn          string    `json:"failOn,omitempty"` // as an expression
-	AllowIncomplete bool      `json:"allowIncomplete,omitempty"`
-	Owner           string    `json:"owner"` // uid:1000, token:NAME, cert:CN, container:ID
-	Event           bool      `json:"event,omitempty"`
-	State           string    `json:"state"`
-	Verdict         string    `json:"verdict,omitempty"`
-	Error           string    `json:"error,omitempty"`
-	Created         time.Time `json:"created"`
-	Started         time.Time `json:"started,omitzero"`
-	Ended           time.Time `json:"ended,omitzero"`
-	Database        time.Time `json:"database,omitzero"` // when it was built
-	Counts          *Counts   `json:"counts,omitempty"`
+	Digest          string `json:"digest,omitempty"`
+	Platform        string `json:"platform,omitempty"`
+	FailOn          string `json:"failOn,omitempty"` // as an expression
+	AllowIncomplete bool   `json:"allowIncomplete,omitempty"`
+	// Ignore and Baseline say that the verdict does not count all findings: those that the caller
+	// ignored, or that its baseline had.
+	Ignore   bool `json:"ignore,omitempty"`
+	Baseline bool `json:"baseline,omitempty"`
+	// IgnoreNotes are lines about rules that have expired, or match nothing.
+	IgnoreNotes []string  `json:"ignoreNotes,omitempty"`
+	Owner       string    `json:"owner"` // uid:1000, token:NAME, cert:CN, container:ID
+	Event       bool      `json:"event,omitempty"`
+	State       string    `json:"state"`
+	Verdict     string    `json:"verdict,omitempty"`
+	Error       string    `json:"error,omitempty"`
+	Created     time.Time `json:"created"`
+	Started     time.Time `json:"started,omitzero"`
+	Ended       time.Time `json:"ended,omitzero"`
+	Database    time.Time `json:"database,omitzero"` // when it was built
+	Counts      *Counts   `json:"counts,omitempty"`
 	// Webhook is pending, sent or failed; "" if there is none.
 	Webhook string            `json:"webhook,omitempty"`
 	Links   map[string]string `json:"links"`
@@ -73,7 +86,9 @@ type Counts struct {
 	Fixable   int            `json:"fixable"`
 	Exploited int            `json:"exploited"`
 	Failing   int            `json:"failing"` // for which FailOn holds
-	Notes     int            `json:"notes"`   // on what could not be read or matched
+	Ignored   int            `json:"ignored,omitempty"`
+	Known     int            `json:"known,omitempty"` // to the baseline
+	Notes     int            `json:"notes"`           // on what could not be read or matched
 }
 
 // Result is a scan with what it has found.
@@ -96,6 +111,10 @@ type Finding struct {
 	Path      string   `json:"path,omitempty"`
 	Fixed     string   `json:"fixed,omitempty"`
 	Exploited bool     `json:"exploited,omitempty"`
+	// Ignored is the reason for which it does not count, IgnoredBy the rule: ignore:LINE.
+	Ignored   string `json:"ignored,omitempty"`
+	IgnoredBy string `json:"ignoredBy,omitempty"`
+	Known     bool   `json:"known,omitempty"` // to the baseline
 }
 
 // List is the answer to GET /v1/scans, the newest first.

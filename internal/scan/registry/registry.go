@@ -11,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -39,6 +40,9 @@ type Options struct {
 	Mirrors []string
 	// Every is the least time between two requests; 0 is none.
 	Every time.Duration
+	// Authorization is shown to the registry of an image in the place of stored credentials:
+	// "Basic BASE64" or "Bearer TOKEN", as HTTP has it. With mirrors it is refused.
+	Authorization string
 	// UserAgent is what requests say who they are.
 	UserAgent string
 }
@@ -188,7 +192,7 @@ func (c *Client) client(ctx context.Context, reg name.Registry, target authn.Res
 	rt := c.auth[key]
 	c.mu.Unlock()
 	if rt == nil {
-		auth, err := authn.Resolve(ctx, authn.DefaultKeychain, target)
+		auth, err := c.credentials(ctx, target)
 		if err != nil {
 			return nil, fmt.Errorf("find credentials for %s: %w", reg.RegistryStr(), err)
 		}
@@ -205,6 +209,29 @@ func (c *Client) client(ctx context.Context, reg name.Registry, target authn.Res
 		c.mu.Unlock()
 	}
 	return &http.Client{Transport: rt}, nil
+}
+
+// credentials returns those that were given, or else those of the Docker client's configuration.
+func (c *Client) credentials(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
+	if c.o.Authorization == "" {
+		return authn.Resolve(ctx, authn.DefaultKeychain, target)
+	}
+	if len(c.o.Mirrors) > 0 {
+		return nil, errors.New("credentials for one registry are not shown to its mirrors")
+	}
+	scheme, value, _ := strings.Cut(c.o.Authorization, " ")
+	value = strings.TrimSpace(value)
+	switch {
+	case strings.EqualFold(scheme, "Bearer") && value != "":
+		return authn.FromConfig(authn.AuthConfig{RegistryToken: value}), nil
+	case strings.EqualFold(scheme, "Basic"):
+		b, err := base64.StdEncoding.DecodeString(value)
+		user, password, ok := strings.Cut(string(b), ":")
+		if err == nil && ok {
+			return authn.FromConfig(authn.AuthConfig{Username: user, Password: password}), nil
+		}
+	}
+	return nil, errors.New("the credentials that were given are neither Basic nor Bearer")
 }
 
 // place is one repository of one registry.

@@ -58,7 +58,9 @@ type Finding struct {
 	// Ignored is the reason for which somebody has accepted it, Known says that an
 	// earlier scan had it; both are set by whoever asks, and never by a match.
 	Ignored string `json:"ignored,omitempty"`
-	Known   bool   `json:"known,omitempty"`
+	// IgnoredBy is where the rule is by which it is ignored: FILE:LINE.
+	IgnoredBy string `json:"ignoredBy,omitempty"`
+	Known     bool   `json:"known,omitempty"`
 	// FromBase says that its package is of a base image that somebody named, ClaimedBase that it
 	// is of one by the image's own word; set by whoever asks, too.
 	FromBase    bool `json:"fromBase,omitempty"`
