@@ -111,6 +111,11 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 		fmt.Fprintf(t.out, "%s: nothing changed\n", clean(f.path))
 		return nil
 	}
+	unlock, err := feed.Lock(f.cache)
+	if err != nil {
+		return fmt.Errorf("compile the database: %w; the former one stays", err)
+	}
+	defer unlock()
 	f.build.Dir = feed.Records(f.cache)
 	fmt.Fprintf(t.err, "compiling after %s of downloads\n", mebibytes(int(rep.Bytes)))
 	return t.buildDB(cmd, &f.dbFlags)
