@@ -155,9 +155,13 @@ func (a *attachments) open(ctx context.Context, doc registry.Attachment, keys []
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
 	}
-	if err := s.About(a.manifest, a.img.Digest); err != nil {
+	err = s.About(a.manifest, a.img.Digest)
+	if f := registry.PredicateForm(s.PredicateType); err == nil && f != doc.Form {
+		err = fmt.Errorf("it is attached as %s, and its predicate is %.100q", doc.Form, s.PredicateType)
+	}
+	if err != nil {
 		if key != "" {
-			return nil, "", errPassedOver // signed, and brought here from another image
+			return nil, "", errPassedOver // signed, and brought here from another image, or as something else
 		}
 		return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
 	}
