@@ -38,6 +38,7 @@ func (m *attachedMode) Set(s string) error {
 
 // addAttached adds the flags about what is attached to an image in a registry.
 func (f *scanFlags) addAttached(fl *pflag.FlagSet) {
+	f.attachedVEX = attachedVEXIgnore
 	fl.Var(&f.attached, "attached-sbom", "what becomes of a bill of materials that is attached to an image in a registry")
 	fl.Var(&f.attachedVEX, "attached-vex", "what becomes of statements of suppliers (OpenVEX) that are attached to an image in a registry")
 	fl.StringArrayVar(&f.keyFiles, "attestation-key", nil, "`file` of a public key (PEM, ECDSA or Ed25519): of what is attached only that counts which is signed with it; may be repeated")
