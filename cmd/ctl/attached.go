@@ -38,6 +38,7 @@ func (m *attachedMode) Set(s string) error {
 
 // addAttached adds the flags about what is attached to an image in a registry.
 func (f *scanFlags) addAttached(fl *pflag.FlagSet) {
+	f.attachedVEX = attachedVEXIgnore
 	fl.Var(&f.attached, "attached-sbom", "what becomes of a bill of materials that is attached to an image in a registry")
 	fl.Var(&f.attachedVEX, "attached-vex", "what becomes of statements of suppliers (OpenVEX) that are attached to an image in a registry")
 	fl.StringArrayVar(&f.keyFiles, "attestation-key", nil, "`file` of a public key (PEM, ECDSA or Ed25519): of what is attached only that counts which is signed with it; may be repeated")
@@ -155,9 +156,13 @@ func (a *attachments) open(ctx context.Context, doc registry.Attachment, keys []
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
 	}
-	if err := s.About(a.manifest, a.img.Digest); err != nil {
+	err = s.About(a.manifest, a.img.Digest)
+	if f := registry.PredicateForm(s.PredicateType); err == nil && f != doc.Form {
+		err = fmt.Errorf("it is attached as %s, and its predicate is %.100q", doc.Form, s.PredicateType)
+	}
+	if err != nil {
 		if key != "" {
-			return nil, "", errPassedOver // signed, and brought here from another image
+			return nil, "", errPassedOver // signed, and brought here from another image, or as something else
 		}
 		return nil, "", fmt.Errorf("%s: %w", doc.Digest, err)
 	}

@@ -149,6 +149,8 @@ func TestScanAttestations(t *testing.T) {
 		{"VEX about another flaw", []sealed{{predicateVEX, us.seal(worse(statementOf(index, predicateVEX, vex)), nil)}}, join(useVEX, key), exitFindings, "about no finding", "VEX: not affected"},
 		{"VEX of another image", []sealed{{predicateVEX, us.seal(statementOf(another, predicateVEX, vex), nil)}}, join(useVEX, key), exitFindings, "not signed with a key", "VEX: not affected"},
 		{"VEX of another image, not verified", []sealed{{predicateVEX, us.seal(statementOf(another, predicateVEX, vex), nil)}}, useVEX, exitFailed, "not about", ""},
+		{"VEX of another type", []sealed{{predicateVEX, us.seal(statementOf(index, "https://x.example/draft", vex), nil)}}, join(useVEX, key), exitFindings, "not signed with a key", "VEX: not affected"},
+		{"VEX of another type, not verified", []sealed{{predicateVEX, us.seal(statementOf(index, "https://x.example/draft", vex), nil)}}, useVEX, exitFailed, "its predicate is", ""},
 		{"broken VEX", []sealed{{predicateVEX, us.seal(statementOf(index, predicateVEX, `{"@context":"https://openvex.dev/ns/v0.2.0"}`), nil)}}, join(useVEX, key), exitFailed, "no author", ""},
 		{"nothing", nil, join(useVEX, key), exitFindings, "no VEX is attached", "VEX: not affected"},
 	} {

@@ -52,8 +52,8 @@ func dbImportCommand(t *terminal) *cobra.Command {
 		Long: `import reads all OSV records below DIR, which has the layout of the public OSV bucket
 (ECOSYSTEM/all.zip or ECOSYSTEM/ID.json), and puts the database in the place of the
 former one in one step. When it fails the former one stays. A FILE is a database that
-"belay db export" wrote, and oci:// one that it put into a registry, by tag or @digest; it is
-checked whole before it is taken.
+"belay db export" wrote, and oci:// one that it put into a registry, by tag or @digest;
+it is checked whole before it is taken.
 
 Records that were withdrawn are left out. A record in a file of its own goes before the
 one of its name in an archive. Records that cannot be read are counted, with some of
@@ -143,8 +143,8 @@ func dbExportCommand(t *terminal) *cobra.Command {
 		Long: `export checks the database and copies it to FILE, which "belay db import" takes on a
 host without network. FILE appears whole or not at all.
 
-To oci:// it is pushed as an artifact, signed in as "docker login" says, for "belay db import"
-and "belay db update --from". The same database has the same digest each time.`,
+To oci:// it is pushed as an artifact, signed in as "docker login" says, for "belay db
+import" and "belay db update --from". The same database has the same digest each time.`,
 		Example: `  belay db export /media/usb/vuln.db
   belay db export oci://registry.example/belay/vulndb:1`,
 		Args: oneArgument("a file to write, or an artifact"),

@@ -45,8 +45,8 @@ Checksums are those of the bucket, and it is believed over TLS: there is no sign
 Plain http is for a server at 127.0.0.1 alone. When anything fails the former database
 stays. With --from, CISA, FIRST and Debian are asked only where their address is given.
 
-From oci:// it takes a database that "belay db export" has put into a registry, whole, if it
-is another than the one in place and was not built before it.`,
+From oci:// it takes a database that "belay db export" has put into a registry, whole, if
+it is another than the one in place and was not built before it.`,
 		Example: `  belay db update
   belay db update --ecosystems Debian,Go
   belay db update --from https://mirror.example.org/osv --kev-url https://mirror.example.org/kev.json
@@ -111,6 +111,11 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 		fmt.Fprintf(t.out, "%s: nothing changed\n", clean(f.path))
 		return nil
 	}
+	unlock, err := feed.Lock(f.cache)
+	if err != nil {
+		return fmt.Errorf("compile the database: %w; the former one stays", err)
+	}
+	defer unlock()
 	f.build.Dir = feed.Records(f.cache)
 	fmt.Fprintf(t.err, "compiling after %s of downloads\n", mebibytes(int(rep.Bytes)))
 	return t.buildDB(cmd, &f.dbFlags)

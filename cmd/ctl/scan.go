@@ -101,8 +101,8 @@ of its base itself is claimedBase, and proves nothing.
 
 --attached-sbom takes the bill of materials that is attached to an image in a registry
 (referrers, or an attestation of BuildKit): use, instead of reading the image; compare,
-to tell what the two do not have in common. --attached-vex use takes statements of suppliers
-that are attached. Whoever may push to the repository can attach either: with
+to tell what the two do not have in common. --attached-vex use takes statements of
+suppliers that are attached. Whoever may push to the repository can attach either: with
 --attestation-key only those in envelopes (DSSE, bundles of Sigstore) count that are
 signed with that key and about this image; without it no signature is looked at.
 

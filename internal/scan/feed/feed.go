@@ -119,7 +119,7 @@ func Update(ctx context.Context, o Options) (Report, error) {
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return u.rep, err
 	}
-	unlock, err := lock(filepath.Join(o.Dir, "lock"))
+	unlock, err := Lock(o.Dir)
 	if err != nil {
 		return u.rep, err
 	}
@@ -137,7 +137,12 @@ func Update(ctx context.Context, o Options) (Report, error) {
 	return u.rep, nil
 }
 
-func lock(path string) (unlock func(), err error) {
+// Lock keeps other processes from changing the copy in a folder, which there must be: who compiles it must see
+// one state of it.
+//
+// Errors: [ErrBusy]; those of the file.
+func Lock(dir string) (unlock func(), err error) {
+	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err

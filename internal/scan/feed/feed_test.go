@@ -275,7 +275,7 @@ func TestRefuses(t *testing.T) {
 	if _, err := Update(t.Context(), b.options(dir)); err == nil || !strings.Contains(err.Error(), "want https") {
 		t.Errorf("a redirect to plain http: %v", err)
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
+	unlock, err := Lock(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,8 +70,8 @@ var ErrNotImage = errors.New("this is no image: want a docker-archive, an OCI la
 // Errors: [ErrNotImage], those of ctx, and sentences that name what is broken or
 // beyond a bound.
 func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x Extractor) (*inventory.Result, error) {
-	if len(job.Inputs) == 0 || len(job.Inputs) > inventory.MaxLayers {
-		return nil, fmt.Errorf("a job of %d inputs, want 1 to %d", len(job.Inputs), inventory.MaxLayers)
+	if len(job.Inputs) == 0 || len(job.Inputs) > inventory.MaxLayers+1 {
+		return nil, fmt.Errorf("a job of %d inputs, want 1 to %d layers", len(job.Inputs), inventory.MaxLayers)
 	}
 	r := newReader(ctx, x)
 	r.res = &inventory.Result{Schema: inventory.Schema, Platform: job.Platform, ImageID: job.ImageID}
@@ -140,6 +140,10 @@ func (r *reader) archive(ctx context.Context, f *os.File, platform string) error
 // directories reads layers that lie unpacked.
 func (r *reader) directories(job inventory.Job, file func(fd int) *os.File) error {
 	for _, in := range job.Inputs {
+		if in.Config {
+			r.configured(file(in.FD))
+			continue
+		}
 		l := r.newLayer()
 		if err := r.walk(l, file(in.FD), job.Source == inventory.SourceOverlay); err != nil {
 			return err
@@ -152,6 +156,35 @@ func (r *reader) directories(job inventory.Job, file func(fd int) *os.File) erro
 		r.res.Layers = append(r.res.Layers, inventory.Layer{DiffID: in.DiffID, Entries: l.entries})
 	}
 	return nil
+}
+
+// configured reads the configuration of an image whose layers lie unpacked. One that cannot be read,
+// or is of other layers, is a note: the layers were read.
+func (r *reader) configured(f *os.File) {
+	b, err := inventory.ReadAll(f, maxJSON)
+	var m manifest
+	if err == nil {
+		err = m.configure(b, make([]string, len(r.res.Layers)))
+	}
+	for i := range m.layers {
+		if m.layers[i].diffID != r.res.Layers[i].DiffID && err == nil {
+			err = errors.New("the image's configuration is about other layers")
+		}
+	}
+	if err != nil {
+		r.notes.add("", err.Error())
+		return
+	}
+	for i := range m.layers {
+		r.res.Layers[i].CreatedBy = m.layers[i].createdBy
+	}
+	r.res.Misconfigurations, r.res.ConfigRead, r.res.Base = m.faults, m.unread == "", m.base
+	if r.res.Platform == "" {
+		r.res.Platform = m.platform
+	}
+	if m.unread != "" {
+		r.notes.add("", m.unread)
+	}
 }
 
 // image finds the image in an archive and reads its layers.

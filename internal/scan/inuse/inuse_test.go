@@ -367,8 +367,8 @@ func TestPythonFiles(t *testing.T) {
 		res.Packages = append(res.Packages, inventory.Package{Kind: inventory.KindPython, Name: "numpy", Version: "1", Path: venv + "/numpy-1.dist-info/METADATA"})
 		res.Owned = append(res.Owned, inventory.OwnedFiles{Package: i, Keys: inventory.AppendKey(nil, inventory.FileKey(venv+"/core.so"))})
 	}
-	uses := NewIndex(res).Uses(&Seen{Looks: 1, Sockets: true, Files: map[string]*SeenFile{"b/core.so": {Mapped: now}}})
-	if uses[0].State != inventory.NotSeen || uses[1].State != inventory.InUse {
+	uses := NewIndex(res).Uses(&Seen{Looks: 1, Sockets: true, Files: map[string]*SeenFile{"a/core.so": {Mapped: now}}})
+	if uses[0].State != inventory.InUse || uses[1].State != inventory.NotSeen {
 		t.Errorf("got %+v", uses)
 	}
 }

@@ -33,6 +33,8 @@ type Input struct {
 	// Opaque lists directories below this one that hide all that lies lower, for
 	// overlays: the mark is an attribute that only a privileged process can read.
 	Opaque []string `json:"opaque,omitempty"`
+	// Config says that it is no layer but the image's configuration, for overlays, behind them.
+	Config bool `json:"config,omitempty"`
 }
 
 // Job is what the scanner is asked to do. It comes from the one who starts it.

@@ -73,14 +73,22 @@ var predicates = []struct{ begin, form string }{
 // Where the type of a predicate is told: BuildKit's, cosign's of old, and Sigstore's bundles'.
 var predicateNotes = []string{predicateType, "predicateType", "dev.sigstore.bundle.predicateType"}
 
+// PredicateForm is the form of an [Attachment] by the type of a statement's predicate; empty for what is
+// none that is read.
+func PredicateForm(predicateType string) string {
+	for _, p := range predicates {
+		if rest, ok := strings.CutPrefix(predicateType, p.begin); ok && (rest == "" || rest[0] == '/') {
+			return p.form
+		}
+	}
+	return ""
+}
+
 func predicateForm(annotations ...map[string]string) string {
 	for _, m := range annotations {
 		for _, note := range predicateNotes {
-			for _, p := range predicates {
-				rest, ok := strings.CutPrefix(m[note], p.begin)
-				if ok && (rest == "" || rest[0] == '/') {
-					return p.form
-				}
+			if f := PredicateForm(m[note]); f != "" {
+				return f
 			}
 		}
 	}

@@ -61,6 +61,15 @@ func openDocker(ctx context.Context, name, root string) (*Target, error) {
 		t.Close()
 		return nil, fmt.Errorf("open the layers of %s: %w", name, err)
 	}
+	if upper != "" {
+		return t, nil // a container has a configuration of its own
+	}
+	f, err := os.Open(filepath.Join(s.root, "image", "overlay2", "imagedb", "content", "sha256", strings.TrimPrefix(imageID, "sha256:")))
+	if err != nil {
+		t.Close()
+		return nil, fmt.Errorf("open the configuration of %s: %w", name, err)
+	}
+	t.add(f, inventory.Input{Config: true})
 	return t, nil
 }
 

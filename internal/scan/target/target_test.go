@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -79,4 +80,42 @@ func TestRealAlpine(t *testing.T) {
 		t.Errorf("the sandbox was %+v", res.Sandbox)
 	}
 	t.Logf("%d packages, %+v", len(res.Packages), res.Sandbox)
+}
+
+// TestDockerConfig: an image of the daemon's store comes with its configuration, behind its layers;
+// a container, which has another, does not.
+func TestDockerConfig(t *testing.T) {
+	root := t.TempDir()
+	layer, image, container := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
+	for path, text := range map[string]string{
+		"image/overlay2/imagedb/content/sha256/" + image:           `{"rootfs":{"diff_ids":["sha256:` + layer + `"]}}`,
+		"image/overlay2/repositories.json":                         `{"Repositories":{"app":{"app:latest":"sha256:` + image + `"}}}`,
+		"image/overlay2/layerdb/sha256/" + layer + "/cache-id":     "low",
+		"image/overlay2/layerdb/sha256/" + layer + "/diff":         "sha256:" + layer,
+		"image/overlay2/layerdb/mounts/" + container + "/parent":   "sha256:" + layer,
+		"image/overlay2/layerdb/mounts/" + container + "/mount-id": "up",
+		"containers/" + container + "/config.v2.json":              `{"Name":"/run"}`, "overlay2/low/diff/x": "", "overlay2/up/diff/y": "",
+	} {
+		p := filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string][]bool{"app": {false, true}, "run": {false, false}} {
+		tgt, err := Open(t.Context(), name, Options{DockerRoot: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []bool
+		for _, in := range tgt.job.Inputs {
+			got = append(got, in.Config)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: configurations %v, want %v", name, got, want)
+		}
+		tgt.Close()
+	}
 }

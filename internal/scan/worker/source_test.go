@@ -3,6 +3,7 @@ package worker
 import (
 	"archive/tar"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/belay-project/belay/internal/scan/extract"
+	"github.com/belay-project/belay/internal/scan/image"
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
@@ -192,6 +195,59 @@ func TestAskedBroken(t *testing.T) {
 			tt.change(files)
 			if res, err := readAsked(t, files, root); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, %+v, want %q", err, res, tt.want)
+			}
+		})
+	}
+}
+
+// TestOverlayConfig: the configuration of an image whose layers lie unpacked is looked at, and one
+// that is of other layers, or none, is a note beside what was read.
+func TestOverlayConfig(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "etc/os-release"), []byte("ID=debian\nVERSION_ID=12\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		config string
+		read   bool
+		note   string
+	}{
+		"its own":   {`{"os":"linux","architecture":"arm64","config":{"Env":["DB_PASSWORD=hunter2hunter2"]},"rootfs":{"diff_ids":["sha256:a"]},"history":[{"created_by":"COPY x"}]}`, true, ""},
+		"another's": {`{"rootfs":{"diff_ids":["sha256:b"]}}`, false, "other layers"},
+		"of two":    {`{"rootfs":{"diff_ids":["sha256:a","sha256:b"]}}`, false, "1 layers and 2 digests"},
+		"none":      {`x`, false, "configuration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "config")
+			if err := os.WriteFile(path, []byte(tt.config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files := map[int]*os.File{}
+			for i, p := range []string{dir, path} {
+				f, err := os.Open(p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				files[i] = f
+			}
+			job := inventory.Job{Source: inventory.SourceOverlay, Inputs: []inventory.Input{{FD: 0, DiffID: "sha256:a"}, {FD: 1, Config: true}}}
+			res, err := image.Read(t.Context(), job, func(fd int) *os.File { return files[fd] }, extract.Set{})
+			if err != nil || res.OS.ID != "debian" || len(res.Layers) != 1 || res.ConfigRead != tt.read {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			if tt.read {
+				secret := slices.ContainsFunc(res.Misconfigurations, func(m inventory.Misconfiguration) bool { return m.ID == inventory.ConfigSecretEnv })
+				if !secret || res.Layers[0].CreatedBy != "COPY x" || res.Platform != "linux/arm64" {
+					t.Errorf("%+v", res)
+				}
+			}
+			said := slices.ContainsFunc(res.Notes, func(n inventory.Note) bool { return strings.Contains(n.Text, tt.note) })
+			if tt.note != "" && !said || tt.note == "" && slices.ContainsFunc(res.Notes, func(n inventory.Note) bool { return strings.Contains(n.Text, "configuration") }) {
+				t.Errorf("notes %v, want %q", res.Notes, tt.note)
 			}
 		})
 	}
