@@ -326,6 +326,32 @@ struct {
 	__type(value, struct bl_ssh_stream);
 } bl_streams SEC(".maps");
 
+/* What containers have executed, and when that was last told: the agent learns of a file once an
+ * hour, and not of each exec. Written by bl_exec_done, emptied by an agent at its start. Full:
+ * the oldest goes, and is told again.
+ */
+struct bl_use_key {
+	__u64 container;	/* by its cgroup id */
+	__u64 ino;
+	__u32 dev;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct bl_use_key);
+	__type(value, __u64);	/* since boot */
+} bl_used SEC(".maps");
+
+/* Records of that, apart from all others: what containers execute must not push out what the
+ * agent enforces by. Full: USE_RING is counted, and the next exec of the file tells.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 512 * 1024);
+} bl_uses SEC(".maps");
+
 /* Failures by code (codes.def). */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -21,6 +21,10 @@ func (a *Agent) record(ev *enforce.Event) {
 	if ev.Container != "" && a.kernel.IsCanary(ev.Container) {
 		return
 	}
+	if ev.Type == enforce.EventUsed {
+		a.uses.told(ev)
+		return
+	}
 	if (ev.Type == enforce.EventStart || ev.Type == enforce.EventGone) && !ev.Build {
 		select {
 		case a.starts <- startedContainer{*ev}:

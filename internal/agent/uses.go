@@ -65,6 +65,12 @@ type usedBy struct {
 	n     int // looks, also those that were not answered
 	seen  *inuse.Seen
 	facts *inuse.Facts // nil: its image has no inventory yet
+
+	// What the kernel told since it was last put into seen, and how much of that was left out.
+	noted   map[string]time.Time
+	cut     int
+	settled time.Time
+	born    time.Time // when the kernel told of a container that the engine has not told of yet
 }
 
 type indexed struct {
@@ -122,7 +128,11 @@ func (u *uses) run(ctx context.Context) {
 
 // tick looks at the containers whose time has come.
 func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Time) {
-	due, over := u.due(list, now)
+	due, ended := u.due(list, now)
+	var over []string
+	for _, id := range ended {
+		over = append(over, u.end(id, now))
+	}
 	slices.Sort(over)
 	for _, image := range slices.Compact(over) {
 		u.write(image, now, useFileEnded)
@@ -130,6 +140,7 @@ func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Tim
 	if u.forgotten.Swap(false) {
 		clear(u.index)
 	}
+	u.settle(now)
 	if len(due) == 0 {
 		return
 	}
@@ -148,9 +159,9 @@ func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Tim
 	}
 }
 
-// due returns the running containers that are to be looked at, longest due first, and puts
-// away what is known of those that run no more; over are the images of these.
-func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Container, over []string) {
+// due returns the running containers that are to be looked at, longest due first, and those that
+// run no more.
+func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Container, ended []ident.ContainerID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	running := map[ident.ContainerID]bool{}
@@ -164,20 +175,18 @@ func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Con
 			by = &usedBy{seen: &inuse.Seen{}}
 			u.of[c.ID] = by
 		}
-		by.image = c.ImageDigest
+		by.image, by.born = c.ImageDigest, time.Time{}
 		if !now.Before(by.next) {
 			due = append(due, c)
 		}
 	}
 	for id, by := range u.of {
-		if !running[id] {
-			u.keep(by)
-			delete(u.of, id)
-			over = append(over, by.image)
+		if !running[id] && now.Sub(by.born) >= useUnknown {
+			ended = append(ended, id)
 		}
 	}
 	slices.SortStableFunc(due, func(a, b workload.Container) int { return u.of[a.ID].next.Compare(u.of[b.ID].next) })
-	return due, over
+	return due, ended
 }
 
 // keep remembers what a container that has ended used. u.mu is held.
@@ -222,19 +231,11 @@ func (u *uses) look(ctx context.Context, c workload.Container, pids []int, now t
 	} else {
 		ports = u.ports(ctx, c)
 	}
-	x := u.indexOf(c.ImageDigest)
 	by := u.looked(c, l, err, ports, now)
 	if by == nil {
 		return
 	}
-	if x != nil {
-		// Only this goroutine writes what was seen, and an image's author chooses how long this takes:
-		// nobody waits for it.
-		f := x.Facts(by.seen)
-		u.mu.Lock()
-		by.facts = f
-		u.mu.Unlock()
-	}
+	u.conclude(by)
 	u.write(c.ImageDigest, now, useFileEvery)
 }
 
@@ -254,7 +255,7 @@ func (u *uses) looked(c workload.Container, l *inuse.Look, err error, ports inus
 		u.a.health.Counter("use_cut").Add(uint64(l.Cut))
 		by.seen.Add(l)
 		by.seen.Ports = ports
-		u.bound()
+		u.merge(by, now)
 	}
 	if by.facts == nil && by.n > 1 && by.n < useAwaitScan {
 		by.next = now.Add(useTimes[0]) // the scan of its image may be on its way

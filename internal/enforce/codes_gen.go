@@ -26,4 +26,5 @@ var codes = []Code{
 	{20, "net_gone", "deny", "a network rule that is on has no entry for an address"},
 	{21, "flow", "report", "an exchange of packets could not be noted: its answers are judged by themselves"},
 	{22, "net_muted", "report", "more packets were denied on their way in to a container than are reported in a second: a record is lost, the denial stands"},
+	{40, "use_ring", "report", "the ring of executed files was full: which package that is is told at its next exec"},
 }

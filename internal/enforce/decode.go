@@ -83,6 +83,8 @@ const (
 	EventGone    EventType = 8 // container: its cgroup was removed
 	// EventPrivilege is an act that the section privileges is about.
 	EventPrivilege EventType = 10
+	// EventUsed is that a container has executed a file, told once an hour for each.
+	EventUsed EventType = 16
 )
 
 // String returns the kind as in the event schema.
@@ -102,6 +104,8 @@ func (t EventType) String() string {
 		return "privilege"
 	case EventStart, EventCreated, EventGone:
 		return "container"
+	case EventUsed:
+		return "use"
 	}
 	return fmt.Sprintf("type(%d)", uint8(t))
 }

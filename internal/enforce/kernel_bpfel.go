@@ -101,6 +101,7 @@ const (
 	kernelBlCodeBL_E_NET_GONE       kernelBlCode = 20
 	kernelBlCodeBL_E_FLOW           kernelBlCode = 21
 	kernelBlCodeBL_E_NET_MUTED      kernelBlCode = 22
+	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
 )
 
 type kernelBlConfig struct {
@@ -235,6 +236,7 @@ const (
 	kernelBlEventTypeBL_EV_CREATED   kernelBlEventType = 7
 	kernelBlEventTypeBL_EV_GONE      kernelBlEventType = 8
 	kernelBlEventTypeBL_EV_PRIVILEGE kernelBlEventType = 10
+	kernelBlEventTypeBL_EV_USED      kernelBlEventType = 16
 )
 
 type kernelBlExecFacts struct {
@@ -588,6 +590,14 @@ type kernelBlTold struct {
 	N       uint64
 }
 
+type kernelBlUseKey struct {
+	_         structs.HostLayout
+	Container uint64
+	Ino       uint64
+	Dev       uint32
+	Pad       uint32
+}
+
 type kernelBlVerdict uint32
 
 const (
@@ -630,6 +640,8 @@ const (
 	kernelMapBlTasks             = "bl_tasks"
 	kernelMapBlTasksOld          = "bl_tasks_old"
 	kernelMapBlTolds             = "bl_tolds"
+	kernelMapBlUsed              = "bl_used"
+	kernelMapBlUses              = "bl_uses"
 	kernelProgBlArmFound         = "bl_arm_found"
 	kernelProgBlAttachTask       = "bl_attach_task"
 	kernelProgBlBenchExec        = "bl_bench_exec"
@@ -1003,6 +1015,8 @@ type kernelMapSpecs struct {
 	BlTasks      *ebpf.MapSpec `ebpf:"bl_tasks"`
 	BlTasksOld   *ebpf.MapSpec `ebpf:"bl_tasks_old"`
 	BlTolds      *ebpf.MapSpec `ebpf:"bl_tolds"`
+	BlUsed       *ebpf.MapSpec `ebpf:"bl_used"`
+	BlUses       *ebpf.MapSpec `ebpf:"bl_uses"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -1090,6 +1104,8 @@ type kernelMaps struct {
 	BlTasks      *ebpf.Map `ebpf:"bl_tasks"`
 	BlTasksOld   *ebpf.Map `ebpf:"bl_tasks_old"`
 	BlTolds      *ebpf.Map `ebpf:"bl_tolds"`
+	BlUsed       *ebpf.Map `ebpf:"bl_used"`
+	BlUses       *ebpf.Map `ebpf:"bl_uses"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -1124,6 +1140,8 @@ func (m *kernelMaps) Close() error {
 		m.BlTasks,
 		m.BlTasksOld,
 		m.BlTolds,
+		m.BlUsed,
+		m.BlUses,
 	)
 }
 

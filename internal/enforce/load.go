@@ -134,6 +134,9 @@ func Open(opts Options) (*Enforcer, error) {
 	if err := e.openMaps(spec, filepath.Join(e.dir, "maps")); err != nil {
 		return nil, e.closeAfter(err)
 	}
+	if err := e.forgetUses(); err != nil {
+		return nil, e.closeAfter(err)
+	}
 	if err := e.configure(); err != nil {
 		return nil, e.closeAfter(err)
 	}

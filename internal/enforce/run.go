@@ -15,13 +15,13 @@ import (
 	"github.com/belay-project/belay/internal/policy"
 )
 
-// Run reads kernel records until ctx ends, then returns nil. emit is called from two
+// Run reads kernel records until ctx ends, then returns nil. emit is called from three
 // goroutines, one for each ring, and must not keep the event's slices across a change.
 // Denials have a ring of their own, so that a flood of other records cannot push them
-// out.
+// out, and so has what containers execute ([EventUsed]).
 func (e *Enforcer) Run(ctx context.Context, emit func(*Event)) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, name := range []string{"bl_denials", "bl_events"} {
+	for _, name := range []string{"bl_denials", "bl_events", "bl_uses"} {
 		g.Go(func() error { return e.readRing(ctx, name, emit) })
 	}
 	g.Go(func() error { return e.tidy(ctx) })
@@ -78,6 +78,27 @@ func (e *Enforcer) tidy(ctx context.Context) error {
 
 // Source returns the policy that a record credits, false if it is not known any more.
 func (e *Enforcer) Source(ev *Event) (policy.Source, bool) { return e.source(ev.Set, ev.PolicyIndex) }
+
+// forgetUses has the kernel side tell anew which files containers execute: who listened before
+// is gone.
+func (e *Enforcer) forgetUses() error {
+	var key kernelBlUseKey
+	var at uint64
+	var keys []kernelBlUseKey
+	it := e.maps["bl_used"].Iterate()
+	for it.Next(&key, &at) {
+		keys = append(keys, key)
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list executed files: %w", err)
+	}
+	for i := range keys {
+		if err := e.maps["bl_used"].Delete(keys[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("forget an executed file: %w", err)
+		}
+	}
+	return nil
+}
 
 // Failures returns the internal failures of the kernel side by name, counted since the
 // maps were made, and records that could not be decoded. docs/failure-codes.md explains

@@ -140,7 +140,16 @@ func TestHostileFiles(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, id("b")+recordSuffix), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(good.ID+recordSuffix, filepath.Join(dir, id("c")+recordSuffix)); err != nil {
+	elsewhere := filepath.Join(t.TempDir(), "record") // another's verdict, whose report is beside
+	if err := os.WriteFile(elsewhere, []byte(about("c", "", "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, good.ID+reportSuffix)); err != nil {
+		t.Fatal(err)
+	} else if err := os.WriteFile(filepath.Join(dir, id("c")+reportSuffix), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(dir, id("c")+recordSuffix)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, id("d")+recordSuffix), 0o700); err != nil {

@@ -70,6 +70,37 @@ func (s *Seen) Add(l *Look) {
 	}
 }
 
+// Note adds that a file was executed, which the kernel told.
+func (s *Seen) Note(path string, at time.Time) {
+	if len(path) > maxPath {
+		s.Cut++
+		return
+	}
+	path, ok := clean(path)
+	if !ok {
+		return
+	}
+	if s.Since.IsZero() || at.Before(s.Since) {
+		s.Since = at
+	}
+	if at.After(s.Until) {
+		s.Until = at
+	}
+	f := s.Files[path]
+	if f == nil {
+		if len(s.Files) >= maxFiles {
+			s.Cut++
+			return
+		}
+		if s.Files == nil {
+			s.Files = map[string]*SeenFile{}
+		}
+		f = &SeenFile{}
+		s.Files[path] = f
+	}
+	f.Executed = later(f.Executed, at)
+}
+
 // Check fails for what came from elsewhere and is not within the bounds of a look.
 func (s *Seen) Check() error {
 	if len(s.Files) > maxFiles || len(s.Ports.List) > maxFiles {

@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/scan/inuse"
+)
+
+// What the kernel tells of executed files, between the looks.
+const (
+	maxNoted = 2048 // files of one container that wait to be put into what was seen
+	// useSettle is the least time between two such.
+	useSettle = 30 * time.Second
+	// useUnknown is how long a container of which only the kernel has told may be unknown to the
+	// engine, before it counts as ended.
+	useUnknown = time.Minute
+)
+
+// told takes that a container has executed a file. It is called from the goroutine that
+// drains the ring and waits for nothing but the lock.
+func (u *uses) told(ev *enforce.Event) {
+	if u == nil || ev.Container == "" || ev.Build {
+		return
+	}
+	u.a.health.Counter("use_told").Add(1)
+	now, at := time.Now(), wallTime(ev.SinceBoot)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	by := u.of[ev.Container]
+	if by == nil {
+		by = &usedBy{seen: &inuse.Seen{}, born: now}
+		u.of[ev.Container] = by
+	}
+	if _, ok := by.noted[ev.Exe]; ev.PathCut || !ok && len(by.noted) >= maxNoted {
+		by.cut++
+		return
+	}
+	if by.noted == nil {
+		by.noted = map[string]time.Time{}
+	}
+	by.noted[ev.Exe] = at
+}
+
+// merge puts what the kernel told into what was seen. u.mu is held; it is called by run's
+// goroutine, which alone reads what was seen without the lock.
+func (u *uses) merge(by *usedBy, now time.Time) {
+	for path, at := range by.noted {
+		by.seen.Note(path, at)
+	}
+	by.seen.Cut += by.cut
+	u.a.health.Counter("use_cut").Add(uint64(by.cut))
+	by.noted, by.cut, by.settled = nil, 0, now
+	u.bound()
+}
+
+// settle brings what is known of running containers up to what the kernel told.
+func (u *uses) settle(now time.Time) {
+	var list []*usedBy
+	u.mu.Lock()
+	for _, by := range u.of {
+		// Before the first look nobody knows since when the container was watched.
+		if len(by.noted) == 0 || by.seen.Looks == 0 || now.Sub(by.settled) < useSettle {
+			continue
+		}
+		u.merge(by, now)
+		if list = append(list, by); len(list) >= maxUseLooks {
+			break
+		}
+	}
+	u.mu.Unlock()
+	for _, by := range list {
+		u.conclude(by)
+		u.write(by.image, now, useFileEvery)
+	}
+}
+
+// conclude makes the facts of what was seen of a container. An image's author chooses how long
+// this takes: nobody waits for it.
+func (u *uses) conclude(by *usedBy) {
+	x := u.indexOf(by.image)
+	if x == nil {
+		return
+	}
+	f := x.Facts(by.seen)
+	u.mu.Lock()
+	by.facts = f
+	u.mu.Unlock()
+}
+
+// end puts away what is known of a container that runs no more, and returns its image. Of one that
+// was over before the first look, only what it executed is known, and nothing of what it did not.
+func (u *uses) end(id ident.ContainerID, now time.Time) string {
+	c, _ := u.a.binder.registry.Describe(id)
+	u.mu.Lock()
+	by := u.of[id]
+	if by.image == "" {
+		by.image = c.ImageDigest
+	}
+	told := len(by.noted) > 0
+	if told {
+		if by.seen.Looks == 0 {
+			by.seen.Looks, by.seen.Unread = 1, 1
+		}
+		u.merge(by, now)
+	}
+	u.mu.Unlock()
+	if told {
+		u.conclude(by)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.keep(by)
+	delete(u.of, id)
+	return by.image
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/enforce"
+	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/workload"
+)
+
+const useSpec = "  mode: enforce\n  findings: [{name: used, inUse: true}]\n"
+
+func executed(t *testing.T, id ident.ContainerID, path string) *enforce.Event {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return &enforce.Event{Type: enforce.EventUsed, Container: id, Exe: path, SinceBoot: time.Duration(ts.Nano())}
+}
+
+// A program that ran between two looks is known to have run, and when.
+func TestUsesToldBetweenLooks(t *testing.T) {
+	u, c := testUses(t, useSpec)
+	list := []workload.Container{c}
+	now := time.Now()
+	u.tick(t.Context(), list, now)
+	state := func() inventory.Use {
+		return u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use
+	}
+	if s := state(); s.State != inventory.NotSeen {
+		t.Fatalf("before: %+v", s)
+	}
+	u.told(executed(t, c.ID, "/usr/bin/b"))
+	u.tick(t.Context(), list, now.Add(useTick))
+	if s := state(); s.State != inventory.NotSeen {
+		t.Errorf("at once, and not after %s: %+v", useSettle, s)
+	}
+	u.tick(t.Context(), list, now.Add(useSettle)) // a look takes it too
+	s := state()
+	if s.State != inventory.InUse || s.Executed.Sub(now).Abs() > time.Minute || len(s.Files) != 1 || s.Files[0] != "usr/bin/b" {
+		t.Errorf("after: %+v", s)
+	}
+	// And without a look.
+	looks := u.a.health.Counter("use_looks").Load()
+	u.told(executed(t, c.ID, "/usr/bin/data"))
+	u.tick(t.Context(), list, now.Add(2*useSettle-time.Second))
+	u.tick(t.Context(), list, now.Add(2*useSettle))
+	if _, ok := u.of[c.ID].seen.Files["usr/bin/data"]; !ok || u.of[c.ID].noted != nil {
+		t.Errorf("%d looks more, and %+v is not settled", u.a.health.Counter("use_looks").Load()-looks, u.of[c.ID].noted)
+	}
+	if got := u.a.health.Counter("use_told").Load(); got != 2 {
+		t.Errorf("counted %d", got)
+	}
+}
+
+// Of a container that was over before it could be looked at, it is known what it executed, and
+// nothing of what it did not.
+func TestUsesToldOfShortContainer(t *testing.T) {
+	u, c := testUses(t, useSpec)
+	now := time.Now()
+	u.told(executed(t, c.ID, "/usr/bin/b"))
+	u.tick(t.Context(), nil, now)
+	if u.of[c.ID] == nil {
+		t.Fatal("it is over before the engine has told of it")
+	}
+	u.of[c.ID].image = judgedID
+	u.tick(t.Context(), nil, now.Add(2*useUnknown))
+	if len(u.of) != 0 {
+		t.Error("it is kept for ever")
+	}
+	got := u.attach(judgedID, []policy.ImageFinding{findingIn("a"), findingIn("b")})
+	if got[0].Use.State != inventory.UseUnknown || got[1].Use.State != inventory.InUse {
+		t.Errorf("got %+v", got)
+	}
+	u.a.openUses()
+	if s := u.a.uses.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use; s.State != inventory.InUse {
+		t.Errorf("the next agent: %+v", s)
+	}
+}
+
+// What is told beyond the bound is unknown, and not unused.
+func TestUsesToldBounds(t *testing.T) {
+	u, c := testUses(t, useSpec)
+	list := []workload.Container{c}
+	now := time.Now()
+	u.tick(t.Context(), list, now)
+	for i := range maxNoted + 5 {
+		u.told(executed(t, c.ID, fmt.Sprintf("/tmp/%d", i)))
+	}
+	for _, ev := range []*enforce.Event{
+		{Type: enforce.EventUsed, Exe: "/x"}, {Type: enforce.EventUsed, Exe: "/x", Container: c.ID, Build: true},
+	} {
+		u.told(ev)
+	}
+	u.tick(t.Context(), list, now.Add(time.Hour))
+	if s := u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use; s.State != inventory.UseUnknown {
+		t.Errorf("got %+v, want unknown", s)
+	}
+	if n := u.a.health.Counter("use_cut").Load(); n < 5 {
+		t.Errorf("counted %d left out, want at least 5", n)
+	}
+	if n := len(u.of[c.ID].seen.Files); n > maxNoted {
+		t.Errorf("%d files are remembered", n)
+	}
+}
+
+// A path that is not whole, or longer than is remembered, leaves nothing known not to be used.
+func TestUsesToldCut(t *testing.T) {
+	cut := executed(t, "", "/deep")
+	cut.PathCut = true
+	for name, ev := range map[string]*enforce.Event{"cut": cut, "long": executed(t, "", "/"+strings.Repeat("x", 600))} {
+		t.Run(name, func(t *testing.T) {
+			u, c := testUses(t, useSpec)
+			now := time.Now()
+			u.tick(t.Context(), []workload.Container{c}, now)
+			ev.Container = c.ID
+			u.told(ev)
+			u.tick(t.Context(), []workload.Container{c}, now.Add(time.Hour))
+			if s := u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use; s.State != inventory.UseUnknown {
+				t.Errorf("got %+v, want unknown", s)
+			}
+		})
+	}
+}
