@@ -100,6 +100,9 @@ func (ns *nodes) describe(ctx context.Context, of string, images []string) (*loa
 	}
 	r := a.watcher.Readings()
 	fillReadings(n, &r, a.watcher.Status().Containers)
+	if n.Caps == nil || n.Caps.CPU == 0 {
+		n.Use.NanoCPUs = 0 // CPU time is shared out: without a cap on it, a busy node is not a full one
+	}
 	switch why := a.cordon.why(); {
 	case why != "":
 		n.Refuses = why
