@@ -61,6 +61,7 @@ type Agent struct {
 	watcher  *load.Watcher    // how full the node is
 	notifier *load.Notifier   // delivers its alerts
 	cordon   cordon           // whether new containers start here
+	ungated  bool             // it should and cannot; of stepCordon, which one goroutine runs
 	nodes    nodes            // describes this node
 	carrier  *carry.Carrier   // moves containers away; nil: its ledger cannot be read
 	tickets  *ticket.Keeper   // nil without the authorisation plugin

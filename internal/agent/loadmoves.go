@@ -131,8 +131,10 @@ func (a *Agent) stepCordon(now time.Time) {
 	switch {
 	case does >= 0 && !a.cfg.gate():
 		a.health.SetDegraded("load_cordon", "a LoadPolicy cordons, and there is no gate that could refuse containers; fix: leave out --gate-socket none")
-	default:
+		a.ungated = true
+	case a.ungated:
 		a.health.SetOK("load_cordon")
+		a.ungated = false
 	}
 }
 

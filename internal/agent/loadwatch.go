@@ -76,7 +76,12 @@ func (a *Agent) loadRecord(al *load.Alert) *journal.Record {
 	if al.Container != nil {
 		r.Container = &journal.Container{ID: al.Container.ID, Name: al.Container.Name, Image: al.Container.Image, Class: "container"}
 	}
-	r.Policy = &journal.Policy{Name: al.Policy, Revision: al.Revision, Rule: "caps." + al.Cap, Mode: "audit"}
+	if al.Policy != "" { // else somebody has done it by hand
+		r.Policy = &journal.Policy{Name: al.Policy, Revision: al.Revision, Rule: "caps." + al.Cap, Mode: "audit"}
+	}
+	if al.Message != "" && r.Policy != nil {
+		r.Policy.Rule = "actions"
+	}
 	return r
 }
 

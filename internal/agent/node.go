@@ -36,11 +36,13 @@ const (
 type nodes struct {
 	a *Agent
 	// mu is held while the engine is asked: one asks, others wait for the same answer.
-	mu   sync.Mutex
-	last *loadplan.Node
-	at   time.Time
-	set  *policy.Set // that the last was made under
-	of   string      // policy that it was made for; empty: all
+	mu     sync.Mutex
+	last   *loadplan.Node
+	at     time.Time
+	set    *policy.Set // that the last was made under
+	of     string      // policy that it was made for; empty: all
+	err    error       // of the last try, at failed: who waited for it does not try again at once
+	failed time.Time
 }
 
 var errNoEngine = errors.New("this agent follows no Docker Engine that could be described (--docker-host none)")
@@ -57,15 +59,11 @@ func (ns *nodes) engineNode(ctx context.Context, of string) (*loadplan.Node, err
 	defer ns.mu.Unlock()
 	set := a.policies.current()
 	if ns.last == nil || ns.set != set || ns.of != of || time.Since(ns.at) > describedFor {
-		ctx, cancel := context.WithTimeout(ctx, describeTime)
-		defer cancel()
-		e, err := engine.OpenSigned(ctx, engine.Address{URL: a.cfg.DockerHost}, a.sign())
-		if err != nil {
-			return nil, err
+		if ns.err != nil && time.Since(ns.failed) < describeTime {
+			return nil, ns.err
 		}
-		defer e.Close()
-		n, err := e.Describe(ctx, engine.DescribeOptions{Selected: selects(set, of)})
-		if err != nil {
+		n, err := a.askEngine(ctx, engine.DescribeOptions{Selected: selects(set, of)})
+		if ns.err, ns.failed = err, time.Now(); err != nil {
 			return nil, err
 		}
 		ns.last, ns.at, ns.set, ns.of = n, time.Now(), set, of
@@ -73,6 +71,17 @@ func (ns *nodes) engineNode(ctx context.Context, of string) (*loadplan.Node, err
 	n := *ns.last
 	n.Containers = slices.Clone(n.Containers)
 	return &n, nil
+}
+
+func (a *Agent) askEngine(ctx context.Context, o engine.DescribeOptions) (*loadplan.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, describeTime)
+	defer cancel()
+	e, err := engine.OpenSigned(ctx, engine.Address{URL: a.cfg.DockerHost}, a.sign())
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close()
+	return e.Describe(ctx, o)
 }
 
 // selects says whether the named LoadPolicy, or any, lets a container move.

@@ -26,6 +26,8 @@ const (
 	planEvery = 10 * time.Second
 	// staleAfter is when a plan that nobody decides on, or whose moves are held, is given up.
 	staleAfter = 24 * time.Hour
+	// lookEvery is the time between two looks at what became of moves that are done.
+	lookEvery = time.Minute
 	// moverTime bounds one mover; what it has not done by then is carried on by the next.
 	moverTime = 12 * time.Hour
 	// askTime bounds the making of a state.
@@ -102,6 +104,8 @@ type Carrier struct {
 	planned map[string]time.Time // by policy: when targets were asked last
 	told    map[string]time.Time // by policy: when it was told that no moves would help
 	noPlan  map[string]string    // by policy: why
+	looked  time.Time            // the journals of kept moves were read last
+	inUse   bool                 // health has heard of it
 	broken  error                // the ledger cannot be written
 }
 
@@ -435,9 +439,12 @@ func (c *Carrier) report() {
 		c.o.Health.SetFailed(component, c.broken.Error())
 	case len(stopped) > 0:
 		c.o.Health.SetDegraded(component, strings.Join(stopped, "; "))
-	default:
+	case c.inUse || len(c.l.Proposals) > 0:
 		c.o.Health.SetOK(component)
+	default:
+		return // no policy wants anything
 	}
+	c.inUse = true
 }
 
 // Errors of decisions.

@@ -432,3 +432,20 @@ func TestNoLedger(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestTakenBackByHand: a move that somebody has taken back is known to be so, and no longer counts
+// as one that has left.
+func TestTakenBackByHand(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.step()
+	w.over = false
+	w.journal(w.c.Status().Moves[0].ID, phaseTaken, "commit", "the operator has taken it back")
+	w.now = w.now.Add(2 * lookEvery)
+	w.step()
+	if s := w.c.Status(); s.Moves[0].Outcome != TakenBack || len(w.args) != 1 {
+		t.Errorf("got %+v, movers %q", s.Moves, w.args)
+	}
+	if h := w.c.History("a"); len(h) > 0 {
+		t.Errorf("history %+v", h)
+	}
+}

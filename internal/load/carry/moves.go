@@ -167,8 +167,12 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 	now := c.o.Now()
 	c.mu.Lock()
 	var due []*Move
+	look := now.Sub(c.looked) >= lookEvery // somebody may have taken one back, or finished it
+	if look {
+		c.looked = now
+	}
 	for _, m := range c.l.Moves {
-		kept := m.Outcome == Moved && !m.KeepUntil.IsZero() && now.After(m.KeepUntil)
+		kept := m.Outcome == Moved && (look || !m.KeepUntil.IsZero() && now.After(m.KeepUntil))
 		if (m.underWay() || kept) && !c.live[m.ID] && !now.Before(c.next[m.ID]) {
 			due = append(due, m)
 			c.live[m.ID] = true
