@@ -29,9 +29,8 @@ type cordon struct {
 
 // cordonState is never changed.
 type cordonState struct {
-	Hand  *handCordon
-	Caps  string // why, of a policy with the action cordon; empty: no such cap is over
-	Since time.Time
+	Hand *handCordon
+	Caps string // why, of a policy with the action cordon; empty: no such cap is over
 }
 
 type handCordon struct {
@@ -110,8 +109,8 @@ func (c *cordon) set(h *handCordon) error {
 	return nil
 }
 
-// follow takes what the watcher knows, and returns what has changed, in words.
-func (c *cordon) follow(caps []load.CapStatus, ps []*policy.LoadPolicy, now time.Time) (begun, ended bool) {
+// follow takes what the watcher knows, and reports whether a cordon by policies has begun or ended.
+func (c *cordon) follow(caps []load.CapStatus, ps []*policy.LoadPolicy) (begun, ended bool) {
 	does := map[string]bool{}
 	for _, p := range ps {
 		does[p.Name] = p.Spec.Does(policy.LoadCordon)
@@ -133,9 +132,6 @@ func (c *cordon) follow(caps []load.CapStatus, ps []*policy.LoadPolicy, now time
 		return false, false
 	}
 	begun, ended = next.Caps == "", why == ""
-	if begun {
-		next.Since = now
-	}
 	next.Caps = why
 	c.now.Store(&next)
 	return begun, ended

@@ -105,7 +105,7 @@ func (a *Agent) followLoad(ctx context.Context) {
 	t := time.NewTicker(2 * time.Second)
 	defer t.Stop()
 	for {
-		a.stepCordon(time.Now())
+		a.stepCordon()
 		select {
 		case <-ctx.Done():
 			return
@@ -114,9 +114,9 @@ func (a *Agent) followLoad(ctx context.Context) {
 	}
 }
 
-func (a *Agent) stepCordon(now time.Time) {
+func (a *Agent) stepCordon() {
 	ps := a.loadPolicies()
-	begun, ended := a.cordon.follow(a.watcher.Caps(), ps, now)
+	begun, ended := a.cordon.follow(a.watcher.Caps(), ps)
 	does := slices.IndexFunc(ps, func(p *policy.LoadPolicy) bool { return p.Spec.Does(policy.LoadCordon) })
 	var p *policy.LoadPolicy
 	if does >= 0 {

@@ -172,10 +172,10 @@ func TestCordon(t *testing.T) {
 	}
 	ps := setOf(t, strings.Replace(loadPolicy, "[alert]", "[cordon]", 1)).LoadPolicies()
 	over := []load.CapStatus{{Policy: "node", Cap: "memory", Limit: 85, State: "over", Since: time.Now()}}
-	if begun, ended := c.follow(over, ps, time.Now()); !begun || ended || !strings.Contains(c.why(), "memory is over the cap of 85% of policy node") {
+	if begun, ended := c.follow(over, ps); !begun || ended || !strings.Contains(c.why(), "memory is over the cap of 85% of policy node") {
 		t.Errorf("over: %v %v %q", begun, ended, c.why())
 	}
-	if begun, ended := c.follow(over, ps, time.Now()); begun || ended {
+	if begun, ended := c.follow(over, ps); begun || ended {
 		t.Error("told twice")
 	}
 	if n := testing.AllocsPerRun(100, func() { _ = new(cordon).why() }); n > 1 {
@@ -185,7 +185,7 @@ func TestCordon(t *testing.T) {
 		t.Fatal(err)
 	}
 	over[0].State = "calm"
-	if begun, ended := c.follow(over, ps, time.Now()); begun || !ended || !strings.Contains(c.why(), "cordoned by alice") || !strings.Contains(c.why(), "disk swap") {
+	if begun, ended := c.follow(over, ps); begun || !ended || !strings.Contains(c.why(), "cordoned by alice") || !strings.Contains(c.why(), "disk swap") {
 		t.Errorf("calm: %v %v %q", begun, ended, c.why())
 	}
 	again := new(cordon)
@@ -197,7 +197,7 @@ func TestCordon(t *testing.T) {
 	}
 	// One that alerts alone does not cordon.
 	over[0].State = "over"
-	if again.follow(over, setOf(t, loadPolicy).LoadPolicies(), time.Now()); again.why() != "" {
+	if again.follow(over, setOf(t, loadPolicy).LoadPolicies()); again.why() != "" {
 		t.Errorf("alert: %q", again.why())
 	}
 	if err := os.WriteFile(filepath.Join(dir, "cordon.json"), []byte("{"), 0o600); err != nil {

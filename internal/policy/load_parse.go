@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -287,7 +288,7 @@ func (d *decoder) moves(n *yaml.Node, at string, m *MoveSettings) {
 
 // checkHookWord takes what a command line gives back as one word.
 func checkHookWord(s string) (msg, fix string) {
-	if s == "" || len(s) > 1024 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+	if s == "" || len(s) > 1024 || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
 		return quote(s) + " is not one word", "write a program and its arguments as a list of words"
 	}
 	return "", ""

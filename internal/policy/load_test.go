@@ -148,6 +148,7 @@ func TestLoadErrors(t *testing.T) {
 		{"relative certificate", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2:2376, ca: ca.pem, cert: /c, key: /k}]"), `"ca.pem" is not the absolute path of a file`},
 		{"relative hook", loadDoc(caps, propose, movable, targets, "moves: {hook: [lb, web]}"), `spec.moves.hook: "lb" is not the absolute path of a program`},
 		{"hook of two words", loadDoc(caps, propose, movable, targets, `moves: {hook: ["/lb web"]}`), `"/lb web" is not one word`},
+		{"hook with a space that does not look like one", loadDoc(caps, propose, movable, targets, "moves: {hook: [/lb, \"a\u00a0b\"]}"), `is not one word`},
 		{"moves for nothing", with("moves: {copyVolumes: true}"), `spec.moves says nothing without the action propose or migrate`},
 		{"action typo", loadDoc(caps, "actions: [alrt]"), `spec.actions[0]: there is no action "alrt"; fix: did you mean alert?`},
 		{"action twice", loadDoc(caps, "actions: [alert, alert]"), `"alert" is listed twice`},

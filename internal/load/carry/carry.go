@@ -262,26 +262,30 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 	if p.Spec.Does(policy.LoadMigrate) {
 		q.State, q.By, q.Decided = Approved, "policy "+p.Name, now
 	}
+	note := Note{Event: EventProposed, Policy: p.Name, Plan: q.ID, By: q.By, Text: q.text()}
+	goes := q.State == Approved
+	if goes {
+		note.Event = EventApproved
+	}
 	c.mu.Lock()
-	c.l.Proposals = append(c.l.Proposals, q)
+	c.l.Proposals = append(c.l.Proposals, q) // from here on somebody may decide on it
 	delete(c.noPlan, p.Name)
 	err = c.save()
+	if err != nil {
+		c.l.Proposals = c.l.Proposals[:len(c.l.Proposals)-1]
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return
 	}
-	event := EventProposed
-	if q.State == Approved {
-		event = EventApproved
-	}
-	c.tell(Note{Event: event, Policy: p.Name, Plan: q.ID, By: q.By, Text: c.proposalText(q)})
-	if q.State == Approved {
+	c.tell(note)
+	if goes {
 		c.advanceWith(ctx, p, q, s, movers)
 	}
 }
 
-// proposalText says a plan in one sentence.
-func (c *Carrier) proposalText(q *Proposal) string {
+// text says a plan in one sentence.
+func (q *Proposal) text() string {
 	var moves []string
 	for i := range q.Moves {
 		moves = append(moves, strings.Join(q.Moves[i].Names, " + ")+" to "+q.Moves[i].To)
