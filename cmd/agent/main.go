@@ -125,6 +125,7 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 		"every system call of the host gets slower (docs/benchmarks.md)")
 	f.DurationVar(&cfg.CanaryEvery, "canary-every", 0, "time between two tests of whether a denial works (default 1m)")
 	f.Int64Var(&cfg.JournalBytes, "journal-bytes", 0, "bound of the journal (default 256 MiB)")
+	f.StringVar(&cfg.Mover, "mover", "", `path of belay, which moves containers for LoadPolicies (default: beside the agent, or /usr/bin/belay; "none" moves nothing)`)
 	f.StringVar(&cfg.Scanner, "scanner", "", `path of belay-scanner, which reads images in a sandbox (default: beside the agent; "none" scans no image)`)
 	f.StringVar(&cfg.VulnDB, "vuln-db", "", "vulnerability database, used anew when it changes (default vuln.db in --state-dir)")
 	f.StringVar(&cfg.ScansGroup, "scans-group", "", `group that may ask for scans, as far as access policies let it, on scans.sock in --run-dir; "*" for every user (default: root only)`)

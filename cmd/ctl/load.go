@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -11,13 +13,15 @@ import (
 )
 
 func loadCommand(t *terminal) *cobra.Command {
-	return group("load", "See how full this node is, plan which containers leave a full one",
+	return group("load", "See how full this node is, and have containers leave a full one",
 		`load has what is about nodes that are full. status shows this one, by the LoadPolicies
-in force. What may be moved, and how it is decided, is in docs/load-planning.md.
-Nothing is moved by these commands.`,
+in force, with the plans and moves that they led to; plan and explain say what could
+leave it and why; approve and refuse decide on a plan; cordon keeps new containers away.
+What may be moved, and how it is decided, is in docs/load-planning.md.`,
 		`  belay load status
-  belay load plan --file state.json`,
-		loadStatusCommand(t), loadPlanCommand(t))
+  belay load explain web
+  belay load approve 4f1c22ab`,
+		loadStatusCommand(t), loadPlanCommand(t), loadExplainCommand(t), loadDecideCommand(t, true), loadDecideCommand(t, false), loadCordonCommand(t, true), loadCordonCommand(t, false))
 }
 
 func loadStatusCommand(t *terminal) *cobra.Command {
@@ -34,7 +38,10 @@ STATE of a cap:
 Of a container, a value after a slash is its own limit. PRESSURE is the percentage of time
 in which some of its tasks waited for cpu, memory and io.
 
-Without a LoadPolicy nothing is sampled, and there is nothing to show.`,
+Without a LoadPolicy nothing is sampled, and there is nothing to show.
+
+Below it are, if there are any: why no new containers start here (cordon), plans with what
+became of each move, and moves that the agent has started. belay move list has all moves.`,
 		Example: `  belay load status
   belay load status -o json | jq -r '.caps[] | select(.state == "over") | .cap'`,
 		Args: noArguments,
@@ -43,10 +50,23 @@ Without a LoadPolicy nothing is sampled, and there is nothing to show.`,
 			if err != nil {
 				return err
 			}
+			moves, err := t.client().LoadMoves(cmd.Context())
+			if e, ok := errors.AsType[*control.Error](err); ok && (e.Status == http.StatusNotImplemented || e.Status == http.StatusNotFound) {
+				moves, err = nil, nil // an agent that moves nothing
+			}
+			if err != nil {
+				return err
+			}
 			if t.output == formatJSON {
-				return t.writeJSON(st)
+				return t.writeJSON(struct {
+					*control.LoadStatus
+					Moves *control.LoadMoves `json:"moves,omitempty"`
+				}{st, moves})
 			}
 			t.writeLoad(st)
+			if moves != nil {
+				t.writeLoadMoves(moves)
+			}
 			return nil
 		},
 	}

@@ -14,32 +14,48 @@ import (
 )
 
 func loadPlanCommand(t *terminal) *cobra.Command {
-	var file string
-	var targets bool
+	var file, policy string
+	var targets, state bool
 	cmd := &cobra.Command{
-		Use:   "plan --file STATE.json",
-		Short: "Plan from a described state which containers should leave full nodes; needs no agent",
-		Long: `plan reads nodes, their readings and their containers from a file, and says for every
-node over a cap which containers should leave it, where each should go, and why; and for
-every other container why it stays. It moves nothing. "-" reads standard input.
+		Use:   "plan [--file STATE.json]",
+		Short: "Plan which containers should leave this node, or full nodes that a file describes",
+		Long: `plan has the agent describe this node and ask the targets of the LoadPolicy, and says
+which containers should leave it, where each should go, and why; and for every other
+container why it stays. With --file it reads nodes, their readings and their containers
+from a file, and needs no agent; "-" reads standard input. It moves nothing.
 
 The plan is the smallest set of movable containers that brings the node below its caps.
 Limits and maintenance windows do not change it: they say which moves may start now. What
 the file may say, and what is movable, is in docs/load-planning.md.
 
 The exit status is 1 if a node is over a cap and no moves would bring it below.`,
-		Example: `  belay load plan --file state.json
-  belay load plan --file state.json --targets
+		Example: `  belay load plan --targets
+  belay load plan --state > state.json
+  belay load plan --file state.json
   belay load plan --file - -o json < state.json`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if file == "" {
-				return errors.New("want --file STATE.json: the agent does not describe its node yet")
+			if file != "" && (policy != "" || state) {
+				return errors.New("--policy and --state are about this node: leave out --file")
 			}
 			return noArguments(cmd, args)
 		},
-		RunE: func(*cobra.Command, []string) error { return t.loadPlan(file, targets) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file != "" {
+				return t.loadPlan(file, targets)
+			}
+			s, err := t.client().LoadState(cmd.Context(), policy)
+			if err != nil {
+				return err
+			}
+			if state {
+				return t.writeJSON(s)
+			}
+			return t.makePlan(s, targets, "this node")
+		},
 	}
 	cmd.Flags().StringVar(&file, "file", "", "`file` with the state, in JSON")
+	cmd.Flags().StringVar(&policy, "policy", "", "`name` of the LoadPolicy, if several plan moves")
+	cmd.Flags().BoolVar(&state, "state", false, "write the state that the plan is made from, for --file")
 	cmd.Flags().BoolVar(&targets, "targets", false, "also say of each target why it takes a container or not")
 	return cmd
 }
@@ -53,10 +69,15 @@ func (t *terminal) loadPlan(file string, targets bool) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	return t.makePlan(s, targets, file)
+}
+
+// makePlan makes a plan and shows it; what names where its state is from.
+func (t *terminal) makePlan(s *plan.State, targets bool, what string) error {
 	s.Reasons = s.Reasons || targets
 	p, err := plan.Make(s)
 	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	if t.output == formatJSON {
 		if err := t.writeJSON(p); err != nil {

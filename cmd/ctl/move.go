@@ -18,6 +18,7 @@ import (
 // moveFlags are the flags of belay move.
 type moveFlags struct {
 	dir, hook string
+	id        string // of the move, from who started this one
 	from, to  engine.Address
 	dryRun    bool
 	s         move.Settings
@@ -74,13 +75,17 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 	fl.DurationVar(&f.s.Healthy, "healthy", 5*time.Minute, "`time` in which the copy has to be healthy")
 	fl.DurationVar(&f.s.Settle, "settle", 10*time.Second, "`time` that a copy without a health check has to run")
 	fl.DurationVar(&f.s.Keep, "keep", 24*time.Hour, "`time` for which the stopped source is kept; 0 removes it at once")
+	fl.StringVar(&f.id, "id", "", "`ID` of the move, 16 hexadecimal digits; for who starts this command")
+	if err := fl.MarkHidden("id"); err != nil {
+		panic(err) // it is there
+	}
 	cmd.PersistentFlags().StringVar(&f.dir, "state-dir", "/var/lib/belay/moves", "`directory` of the journals of moves")
 	cmd.AddCommand(t.moveResume(f), t.moveAbort(f), t.moveFinish(f), t.moveList(f))
 	return cmd
 }
 
 func (t *terminal) mover(f *moveFlags) *move.Mover {
-	return move.New(move.Options{Dir: f.dir, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now})
+	return move.New(move.Options{Dir: f.dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now})
 }
 
 // moveProgress writes a line for each step, and for bytes at most one a second.

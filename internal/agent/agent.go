@@ -26,6 +26,7 @@ import (
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/load"
+	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/telemetry"
@@ -59,6 +60,10 @@ type Agent struct {
 	docker   *workload.Docker // nil: no engine is followed
 	watcher  *load.Watcher    // how full the node is
 	notifier *load.Notifier   // delivers its alerts
+	cordon   cordon           // whether new containers start here
+	ungated  bool             // it should and cannot; of stepCordon, which one goroutine runs
+	nodes    nodes            // describes this node
+	carrier  *carry.Carrier   // moves containers away; nil: its ledger cannot be read
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
 	own      own   // what the agent may take itself
@@ -150,6 +155,7 @@ func (a *Agent) open() error {
 	}
 	a.openTokens()
 	a.openLoad()
+	a.openMoves()
 	if err := a.policies.load(false); err != nil {
 		if a.policies.current() == nil {
 			return fmt.Errorf("policies in %s: %w", a.cfg.PolicyDir, err)
@@ -315,6 +321,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error { return a.notifier.Run(ctx) })
+	g.Go(func() error { a.followLoad(ctx); return nil })
+	if a.carrier != nil {
+		g.Go(func() error { return a.carrier.Run(ctx) })
+	}
 	if a.cfg.gate() {
 		g.Go(func() error { a.runGate(ctx); return nil })
 		g.Go(func() error { a.serveFactor(ctx); return nil })

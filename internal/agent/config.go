@@ -74,6 +74,9 @@ type Config struct {
 	EnrolByRoot bool
 	// Scanner is the path of belay-scanner: the one beside the agent. "none" scans no image.
 	Scanner string
+	// Mover is the path of belay, whose move command carries out moves that LoadPolicies ask for: the
+	// one beside the agent, or /usr/bin/belay. "none" moves nothing.
+	Mover string
 	// VulnDB is the vulnerability database; vuln.db in StateDir.
 	VulnDB string
 	// DockerRoot is the engine's data, where images are read; /var/lib/docker.
@@ -171,6 +174,8 @@ func (c *Config) setsFile() string    { return filepath.Join(c.StateDir, "sets.j
 func (c *Config) bindingsDir() string { return filepath.Join(c.StateDir, "bindings") }
 func (c *Config) scansSocket() string { return filepath.Join(c.RunDir, ci.SocketName) }
 func (c *Config) scansDir() string    { return filepath.Join(c.StateDir, "scans") }
+func (c *Config) movesDir() string    { return filepath.Join(c.StateDir, "moves") }
+func (c *Config) moveLedger() string  { return filepath.Join(c.StateDir, "load-ledger.json") }
 func (c *Config) imagesDir() string   { return filepath.Join(c.StateDir, "inventories") }
 func (c *Config) layersDir() string   { return filepath.Join(c.StateDir, "layers") }
 func (c *Config) usesDir() string     { return filepath.Join(c.StateDir, "uses") }

@@ -151,7 +151,6 @@ func readDocuments(dir string, overlay map[string][]byte) ([]storedPolicy, polic
 			errs = append(errs, asPolicyErrors(f, err)...)
 			continue
 		}
-		errs = append(errs, refuseLoads(&docs)...)
 		for _, e := range docs.Entries() {
 			d := storedPolicy{Entry: e, text: canonical(&e)}
 			if text, _, _, err := policy.CutDocument(data, e.Line); err == nil {
@@ -174,7 +173,6 @@ func parseGiven(files []control.ChangeFile) ([]target, error) {
 			errs = append(errs, asPolicyErrors(f.Name, err)...)
 			continue
 		}
-		errs = append(errs, refuseLoads(&docs)...)
 		for _, e := range docs.Entries() {
 			if other, twice := seen[e.Name]; twice {
 				errs = append(errs, &policy.Error{File: f.Name, Line: e.Line, Msg: fmt.Sprintf("policy %q is in %s too", e.Name, other), Fix: "leave one out"})

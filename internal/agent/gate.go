@@ -91,7 +91,7 @@ func (a *Agent) gateOptions() (proxy.Options, error) {
 	o := proxy.Options{
 		Upstream: upstream, Socket: a.cfg.GateSocket, Mode: mode, Policies: a.gateRules, Workload: gateWorkload{a},
 		Recorder: a, Health: a.health, Log: a.log, TLS: a.cfg.GateTLS, Tickets: a.tickets, Binder: a.binder,
-		Elevations: &a.elevations, Tokens: a.tokens, Images: a.images,
+		Elevations: &a.elevations, Tokens: a.tokens, Images: a.images, Node: a.nodes.describeJSON, Cordon: a.cordon.why,
 	}
 	if a.cfg.GateGroup != "" {
 		o.GID, err = groupID(a.cfg.GateGroup)

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -36,26 +34,22 @@ func TestLoadPolicyTaken(t *testing.T) {
 	}
 }
 
-// TestLoadActionsRefused: nothing cordons, proposes or moves, so no policy that wants it is
-// taken, whichever way it comes, and what is in force stays in force.
-func TestLoadActionsRefused(t *testing.T) {
+// TestLoadActionsTaken: policies that cordon and plan moves are in force too, but only root of the
+// host sets those whose targets get containers.
+func TestLoadActionsTaken(t *testing.T) {
 	cordon := strings.Replace(loadPolicy, "[alert]", "[alert, cordon]", 1)
-	propose := strings.Replace(loadPolicy, "[alert]}", "[propose], movable: {names: ['*']}, targets: [{name: b, cpus: 1, memory: 1Gi}]}", 1)
-	for act, text := range map[string]string{"cordon": cordon, "propose": propose} {
-		m := newManaged(t, "", map[string]string{"a.yaml": admins})
-		want := `policy "node" has the action ` + act + `, which is not built yet: this agent watches and alerts; fix: write actions: [alert]`
-		if _, err := m.apply(rootCaller, text); err == nil || !strings.Contains(err.Error(), "given.yaml:1: "+want) {
-			t.Errorf("apply: got %v, want %s", err, want)
+	migrate := strings.Replace(loadPolicy, "[alert]}", "[migrate], movable: {names: ['*']}, targets: [{name: b, engine: 'unix:///run/b'}]}", 1)
+	for act, text := range map[string]string{"alert,cordon": cordon, "migrate": migrate, "propose": strings.Replace(migrate, "migrate", "propose", 1)} {
+		m := newManaged(t, "", map[string]string{"a.yaml": strings.Replace(admins, "users: [root]", "users: [root, alice]", 1)})
+		_, err := m.apply(alice, text)
+		if plans := act != "alert,cordon"; plans != (err != nil && strings.Contains(err.Error(), "only root of the host may set it")) {
+			t.Errorf("%s by alice: got %v", act, err)
 		}
-		file := filepath.Join(m.policies.dir, "load.yaml")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+		if _, err := m.apply(rootCaller, text); err != nil {
+			t.Errorf("%s by root: %v", act, err)
 		}
-		if err := m.manager.reload(true); err == nil || !strings.Contains(err.Error(), file+":1: "+want) {
-			t.Errorf("reload: got %v, want %s", err, want)
-		}
-		if set := m.policies.current(); set.Len() != 1 || len(set.LoadPolicies()) != 0 {
-			t.Errorf("in force are %s", set.Canonical())
+		if got := m.policies.current().LoadPolicies(); len(got) != 1 || loadMode(got[0]) != act {
+			t.Errorf("%s: in force are %+v", act, got)
 		}
 	}
 }

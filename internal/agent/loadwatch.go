@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"encoding/hex"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -15,24 +14,6 @@ import (
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/telemetry"
 )
-
-// refuseLoads is an error for each LoadPolicy that asks for what nothing here does: a policy that
-// is taken and does half would be a promise that is not kept.
-func refuseLoads(docs *policy.Documents) policy.Errors {
-	var errs policy.Errors
-	for _, p := range docs.Loads {
-		for _, act := range p.Spec.Actions {
-			if act == policy.LoadAlert {
-				continue
-			}
-			errs = append(errs, &policy.Error{
-				File: p.File, Line: p.Line, Msg: fmt.Sprintf("policy %q has the action %s, which is not built yet: this agent watches and alerts", p.Name, act),
-				Fix: "write actions: [alert], without movable, targets, limits and windows",
-			})
-		}
-	}
-	return errs
-}
 
 // openLoad makes the watcher and what delivers its alerts. Neither does anything yet.
 func (a *Agent) openLoad() {
@@ -72,6 +53,9 @@ func (a *Agent) loadSubjects() ([]load.Subject, error) {
 func (a *Agent) tellLoad(al *load.Alert, p *policy.LoadPolicy) {
 	a.journal.Append(a.loadRecord(al))
 	a.notifier.Offer(al, p)
+	if a.carrier != nil && al.Container == nil && (al.Event == load.EventOver || al.Event == load.EventRelieved) {
+		a.carrier.Nudge()
+	}
 }
 
 // maxLoadError bounds what the kernel, or a path, makes of an error in a record.
@@ -92,7 +76,12 @@ func (a *Agent) loadRecord(al *load.Alert) *journal.Record {
 	if al.Container != nil {
 		r.Container = &journal.Container{ID: al.Container.ID, Name: al.Container.Name, Image: al.Container.Image, Class: "container"}
 	}
-	r.Policy = &journal.Policy{Name: al.Policy, Revision: al.Revision, Rule: "caps." + al.Cap, Mode: "audit"}
+	if al.Policy != "" { // else somebody has done it by hand
+		r.Policy = &journal.Policy{Name: al.Policy, Revision: al.Revision, Rule: "caps." + al.Cap, Mode: "audit"}
+	}
+	if al.Message != "" && r.Policy != nil {
+		r.Policy.Rule = "actions"
+	}
 	return r
 }
 
@@ -156,11 +145,17 @@ func loadMode(p *policy.LoadPolicy) string {
 	return strings.Join(acts, ",")
 }
 
-// lacksRight says why a caller may not set a LoadPolicy; empty: it may. The email program runs
-// as root, so root of the host alone chooses it.
+// lacksRight says why a caller may not set a LoadPolicy; empty: it may. The email program and the
+// hook run as root, and containers go to targets with their environment, so root of the host alone
+// chooses them.
 func lacksRight(who *control.Caller, p *policy.LoadPolicy) string {
-	if p.Spec.Alerts.EmailCommand == "" || isHostRoot(&who.Subject) {
+	switch {
+	case isHostRoot(&who.Subject):
 		return ""
+	case p.Spec.Alerts.EmailCommand != "":
+		return "alerts.email.command is run as root, so only root of the host may set it; fix: have root apply the policy, or use alerts.webhook"
+	case p.Spec.Plans():
+		return "containers go to its targets with their environment values, so only root of the host may set it; fix: have root apply the policy"
 	}
-	return "alerts.email.command is run as root, so only root of the host may set it; fix: have root apply the policy, or use alerts.webhook"
+	return ""
 }

@@ -77,6 +77,7 @@ var Packages = []Package{
 	{Path: "internal/scan/ci", Row: RowFeature},
 	{Path: "internal/load", Row: RowFeature},
 	{Path: "internal/load/move", Row: RowFeature},
+	{Path: "internal/load/carry", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/load/engine", Row: RowAdapter},
@@ -154,7 +155,7 @@ var Bans = []Ban{
 	{
 		Import:  "os/exec",
 		Allowed: []string{"internal/sandbox/spawn", "internal/gate/takeover", "internal/archtest/depstest", "tools", "test"},
-		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may (and, beside it, what runs the one program that root names for mail), and the command that moves the gate, which asks systemd",
+		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may (and, beside it, what runs the programs that root names: for mail, the mover, its hook), and the command that moves the gate, which asks systemd",
 	},
 	{
 		Import: "github.com/cilium/ebpf", Allowed: []string{"internal/enforce"}, TestsToo: true,

@@ -202,9 +202,9 @@ func (s *Server) routes() []route {
 	case s.rates != nil:
 		return manageRoutes
 	case s.manage != nil && s.tokens != nil:
-		return slices.Concat(routes, manageRoutes, tokenRoutes)
+		return slices.Concat(routes, loadRoutes, manageRoutes, tokenRoutes)
 	case s.manage != nil:
-		return slices.Concat(routes, manageRoutes)
+		return slices.Concat(routes, loadRoutes, manageRoutes)
 	}
 	return routes
 }

@@ -78,11 +78,14 @@ func (s *Server) rootCaller(ctx context.Context) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if who.Subject.Kind != apicall.User || who.Subject.UID != 0 {
+	if !isRoot(who) {
 		return nil, fmt.Errorf("%w: only root of the host may make, list and revoke tokens; fix: run the command as root", ErrForbidden)
 	}
 	return who, nil
 }
+
+// isRoot reports whether root of the host asks.
+func isRoot(who *Caller) bool { return who.Subject.Kind == apicall.User && who.Subject.UID == 0 }
 
 func (s *Server) tokenRequest(r *http.Request) (*Caller, *TokenRequest, error) {
 	who, err := s.rootCaller(r.Context())

@@ -79,6 +79,9 @@ type Alert struct {
 	// Causes are the containers that grew most, first the one that grew by most.
 	Causes []Cause
 	Error  string // why it cannot be read
+	// Message is the text of an alert that is about moves or the cordon; empty: the fields above
+	// say it.
+	Message string
 }
 
 // Cause is a container's part in a reading.
@@ -93,6 +96,7 @@ type Cause struct {
 // reading is what a resource is at a moment.
 type reading struct {
 	percent float64
+	of      uint64 // what the node has of it, of disks alone
 	where   string
 	err     error
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -205,7 +206,7 @@ func fullest(r *reading, used, of uint64, path string) {
 		return
 	}
 	if p := share(used, of); r.err != nil || p > r.percent {
-		*r = reading{percent: p, where: path}
+		*r = reading{percent: p, of: of, where: path}
 	}
 }
 
@@ -281,6 +282,23 @@ func (n *node) before(over time.Duration) *counters {
 		}
 	}
 	return best
+}
+
+// capacity is how much there is of what a reading is of. CPU is in billionths of one.
+func (n *node) capacity(r Resource, got reading) uint64 {
+	if r > PIDs {
+		return got.of
+	}
+	for _, p := range n.places {
+		if p.cgroup == got.where {
+			return p.capacity(r)
+		}
+	}
+	return [...]uint64{CPU: uint64(runtime.NumCPU()) * 1e9, Memory: n.memTotal, PIDs: n.maxTasks}[r] //nolint:gosec // not negative
+}
+
+func (p *place) capacity(r Resource) uint64 {
+	return [...]uint64{CPU: uint64(p.cpus * 1e9), Memory: p.memoryMax, PIDs: p.pidsMax}[r]
 }
 
 // netRate returns bytes a second over rateOver; 0 while it is not known.

@@ -9,6 +9,9 @@ import (
 // Text says an alert in one sentence. Names of containers in it were chosen by who made
 // them; whoever shows it escapes them.
 func (a *Alert) Text() string {
+	if a.Message != "" {
+		return a.Message
+	}
 	what := a.Cap
 	if a.Container != nil {
 		what += " of container " + a.Container.shown() + ", of its own limit,"

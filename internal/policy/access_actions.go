@@ -6,7 +6,7 @@ import (
 )
 
 // actions is every action that a rule can name, sorted: those of the daemon's API, and
-// what concerns the policies themselves and the agent's scans. The request parser has the
+// what concerns the policies themselves, the agent's scans and its description of the node. The request parser has the
 // same list in its table of routes, and a test of its own compares the two.
 var actions = []string{
 	"build.cancel",
@@ -86,6 +86,7 @@ var actions = []string{
 	"node.delete",
 	"node.inspect",
 	"node.list",
+	"node.read",
 	"node.update",
 	"plugin.create",
 	"plugin.delete",

@@ -44,7 +44,8 @@ type LoadSpec struct {
 	Movable Movable
 	Targets []LoadTarget
 	Limits  MoveLimits
-	// Windows are when moves may be proposed; none is always.
+	Moves   MoveSettings
+	// Windows are when moves may start; none is always.
 	Windows []Window
 	Alerts  Alerts
 }
@@ -72,10 +73,8 @@ const (
 	LoadAlert   LoadAction = "alert"   // tell the administrator
 	LoadCordon  LoadAction = "cordon"  // start no new containers here
 	LoadPropose LoadAction = "propose" // plan moves and wait for approval
+	LoadMigrate LoadAction = "migrate" // plan moves and carry them out
 )
-
-// loadMigrate is the action that is part of the language and has no code yet.
-const loadMigrate = "migrate"
 
 // Movable says which containers moves may be planned for. All that is set must hold;
 // nothing set is no container: whoever writes the policy has to say which.
@@ -101,13 +100,27 @@ func (m *Movable) Matches(name, image string, labels map[string]string) bool {
 	return len(m.Names) == 0 || slices.ContainsFunc(m.Names, func(g string) bool { return matchGlob(g, name) })
 }
 
-// LoadTarget is another node that may take containers, and what it has.
+// LoadTarget is another node that may take containers: the gate in front of its engine.
 type LoadTarget struct {
-	Name         string
-	NanoCPUs     int64  // billionths of a CPU
-	MemoryBytes  int64  // bytes
-	Architecture string // GOARCH; empty: that of this node
+	Name   string
+	Engine string // tcp://host:port or unix:///path, of its gate
+	// Files in PEM, for tcp: the authority that signed the gate's certificate, and our own
+	// certificate and key.
+	CA, Cert, Key string
+	// NanoCPUs and MemoryBytes bound what of it counts, in billionths of a CPU and bytes; 0: all
+	// that it says it has.
+	NanoCPUs     int64
+	MemoryBytes  int64
+	Architecture string // GOARCH that it must have; empty: whichever it says
 	Line         int
+}
+
+// MoveSettings say how containers are moved. See docs/moving.md.
+type MoveSettings struct {
+	CopyVolumes, LoseLayer, SplitNetworks bool
+	Image                                 string   // auto, pull or stream
+	Hook                                  []string // a program of root's with its first arguments; empty: none
+	Drain, Healthy, Settle, Keep          time.Duration
 }
 
 // MoveLimits bound how much may be moved.
@@ -135,7 +148,7 @@ func (w *Window) Contains(t time.Time) bool {
 	return w.Days[day] && m >= w.From || w.Days[(day+6)%7] && m < w.To
 }
 
-// Open reports whether moves may be proposed at t.
+// Open reports whether moves may start at t.
 func (s *LoadSpec) Open(t time.Time) bool {
 	return len(s.Windows) == 0 || slices.ContainsFunc(s.Windows, func(w Window) bool { return w.Contains(t) })
 }
@@ -157,7 +170,13 @@ const (
 	DefaultAtOnce       = 1
 	DefaultPerHour      = 4
 	DefaultPerContainer = time.Hour
+	DefaultHealthy      = 5 * time.Minute
+	DefaultSettle       = 10 * time.Second
+	DefaultKeep         = 24 * time.Hour
 )
+
+// Plans reports whether the policy has moves planned: to be approved, or carried out.
+func (s *LoadSpec) Plans() bool { return s.Does(LoadPropose) || s.Does(LoadMigrate) }
 
 // Does reports whether the policy lists the action.
 func (s *LoadSpec) Does(a LoadAction) bool { return slices.Contains(s.Actions, a) }
@@ -221,6 +240,7 @@ type canonLoadSpec struct {
 	Movable    *Movable      `yaml:"movable,omitempty"`
 	Targets    []canonTarget `yaml:"targets,omitempty"`
 	Limits     *canonLimits  `yaml:"limits,omitempty"`
+	Moves      *canonMoves   `yaml:"moves,omitempty"`
 	Windows    []canonWindow `yaml:"windows,omitempty"`
 	Alerts     *canonAlerts  `yaml:"alerts,omitempty"`
 }
@@ -232,9 +252,25 @@ type canonLoadCaps struct {
 
 type canonTarget struct {
 	Name         string `yaml:"name"`
-	CPUs         string `yaml:"cpus"`
-	Memory       string `yaml:"memory"`
+	Engine       string `yaml:"engine"`
+	CA           string `yaml:"ca,omitempty"`
+	Cert         string `yaml:"cert,omitempty"`
+	Key          string `yaml:"key,omitempty"`
+	CPUs         string `yaml:"cpus,omitempty"`
+	Memory       string `yaml:"memory,omitempty"`
 	Architecture string `yaml:"architecture,omitempty"`
+}
+
+type canonMoves struct {
+	CopyVolumes   bool     `yaml:"copyVolumes"`
+	LoseLayer     bool     `yaml:"loseLayer"`
+	SplitNetworks bool     `yaml:"splitNetworks"`
+	Image         string   `yaml:"image"`
+	Hook          []string `yaml:"hook,omitempty"`
+	Drain         string   `yaml:"drain"`
+	Healthy       string   `yaml:"healthy"`
+	Settle        string   `yaml:"settle"`
+	Keep          string   `yaml:"keep"`
 }
 
 type canonLimits struct {
@@ -278,12 +314,21 @@ func (p *LoadPolicy) Canonical() []byte {
 			d.Spec.Caps.Flat[c.Name] = text
 		}
 	}
-	if s.Does(LoadPropose) {
+	if s.Plans() {
 		d.Spec.Movable = &s.Movable
 		d.Spec.Limits = &canonLimits{s.Limits.AtOnce, s.Limits.PerHour, s.Limits.PerContainer.String()}
+		m := &s.Moves
+		d.Spec.Moves = &canonMoves{m.CopyVolumes, m.LoseLayer, m.SplitNetworks, m.Image, m.Hook, m.Drain.String(), m.Healthy.String(), m.Settle.String(), m.Keep.String()}
 	}
 	for _, t := range s.Targets {
-		d.Spec.Targets = append(d.Spec.Targets, canonTarget{t.Name, formatCPUs(t.NanoCPUs), formatBytes(t.MemoryBytes), t.Architecture})
+		c := canonTarget{Name: t.Name, Engine: t.Engine, CA: t.CA, Cert: t.Cert, Key: t.Key, Architecture: t.Architecture}
+		if t.NanoCPUs > 0 {
+			c.CPUs = formatCPUs(t.NanoCPUs)
+		}
+		if t.MemoryBytes > 0 {
+			c.Memory = formatBytes(t.MemoryBytes)
+		}
+		d.Spec.Targets = append(d.Spec.Targets, c)
 	}
 	for _, w := range s.Windows {
 		c := canonWindow{From: clock(w.From), To: clock(w.To)}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -30,10 +31,13 @@ var loadHome = map[string]string{
 	"apiVersion": topLevel, "kind": topLevel, "metadata": topLevel, "spec": topLevel,
 	"annotations": "metadata",
 	"caps":        "spec", "hysteresis": "spec", "for": "spec", "coolDown": "spec", "actions": "spec", "movable": "spec",
-	"targets": "spec", "limits": "spec", "windows": "spec", "alerts": "spec",
+	"targets": "spec", "limits": "spec", "windows": "spec", "alerts": "spec", "moves": "spec",
 	"pids": "spec.caps", "disk": "spec.caps", "inodes": "spec.caps", "psi": "spec.caps", "cpu": "spec.caps", "io": "spec.caps.psi",
 	"images": "spec.movable", "labels": "spec.movable", "names": "spec.movable",
+	"engine": "spec.targets[]", "ca": "spec.targets[]", "cert": "spec.targets[]", "key": "spec.targets[]",
 	"cpus": "spec.targets[]", "architecture": "spec.targets[]",
+	"copyVolumes": "spec.moves", "loseLayer": "spec.moves", "splitNetworks": "spec.moves", "image": "spec.moves", "hook": "spec.moves",
+	"drain": "spec.moves", "healthy": "spec.moves", "settle": "spec.moves", "keep": "spec.moves",
 	"atOnce": "spec.limits", "perHour": "spec.limits", "perContainer": "spec.limits",
 	"days": "spec.windows[]", "from": "spec.windows[]",
 	"webhook": "spec.alerts", "email": "spec.alerts", "command": "spec.alerts.email",
@@ -59,6 +63,7 @@ func parseLoad(file string, root *yaml.Node) (*LoadPolicy, Errors) {
 func (d *decoder) loadSpec(n *yaml.Node, at string, s *LoadSpec) {
 	s.Hysteresis, s.For, s.CoolDown = DefaultHysteresis, DefaultLoadFor, DefaultCoolDown
 	s.Limits = MoveLimits{DefaultAtOnce, DefaultPerHour, DefaultPerContainer}
+	s.Moves = MoveSettings{Image: "auto", Healthy: DefaultHealthy, Settle: DefaultSettle, Keep: DefaultKeep}
 	l := &s.Limits
 	d.object(n, at, []field{
 		{"caps", true, func(n *yaml.Node, at string) { d.caps(n, at, s) }},
@@ -81,6 +86,7 @@ func (d *decoder) loadSpec(n *yaml.Node, at string, s *LoadSpec) {
 				{"perContainer", false, d.duration(&l.PerContainer, time.Minute, maxCoolDown)},
 			})
 		}},
+		{"moves", false, func(n *yaml.Node, at string) { d.moves(n, at, &s.Moves) }},
 		{"windows", false, d.each(maxWindows, func(n *yaml.Node, at string) { d.window(n, at, s) })},
 		{"alerts", false, func(n *yaml.Node, at string) { d.alerts(n, at, &s.Alerts) }},
 	})
@@ -97,17 +103,24 @@ func (d *decoder) checkLoad(n *yaml.Node, s *LoadSpec) {
 				"spec.caps.%s is %d%% and spec.hysteresis %d%%: the node could never count as relieved", c.Name, c.Percent, s.Hysteresis)
 		}
 	}
-	if s.Does(LoadPropose) {
+	if s.Does(LoadPropose) && s.Does(LoadMigrate) {
+		d.failAt("spec.actions", "leave out one of the two", "migrate carries out what propose would wait for")
+	}
+	if s.Plans() {
+		act := LoadPropose
+		if s.Does(LoadMigrate) {
+			act = LoadMigrate
+		}
 		if s.Movable.Empty() {
-			d.fail(n, "add movable: with labels, images or names", "the action propose has nothing to propose: no container is movable")
+			d.fail(n, "add movable: with labels, images or names", "the action %s has nothing to move: no container is movable", act)
 		}
 		if len(s.Targets) == 0 {
-			d.fail(n, "add targets:", "the action propose has nothing to propose: there is no target")
+			d.fail(n, "add targets:", "the action %s has nothing to move to: there is no target", act)
 		}
 	} else {
-		for _, f := range []string{"movable", "targets", "limits", "windows"} {
+		for _, f := range []string{"movable", "targets", "limits", "moves", "windows"} {
 			if d.nodes["spec."+f] != nil {
-				d.failAt("spec."+f, "add propose to spec.actions, or delete the line", "spec.%s says nothing without the action propose", f)
+				d.failAt("spec."+f, "add propose or migrate to spec.actions, or delete the line", "spec.%s says nothing without the action propose or migrate", f)
 			}
 		}
 	}
@@ -117,11 +130,8 @@ func (d *decoder) checkLoad(n *yaml.Node, s *LoadSpec) {
 }
 
 func addAction(s *LoadSpec, w string) (msg, fix string) {
-	words := []string{string(LoadAlert), string(LoadCordon), string(LoadPropose)}
-	switch {
-	case w == loadMigrate:
-		return "migrate is not built yet: Belay does not move containers by itself", "write propose, and move what it proposes by hand"
-	case !slices.Contains(words, w):
+	words := []string{string(LoadAlert), string(LoadCordon), string(LoadPropose), string(LoadMigrate)}
+	if !slices.Contains(words, w) {
 		fix = "write " + oneOf(words)
 		if g, ok := closest(w, words); ok {
 			fix = "did you mean " + g + "?"
@@ -205,16 +215,83 @@ func (d *decoder) loadTarget(n *yaml.Node, at string, s *LoadSpec) {
 	t := LoadTarget{Line: n.Line}
 	d.object(n, at, []field{
 		{"name", true, d.text(&t.Name, checkHostName)},
-		{"cpus", true, d.cpus(&t.NanoCPUs)},
-		{"memory", true, d.size(&t.MemoryBytes)},
+		{"engine", true, d.text(&t.Engine, checkEngine)},
+		{"ca", false, d.text(&t.CA, checkFile)},
+		{"cert", false, d.text(&t.Cert, checkFile)},
+		{"key", false, d.text(&t.Key, checkFile)},
+		{"cpus", false, d.cpus(&t.NanoCPUs)},
+		{"memory", false, d.size(&t.MemoryBytes)},
 		{"architecture", false, d.enum([]string{"amd64", "arm64"}, func(w string) { t.Architecture = w })},
 	})
+	files := t.CA != "" && t.Cert != "" && t.Key != ""
+	switch {
+	case strings.HasPrefix(t.Engine, "tcp://") && !files:
+		d.fail(n, "add ca, cert and key: files in PEM", "%s is reached over tcp without certificates, and environment values of containers go there", at)
+	case strings.HasPrefix(t.Engine, "unix://") && t.CA+t.Cert+t.Key != "":
+		d.fail(n, "delete ca, cert and key", "%s is reached by a socket of this host, where certificates say nothing", at)
+	}
 	for i := range s.Targets {
 		if s.Targets[i].Name == t.Name {
 			d.fail(n, "delete one of the two", "the target %s is already listed at line %d", quote(t.Name), s.Targets[i].Line)
 		}
 	}
 	s.Targets = append(s.Targets, t)
+}
+
+// checkEngine accepts the address of an engine, or of the gate in front of one.
+func checkEngine(s string) (msg, fix string) {
+	fix = "write tcp://node2.example.org:2376 or unix:///path"
+	if p, ok := strings.CutPrefix(s, "unix://"); ok {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+			return quote(s) + " has no absolute path", fix
+		}
+		return "", ""
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "tcp" || u.Hostname() == "" || u.Port() == "" || u.Host != strings.TrimPrefix(s, "tcp://") || u.User != nil {
+		return quote(s) + " is no address of an engine", fix
+	}
+	return "", ""
+}
+
+func checkFile(s string) (msg, fix string) {
+	if !path.IsAbs(s) || path.Clean(s) != s || s == "/" || strings.ContainsRune(s, 0) {
+		return quote(s) + " is not the absolute path of a file", "write it as /etc/belay/ca.pem"
+	}
+	return "", ""
+}
+
+const (
+	maxHookWords = 32
+	maxMoveTime  = 24 * time.Hour
+)
+
+func (d *decoder) moves(n *yaml.Node, at string, m *MoveSettings) {
+	before := len(d.errs)
+	d.object(n, at, []field{
+		{"copyVolumes", false, d.boolean(&m.CopyVolumes)},
+		{"loseLayer", false, d.boolean(&m.LoseLayer)},
+		{"splitNetworks", false, d.boolean(&m.SplitNetworks)},
+		{"image", false, d.enum([]string{"auto", "pull", "stream"}, func(w string) { m.Image = w })},
+		{"hook", false, d.texts(&m.Hook, maxHookWords, checkHookWord)},
+		{"drain", false, d.duration(&m.Drain, 0, maxMoveTime)},
+		{"healthy", false, d.duration(&m.Healthy, time.Second, maxMoveTime)},
+		{"settle", false, d.duration(&m.Settle, 100*time.Millisecond, maxMoveTime)},
+		{"keep", false, d.duration(&m.Keep, 0, maxCoolDown)},
+	})
+	if len(d.errs) == before && len(m.Hook) > 0 {
+		if msg, fix := checkCommand(m.Hook[0]); msg != "" {
+			d.fail(n, fix, "%s.hook: %s", at, msg)
+		}
+	}
+}
+
+// checkHookWord takes what a command line gives back as one word.
+func checkHookWord(s string) (msg, fix string) {
+	if s == "" || len(s) > 1024 || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+		return quote(s) + " is not one word", "write a program and its arguments as a list of words"
+	}
+	return "", ""
 }
 
 // checkHostName accepts a DNS name in lower case; RFC 1123, section 2.1.
@@ -260,7 +337,7 @@ func (d *decoder) window(n *yaml.Node, at string, s *LoadSpec) {
 		{"to", true, minutes(&w.To)},
 	})
 	if len(d.errs) == before && w.From == w.To {
-		d.fail(n, "write another time, or delete the window if moves may be proposed at any time", "%s begins and ends at %s", at, clock(w.From))
+		d.fail(n, "write another time, or delete the window if moves may start at any time", "%s begins and ends at %s", at, clock(w.From))
 	}
 	s.Windows = append(s.Windows, w)
 }

@@ -44,8 +44,9 @@ spec:
   actions: [alert, cordon, propose]
   movable: {labels: {tier: web}, images: [nginx], names: ["web-*"]}
   targets:
-    - {name: node2.example.org, cpus: 8, memory: 32Gi, architecture: arm64}
-    - {name: node3, cpus: "1.5", memory: 512Mi}
+    - {name: node2.example.org, engine: "tcp://node2.example.org:2376", ca: /etc/belay/ca.pem, cert: /etc/belay/c.pem, key: /etc/belay/k.pem, cpus: 8, memory: 32Gi, architecture: arm64}
+    - {name: node3, engine: "unix:///run/node3.sock", cpus: "1.5", memory: 512Mi}
+  moves: {copyVolumes: true, loseLayer: true, splitNetworks: true, image: stream, hook: [/usr/local/sbin/lb, web], drain: 30s, healthy: 1m, settle: 5s, keep: 1h}
   limits: {atOnce: 2, perHour: 6, perContainer: 2h}
   windows:
     - {days: [fri, sat], from: "22:00", to: "04:30"}
@@ -66,9 +67,13 @@ func TestLoadEveryField(t *testing.T) {
 		Hysteresis: 7, For: 2 * time.Minute, CoolDown: 20 * time.Minute,
 		Actions: []LoadAction{LoadAlert, LoadCordon, LoadPropose},
 		Movable: Movable{[]string{"nginx"}, map[string]string{"tier": "web"}, []string{"web-*"}},
-		Targets: []LoadTarget{{"node2.example.org", 8e9, 32 << 30, "arm64", 18}, {"node3", 15e8, 512 << 20, "", 19}},
+		Targets: []LoadTarget{
+			{"node2.example.org", "tcp://node2.example.org:2376", "/etc/belay/ca.pem", "/etc/belay/c.pem", "/etc/belay/k.pem", 8e9, 32 << 30, "arm64", 18},
+			{"node3", "unix:///run/node3.sock", "", "", "", 15e8, 512 << 20, "", 19},
+		},
+		Moves:   MoveSettings{true, true, true, "stream", []string{"/usr/local/sbin/lb", "web"}, 30 * time.Second, time.Minute, 5 * time.Second, time.Hour},
 		Limits:  MoveLimits{2, 6, 2 * time.Hour},
-		Windows: []Window{{[7]bool{5: true, 6: true}, 22 * 60, 4*60 + 30, 22}, {all, 60, 120, 23}},
+		Windows: []Window{{[7]bool{5: true, 6: true}, 22 * 60, 4*60 + 30, 23}, {all, 60, 120, 24}},
 		Alerts:  Alerts{"https://alerts.example.org/belay", "/usr/sbin/sendmail", []string{"ops@example.org"}},
 	}
 	if diff := cmp.Diff(want, p.Spec); diff != "" {
@@ -99,6 +104,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := LoadSpec{
 		Caps: []Cap{{"memory", 85, 0, 5}}, Hysteresis: DefaultHysteresis, For: DefaultLoadFor, CoolDown: DefaultCoolDown,
 		Actions: []LoadAction{LoadAlert}, Limits: MoveLimits{DefaultAtOnce, DefaultPerHour, DefaultPerContainer},
+		Moves: MoveSettings{Image: "auto", Healthy: DefaultHealthy, Settle: DefaultSettle, Keep: DefaultKeep},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
@@ -110,7 +116,7 @@ func TestLoadDefaults(t *testing.T) {
 
 func TestLoadErrors(t *testing.T) {
 	const caps, alert, propose = "caps: {memory: 85%}", "actions: [alert]", "actions: [propose]"
-	const movable, targets = "movable: {names: [web]}", "targets: [{name: n2, cpus: 2, memory: 4Gi}]"
+	const movable, targets = "movable: {names: [web]}", "targets: [{name: n2, engine: unix:///run/n2}]"
 	with := func(lines ...string) string { return loadDoc(append([]string{caps, alert}, lines...)...) }
 	tests := []struct {
 		name, src string
@@ -132,18 +138,29 @@ func TestLoadErrors(t *testing.T) {
 		{"for", with("for: 90"), `spec.for has no unit; fix: write the unit: 90s`},
 		{"mode", with("mode: audit"), `unknown field "mode" in spec`},
 		{"no action", loadDoc(caps, "actions: []"), `spec.actions is an empty list: the policy does nothing`},
-		{"migrate", loadDoc(caps, "actions: [alert, migrate]"), `l.yaml:6:20: spec.actions[1]: migrate is not built yet: Belay does not move containers by itself; fix: write propose`},
+		{"migrate and propose", loadDoc(caps, "actions: [propose, migrate]", movable, targets), `l.yaml:6:12: migrate carries out what propose would wait for; fix: leave out one of the two`},
+		{"migrate without targets", loadDoc(caps, "actions: [migrate]", movable), `the action migrate has nothing to move to: there is no target; fix: add targets:`},
+		{"target without engine", loadDoc(caps, propose, movable, "targets: [{name: n2}]"), `spec.targets[0].engine is missing`},
+		{"engine over ssh", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: ssh://n2}]"), `spec.targets[0].engine: "ssh://n2" is no address of an engine; fix: write tcp://`},
+		{"engine without port", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2}]"), `"tcp://n2" is no address of an engine`},
+		{"engine without certificates", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2:2376, ca: /ca.pem}]"), `spec.targets[0] is reached over tcp without certificates`},
+		{"certificates for a socket", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: unix:///run/n2, ca: /ca.pem}]"), `where certificates say nothing; fix: delete ca`},
+		{"relative certificate", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2:2376, ca: ca.pem, cert: /c, key: /k}]"), `"ca.pem" is not the absolute path of a file`},
+		{"relative hook", loadDoc(caps, propose, movable, targets, "moves: {hook: [lb, web]}"), `spec.moves.hook: "lb" is not the absolute path of a program`},
+		{"hook of two words", loadDoc(caps, propose, movable, targets, `moves: {hook: ["/lb web"]}`), `"/lb web" is not one word`},
+		{"hook with a space that does not look like one", loadDoc(caps, propose, movable, targets, "moves: {hook: [/lb, \"a\u00a0b\"]}"), `is not one word`},
+		{"moves for nothing", with("moves: {copyVolumes: true}"), `spec.moves says nothing without the action propose or migrate`},
 		{"action typo", loadDoc(caps, "actions: [alrt]"), `spec.actions[0]: there is no action "alrt"; fix: did you mean alert?`},
 		{"action twice", loadDoc(caps, "actions: [alert, alert]"), `"alert" is listed twice`},
 		{"nothing movable", loadDoc(caps, propose, targets), `no container is movable; fix: add movable:`},
 		{"empty movable", loadDoc(caps, propose, targets, "movable: {}"), `no container is movable; fix: add movable:`},
 		{"no target", loadDoc(caps, propose, movable), `there is no target; fix: add targets:`},
-		{"movable for nothing", with(movable), `l.yaml:7:12: spec.movable says nothing without the action propose; fix: add propose`},
+		{"movable for nothing", with(movable), `l.yaml:7:12: spec.movable says nothing without the action propose or migrate; fix: add propose`},
 		{"limits for nothing", with("limits: {atOnce: 1}"), `spec.limits says nothing without the action propose`},
 		{"alerts for nothing", loadDoc(caps, "actions: [cordon]", "alerts: {webhook: https://a.example}"), `spec.alerts says nothing without the action alert`},
-		{"target twice", loadDoc(caps, propose, movable, "targets: [{name: n2, cpus: 2, memory: 4Gi}, {name: n2, cpus: 2, memory: 4Gi}]"), `the target "n2" is already listed at line 8`},
-		{"target name", loadDoc(caps, propose, movable, "targets: [{name: N_2, cpus: 2, memory: 4Gi}]"), `"N_2" is not a host name`},
-		{"target size", loadDoc(caps, propose, movable, "targets: [{name: n2, cpus: 2, memory: 4GB}]"), `spec.targets[0].memory must be a size, got "4GB"`},
+		{"target twice", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: unix:///run/n2}, {name: n2, engine: unix:///run/n2}]"), `the target "n2" is already listed at line 8`},
+		{"target name", loadDoc(caps, propose, movable, "targets: [{name: N_2, engine: unix:///run/n2}]"), `"N_2" is not a host name`},
+		{"target size", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: unix:///run/n2, memory: 4GB}]"), `spec.targets[0].memory must be a size, got "4GB"`},
 		{"limit", loadDoc(caps, propose, movable, targets, "limits: {atOnce: 0}"), `spec.limits.atOnce must be a whole number from 1 to 1000`},
 		{"window", loadDoc(caps, propose, movable, targets, "windows: [{from: 24:00, to: 01:00}]"), `spec.windows[0].from must be a time of day, got "24:00"; fix: write it as "22:30", in UTC`},
 		{"empty window", loadDoc(caps, propose, movable, targets, "windows: [{from: 01:00, to: 01:00}]"), `spec.windows[0] begins and ends at 01:00`},
@@ -204,7 +221,7 @@ func TestLoadMovable(t *testing.T) {
 
 func TestLoadWindows(t *testing.T) {
 	s := parseOneLoad(t, loadDoc("caps: {memory: 85%}", "actions: [propose]", "movable: {names: [a]}",
-		"targets: [{name: n2, cpus: 2, memory: 4Gi}]", "windows: [{days: [fri], from: 22:00, to: 04:00}]")).Spec
+		"targets: [{name: n2, engine: unix:///run/n2}]", "windows: [{days: [fri], from: 22:00, to: 04:00}]")).Spec
 	for at, want := range map[string]bool{
 		"2026-11-27T21:59:00Z":      false, // a Friday
 		"2026-11-27T22:00:00Z":      true,

@@ -112,14 +112,14 @@ func testMain(m *testing.M) (code int) {
 }
 
 func (w *world) build(ctx context.Context) (err error) {
-	old := lab.Options{Name: "move-a", Log: os.Stderr, TempDir: os.Getenv("BELAY_TEST_TMP")}
+	old := lab.Options{Name: "move-a", Log: os.Stderr, BinDir: os.Getenv("BELAY_BIN"), TempDir: os.Getenv("BELAY_TEST_TMP")}
 	if os.Getenv(lab.ModernEngineEnv) != "" { // the source is the distribution's all the same
 		old.Docker, old.Dockerd = "/usr/bin/docker", "/usr/sbin/dockerd"
 	}
 	if w.from, err = w.start(ctx, old); err != nil {
 		return err
 	}
-	if w.to, err = w.start(ctx, lab.Options{Name: "move-b", Log: os.Stderr, TempDir: os.Getenv("BELAY_TEST_TMP")}); err != nil {
+	if w.to, err = w.start(ctx, lab.Options{Name: "move-b", Log: os.Stderr, BinDir: os.Getenv("BELAY_BIN"), TempDir: os.Getenv("BELAY_TEST_TMP")}); err != nil {
 		return err
 	}
 	if w.fromAPI, err = engine.Open(ctx, engine.Address{URL: w.from.Host()}); err != nil {

@@ -73,6 +73,7 @@ var phases = []phase{
 	{title: "The agent is killed with -9: no agent runs", mode: "enforce", short: true, prepare: killAgent, scenes: survivalScenes},
 	{title: "A new agent takes over", mode: "enforce", short: true, prepare: adopt, scenes: adoptionScenes},
 	{title: "The same acts in audit mode", mode: "audit", short: true, prepare: audit, scenes: auditScenes()},
+	loadPhase,
 	imagesPhase,
 }
 

@@ -56,6 +56,7 @@ type stage struct {
 	login, elsewhere *lab.Login // two sessions of the third user, while the gate's scenes are played
 
 	scan scans // while the scenes about images are played
+	load loads // while those about a full node are
 
 	noAgentSince time.Time // when the agent was killed
 }

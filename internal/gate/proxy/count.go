@@ -8,7 +8,7 @@ type counters struct {
 	noIdentity, refused, malformed, http2, limited, rate         *health.Counter
 	daemonErrors, unfiltered, unresolved, acceptErrors, canceled *health.Counter
 	bound, bindErrors, unremoved, unbound                        *health.Counter
-	imageDenied, imageWould                                      *health.Counter
+	imageDenied, imageWould, cordoned, described                 *health.Counter
 	replaced                                                     *health.Counter
 	streams, hidden, elevated, noSession, grpcRefused            *health.Counter
 	tokens, tokenWrong, tokenLimited                             *health.Counter
@@ -44,6 +44,8 @@ func (c *counters) init(r *health.Registry) {
 		{&c.unbound, "gate_unbound"},             // refused: the start of a container that owes a binding
 		{&c.imageDenied, "gate_image_denied"},    // refused: the image, by an image policy
 		{&c.imageWould, "gate_image_would_deny"}, // forwarded, since the image policy that denies audits
+		{&c.cordoned, "gate_cordoned"},           // refused: new containers on a node that is full, or cordoned by hand
+		{&c.described, "gate_node_described"},    // descriptions of the node that were given
 		{&c.replaced, "gate_socket_replaced"},    // mounts of the daemon's socket that became ones of the gate's
 		{&c.streams, "gate_streams"},             // connections that became raw streams
 		{&c.hidden, "gate_hidden"},               // things left out of lists and events

@@ -57,15 +57,21 @@ func (x *exchange) run(c *conn) (keep bool) {
 	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied,
 		TraceParent: c.req.Get("Traceparent")}
 	defer c.held.leave()
-	r := x.judge()
+	r := x.admit()
+	if r == nil && c.req.Path == NodePath {
+		return x.describe()
+	}
+	if r == nil {
+		r = x.judge()
+	}
 	if r != nil {
 		return x.deny(r)
 	}
 	return x.forward()
 }
 
-// judge does all that comes before the daemon is sent anything that acts.
-func (x *exchange) judge() *refusal {
+// admit tells whether the caller may ask anything at all, and as whom.
+func (x *exchange) admit() *refusal {
 	c := x.c
 	s := c.s
 	if !s.callers.take(c.caller) {
@@ -76,9 +82,13 @@ func (x *exchange) judge() *refusal {
 		s.counts.refused.Add(1)
 		return &refusal{status: http.StatusForbidden, cause: "origin", msg: "belay: requests of web pages are not taken"}
 	}
-	if r := x.authenticate(); r != nil {
-		return r
-	}
+	return x.authenticate()
+}
+
+// judge does all that comes before the daemon is sent anything that acts.
+func (x *exchange) judge() *refusal {
+	c := x.c
+	s := c.s
 	var err error
 	if x.match, err = dockerapi.FindRoute(c.req.Method, c.req.Path); err != nil {
 		return x.unparsed(err)
@@ -100,6 +110,9 @@ func (x *exchange) judge() *refusal {
 		return r
 	}
 	if r := x.permit(); r != nil {
+		return r
+	}
+	if r := x.cordoned(); r != nil {
 		return r
 	}
 	if r := x.judgeImage(); r != nil {

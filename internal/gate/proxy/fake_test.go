@@ -41,6 +41,8 @@ type daemon struct {
 	user             string // of its containers
 	stays            bool   // nothing can be removed
 	owed             string // value of the label that says what its containers owe
+	started          string // when its containers were started first
+	label            string // one more of their labels
 }
 
 type seenRequest struct {
@@ -192,12 +194,16 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 	if d.owed != "" {
 		labels[policy.BindingLabel] = d.owed
 	}
+	if d.label != "" {
+		labels[d.label] = "0123456789abcdef"
+	}
+	started := d.started
 	d.mu.Unlock()
 	if image == "" {
 		image = "sha256:aa"
 	}
 	writeJSON(w, map[string]any{
-		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1},
+		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1, "StartedAt": started},
 		"Config": map[string]any{"Image": "app", "User": user, "Labels": labels, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -119,7 +120,12 @@ type Options struct {
 	Binder   Binder           // nil: checks hold in the API alone
 	Images   ImageJudge       // nil: no image is judged
 	Tickets  *ticket.Keeper   // nil: requests get no ticket
-	Log      *slog.Logger     // nil discards
+	// Node describes the node in JSON, with verdicts on images by their IDs; nil: it is not described.
+	Node func(ctx context.Context, images []string) ([]byte, error)
+	// Cordon says in words why no new container starts here now, or nothing; nil: nothing ever.
+	// It is asked for each create and start, and must be quick.
+	Cordon func() string
+	Log    *slog.Logger // nil discards
 
 	// Parse is what the operator leaves to the parser; its limit of a body is Limits.BodyBytes.
 	Parse dockerapi.Options

@@ -33,6 +33,7 @@ type found struct {
 	ContainerID    string            // of an exec
 	User           string            // of an image's configuration, or a container's own
 	PID            int               // of a container that runs
+	Ran            bool              // a container that has been started before
 	Options        map[string]string // of a volume's driver
 	Driver         string
 }
@@ -130,8 +131,11 @@ func isID(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abc
 func (s *Server) findContainer(ctx context.Context, name string) (*found, error) {
 	var a struct {
 		ID, Name, Image string
-		State           struct{ Pid int }
-		Config          struct {
+		State           struct {
+			Pid       int
+			StartedAt string
+		}
+		Config struct {
 			Image, User string
 			Labels      map[string]string
 		}
@@ -145,6 +149,7 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	return &found{
 		Kind: apicall.ResourceContainer, ID: a.ID, Names: []string{strings.TrimPrefix(a.Name, "/")}, Labels: a.Config.Labels,
 		Image: a.Config.Image, ImageID: a.Image, User: a.Config.User, PID: a.State.Pid,
+		Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
 	}, nil
 }
 

@@ -67,6 +67,7 @@ type Engine struct {
 
 	http *http.Client
 	base string
+	sign func(h http.Header, method, target string)
 	dead error
 }
 
@@ -107,12 +108,17 @@ var (
 // Open asks the engine at a for its version and what it has.
 //
 // Errors: an address that is none, or a tcp one without certificates; what the engine says.
-func Open(ctx context.Context, a Address) (*Engine, error) {
+func Open(ctx context.Context, a Address) (*Engine, error) { return OpenSigned(ctx, a, nil) }
+
+// OpenSigned is [Open] for questions that an authorisation plugin wants signed: sign puts on a
+// request without a body what it asks for; nil: nothing. target is what follows the method in the
+// request line.
+func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method, target string)) (*Engine, error) {
 	transport, base, err := dialer(a)
 	if err != nil {
 		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
 	}
-	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base}
+	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base, sign: sign}
 	e.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	var v struct{ APIVersion, MinAPIVersion string }
 	if err := e.ask(ctx, "ask for its version", "GET", "/version", nil, nil, &v); err != nil {
@@ -250,6 +256,8 @@ func (e *Engine) send(ctx context.Context, what, method, path string, q url.Valu
 	req.Header.Set("User-Agent", "belay")
 	if body != nil {
 		req.Header.Set("Content-Type", kind)
+	} else if e.sign != nil {
+		e.sign(req.Header, method, req.URL.RequestURI())
 	}
 	resp, err := e.http.Do(req)
 	if err != nil {

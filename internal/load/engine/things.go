@@ -155,6 +155,18 @@ func (e *Engine) Network(ctx context.Context, name string) (*network.Inspect, er
 	return out, nil
 }
 
+// Networks returns all networks of the engine, without who is on them.
+func (e *Engine) Networks(ctx context.Context) ([]network.Inspect, error) {
+	var out []network.Inspect
+	return out, e.ask(ctx, "list networks", "GET", "/networks", nil, nil, &out)
+}
+
+// Volumes returns all volumes of the engine.
+func (e *Engine) Volumes(ctx context.Context) ([]volume.Volume, error) {
+	var out struct{ Volumes []volume.Volume }
+	return out.Volumes, e.ask(ctx, "list volumes", "GET", "/volumes", nil, nil, &out)
+}
+
 // CreateNetwork makes a network and returns its ID.
 func (e *Engine) CreateNetwork(ctx context.Context, r network.CreateRequest) (string, error) {
 	in := struct {

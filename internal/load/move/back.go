@@ -156,7 +156,7 @@ func (r *run) removeTarget(ctx context.Context) error {
 	r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "remove the copy from the target"})
 	for i := range list {
 		id := list[i].ID
-		if list[i].Labels[labelHelper] == "" {
+		if list[i].Labels[recreate.LabelHelper] == "" {
 			c, err := r.to.Container(ctx, id)
 			if errors.Is(err, engine.ErrNotFound) {
 				continue
@@ -233,7 +233,7 @@ func (r *run) removeHelpers(ctx context.Context, e *engine.Engine, side string) 
 		return fmt.Errorf("%s: %w", side, err)
 	}
 	for i := range list {
-		if list[i].Labels[labelHelper] == "" {
+		if list[i].Labels[recreate.LabelHelper] == "" {
 			continue
 		}
 		if err := e.Remove(ctx, list[i].ID); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,12 +110,7 @@ func (r *run) layer(ctx context.Context, c *recreate.Container) ([]recreate.Refu
 	if err != nil {
 		return nil, err
 	}
-	var written []string
-	for _, ch := range changes {
-		if !ofEngine(c, ch.Path) {
-			written = append(written, ch.Path)
-		}
-	}
+	written := c.Written(changes)
 	if len(written) == 0 {
 		return nil, nil
 	}
@@ -128,22 +122,6 @@ func (r *run) layer(ctx context.Context, c *recreate.Container) ([]recreate.Refu
 		Reason: fmt.Sprintf("it has written to its own layer, which stays behind: %d paths, %s", n, strings.Join(written, ", ")),
 		Fix:    "--lose-layer, if it can do without them",
 	}}, nil
-}
-
-// ofEngine reports whether a path of a layer is there for a mount, and not written by anybody.
-func ofEngine(c *recreate.Container, p string) bool {
-	at := []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/console", "/proc", "/sys", "/.dockerenv", "/sbin/docker-init"}
-	for _, m := range c.Mounts {
-		at = append(at, m.Destination)
-	}
-	for i := range c.HostConfig.Mounts {
-		at = append(at, c.HostConfig.Mounts[i].Target)
-	}
-	at = slices.AppendSeq(at, maps.Keys(c.HostConfig.Tmpfs))
-	return slices.ContainsFunc(at, func(m string) bool {
-		m = path.Clean(m)
-		return p == m || strings.HasPrefix(m, strings.TrimSuffix(p, "/")+"/")
-	})
 }
 
 // others says which containers here need the one that moves, or are needed by it.
@@ -370,22 +348,10 @@ func otherNetwork(a, b *network.Inspect) string {
 		return fmt.Sprintf("internal is %v", b.Internal)
 	case a.EnableIPv6 != b.EnableIPv6:
 		return fmt.Sprintf("IPv6 is %v", b.EnableIPv6)
-	case !maps.Equal(networkOptions(a.Options), networkOptions(b.Options)):
+	case !maps.Equal(recreate.NetworkOptions(a.Options), recreate.NetworkOptions(b.Options)):
 		return "its options"
 	}
 	return ""
-}
-
-// networkOptions returns options without what is each engine's own: the name of the bridge,
-// and what newer engines write down of what older ones do without saying.
-func networkOptions(o map[string]string) map[string]string {
-	out := map[string]string{}
-	for k, v := range o {
-		if k != "com.docker.network.bridge.name" && !strings.HasPrefix(k, "com.docker.network.enable_ipv") {
-			out[k] = v
-		}
-	}
-	return out
 }
 
 // volumesFit says of each volume why it cannot be copied.

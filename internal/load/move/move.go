@@ -16,6 +16,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
@@ -55,6 +58,9 @@ type Options struct {
 	// At is called before and after each step, with the step and "/begin" or "/end", after the
 	// journal has it. It is for tests, which end the process there; nil: nothing.
 	At func(point string)
+	// ID is that of the move that is begun, 16 hexadecimal digits, so that whoever starts a mover
+	// knows its journal; empty: a random one.
+	ID string
 	// Now is the clock; nil: the machine's.
 	Now func() time.Time
 }
@@ -183,12 +189,18 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 		return nil, err
 	}
 	j := newJournal(p, from, to, s, m.o.Now())
+	if m.o.ID != "" {
+		j.ID = m.o.ID
+	}
 	j.FromEngine, j.ToEngine = r.from.Info.ID, r.to.Info.ID
 	unlock, err := lock(m.o.Dir, j.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	if _, err := os.Lstat(filepath.Join(m.o.Dir, j.ID+".json")); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("move %s: it has begun before: %w", j.ID, ErrBusy)
+	}
 	r.j, r.plan = j, p
 	return j, r.forward(ctx)
 }

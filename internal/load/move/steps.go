@@ -184,7 +184,7 @@ func (r *run) networkRequest(src *network.Inspect) network.CreateRequest {
 	}
 	labels[recreate.LabelMove] = r.j.ID
 	req := network.CreateRequest{
-		Name: src.Name, Driver: src.Driver, Internal: src.Internal, Attachable: src.Attachable, Options: networkOptions(src.Options), Labels: labels,
+		Name: src.Name, Driver: src.Driver, Internal: src.Internal, Attachable: src.Attachable, Options: recreate.NetworkOptions(src.Options), Labels: labels,
 		EnableIPv6: &src.EnableIPv6, IPAM: &network.IPAM{Driver: src.IPAM.Driver, Config: src.IPAM.Config},
 	}
 	if name := src.Options["com.docker.network.bridge.name"]; name != "" {
@@ -272,7 +272,7 @@ func (r *run) request(ref string) container.CreateRequest {
 	cfg.Image = ref
 	cfg.Labels = map[string]string{recreate.LabelMove: r.j.ID, recreate.LabelOrigin: r.j.Container}
 	maps.Copy(cfg.Labels, req.Labels)
-	cfg.Labels[labelHelper] = "" // whatever the image says: it is none
+	cfg.Labels[recreate.LabelHelper] = "" // whatever the image says: it is none
 	req.Config = &cfg
 	return req
 }
@@ -303,7 +303,7 @@ func (r *run) findTarget(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("target: %w", err)
 	}
 	for i := range list {
-		if list[i].Labels[labelHelper] == "" {
+		if list[i].Labels[recreate.LabelHelper] == "" {
 			return list[i].ID, nil
 		}
 	}

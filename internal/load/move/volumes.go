@@ -17,9 +17,6 @@ import (
 	"github.com/belay-project/belay/internal/load/recreate"
 )
 
-// labelHelper marks a container that was made to reach a volume and never starts.
-const labelHelper = recreate.MoveLabels + "helper"
-
 // volumeAt is where a helper has the volume.
 const volumeAt = "/belay-volume"
 
@@ -169,7 +166,7 @@ func (r *run) helper(ctx context.Context, e *engine.Engine, name, image string, 
 		return "", err
 	}
 	for i := range list {
-		if list[i].Labels[labelHelper] == name {
+		if list[i].Labels[recreate.LabelHelper] == name {
 			return list[i].ID, nil
 		}
 	}
@@ -188,7 +185,7 @@ func (r *run) helper(ctx context.Context, e *engine.Engine, name, image string, 
 	req := container.CreateRequest{
 		Config: &container.Config{
 			Image: image, Entrypoint: []string{""}, Cmd: []string{"/belay-never-started"},
-			Labels: map[string]string{recreate.LabelMove: r.j.ID, labelHelper: name},
+			Labels: map[string]string{recreate.LabelMove: r.j.ID, recreate.LabelHelper: name},
 		},
 		HostConfig: &container.HostConfig{NetworkMode: "none", RestartPolicy: noRestart},
 	}

@@ -1,5 +1,7 @@
 package plan
 
+import "time"
+
 // Container is what a plan has to know of a container: what of its inspection ties it to its
 // node, and what it uses. Its fields are those of the engine's inspection, in short; whoever
 // fills it leaves out nothing that is set there.
@@ -15,6 +17,9 @@ type Container struct {
 	Net     Net     `json:"net"`
 	Storage Storage `json:"storage"`
 	Life    Life    `json:"life"`
+	// Other are reasons to stay that no field here tells, in words.
+	Other []string `json:"other,omitempty"`
+
 	// Needs are things that an engine or kernel must have to run it, as words that
 	// [Node.Offers] has too, such as runtime:runsc, log-driver:journald, lsm:apparmor.
 	Needs []string `json:"needs,omitempty"`
@@ -108,6 +113,8 @@ type Life struct {
 	Interactive bool     `json:"interactive,omitempty"` // somebody's terminal: OpenStdin
 	Own         bool     `json:"own,omitempty"`         // one of Belay's own
 	Health      string   `json:"health,omitempty"`      // of its health check; empty: it has none
+	// Arrived is when a move brought it to its node; zero: it was made there.
+	Arrived time.Time `json:"arrived,omitzero"`
 	// Together are keys that the operator gave: containers with one in common move as one.
 	Together []string `json:"together,omitempty"`
 }

@@ -68,6 +68,9 @@ func (r refusal) String() string {
 	case isSource:
 		return "it is the node to relieve"
 	case notTarget:
+		if r.what != "" {
+			return "it takes no containers: " + r.what
+		}
 		return "it takes no containers: no target, or cordoned"
 	case notEnforcing:
 		return "Belay does not enforce policies there"

@@ -144,8 +144,8 @@ func (f *fleet) trail(name, node string) []*Past {
 func (f *fleet) closedTo(h *host) refusal {
 	s := f.s
 	switch {
-	case !h.Accepts:
-		return refusal{code: notTarget}
+	case !h.Accepts || h.Refuses != "":
+		return refusal{code: notTarget, what: h.Refuses}
 	case !h.Enforces:
 		return refusal{code: notEnforcing}
 	case h.Seen.IsZero() || s.Now.Sub(h.Seen) > s.Limits.MaxAge || h.Seen.Sub(s.Now) > s.Limits.MaxAge:
@@ -192,6 +192,9 @@ func (f *fleet) held(c *Container, node string) string {
 			}
 			return deed + past.Round(time.Second).String() + " ago, and limits.perContainer is " + f.s.Limits.PerContainer.String()
 		}
+	}
+	if past := f.s.Now.Sub(c.Life.Arrived); !c.Life.Arrived.IsZero() && past < f.s.Limits.PerContainer {
+		return "a move brought it here " + past.Round(time.Second).String() + " ago, and limits.perContainer is " + f.s.Limits.PerContainer.String()
 	}
 	return ""
 }

@@ -24,6 +24,7 @@ func (c *Container) Movable(r Rules) Ability {
 	why = append(why, c.aboutNet()...)
 	why = append(why, c.aboutStorage(r)...)
 	why = append(why, c.aboutLife(r)...)
+	why = append(why, c.Other...)
 	return Ability{Movable: len(why) == 0, Reasons: why, Stateful: len(why) == 0 && c.stateful()}
 }
 

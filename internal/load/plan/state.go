@@ -30,6 +30,8 @@ type Node struct {
 	Name string `json:"name"`
 	// Accepts says that it may take containers: a target of the LoadPolicy, not cordoned.
 	Accepts bool `json:"accepts,omitempty"`
+	// Refuses says in words why it takes none, where that is known; it then takes none.
+	Refuses string `json:"refuses,omitempty"`
 	// Enforces says that Belay enforces policies there.
 	Enforces bool `json:"enforces,omitempty"`
 	// Seen is when its readings were made; those older than [Limits.MaxAge] are not trusted.

@@ -29,6 +29,7 @@ const (
 	MoveLabels  = "move.belay.dev/"
 	LabelMove   = MoveLabels + "id"
 	LabelOrigin = MoveLabels + "container" // the ID that it had on the source
+	LabelHelper = MoveLabels + "helper"    // a container that reaches a volume and never starts, with its name
 )
 
 // Rules are what the operator allows beyond what is safe without asking.

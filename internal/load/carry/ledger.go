@@ -1,0 +1,174 @@
+package carry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/belay-project/belay/internal/atomicfile"
+	"github.com/belay-project/belay/internal/load/plan"
+)
+
+// States of a [Proposal].
+const (
+	Waiting   = "waiting"   // for approval
+	Approved  = "approved"  // its moves are carried out
+	Refused   = "refused"   // by somebody
+	Withdrawn = "withdrawn" // it is no longer needed, or too old
+	Done      = "done"      // of all its moves is known what came of them
+)
+
+// Proposal is a plan that was made for a node over a cap.
+type Proposal struct {
+	ID       string    `json:"id"`
+	Policy   string    `json:"policy"`
+	Revision string    `json:"revision"` // of the policy that it was made by
+	Made     time.Time `json:"made"`
+	Because  string    `json:"because"` // which caps are passed, and what comes of the moves
+	State    string    `json:"state"`
+	By       string    `json:"by,omitempty"` // who approved or refused it
+	Decided  time.Time `json:"decided,omitzero"`
+	Ended    time.Time `json:"ended,omitzero"`
+	Reason   string    `json:"reason,omitempty"` // why it was refused or withdrawn
+	Moves    []Planned `json:"moves"`
+}
+
+// Planned is one move of a proposal.
+type Planned struct {
+	Containers []string `json:"containers"` // IDs
+	Names      []string `json:"names"`
+	To         string   `json:"to"`
+	Why        string   `json:"why"`
+	// Move is the ID of the move once it was started. Skipped says why it will not be; Held why
+	// it was not so far.
+	Move    string `json:"move,omitempty"`
+	Skipped string `json:"skipped,omitempty"`
+	Held    string `json:"held,omitempty"`
+}
+
+func (p *Planned) open() bool { return p.Move == "" && p.Skipped == "" }
+
+// Outcomes of a [Move]; none while it is under way.
+const (
+	Moved     = "moved"
+	Failed    = "failed"     // it was taken back, or never begun
+	TakenBack = "taken back" // by somebody, after it had been done
+	Finished  = "finished"   // moved, and its source was removed
+)
+
+// Move is one move that was started from here.
+type Move struct {
+	ID        string       `json:"id"` // that of its journal
+	Proposal  string       `json:"proposal"`
+	Policy    string       `json:"policy"`
+	Container string       `json:"container"` // ID
+	Name      string       `json:"name"`
+	To        string       `json:"to"` // the target's name
+	Use       plan.Amounts `json:"use"`
+	Began     time.Time    `json:"began"`
+	Ended     time.Time    `json:"ended,omitzero"`
+	Outcome   string       `json:"outcome,omitempty"`
+	Step      string       `json:"step,omitempty"` // the last that is known
+	Error     string       `json:"error,omitempty"`
+	Tries     int          `json:"tries,omitempty"` // to carry it on, after the first
+	KeepUntil time.Time    `json:"keepUntil,omitzero"`
+}
+
+func (m *Move) underWay() bool { return m.Outcome == "" }
+
+// ledger is the file.
+type ledger struct {
+	Schema    string      `json:"schema"`
+	Proposals []*Proposal `json:"proposals"` // oldest first
+	Moves     []*Move     `json:"moves"`     // oldest first
+}
+
+const (
+	ledgerSchema = "belay.dev/load-ledger/v1"
+	maxLedger    = 16 << 20
+	// keptFor is how long what has ended is remembered: longer than any limit looks back.
+	keptFor      = 8 * 24 * time.Hour
+	maxProposals = 200
+	maxMoves     = 5000
+)
+
+func readLedger(file string) (*ledger, error) {
+	l := &ledger{Schema: ledgerSchema}
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ledger of moves: %w", err)
+	}
+	if info.Size() > maxLedger {
+		return nil, fmt.Errorf("ledger of moves %s: more than %d bytes", file, maxLedger)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("ledger of moves: %w", err)
+	}
+	if err := json.Unmarshal(b, l); err != nil {
+		return nil, fmt.Errorf("ledger of moves %s: %w", file, err)
+	}
+	if l.Schema != ledgerSchema || slices.Contains(l.Proposals, nil) || slices.Contains(l.Moves, nil) {
+		return nil, fmt.Errorf("ledger of moves %s: it is not of this version of belay", file)
+	}
+	return l, nil
+}
+
+// write puts the ledger on the disk, without what is too old to matter.
+func (l *ledger) write(file string, now time.Time) error {
+	old := func(t time.Time) bool { return !t.IsZero() && now.Sub(t) > keptFor }
+	l.Proposals = slices.DeleteFunc(l.Proposals, func(p *Proposal) bool { return old(p.Ended) })
+	if n := len(l.Proposals) - maxProposals; n > 0 {
+		l.Proposals = slices.DeleteFunc(l.Proposals, func(p *Proposal) bool { n--; return n >= 0 && !p.Ended.IsZero() })
+	}
+	l.Moves = slices.DeleteFunc(l.Moves, func(m *Move) bool { return old(m.Ended) && m.Outcome != Moved })
+	if n := len(l.Moves) - maxMoves; n > 0 {
+		l.Moves = slices.DeleteFunc(l.Moves, func(m *Move) bool { n--; return n >= 0 && !m.underWay() })
+	}
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return fmt.Errorf("ledger of moves: %w", err)
+	}
+	if err := atomicfile.WriteFile(file, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("ledger of moves: %w", err)
+	}
+	return nil
+}
+
+// open returns the proposal of a policy that has not ended, or nil.
+func (l *ledger) open(policy string) *Proposal {
+	for _, p := range l.Proposals {
+		if p.Policy == policy && p.Ended.IsZero() {
+			return p
+		}
+	}
+	return nil
+}
+
+func (l *ledger) move(id string) *Move {
+	for _, m := range l.Moves {
+		if m.ID == id {
+			return m
+		}
+	}
+	return nil
+}
+
+// history is what a planner wants to know of the moves from here.
+func (l *ledger) history(self string) []plan.Past {
+	var out []plan.Past
+	for _, m := range l.Moves {
+		if m.Outcome == TakenBack {
+			continue
+		}
+		out = append(out, plan.Past{Name: m.Name, From: self, To: m.To, Began: m.Began, Ended: m.Ended, Failed: m.Outcome == Failed, Use: m.Use})
+	}
+	return out
+}

@@ -1,0 +1,287 @@
+package carry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/load/plan"
+	"github.com/belay-project/belay/internal/policy"
+)
+
+// advance starts what of an approved proposal may start now, by new readings.
+func (c *Carrier) advance(ctx context.Context, p *policy.LoadPolicy, q *Proposal, movers *sync.WaitGroup) {
+	s, _, err := c.state(ctx, p)
+	if err != nil {
+		c.hold(q, "this node cannot be described: "+err.Error())
+		return
+	}
+	c.advanceWith(ctx, p, q, s, movers)
+}
+
+func (c *Carrier) hold(q *Proposal, why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range q.Moves {
+		if q.Moves[i].open() {
+			q.Moves[i].Held = why
+		}
+	}
+}
+
+func (c *Carrier) advanceWith(ctx context.Context, p *policy.LoadPolicy, q *Proposal, s *plan.State, movers *sync.WaitGroup) {
+	self := s.Sources[0]
+	for i := range q.Moves {
+		c.mu.Lock()
+		m := q.Moves[i]
+		c.mu.Unlock()
+		if !m.open() || ctx.Err() != nil {
+			continue
+		}
+		skip, held := verdict(s, self, &m)
+		if skip != "" || held != "" {
+			c.put(q, i, skip, held)
+			continue
+		}
+		mv, err := c.begin(p, q, i, s, self)
+		if err != nil {
+			c.put(q, i, "", err.Error())
+			continue
+		}
+		s.History = append(s.History, plan.Past{Name: mv.Name, From: self, To: mv.To, Began: mv.Began, Use: mv.Use})
+		args := c.arguments(p, mv)
+		c.tell(Note{Event: EventMoveStarted, Policy: mv.Policy, Plan: mv.Proposal, Move: mv.ID, Container: mv.Container, Name: mv.Name, To: mv.To,
+			Text: "moving " + mv.Name + " to " + mv.To})
+		c.start(ctx, mv.ID, args, movers)
+	}
+}
+
+// put notes why a planned move was not started.
+func (c *Carrier) put(q *Proposal, i int, skip, held string) {
+	c.mu.Lock()
+	m := &q.Moves[i]
+	m.Held, m.Skipped = held, skip
+	var err error
+	if skip != "" {
+		err = c.save()
+	}
+	name, to := strings.Join(m.Names, " + "), m.To
+	c.mu.Unlock()
+	if skip != "" && err == nil {
+		c.tell(Note{Event: EventSkipped, Policy: q.Policy, Plan: q.ID, Name: name, To: to, Text: name + " is not moved to " + to + ": " + skip})
+	}
+}
+
+// verdict says why a planned move must not be made any more, or not yet, by a new state.
+func verdict(s *plan.State, self string, m *Planned) (skip, held string) {
+	e, err := plan.Explain(s, self, m.Containers[0])
+	if err != nil {
+		return err.Error(), ""
+	}
+	if !e.Movable || len(e.Reasons) > 0 {
+		return strings.Join(e.Reasons, "; "), ""
+	}
+	if len(e.Together) > 1 {
+		return "it moves together with others now (" + strings.Join(e.Together, ", ") + "), which a mover does not do: move them by hand", ""
+	}
+	i := slices.IndexFunc(e.Targets, func(t plan.ExplainedTarget) bool { return t.Target == m.To })
+	switch {
+	case i < 0:
+		return "the target is no longer one of the policy", ""
+	case !e.Targets[i].Fits:
+		return "the target does not take it any more: " + e.Targets[i].Reason, ""
+	}
+	return "", e.Targets[i].Held
+}
+
+// begin writes down that a move begins.
+func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State, self string) (*Move, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := &q.Moves[i]
+	mv := &Move{ID: newID(8), Proposal: q.ID, Policy: p.Name, Container: m.Containers[0], Name: m.Names[0], To: m.To, Began: c.o.Now()}
+	for j := range s.Nodes {
+		for k := range s.Nodes[j].Containers {
+			if ct := &s.Nodes[j].Containers[k]; s.Nodes[j].Name == self && ct.ID == mv.Container {
+				mv.Use = ct.Use
+			}
+		}
+	}
+	c.l.Moves = append(c.l.Moves, mv)
+	m.Move, m.Held = mv.ID, ""
+	if err := c.save(); err != nil {
+		c.l.Moves = c.l.Moves[:len(c.l.Moves)-1]
+		m.Move = ""
+		return nil, err
+	}
+	c.live[mv.ID] = true
+	return mv, nil
+}
+
+// arguments are those of the mover.
+func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
+	m := &p.Spec.Moves
+	i := slices.IndexFunc(p.Spec.Targets, func(t policy.LoadTarget) bool { return t.Name == mv.To })
+	t := &p.Spec.Targets[i]
+	args := []string{
+		"move", mv.Container, "--id", mv.ID, "--state-dir", c.o.Dir, "--from", c.o.From(), "--to", t.Engine, "--image", m.Image,
+		"--drain", m.Drain.String(), "--healthy", m.Healthy.String(), "--settle", m.Settle.String(), "--keep", m.Keep.String(),
+	}
+	if t.CA != "" {
+		args = append(args, "--tlscacert", t.CA, "--tlscert", t.Cert, "--tlskey", t.Key)
+	}
+	for _, f := range []struct {
+		set  bool
+		flag string
+	}{{m.CopyVolumes, "--copy-volumes"}, {m.LoseLayer, "--lose-layer"}, {m.SplitNetworks, "--split-networks"}} {
+		if f.set {
+			args = append(args, f.flag)
+		}
+	}
+	if len(m.Hook) > 0 {
+		args = append(args, "--hook", strings.Join(m.Hook, " "))
+	}
+	return args
+}
+
+// start runs a mover, and sees what came of it.
+func (c *Carrier) start(ctx context.Context, id string, args []string, movers *sync.WaitGroup) {
+	movers.Go(func() {
+		err := c.o.Run(ctx, args, moverTime)
+		if ctx.Err() != nil {
+			return // the next agent looks
+		}
+		c.ended(id, err)
+		c.Nudge()
+	})
+}
+
+// carryOn goes on with moves that no mover of this process carries out: those of an agent before,
+// those that stopped halfway, and kept sources whose time is over.
+func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
+	now := c.o.Now()
+	c.mu.Lock()
+	var due []*Move
+	look := now.Sub(c.looked) >= lookEvery // somebody may have taken one back, or finished it
+	if look {
+		c.looked = now
+	}
+	for _, m := range c.l.Moves {
+		kept := m.Outcome == Moved && (look || !m.KeepUntil.IsZero() && now.After(m.KeepUntil))
+		if (m.underWay() || kept) && !c.live[m.ID] && !now.Before(c.next[m.ID]) {
+			due = append(due, m)
+			c.live[m.ID] = true
+		}
+	}
+	c.mu.Unlock()
+	for _, m := range due {
+		if c.known(m.ID, nil) {
+			continue
+		}
+		c.start(ctx, m.ID, []string{"move", "resume", m.ID, "--state-dir", c.o.Dir}, movers)
+	}
+}
+
+// known looks whether the journal of a move that no mover works at says how it ended.
+func (c *Carrier) known(id string, err error) bool {
+	p, rerr := readProgress(c.o.Dir, id)
+	halfway := rerr == nil && (p.Phase == phaseMoving || p.Phase == phaseBack)
+	kept := rerr == nil && p.Phase == phaseKept && c.o.Now().After(p.KeepUntil)
+	if halfway || kept {
+		return false
+	}
+	c.ended(id, err)
+	return true
+}
+
+// ended reads what came of a move, when its mover has ended.
+func (c *Carrier) ended(id string, err error) {
+	p, rerr := readProgress(c.o.Dir, id)
+	c.mu.Lock()
+	m := c.l.move(id)
+	delete(c.live, id)
+	if m == nil {
+		c.mu.Unlock()
+		return
+	}
+	before, note := *m, Note{Policy: m.Policy, Plan: m.Proposal, Move: id, Container: m.Container, Name: m.Name, To: m.To}
+	c.judge(m, p, rerr, err, &note)
+	changed := before != *m
+	if changed {
+		_ = c.save() // the journal of the mover says the same to the next look
+	}
+	c.mu.Unlock()
+	if note.Event != "" {
+		c.tell(note)
+	}
+}
+
+// judge sets what a move is by its journal; mu is held.
+func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
+	now := c.o.Now()
+	if p != nil {
+		m.Step, m.KeepUntil = p.Step, p.KeepUntil
+	}
+	end := func(outcome, event, text string) {
+		if was := m.Outcome; was != outcome {
+			m.Outcome, m.Tries = outcome, 0
+			if m.Ended.IsZero() {
+				m.Ended = now
+			}
+			if was == "" {
+				note.Event, note.Text = event, text
+			}
+		}
+		delete(c.next, m.ID)
+	}
+	switch {
+	case errors.Is(rerr, errNeverBegun) && !m.underWay(): // somebody has removed the journal: nothing is kept
+		end(Finished, "", "")
+	case errors.Is(rerr, errNeverBegun):
+		m.Error = errNeverBegun.Error()
+		if err != nil {
+			m.Error = err.Error()
+		}
+		end(Failed, EventMoveFailed, m.Name+" was not moved to "+m.To+": "+m.Error)
+	case rerr == nil && p.Phase == phaseTaken:
+		m.Error = p.Error
+		if m.underWay() {
+			end(Failed, EventMoveFailed, "the move of "+m.Name+" to "+m.To+" failed at "+m.Step+" and was taken back: "+m.Error)
+			return
+		}
+		end(TakenBack, "", "")
+	case rerr == nil && p.Phase == phaseKept:
+		m.Error = ""
+		end(Moved, EventMoved, m.Name+" was moved to "+m.To+"; its source is kept, stopped, until "+p.KeepUntil.UTC().Format(time.DateTime))
+		if now.After(p.KeepUntil) && err != nil { // its removal failed
+			c.again(m, err)
+		}
+	case rerr == nil && p.Phase == phaseFinished:
+		end(Finished, EventMoved, m.Name+" was moved to "+m.To)
+	default:
+		if err == nil {
+			err = rerr
+		}
+		c.again(m, err)
+		if m.underWay() && m.Tries == 1 {
+			note.Event, note.Text = EventMoveStopped, fmt.Sprintf("the move of %s to %s has stopped at %s, and will be carried on or taken back: %s", m.Name, m.To, m.Step, m.Error)
+		}
+	}
+}
+
+// again has a move be carried on after a while; mu is held.
+func (c *Carrier) again(m *Move, err error) {
+	m.Error = "its mover has ended"
+	if err != nil {
+		m.Error = err.Error()
+	}
+	c.next[m.ID] = c.o.Now().Add(retries[min(m.Tries, len(retries)-1)])
+	m.Tries++
+	c.o.Health.Counter("load_moves_stopped").Add(1)
+	c.o.Log.Warn("a move has stopped halfway, and will be carried on", attr.Error, m.Error)
+}

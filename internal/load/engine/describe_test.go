@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/belay-project/belay/internal/load/plan"
+)
+
+const describedID = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+func inspection(host, config, more string) string {
+	return `{"Id":"` + describedID + `","Name":"/web","Image":"sha256:11","Created":"2026-03-01T10:00:00Z","State":{"Status":"running","Running":true,"StartedAt":"2026-03-01T10:00:00Z"},
+"HostConfig":{"NetworkMode":"default","RestartPolicy":{"Name":"no"},"Runtime":"runc","LogConfig":{"Type":"json-file"},"IpcMode":"private","CgroupnsMode":"private","PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}]}` + host + `},
+"Config":{"Image":"app:1","Hostname":"0123456789ab"` + config + `},"NetworkSettings":{"Networks":{"bridge":{"NetworkID":"n1"}}},"Mounts":[]` + more + `}`
+}
+
+// TestDescribe: what ties a container to its engine is told in a planner's words, and what only a
+// move itself would find beside it.
+func TestDescribe(t *testing.T) {
+	tests := []struct {
+		name, host, config, more, changes string
+		why                               string // in the reasons; empty: it is movable
+		selected                          bool
+	}{
+		{"plain", "", "", "", "null", "", true},
+		{"not selected", "", "", "", "null", "no LoadPolicy's movable selects it", false},
+		{"privileged", `,"Privileged":true`, "", "", "null", "it is privileged", true},
+		{"device", `,"Devices":[{"PathOnHost":"/dev/fuse"}]`, "", "", "null", `devices of its host, "/dev/fuse"`, true},
+		{"bind", "", "", `,"Mounts":[{"Type":"bind","Source":"/srv","Destination":"/srv"}]`, "null", `the path "/srv" of its host`, true},
+		{"anonymous volume", "", "", `,"Mounts":[{"Type":"volume","Name":"v1","Driver":"local","Destination":"/data"}]`, "null", "the anonymous volume at ", true},
+		{"old tmpfs", `,"Tmpfs":{"/run":""}`, "", "", "null", `files in memory at "/run"`, true},
+		{"written", "", "", "", `[{"Path":"/var/x","Kind":1}]`, "it has written 7 B to its own layer", true},
+		{"of the engine", "", "", "", `[{"Path":"/etc/hosts","Kind":1}]`, "", true},
+		{"compose", "", `,"Labels":{"com.docker.compose.project":"p"}`, "", "null", "compose manages it", true},
+		{"swarm", "", `,"Labels":{"com.docker.swarm.service.id":"s"}`, "", "null", "swarm manages it", true},
+		{"with --rm", `,"AutoRemove":true`, "", "", "null", "it removes itself", true},
+		{"an unknown field", `,"Novelty":true`, "", "", "null", "does not know", true},
+		{"limits of a disk", `,"BlkioDeviceReadBps":[{"Path":"/dev/sda","Rate":1}]`, "", "", "null", "limits on disks of its host", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h, asked := fake(t, map[string]string{
+				"GET /version":                                      `{"ApiVersion":"1.41"}`,
+				"GET /v1.41/info":                                   `{"ID":"e","Name":"hosta","Architecture":"x86_64","OSType":"linux","CgroupVersion":"2","ServerVersion":"20.10.24","Runtimes":{"runc":{}},"SecurityOptions":["name=seccomp,profile=default"],"Plugins":{"Volume":["local"],"Log":["json-file"]}}`,
+				"GET /v1.41/containers/json":                        `[{"Id":"` + describedID + `"},{"Id":"gone"}]`,
+				"GET /v1.41/networks":                               `[{"Name":"bridge","Driver":"bridge","Scope":"local"},{"Name":"shop","Driver":"bridge","Scope":"local"}]`,
+				"GET /v1.41/volumes":                                `{"Volumes":[{"Name":"v1","Driver":"local"}]}`,
+				"GET /v1.41/containers/" + describedID + "/json":    inspectionWith(tt.host, tt.config, tt.more),
+				"GET /v1.41/containers/" + describedID + "/changes": tt.changes,
+				"GET /v1.41/images/sha256:11/json":                  `{"Id":"sha256:11","Config":{}}`,
+			})
+			e, err := open(t, h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := e.Describe(t.Context(), DescribeOptions{Selected: func(name, image string, _ map[string]string) bool {
+				return tt.selected && name == "web" && image == "app:1"
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n.Host.Architecture != "amd64" || n.Host.Cgroup != 2 || n.Host.Engine != "20.10.24" || len(n.Site.Networks) != 2 || n.Site.Networks[0].Config == "" || n.Site.Volumes[0] != "v1" || len(n.Containers) != 1 {
+				t.Errorf("got %+v", n)
+			}
+			c := &n.Containers[0]
+			if c.Name != "web" || c.Image.Digest != "sha256:11" || len(c.Net.Ports) != 1 || c.Net.Ports[0].Port != 8080 || strings.Join(c.Needs, " ") != "runtime:runc log-driver:json-file" {
+				t.Errorf("got %+v", c)
+			}
+			got := strings.Join(c.Movable(plan.Rules{}).Reasons, "; ")
+			if tt.why == "" && got != "" || !strings.Contains(got, tt.why) {
+				t.Errorf("got %q, want %q", got, tt.why)
+			}
+			if !tt.selected && strings.Contains(strings.Join(*asked, " "), "/changes") {
+				t.Error("the engine walked through files of one that does not move")
+			}
+		})
+	}
+}
+
+// inspectionWith has mounts once.
+func inspectionWith(host, config, more string) string {
+	s := inspection(host, config, more)
+	if strings.Contains(more, `"Mounts"`) {
+		s = strings.Replace(s, `,"Mounts":[]`, "", 1)
+	}
+	return strings.TrimSuffix(s, "}") + `,"SizeRw":7}`
+}
