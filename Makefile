@@ -21,6 +21,10 @@ build: ## build bin/belay-agent, bin/belay and bin/belay-scanner (needs no clang
 package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64 (no root, no C compiler)
 	GO=$(GO) tools/package/build.sh
 
+.PHONY: image
+image: ## build dist/belay-image_*: OCI layout and files for docker load, amd64 and arm64 (no engine)
+	GO=$(GO) tools/image/build.sh
+
 .PHONY: build-test
 build-test: ## build the static helpers that kernel tests start
 	tools/ci/build-test.sh
