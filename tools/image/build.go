@@ -27,9 +27,9 @@ import (
 
 // build is what one image is made of.
 type build struct {
-	version, out, policies, notices, name string
-	time                                  time.Time
-	platforms                             []platform
+	version, out, policies, units, notices, name string
+	time                                         time.Time
+	platforms                                    []platform
 }
 
 // platform is an architecture and the directory of its programs.
@@ -82,7 +82,7 @@ func (b *build) write() ([]string, error) {
 		out = append(out, file)
 	}
 	index = mutate.Annotations(index, b.labels()).(v1.ImageIndex)
-	err = dir.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": b.version}))
+	err = dir.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": b.tagName()}))
 	if err != nil {
 		return out, fmt.Errorf("write the layout: %w", err)
 	}
@@ -100,8 +100,10 @@ func (b *build) write() ([]string, error) {
 
 // tag is the name by which docker load shows the image. A tag has neither + nor ~.
 func (b *build) tag() (name.Reference, error) {
-	return name.NewTag(b.name+":"+strings.NewReplacer("+", "_", "~", "-").Replace(b.version), name.WeakValidation)
+	return name.NewTag(b.name+":"+b.tagName(), name.WeakValidation)
 }
+
+func (b *build) tagName() string { return strings.NewReplacer("+", "_", "~", "-").Replace(b.version) }
 
 func (b *build) labels() map[string]string {
 	return map[string]string{
@@ -156,7 +158,7 @@ func (b *build) root(w io.Writer, p platform) error {
 	}{
 		{"etc", 0o755}, {"etc/belay", 0o755}, {"etc/belay/policies", 0o755}, {"run", 0o755}, {"run/belay", 0o751}, {"tmp", 0o1777},
 		{"usr", 0o755}, {"usr/bin", 0o755}, {"usr/sbin", 0o755}, {"usr/share", 0o755}, {"usr/share/belay", 0o755},
-		{"usr/share/belay/policies", 0o755}, {"usr/share/doc", 0o755}, {"usr/share/doc/belay", 0o755},
+		{"usr/share/belay/policies", 0o755}, {"usr/share/belay/systemd", 0o755}, {"usr/share/doc", 0o755}, {"usr/share/doc/belay", 0o755},
 		{"var", 0o755}, {"var/lib", 0o755}, {"var/lib/belay", 0o750},
 	} {
 		t.add(&tar.Header{Typeflag: tar.TypeDir, Name: d.name + "/", Mode: d.mode}, nil)
@@ -166,6 +168,9 @@ func (b *build) root(w io.Writer, p platform) error {
 	t.text("etc/group", "root:x:0:\nnogroup:x:65534:\n")
 	for _, f := range programs {
 		t.file(f, filepath.Join(p.dir, filepath.Base(f)), 0o755)
+	}
+	for _, f := range []string{"belay-agent.service", "belay.slice"} {
+		t.file("usr/share/belay/systemd/"+f, filepath.Join(b.units, f), 0o644)
 	}
 	policies, err := filepath.Glob(filepath.Join(b.policies, "*.yaml"))
 	if err != nil || len(policies) == 0 {

@@ -39,7 +39,7 @@ func made(t *testing.T) (files map[string][]byte, dir string) {
 	}
 	dir = t.TempDir()
 	b := &build{
-		version: "1.2.3+4.gabc", out: dir, policies: "../../policies", name: "belay-agent", time: time.Unix(1700000000, 0).UTC(),
+		version: "1.2.3+4.gabc", out: dir, policies: "../../policies", units: "../../deploy/systemd", name: "belay-agent", time: time.Unix(1700000000, 0).UTC(),
 		platforms: []platform{{"amd64", progs}, {"arm64", progs}},
 	}
 	names, err := b.write()
@@ -146,9 +146,9 @@ func checkImage(t *testing.T, index v1.ImageIndex, digest v1.Hash, arch string) 
 		}
 		modes[h.Name] = h.Mode
 	}
-	for _, p := range append(programs, "usr/share/belay/policies/hardened.yaml") {
+	for _, p := range append(programs, "usr/share/belay/policies/hardened.yaml", "usr/share/belay/systemd/belay-agent.service") {
 		want := int64(0o755)
-		if strings.HasSuffix(p, ".yaml") {
+		if strings.HasPrefix(p, "usr/share/") {
 			want = 0o644
 		}
 		if modes[p] != want {
@@ -200,7 +200,7 @@ func loadable(t *testing.T, dir string) {
 }
 
 func TestMissingProgram(t *testing.T) {
-	b := &build{version: "1", out: t.TempDir(), policies: "../../policies", name: "x", time: time.Unix(1, 0), platforms: []platform{{"amd64", t.TempDir()}}}
+	b := &build{version: "1", out: t.TempDir(), policies: "../../policies", units: "../../deploy/systemd", name: "x", time: time.Unix(1, 0), platforms: []platform{{"amd64", t.TempDir()}}}
 	if _, err := b.write(); err == nil || !strings.Contains(err.Error(), "belay-agent") {
 		t.Errorf("an image without the agent: %v", err)
 	}

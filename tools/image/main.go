@@ -21,6 +21,7 @@ func main() {
 	flag.StringVar(&b.version, "version", "dev", "of the programs")
 	flag.StringVar(&b.out, "out", "dist", "directory that is written to")
 	flag.StringVar(&b.policies, "policies", "policies", "directory of the policies that ship")
+	flag.StringVar(&b.units, "units", "deploy/systemd", "directory of the units for nodes")
 	flag.StringVar(&b.notices, "notices", "", "file with the licences of what is linked in (default: none)")
 	flag.StringVar(&b.name, "name", "belay-agent", "repository of the image in its files")
 	flag.Parse()
