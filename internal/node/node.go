@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -72,10 +73,49 @@ var programs = map[string]string{
 	binaries + "/belay-scanner": "usr/bin/belay-scanner",
 }
 
-// file is one that the host is to have.
+// file is one that the host is to have: a text, or a copy of another file, which may be larger than the
+// memory that an init container has.
 type file struct {
 	data []byte
+	from string
 	mode fs.FileMode
+}
+
+func (f file) open() (io.ReadCloser, error) {
+	if f.from == "" {
+		return io.NopCloser(bytes.NewReader(f.data)), nil
+	}
+	return os.Open(f.from)
+}
+
+// same tells whether the host's file has what f has.
+func (f file) same(root *os.Root, name string) (bool, error) {
+	want, err := f.open()
+	if err != nil {
+		return false, err
+	}
+	defer want.Close()
+	have, err := root.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer have.Close()
+	a, b := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err1 := io.ReadFull(want, a)
+		m, err2 := io.ReadFull(have, b)
+		if !bytes.Equal(a[:n], b[:m]) {
+			return false, nil
+		}
+		for _, err := range []error{err1, err2} {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return false, err
+			}
+		}
+		if err1 != nil { // both have ended, for as much was read of one as of the other
+			return true, nil
+		}
+	}
 }
 
 // kept is the manifest.
@@ -211,11 +251,11 @@ func Remove(ctx context.Context, o Options) error {
 func (o *Options) wanted() (map[string]file, error) {
 	want := map[string]file{}
 	for to, from := range programs {
-		data, err := os.ReadFile(filepath.Join(o.From, from))
-		if err != nil {
+		from = filepath.Join(o.From, from)
+		if _, err := os.Stat(from); err != nil {
 			return nil, fmt.Errorf("the programs: %w; fix: name the root of the image with --from", err)
 		}
-		want[to] = file{data, 0o755}
+		want[to] = file{from: from, mode: 0o755}
 	}
 	for _, unit := range []string{agentUnit, "belay.slice"} {
 		text, err := os.ReadFile(filepath.Join(o.From, "usr/share/belay/systemd", unit))
@@ -225,13 +265,13 @@ func (o *Options) wanted() (map[string]file, error) {
 		for to, from := range programs {
 			text = bytes.ReplaceAll(text, []byte("/"+from+" "), []byte("/"+to+" "))
 		}
-		want[units+"/"+unit] = file{text, 0o644}
+		want[units+"/"+unit] = file{data: text, mode: 0o644}
 	}
 	conf, err := environment(o.Flags)
 	if err != nil {
 		return nil, err
 	}
-	want[agentConf] = file{conf, 0o644}
+	want[agentConf] = file{data: conf, mode: 0o644}
 	if o.Policies == "" {
 		return want, nil
 	}
@@ -250,7 +290,7 @@ func (o *Options) wanted() (map[string]file, error) {
 		if err != nil {
 			return nil, err
 		}
-		want[path.Join(policies, filepath.Base(name))] = file{data, 0o600}
+		want[path.Join(policies, filepath.Base(name))] = file{data: data, mode: 0o600}
 	}
 	return want, nil
 }
@@ -294,11 +334,11 @@ func compare(root *os.Root, want map[string]file, old kept) ([]string, error) {
 		case !st.Mode().IsRegular():
 			return nil, fmt.Errorf("%w: %s is no file; fix: move it away", ErrForeign, name)
 		}
-		have, err := root.ReadFile(name)
+		same, err := want[name].same(root, name)
 		if err != nil {
 			return nil, err
 		}
-		if bytes.Equal(have, want[name].data) && st.Mode().Perm() == want[name].mode {
+		if same && st.Mode().Perm() == want[name].mode {
 			continue
 		}
 		if !slices.Contains(old.Files, name) {
@@ -332,11 +372,16 @@ func write(root *os.Root, name string, f file) error {
 	if err := root.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	in, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
 	out, err := root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	_, err = out.Write(f.data)
+	_, err = io.Copy(out, in)
 	err = errors.Join(err, out.Chmod(f.mode), out.Sync(), out.Close())
 	if err == nil {
 		err = root.Rename(tmp, name)
@@ -387,5 +432,5 @@ func writeManifest(root *os.Root, k kept) error {
 	if err != nil {
 		return err
 	}
-	return write(root, manifest, file{append(raw, '\n'), 0o644})
+	return write(root, manifest, file{data: append(raw, '\n'), mode: 0o644})
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // asked records what the host's programs were asked for, and fails what contains fail.
@@ -195,6 +197,28 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
+func TestSame(t *testing.T) {
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	long := strings.Repeat("x", 64<<10)
+	for _, tt := range []struct {
+		have, want string
+		same       bool
+	}{{"", "", true}, {"a", "", false}, {"", "a", false}, {long, long, true}, {long, long + "y", false}, {long + "y", long, false}, {long + "y", long + "z", false}, {long + "y", long + "y", true}} {
+		put(t, dir, "have", tt.have)
+		put(t, dir, "want", tt.want)
+		for _, f := range []file{{data: []byte(tt.want)}, {from: filepath.Join(dir, "want")}} {
+			if got, err := f.same(root, "have"); err != nil || got != tt.same {
+				t.Errorf("%d and %d bytes: %v (%v), want %v", len(tt.have), len(tt.want), got, err, tt.same)
+			}
+		}
+	}
+}
+
 func link(t *testing.T, o *Options, target, name string) {
 	t.Helper()
 	p := filepath.Join(o.Root, name)
@@ -226,4 +250,26 @@ spec:
     drift: allow
 `)
 	install(t, o)
+}
+
+func TestChroot(t *testing.T) {
+	const busybox = "/bin/busybox"
+	raw, err := os.ReadFile(busybox)
+	testneed.Need(t, "root", os.Geteuid() == 0, "chroot(2) is root's")
+	testneed.Need(t, "busybox", err == nil, "install busybox-static")
+	dir := t.TempDir()
+	put(t, dir, "bin/busybox", string(raw))
+	if err := os.Chmod(filepath.Join(dir, "bin/busybox"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := chroot{dir}
+	if err := c.run(t.Context(), busybox, "test", "!", "-e", "/etc"); err != nil {
+		t.Errorf("a program of the host in its root: %v", err)
+	}
+	if err := c.run(t.Context(), busybox, "ls", "/etc"); err == nil || !strings.Contains(err.Error(), "No such file") {
+		t.Errorf("what it said is lost: %v", err)
+	}
+	if err := c.run(t.Context(), "/usr/bin/systemctl", "daemon-reload"); err == nil {
+		t.Error("a program that is not there has run")
+	}
 }
