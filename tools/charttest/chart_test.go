@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
@@ -22,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/util/validation"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
@@ -38,10 +40,20 @@ var update = flag.Bool("update", false, "rewrite "+manifest)
 // render is helm template: the values are checked against the schema, and go through the templates.
 func render(t *testing.T, values string) (map[string]string, error) {
 	t.Helper()
+	return renderChart(t, load(t), values)
+}
+
+func load(t *testing.T) *chart.Chart {
+	t.Helper()
 	c, err := loader.Load(chartDir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+func renderChart(t *testing.T, c *chart.Chart, values string) (map[string]string, error) {
+	t.Helper()
 	vals, err := chartutil.ReadValues([]byte(values))
 	if err != nil {
 		t.Fatal(err)
@@ -233,6 +245,25 @@ func TestPods(t *testing.T) {
 	want := []string{"--root=/host", "--policies=/policies", "--", "--docker-host=none", "--containerd=/run/containerd/containerd.sock", "--prometheus=127.0.0.1:9464", "--log-allowed"}
 	if !slices.Equal(pod.InitContainers[0].Args, want) {
 		t.Errorf("install is called with %q, want %q", pod.InitContainers[0].Args, want)
+	}
+}
+
+// TestVersion: a version has characters that tags and labels have not.
+func TestVersion(t *testing.T) {
+	c := load(t)
+	c.Metadata.Version, c.Metadata.AppVersion = "1.2.3-rc1+5.gabcdef0", "1.2.3~rc1+5.gabcdef0"
+	files, err := renderChart(t, c, "{}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds := decode[appsv1.DaemonSet](t, files["daemonset.yaml"])
+	for k, v := range ds.Labels {
+		if bad := validation.IsValidLabelValue(v); len(bad) > 0 {
+			t.Errorf("label %s: %q: %q", k, v, bad)
+		}
+	}
+	if got, want := ds.Spec.Template.Spec.Containers[0].Image, "belay-agent:1.2.3-rc1_5.gabcdef0"; got != want {
+		t.Errorf("image %s, want %s", got, want)
 	}
 }
 

@@ -9,13 +9,18 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "belay.labels" -}}
 {{ include "belay.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
+app.kubernetes.io/version: {{ include "belay.version" . | trunc 63 | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* The version in the characters that tags and labels have. */}}
+{{- define "belay.version" -}}
+{{ .Chart.AppVersion | replace "+" "_" | replace "~" "-" }}
+{{- end }}
+
 {{- define "belay.image" -}}
-{{- $tag := .Values.image.tag | default (.Chart.AppVersion | replace "+" "_" | replace "~" "-") -}}
+{{- $tag := .Values.image.tag | default (include "belay.version" .) -}}
 {{ .Values.image.repository }}:{{ $tag }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
