@@ -93,13 +93,13 @@ func Write(o Options, programs []Program) ([]byte, error) {
 		ref := "program:" + p.Name
 		uses["root"] = append(uses["root"], ref)
 		components = append(components, cdx.Component{BOMRef: ref, Type: cdx.ComponentTypeApplication, Name: p.Name, Version: o.Version})
-		std := Module{Path: "stdlib", Version: strings.TrimPrefix(p.Info.GoVersion, "go")}
+		std := Module{Path: Std, Version: strings.TrimPrefix(p.Info.GoVersion, "go")}
 		uses[ref] = append(uses[ref], std.PURL())
 		for _, m := range Modules([]Program{p}) {
 			uses[ref] = append(uses[ref], m.PURL())
 		}
 	}
-	for _, m := range withStd(programs) {
+	for _, m := range WithStd(programs) {
 		c := cdx.Component{BOMRef: m.PURL(), Type: cdx.ComponentTypeLibrary, Name: m.Path, Version: m.Version, PackageURL: m.PURL()}
 		if h := m.sha256(); h != "" {
 			c.Hashes = &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: h}}
@@ -123,11 +123,14 @@ func Write(o Options, programs []Program) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// withStd are the modules and the standard library of each Go that built them.
-func withStd(programs []Program) []Module {
+// Std is the name by which the standard library is in [WithStd].
+const Std = "stdlib"
+
+// WithStd returns the modules of the programs, and first the standard library of each Go that built them.
+func WithStd(programs []Program) []Module {
 	var std []Module
 	for _, p := range programs {
-		std = append(std, Module{Path: "stdlib", Version: strings.TrimPrefix(p.Info.GoVersion, "go")})
+		std = append(std, Module{Path: Std, Version: strings.TrimPrefix(p.Info.GoVersion, "go")})
 	}
 	slices.SortFunc(std, func(a, b Module) int { return strings.Compare(a.Version, b.Version) })
 	return append(slices.Compact(std), Modules(programs)...)
