@@ -1,11 +1,12 @@
 #!/bin/bash
 # Build a release into an empty directory DIST (dist/release): programs, packages, image and chart for
-# amd64 and arm64, bills of materials, licences, notes and SHA256SUMS. The same commit gives the same
+# ARCHES (amd64 arm64), bills of materials, licences, notes and SHA256SUMS. The same commit gives the same
 # bytes, wherever its tree lies: tools/release/check.sh tries it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export DIST=${DIST:-dist/release}
 . tools/release/lib.sh
+read -ra arches <<<"${ARCHES:-amd64 arm64}"
 if [ -n "$(ls -A "$out" 2>/dev/null)" ]; then
 	echo "release: $out is not empty: what is in it would be taken for this release" >&2
 	exit 1
@@ -21,12 +22,12 @@ pack() {
 }
 "$go" build -trimpath -o "$work/release" ./tools/release
 
-for arch in amd64 arm64; do
+for arch in "${arches[@]}"; do
 	BELAY_PROGRAMS='' compile $arch "$work/bin/$arch"
 done
-"$work/release" licences "$work"/bin/amd64/* "$work"/bin/arm64/* >"$BELAY_NOTICES"
+"$work/release" licences "$work"/bin/*/* >"$BELAY_NOTICES"
 cp "$BELAY_NOTICES" "$out/"
-for arch in amd64 arm64; do
+for arch in "${arches[@]}"; do
 	top=belay_${ver}_linux_$arch
 	mkdir "$work/$top"
 	cp "$work/bin/$arch"/* LICENSE README.md "$BELAY_NOTICES" "$work/$top/"
@@ -37,8 +38,8 @@ for arch in amd64 arm64; do
 		"$work/release" sbom -version "$ver" -arch $arch -out "$out/${p}_${ver}_$arch.cdx.json" "$work/bin/$arch/$p"
 	done
 done
-tools/package/build.sh amd64 arm64
-tools/image/build.sh amd64 arm64
+tools/package/build.sh "${arches[@]}"
+tools/image/build.sh "${arches[@]}"
 # A chart's version is SemVer: what dpkg writes with ~ is older than the release, as SemVer has it with -.
 chart=${ver//\~/-}
 cp -r deploy/helm/belay "$work/belay"

@@ -24,7 +24,7 @@ ver=${VERSION:-$(version)}
 compile() {
 	local c
 	mkdir -p "$2"
-	if [ -n "${BELAY_PROGRAMS:-}" ]; then
+	if [ -d "${BELAY_PROGRAMS:-/nonexistent}/$1" ]; then
 		cp "$BELAY_PROGRAMS/$1"/belay{,-agent,-scanner} "$2/"
 		return
 	fi
