@@ -232,7 +232,9 @@ func Remove(ctx context.Context, o Options) error {
 	if _, serr := root.Stat(binaries + "/belay-agent"); serr == nil {
 		uctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()
-		err = errors.Join(err, o.host.run(uctx, "/"+binaries+"/belay-agent", "run", "--unload"))
+		// By systemd, which may unmount: this process has next to no capability.
+		err = errors.Join(err, o.host.run(uctx, "/usr/bin/systemd-run", "--quiet", "--collect", "--wait", "--unit=belay-unload",
+			"/"+binaries+"/belay-agent", "run", "--unload"))
 	}
 	if err != nil {
 		return fmt.Errorf("end enforcement: %w; nothing was removed", err)
@@ -295,10 +297,16 @@ func (o *Options) wanted() (map[string]file, error) {
 	return want, nil
 }
 
+// fixed are flags that Remove, the unit and the probes know the value of.
+var fixed = []string{"--run-dir", "--state-dir", "--policy-dir", "--scanner", "--unload"}
+
 // environment is the file of the unit that holds the agent's flags. systemd splits the value at white
 // space and takes quotes and backslashes for its own, so that a flag with one of them is refused.
 func environment(flags []string) ([]byte, error) {
 	for _, f := range flags {
+		if name, _, _ := strings.Cut(f, "="); slices.Contains(fixed, name) {
+			return nil, fmt.Errorf("flag %s: a node has that where the package has it; fix: leave it out", name)
+		}
 		if !strings.HasPrefix(f, "-") || strings.ContainsFunc(f, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'\\$#;`", r) }) {
 			return nil, fmt.Errorf("flag %q: want --NAME=VALUE without spaces, quotes, $, #, ; or backslashes", f)
 		}

@@ -144,7 +144,8 @@ func TestInstall(t *testing.T) {
 		if err := Remove(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"systemctl disable --now belay-agent.service", "belay-agent run --unload", "systemctl daemon-reload"}; !slices.Equal(a.calls, want) {
+		if want := []string{"systemctl disable --now belay-agent.service",
+			"systemd-run --quiet --collect --wait --unit=belay-unload /opt/belay/bin/belay-agent run --unload", "systemctl daemon-reload"}; !slices.Equal(a.calls, want) {
 			t.Errorf("asked %q, want %q", a.calls, want)
 		}
 		if _, err := os.Stat(filepath.Join(o.Root, "opt/belay")); !errors.Is(err, fs.ErrNotExist) {
@@ -178,6 +179,7 @@ func TestInstallRefuses(t *testing.T) {
 		}, "never writes"},
 		{"a flag with a space", func(t *testing.T, o *Options) { o.Flags = []string{"--log-level=debug --unload"} }, "without spaces"},
 		{"a flag with a newline", func(t *testing.T, o *Options) { o.Flags = []string{"--x=1\nLD_PRELOAD=y"} }, "without spaces"},
+		{"another run directory", func(t *testing.T, o *Options) { o.Flags = []string{"--run-dir=/tmp"} }, "leave it out"},
 		{"no agent", func(t *testing.T, o *Options) { os.Remove(filepath.Join(o.From, "usr/sbin/belay-agent")) }, "belay-agent"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

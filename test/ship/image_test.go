@@ -6,6 +6,7 @@ package ship
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,5 +74,57 @@ func TestImageInDocker(t *testing.T) {
 				t.Errorf("exit %d, want 0 and %q: %s (%v)", r.Code, tt.want, r.Text(), r.Err())
 			}
 		})
+	}
+	t.Run("a node", func(t *testing.T) { nodeScene(t, ctx, engine, image) })
+}
+
+// nodeScene puts the agent into a directory that looks like a node's root, with no more rights and no
+// more memory than the init container of the chart has, and takes it away again. Its systemd is a script that
+// writes down what it is asked for.
+func nodeScene(t *testing.T, ctx context.Context, engine *lab.Engine, image string) {
+	busybox, err := os.ReadFile("/bin/busybox")
+	testneed.Need(t, "busybox", err == nil, "install busybox-static")
+	host := t.TempDir()
+	const script = "#!/bin/busybox sh\necho \"${0##*/} $*\" >>/asked\n"
+	for name, text := range map[string]string{"bin/busybox": string(busybox), "usr/bin/systemctl": script, "usr/bin/systemd-run": script, "run/systemd/system/x": ""} {
+		p := filepath.Join(host, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	policies, err := filepath.Abs("../../deploy/helm/belay/policies")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := func(args ...string) {
+		t.Helper()
+		r := engine.Docker(ctx, append([]string{
+			"run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--cap-add", "SYS_CHROOT", "--cap-add", "DAC_OVERRIDE",
+			"--security-opt", "no-new-privileges", "--memory", "64m", "-v", host + ":/host", "-v", policies + ":/policies:ro",
+			"--entrypoint", "/usr/bin/belay", image, "node",
+		}, args...)...)
+		if r.Code != 0 {
+			t.Fatalf("node %s: exit %d: %s", args[0], r.Code, r.Text())
+		}
+	}
+	agent := filepath.Join(host, "opt/belay/bin/belay-agent")
+	node("install", "--root=/host", "--policies=/policies", "--", "--docker-host=none")
+	if st, err := os.Stat(agent); err != nil || st.Mode().Perm() != 0o755 {
+		t.Fatalf("the agent is not on the node: %v, %v", st, err)
+	}
+	node("remove", "--root=/host")
+	if _, err := os.Stat(agent); err == nil {
+		t.Error("the agent stays on the node")
+	}
+	asked, err := os.ReadFile(filepath.Join(host, "asked"))
+	want := `systemctl daemon-reload
+systemctl enable belay-agent.service
+systemctl restart belay-agent.service
+systemctl disable --now belay-agent.service
+systemd-run --quiet --collect --wait --unit=belay-unload /opt/belay/bin/belay-agent run --unload
+systemctl daemon-reload
+`
+	if err != nil || string(asked) != want {
+		t.Errorf("systemd was asked for (%v):\n%s", err, asked)
 	}
 }
