@@ -5,8 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+rev=$(git rev-parse HEAD) # also if somebody commits meanwhile
 for n in first second/deeper; do
 	git clone -q --no-hardlinks . "$work/$n/belay"
+	git -C "$work/$n/belay" checkout -q --detach "$rev"
 	(
 		cd "$work/$n/belay"
 		[ "$n" = first ] || [ -z "${COLD:-}" ] || export GOCACHE=$work/cache
