@@ -21,6 +21,22 @@ build: ## build bin/belay-agent, bin/belay and bin/belay-scanner (needs no clang
 package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64 (no root, no C compiler)
 	GO=$(GO) tools/package/build.sh
 
+.PHONY: image
+image: ## build dist/belay-image_*: OCI layout and files for docker load, amd64 and arm64 (no engine)
+	GO=$(GO) tools/image/build.sh
+
+.PHONY: release
+release: ## build dist/release: programs, packages, image, chart, bills of materials, licences, SHA256SUMS
+	GO=$(GO) tools/release/build.sh
+
+.PHONY: release-check
+release-check: ## build the release of HEAD twice in different places and compare (COLD=1: without a build cache)
+	GO=$(GO) tools/release/check.sh
+
+.PHONY: vulncheck
+vulncheck: ## govulncheck of the programs; offline with BELAY_SCAN_DATA
+	GO=$(GO) tools/release/vulncheck.sh
+
 .PHONY: build-test
 build-test: ## build the static helpers that kernel tests start
 	tools/ci/build-test.sh

@@ -22,6 +22,7 @@ func TestDeps(t *testing.T) {
 		{Package: "github.com/belay-project/belay/internal/scan/worker", Why: "it is the scanner"},
 		{Package: "github.com/belay-project/belay/internal/scan/osvdir", Why: "databases are built elsewhere: feeds come in archives"},
 		{Package: "github.com/belay-project/belay/internal/gate/takeover", Why: "moving the gate is the operator's act, and asks systemd"},
+		{Package: "github.com/belay-project/belay/internal/node", Why: "putting the agent on a host is the operator's act, and asks systemd"},
 		{Package: "plugin", Why: "code that a review of the binary does not see"},
 		{Package: "net/http/pprof", Why: "it registers itself on the default mux and gives away memory"},
 		{Package: "github.com/nats-io/nats-server", Why: "the fleet's broker runs on its own host"},

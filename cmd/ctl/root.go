@@ -133,8 +133,8 @@ user of the host.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&t.runDir, "run-dir", "/run/belay", "`directory` of the agent's sockets")
 	flags.VarP(&t.output, "output", "o", "output format")
-	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), topCommand(t), imagesCommand(t), loadCommand(t), moveCommand(t), eventsCommand(t), explainCommand(t),
-		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), cacheCommand(t), enableGateCommand(t), disableGateCommand(t), versionCommand(t), manpage.Command(1))
+	root.AddCommand(statusCommand(t), doctorCommand(t), supportBundleCommand(t), containersCommand(t), topCommand(t), imagesCommand(t), loadCommand(t), moveCommand(t), eventsCommand(t), graphCommand(t), explainCommand(t),
+		policyCommand(t), journalCommand(t), enrollCommand(t), elevateCommand(t), tokenCommand(t), scanCommand(t), sbomCommand(t), diffCommand(t), ciCommand(t), registryCommand(t), dbCommand(t), cacheCommand(t), enableGateCommand(t), disableGateCommand(t), nodeCommand(t), versionCommand(t), manpage.Command(1))
 	return root, started
 }
 

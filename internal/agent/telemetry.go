@@ -21,6 +21,10 @@ func (a *Agent) openTelemetry() error {
 	a.telemetry, err = telemetry.Open(context.Background(), telemetry.Options{
 		Endpoint: c.Endpoint, Protocol: c.Protocol, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Prometheus: c.Prometheus,
 		Version: a.cfg.Version, Host: a.host.Hostname, BootID: a.host.BootID, Observe: a.observed, Health: a.health, Log: a.log,
+		Enforcing: func() bool {
+			ok, _ := a.enforcing()
+			return a.opened.Load() && ok
+		},
 	})
 	if err != nil {
 		return err

@@ -34,6 +34,7 @@ type Options struct {
 
 	Version, Host, BootID string           // of the resource
 	Observe               func() Observed  // state at a moment, asked at each collection
+	Enforcing             func() bool      // answers /healthz, which anybody may ask often; nil: never
 	Health                *health.Registry // required
 	Log                   *slog.Logger     // required
 

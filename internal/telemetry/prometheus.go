@@ -38,7 +38,9 @@ type promServer struct {
 	srv    *http.Server
 }
 
-func listenProm(addr string, log *slog.Logger) (*promServer, error) {
+// listenProm opens the endpoint. enforcing answers /healthz, which an orchestrator asks: one bit, so
+// that it may be asked by whoever may read the metrics.
+func listenProm(addr string, enforcing func() bool, log *slog.Logger) (*promServer, error) {
 	reg := prometheus.NewRegistry()
 	reader, err := otelprom.New(otelprom.WithRegisterer(reg))
 	if err != nil {
@@ -55,6 +57,13 @@ func listenProm(addr string, log *slog.Logger) (*promServer, error) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, MaxRequestsInFlight: 2, Timeout: scrapeTime, // OpenMetrics has the exemplars
 	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if !enforcing() {
+			http.Error(w, "not enforcing; see belay status", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "enforcing")
+	})
 	return &promServer{l: netutil.LimitListener(l, maxScrapes), reader: reader, srv: &http.Server{
 		Handler: mux, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: 2 * scrapeTime, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: scrapeHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),

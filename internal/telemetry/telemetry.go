@@ -133,7 +133,7 @@ func (t *Telemetry) openMetrics(ctx context.Context, p *plan, res *resource.Reso
 	}
 	if p.prometheus != "" {
 		var err error
-		if t.prom, err = listenProm(p.prometheus, t.log); err != nil {
+		if t.prom, err = listenProm(p.prometheus, func() bool { return t.o.Enforcing != nil && t.o.Enforcing() }, t.log); err != nil {
 			return err
 		}
 		opts = append(opts, sdkmetric.WithReader(t.prom.reader))

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What `make test` does: build, generated files, vet, unit tests, fuzz seeds and 5 s
+# What `make test` does: build, generated files, vet, unit tests, the chart, fuzz seeds and 5 s
 # each, kernel suites natively and in two virtual machines, scenes on real Docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,6 +17,8 @@ step unit tests
 # dependency and layer tests read the tree: never from the cache
 go test -count=1 ./...
 go test -race -count=1 ./internal/journal ./internal/health ./internal/control ./internal/policy ./internal/workload
+step the Helm chart
+go -C tools/charttest test -count=1 -v . 2>&1 | tools/ci/count.sh chart
 step fuzz
 tools/ci/fuzz.sh 5s
 if [ "$(id -u)" = 0 ]; then

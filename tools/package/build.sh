@@ -4,39 +4,12 @@
 # trimmed, the packager is pinned in tools/package/nfpm.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-umask 022
-out=${DIST:-dist}
 [ $# -gt 0 ] || set -- amd64 arm64
-go=${GO:-go}
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-export TZ=UTC LC_ALL=C
-
-# version prints what dpkg and rpm both take and order: a tag's v1.2.3 is 1.2.3, five commits
-# later it is 1.2.3+5.gabcdef0; without a tag it is older than every release.
-version() {
-	local d
-	if d=$(git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/null); then
-		d=${d#v}
-		case $d in *-*-g*) d=$(sed -E 's/-([0-9]+)-g/+\1.g/' <<<"$d") ;; esac
-		printf '%s\n' "${d//-/\~}"
-	else
-		printf '0.0.0~git%s.%s\n' "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d)" \
-			"$(git describe --always --abbrev=12 --dirty=.dirty)"
-	fi
-}
-ver=${VERSION:-$(version)}
+. tools/release/lib.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 "$go" -C tools/package/nfpm build -o "$work/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
-
-compile() { # compile ARCH DIRECTORY
-	local c
-	for c in agent:belay-agent ctl:belay scanner:belay-scanner; do
-		CGO_ENABLED=0 GOOS=linux GOARCH=$1 "$go" build -trimpath -ldflags "-s -w -buildid= -X main.version=$ver" \
-			-o "$2/${c#*:}" "./cmd/${c%:*}"
-	done
-}
 
 # texts DIRECTORY writes man pages and completions, by the programs built for this machine:
 # they are the same for every architecture.

@@ -1,0 +1,324 @@
+package charttest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/util/validation"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	chartDir = "../../deploy/helm/belay"
+	manifest = "../../deploy/kubernetes/belay.yaml"
+	digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+)
+
+var update = flag.Bool("update", false, "rewrite "+manifest)
+
+// render is helm template: the values are checked against the schema, and go through the templates.
+func render(t *testing.T, values string) (map[string]string, error) {
+	t.Helper()
+	return renderChart(t, load(t), values)
+}
+
+func load(t *testing.T) *chart.Chart {
+	t.Helper()
+	c, err := loader.Load(chartDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func renderChart(t *testing.T, c *chart.Chart, values string) (map[string]string, error) {
+	t.Helper()
+	vals, err := chartutil.ReadValues([]byte(values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := chartutil.ProcessDependencies(c, vals); err != nil {
+		t.Fatal(err)
+	}
+	all, err := chartutil.ToRenderValues(c, vals, chartutil.ReleaseOptions{Name: "belay", Namespace: "belay-system", IsInstall: true}, chartutil.DefaultCapabilities)
+	if err != nil {
+		return nil, err
+	}
+	files, err := engine.Engine{Strict: true}.Render(c, all)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for name, text := range files {
+		if strings.HasSuffix(name, ".yaml") && strings.TrimSpace(text) != "" {
+			out[strings.TrimPrefix(name, "belay/templates/")] = text
+		}
+	}
+	return out, nil
+}
+
+func mustRender(t *testing.T, values string) map[string]string {
+	t.Helper()
+	files, err := render(t, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestLint(t *testing.T) {
+	for _, values := range []string{"{}", "namespace: {create: true}", "podMonitor: {enabled: true}\nagent: {metrics: {address: 0.0.0.0}}", "action: remove"} {
+		vals, err := chartutil.ReadValues([]byte(values))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := lint.All(chartDir, vals, "belay-system", true)
+		for _, m := range l.Messages {
+			if m.Severity > support.InfoSev {
+				t.Errorf("%s: %s", values, m)
+			}
+		}
+	}
+}
+
+// TestStrict decodes what every set of values gives into the types of the API, which refuse a field
+// that they do not have and one that is there twice.
+func TestStrict(t *testing.T) {
+	for _, tt := range []struct {
+		name, values string
+		objects      int
+	}{
+		{"defaults", "{}", 4},
+		{"namespace", "namespace: {create: true}", 5},
+		{"no network policy", "networkPolicy: {enabled: false}", 3},
+		{"remove", "action: remove", 4},
+		{"everything", `
+image: {digest: "` + digest + `", tag: v1}
+imagePullSecrets: [{name: pull}]
+agent: {metrics: {address: "fd00::1", port: 9999}, flags: [--log-allowed, "--output=file:/var/log/belay.json"]}
+policies: {floor: null, mine: "apiVersion: belay.dev/v1\nkind: RuntimePolicy\n"}
+nodeSelector: {kubernetes.io/os: linux}
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}
+podLabels: {team: security}
+podAnnotations: {a: b}
+namespace: {create: true}
+`, 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := 0
+			for name, text := range mustRender(t, tt.values) {
+				for _, doc := range documents(t, text) {
+					if _, _, err := strict.Decode(doc, nil, nil); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+					n++
+				}
+			}
+			if n != tt.objects {
+				t.Errorf("%d objects, want %d", n, tt.objects)
+			}
+		})
+	}
+}
+
+var strict = json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme.Scheme, scheme.Scheme, json.SerializerOptions{Yaml: true, Strict: true})
+
+func documents(t *testing.T, text string) [][]byte {
+	t.Helper()
+	var out [][]byte
+	r := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
+	for {
+		doc, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(bytes.TrimSpace(doc)) > 0 {
+			out = append(out, doc)
+		}
+	}
+}
+
+// TestStrictSees holds the check itself to account.
+func TestStrictSees(t *testing.T) {
+	text := strings.Replace(mustRender(t, "{}")["daemonset.yaml"], "terminationGracePeriodSeconds:", "terminationGracePeriodSecond:", 1)
+	if _, _, err := strict.Decode([]byte(text), nil, nil); err == nil {
+		t.Error("a field that does not exist passes")
+	}
+}
+
+func TestSchema(t *testing.T) {
+	for _, values := range []string{
+		"imgae: {tag: x}", "image: {digest: latest}", "image: {repository: ''}", "agent: {flags: ['--x=a b']}", "agent: {flags: ['--x=$(id)']}",
+		"policies: {Bad_Name: x}", "policies: {a: 1}", "agent: {metrics: {address: localhost, port: 1}}", "agent: {metrics: {port: 0}}", "action: purge",
+		"runtime: {containerd: run/x.sock}", "allowInstallers: [abc]",
+	} {
+		if _, err := render(t, values); err == nil || !strings.Contains(err.Error(), "schema") {
+			t.Errorf("%s: error %v, want one of the schema", values, err)
+		}
+	}
+}
+
+func TestPodMonitor(t *testing.T) {
+	if _, err := render(t, "podMonitor: {enabled: true}"); err == nil || !strings.Contains(err.Error(), "agent.metrics.address") {
+		t.Errorf("a PodMonitor of what nobody reaches: %v", err)
+	}
+	files := mustRender(t, "podMonitor: {enabled: true, labels: {release: prom}}\nagent: {metrics: {address: 0.0.0.0}}")
+	var m struct {
+		Spec struct {
+			PodMetricsEndpoints []struct {
+				Relabelings []struct{ Replacement string }
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(files["podmonitor.yaml"]), &m); err != nil {
+		t.Fatal(err)
+	}
+	if len(m.Spec.PodMetricsEndpoints) != 1 || m.Spec.PodMetricsEndpoints[0].Relabelings[0].Replacement != "$1:9464" {
+		t.Errorf("got %+v", m)
+	}
+}
+
+func decode[T any](t *testing.T, text string) *T {
+	t.Helper()
+	v := new(T)
+	if err := yaml.UnmarshalStrict([]byte(text), v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestPods holds the pods to what they may have.
+func TestPods(t *testing.T) {
+	ds := decode[appsv1.DaemonSet](t, mustRender(t, "agent: {flags: [--log-allowed]}")["daemonset.yaml"])
+	pod := ds.Spec.Template.Spec
+	if pod.HostPID || pod.HostNetwork || pod.HostIPC || *pod.AutomountServiceAccountToken {
+		t.Error("the pods have a namespace of the node's, or a token")
+	}
+	if len(pod.Tolerations) != 1 || pod.Tolerations[0].Operator != corev1.TolerationOpExists || pod.PriorityClassName != "system-node-critical" {
+		t.Errorf("not on every node: %+v %q", pod.Tolerations, pod.PriorityClassName)
+	}
+	if u := ds.Spec.UpdateStrategy.RollingUpdate; u == nil || u.MaxSurge.IntValue() != 0 {
+		t.Error("two pods of one node write at a time")
+	}
+	for _, c := range append(pod.InitContainers, pod.Containers...) {
+		s := c.SecurityContext
+		if s.Privileged != nil || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+			t.Errorf("%s: %+v", c.Name, s)
+		}
+		if c.Resources.Limits.Memory().IsZero() {
+			t.Errorf("%s has no limit on memory", c.Name)
+		}
+	}
+	if got := pod.InitContainers[0].SecurityContext.Capabilities.Add; !slices.Equal(got, []corev1.Capability{"SYS_CHROOT", "DAC_OVERRIDE"}) {
+		t.Errorf("install has %v", got)
+	}
+	if hold := pod.Containers[0]; !*hold.SecurityContext.RunAsNonRoot || len(hold.SecurityContext.Capabilities.Add) > 0 || len(hold.VolumeMounts) > 0 {
+		t.Errorf("what stays has more than nothing: %+v", hold)
+	}
+	if p := pod.Containers[0].ReadinessProbe.HTTPGet; p.Host != "127.0.0.1" || p.Port.IntValue() != 9464 || p.Path != "/healthz" {
+		t.Errorf("readiness asks %+v", p)
+	}
+	want := []string{"--root=/host", "--policies=/policies", "--", "--docker-host=none", "--containerd=/run/containerd/containerd.sock", "--prometheus=127.0.0.1:9464", "--log-allowed"}
+	if !slices.Equal(pod.InitContainers[0].Args, want) {
+		t.Errorf("install is called with %q, want %q", pod.InitContainers[0].Args, want)
+	}
+}
+
+// TestVersion: a version has characters that tags and labels have not.
+func TestVersion(t *testing.T) {
+	c := load(t)
+	c.Metadata.Version, c.Metadata.AppVersion = "1.2.3-rc1+5.gabcdef0", "1.2.3~rc1+5.gabcdef0"
+	files, err := renderChart(t, c, "{}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds := decode[appsv1.DaemonSet](t, files["daemonset.yaml"])
+	for k, v := range ds.Labels {
+		if bad := validation.IsValidLabelValue(v); len(bad) > 0 {
+			t.Errorf("label %s: %q: %q", k, v, bad)
+		}
+	}
+	if got, want := ds.Spec.Template.Spec.Containers[0].Image, "belay-agent:1.2.3-rc1_5.gabcdef0"; got != want {
+		t.Errorf("image %s, want %s", got, want)
+	}
+}
+
+func TestNetworkPolicy(t *testing.T) {
+	np := decode[networkingv1.NetworkPolicy](t, mustRender(t, "{}")["networkpolicy.yaml"])
+	if len(np.Spec.PolicyTypes) != 2 || len(np.Spec.Ingress)+len(np.Spec.Egress) > 0 {
+		t.Errorf("the pods need no network: %+v", np.Spec)
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	names := func(values string) []string {
+		return slices.Sorted(maps.Keys(decode[corev1.ConfigMap](t, mustRender(t, values)["configmap.yaml"]).Data))
+	}
+	if got := names("{}"); !slices.Equal(got, []string{"floor.yaml"}) {
+		t.Errorf("defaults: %q", got)
+	}
+	got := names("policies: {floor: null, mine: x}\nimage: {digest: \"" + digest + "\"}\nallowInstallers: [\"" + digest + "\"]")
+	if !slices.Equal(got, []string{"belay-installer-0123456789ab.yaml", "mine.yaml"}) {
+		t.Errorf("own ones: %q", got)
+	}
+	sum := func(values string) string {
+		return decode[appsv1.DaemonSet](t, mustRender(t, values)["daemonset.yaml"]).Spec.Template.Annotations["belay.dev/policies"]
+	}
+	if sum("{}") == sum("policies: {mine: x}") {
+		t.Error("other policies roll out no other pods")
+	}
+}
+
+// TestManifest holds the manifest for kubectl apply to the chart. -update writes it.
+func TestManifest(t *testing.T) {
+	files := mustRender(t, "namespace: {create: true}")
+	var b strings.Builder
+	fmt.Fprintln(&b, "# The chart in deploy/helm/belay with its defaults, for kubectl apply. Written by: go test . -update, in tools/charttest.")
+	order := []string{"namespace.yaml", "serviceaccount.yaml", "configmap.yaml", "networkpolicy.yaml", "daemonset.yaml"}
+	for _, name := range order {
+		text := strings.Replace(files[name], "app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl", 1)
+		fmt.Fprintf(&b, "---\n%s\n", strings.TrimSpace(text))
+	}
+	if len(files) != len(order) {
+		t.Errorf("the chart gives %d files, the manifest has %d", len(files), len(order))
+	}
+	if *update {
+		if os.Getenv("CI") != "" {
+			t.Fatal("-update is refused in CI")
+		}
+		if err := os.WriteFile(manifest, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(have) != b.String() {
+		t.Errorf("%s is not what the chart gives: go test . -update", manifest)
+	}
+}

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Look for known vulnerabilities in what the programs are linked with: govulncheck on programs that
+# keep their symbols, so that what is never called is told apart. The database is that of
+# BELAY_SCAN_DATA/osv/Go (OSV records, no network), or else vuln.go.dev. Exit status 3: there are some.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+go=${GO:-go}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$go" -C tools/govulncheck build -o "$work/govulncheck" golang.org/x/vuln/cmd/govulncheck
+db=()
+if [ -d "${BELAY_SCAN_DATA:-/nonexistent}/osv/Go" ]; then
+	"$go" run ./tools/release govulndb -out "$work/db" "$BELAY_SCAN_DATA/osv/Go"
+	db=(-db "file://$work/db")
+fi
+rc=0
+for c in agent ctl scanner; do
+	CGO_ENABLED=0 GOOS=linux "$go" build -trimpath -o "$work/$c" "./cmd/$c"
+	echo "== cmd/$c"
+	"$work/govulncheck" "${db[@]}" -mode binary "$work/$c" || rc=$?
+done
+exit $rc
