@@ -290,6 +290,14 @@ struct files_struct {
 
 struct bpf_local_storage;
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
 struct task_struct {
 	unsigned int flags;
 	int pid;
@@ -309,6 +317,28 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct mm_struct *mm;
 	struct bpf_local_storage *bpf_storage;
+	struct hlist_node pid_links[4];
+};
+
+struct pid {
+	struct hlist_head tasks[4];
+};
+
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
+};
+
+struct bpf_map {
+	__u32 id;
+};
+
+struct bpf_prog_aux {
+	__u32 id;
+};
+
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
 };
 
 struct linux_binprm {
