@@ -233,11 +233,19 @@ static __noinline int bl_host_proc(struct dentry *d)
 static __always_inline __u32 bl_host_written(struct file *file)
 {
 	struct dentry *d = BPF_CORE_READ(file, f_path.dentry);
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	struct hlist_node *alias;
 
 	if (!(BPF_CORE_READ(file, f_mode) & FMODE_WRITE) && !(BPF_CORE_READ(file, f_flags) & O_TRUNC))
 		return 0;
 	if (BPF_CORE_READ(d, d_sb, s_magic) == BL_PROC)
 		return bl_host_proc(d) ? BL_HOST_BIT(BL_R_HOST_AGENT) : 0;
+	/* Before 6.5 what an overlay opens below itself has the overlay's path. */
+	if (inode != BPF_CORE_READ(d, d_inode)) {
+		alias = BPF_CORE_READ(inode, i_dentry.first);
+		if (alias)
+			d = (void *)alias - bpf_core_field_offset(struct dentry, d_u.d_alias);
+	}
 	return bl_host_rules((__u64)d, 0);
 }
 

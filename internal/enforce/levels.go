@@ -95,7 +95,7 @@ var levelTable = []levelRow{
 // What the section host leaves open. The device that a file system is on is another matter:
 // privileges.rawDevices.
 const (
-	hostNote = "writes by descriptors and mappings made before the rule was bound, times (utimes), inode flags, and mount --move (MS_MOVE) of a mount above are open: " +
+	hostNote = "writes by descriptors and mappings made before the rule was bound, times (utimes), inode flags, truncation and mode through an overlay on top, and mount --move (MS_MOVE) of a mount above are open: " +
 		"deny privileges.mount and rawDevices too"
 	hostAgentNote   = hostNote + "; of links only opening by id, detaching and updating are refused, the last two for links of whomever"
 	hostSignalNote  = "acts on the host's files and processes are not seen; --signal-syscalls kills who opens a file for writing"
