@@ -193,22 +193,39 @@ func (t *hostTable) name(bit uint8, dir, base string, deeper uint32) {
 	t.names[k] |= uint32(bit)
 }
 
-// ownObjects guards the maps, links and programs of this enforcer.
+// ownObjects guards the maps, links and programs of this enforcer. e.guardMu is held.
 func (e *Enforcer) ownObjects(t *hostTable) error {
+	e.attachMu.Lock()
+	defer e.attachMu.Unlock()
+	if e.ownFrom != e.links {
+		own, err := e.listOwn()
+		if err != nil {
+			return err
+		}
+		e.own, e.ownFrom = own, e.links
+	}
+	for _, k := range e.own {
+		t.object(k, hostBit(verdict.RuleHostAgent))
+	}
+	return nil
+}
+
+// listOwn asks for the ids of what ownObjects guards, which are others after an attachment only.
+// e.attachMu is held.
+func (e *Enforcer) listOwn() ([]kernelBlHostKey, error) {
+	var out []kernelBlHostKey
 	add := func(kind kernelBlHostKind, id uint32) {
-		t.object(kernelBlHostKey{Ino: uint64(id), Kind: uint32(kind)}, hostBit(verdict.RuleHostAgent))
+		out = append(out, kernelBlHostKey{Ino: uint64(id), Kind: uint32(kind)})
 	}
 	for name, m := range e.maps {
 		info, err := m.Info()
 		if err != nil {
-			return fmt.Errorf("ask for map %s: %w", name, err)
+			return nil, fmt.Errorf("ask for map %s: %w", name, err)
 		}
 		if id, ok := info.ID(); ok {
 			add(kernelBlHostKindBL_HOST_MAP, uint32(id))
 		}
 	}
-	e.attachMu.Lock()
-	defer e.attachMu.Unlock()
 	for _, h := range e.attached {
 		l, err := link.LoadPinnedLink(filepath.Join(e.links, h.program), &ebpf.LoadPinOptions{})
 		if err != nil {
@@ -220,7 +237,7 @@ func (e *Enforcer) ownObjects(t *hostTable) error {
 		}
 		_ = l.Close()
 	}
-	return nil
+	return out, nil
 }
 
 // OwnCgroup returns the directory of this process's cgroup and those above it but the root,

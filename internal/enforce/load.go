@@ -83,10 +83,12 @@ type Enforcer struct {
 	missMu  sync.Mutex
 	missing map[string]string
 
-	// guardMu makes one change of the socket guard at a time, and guards bound: the inodes
-	// of its sockets by path.
+	// guardMu makes one change of the guards of sockets and of the host at a time, and guards
+	// bound: the inodes of its sockets by path. It is taken before attachMu.
 	guardMu sync.Mutex
 	bound   map[string]kernelBlSockKey
+	own     []kernelBlHostKey // the enforcer's own BPF objects, while links is ownFrom
+	ownFrom string
 
 	badRecords atomic.Uint64
 	canaries   sync.Map // ident.ContainerID to time.Time
