@@ -13,6 +13,7 @@
 #include "file.bpf.c"
 #include "files.bpf.c"
 #include "priv.bpf.c"
+#include "host.bpf.c"
 #include "net.bpf.c"
 #include "ssh.bpf.c"
 #include "netrules.bpf.c"
@@ -37,6 +38,7 @@ BL_TWIN(enum, bl_global);
 BL_TWIN(enum, bl_backend_id);
 BL_TWIN(enum, bl_code);
 BL_TWIN(enum, bl_sock_kind);
+BL_TWIN(enum, bl_host_kind);
 BL_TWIN(enum, bl_caller_kind);
 BL_TWIN(enum, bl_guard_mode);
 BL_TWIN(enum, bl_net_dir);

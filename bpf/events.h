@@ -73,6 +73,7 @@ enum bl_hook {
 	BL_H_KEY = 45,
 	BL_H_ANON_INODE = 46,
 	BL_H_CAPABLE = 47,
+	BL_H_RLIMIT = 48,
 };
 
 enum bl_layer {

@@ -25,10 +25,10 @@ static __noinline int bl_priv_emit(const struct bl_report *r)
 	return 0;
 }
 
-/* Reports a denial, and returns what the hook does. */
-static __always_inline int bl_priv_report(struct bl_who *w, struct bl_container *c,
+/* Reports a denial, and returns what the hook does. kill: the act is over already. */
+static __always_inline int bl_priv_denied(struct bl_who *w, struct bl_container *c,
 					  struct bl_policy *p, __u32 set, int slot, __u8 rule,
-					  const struct path *object, __u8 hook, __u16 number)
+					  const struct path *object, __u8 hook, __u16 number, int kill)
 {
 	struct bl_report r = {};
 
@@ -39,12 +39,22 @@ static __always_inline int bl_priv_report(struct bl_who *w, struct bl_container 
 	r.d.policy = p->rules[slot & 1][rule & (BL_R_MAX - 1)].policy;
 	r.set = set;
 	r.object = object;
-	r.type = rule == BL_R_BPF ? BL_EV_BPF : rule >= BL_R_EGRESS ? BL_EV_NET : BL_EV_PRIVILEGE;
+	r.type = rule == BL_R_BPF ? BL_EV_BPF : rule >= BL_R_EGRESS && rule <= BL_R_PACKET_SOCKETS ? BL_EV_NET :
+		 rule >= BL_R_HOST_AGENT && hook < BL_H_MOUNT && object ? BL_EV_FILE : BL_EV_PRIVILEGE;
 	r.hook = hook;
 	r.file_flags = number;
 	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
+	if (kill && slot == BL_ENFORCE)
+		r.decided = bl_kill();
 	bl_priv_emit(&r);
 	return slot == BL_ENFORCE ? -EPERM : 0;
+}
+
+static __always_inline int bl_priv_report(struct bl_who *w, struct bl_container *c,
+					  struct bl_policy *p, __u32 set, int slot, __u8 rule,
+					  const struct path *object, __u8 hook, __u16 number)
+{
+	return bl_priv_denied(w, c, p, set, slot, rule, object, hook, number, 0);
 }
 
 /* Judges an act of a task in a container. number: for the record. */

@@ -12,7 +12,7 @@
  * another ABI is never adopted: see internal/enforce. Containers and labels are carried
  * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 6
+#define BL_ABI 7
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -62,8 +62,11 @@ enum bl_rule_id {
 	BL_R_LISTEN = 27,
 	BL_R_RAW_SOCKETS = 28,
 	BL_R_PACKET_SOCKETS = 29,
-	BL_R_COUNT = 30,
-	BL_R_MAX = 32,
+	BL_R_HOST_AGENT = 30,
+	BL_R_HOST_RUNTIMES = 31,
+	BL_R_HOST_ENGINE = 32,
+	BL_R_COUNT = 33,
+	BL_R_MAX = 64,
 	BL_R_NONE = 255,
 };
 
@@ -228,6 +231,7 @@ struct bl_port_rule {
 #define BL_OPENS_FILES 0x01	/* file rules, which other acts on files are asked about too */
 #define BL_OPENS_KEYS 0x02	/* ssh.keys */
 #define BL_OPENS_PRIV 0x04	/* privileges.rawDevices, privileges.kernelControl */
+#define BL_OPENS_HOST 0x08	/* section host, which other acts are asked about too */
 
 /* The only entry of bl_config. */
 struct bl_config {

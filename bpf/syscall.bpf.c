@@ -7,7 +7,7 @@
  * What it cannot see: what io_uring opens, and renames and links, whose names are gone by
  * then. A thread can use what another has mapped or opened until the signal arrives.
  */
-#include "facts.h"
+#include "host.h"
 
 enum bl_sys {
 	BL_SYS_OTHER = 0,
@@ -191,24 +191,50 @@ static __always_inline int bl_seen_map(const struct bl_call *c)
 	return bl_vma_failed();
 }
 
+/* The file of a descriptor; NULL: closed by another thread. */
+static __always_inline struct file *bl_fd_file(__u32 fd)
+{
+	struct fdtable *fdt = BPF_CORE_READ(bpf_get_current_task_btf(), files, fdt);
+	struct file *file = NULL, **fds;
+
+	if (fd >= BPF_CORE_READ(fdt, max_fds))
+		return NULL;
+	fds = BPF_CORE_READ(fdt, fd);
+	if (bpf_probe_read_kernel(&file, sizeof(file), fds + fd))
+		return NULL;
+	return file;
+}
+
 /* A descriptor was opened: of a key? */
 __noinline int bl_seen_open(__u32 fd)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct bl_container *c = NULL;
 	struct bl_who w = {};
-	struct fdtable *fdt;
-	struct file *file, **fds;
+	struct file *file;
 
 	if (!bl_inside(&w, &c))
 		return 0;
-	fdt = BPF_CORE_READ(task, files, fdt);
-	if (fd >= BPF_CORE_READ(fdt, max_fds))
+	file = bl_fd_file(fd);
+	if (file)
+		bl_key_opened(&w, c, file, 1);
+	return 0;
+}
+
+/* Of a file of the host's, for writing? */
+__noinline int bl_seen_host(__u32 fd)
+{
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+	struct file *file;
+	__u32 rules;
+
+	if (!bl_host_inside(&w, &c))
 		return 0;
-	fds = BPF_CORE_READ(fdt, fd);
-	if (bpf_probe_read_kernel(&file, sizeof(file), fds + fd) || !file)
-		return 0;	/* closed by another thread */
-	bl_key_opened(&w, c, file, 1);
+	file = bl_fd_file(fd);
+	rules = file ? bl_host_written(file) : 0;
+	if (rules)
+		bl_host_judge(&w, c, rules, __builtin_preserve_access_index(&file->f_path),
+			      BL_H_FILE_OPEN, 1);
 	return 0;
 }
 
@@ -219,8 +245,10 @@ int BPF_PROG(bl_sys_exit, struct pt_regs *regs, long ret)
 
 	switch (bl_sys_kind(regs)) {
 	case BL_SYS_OPEN:
-		if (ret >= 0)
+		if (ret >= 0) {
 			bl_seen_open(ret);
+			bl_seen_host(ret);
+		}
 		return 0;
 	case BL_SYS_MAP:
 		/* The result of a 32-bit call is an address above 2 GiB, negative or not. */

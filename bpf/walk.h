@@ -108,6 +108,8 @@ __noinline int bl_walk_step(struct bl_scratch *s)
 		return BL_STEP_ON;
 	}
 	up = BPF_CORE_READ(d, d_parent);
+	if (!m && up == d)	/* for a record of an act whose mount is not known */
+		return BL_STEP_DONE;
 	k = s->n;
 	if (!up || k >= BL_DEPTH)
 		return BL_STEP_LOST;

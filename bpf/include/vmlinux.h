@@ -163,8 +163,17 @@ struct super_block {
 	struct dentry *s_root;
 };
 
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
 struct inode {
 	__u16 i_mode;
+	struct hlist_head i_dentry;
 	struct super_block *i_sb;
 	unsigned long i_ino;
 	unsigned int i_nlink;
@@ -177,6 +186,9 @@ struct dentry {
 	struct inode *d_inode;
 	unsigned char d_iname[32];
 	struct super_block *d_sb;
+	union {
+		struct hlist_node d_alias;
+	} d_u;
 };
 
 struct vfsmount {
@@ -309,6 +321,28 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct mm_struct *mm;
 	struct bpf_local_storage *bpf_storage;
+	struct hlist_node pid_links[4];
+};
+
+struct pid {
+	struct hlist_head tasks[4];
+};
+
+struct proc_inode {
+	struct pid *pid;
+	struct inode vfs_inode;
+};
+
+struct bpf_map {
+	__u32 id;
+};
+
+struct bpf_prog_aux {
+	__u32 id;
+};
+
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
 };
 
 struct linux_binprm {

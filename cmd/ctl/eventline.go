@@ -109,7 +109,7 @@ func deed(r *journal.Record) string {
 var privilegeWords = map[string]string{
 	"sb_mount": "mount on", "move_mount": "move a mount to", "sb_umount": "unmount", "sb_pivotroot": "change the root to",
 	"ptrace_access_check": "look into or trace another process", "ptrace_traceme": "be traced", "task_kill": "signal a process outside the container",
-	"task_setscheduler": "schedule a process outside the container", "userns_create": "make a user namespace",
+	"task_setscheduler": "schedule a process outside the container", "task_setrlimit": "limit a process outside the container", "bpf": "call bpf()", "userns_create": "make a user namespace",
 	"kernel_read_file": "load a kernel module", "kernel_load_data": "load a kernel module",
 	"kernel_module_request": "have the kernel load a module", "perf_event_open": "open a performance counter", "key_permission": "use the kernel's keys",
 	"inode_init_security_anon": "make an io_uring", "capable": "use", "bprm_creds_from_file": "become another user by", "file_open": "open",

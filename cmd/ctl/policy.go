@@ -300,6 +300,9 @@ func ruleTexts(s *policy.Spec) []string {
 	if n := s.Network; n != nil {
 		section(n.Mode, n.Values()...)
 	}
+	if h := s.Host; h != nil {
+		section(h.Mode, h.Values()...)
+	}
 	if g := s.Guard; g != nil {
 		section(g.Mode, "guard.bpf", string(g.BPF), "guard.sockets", string(g.Sockets))
 	}

@@ -176,6 +176,7 @@ func (a *Agent) open() error {
 		a.levels[l.Rule] = l.Level
 	}
 	a.setGuard()
+	a.setHost()
 	a.binder = newBinder(a)
 	if err := a.openImages(); err != nil {
 		return err

@@ -244,16 +244,20 @@ func (a *Agent) setGuard() {
 	}
 }
 
-// watchGuard follows what the engine's sockets and programs are.
+// watchGuard follows what the engine's sockets, programs and files are.
 func (a *Agent) watchGuard(ctx context.Context) error {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
+	host := time.NewTicker(hostEvery)
+	defer host.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 			a.setGuard()
+		case <-host.C:
+			a.setHost()
 		}
 	}
 }

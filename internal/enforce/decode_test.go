@@ -103,6 +103,7 @@ func TestABI(t *testing.T) {
 		{"rules.h", "BL_OPENS_FILES", opensFiles},
 		{"rules.h", "BL_OPENS_KEYS", opensKeys},
 		{"rules.h", "BL_OPENS_PRIV", opensPriv},
+		{"rules.h", "BL_OPENS_HOST", opensHost},
 		{"events.h", "BL_EVENT_VERSION", eventVersion},
 		{"events.h", "BL_E_ARGS_CUT", flagArgsCut},
 		{"events.h", "BL_E_PATH_CUT", flagPathCut},
@@ -130,7 +131,7 @@ func TestABI(t *testing.T) {
 			t.Errorf("hook %d has no name", i)
 		}
 	}
-	if len(hookNames) != int(kernelBlHookBL_H_CAPABLE)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
+	if len(hookNames) != int(kernelBlHookBL_H_RLIMIT)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
 		t.Error("a hook or layer has no name in decode.go")
 	}
 	for i, r := range verdict.Rules() {
@@ -144,6 +145,9 @@ func TestABI(t *testing.T) {
 	}
 	if uint8(verdict.RuleCapabilities) != uint8(kernelBlRuleIdBL_R_CAPABILITIES) || verdict.NumRules != int(kernelBlRuleIdBL_R_COUNT) {
 		t.Error("internal/verdict and bpf/rules.h number the rules differently")
+	}
+	if uint8(verdict.RuleHostAgent) != uint8(kernelBlRuleIdBL_R_HOST_AGENT) || uint8(verdict.RuleHostEngine) != uint8(kernelBlRuleIdBL_R_HOST_ENGINE) {
+		t.Error("internal/verdict and bpf/rules.h number the rules on the host differently")
 	}
 	if binary.Size(kernelBlPolicy{}) != int(unsafe.Sizeof(kernelBlPolicy{})) {
 		t.Error("struct bl_policy has hidden padding")
@@ -181,6 +185,8 @@ func TestOpensOf(t *testing.T) {
 		"privileges: {rawDevices: deny}":                                 opensPriv,
 		"privileges: {mode: audit, kernelControl: deny}":                 opensPriv,
 		"privileges: {mount: deny, ptrace: deny}":                        0,
+		"host: {runtimes: deny}":                                         opensHost,
+		"host: {mode: audit, engineConfig: deny}":                        opensHost,
 		"files: {readOnly: [/etc]}":                                      opensFiles,
 		"ssh: {keys: deny}, files: {mode: audit, readOnly: [/etc]}":      opensKeys | opensFiles,
 		"ssh: {keys: deny}, privileges: {mode: audit, rawDevices: deny}": opensKeys | opensPriv,
@@ -196,8 +202,8 @@ func TestOpensOf(t *testing.T) {
 		if got := opensOf(set.Floor()); got != want {
 			t.Errorf("%s: %#x, want %#x", spec, got, want)
 		}
-		if got := opensOf(set.Effective(policy.Subject{Class: policy.ClassBuild})); got != 0 {
-			t.Errorf("%s, a build step: %#x, want nothing", spec, got)
+		if got := opensOf(set.Effective(policy.Subject{Class: policy.ClassBuild})); got != want&opensHost {
+			t.Errorf("%s, a build step: %#x, want the host's guard and no more", spec, got)
 		}
 	}
 }

@@ -51,6 +51,7 @@ func opensOf(eff *policy.Effective) uint32 {
 	}
 	for rule, bit := range map[verdict.Rule]uint32{
 		verdict.RuleSSHKeys: opensKeys, verdict.RuleRawDevices: opensPriv, verdict.RuleKernelControl: opensPriv,
+		verdict.RuleHostAgent: opensHost, verdict.RuleHostRuntimes: opensHost, verdict.RuleHostEngine: opensHost,
 	} {
 		for slot := range eff.Rules {
 			if eff.Rules[slot][rule].Verdict != verdict.Allow {
@@ -77,6 +78,7 @@ const (
 	opensFiles = 0x01
 	opensKeys  = 0x02
 	opensPriv  = 0x04
+	opensHost  = 0x08
 )
 
 func (e *Enforcer) encodePath(set uint32, r policy.PathRule) (kernelBlPathKey, kernelBlPathRule) {

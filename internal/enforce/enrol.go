@@ -185,7 +185,7 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 // out, which takes it for the host's until then.
 func netNS(file string) uint8 {
 	var st unix.Stat_t
-	host, err := hostNet()
+	host, err := hostNS("net")
 	if errors.Join(err, unix.Stat(file, &st)) != nil {
 		return uint8(kernelBlNetNsBL_NET_UNKNOWN)
 	}

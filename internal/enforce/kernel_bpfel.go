@@ -333,7 +333,44 @@ const (
 	kernelBlHookBL_H_KEY          kernelBlHook = 45
 	kernelBlHookBL_H_ANON_INODE   kernelBlHook = 46
 	kernelBlHookBL_H_CAPABLE      kernelBlHook = 47
+	kernelBlHookBL_H_RLIMIT       kernelBlHook = 48
 )
+
+type kernelBlHostIs struct {
+	_      structs.HostLayout
+	Self   uint8
+	Tree   uint8
+	Child  uint8
+	Above  uint8
+	Names  uint8
+	Deeper uint8
+	Pad    [2]uint8
+}
+
+type kernelBlHostKey struct {
+	_    structs.HostLayout
+	Ino  uint64
+	Dev  uint32
+	Kind uint32
+}
+
+type kernelBlHostKind uint32
+
+const (
+	kernelBlHostKindBL_HOST_INODE kernelBlHostKind = 0
+	kernelBlHostKindBL_HOST_FS    kernelBlHostKind = 1
+	kernelBlHostKindBL_HOST_MAP   kernelBlHostKind = 2
+	kernelBlHostKindBL_HOST_PROG  kernelBlHostKind = 3
+	kernelBlHostKindBL_HOST_LINK  kernelBlHostKind = 4
+)
+
+type kernelBlHostName struct {
+	_      structs.HostLayout
+	Ino    uint64
+	Dev    uint32
+	Deeper uint32
+	Name   [64]int8
+}
 
 type kernelBlId struct {
 	_ structs.HostLayout
@@ -438,7 +475,7 @@ type kernelBlPolicy struct {
 	StartForNs  [2]uint64
 	Caps        [2]uint64
 	AllowPolicy [32]uint16
-	Rules       [2][32]kernelBlRule
+	Rules       [2][64]kernelBlRule
 	Phases      [5]kernelBlPhase
 }
 
@@ -498,8 +535,11 @@ const (
 	kernelBlRuleIdBL_R_LISTEN         kernelBlRuleId = 27
 	kernelBlRuleIdBL_R_RAW_SOCKETS    kernelBlRuleId = 28
 	kernelBlRuleIdBL_R_PACKET_SOCKETS kernelBlRuleId = 29
-	kernelBlRuleIdBL_R_COUNT          kernelBlRuleId = 30
-	kernelBlRuleIdBL_R_MAX            kernelBlRuleId = 32
+	kernelBlRuleIdBL_R_HOST_AGENT     kernelBlRuleId = 30
+	kernelBlRuleIdBL_R_HOST_RUNTIMES  kernelBlRuleId = 31
+	kernelBlRuleIdBL_R_HOST_ENGINE    kernelBlRuleId = 32
+	kernelBlRuleIdBL_R_COUNT          kernelBlRuleId = 33
+	kernelBlRuleIdBL_R_MAX            kernelBlRuleId = 64
 	kernelBlRuleIdBL_R_NONE           kernelBlRuleId = 255
 )
 
@@ -625,6 +665,8 @@ const (
 	kernelMapBlGlobals           = "bl_globals"
 	kernelMapBlGuards            = "bl_guards"
 	kernelMapBlHelpers           = "bl_helpers"
+	kernelMapBlHostNames         = "bl_host_names"
+	kernelMapBlHosts             = "bl_hosts"
 	kernelMapBlInodes            = "bl_inodes"
 	kernelMapBlNetAddrs          = "bl_net_addrs"
 	kernelMapBlNetPorts          = "bl_net_ports"
@@ -680,6 +722,27 @@ const (
 	kernelProgBlLsmF_setxattr    = "bl_lsm_f_setxattr"
 	kernelProgBlLsmF_symlink     = "bl_lsm_f_symlink"
 	kernelProgBlLsmF_unlink      = "bl_lsm_f_unlink"
+	kernelProgBlLsmH_bpfMap      = "bl_lsm_h_bpf_map"
+	kernelProgBlLsmH_bpfProg     = "bl_lsm_h_bpf_prog"
+	kernelProgBlLsmH_chmod       = "bl_lsm_h_chmod"
+	kernelProgBlLsmH_chown       = "bl_lsm_h_chown"
+	kernelProgBlLsmH_create      = "bl_lsm_h_create"
+	kernelProgBlLsmH_link        = "bl_lsm_h_link"
+	kernelProgBlLsmH_mkdir       = "bl_lsm_h_mkdir"
+	kernelProgBlLsmH_mknod       = "bl_lsm_h_mknod"
+	kernelProgBlLsmH_mount       = "bl_lsm_h_mount"
+	kernelProgBlLsmH_moveMount   = "bl_lsm_h_move_mount"
+	kernelProgBlLsmH_open        = "bl_lsm_h_open"
+	kernelProgBlLsmH_receive     = "bl_lsm_h_receive"
+	kernelProgBlLsmH_removexattr = "bl_lsm_h_removexattr"
+	kernelProgBlLsmH_rename      = "bl_lsm_h_rename"
+	kernelProgBlLsmH_rmdir       = "bl_lsm_h_rmdir"
+	kernelProgBlLsmH_setAcl      = "bl_lsm_h_set_acl"
+	kernelProgBlLsmH_setxattr    = "bl_lsm_h_setxattr"
+	kernelProgBlLsmH_symlink     = "bl_lsm_h_symlink"
+	kernelProgBlLsmH_truncate    = "bl_lsm_h_truncate"
+	kernelProgBlLsmH_umount      = "bl_lsm_h_umount"
+	kernelProgBlLsmH_unlink      = "bl_lsm_h_unlink"
 	kernelProgBlLsmIoprio        = "bl_lsm_ioprio"
 	kernelProgBlLsmKey           = "bl_lsm_key"
 	kernelProgBlLsmKeyNew        = "bl_lsm_key_new"
@@ -700,7 +763,9 @@ const (
 	kernelProgBlLsmPtrace        = "bl_lsm_ptrace"
 	kernelProgBlLsmReadModule    = "bl_lsm_read_module"
 	kernelProgBlLsmRename        = "bl_lsm_rename"
+	kernelProgBlLsmRlimit        = "bl_lsm_rlimit"
 	kernelProgBlLsmScheduler     = "bl_lsm_scheduler"
+	kernelProgBlLsmSigio         = "bl_lsm_sigio"
 	kernelProgBlLsmSocket        = "bl_lsm_socket"
 	kernelProgBlLsmSymlink       = "bl_lsm_symlink"
 	kernelProgBlLsmTraceme       = "bl_lsm_traceme"
@@ -730,6 +795,27 @@ const (
 	kernelProgBlModF_setxattr    = "bl_mod_f_setxattr"
 	kernelProgBlModF_symlink     = "bl_mod_f_symlink"
 	kernelProgBlModF_unlink      = "bl_mod_f_unlink"
+	kernelProgBlModH_bpfMap      = "bl_mod_h_bpf_map"
+	kernelProgBlModH_bpfProg     = "bl_mod_h_bpf_prog"
+	kernelProgBlModH_chmod       = "bl_mod_h_chmod"
+	kernelProgBlModH_chown       = "bl_mod_h_chown"
+	kernelProgBlModH_create      = "bl_mod_h_create"
+	kernelProgBlModH_link        = "bl_mod_h_link"
+	kernelProgBlModH_mkdir       = "bl_mod_h_mkdir"
+	kernelProgBlModH_mknod       = "bl_mod_h_mknod"
+	kernelProgBlModH_mount       = "bl_mod_h_mount"
+	kernelProgBlModH_moveMount   = "bl_mod_h_move_mount"
+	kernelProgBlModH_open        = "bl_mod_h_open"
+	kernelProgBlModH_receive     = "bl_mod_h_receive"
+	kernelProgBlModH_removexattr = "bl_mod_h_removexattr"
+	kernelProgBlModH_rename      = "bl_mod_h_rename"
+	kernelProgBlModH_rmdir       = "bl_mod_h_rmdir"
+	kernelProgBlModH_setAcl      = "bl_mod_h_set_acl"
+	kernelProgBlModH_setxattr    = "bl_mod_h_setxattr"
+	kernelProgBlModH_symlink     = "bl_mod_h_symlink"
+	kernelProgBlModH_truncate    = "bl_mod_h_truncate"
+	kernelProgBlModH_umount      = "bl_mod_h_umount"
+	kernelProgBlModH_unlink      = "bl_mod_h_unlink"
 	kernelProgBlModIoprio        = "bl_mod_ioprio"
 	kernelProgBlModKey           = "bl_mod_key"
 	kernelProgBlModKeyNew        = "bl_mod_key_new"
@@ -750,7 +836,9 @@ const (
 	kernelProgBlModPtrace        = "bl_mod_ptrace"
 	kernelProgBlModReadModule    = "bl_mod_read_module"
 	kernelProgBlModRename        = "bl_mod_rename"
+	kernelProgBlModRlimit        = "bl_mod_rlimit"
 	kernelProgBlModScheduler     = "bl_mod_scheduler"
+	kernelProgBlModSigio         = "bl_mod_sigio"
 	kernelProgBlModSocket        = "bl_mod_socket"
 	kernelProgBlModSymlink       = "bl_mod_symlink"
 	kernelProgBlModTraceme       = "bl_mod_traceme"
@@ -775,6 +863,7 @@ const (
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
 	kernelVarBlBackend           = "bl_backend"
+	kernelVarBlHostMnt           = "bl_host_mnt"
 	kernelVarBlHostNet           = "bl_host_net"
 	kernelVarBlOvlFlags          = "bl_ovl_flags"
 	kernelVarBlOvlUpper          = "bl_ovl_upper"
@@ -792,6 +881,7 @@ const (
 	kernelVarBlTwinBlGlobal      = "bl_twin_bl_global"
 	kernelVarBlTwinBlGuardMode   = "bl_twin_bl_guard_mode"
 	kernelVarBlTwinBlHook        = "bl_twin_bl_hook"
+	kernelVarBlTwinBlHostKind    = "bl_twin_bl_host_kind"
 	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
 	kernelVarBlTwinBlNetDir      = "bl_twin_bl_net_dir"
 	kernelVarBlTwinBlNetNs       = "bl_twin_bl_net_ns"
@@ -885,6 +975,27 @@ type kernelProgramSpecs struct {
 	BlLsmF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_unlink"`
+	BlLsmH_bpfMap      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_bpf_map"`
+	BlLsmH_bpfProg     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_bpf_prog"`
+	BlLsmH_chmod       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_chmod"`
+	BlLsmH_chown       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_chown"`
+	BlLsmH_create      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_create"`
+	BlLsmH_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_h_link"`
+	BlLsmH_mkdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_mkdir"`
+	BlLsmH_mknod       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_mknod"`
+	BlLsmH_mount       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_mount"`
+	BlLsmH_moveMount   *ebpf.ProgramSpec `ebpf:"bl_lsm_h_move_mount"`
+	BlLsmH_open        *ebpf.ProgramSpec `ebpf:"bl_lsm_h_open"`
+	BlLsmH_receive     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_receive"`
+	BlLsmH_removexattr *ebpf.ProgramSpec `ebpf:"bl_lsm_h_removexattr"`
+	BlLsmH_rename      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_rename"`
+	BlLsmH_rmdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_rmdir"`
+	BlLsmH_setAcl      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_set_acl"`
+	BlLsmH_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_h_setxattr"`
+	BlLsmH_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_symlink"`
+	BlLsmH_truncate    *ebpf.ProgramSpec `ebpf:"bl_lsm_h_truncate"`
+	BlLsmH_umount      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_umount"`
+	BlLsmH_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_unlink"`
 	BlLsmIoprio        *ebpf.ProgramSpec `ebpf:"bl_lsm_ioprio"`
 	BlLsmKey           *ebpf.ProgramSpec `ebpf:"bl_lsm_key"`
 	BlLsmKeyNew        *ebpf.ProgramSpec `ebpf:"bl_lsm_key_new"`
@@ -905,7 +1016,9 @@ type kernelProgramSpecs struct {
 	BlLsmPtrace        *ebpf.ProgramSpec `ebpf:"bl_lsm_ptrace"`
 	BlLsmReadModule    *ebpf.ProgramSpec `ebpf:"bl_lsm_read_module"`
 	BlLsmRename        *ebpf.ProgramSpec `ebpf:"bl_lsm_rename"`
+	BlLsmRlimit        *ebpf.ProgramSpec `ebpf:"bl_lsm_rlimit"`
 	BlLsmScheduler     *ebpf.ProgramSpec `ebpf:"bl_lsm_scheduler"`
+	BlLsmSigio         *ebpf.ProgramSpec `ebpf:"bl_lsm_sigio"`
 	BlLsmSocket        *ebpf.ProgramSpec `ebpf:"bl_lsm_socket"`
 	BlLsmSymlink       *ebpf.ProgramSpec `ebpf:"bl_lsm_symlink"`
 	BlLsmTraceme       *ebpf.ProgramSpec `ebpf:"bl_lsm_traceme"`
@@ -935,6 +1048,27 @@ type kernelProgramSpecs struct {
 	BlModF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_f_unlink"`
+	BlModH_bpfMap      *ebpf.ProgramSpec `ebpf:"bl_mod_h_bpf_map"`
+	BlModH_bpfProg     *ebpf.ProgramSpec `ebpf:"bl_mod_h_bpf_prog"`
+	BlModH_chmod       *ebpf.ProgramSpec `ebpf:"bl_mod_h_chmod"`
+	BlModH_chown       *ebpf.ProgramSpec `ebpf:"bl_mod_h_chown"`
+	BlModH_create      *ebpf.ProgramSpec `ebpf:"bl_mod_h_create"`
+	BlModH_link        *ebpf.ProgramSpec `ebpf:"bl_mod_h_link"`
+	BlModH_mkdir       *ebpf.ProgramSpec `ebpf:"bl_mod_h_mkdir"`
+	BlModH_mknod       *ebpf.ProgramSpec `ebpf:"bl_mod_h_mknod"`
+	BlModH_mount       *ebpf.ProgramSpec `ebpf:"bl_mod_h_mount"`
+	BlModH_moveMount   *ebpf.ProgramSpec `ebpf:"bl_mod_h_move_mount"`
+	BlModH_open        *ebpf.ProgramSpec `ebpf:"bl_mod_h_open"`
+	BlModH_receive     *ebpf.ProgramSpec `ebpf:"bl_mod_h_receive"`
+	BlModH_removexattr *ebpf.ProgramSpec `ebpf:"bl_mod_h_removexattr"`
+	BlModH_rename      *ebpf.ProgramSpec `ebpf:"bl_mod_h_rename"`
+	BlModH_rmdir       *ebpf.ProgramSpec `ebpf:"bl_mod_h_rmdir"`
+	BlModH_setAcl      *ebpf.ProgramSpec `ebpf:"bl_mod_h_set_acl"`
+	BlModH_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_h_setxattr"`
+	BlModH_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_h_symlink"`
+	BlModH_truncate    *ebpf.ProgramSpec `ebpf:"bl_mod_h_truncate"`
+	BlModH_umount      *ebpf.ProgramSpec `ebpf:"bl_mod_h_umount"`
+	BlModH_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_h_unlink"`
 	BlModIoprio        *ebpf.ProgramSpec `ebpf:"bl_mod_ioprio"`
 	BlModKey           *ebpf.ProgramSpec `ebpf:"bl_mod_key"`
 	BlModKeyNew        *ebpf.ProgramSpec `ebpf:"bl_mod_key_new"`
@@ -955,7 +1089,9 @@ type kernelProgramSpecs struct {
 	BlModPtrace        *ebpf.ProgramSpec `ebpf:"bl_mod_ptrace"`
 	BlModReadModule    *ebpf.ProgramSpec `ebpf:"bl_mod_read_module"`
 	BlModRename        *ebpf.ProgramSpec `ebpf:"bl_mod_rename"`
+	BlModRlimit        *ebpf.ProgramSpec `ebpf:"bl_mod_rlimit"`
 	BlModScheduler     *ebpf.ProgramSpec `ebpf:"bl_mod_scheduler"`
+	BlModSigio         *ebpf.ProgramSpec `ebpf:"bl_mod_sigio"`
 	BlModSocket        *ebpf.ProgramSpec `ebpf:"bl_mod_socket"`
 	BlModSymlink       *ebpf.ProgramSpec `ebpf:"bl_mod_symlink"`
 	BlModTraceme       *ebpf.ProgramSpec `ebpf:"bl_mod_traceme"`
@@ -1000,6 +1136,8 @@ type kernelMapSpecs struct {
 	BlGlobals    *ebpf.MapSpec `ebpf:"bl_globals"`
 	BlGuards     *ebpf.MapSpec `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.MapSpec `ebpf:"bl_helpers"`
+	BlHostNames  *ebpf.MapSpec `ebpf:"bl_host_names"`
+	BlHosts      *ebpf.MapSpec `ebpf:"bl_hosts"`
 	BlInodes     *ebpf.MapSpec `ebpf:"bl_inodes"`
 	BlNetAddrs   *ebpf.MapSpec `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.MapSpec `ebpf:"bl_net_ports"`
@@ -1024,6 +1162,7 @@ type kernelMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
 	BlBackend          *ebpf.VariableSpec `ebpf:"bl_backend"`
+	BlHostMnt          *ebpf.VariableSpec `ebpf:"bl_host_mnt"`
 	BlHostNet          *ebpf.VariableSpec `ebpf:"bl_host_net"`
 	BlOvlFlags         *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
@@ -1041,6 +1180,7 @@ type kernelVariableSpecs struct {
 	BlTwinBlGlobal     *ebpf.VariableSpec `ebpf:"bl_twin_bl_global"`
 	BlTwinBlGuardMode  *ebpf.VariableSpec `ebpf:"bl_twin_bl_guard_mode"`
 	BlTwinBlHook       *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
+	BlTwinBlHostKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_host_kind"`
 	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
 	BlTwinBlNetDir     *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_dir"`
 	BlTwinBlNetNs      *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_ns"`
@@ -1089,6 +1229,8 @@ type kernelMaps struct {
 	BlGlobals    *ebpf.Map `ebpf:"bl_globals"`
 	BlGuards     *ebpf.Map `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.Map `ebpf:"bl_helpers"`
+	BlHostNames  *ebpf.Map `ebpf:"bl_host_names"`
+	BlHosts      *ebpf.Map `ebpf:"bl_hosts"`
 	BlInodes     *ebpf.Map `ebpf:"bl_inodes"`
 	BlNetAddrs   *ebpf.Map `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.Map `ebpf:"bl_net_ports"`
@@ -1125,6 +1267,8 @@ func (m *kernelMaps) Close() error {
 		m.BlGlobals,
 		m.BlGuards,
 		m.BlHelpers,
+		m.BlHostNames,
+		m.BlHosts,
 		m.BlInodes,
 		m.BlNetAddrs,
 		m.BlNetPorts,
@@ -1150,6 +1294,7 @@ func (m *kernelMaps) Close() error {
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
 	BlBackend          *ebpf.Variable `ebpf:"bl_backend"`
+	BlHostMnt          *ebpf.Variable `ebpf:"bl_host_mnt"`
 	BlHostNet          *ebpf.Variable `ebpf:"bl_host_net"`
 	BlOvlFlags         *ebpf.Variable `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.Variable `ebpf:"bl_ovl_upper"`
@@ -1167,6 +1312,7 @@ type kernelVariables struct {
 	BlTwinBlGlobal     *ebpf.Variable `ebpf:"bl_twin_bl_global"`
 	BlTwinBlGuardMode  *ebpf.Variable `ebpf:"bl_twin_bl_guard_mode"`
 	BlTwinBlHook       *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
+	BlTwinBlHostKind   *ebpf.Variable `ebpf:"bl_twin_bl_host_kind"`
 	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
 	BlTwinBlNetDir     *ebpf.Variable `ebpf:"bl_twin_bl_net_dir"`
 	BlTwinBlNetNs      *ebpf.Variable `ebpf:"bl_twin_bl_net_ns"`
@@ -1222,6 +1368,27 @@ type kernelPrograms struct {
 	BlLsmF_setxattr    *ebpf.Program `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.Program `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.Program `ebpf:"bl_lsm_f_unlink"`
+	BlLsmH_bpfMap      *ebpf.Program `ebpf:"bl_lsm_h_bpf_map"`
+	BlLsmH_bpfProg     *ebpf.Program `ebpf:"bl_lsm_h_bpf_prog"`
+	BlLsmH_chmod       *ebpf.Program `ebpf:"bl_lsm_h_chmod"`
+	BlLsmH_chown       *ebpf.Program `ebpf:"bl_lsm_h_chown"`
+	BlLsmH_create      *ebpf.Program `ebpf:"bl_lsm_h_create"`
+	BlLsmH_link        *ebpf.Program `ebpf:"bl_lsm_h_link"`
+	BlLsmH_mkdir       *ebpf.Program `ebpf:"bl_lsm_h_mkdir"`
+	BlLsmH_mknod       *ebpf.Program `ebpf:"bl_lsm_h_mknod"`
+	BlLsmH_mount       *ebpf.Program `ebpf:"bl_lsm_h_mount"`
+	BlLsmH_moveMount   *ebpf.Program `ebpf:"bl_lsm_h_move_mount"`
+	BlLsmH_open        *ebpf.Program `ebpf:"bl_lsm_h_open"`
+	BlLsmH_receive     *ebpf.Program `ebpf:"bl_lsm_h_receive"`
+	BlLsmH_removexattr *ebpf.Program `ebpf:"bl_lsm_h_removexattr"`
+	BlLsmH_rename      *ebpf.Program `ebpf:"bl_lsm_h_rename"`
+	BlLsmH_rmdir       *ebpf.Program `ebpf:"bl_lsm_h_rmdir"`
+	BlLsmH_setAcl      *ebpf.Program `ebpf:"bl_lsm_h_set_acl"`
+	BlLsmH_setxattr    *ebpf.Program `ebpf:"bl_lsm_h_setxattr"`
+	BlLsmH_symlink     *ebpf.Program `ebpf:"bl_lsm_h_symlink"`
+	BlLsmH_truncate    *ebpf.Program `ebpf:"bl_lsm_h_truncate"`
+	BlLsmH_umount      *ebpf.Program `ebpf:"bl_lsm_h_umount"`
+	BlLsmH_unlink      *ebpf.Program `ebpf:"bl_lsm_h_unlink"`
 	BlLsmIoprio        *ebpf.Program `ebpf:"bl_lsm_ioprio"`
 	BlLsmKey           *ebpf.Program `ebpf:"bl_lsm_key"`
 	BlLsmKeyNew        *ebpf.Program `ebpf:"bl_lsm_key_new"`
@@ -1242,7 +1409,9 @@ type kernelPrograms struct {
 	BlLsmPtrace        *ebpf.Program `ebpf:"bl_lsm_ptrace"`
 	BlLsmReadModule    *ebpf.Program `ebpf:"bl_lsm_read_module"`
 	BlLsmRename        *ebpf.Program `ebpf:"bl_lsm_rename"`
+	BlLsmRlimit        *ebpf.Program `ebpf:"bl_lsm_rlimit"`
 	BlLsmScheduler     *ebpf.Program `ebpf:"bl_lsm_scheduler"`
+	BlLsmSigio         *ebpf.Program `ebpf:"bl_lsm_sigio"`
 	BlLsmSocket        *ebpf.Program `ebpf:"bl_lsm_socket"`
 	BlLsmSymlink       *ebpf.Program `ebpf:"bl_lsm_symlink"`
 	BlLsmTraceme       *ebpf.Program `ebpf:"bl_lsm_traceme"`
@@ -1272,6 +1441,27 @@ type kernelPrograms struct {
 	BlModF_setxattr    *ebpf.Program `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.Program `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.Program `ebpf:"bl_mod_f_unlink"`
+	BlModH_bpfMap      *ebpf.Program `ebpf:"bl_mod_h_bpf_map"`
+	BlModH_bpfProg     *ebpf.Program `ebpf:"bl_mod_h_bpf_prog"`
+	BlModH_chmod       *ebpf.Program `ebpf:"bl_mod_h_chmod"`
+	BlModH_chown       *ebpf.Program `ebpf:"bl_mod_h_chown"`
+	BlModH_create      *ebpf.Program `ebpf:"bl_mod_h_create"`
+	BlModH_link        *ebpf.Program `ebpf:"bl_mod_h_link"`
+	BlModH_mkdir       *ebpf.Program `ebpf:"bl_mod_h_mkdir"`
+	BlModH_mknod       *ebpf.Program `ebpf:"bl_mod_h_mknod"`
+	BlModH_mount       *ebpf.Program `ebpf:"bl_mod_h_mount"`
+	BlModH_moveMount   *ebpf.Program `ebpf:"bl_mod_h_move_mount"`
+	BlModH_open        *ebpf.Program `ebpf:"bl_mod_h_open"`
+	BlModH_receive     *ebpf.Program `ebpf:"bl_mod_h_receive"`
+	BlModH_removexattr *ebpf.Program `ebpf:"bl_mod_h_removexattr"`
+	BlModH_rename      *ebpf.Program `ebpf:"bl_mod_h_rename"`
+	BlModH_rmdir       *ebpf.Program `ebpf:"bl_mod_h_rmdir"`
+	BlModH_setAcl      *ebpf.Program `ebpf:"bl_mod_h_set_acl"`
+	BlModH_setxattr    *ebpf.Program `ebpf:"bl_mod_h_setxattr"`
+	BlModH_symlink     *ebpf.Program `ebpf:"bl_mod_h_symlink"`
+	BlModH_truncate    *ebpf.Program `ebpf:"bl_mod_h_truncate"`
+	BlModH_umount      *ebpf.Program `ebpf:"bl_mod_h_umount"`
+	BlModH_unlink      *ebpf.Program `ebpf:"bl_mod_h_unlink"`
 	BlModIoprio        *ebpf.Program `ebpf:"bl_mod_ioprio"`
 	BlModKey           *ebpf.Program `ebpf:"bl_mod_key"`
 	BlModKeyNew        *ebpf.Program `ebpf:"bl_mod_key_new"`
@@ -1292,7 +1482,9 @@ type kernelPrograms struct {
 	BlModPtrace        *ebpf.Program `ebpf:"bl_mod_ptrace"`
 	BlModReadModule    *ebpf.Program `ebpf:"bl_mod_read_module"`
 	BlModRename        *ebpf.Program `ebpf:"bl_mod_rename"`
+	BlModRlimit        *ebpf.Program `ebpf:"bl_mod_rlimit"`
 	BlModScheduler     *ebpf.Program `ebpf:"bl_mod_scheduler"`
+	BlModSigio         *ebpf.Program `ebpf:"bl_mod_sigio"`
 	BlModSocket        *ebpf.Program `ebpf:"bl_mod_socket"`
 	BlModSymlink       *ebpf.Program `ebpf:"bl_mod_symlink"`
 	BlModTraceme       *ebpf.Program `ebpf:"bl_mod_traceme"`
@@ -1358,6 +1550,27 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmF_setxattr,
 		p.BlLsmF_symlink,
 		p.BlLsmF_unlink,
+		p.BlLsmH_bpfMap,
+		p.BlLsmH_bpfProg,
+		p.BlLsmH_chmod,
+		p.BlLsmH_chown,
+		p.BlLsmH_create,
+		p.BlLsmH_link,
+		p.BlLsmH_mkdir,
+		p.BlLsmH_mknod,
+		p.BlLsmH_mount,
+		p.BlLsmH_moveMount,
+		p.BlLsmH_open,
+		p.BlLsmH_receive,
+		p.BlLsmH_removexattr,
+		p.BlLsmH_rename,
+		p.BlLsmH_rmdir,
+		p.BlLsmH_setAcl,
+		p.BlLsmH_setxattr,
+		p.BlLsmH_symlink,
+		p.BlLsmH_truncate,
+		p.BlLsmH_umount,
+		p.BlLsmH_unlink,
 		p.BlLsmIoprio,
 		p.BlLsmKey,
 		p.BlLsmKeyNew,
@@ -1378,7 +1591,9 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmPtrace,
 		p.BlLsmReadModule,
 		p.BlLsmRename,
+		p.BlLsmRlimit,
 		p.BlLsmScheduler,
+		p.BlLsmSigio,
 		p.BlLsmSocket,
 		p.BlLsmSymlink,
 		p.BlLsmTraceme,
@@ -1408,6 +1623,27 @@ func (p *kernelPrograms) Close() error {
 		p.BlModF_setxattr,
 		p.BlModF_symlink,
 		p.BlModF_unlink,
+		p.BlModH_bpfMap,
+		p.BlModH_bpfProg,
+		p.BlModH_chmod,
+		p.BlModH_chown,
+		p.BlModH_create,
+		p.BlModH_link,
+		p.BlModH_mkdir,
+		p.BlModH_mknod,
+		p.BlModH_mount,
+		p.BlModH_moveMount,
+		p.BlModH_open,
+		p.BlModH_receive,
+		p.BlModH_removexattr,
+		p.BlModH_rename,
+		p.BlModH_rmdir,
+		p.BlModH_setAcl,
+		p.BlModH_setxattr,
+		p.BlModH_symlink,
+		p.BlModH_truncate,
+		p.BlModH_umount,
+		p.BlModH_unlink,
 		p.BlModIoprio,
 		p.BlModKey,
 		p.BlModKeyNew,
@@ -1428,7 +1664,9 @@ func (p *kernelPrograms) Close() error {
 		p.BlModPtrace,
 		p.BlModReadModule,
 		p.BlModRename,
+		p.BlModRlimit,
 		p.BlModScheduler,
+		p.BlModSigio,
 		p.BlModSocket,
 		p.BlModSymlink,
 		p.BlModTraceme,

@@ -87,6 +87,23 @@ var levelTable = []levelRow{
 	}),
 	row(verdict.RuleRawSockets, verdict.Prevent, verdict.Prevent, verdict.Prevent, nil),
 	row(verdict.RulePacketSockets, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both("sockets made before the rule was bound are open")),
+	row(verdict.RuleHostAgent, verdict.Prevent, verdict.Prevent, verdict.Unsupported, hostNotes(hostAgentNote)),
+	row(verdict.RuleHostRuntimes, verdict.Prevent, verdict.Prevent, verdict.Unsupported, hostNotes(hostNote)),
+	row(verdict.RuleHostEngine, verdict.Prevent, verdict.Prevent, verdict.Unsupported, hostNotes(hostNote)),
+}
+
+// What the section host leaves open. The device that a file system is on is another matter:
+// privileges.rawDevices.
+const (
+	hostNote = "writes by descriptors and mappings made before the rule was bound, times (utimes), inode flags, truncation and mode through an overlay on top, and mount --move (MS_MOVE) of a mount above are open: " +
+		"deny privileges.mount and rawDevices too"
+	hostAgentNote   = hostNote + "; of links only opening by id, detaching and updating are refused, the last two for links of whomever"
+	hostSignalNote  = "acts on the host's files and processes are not seen; --signal-syscalls kills who opens a file for writing"
+	hostSyscallNote = "by what open and openat return, when O_TRUNC has emptied the file; renames, links, truncate, mounts, io_uring and acts on processes are unsupported"
+)
+
+func hostNotes(note string) map[verdict.Backend]string {
+	return map[verdict.Backend]string{verdict.BackendLSM: note, verdict.BackendModret: note, verdict.BackendSignal: hostSignalNote}
 }
 
 const netNote = "what leaves below IP (packet sockets, TUN, tc) is open: deny packetSockets and NET_ADMIN too"
@@ -109,10 +126,13 @@ var withSyscalls = map[verdict.Rule]struct {
 	level verdict.Level
 	note  string
 }{
-	verdict.RuleDrift:    {verdict.Kill, "programs and mappings are killed; scripts are detected by path"},
-	verdict.RuleMemfd:    {verdict.Kill, ""},
-	verdict.RulePathDeny: {verdict.Kill, "of a #! script only the interpreter is judged"},
-	verdict.RuleSSHKeys:  {verdict.Kill, "by what open and openat return; renames, links, truncate and io_uring are unsupported"},
+	verdict.RuleDrift:        {verdict.Kill, "programs and mappings are killed; scripts are detected by path"},
+	verdict.RuleMemfd:        {verdict.Kill, ""},
+	verdict.RulePathDeny:     {verdict.Kill, "of a #! script only the interpreter is judged"},
+	verdict.RuleSSHKeys:      {verdict.Kill, "by what open and openat return; renames, links, truncate and io_uring are unsupported"},
+	verdict.RuleHostAgent:    {verdict.Kill, hostSyscallNote},
+	verdict.RuleHostRuntimes: {verdict.Kill, hostSyscallNote},
+	verdict.RuleHostEngine:   {verdict.Kill, hostSyscallNote},
 }
 
 // cgroupRules need cgroup programs.

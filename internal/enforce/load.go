@@ -83,10 +83,12 @@ type Enforcer struct {
 	missMu  sync.Mutex
 	missing map[string]string
 
-	// guardMu makes one change of the socket guard at a time, and guards bound: the inodes
-	// of its sockets by path.
+	// guardMu makes one change of the guards of sockets and of the host at a time, and guards
+	// bound: the inodes of its sockets by path. It is taken before attachMu.
 	guardMu sync.Mutex
 	bound   map[string]kernelBlSockKey
+	own     []kernelBlHostKey // the enforcer's own BPF objects, while links is ownFrom
+	ownFrom string
 
 	badRecords atomic.Uint64
 	canaries   sync.Map // ident.ContainerID to time.Time
@@ -273,7 +275,11 @@ func (e *Enforcer) configure() error {
 			return err
 		}
 	}
-	net, err := hostNet()
+	net, err := hostNS("net")
+	if err != nil {
+		return err
+	}
+	mnt, err := hostNS("mnt")
 	if err != nil {
 		return err
 	}
@@ -290,7 +296,7 @@ func (e *Enforcer) configure() error {
 	e.specMu.Lock()
 	e.constants = map[string]any{
 		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1, "bl_v1_hierarchy": hierarchy,
-		"bl_host_net": net, "bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
+		"bl_host_net": net, "bl_host_mnt": mnt, "bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
 		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
 	}
 	e.specMu.Unlock()
@@ -302,7 +308,7 @@ func (e *Enforcer) configure() error {
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 6
+const abi = 7
 
 func flag(b bool) uint8 {
 	if b {

@@ -73,6 +73,11 @@ func (p *RuntimePolicy) settings() []setting {
 			add(f)
 		}
 	}
+	if s := p.Spec.Host; s != nil {
+		for _, f := range s.settings() {
+			add(f)
+		}
+	}
 	if g := p.Spec.Guard; g != nil {
 		add(setting{rule: verdict.RuleBPF, mode: g.Mode, value: g.BPF, field: "guard.bpf"})
 		add(setting{rule: verdict.RuleSockets, mode: g.Mode, value: g.Sockets, field: "guard.sockets"})
@@ -292,7 +297,7 @@ func (e *Effective) mergeRule(mode verdict.Mode, r verdict.Rule, all *[slots][ve
 	sel []selected, class Class, paths *pathMerger,
 ) {
 	switch {
-	case class == ClassBuild && r != verdict.RuleBPF && r != verdict.RuleSockets:
+	case class == ClassBuild && !guards(r):
 		e.Rules[mode][r] = Rule{Verdict: verdict.Allow}
 		e.explainBuild(mode, r)
 		return

@@ -36,7 +36,7 @@ var fieldHome = map[string]string{
 	"annotations": "metadata",
 	"phase":       "spec", "after": "spec.phase", "within": "spec.phase",
 	"selector": "spec", "priority": "spec", "require": "spec", "loosen": "spec", "onError": "spec",
-	"exec": "spec", "ssh": "spec", "files": "spec", "guard": "spec",
+	"exec": "spec", "ssh": "spec", "files": "spec", "guard": "spec", "host": "spec",
 	"labels": "spec.selector", "image": "spec.selector", "imageDigest": "spec.selector",
 	"namespace": "spec.selector", "podLabels": "spec.selector",
 	"asRoot": "spec.exec", "startFor": "spec.exec", "nested": "spec.exec", "fileCaps": "spec.exec",
@@ -45,6 +45,7 @@ var fieldHome = map[string]string{
 	"server":         "spec.ssh", "client": "spec.ssh", "keys": "spec.ssh",
 	"to":  "spec.ssh.client",
 	"bpf": "spec.guard", "sockets": "spec.guard",
+	"agent": "spec.host", "runtimes": "spec.host", "engineConfig": "spec.host",
 	"privileges":     "spec",
 	"mount":          "spec.privileges",
 	"ptrace":         "spec.privileges",
@@ -248,7 +249,7 @@ func parseRuntime(file string, root *yaml.Node) (*RuntimePolicy, Errors) {
 }
 
 // modes holds what the document says, until the default of a section is known.
-type modes struct{ policy, exec, ssh, files, privileges, network, guard *verdict.Mode }
+type modes struct{ policy, exec, ssh, files, privileges, network, host, guard *verdict.Mode }
 
 func (m *modes) resolve(s *Spec) {
 	if m.policy != nil {
@@ -274,6 +275,9 @@ func (m *modes) resolve(s *Spec) {
 	}
 	if s.Network != nil {
 		s.Network.Mode = pick(m.network)
+	}
+	if s.Host != nil {
+		s.Host.Mode = pick(m.host)
 	}
 	if s.Guard != nil {
 		s.Guard.Mode = pick(m.guard)
@@ -337,6 +341,10 @@ func (d *decoder) spec(n *yaml.Node, at string, s *Spec, m *modes) {
 		{"network", false, func(n *yaml.Node, at string) {
 			s.Network = &Network{}
 			d.network(n, at, s.Network, &m.network)
+		}},
+		{"host", false, func(n *yaml.Node, at string) {
+			s.Host = &Host{}
+			d.host(n, at, s.Host, &m.host)
 		}},
 		{"guard", false, func(n *yaml.Node, at string) {
 			s.Guard = &Guard{}

@@ -243,7 +243,7 @@ func TestParseErrors(t *testing.T) {
 		},
 		{"loosen everything", doc("mode: audit", "loosen: true", "exec: {drift: allow}"), []string{`loosen: true needs a selector`}},
 		{"guard allow", doc("mode: audit", "guard: {bpf: allow}"), []string{`guard.bpf: allow has no effect`}},
-		{"no rule", doc("mode: audit"), []string{`p.yaml:5:3: the policy sets no rule; fix: set a rule below exec, ssh, files, privileges, network or guard`}},
+		{"no rule", doc("mode: audit"), []string{`p.yaml:5:3: the policy sets no rule; fix: set a rule below exec, ssh, files, privileges, network, host or guard`}},
 		{"empty section", doc("mode: audit", "exec: {}"), []string{`the policy sets no rule`}},
 		{"client list", doc("mode: audit", "ssh: {client: ['10.0.0.0/8:22']}"), []string{`fix: write client: {to: [...]}`}},
 		{"client to missing", doc("mode: audit", "ssh: {client: {}}"), []string{`spec.ssh.client.to is missing`}},

@@ -217,6 +217,8 @@ func (d *decoder) validatePhase(s *Spec) {
 	case s.Guard != nil:
 		d.failAt("spec.phase", "move guard to a policy without a phase",
 			"guard has no phase: what is connected to an engine's socket during the start would stay connected")
+	case s.Host != nil:
+		d.failAt("spec.phase", "move host to a policy without a phase", "host has no phase: what is changed during the start would stay changed")
 	case s.OnError == Allow:
 		d.failAt("spec.phase", "move onError to a policy without a phase", "onError: allow has no phase")
 	}

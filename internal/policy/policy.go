@@ -89,7 +89,9 @@ type Spec struct {
 	Privileges *Privileges
 	// Network is nil if the document does not say anything on it.
 	Network *Network
-	Guard   *Guard
+	// Host is nil if the document does not say anything on it.
+	Host  *Host
+	Guard *Guard
 }
 
 // Selector says which containers a policy is for. All conditions must hold; none
@@ -173,6 +175,7 @@ func (p *RuntimePolicy) enforces() bool {
 		s.Files != nil && s.Files.Mode == verdict.ModeEnforce ||
 		s.Privileges != nil && s.Privileges.Mode == verdict.ModeEnforce ||
 		s.Network != nil && s.Network.Mode == verdict.ModeEnforce ||
+		s.Host != nil && s.Host.Mode == verdict.ModeEnforce ||
 		s.Guard != nil && s.Guard.Mode == verdict.ModeEnforce
 }
 
@@ -219,6 +222,7 @@ type canonSpec struct {
 	Files      *canonFiles      `yaml:"files,omitempty"`
 	Privileges *canonPrivileges `yaml:"privileges,omitempty"`
 	Network    *canonNetwork    `yaml:"network,omitempty"`
+	Host       *canonHost       `yaml:"host,omitempty"`
 	Guard      *canonGuard      `yaml:"guard,omitempty"`
 }
 
@@ -311,6 +315,9 @@ func (p *RuntimePolicy) Canonical() []byte {
 	}
 	if s.Files != nil {
 		d.Spec.Files = s.Files.canonical()
+	}
+	if s.Host != nil {
+		d.Spec.Host = s.Host.canonical()
 	}
 	if g := s.Guard; g != nil {
 		d.Spec.Guard = &canonGuard{Mode: g.Mode.String(), BPF: g.BPF, Sockets: g.Sockets}

@@ -7,7 +7,7 @@ func (d *decoder) validate(p *RuntimePolicy) {
 	if len(p.settings()) == 0 && s.OnError == Unset &&
 		(s.Exec == nil || len(s.Exec.Allow)+len(s.Exec.Deny)+len(s.Exec.RuntimeHelpers) == 0) &&
 		(s.Files == nil || len(s.Files.rules()) == 0) && !s.Network.sets() {
-		d.failAt("spec", "set a rule below exec, ssh, files, privileges, network or guard", "the policy sets no rule")
+		d.failAt("spec", "set a rule below exec, ssh, files, privileges, network, host or guard", "the policy sets no rule")
 	}
 	if s.Loosen && !s.Selector.trusted() {
 		d.failAt("spec.loosen", "select by imageDigest or by a label that starts with "+LabelPrefix,

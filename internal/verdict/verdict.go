@@ -140,7 +140,10 @@ const (
 	RuleListen         Rule = 27 // network.listen
 	RuleRawSockets     Rule = 28 // network.rawSockets
 	RulePacketSockets  Rule = 29 // network.packetSockets
-	NumRules                = 30
+	RuleHostAgent      Rule = 30 // host.agent
+	RuleHostRuntimes   Rule = 31 // host.runtimes
+	RuleHostEngine     Rule = 32 // host.engineConfig
+	NumRules                = 33
 	// RuleNone marks an event that no rule caused.
 	RuleNone Rule = 255
 )
@@ -166,6 +169,9 @@ var ruleNames = [NumRules]string{
 	"network.listen",
 	"network.rawSockets",
 	"network.packetSockets",
+	"host.agent",
+	"host.runtimes",
+	"host.engineConfig",
 }
 
 // String returns the rule's place in a policy document, such as exec.asRoot.

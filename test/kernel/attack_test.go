@@ -192,10 +192,16 @@ const looseDigest = "sha256:0000000000000000000000000000000000000000000000000000
 // it returns: what is left is a policy in audit mode, or nothing.
 func (h *host) loosened(t *testing.T, body string) string {
 	t.Helper()
+	return h.loosenedTo(t, "audit", body)
+}
+
+// loosenedTo is loosened with the policy in a mode.
+func (h *host) loosenedTo(t *testing.T, mode, body string) string {
+	t.Helper()
 	loose := "  selector: {imageDigest: \"" + looseDigest + "\"}\n  loosen: true\n"
 	yaml := document("loose", "enforce", loose+"  guard: {bpf: allow}\n")
 	if body != "" { // of a higher priority: it has the last word in its own mode
-		yaml += "---\n" + document("audited", "audit", "  priority: 1\n"+loose+body)
+		yaml += "---\n" + document("audited", mode, "  priority: 1\n"+loose+body)
 	}
 	id := newID()
 	eff := mustPolicies(yaml).Effective(policy.Subject{Known: true, ImageDigest: looseDigest})

@@ -199,7 +199,7 @@ func parsePage(text string) (*page, error) {
 }
 
 // idOrder sorts ids as people count: E2 before E10.
-func idOrder(id string) string { return fmt.Sprintf("%.1s%03s", id, strings.TrimLeft(id, "EFINP")) }
+func idOrder(id string) string { return fmt.Sprintf("%.1s%03s", id, strings.TrimLeft(id, "EFHINP")) }
 
 // columnOrder sorts columns by kernel, then by backend.
 func columnOrder(c string) string {

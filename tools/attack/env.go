@@ -32,6 +32,8 @@ type env struct {
 	sock   string // socket of the container engine
 	peer   string
 	over   string
+	host   string
+	agent  int
 	count  int
 	wait   string
 }

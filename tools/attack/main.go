@@ -55,7 +55,14 @@ const (
 	needHostPID = "hostpid"
 	needPeer    = "peer"    // a device to a host that is --peer
 	needPeerRaw = "peerraw" // the same, user 0 with CAP_NET_RAW
-	needBinfmt  = "binfmt"  // a handler of binfmt_misc on the host; see e10Binfmt
+	needHost    = "host"    // user 0, and --host is a host's directories
+	// The same with CAP_SYS_ADMIN or CAP_DAC_READ_SEARCH.
+	needHostAdmin  = "hostadmin"
+	needHostHandle = "hosthandle"
+	// needAgent is user 0 in the host's PID namespace with CAP_SYS_NICE and CAP_SYS_PTRACE;
+	// --agent is a process.
+	needAgent  = "agent"
+	needBinfmt = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
 )
 
 // attack is one technique.
@@ -69,7 +76,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), socketAttacks(), phaseAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), socketAttacks(), phaseAttacks(), hostAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -91,6 +98,8 @@ func run(args []string) int {
 	fs.StringVar(&e.sock, "sock", "/run/engine/docker.sock", "socket of the container engine")
 	fs.StringVar(&e.peer, "peer", "", "address and port of whom the attacker has a device to")
 	fs.StringVar(&e.over, "over", "", "another address at the other end of that device")
+	fs.StringVar(&e.host, "host", "/host", "a host's directories: usr/bin/dockerd and others")
+	fs.IntVar(&e.agent, "agent", 0, "process that is attacked as the agent")
 	fs.IntVar(&e.count, "count", 200, "tries of the attacks that retry")
 	fs.StringVar(&e.wait, "wait", "", "file that an attack of two steps waits for between them, having made the same with .ready added")
 	if err := fs.Parse(args); err != nil {
