@@ -7,7 +7,8 @@
  * An answer counts when a server that the policy trusts gives it to a question that the container
  * has sent: server, client, id, type and name are the same. Who sends is known by the address of
  * what came in by a device; on loopback, where Docker's own server is and where a container could
- * take any address, by the socket that sends, which must be of no container.
+ * take any address, by the socket that sends, which must be of no container. Questions from a network
+ * namespace that a user namespace in the container owns do not count: there the container is everybody.
  *
  * Not seen: DNS by TCP, TLS or HTTPS; a question or an answer in packets with IP options; who lets
  * others on the container's link write packets in the server's name (rawSockets, packetSockets).
@@ -85,13 +86,23 @@ __noinline int bl_udp_parse(struct __sk_buff *skb, int in, struct bl_dns_msg *m)
 /* The network namespace of a socket. verifier: all; refuses arithmetic on a socket's pointer: read
  * as a number.
  */
-static __always_inline __u32 bl_sk_net(struct bpf_sock *sk)
+static __always_inline struct net *bl_sk_net(struct bpf_sock *sk)
 {
 	__u64 at = 0;
 
 	if (bpf_probe_read_kernel(&at, sizeof(at), &sk))
-		return 0;
-	return BPF_CORE_READ((struct sock *)at, __sk_common.skc_net.net, ns.inum);
+		return NULL;
+	return BPF_CORE_READ((struct sock *)at, __sk_common.skc_net.net);
+}
+
+/* Is a network namespace one that a user namespace within the container's own made? Who makes one
+ * is its servers, too, whatever their addresses.
+ */
+static __always_inline int bl_net_nested(struct net *net, __u64 top)
+{
+	struct bl_container *c = bpf_map_lookup_elem(&bl_containers, &top);
+
+	return !net || BPF_CORE_READ(net, user_ns, level) > (c ? c->user_level : 0);
 }
 
 /* The set of rules that a container is under, if that has rules on names, else 0: no set has that
@@ -349,6 +360,7 @@ int bl_dns_egress(struct __sk_buff *skb)
 {
 	struct bl_dns_msg m = {};
 	struct bpf_sock *sk;
+	struct net *net;
 	__u64 top;
 
 	if (bl_dns_idle())
@@ -362,10 +374,11 @@ int bl_dns_egress(struct __sk_buff *skb)
 	top = bl_skb_container(skb, sk);
 	if (!top && skb->ifindex != BL_LOOPBACK_IF)
 		return BL_CG_PASS;
-	m.net = bl_sk_net(sk);
-	if (top)
+	net = bl_sk_net(sk);
+	m.net = BPF_CORE_READ(net, ns.inum);
+	if (top && !bl_net_nested(net, top))
 		bl_dns_query(skb, &m, top);
-	else if (bl_udp_parse(skb, 0, &m) && m.n.lport == BL_DNS_PORT && bl_net_is_loopback(m.n.laddr))
+	else if (!top && bl_udp_parse(skb, 0, &m) && m.n.lport == BL_DNS_PORT && bl_net_is_loopback(m.n.laddr))
 		bl_dns_answer(skb, &m, 0, 0);
 	return BL_CG_PASS;
 }
@@ -390,7 +403,7 @@ int bl_dns_ingress(struct __sk_buff *skb)
 	set = top ? bl_dns_set(top) : 0;
 	if (!set)
 		return BL_CG_PASS;
-	m.net = bl_sk_net(sk);
+	m.net = BPF_CORE_READ(bl_sk_net(sk), ns.inum);
 	if (bl_udp_parse(skb, 1, &m) && m.n.port == BL_DNS_PORT && !bl_net_is_loopback(m.n.addr) &&
 	    bl_dns_known(&m, set, 1))
 		bl_dns_answer(skb, &m, top, 1);
