@@ -18,6 +18,7 @@
 #include "ssh.bpf.c"
 #include "netrules.bpf.c"
 #include "netpacket.bpf.c"
+#include "dns.bpf.c"
 #include "sock.bpf.c"
 #include "syscall.bpf.c"
 #include "contract.bpf.c"

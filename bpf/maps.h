@@ -187,6 +187,90 @@ struct {
 	__type(value, struct bl_port_rule);
 } bl_net_ports SEC(".maps");
 
+/* Names that rules name -> number of the most specific pattern that matches. Written by the agent;
+ * full: the policy is refused.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 32768);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_name_key);
+	__type(value, __u64);
+} bl_names SEC(".maps");
+
+/* What those names open. Likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_name_rule);
+	__type(value, __u32);
+} bl_name_rules SEC(".maps");
+
+/* Whose answers count. Likewise. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct bl_resolver);
+	__type(value, __u32);
+} bl_resolvers SEC(".maps");
+
+/* Questions after such names that wait for their answer. Written by the DNS programs; all
+ * containers share it. Full: the oldest goes, and its answer opens nothing.
+ */
+struct bl_dns_ask {
+	__u32 server[4];
+	__u32 client[4];
+	__u32 net;	/* inode number of the network namespace */
+	__u16 port;	/* of the client */
+	__u16 id;
+	__u16 type;
+	__u16 pad;
+};
+
+struct bl_dns_asked {
+	__u64 container;
+	__u64 question;	/* hash of the name */
+	__u64 since_ns;	/* since boot */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct bl_dns_ask);
+	__type(value, struct bl_dns_asked);
+} bl_dns_asks SEC(".maps");
+
+/* Addresses that answers have opened, and by which patterns. Written by the DNS programs, read
+ * where an address is denied; all containers share it. Full: what was not used for longest goes, and
+ * is opened again by the next answer. The key is in the value too: an entry may be another's by the
+ * time that it is read.
+ */
+#define BL_DNS_NAMES	6	/* patterns that one address is open for; full: see DNS_FULL */
+
+struct bl_dns_addr {
+	__u64 container;
+	__u32 addr[4];
+};
+
+struct bl_dns_name {
+	__u64 name;
+	__u64 until_ns;	/* since boot */
+};
+
+struct bl_dns_open {
+	struct bl_dns_addr key;
+	struct bl_dns_name by[BL_DNS_NAMES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct bl_dns_addr);
+	__type(value, struct bl_dns_open);
+} bl_dns_addrs SEC(".maps");
+
 /* What is known of a TCP connection, or of a raw socket, under network rules. Written by the
  * sockops, connect and packet programs; ends with the socket. No memory: SK_STORAGE.
  */

@@ -125,7 +125,7 @@ static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 by
 		by &= ~BL_ASK(BL_NET_BOUND);
 	if (k->blind)
 		by |= BL_ASK_BLIND;
-	v = bl_net_asks(k->p, k->set, by, &k->n);
+	v = bl_net_asks(k->p, k->set, by, &k->n, k->top);
 	d.verdict = v;
 	d.rule = v >> 8;
 	d.policy = v >> 16;
@@ -204,6 +204,8 @@ static __always_inline int bl_pkt_tcp_out(struct bl_pkt *k, struct bpf_sock *sk)
 		by |= BL_BY_US;
 	if (mark != BL_CONN_DIALLED)
 		by |= BL_ASK(BL_NET_INGRESS);
+	if (!k->opens && !strays && conn && conn->set)
+		by |= BL_ASK_STANDING;
 	d = bl_pkt_rule(k, by);
 	if (!conn)
 		conn = bpf_sk_storage_get(&bl_conns, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -247,7 +249,7 @@ static __always_inline int bl_pkt_flow(struct bl_pkt *k, struct bpf_sock *sk)
 	if (r && (!r->in || k->in || f) && !bl_net_past(now, r->seen_ns, BL_FLOW_TELL_NS))
 		return BL_CG_DENY;
 	if (f)
-		by = f->in ? BL_BY_THEM : BL_BY_US;
+		by = (f->in ? BL_BY_THEM : BL_BY_US) | BL_ASK_STANDING;
 	else if (k->in && r && !r->in)	/* it goes on with what the container was refused */
 		by = BL_BY_THEM | BL_BY_US;
 	else if (k->in && bl_sk_connected(sk))	/* or with what began before the rule */

@@ -40,8 +40,10 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 		/* An answer, or reported already. Of an answer its packet is judged again. */
 		if (p && f && (f->set == set || f->in))
 			return BL_CG_PASS;
+		q.standing = f != NULL;
 	}
 	bl_net_peer(&q, n, BL_NET_EGRESS);
+	q.top = top;
 	d = bl_net_ask(p, set, BL_NET_EGRESS, &q);
 	if (d.verdict == BL_ALLOW)
 		return BL_CG_PASS;

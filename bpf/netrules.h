@@ -15,6 +15,8 @@ struct bl_peer {
 	__u16 proto;	/* see bl_net_proto */
 	__u16 port;
 	__u32 blind;	/* the port is not known */
+	__u32 standing;	/* of what was let pass before: names whose time is over count */
+	__u64 top;	/* the container */
 };
 
 /* Protocols that are another's on the wire, or for what a rule means by it. */
@@ -39,6 +41,39 @@ static __always_inline int bl_net_idle(void)
 	return cfg && cfg->abi == BL_ABI && !cfg->net;
 }
 
+/* Is an address open for a name that lets pass under a condition? slot: set << 1 | slot.
+ * verifier: all; global, so that it is verified once.
+ */
+__noinline int bl_dns_is_open(__u32 slot, __u32 cond, const struct bl_peer *q)
+{
+	struct bl_name_rule rule = { .set = slot, .cond = cond };
+	__u64 now = bpf_ktime_get_boot_ns(), until;
+	struct bl_dns_addr key = {};
+	struct bl_dns_open *o;
+	int i;
+
+	if (!q)
+		return 0;
+	key.container = q->top;
+	__builtin_memcpy(key.addr, q->addr, sizeof(key.addr));
+	o = bpf_map_lookup_elem(&bl_dns_addrs, &key);
+	if (!o)
+		return 0;
+	for (i = 0; i < BL_DNS_NAMES; i++) {
+		rule.name = o->by[i].name;
+		until = o->by[i].until_ns;
+		if (!rule.name || (!q->standing && (__s64)(now - until) >= 0))
+			continue;
+		if (!bpf_map_lookup_elem(&bl_name_rules, &rule))
+			continue;
+		/* last: see bl_dns_addrs */
+		asm volatile("" ::: "memory");
+		if (o->key.container == key.container && !__builtin_memcmp(o->key.addr, key.addr, sizeof(key.addr)))
+			return 1;
+	}
+	return 0;
+}
+
 /* What one slot's rule says of an end: verdict | policy << 16; a verdict of zero denies.
  * verifier: all; global, so that it is verified once.
  */
@@ -48,6 +83,8 @@ __noinline __u64 bl_net_judge(__u32 set, __u32 kind, const struct bl_peer *q)
 	struct bl_port_key pk = { .prefixlen = 96, .set = set };
 	struct bl_port_rule *r;
 	struct bl_net_addr *a;
+	__u64 verdict, policy;
+	__u32 cond;
 
 	if (!q)
 		return BL_DENY;
@@ -57,17 +94,25 @@ __noinline __u64 bl_net_judge(__u32 set, __u32 kind, const struct bl_peer *q)
 		bl_count(BL_E_NET_GONE);
 		return BL_DENY;
 	}
-	if (!a->list)
-		return a->verdict | (__u64)a->policy << 16;
-	if (q->blind)	/* the port matters */
-		return BL_DENY | (__u64)a->policy << 16;
-	pk.list = a->list;
-	pk.proto = bpf_htons(q->proto);
-	pk.port = bpf_htons(q->port);
-	r = bpf_map_lookup_elem(&bl_net_ports, &pk);
-	if (r)
-		return r->verdict | (__u64)r->policy << 16;
-	return a->verdict | (__u64)a->policy << 16;
+	verdict = a->verdict;
+	policy = a->policy;
+	cond = a->cond;
+	if (a->list) {
+		if (q->blind)	/* the port matters */
+			return BL_DENY | policy << 16;
+		pk.list = a->list;
+		pk.proto = bpf_htons(q->proto);
+		pk.port = bpf_htons(q->port);
+		r = bpf_map_lookup_elem(&bl_net_ports, &pk);
+		if (r) {
+			verdict = r->verdict;
+			policy = r->policy;
+			cond = r->cond;
+		}
+	}
+	if (verdict != BL_ALLOW && cond && bl_dns_is_open(set << 1 | (kind & 1), cond, q))
+		return BL_ALLOW;
+	return verdict | policy << 16;
 }
 
 /* The decision of both slots on one direction. p is NULL when a container's policy cannot be
@@ -153,14 +198,16 @@ static __always_inline struct bl_decision bl_net_stricter(struct bl_decision a, 
 
 #define BL_ASK(dir)	(1 << (dir))
 #define BL_ASK_BLIND	8	/* the ports are not known */
+#define BL_ASK_STANDING	16	/* it was let pass under other rules */
 
 /* The strictest decision on several directions, BL_ASK bits: verdict | rule << 8 | policy << 16.
  * verifier: all; global, so that it is verified once.
  */
-__noinline __u64 bl_net_asks(const struct bl_policy *p, __u32 set, __u32 dirs, const struct bl_ends *n)
+__noinline __u64 bl_net_asks(const struct bl_policy *p, __u32 set, __u32 dirs, const struct bl_ends *n,
+			     __u64 top)
 {
 	struct bl_decision d = { .verdict = BL_ALLOW, .rule = BL_R_NONE };
-	struct bl_peer q = { .blind = dirs & BL_ASK_BLIND };
+	struct bl_peer q = { .blind = dirs & BL_ASK_BLIND, .standing = dirs & BL_ASK_STANDING, .top = top };
 	__u32 dir;
 
 	if (!p || !n)

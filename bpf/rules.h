@@ -106,6 +106,7 @@ struct bl_rule {
 #define BL_P_INODES	0x04	/* bl_inodes may have entries for this set */
 
 #define BL_P_FILES	0x08	/* the set has file rules */
+#define BL_P_NAMES	0x10	/* the set has rules on names */
 
 #define BL_MAX_ALLOW_LISTS 32
 
@@ -208,6 +209,7 @@ struct bl_net_addr {
 	__u8 verdict;
 	__u8 pad;
 	__u16 policy;
+	__u32 cond;	/* of a denial: which names open it all the same, bl_name_rules; 0: none */
 };
 
 /* Key and value of bl_net_ports: the same over a protocol and a port. What no entry of a list
@@ -225,6 +227,31 @@ struct bl_port_rule {
 	__u8 verdict;
 	__u8 pad;
 	__u16 policy;
+	__u32 cond;	/* as in bl_net_addr */
+};
+
+#define BL_NAME_TEXT 252
+
+/* Key of bl_names, a longest-prefix-match trie over names written backwards, so that
+ * *.example.org is a prefix of what it matches. A whole name ends with a zero.
+ */
+struct bl_name_key {
+	__u32 prefixlen;
+	__u32 set;	/* << 1 | slot, here and below */
+	char name[BL_NAME_TEXT];
+};
+
+/* Key of bl_name_rules: that what matches a pattern is let pass under a condition. */
+struct bl_name_rule {
+	__u32 set;
+	__u32 cond;
+	__u64 name;	/* of the pattern: value of bl_names */
+};
+
+/* Key of bl_resolvers: a server whose answers count. */
+struct bl_resolver {
+	__u32 set;
+	__u8 addr[16];	/* IPv4 as ::ffff:a.b.c.d */
 };
 
 /* What opens are asked about, by any set. */
@@ -241,7 +268,7 @@ struct bl_config {
 	__u8 scoped;		/* only cgroups below bl_scopes are recognised */
 	__u8 report_allowed;	/* emit a record for every allowed exec */
 	__u8 net;		/* a set may have rules on packets or ports: never cleared while the maps live */
-	__u8 pad;
+	__u8 names;		/* a set may have rules on names: likewise */
 	__u32 opens;		/* BL_OPENS_* of all sets: never cleared while the maps live */
 };
 

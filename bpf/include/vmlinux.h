@@ -357,6 +357,7 @@ struct in6_addr {
 };
 
 struct net {
+	struct user_namespace *user_ns;
 	struct ns_common ns;
 };
 

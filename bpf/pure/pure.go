@@ -17,6 +17,7 @@ package pure
 #include "ssh_names.h"
 #include "ssh_stream.h"
 #include "net.h"
+#include "dns.h"
 
 static struct bl_decision pure_decide(const void *p, const void *f)
 {
@@ -149,6 +150,46 @@ static __u32 pure_files(const void *rules, __u32 count, __u64 k0, __u64 k1, cons
 		names += lens[i];
 	}
 	return bl_acts_denied(found, acts);
+}
+
+struct pure_dns {
+	struct bl_dns_question q;
+	struct bl_name_key key;
+	__u64 hash;
+	__u32 n;
+	__u32 whole;
+	struct bl_dns_record records[BL_DNS_RECORDS];
+};
+
+// As bl_dns_answer and bl_dns_take in bpf/dns.bpf.c read a message. 0: it is none.
+static int pure_dns(const void *b, __u32 len, __u32 off, struct pure_dns *d)
+{
+	bl_dns_src s = { .b = b, .len = len };
+	struct bl_dns_record r = {};
+	__u32 at, ttl = ~0U, i;
+
+	if (bl_dns_begin(&s, off, &d->q))
+		return 0;
+	d->hash = bl_dns_key(&s, d->q.name, d->q.len, &d->key);
+	d->whole = d->q.answers <= BL_DNS_RECORDS;
+	at = d->q.end;
+	for (i = 0; i < BL_DNS_RECORDS && i < d->q.answers; i++) {
+		if (bl_dns_read(&s, off, at, &r)) {
+			d->whole = 0;
+			break;
+		}
+		at = r.next;
+		if (!bl_dns_counts(&r, &ttl))
+			continue;
+		d->records[d->n] = r;
+		d->records[d->n++].ttl = bl_dns_ttl(ttl);
+	}
+	return 1;
+}
+
+static int pure_dns_kind(const struct pure_dns *d)
+{
+	return bl_dns_is_query(&d->q) | bl_dns_is_answer(&d->q) << 1;
 }
 
 static int pure_ssh_program(const char *name)
@@ -301,4 +342,41 @@ func DecideNet(policy unsafe.Pointer, act, mark uint8, port uint16, listed [2]bo
 	}
 	d := C.pure_net(policy, C.__u8(act), C.__u8(mark), C.__u16(port), l[0], l[1])
 	return Decision{uint8(d.verdict), uint8(d.rule), uint16(d.policy)}
+}
+
+// DNSMessage is what is read of one.
+type DNSMessage struct {
+	ID, Type      uint16
+	Query, Answer bool
+	Name          string // lower case, without a last dot; empty: not one that a rule can name
+	Whole         bool   // every answer was read
+	Addrs         []DNSAddr
+}
+
+// DNSAddr is an address that a message opens, and for how many seconds.
+type DNSAddr struct {
+	Addr [16]byte
+	TTL  uint32
+}
+
+// ReadDNS runs bpf/pure/dns.h on a packet whose DNS message starts at off. ok is false if it is none.
+func ReadDNS(packet []byte, off int) (m DNSMessage, ok bool) {
+	p := C.CBytes(packet)
+	defer C.free(p)
+	d := (*C.struct_pure_dns)(C.calloc(1, C.sizeof_struct_pure_dns))
+	defer C.free(unsafe.Pointer(d))
+	if C.pure_dns(p, C.__u32(len(packet)), C.__u32(off), d) == 0 {
+		return m, false
+	}
+	kind := C.pure_dns_kind(d)
+	m = DNSMessage{ID: uint16(d.q.id), Type: uint16(d.q._type), Query: kind&1 != 0, Answer: kind&2 != 0, Whole: d.whole != 0}
+	if d.hash != 0 {
+		for i := int(d.q.len) - 1; i >= 0; i-- {
+			m.Name += string(rune(d.key.name[i]))
+		}
+	}
+	for _, r := range d.records[:d.n] {
+		m.Addrs = append(m.Addrs, DNSAddr{Addr: *(*[16]byte)(unsafe.Pointer(&r.addr)), TTL: uint32(r.ttl)})
+	}
+	return m, true
 }

@@ -26,5 +26,9 @@ var codes = []Code{
 	{20, "net_gone", "deny", "a network rule that is on has no entry for an address"},
 	{21, "flow", "report", "an exchange of packets could not be noted: its answers are judged by themselves"},
 	{22, "net_muted", "report", "more packets were denied on their way in to a container than are reported in a second: a record is lost, the denial stands"},
+	{23, "dns_parse", "report", "a DNS message of a trusted server could not be read, or an answer had more records than are read: what was not read opens nothing"},
+	{24, "dns_unasked", "report", "an answer of a trusted server had another question than its id was asked: it opens nothing"},
+	{25, "dns_full", "report", "an address was open for more names than are kept: the one that would have ended first ended early"},
+	{26, "dns_table", "report", "a question or an answer could not be kept: it opens nothing"},
 	{40, "use_ring", "report", "the ring of executed files was full: which package that is is told at its next exec"},
 }

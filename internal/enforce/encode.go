@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"strings"
 
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/verdict"
@@ -35,6 +36,9 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 	}
 	if len(eff.Files) > 0 {
 		p.Flags |= flagFiles
+	}
+	if len(eff.NetNames) > 0 {
+		p.Flags |= flagNames
 	}
 	// A list with no path at all still needs the walk, to find that nothing matches.
 	if eff.AllowNeed[0]|eff.AllowNeed[1] != 0 {
@@ -71,6 +75,7 @@ const (
 	flagDirs   = 0x02
 	flagInodes = 0x04
 	flagFiles  = 0x08
+	flagNames  = 0x10
 )
 
 // BL_OPENS_* of bpf/rules.h, likewise.
@@ -122,12 +127,39 @@ func encodePathRule(r policy.PathRule) kernelBlPathRule {
 // encodeNetAddr and encodeNetPort return the entries of the two tries of network rules.
 func encodeNetAddr(set uint32, a policy.NetAddr) (kernelBlNetKey, kernelBlNetAddr) {
 	k := kernelBlNetKey{Prefixlen: 64 + uint32(a.Prefix.Bits()), Set: set, Kind: uint32(a.Kind), Addr: a.Prefix.Addr().As16()}
-	return k, kernelBlNetAddr{List: a.List, Verdict: uint8(a.Verdict), Policy: a.Policy}
+	return k, kernelBlNetAddr{List: a.List, Verdict: uint8(a.Verdict), Policy: a.Policy, Cond: a.Cond}
 }
 
 func encodeNetPort(set uint32, p policy.NetPort) (kernelBlPortKey, kernelBlPortRule) {
 	k := kernelBlPortKey{Prefixlen: 80 + uint32(p.Bits), Set: set, List: p.List, Proto: bits.ReverseBytes16(p.Protocol), Port: bits.ReverseBytes16(p.Port)}
-	return k, kernelBlPortRule{Verdict: uint8(p.Verdict), Policy: p.Policy}
+	return k, kernelBlPortRule{Verdict: uint8(p.Verdict), Policy: p.Policy, Cond: p.Cond}
+}
+
+// nameSet is what the kernel's maps on names call a set and a mode.
+func nameSet(set uint32, m verdict.Mode) uint32 { return set<<1 | uint32(m) }
+
+// encodeName returns a pattern's entry of the trie over names that are written backwards.
+func encodeName(hashKey [2]uint64, set uint32, n policy.NetName) (kernelBlNameKey, uint64) {
+	k := kernelBlNameKey{Set: nameSet(set, n.Mode)}
+	text, wild := strings.CutPrefix(n.Pattern, "*")
+	for i := range len(text) {
+		k.Name[len(text)-1-i] = int8(text[i])
+	}
+	k.Prefixlen = 32 + 8*uint32(len(text))
+	if !wild { // and the zero behind it
+		k.Prefixlen += 8
+	}
+	return k, hashName(hashKey, n.Mode, n.Pattern)
+}
+
+// hashName numbers a pattern of one mode: the same in every set, so that what is open stays so when
+// policies change. The hash is keyed: nobody can aim at another's number.
+func hashName(hashKey [2]uint64, m verdict.Mode, pattern string) uint64 {
+	return max(hashPath(hashKey[0], hashKey[1], "/"+m.String()+"/"+pattern)[0], 1)
+}
+
+func encodeNameRule(hashKey [2]uint64, set uint32, r policy.NetNameRule) kernelBlNameRule {
+	return kernelBlNameRule{Set: nameSet(set, r.Mode), Cond: r.Cond, Name: hashName(hashKey, r.Mode, r.Pattern)}
 }
 
 func encodeSSHDest(set, slot uint32, d policy.SSHDest) (kernelBlSshKey, kernelBlSshPorts, error) {

@@ -176,6 +176,8 @@ var hooks = []hook{
 	{program: "bl_net_sock_create", name: "cgroup sock_create", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetSockCreate, rules: []verdict.Rule{verdict.RuleRawSockets}},
 	{program: "bl_net_egress", name: "cgroup_skb egress (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetEgress, rules: packetRules},
 	{program: "bl_net_ingress", name: "cgroup_skb ingress", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetIngress, rules: packetRules},
+	{program: "bl_dns_egress", name: "cgroup_skb egress (dns)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetEgress, rules: egressRules},
+	{program: "bl_dns_ingress", name: "cgroup_skb ingress (dns)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetIngress, rules: egressRules},
 	{program: "bl_lsm_net_listen", name: "socket_listen (network)", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleListen}},
 	{program: "bl_mod_net_listen", name: "security_socket_listen (network)", backends: onlyModret, rules: []verdict.Rule{verdict.RuleListen}},
 	{program: "bl_sig_net_listen", name: "inet_sock_set_state (network)", backends: []verdict.Backend{verdict.BackendSignal}, rules: []verdict.Rule{verdict.RuleListen}},

@@ -101,6 +101,10 @@ const (
 	kernelBlCodeBL_E_NET_GONE       kernelBlCode = 20
 	kernelBlCodeBL_E_FLOW           kernelBlCode = 21
 	kernelBlCodeBL_E_NET_MUTED      kernelBlCode = 22
+	kernelBlCodeBL_E_DNS_PARSE      kernelBlCode = 23
+	kernelBlCodeBL_E_DNS_UNASKED    kernelBlCode = 24
+	kernelBlCodeBL_E_DNS_FULL       kernelBlCode = 25
+	kernelBlCodeBL_E_DNS_TABLE      kernelBlCode = 26
 	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
 )
 
@@ -112,7 +116,7 @@ type kernelBlConfig struct {
 	Scoped        uint8
 	ReportAllowed uint8
 	Net           uint8
-	Pad           uint8
+	Names         uint8
 	Opens         uint32
 }
 
@@ -176,6 +180,40 @@ type kernelBlDecision struct {
 	Verdict uint8
 	Rule    uint8
 	Policy  uint16
+}
+
+type kernelBlDnsAddr struct {
+	_         structs.HostLayout
+	Container uint64
+	Addr      [4]uint32
+}
+
+type kernelBlDnsAsk struct {
+	_      structs.HostLayout
+	Server [4]uint32
+	Client [4]uint32
+	Net    uint32
+	Port   uint16
+	Id     uint16
+	Type   uint16
+	Pad    uint16
+}
+
+type kernelBlDnsAsked struct {
+	_         structs.HostLayout
+	Container uint64
+	Question  uint64
+	SinceNs   uint64
+}
+
+type kernelBlDnsOpen struct {
+	_   structs.HostLayout
+	Key kernelBlDnsAddr
+	By  [6]struct {
+		_       structs.HostLayout
+		Name    uint64
+		UntilNs uint64
+	}
 }
 
 type kernelBlEvent struct {
@@ -398,12 +436,27 @@ const (
 	kernelBlLayerBL_L_PLAIN   kernelBlLayer = 8
 )
 
+type kernelBlNameKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Set       uint32
+	Name      [252]int8
+}
+
+type kernelBlNameRule struct {
+	_    structs.HostLayout
+	Set  uint32
+	Cond uint32
+	Name uint64
+}
+
 type kernelBlNetAddr struct {
 	_       structs.HostLayout
 	List    uint32
 	Verdict uint8
 	Pad     uint8
 	Policy  uint16
+	Cond    uint32
 }
 
 type kernelBlNetDir uint32
@@ -493,6 +546,13 @@ type kernelBlPortRule struct {
 	Verdict uint8
 	Pad     uint8
 	Policy  uint16
+	Cond    uint32
+}
+
+type kernelBlResolver struct {
+	_    structs.HostLayout
+	Set  uint32
+	Addr [16]uint8
 }
 
 type kernelBlRule struct {
@@ -659,6 +719,8 @@ const (
 	kernelMapBlContainers        = "bl_containers"
 	kernelMapBlContracts         = "bl_contracts"
 	kernelMapBlDenials           = "bl_denials"
+	kernelMapBlDnsAddrs          = "bl_dns_addrs"
+	kernelMapBlDnsAsks           = "bl_dns_asks"
 	kernelMapBlErrs              = "bl_errs"
 	kernelMapBlEvents            = "bl_events"
 	kernelMapBlFlows             = "bl_flows"
@@ -668,11 +730,14 @@ const (
 	kernelMapBlHostNames         = "bl_host_names"
 	kernelMapBlHosts             = "bl_hosts"
 	kernelMapBlInodes            = "bl_inodes"
+	kernelMapBlNameRules         = "bl_name_rules"
+	kernelMapBlNames             = "bl_names"
 	kernelMapBlNetAddrs          = "bl_net_addrs"
 	kernelMapBlNetPorts          = "bl_net_ports"
 	kernelMapBlPaths             = "bl_paths"
 	kernelMapBlPolicies          = "bl_policies"
 	kernelMapBlRefused           = "bl_refused"
+	kernelMapBlResolvers         = "bl_resolvers"
 	kernelMapBlScopes            = "bl_scopes"
 	kernelMapBlScratches         = "bl_scratches"
 	kernelMapBlSlots             = "bl_slots"
@@ -697,6 +762,8 @@ const (
 	kernelProgBlConnect4         = "bl_connect4"
 	kernelProgBlConnect6         = "bl_connect6"
 	kernelProgBlContractRun      = "bl_contract_run"
+	kernelProgBlDnsEgress        = "bl_dns_egress"
+	kernelProgBlDnsIngress       = "bl_dns_ingress"
 	kernelProgBlEgress           = "bl_egress"
 	kernelProgBlExecDone         = "bl_exec_done"
 	kernelProgBlFork             = "bl_fork"
@@ -950,6 +1017,8 @@ type kernelProgramSpecs struct {
 	BlConnect4         *ebpf.ProgramSpec `ebpf:"bl_connect4"`
 	BlConnect6         *ebpf.ProgramSpec `ebpf:"bl_connect6"`
 	BlContractRun      *ebpf.ProgramSpec `ebpf:"bl_contract_run"`
+	BlDnsEgress        *ebpf.ProgramSpec `ebpf:"bl_dns_egress"`
+	BlDnsIngress       *ebpf.ProgramSpec `ebpf:"bl_dns_ingress"`
 	BlEgress           *ebpf.ProgramSpec `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
 	BlFork             *ebpf.ProgramSpec `ebpf:"bl_fork"`
@@ -1130,6 +1199,8 @@ type kernelMapSpecs struct {
 	BlContainers *ebpf.MapSpec `ebpf:"bl_containers"`
 	BlContracts  *ebpf.MapSpec `ebpf:"bl_contracts"`
 	BlDenials    *ebpf.MapSpec `ebpf:"bl_denials"`
+	BlDnsAddrs   *ebpf.MapSpec `ebpf:"bl_dns_addrs"`
+	BlDnsAsks    *ebpf.MapSpec `ebpf:"bl_dns_asks"`
 	BlErrs       *ebpf.MapSpec `ebpf:"bl_errs"`
 	BlEvents     *ebpf.MapSpec `ebpf:"bl_events"`
 	BlFlows      *ebpf.MapSpec `ebpf:"bl_flows"`
@@ -1139,11 +1210,14 @@ type kernelMapSpecs struct {
 	BlHostNames  *ebpf.MapSpec `ebpf:"bl_host_names"`
 	BlHosts      *ebpf.MapSpec `ebpf:"bl_hosts"`
 	BlInodes     *ebpf.MapSpec `ebpf:"bl_inodes"`
+	BlNameRules  *ebpf.MapSpec `ebpf:"bl_name_rules"`
+	BlNames      *ebpf.MapSpec `ebpf:"bl_names"`
 	BlNetAddrs   *ebpf.MapSpec `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.MapSpec `ebpf:"bl_net_ports"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.MapSpec `ebpf:"bl_policies"`
 	BlRefused    *ebpf.MapSpec `ebpf:"bl_refused"`
+	BlResolvers  *ebpf.MapSpec `ebpf:"bl_resolvers"`
 	BlScopes     *ebpf.MapSpec `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.MapSpec `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.MapSpec `ebpf:"bl_slots"`
@@ -1223,6 +1297,8 @@ type kernelMaps struct {
 	BlContainers *ebpf.Map `ebpf:"bl_containers"`
 	BlContracts  *ebpf.Map `ebpf:"bl_contracts"`
 	BlDenials    *ebpf.Map `ebpf:"bl_denials"`
+	BlDnsAddrs   *ebpf.Map `ebpf:"bl_dns_addrs"`
+	BlDnsAsks    *ebpf.Map `ebpf:"bl_dns_asks"`
 	BlErrs       *ebpf.Map `ebpf:"bl_errs"`
 	BlEvents     *ebpf.Map `ebpf:"bl_events"`
 	BlFlows      *ebpf.Map `ebpf:"bl_flows"`
@@ -1232,11 +1308,14 @@ type kernelMaps struct {
 	BlHostNames  *ebpf.Map `ebpf:"bl_host_names"`
 	BlHosts      *ebpf.Map `ebpf:"bl_hosts"`
 	BlInodes     *ebpf.Map `ebpf:"bl_inodes"`
+	BlNameRules  *ebpf.Map `ebpf:"bl_name_rules"`
+	BlNames      *ebpf.Map `ebpf:"bl_names"`
 	BlNetAddrs   *ebpf.Map `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.Map `ebpf:"bl_net_ports"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.Map `ebpf:"bl_policies"`
 	BlRefused    *ebpf.Map `ebpf:"bl_refused"`
+	BlResolvers  *ebpf.Map `ebpf:"bl_resolvers"`
 	BlScopes     *ebpf.Map `ebpf:"bl_scopes"`
 	BlScratches  *ebpf.Map `ebpf:"bl_scratches"`
 	BlSlots      *ebpf.Map `ebpf:"bl_slots"`
@@ -1261,6 +1340,8 @@ func (m *kernelMaps) Close() error {
 		m.BlContainers,
 		m.BlContracts,
 		m.BlDenials,
+		m.BlDnsAddrs,
+		m.BlDnsAsks,
 		m.BlErrs,
 		m.BlEvents,
 		m.BlFlows,
@@ -1270,11 +1351,14 @@ func (m *kernelMaps) Close() error {
 		m.BlHostNames,
 		m.BlHosts,
 		m.BlInodes,
+		m.BlNameRules,
+		m.BlNames,
 		m.BlNetAddrs,
 		m.BlNetPorts,
 		m.BlPaths,
 		m.BlPolicies,
 		m.BlRefused,
+		m.BlResolvers,
 		m.BlScopes,
 		m.BlScratches,
 		m.BlSlots,
@@ -1343,6 +1427,8 @@ type kernelPrograms struct {
 	BlConnect4         *ebpf.Program `ebpf:"bl_connect4"`
 	BlConnect6         *ebpf.Program `ebpf:"bl_connect6"`
 	BlContractRun      *ebpf.Program `ebpf:"bl_contract_run"`
+	BlDnsEgress        *ebpf.Program `ebpf:"bl_dns_egress"`
+	BlDnsIngress       *ebpf.Program `ebpf:"bl_dns_ingress"`
 	BlEgress           *ebpf.Program `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.Program `ebpf:"bl_exec_done"`
 	BlFork             *ebpf.Program `ebpf:"bl_fork"`
@@ -1525,6 +1611,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlConnect4,
 		p.BlConnect6,
 		p.BlContractRun,
+		p.BlDnsEgress,
+		p.BlDnsIngress,
 		p.BlEgress,
 		p.BlExecDone,
 		p.BlFork,

@@ -48,6 +48,9 @@ type Options struct {
 	// SetsFile keeps which policies the sets in the kernel come from, so that what was denied
 	// while no agent ran can be credited by the next. Empty: that is not known then.
 	SetsFile string
+	// ResolvConf are files of resolv.conf(5) with the servers whose answers count for policies
+	// that list none. Empty: the host's.
+	ResolvConf []string
 	// Layout sets this agent's maps apart from those of one whose maps have the same shape:
 	// for tests of an upgrade to another shape. Empty otherwise.
 	Layout string

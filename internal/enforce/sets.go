@@ -404,6 +404,9 @@ func (e *Enforcer) erase(set uint32, eff *policy.Effective) error {
 		gone(deleteWhere(e.maps["bl_net_ports"], func(k *kernelBlPortKey) bool { return k.Set == set }))
 		gone(deleteWhere(e.maps["bl_paths"], func(k *kernelBlPathKey) bool { return k.Set == set }))
 	}
+	if eff == nil || len(eff.NetNames) > 0 {
+		e.eraseNames(set, gone)
+	}
 	gone(deleteWhere(e.maps["bl_ssh_to"], func(k *kernelBlSshKey) bool { return k.Set == set }))
 	gone(deleteWhere(e.maps["bl_inodes"], func(k *kernelBlInodeKey) bool { return k.Set == set }))
 	if err := errors.Join(errs...); err != nil {
@@ -442,13 +445,14 @@ func deleteWhere[K any](m *ebpf.Map, match func(*K) bool) error {
 func (e *Enforcer) checkSets() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	opens, net := uint32(0), false
+	opens, net, names := uint32(0), false, false
 	for set, s := range e.sets.info {
 		if s.eff == nil || s.refs <= 0 {
 			continue
 		}
 		opens |= opensOf(s.eff)
 		net = net || hasNetwork(s.eff)
+		names = names || len(s.eff.NetNames) > 0
 		var p kernelBlPolicy
 		if err := e.maps["bl_policies"].Lookup(set, &p); err != nil || p != s.encode(set) {
 			return fmt.Errorf("policy set %d in the kernel is not what was written: %w", set, ErrCanary)
@@ -466,7 +470,7 @@ func (e *Enforcer) checkSets() error {
 	}
 	var c kernelBlConfig
 	if err := e.maps["bl_configs"].Lookup(uint32(0), &c); err != nil ||
-		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || c.Opens&opens != opens || net && c.Net == 0 {
+		c.Abi != abi || c.FloorSet != e.sets.floor || c.BuildSet != e.sets.build || c.Scoped != flag(len(e.opts.Scopes) > 0) || c.Opens&opens != opens || net && c.Net == 0 || names && c.Names == 0 {
 		return fmt.Errorf("the configuration in the kernel is not what was written: %w", ErrCanary)
 	}
 	return nil

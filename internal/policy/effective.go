@@ -90,6 +90,10 @@ type Effective struct {
 	// NetAddrs and NetPorts are the compiled network.egress, ingress and listen.
 	NetAddrs []NetAddr
 	NetPorts []NetPort
+	// NetNames, NetNameRules and Resolvers are the compiled names of network.egress.
+	NetNames     []NetName
+	NetNameRules []NetNameRule
+	Resolvers    [slots]Resolvers
 	// Phases is what holds until all of the above does, by the container's age; empty if
 	// all of it holds from the start on.
 	Phases []PhaseRules `json:"-"`

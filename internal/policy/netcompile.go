@@ -20,6 +20,7 @@ type NetAddr struct {
 	List    uint32       // of NetPorts; 0: the verdict is that of every port
 	Verdict verdict.Verdict
 	Policy  uint16 // who is credited with a denial
+	Cond    uint32 // of a denial: the NetNameRules that lift it; 0: none
 }
 
 // NetPort is what one list says of a protocol and ports: an entry of such a trie over the
@@ -31,12 +32,14 @@ type NetPort struct {
 	Bits     int // of Port that count
 	Verdict  verdict.Verdict
 	Policy   uint16
+	Cond     uint32
 }
 
 // netVerdict is the answer for one packet.
 type netVerdict struct {
 	Verdict verdict.Verdict
 	Policy  uint16
+	Cond    uint32
 }
 
 var netPass = netVerdict{Verdict: verdict.Allow}
@@ -46,6 +49,7 @@ type netPolicy struct {
 	index       uint16
 	def         Value
 	allow, deny map[netip.Prefix][]*NetRule
+	named       []*NetRule // what it allows by name
 }
 
 // netMerger puts the network sections of the policies of one container together.
@@ -53,6 +57,8 @@ type netMerger struct {
 	e      *Effective
 	owners [slots][3][]selected
 	lists  map[string]uint32
+	conds  map[string]uint32
+	needs  [][][]*NetRule // by cond - 1: of each policy that denies, the rules one of which must match
 }
 
 var anyAddr = netip.MustParsePrefix("::/0")
@@ -61,7 +67,7 @@ var anyAddr = netip.MustParsePrefix("::/0")
 // says something of a direction replaces what the others say of it: in its own mode, and if it
 // enforces also in audit.
 func mergeNetwork(e *Effective, sel []selected) *netMerger {
-	m := &netMerger{e: e, lists: map[string]uint32{}}
+	m := &netMerger{e: e, lists: map[string]uint32{}, conds: map[string]uint32{}}
 	for mode := range slots {
 		for dir := range netDir(3) {
 			m.owners[mode][dir] = netOwners(sel, verdict.Mode(mode), dir)
@@ -103,7 +109,11 @@ func (m *netMerger) compile(mode verdict.Mode, dir netDir) {
 		}
 		np := &netPolicy{index: p.index, def: s.Default, allow: map[netip.Prefix][]*NetRule{}, deny: map[netip.Prefix][]*NetRule{}}
 		for i := range s.Allow {
-			np.add(np.allow, &s.Allow[i], prefixes)
+			if r := &s.Allow[i]; len(r.Names) > 0 {
+				np.named = append(np.named, r)
+			} else {
+				np.add(np.allow, r, prefixes)
+			}
 		}
 		for i := range s.Deny {
 			np.add(np.deny, &s.Deny[i], prefixes)
@@ -125,12 +135,13 @@ func (m *netMerger) compile(mode verdict.Mode, dir netDir) {
 	for _, p := range order { // the wide before the narrow
 		a := m.addr(policies, p)
 		a.Kind = uint8(dir)<<1 | uint8(mode)
-		if wide, ok := nearest(done, p); ok && wide.List == a.List && wide.Verdict == a.Verdict && wide.Policy == a.Policy {
+		if wide, ok := nearest(done, p); ok && wide.List == a.List && wide.Verdict == a.Verdict && wide.Policy == a.Policy && wide.Cond == a.Cond {
 			continue
 		}
 		done[p] = a
 		m.e.NetAddrs = append(m.e.NetAddrs, a)
 	}
+	m.names(mode, policies)
 }
 
 // add enters a rule by its prefixes.
@@ -206,15 +217,15 @@ func (m *netMerger) addr(policies []*netPolicy, p netip.Prefix) NetAddr {
 	for i, np := range policies {
 		cases[i] = netCase{np, covering(np.allow, p), covering(np.deny, p)}
 	}
-	other := decideNet(cases, 0, 0)
-	a := NetAddr{Prefix: p, Verdict: other.Verdict, Policy: other.Policy}
+	other := m.decide(cases, 0, 0)
+	a := NetAddr{Prefix: p, Verdict: other.Verdict, Policy: other.Policy, Cond: other.Cond}
 	var items []NetPort
 	for _, proto := range netProtocols {
 		cuts := portCuts(cases, proto)
 		segs := make([]netVerdict, len(cuts))
 		plain := true
 		for i, lo := range cuts {
-			segs[i] = decideNet(cases, proto, lo)
+			segs[i] = m.decide(cases, proto, lo)
 			plain = plain && segs[i] == other
 		}
 		if plain {
@@ -238,7 +249,7 @@ func (m *netMerger) addr(policies []*netPolicy, p netip.Prefix) NetAddr {
 func portCuts(cases []netCase, proto uint16) []uint16 {
 	cuts := []uint16{0}
 	for _, c := range cases {
-		for _, r := range slices.Concat(c.allows, c.denies) {
+		for _, r := range slices.Concat(c.allows, c.denies, c.named) {
 			if r.Protocol != "" && protocols[r.Protocol] != proto || proto == protocols["icmp"] {
 				continue
 			}
@@ -254,23 +265,38 @@ func portCuts(cases []netCase, proto uint16) []uint16 {
 	return slices.Compact(cuts)
 }
 
-// decideNet is the meaning of the rules, of which the tries are the compiled form. proto 0 is
+// decide is the meaning of the rules, of which the tries are the compiled form. proto 0 is
 // one that no rule can name and that has no ports.
-func decideNet(cases []netCase, proto, port uint16) netVerdict {
-	matches := func(rs []*NetRule) bool {
-		return slices.ContainsFunc(rs, func(r *NetRule) bool {
-			if r.Protocol != "" && protocols[r.Protocol] != proto {
-				return false
-			}
-			return len(r.Ports) == 0 || proto > 1 && inRanges(r.Ports, port)
-		})
-	}
-	for _, c := range cases {
-		if matches(c.denies) || c.def == Deny && !matches(c.allows) {
-			return netVerdict{verdict.Deny, c.index}
+func (m *netMerger) decide(cases []netCase, proto, port uint16) netVerdict {
+	matches := func(r *NetRule) bool {
+		if r.Protocol != "" && protocols[r.Protocol] != proto {
+			return false
 		}
+		return len(r.Ports) == 0 || proto > 1 && inRanges(r.Ports, port)
 	}
-	return netPass
+	v := netPass
+	var needs [][]*NetRule
+	for _, c := range cases {
+		denied := slices.ContainsFunc(c.denies, matches)
+		if !denied && (c.def == Allow || slices.ContainsFunc(c.allows, matches)) {
+			continue
+		}
+		var named []*NetRule
+		for _, r := range c.named {
+			if matches(r) {
+				named = append(named, r)
+			}
+		}
+		if denied || len(named) == 0 {
+			return netVerdict{Verdict: verdict.Deny, Policy: c.index}
+		}
+		if len(needs) == 0 {
+			v = netVerdict{Verdict: verdict.Deny, Policy: c.index}
+		}
+		needs = append(needs, named)
+	}
+	v.Cond = m.cond(needs)
+	return v
 }
 
 // inRanges reports whether sorted ranges hold a port.
@@ -299,7 +325,7 @@ func portItems(proto uint16, r PortRange, v netVerdict) []NetPort {
 			size >>= 1
 		}
 		out = append(out, NetPort{
-			Protocol: proto, Port: uint16(lo), Bits: 16 - bits.TrailingZeros32(size), Verdict: v.Verdict, Policy: v.Policy,
+			Protocol: proto, Port: uint16(lo), Bits: 16 - bits.TrailingZeros32(size), Verdict: v.Verdict, Policy: v.Policy, Cond: v.Cond,
 		})
 		lo += size
 	}
@@ -317,6 +343,7 @@ func (m *netMerger) list(items []NetPort) uint32 {
 		key = binary.BigEndian.AppendUint16(key, it.Port)
 		key = append(key, byte(it.Bits), byte(it.Verdict))
 		key = binary.BigEndian.AppendUint16(key, it.Policy)
+		key = binary.BigEndian.AppendUint32(key, it.Cond)
 	}
 	if id, ok := m.lists[string(key)]; ok {
 		return id
@@ -355,9 +382,25 @@ func (e *Effective) explainNetwork(mode verdict.Mode, r verdict.Rule, m *netMerg
 		}
 		field := []string{"network.egress", "network.ingress", "network.listen"}[dir]
 		e.lines = append(e.lines, Line{
-			Rule: r, Mode: mode, Value: p.Spec.Network.side(dir).text(), Policy: p.Name, File: p.File, Line: p.lines[field], Why: why,
+			Rule: r, Mode: mode, Value: p.Spec.Network.text(dir), Policy: p.Name, File: p.File, Line: p.lines[field], Why: why,
 		})
 	}
+}
+
+// text writes a side, and whose answers count for its names.
+func (s *Network) text(dir netDir) string {
+	t := s.side(dir).text()
+	if dir != netEgress || !s.hasNames() {
+		return t
+	}
+	servers := []string{"the host's and Docker's"}
+	if len(s.DNS.Servers) > 0 {
+		servers = nil
+		for _, a := range s.DNS.Servers {
+			servers = append(servers, a.String())
+		}
+	}
+	return t + "; names by the servers " + someOf(servers)
 }
 
 // text writes a side for one line of a terminal.
@@ -382,8 +425,8 @@ func (r *NetRule) text() string {
 	if r.Protocol != "" {
 		parts = append(parts, r.Protocol)
 	}
-	if len(r.Peers) > 0 {
-		parts = append(parts, strings.Join(r.Peers, "+"))
+	if words := slices.Concat(r.Peers, r.Names); len(words) > 0 {
+		parts = append(parts, strings.Join(words, "+"))
 	}
 	if len(r.Ports) > 0 {
 		parts = append(parts, "port "+strings.Join(rangeStrings(r.Ports), "+"))
@@ -393,10 +436,11 @@ func (r *NetRule) text() string {
 
 // NetVerdict returns what the rules of one mode say: of egress and ingress the address is the
 // remote one; the port is the remote one of egress, else the local one. protocol is a number of
-// IP. It is the reference of bl_net_judge in bpf/netrules.h.
+// IP. names are those by which the container has the address from servers that the mode trusts.
+// It is the reference of bl_net_judge in bpf/netrules.h.
 //
 // Errors: a rule that none of the three is.
-func (e *Effective) NetVerdict(mode verdict.Mode, r verdict.Rule, addr netip.Addr, protocol, port uint16) (verdict.Verdict, uint16, error) {
+func (e *Effective) NetVerdict(mode verdict.Mode, r verdict.Rule, addr netip.Addr, protocol, port uint16, names ...string) (verdict.Verdict, uint16, error) {
 	if r < verdict.RuleEgress || r > verdict.RuleListen {
 		return verdict.Deny, 0, fmt.Errorf("%s is no rule on addresses", r)
 	}
@@ -414,13 +458,16 @@ func (e *Effective) NetVerdict(mode verdict.Mode, r verdict.Rule, addr netip.Add
 	if a == nil {
 		return verdict.Deny, 0, nil
 	}
-	v, pol, best := a.Verdict, a.Policy, -1
+	v, best := netVerdict{a.Verdict, a.Policy, a.Cond}, -1
 	for _, x := range e.NetPorts {
 		if x.List == a.List && x.Protocol == protocol && port>>(16-x.Bits) == x.Port>>(16-x.Bits) && x.Bits > best {
-			v, pol, best = x.Verdict, x.Policy, x.Bits
+			v, best = netVerdict{x.Verdict, x.Policy, x.Cond}, x.Bits
 		}
 	}
-	return v, pol, nil
+	if v.Cond != 0 && slices.ContainsFunc(names, func(n string) bool { return e.nameOpens(mode, v.Cond, n) }) {
+		return verdict.Allow, 0, nil
+	}
+	return v.Verdict, v.Policy, nil
 }
 
 // contains is Prefix.Contains for addresses that are IPv4 in 128 bits.

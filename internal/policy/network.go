@@ -21,6 +21,7 @@ type Network struct {
 	// Listen is Allow, Deny, Unset, or To: only on ListenPorts.
 	Listen      Value
 	ListenPorts []PortRange
+	DNS         NetDNS
 	// RawSockets and PacketSockets are Allow, Deny or Unset.
 	RawSockets, PacketSockets Value
 }
@@ -32,10 +33,16 @@ type NetSide struct {
 	Allow, Deny []NetRule
 }
 
+// NetDNS says whose answers count for the names of a section.
+type NetDNS struct {
+	Servers []netip.Addr // sorted; empty: those of the host and of Docker
+}
+
 // NetRule matches packets by the other end's address, and by port and protocol. An empty
 // field matches all.
 type NetRule struct {
 	Peers    []string // canonical: a prefix, or [Metadata]
+	Names    []string // canonical: names, or *.NAME; only where Egress allows, and without Peers
 	Ports    []PortRange
 	Protocol string // tcp, udp, sctp or icmp
 }
@@ -78,6 +85,8 @@ const (
 	MaxNetRules     = 1024
 	maxPortRanges   = 64
 	maxNetPortItems = 8192
+	maxNetNameItems = 16384
+	maxResolvers    = 16
 )
 
 // protocols are the IP protocols that a rule can name, by their numbers:
@@ -165,8 +174,13 @@ type canonNetwork struct {
 	Egress        *canonSide `yaml:"egress,omitempty"`
 	Ingress       *canonSide `yaml:"ingress,omitempty"`
 	Listen        any        `yaml:"listen,omitempty"`
+	DNS           *canonDNS  `yaml:"dns,omitempty"`
 	RawSockets    Value      `yaml:"rawSockets,omitempty"`
 	PacketSockets Value      `yaml:"packetSockets,omitempty"`
+}
+
+type canonDNS struct {
+	Servers []netip.Addr `yaml:"servers"`
 }
 
 type canonSide struct {
@@ -177,6 +191,7 @@ type canonSide struct {
 
 type canonNetRule struct {
 	To       []string `yaml:"to,omitempty"`
+	Names    []string `yaml:"names,omitempty"`
 	From     []string `yaml:"from,omitempty"`
 	Ports    []string `yaml:"ports,omitempty"`
 	Protocol string   `yaml:"protocol,omitempty"`
@@ -189,7 +204,7 @@ func (s *Network) canonical() *canonNetwork {
 		}
 		rules := func(rs []NetRule) (out []canonNetRule) {
 			for _, r := range rs {
-				c := canonNetRule{To: r.Peers, Ports: rangeStrings(r.Ports), Protocol: r.Protocol}
+				c := canonNetRule{To: r.Peers, Names: r.Names, Ports: rangeStrings(r.Ports), Protocol: r.Protocol}
 				if in {
 					c.To, c.From = nil, r.Peers
 				}
@@ -202,6 +217,9 @@ func (s *Network) canonical() *canonNetwork {
 	c := &canonNetwork{
 		Mode: s.Mode.String(), Egress: side(s.Egress, false), Ingress: side(s.Ingress, true),
 		RawSockets: s.RawSockets, PacketSockets: s.PacketSockets,
+	}
+	if len(s.DNS.Servers) > 0 {
+		c.DNS = &canonDNS{s.DNS.Servers}
 	}
 	switch s.Listen {
 	case Unset:
@@ -229,8 +247,8 @@ func (d *decoder) network(n *yaml.Node, at string, s *Network, m **verdict.Mode)
 			*to = x
 			d.object(n, at, []field{
 				{"default", false, d.value(&x.Default, Allow, Deny)},
-				{"allow", false, d.netRules(&x.Allow, peers, &left)},
-				{"deny", false, d.netRules(&x.Deny, peers, &left)},
+				{"allow", false, d.netRules(&x.Allow, peers, peers == "to", &left)},
+				{"deny", false, d.netRules(&x.Deny, peers, false, &left)},
 			})
 			if x.Default == Allow && len(x.Allow) > 0 {
 				d.fail(n, "add default: deny, or delete allow", "%s.allow has no effect: the default is allow, and deny wins over allow", at)
@@ -249,9 +267,17 @@ func (d *decoder) network(n *yaml.Node, at string, s *Network, m **verdict.Mode)
 			s.Listen = To
 			d.object(n, at, []field{{"ports", true, d.ports(&s.ListenPorts, "write listen: deny to allow no port")}})
 		}},
+		{"dns", false, func(n *yaml.Node, at string) {
+			d.object(n, at, []field{{"servers", true, d.list(maxResolvers, "delete dns to trust the host's servers and Docker's", s.DNS.server)}})
+			slices.SortFunc(s.DNS.Servers, netip.Addr.Compare)
+			s.DNS.Servers = slices.Compact(s.DNS.Servers)
+		}},
 		{"rawSockets", false, d.value(&s.RawSockets, Allow, Deny)},
 		{"packetSockets", false, d.value(&s.PacketSockets, Allow, Deny)},
 	})
+	if len(s.DNS.Servers) > 0 && !s.hasNames() {
+		d.fail(n, "delete it, or allow names", "%s.dns has no effect: egress.allow has no names", at)
+	}
 	if left < 0 {
 		d.fail(n, "use wider address ranges, or fewer rules", "%s has %d rules or more, each address and each range of ports counted; at most %d are possible",
 			at, MaxNetRules-left, MaxNetRules)
@@ -259,7 +285,7 @@ func (d *decoder) network(n *yaml.Node, at string, s *Network, m **verdict.Mode)
 }
 
 // netRules reads a list of rules; left counts how many more the policy may have.
-func (d *decoder) netRules(dst *[]NetRule, peers string, left *int) func(*yaml.Node, string) {
+func (d *decoder) netRules(dst *[]NetRule, peers string, names bool, left *int) func(*yaml.Node, string) {
 	return func(n *yaml.Node, at string) {
 		switch {
 		case n.Kind != yaml.SequenceNode:
@@ -272,20 +298,28 @@ func (d *decoder) netRules(dst *[]NetRule, peers string, left *int) func(*yaml.N
 		for i, c := range n.Content {
 			var r NetRule
 			where := fmt.Sprintf("%s[%d]", at, i)
-			d.object(c, where, []field{
+			fields := []field{
 				{peers, false, d.list(MaxNetRules, "delete it to mean every address", r.peer)},
 				{"ports", false, d.ports(&r.Ports, "delete it to mean every port")},
 				{"protocol", false, d.enum([]string{"tcp", "udp", "sctp", "icmp"}, func(s string) { r.Protocol = s })},
-			})
-			slices.Sort(r.Peers)
-			r.Peers = slices.Compact(r.Peers) // two spellings of one
-			if *left -= max(len(r.Peers)+len(r.Ports), 1); *left < 0 {
+			}
+			if names {
+				fields = append(fields, field{"names", false, d.list(MaxNetRules, "delete it to mean every address", r.name)})
+			}
+			d.object(c, where, fields)
+			for _, words := range []*[]string{&r.Peers, &r.Names} {
+				slices.Sort(*words)
+				*words = slices.Compact(*words) // two spellings of one
+			}
+			if *left -= max(len(r.Peers)+len(r.Names)+len(r.Ports), 1); *left < 0 {
 				return
 			}
 			switch {
 			case r.Protocol == "icmp" && len(r.Ports) > 0:
 				d.fail(c, "delete ports", "%s: icmp has no ports", where)
-			case len(r.Peers)+len(r.Ports) == 0 && r.Protocol == "" && c.Kind == yaml.MappingNode:
+			case len(r.Peers) > 0 && len(r.Names) > 0:
+				d.fail(c, "write two rules", "%s has both "+peers+" and names", where)
+			case len(r.Peers)+len(r.Names)+len(r.Ports) == 0 && r.Protocol == "" && c.Kind == yaml.MappingNode:
 				d.fail(c, "say which "+peers+", ports or protocol, or use default", "%s matches everything", where)
 			}
 			*dst = append(*dst, r)
@@ -302,7 +336,7 @@ func (r *NetRule) peer(s string) (msg, fix string) {
 	const form = `write "10.0.0.0/8", "2001:db8::/32", one address, or ` + Metadata
 	p, msg, fix := parsePrefix(s, form)
 	if msg != "" {
-		return msg, fix
+		return msg, fix + " (of egress, allow rules take names)"
 	}
 	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
@@ -369,6 +403,11 @@ func mergeRanges(rs []PortRange) []PortRange {
 	return out
 }
 
+// hasNames reports whether the section lets pass by name.
+func (s *Network) hasNames() bool {
+	return s.Egress != nil && slices.ContainsFunc(s.Egress.Allow, func(r NetRule) bool { return len(r.Names) > 0 })
+}
+
 // validateNetwork checks what only the compiled form shows.
 func (d *decoder) validateNetwork(p *RuntimePolicy) {
 	s := p.Spec.Network
@@ -383,6 +422,9 @@ func (d *decoder) validateNetwork(p *RuntimePolicy) {
 	}
 	var e Effective
 	mergeNetwork(&e, []selected{{RuntimePolicy: p}})
+	if n := len(e.NetNameRules); n > maxNetNameItems {
+		d.failAt("spec.network", "use fewer names, or the same ports for all", "spec.network comes to %d entries for names; at most %d are possible", n, maxNetNameItems)
+	}
 	if n := len(e.NetPorts); n > maxNetPortItems {
 		d.failAt("spec.network", "use fewer ports, or ranges that start and end at powers of two",
 			"spec.network comes to %d entries for ports; at most %d are possible", n, maxNetPortItems)

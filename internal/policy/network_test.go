@@ -154,12 +154,12 @@ func TestNetworkCompiled(t *testing.T) {
 			want := netPass
 			for i, p := range s.Policies() {
 				if !plainly(p.Spec.Network.Egress, netip.MustParseAddr(a), proto, port) {
-					want = netVerdict{verdict.Deny, uint16(i)}
+					want = netVerdict{Verdict: verdict.Deny, Policy: uint16(i)}
 					break
 				}
 			}
 			v, pol, err := e.NetVerdict(verdict.ModeEnforce, verdict.RuleEgress, netip.MustParseAddr(a), proto, port)
-			if got := (netVerdict{v, pol}); err != nil || got != want {
+			if got := (netVerdict{Verdict: v, Policy: pol}); err != nil || got != want {
 				t.Fatalf("%s protocol %d port %d: %+v, want %+v, of\n%s", a, proto, port, got, want, strings.Join(docs, "---\n"))
 			}
 		}

@@ -9,6 +9,7 @@ import (
 // catalogue lists the techniques that the page must say something about: what they are is in
 // docs/threat-model.md.
 var catalogue = []string{
+	"D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8",
 	"E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "E9", "E10", "E11", "E12", "E13", "E14", "E15",
 	"F1", "F2", "F3", "F4", "F5", "F6", "F7",
 	"H1", "H2", "H3", "H4", "H5",

@@ -67,6 +67,9 @@ func networkMatrix() []attackCase {
 	for _, c := range forgedCases() {
 		out = append(out, attackCase{name: c.name, rule: verdict.RuleEgress, scene: sceneForged})
 	}
+	for _, c := range dnsCases() {
+		out = append(out, attackCase{name: c.name, rule: verdict.RuleEgress, scene: sceneDNS})
+	}
 	out = append(out, attackCase{name: "net-raw-version", rule: verdict.RuleEgress, policy: egressPolicy, flags: rawNet, scene: sceneVersion})
 	for _, c := range networkCases() {
 		if !slices.ContainsFunc(out, func(have attackCase) bool { return have.name == c.name && have.rule == c.rule }) {

@@ -76,7 +76,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), socketAttacks(), phaseAttacks(), hostAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), dnsAttacks(), socketAttacks(), phaseAttacks(), hostAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -115,6 +115,8 @@ func run(args []string) int {
 		return talk(e, name, fs.Arg(1), fs.Arg(2))
 	case (name == "ask" || name == "answer") && fs.NArg() == 2:
 		return exchange(name, fs.Arg(1))
+	case name == "resolve" && fs.NArg() == 2:
+		return resolve(e, fs.Arg(1))
 	case name == "listen" && fs.NArg() == 1:
 		return listenOnce()
 	case fs.NArg() == 1:
