@@ -763,7 +763,9 @@ const (
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
 	kernelVarBlBackend           = "bl_backend"
+	kernelVarBlHostIpc           = "bl_host_ipc"
 	kernelVarBlHostNet           = "bl_host_net"
+	kernelVarBlHostUts           = "bl_host_uts"
 	kernelVarBlOvlFlags          = "bl_ovl_flags"
 	kernelVarBlOvlUpper          = "bl_ovl_upper"
 	kernelVarBlOvlUpperdata      = "bl_ovl_upperdata"
@@ -1010,7 +1012,9 @@ type kernelMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
 	BlBackend          *ebpf.VariableSpec `ebpf:"bl_backend"`
+	BlHostIpc          *ebpf.VariableSpec `ebpf:"bl_host_ipc"`
 	BlHostNet          *ebpf.VariableSpec `ebpf:"bl_host_net"`
+	BlHostUts          *ebpf.VariableSpec `ebpf:"bl_host_uts"`
 	BlOvlFlags         *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
 	BlOvlUpperdata     *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
@@ -1132,7 +1136,9 @@ func (m *kernelMaps) Close() error {
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
 	BlBackend          *ebpf.Variable `ebpf:"bl_backend"`
+	BlHostIpc          *ebpf.Variable `ebpf:"bl_host_ipc"`
 	BlHostNet          *ebpf.Variable `ebpf:"bl_host_net"`
+	BlHostUts          *ebpf.Variable `ebpf:"bl_host_uts"`
 	BlOvlFlags         *ebpf.Variable `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.Variable `ebpf:"bl_ovl_upper"`
 	BlOvlUpperdata     *ebpf.Variable `ebpf:"bl_ovl_upperdata"`

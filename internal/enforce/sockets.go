@@ -235,10 +235,12 @@ func mountDevs() (map[uint64]uint32, error) {
 }
 
 // hostNet returns the inode number of this process's network namespace, which is the host's.
-func hostNet() (uint32, error) {
+func hostNet() (uint32, error) { return ownNamespace("net") }
+
+func ownNamespace(kind string) (uint32, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
-		return 0, fmt.Errorf("find the host's network namespace: %w", err)
+	if err := unix.Stat("/proc/self/ns/"+kind, &st); err != nil {
+		return 0, fmt.Errorf("find the host's %s namespace: %w", kind, err)
 	}
 	return uint32(st.Ino), nil
 }
