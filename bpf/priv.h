@@ -162,6 +162,12 @@ static __always_inline void bl_name16(char *to, struct dentry *d)
 	bpf_probe_read_kernel_str(to, 16, BPF_CORE_READ(d, d_name.name));
 }
 
+/* Of the initial namespaces: include/linux/proc_ns.h. Also asked, since a service manager can
+ * give the agent namespaces of its own (ProtectHostname=).
+ */
+#define BL_INIT_IPC	0xEFFFFFFFU
+#define BL_INIT_UTS	0xEFFFFFFEU
+
 /* Are these settings of current those of a namespace that is not the host's? A namespace that
  * cannot be read (nsproxy is NULL in an exiting task) is.
  */
@@ -169,14 +175,14 @@ static __always_inline int bl_own_ipc(struct task_struct *t)
 {
 	__u32 ns = BPF_CORE_READ(t, nsproxy, ipc_ns, ns.inum);
 
-	return ns && ns != bl_host_ipc;
+	return ns && ns != bl_host_ipc && ns != BL_INIT_IPC;
 }
 
 static __always_inline int bl_own_uts(struct task_struct *t)
 {
 	__u32 ns = BPF_CORE_READ(t, nsproxy, uts_ns, ns.inum);
 
-	return ns && ns != bl_host_uts;
+	return ns && ns != bl_host_uts && ns != BL_INIT_UTS;
 }
 
 /* A file of /proc/sys/kernel that belongs to a namespace: is that the host's? */
