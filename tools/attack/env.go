@@ -32,8 +32,11 @@ type env struct {
 	sock   string // socket of the container engine
 	peer   string
 	over   string
+	at     string
 	count  int
+	pid    int
 	wait   string
+	late   bool
 }
 
 // errRefused marks a refusal that has no errno: killed, cut off, no answer.
