@@ -238,11 +238,51 @@ int bl_net_sock_create(struct bpf_sock *ctx)
 #define BL_AF_PPPOX	24
 #define BL_AF_XDP	44
 
+/* Rules that go by the cgroup which a socket was made in. */
+static const __u8 bl_cgroup_rules[] = {
+	BL_R_SSH_SERVER, BL_R_SSH_CLIENT, BL_R_EGRESS, BL_R_INGRESS, BL_R_LISTEN, BL_R_RAW_SOCKETS,
+};
+
+/* A task that has left its container's cgroup would make a socket that none of these knows for the
+ * container's: it makes none while one of them is on. However it left: by writing cgroup.procs, or
+ * being born elsewhere (CLONE_INTO_CGROUP).
+ */
+static __always_inline int bl_net_left(void)
+{
+	__u32 i, set = 0, rule = BL_R_NONE;
+	struct bl_container *c = NULL;
+	int slot = BL_SLOTS, s;
+	struct bl_who w = {};
+	struct bl_policy *p;
+
+	if (!bl_confined(&w, &c) ||
+	    bl_container_of(bl_cgroup_of(bpf_get_current_task_btf())) == w.container)
+		return 0;
+	p = bl_policy_of(c, &set);
+	if (!p)
+		return -EPERM;
+	for (i = 0; i < sizeof(bl_cgroup_rules); i++) {
+		s = bl_rule_slot(p, bl_cgroup_rules[i]);
+		if (s < slot) {
+			slot = s;
+			rule = bl_cgroup_rules[i];
+		}
+	}
+	if (slot == BL_SLOTS)
+		return 0;
+	slot = bl_priv_report(&w, c, p, set, slot, rule, NULL, BL_H_SOCKET, 0);
+	/* verifier: 6.12; see bl_other */
+	asm volatile("" : "+r"(slot));
+	return slot ? -EPERM : 0;
+}
+
 /* A socket to which no other rule applies: what it sends is below IP, or (RDS) the kernel sends it
  * by a socket that is nobody's.
  */
 static __always_inline int bl_net_socket(int family, int kern)
 {
+	if (family == AF_INET || family == AF_INET6)	/* also one that the kernel makes for it (SMC) */
+		return bl_net_left();
 	if (kern || (family != BL_AF_PACKET && family != BL_AF_XDP &&
 		     family != BL_AF_PPPOX && family != BL_AF_RDS))
 		return 0;

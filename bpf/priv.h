@@ -39,8 +39,14 @@ static __always_inline int bl_priv_denied(struct bl_who *w, struct bl_container 
 	r.d.policy = p->rules[slot & 1][rule & (BL_R_MAX - 1)].policy;
 	r.set = set;
 	r.object = object;
-	r.type = rule == BL_R_BPF ? BL_EV_BPF : rule >= BL_R_EGRESS && rule <= BL_R_PACKET_SOCKETS ? BL_EV_NET :
-		 rule >= BL_R_HOST_AGENT && hook < BL_H_MOUNT && object ? BL_EV_FILE : BL_EV_PRIVILEGE;
+	if (rule == BL_R_BPF)
+		r.type = BL_EV_BPF;
+	else if ((rule >= BL_R_EGRESS && rule <= BL_R_PACKET_SOCKETS) || rule == BL_R_SSH_SERVER || rule == BL_R_SSH_CLIENT)
+		r.type = BL_EV_NET;
+	else if (rule >= BL_R_HOST_AGENT && hook < BL_H_MOUNT && object)
+		r.type = BL_EV_FILE;
+	else
+		r.type = BL_EV_PRIVILEGE;
 	r.hook = hook;
 	r.file_flags = number;
 	r.decided = slot == BL_ENFORCE ? BL_DENIED : BL_WOULD_DENY;
@@ -167,12 +173,50 @@ static __always_inline void bl_name16(char *to, struct dentry *d)
 	bpf_probe_read_kernel_str(to, 16, BPF_CORE_READ(d, d_name.name));
 }
 
+/* Of the initial namespaces: include/linux/proc_ns.h. Also asked, since a service manager can
+ * give the agent namespaces of its own (ProtectHostname=).
+ */
+#define BL_INIT_IPC	0xEFFFFFFFU
+#define BL_INIT_UTS	0xEFFFFFFEU
+
+/* Are these settings of current those of a namespace that is not the host's? A namespace that
+ * cannot be read (nsproxy is NULL in an exiting task) is.
+ */
+static __always_inline int bl_own_ipc(struct task_struct *t)
+{
+	__u32 ns = BPF_CORE_READ(t, nsproxy, ipc_ns, ns.inum);
+
+	return ns && ns != bl_host_ipc && ns != BL_INIT_IPC;
+}
+
+static __always_inline int bl_own_uts(struct task_struct *t)
+{
+	__u32 ns = BPF_CORE_READ(t, nsproxy, uts_ns, ns.inum);
+
+	return ns && ns != bl_host_uts && ns != BL_INIT_UTS;
+}
+
+/* A file of /proc/sys/kernel that belongs to a namespace: is that the host's? */
+static __always_inline int bl_kernel_control(struct task_struct *t, const char *name)
+{
+	if (BL_IS(name, "hostname") || BL_IS(name, "domainname"))
+		return !bl_own_uts(t);
+	if (BL_IS(name, "ns_last_pid"))
+		return !BPF_CORE_READ(t, thread_pid, level);
+	if (!__builtin_memcmp(name, "shm", 3) || !__builtin_memcmp(name, "msg", 3) ||
+	    BL_IS(name, "sem") || BL_IS(name, "sem_next_id") || BL_IS(name, "auto_msgmni"))
+		return !bl_own_ipc(t);
+	return 1;
+}
+
 /* Does writing a file of procfs steer the kernel? In its sys all does but what belongs to a
- * namespace of the container: net, ipc (shm*, msg*, sem, mqueue), the host name, and what user
- * namespaces may count. Below a process nothing does.
+ * namespace of the container's own: net, ipc (shm*, msg*, sem, mqueue), the host name, and what
+ * user namespaces may count. The kernel takes these of the namespaces of who opens the file.
+ * Below a process nothing does.
  */
 static __noinline int bl_proc_control(struct dentry *d)
 {
+	struct task_struct *t = bpf_get_current_task_btf();
 	struct dentry *root = BPF_CORE_READ(d, d_sb, s_root), *at = d, *below = NULL, *up;
 	char name[16] = {};
 	int i;
@@ -195,18 +239,18 @@ static __noinline int bl_proc_control(struct dentry *d)
 	if (!BL_IS(name, "sys"))
 		return 0;
 	bl_name16(name, below);
-	if (BL_IS(name, "net") || BL_IS(name, "user"))
-		return 0;
+	if (BL_IS(name, "net"))
+		return bl_net_ns_of(t) != BL_NET_OWN;
+	if (BL_IS(name, "user"))
+		return !BPF_CORE_READ(t, cred, user_ns, level);
 	if (BL_IS(name, "fs")) {	/* fs/mqueue is a namespace's */
 		bl_name16(name, BPF_CORE_READ(d, d_parent));
-		return !BL_IS(name, "mqueue");
+		return !BL_IS(name, "mqueue") || !bl_own_ipc(t);
 	}
 	if (!BL_IS(name, "kernel") || i != 2)
 		return 1;
 	bl_name16(name, d);
-	return __builtin_memcmp(name, "shm", 3) && __builtin_memcmp(name, "msg", 3) &&
-	       !BL_IS(name, "sem") && !BL_IS(name, "hostname") && !BL_IS(name, "domainname") &&
-	       !BL_IS(name, "sem_next_id") && !BL_IS(name, "auto_msgmni") && !BL_IS(name, "ns_last_pid");
+	return bl_kernel_control(t, name);
 }
 
 /* What hands tasks or devices to who may write it. */

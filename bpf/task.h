@@ -153,8 +153,10 @@ static __always_inline __u32 bl_mnt_ns(struct task_struct *task)
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 }
 
-/* Set by the loader: inode number of the host's network namespace. */
+/* Set by the loader: inode numbers of the host's namespaces. */
 volatile const __u32 bl_host_net;
+volatile const __u32 bl_host_ipc;
+volatile const __u32 bl_host_uts;
 
 static __always_inline __u8 bl_net_ns_of(struct task_struct *task)
 {

@@ -265,7 +265,17 @@ struct bpf_iter__task {
 
 struct net;
 
+struct uts_namespace {
+	struct ns_common ns;
+};
+
+struct ipc_namespace {
+	struct ns_common ns;
+};
+
 struct nsproxy {
+	struct uts_namespace *uts_ns;
+	struct ipc_namespace *ipc_ns;
 	struct mnt_namespace *mnt_ns;
 	struct net *net_ns;
 };
@@ -317,6 +327,7 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct nsproxy *nsproxy;
+	struct pid *thread_pid;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 	struct mm_struct *mm;
@@ -325,6 +336,7 @@ struct task_struct {
 };
 
 struct pid {
+	unsigned int level;
 	struct hlist_head tasks[4];
 };
 

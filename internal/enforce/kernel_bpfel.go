@@ -930,8 +930,10 @@ const (
 	kernelProgBlSockops          = "bl_sockops"
 	kernelProgBlSysExit          = "bl_sys_exit"
 	kernelVarBlBackend           = "bl_backend"
+	kernelVarBlHostIpc           = "bl_host_ipc"
 	kernelVarBlHostMnt           = "bl_host_mnt"
 	kernelVarBlHostNet           = "bl_host_net"
+	kernelVarBlHostUts           = "bl_host_uts"
 	kernelVarBlOvlFlags          = "bl_ovl_flags"
 	kernelVarBlOvlUpper          = "bl_ovl_upper"
 	kernelVarBlOvlUpperdata      = "bl_ovl_upperdata"
@@ -1236,8 +1238,10 @@ type kernelMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
 	BlBackend          *ebpf.VariableSpec `ebpf:"bl_backend"`
+	BlHostIpc          *ebpf.VariableSpec `ebpf:"bl_host_ipc"`
 	BlHostMnt          *ebpf.VariableSpec `ebpf:"bl_host_mnt"`
 	BlHostNet          *ebpf.VariableSpec `ebpf:"bl_host_net"`
+	BlHostUts          *ebpf.VariableSpec `ebpf:"bl_host_uts"`
 	BlOvlFlags         *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
 	BlOvlUpperdata     *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
@@ -1378,8 +1382,10 @@ func (m *kernelMaps) Close() error {
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
 	BlBackend          *ebpf.Variable `ebpf:"bl_backend"`
+	BlHostIpc          *ebpf.Variable `ebpf:"bl_host_ipc"`
 	BlHostMnt          *ebpf.Variable `ebpf:"bl_host_mnt"`
 	BlHostNet          *ebpf.Variable `ebpf:"bl_host_net"`
+	BlHostUts          *ebpf.Variable `ebpf:"bl_host_uts"`
 	BlOvlFlags         *ebpf.Variable `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.Variable `ebpf:"bl_ovl_upper"`
 	BlOvlUpperdata     *ebpf.Variable `ebpf:"bl_ovl_upperdata"`

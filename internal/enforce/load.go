@@ -278,13 +278,12 @@ func (e *Enforcer) configure() error {
 			return err
 		}
 	}
-	net, err := hostNS("net")
-	if err != nil {
-		return err
-	}
-	mnt, err := hostNS("mnt")
-	if err != nil {
-		return err
+	host := map[string]uint32{}
+	for _, kind := range []string{"net", "mnt", "ipc", "uts"} {
+		var err error
+		if host[kind], err = hostNS(kind); err != nil {
+			return err
+		}
 	}
 	overlay, err := findOverlay()
 	if err != nil {
@@ -299,7 +298,8 @@ func (e *Enforcer) configure() error {
 	e.specMu.Lock()
 	e.constants = map[string]any{
 		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1, "bl_v1_hierarchy": hierarchy,
-		"bl_host_net": net, "bl_host_mnt": mnt, "bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
+		"bl_host_net": host["net"], "bl_host_mnt": host["mnt"], "bl_host_ipc": host["ipc"], "bl_host_uts": host["uts"],
+		"bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
 		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
 	}
 	e.specMu.Unlock()

@@ -26,13 +26,18 @@ func fileCases() []attackCase {
 	add(filesTreePolicy, false, "auth-write", "auth-truncate", "auth-replace", "file-create", "file-mkdir", "file-mknod", "file-symlink",
 		"file-tmpfile", "file-unlink", "file-chmod", "file-fchmod", "file-chown", "file-xattr", "file-acl", "file-trunc", "file-into",
 		"file-exchange", "file-fdroot", "file-fd", "file-bind", "file-uring", "file-splice")
+	add("  files: {readOnly: [/etc]}\n", false, "file-plant")
+	add("  files: {rules: [{paths: [/etc/shadow], deny: [read]}]}\n", false, "file-shadow")
 	// Of a volume the mount is walked, and not the file system alone.
 	add(filesReadPolicy, true, "keys-read", "keys-renamedir", "keys-hardlink", "keys-procroot", "file-copyrange", "file-handle")
 	add(filesTreePolicy, true, "auth-write", "file-create", "file-unlink", "file-chmod", "file-renamedir", "file-into", "file-exchange",
 		"file-tmpfile", "file-trunc", "file-fd", "file-bind", "file-uring")
 	for i := range out {
-		if out[i].name == "file-handle" {
+		switch out[i].name {
+		case "file-handle":
 			out[i].flags = []string{"--uid", "0", "--cap-add", "DAC_READ_SEARCH"}
+		case "file-plant", "file-shadow":
+			out[i].flags = []string{"--uid", "0"}
 		}
 	}
 	return out

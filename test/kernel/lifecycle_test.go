@@ -67,9 +67,20 @@ func TestListenBoundBefore(t *testing.T) {
 // also returns what the attack said.
 func (h *host) stepped(t *testing.T, name, mode, spec string, flags ...string) (id, said string) {
 	t.Helper()
+	late := ""
+	if mode != "" {
+		late = document("late", mode, spec)
+	}
+	return h.between(t, []string{name}, late, flags...)
+}
+
+// between is stepped for any words that bin/attack is given and any policies; none: late is empty.
+func (h *host) between(t *testing.T, words []string, late string, flags ...string) (id, said string) {
+	t.Helper()
 	h.enact(t, document("none", "audit", nothing))
+	// Once the policies are there the shell may start no program: it has what is built in.
 	ctr := h.run(t, slices.Concat([]string{"--detach"}, asUser, flags), "/bin/sh", "-c",
-		"/bin/attack --wait /tmp/go "+name+" >/tmp/said 2>&1; echo code $? >>/tmp/said; mv /tmp/said /tmp/out; sleep 1000")
+		"mkfifo /tmp/hold; said=$(/bin/attack --wait /tmp/go "+strings.Join(words, " ")+" 2>&1); echo \"$said code $?\" >/tmp/out; read end </tmp/hold")
 	ran(t, ctr)
 	done := false
 	defer func() {
@@ -79,14 +90,14 @@ func (h *host) stepped(t *testing.T, name, mode, spec string, flags ...string) (
 	}()
 	root := fmt.Sprintf("/proc/%d/root", firstPID(t, filepath.Join(cgroupMount(t), h.scope, ctr.id)))
 	waitExists(t, root+"/tmp/go.ready")
-	if mode != "" {
-		h.enact(t, document("late", mode, spec))
+	if late != "" {
+		h.enact(t, late)
 	}
 	if err := os.WriteFile(root+"/tmp/go", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	said = waitFile(t, root+"/tmp/out")
-	testneed.Need(t, "attack-"+name, !strings.Contains(said, "cannot try"), said)
+	testneed.Need(t, "attack-"+words[len(words)-1], !strings.Contains(said, "cannot try"), said)
 	done = true
 	return ctr.id, said
 }

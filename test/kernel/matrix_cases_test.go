@@ -29,12 +29,14 @@ var reasons = map[string]string{
 	"e9-source":      "what a permitted interpreter is told by argument or input is not judged: deny the interpreter",
 	"n2-client-left": leftCgroup,
 	"n2-server-left": leftCgroup,
+	"net-left":       leftCgroup,
+	"net-left-born":  leftCgroup,
 	"p7-saved": "denyAfterStart is judged at execs: who gives root up and takes it back between two of them, while startFor lasts, has not given it up; " +
 		"exec.asRoot: deny has no such time",
 }
 
-const leftCgroup = "the rules on traffic are held by cgroup programs, which go by the cgroup that a socket was made in: who may mount the cgroup tree can leave it. " +
-	"privileges.mount: deny, or no CAP_SYS_ADMIN, keeps it in"
+const leftCgroup = "the rules on traffic are held by cgroup programs, which go by the cgroup that a socket was made in: who has the cgroup tree, writable, can leave it, " +
+	"and this backend has no hook on the making of sockets. No CAP_SYS_ADMIN and no writable cgroup file system keep it in"
 
 const inMemory = "code that a permitted program makes in memory of its own has no file to be judged by; JIT compilers do the same"
 
@@ -53,8 +55,6 @@ func moreCases() []attackCase {
 		{name: "e8-selfmem", rule: verdict.RuleDrift, policy: driftPolicy},
 		{name: "e9-source", rule: verdict.RuleDrift, policy: driftPolicy},
 		{name: "e9-shell", rule: verdict.RuleDrift, policy: driftPolicy},
-		{name: "n2-client-left", rule: verdict.RuleSSHClient, policy: clientPolicy, flags: asAdmin},
-		{name: "n2-server-left", rule: verdict.RuleSSHServer, policy: serverPolicy, flags: asAdmin},
 		{name: "e12-x32", rule: verdict.RuleDrift, policy: driftPolicy},
 		{name: "p7-root", rule: verdict.RuleAsRoot, policy: rootPolicy, flags: []string{"--uid", "0"}},
 		{name: "p7-saved", rule: verdict.RuleAsRoot, policy: "  exec: {asRoot: denyAfterStart}\n", flags: []string{"--uid", "0"}},

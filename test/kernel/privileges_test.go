@@ -31,11 +31,17 @@ func privilegeCases() []attackCase {
 	add("keyctl: deny", verdict.RuleKeyctl, nil, "priv-keyctl")
 	add("ioUring: deny", verdict.RuleIOUring, nil, "priv-uring")
 	add("rawDevices: deny", verdict.RuleRawDevices, root(), "priv-block")
-	add("rawDevices: deny", verdict.RuleRawDevices, root("SYS_RAWIO"), "priv-devmem")
+	add("rawDevices: deny", verdict.RuleRawDevices, root("SYS_RAWIO"), "priv-devmem", "priv-kcore")
 	add("kernelControl: deny", verdict.RuleKernelControl, root(), "priv-corepattern", "priv-sysrq", "priv-modprobe")
 	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_ADMIN"), "priv-binfmt", "priv-sysfs")
-	add("setid: deny", verdict.RuleSetID, nil, "priv-setid")
+	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_ADMIN"), "priv-releaseagent", "priv-ueventhelper")
+	add("kernelControl: deny", verdict.RuleKernelControl, append(root(), "--net", "host", "--ipc", "host", "--uts", "host"), "priv-hostnet", "priv-hostipc", "priv-hostname")
+	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_RESOURCE"), "priv-hostuser")
+	out[len(out)-1].needs = sysResource
+	add("setid: deny", verdict.RuleSetID, nil, "priv-setid", "priv-setgid")
 	add("capabilities: {deny: [CHOWN]}", verdict.RuleCapabilities, root(), "priv-cap")
+	add("capabilities: {deny: [SYS_RAWIO]}", verdict.RuleCapabilities, root("SYS_RAWIO"), "priv-fibmap")
+	add("capabilities: {allow: [CHOWN]}", verdict.RuleCapabilities, root("SYS_CHROOT"), "priv-chroot")
 	return out
 }
 

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -88,6 +91,7 @@ func newLab(t *testing.T) *lab {
 func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	t.Helper()
 	all := []string{"run", "--rootfs", l.rootfs, "--state", l.state, "--cgroup-parent", "belay-attack-test"}
+	var words []string
 	switch a.needs {
 	case needRoot:
 	case needBPF:
@@ -108,6 +112,16 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 		all = append(all, "--cap-add", "PERFMON", "--cap-add", "SYS_ADMIN")
 	case needHostPID:
 		all = append(all, "--cap-add", "SYS_PTRACE", "--cap-add", "SYS_NICE", "--pid", "host")
+	case needResource:
+		all = append(all, "--cap-add", "SYS_RESOURCE")
+	case needHostNS:
+		all = append(all, "--net", "host", "--ipc", "host", "--uts", "host")
+	case needAbstract:
+		all = append(all, "--net", "host")
+		words = []string{"--sock", abstract(t)}
+	case needOther:
+		all = append(all, "--cap-add", "SYS_PTRACE", "--cap-add", "SYS_NICE", "--pid", "host")
+		words = []string{"--pid", strconv.Itoa(l.other(t))}
 	case needSocket:
 		all = append(all, "--bind", answering(t)+":/run/engine")
 	case needVolume, needHandle:
@@ -124,17 +138,57 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 	default:
 		all = append(all, "--uid", "1000")
 	}
-	all = append(append(all, args...), "--", "/bin/attack", "--count", "5", a.name)
+	all = slices.Concat(all, args, []string{"--", "/bin/attack", "--count", "5"}, words, []string{a.name})
 	cmd := exec.Command(filepath.Join(l.bin, "ctr"), all...)
 	out, _ := cmd.CombinedOutput()
 	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// other starts another container and returns its process, as the host numbers it.
+func (l *lab) other(t *testing.T) int {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(l.bin, "ctr"), "run", "--rootfs", l.rootfs, "--state", l.state, "--cgroup-parent", "belay-attack-test",
+		"--pid", "host", "--detach", "--", "/bin/sleep", "100").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command(filepath.Join(l.bin, "ctr"), "rm", "--state", l.state, "--id", id).CombinedOutput(); err != nil {
+			t.Errorf("ctr rm: %v: %s", err, out)
+		}
+	})
+	var st struct{ PID int }
+	b, err := os.ReadFile(filepath.Join(l.state, id, "state.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &st)
+	}
+	if err != nil || st.PID == 0 {
+		t.Fatalf("the other container's process: %d, %v", st.PID, err)
+	}
+	return st.PID
+}
+
+// abstract returns the name of an abstract socket on which somebody answers.
+func abstract(t *testing.T) string {
+	t.Helper()
+	name := "@belay-attack-test-" + strconv.Itoa(os.Getpid())
+	answer(t, name)
+	return name
 }
 
 // answering returns a folder with a docker.sock on which somebody answers.
 func answering(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	l, err := net.Listen("unix", filepath.Join(dir, "docker.sock"))
+	answer(t, filepath.Join(dir, "docker.sock"))
+	return dir
+}
+
+// answer answers whoever connects to a unix socket.
+func answer(t *testing.T, name string) {
+	t.Helper()
+	l, err := net.Listen("unix", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,21 +204,28 @@ func answering(t *testing.T) string {
 			c.Close()
 		}
 	}()
-	return dir
 }
 
 const noInt80 = "a kernel and a hypervisor with the 32-bit entry (CONFIG_IA32_EMULATION)"
 
 // kernelHas names what some attacks need of the kernel.
 var kernelHas = map[string]string{
-	"priv-kexec":    "a kernel with CONFIG_KEXEC",
-	"priv-modprobe": "a kernel with CONFIG_MODULES",
-	"priv-binfmt":   "a kernel with CONFIG_BINFMT_MISC",
-	"priv-sysfs":    "a kernel with a setting in sysfs that can be written",
-	"priv-devmem":   "a kernel with CONFIG_DEVMEM",
-	"i2-child":      "a cgroup v2 hierarchy",
-	"i2-leave":      "a cgroup v2 hierarchy",
-	"i2-rmdir":      "a cgroup v2 hierarchy",
+	"priv-kexec":        "a kernel with CONFIG_KEXEC",
+	"priv-modprobe":     "a kernel with CONFIG_MODULES",
+	"priv-binfmt":       "a kernel with CONFIG_BINFMT_MISC",
+	"priv-sysfs":        "a kernel with a setting in sysfs that can be written",
+	"priv-devmem":       "a kernel with CONFIG_DEVMEM",
+	"priv-kcore":        "a kernel with CONFIG_PROC_KCORE",
+	"priv-releaseagent": "a kernel with cgroups of version 1",
+	"priv-ueventhelper": "a kernel with CONFIG_UEVENT_HELPER",
+	"priv-hostuser":     "CAP_SYS_RESOURCE",
+	"file-flags":        "a file system with inode flags",
+	"net-left":          "a cgroup v2 hierarchy",
+	"net-left-born":     "a cgroup v2 hierarchy",
+	"net-left-socket":   "a cgroup v2 hierarchy",
+	"i2-child":          "a cgroup v2 hierarchy",
+	"i2-leave":          "a cgroup v2 hierarchy",
+	"i2-rmdir":          "a cgroup v2 hierarchy",
 
 	"n2-client-left": "a cgroup v2 hierarchy",
 	"n2-server-left": "a cgroup v2 hierarchy",
@@ -189,6 +250,7 @@ func TestUnguarded(t *testing.T) {
 			if kind := kernelHas[a.name]; kind != "" {
 				testneed.Need(t, "attack-"+a.name, status != exitUntried, kind)
 			}
+			testneed.Need(t, "sys-resource", a.needs != needResource || status != 125, "CAP_SYS_RESOURCE, which this machine does not give to root")
 			testneed.Need(t, "modules", a.needs != needModule || status != exitUntried, "a kernel with loadable modules")
 			testneed.Need(t, "io_uring", a.name != "keys-uring" && a.name != "file-uring" && a.name != "net-uring" || status != exitUntried, "io_uring is off on this host")
 			if status != exitWon || !strings.Contains(out, "WON") {

@@ -34,8 +34,11 @@ type env struct {
 	over   string
 	host   string
 	agent  int
+	at     string
 	count  int
+	pid    int
 	wait   string
+	late   bool
 }
 
 // errRefused marks a refusal that has no errno: killed, cut off, no answer.

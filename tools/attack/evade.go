@@ -31,7 +31,7 @@ func evadeAttacks() []attack {
 			return dropIn(e, toRoot)
 		}},
 		{"n2-client-left", "N2", needAdmin, "an SSH client in the root of the cgroup tree", func(e *env) error {
-			return inCgroup(e, toRoot, func() error { return sshClient("127.0.0.1:0", "whole") })
+			return sshClientIn("127.0.0.1:0", "whole", func(act func() error) error { return inCgroup(e, toRoot, act) })
 		}},
 		{"n2-server-left", "N2", needAdmin, "an SSH server in the root of the cgroup tree", func(e *env) error {
 			return inCgroup(e, toRoot, func() error { return sshServer(e, "127.0.0.1:0", "whole") })

@@ -42,20 +42,25 @@ const (
 	needX32    = "x32"    // a kernel with CONFIG_X86_X32, which Debian's has not
 	needBPF    = "bpf"    // user 0 with CAP_SYS_ADMIN and CAP_BPF
 	needSocket = "socket" // --sock is a socket that answers
-	needRaw    = "raw"    // user 0 with CAP_NET_RAW
-	needHandle = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
-	needAdmin  = "admin"  // user 0 with CAP_SYS_ADMIN
-	needModule = "module" // user 0 with CAP_SYS_MODULE
-	needPerf   = "perf"   // user 0 with CAP_PERFMON
-	needBoot   = "boot"   // user 0 with CAP_SYS_BOOT
-	needRawIO  = "rawio"  // user 0 with CAP_SYS_RAWIO
+	// needAbstract is the host's network namespace, where --sock is an abstract socket that answers.
+	needAbstract = "abstract"
+	needRaw      = "raw"    // user 0 with CAP_NET_RAW
+	needHandle   = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
+	needAdmin    = "admin"  // user 0 with CAP_SYS_ADMIN
+	needModule   = "module" // user 0 with CAP_SYS_MODULE
+	needPerf     = "perf"   // user 0 with CAP_PERFMON
+	needBoot     = "boot"   // user 0 with CAP_SYS_BOOT
+	needRawIO    = "rawio"  // user 0 with CAP_SYS_RAWIO
 	// needNetAdmin is user 0 with CAP_NET_ADMIN, in a network namespace of its own.
 	needNetAdmin = "netadmin"
 	// needHostPID is user 0 in the host's PID namespace, started by a process outside.
-	needHostPID = "hostpid"
-	needPeer    = "peer"    // a device to a host that is --peer
-	needPeerRaw = "peerraw" // the same, user 0 with CAP_NET_RAW
-	needHost    = "host"    // user 0, and --host is a host's directories
+	needHostPID  = "hostpid"
+	needResource = "resource" // user 0 with CAP_SYS_RESOURCE
+	needHostNS   = "hostns"   // user 0 in the host's network, IPC and UTS namespaces
+	needOther    = "other"    // --pid is a process of another container; see needHostPID
+	needPeer     = "peer"     // a device to a host that is --peer
+	needPeerRaw  = "peerraw"  // the same, user 0 with CAP_NET_RAW
+	needHost     = "host"     // user 0, and --host is a host's directories
 	// The same with CAP_SYS_ADMIN or CAP_DAC_READ_SEARCH.
 	needHostAdmin  = "hostadmin"
 	needHostHandle = "hosthandle"
@@ -76,7 +81,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), dnsAttacks(), socketAttacks(), phaseAttacks(), hostAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), dnsAttacks(), socketAttacks(), phaseAttacks(), hostAttacks(), kernelAttacks(), gapAttacks()} {
 		all = append(all, family...)
 	}
 	return all
@@ -100,8 +105,11 @@ func run(args []string) int {
 	fs.StringVar(&e.over, "over", "", "another address at the other end of that device")
 	fs.StringVar(&e.host, "host", "/host", "a host's directories: usr/bin/dockerd and others")
 	fs.IntVar(&e.agent, "agent", 0, "process that is attacked as the agent")
+	fs.StringVar(&e.at, "at", "/etc", "directory or file of the attacks that plant a file or read one")
+	fs.IntVar(&e.pid, "pid", 0, "a process of another container, for the attacks on those")
 	fs.IntVar(&e.count, "count", 200, "tries of the attacks that retry")
 	fs.StringVar(&e.wait, "wait", "", "file that an attack of two steps waits for between them, having made the same with .ready added")
+	fs.BoolVar(&e.late, "late", false, "the attack begins with that wait")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -155,7 +163,12 @@ func play(a attack, e *env) int {
 		return exitUntried
 	}
 	e.dir = dir
-	err = a.run(e)
+	if e.late {
+		err = e.turn()
+	}
+	if err == nil {
+		err = a.run(e)
+	}
 	_ = os.RemoveAll(dir) // may be busy: what was mounted there ends with its namespace
 	switch {
 	case err == nil:

@@ -322,7 +322,7 @@ func netOldRaw(e *env) error {
 }
 
 // netMetadata gives the container's own loopback device the address: nothing leaves it.
-func netMetadata(*env) error {
+func netMetadata(e *env) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return untried(err)
@@ -334,6 +334,9 @@ func netMetadata(*env) error {
 	a := netip.MustParseAddr(metadataAddr).As4()
 	if err := errors.Join(ifr.SetInet4Addr(a[:]), unix.IoctlIfreq(fd, unix.SIOCSIFADDR, ifr)); err != nil {
 		return untried(err)
+	}
+	if err := e.turn(); err != nil {
+		return err
 	}
 	return netTCP(metadataAddr, 80, dialTCP)
 }

@@ -17,6 +17,7 @@ func socketAttacks() []attack {
 		{"sock-symlink", "P4", needSocket, "by a symbolic link", sockSymlink},
 		{"sock-hardlink", "P4", needSocket, "by a hard link of another name", sockHardlink},
 		{"sock-rename", "P4", needSocket, "after a rename", sockRename},
+		{"sock-abstract", "P4", needAbstract, "connect to an abstract socket of the engine's", func(e *env) error { return talkTo(e.sock) }},
 	}
 }
 

@@ -73,8 +73,10 @@ func environ(id string, extra []string) []string {
 
 // setup makes the container's mount namespace and root file system, and enters them.
 func setup(f *runFlags) error {
-	if err := unix.Sethostname([]byte(f.ID[:12])); err != nil {
-		return fmt.Errorf("set the host name: %w", err)
+	if f.UTS == "own" { // else it is the host's
+		if err := unix.Sethostname([]byte(f.ID[:12])); err != nil {
+			return fmt.Errorf("set the host name: %w", err)
+		}
 	}
 	if f.Net == "none" {
 		if err := loopback(); err != nil {

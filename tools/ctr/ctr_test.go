@@ -149,6 +149,10 @@ func (l *lab) do(verb string, args ...string) (string, int) {
 func TestRun(t *testing.T) {
 	l := newLab(t)
 	id := newID()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name       string
 		args       []string
@@ -163,6 +167,8 @@ func TestRun(t *testing.T) {
 		{"cgroup", []string{"--id", id, "--", "cat", "/proc/self/cgroup"}, 0, "0::/" + l.parent + "/" + id + "\n"},
 		{"born in the cgroup", []string{"--clone-into-cgroup", "--id", id, "--", "cat", "/proc/self/cgroup"}, 0, "0::/" + l.parent + "/" + id + "\n"},
 		{"cgroup name", []string{"--cgroup-name", "docker-" + id + ".scope", "--", "cat", "/proc/self/cgroup"}, 0, "/docker-" + id + ".scope\n"},
+		{"host name", []string{"--id", id, "--", "cat", "/proc/sys/kernel/hostname"}, 0, id[:12] + "\n"},
+		{"the host's name", []string{"--uts", "host", "--", "cat", "/proc/sys/kernel/hostname"}, 0, host + "\n"},
 		{"capabilities", []string{"--", "sh", "-c", "cat /proc/self/status"}, 0, "CapEff:\t00000000a80425fb"},
 		{"no capabilities", []string{"--uid", "7", "--", "cat", "/proc/self/status"}, 0, "CapPrm:\t0000000000000000"},
 		{"no such program", []string{"--", "/nope"}, exitNoExec, "ctr: exec /nope: no such file or directory\n"},

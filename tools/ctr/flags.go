@@ -18,7 +18,7 @@ type runFlags struct {
 	CapAdd                   []string
 	Userns, Detach           bool
 	IntoCgroup               bool
-	Net, PIDNS               string
+	Net, PIDNS, IPC, UTS     string
 	Args                     []string
 }
 
@@ -60,6 +60,8 @@ func parseRun(args []string) (*runFlags, error) {
 	fs.BoolVar(&f.IntoCgroup, "clone-into-cgroup", false, "the child is born in the cgroup, as with newer runc")
 	fs.StringVar(&f.Net, "net", "none", "none (own namespace, loopback only) or host")
 	fs.StringVar(&f.PIDNS, "pid", "own", "own (namespace) or host")
+	fs.StringVar(&f.IPC, "ipc", "own", "own (namespace) or host")
+	fs.StringVar(&f.UTS, "uts", "own", "own (namespace) or host")
 	if err := parseFlags(fs, args); err != nil {
 		return nil, err
 	}
@@ -80,6 +82,8 @@ func (f *runFlags) check() error {
 		return &statusError{exitUsage, "--rootfs and --state: overlay takes no ':', ',' or '\\' in a path"}
 	case f.PIDNS != "own" && f.PIDNS != "host":
 		return &statusError{exitUsage, fmt.Sprintf("--pid %s: want own or host", f.PIDNS)}
+	case f.IPC != "own" && f.IPC != "host" || f.UTS != "own" && f.UTS != "host":
+		return &statusError{exitUsage, fmt.Sprintf("--ipc %s --uts %s: want own or host", f.IPC, f.UTS)}
 	case f.Net != "none" && f.Net != "host":
 		return &statusError{exitUsage, fmt.Sprintf("--net %s: want none or host", f.Net)}
 	case f.ID != "" && !isID(f.ID):

@@ -33,6 +33,7 @@ var rootFiles = []rootFile{
 	{from: "first", to: "bin/first", mode: 0o755},
 	{from: "id", to: "bin/id", mode: 0o755},
 	{from: "id", to: "bin/suid-id", mode: 0o4755},
+	{from: "id", to: "bin/sgid-id", mode: 0o2755},
 	{from: "id", to: "bin/cap-id", mode: 0o755, caps: 1 << unix.CAP_NET_RAW},
 	{from: "id", to: "bin/cap-setuid", mode: 0o755, caps: 1 << unix.CAP_SETUID},
 	{from: "id", to: "usr/sbin/sshd", mode: 0o755},

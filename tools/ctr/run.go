@@ -105,12 +105,15 @@ func create(f *runFlags) (*container, error) {
 // start runs the container's first process up to its exec of CMD, which has succeeded
 // when start returns without error.
 func (c *container) start(f *runFlags) (*os.Process, error) {
-	attr := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-		Setsid:     f.Detach,
-	}
+	attr := &syscall.SysProcAttr{Setsid: f.Detach}
 	if !f.Detach {
 		attr.Pdeathsig = syscall.SIGKILL
+	}
+	if f.IPC == "own" {
+		attr.Cloneflags |= unix.CLONE_NEWIPC
+	}
+	if f.UTS == "own" {
+		attr.Cloneflags |= unix.CLONE_NEWUTS
 	}
 	if f.PIDNS == "own" {
 		attr.Cloneflags |= unix.CLONE_NEWPID

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// gapAttacks go where a rule ends: another container, a namespace that is the host's, a descriptor
+// that is older than the rule, an act that has no hook.
+func gapAttacks() []attack {
+	return []attack{
+		{"priv-releaseagent", "P2", needAdmin, "open the release_agent of a cgroup hierarchy for writing", privReleaseAgent},
+		{"priv-ueventhelper", "P2", needAdmin, "open the path of the kernel's uevent helper for writing", func(e *env) error {
+			if err := openForWriting("/proc/sys/kernel/hotplug"); err == nil || refused(err) {
+				return err
+			}
+			return openMounted(e, "sysfs", "kernel/uevent_helper")
+		}},
+		{"priv-hostnet", "P2", needHostNS, "open a setting of the host's network namespace for writing", settingOf("/proc/sys/net/ipv4/ip_forward")},
+		{"priv-hostipc", "P2", needHostNS, "open a setting of the host's IPC namespace for writing", settingOf("/proc/sys/kernel/shmmax")},
+		{"priv-hostname", "P2", needHostNS, "open the host's name for writing", settingOf("/proc/sys/kernel/hostname")},
+		{"priv-hostuser", "P2", needResource, "open a limit of the host's user namespace for writing", privHostUser},
+		{"priv-other-ptrace", "P5", needOther, "trace a process of another container", func(e *env) error { return onOther(e, attach) }},
+		{"priv-other-mem", "P5", needOther, "open the memory of a process of another container", func(e *env) error { return onOther(e, readMemory) }},
+		{"priv-other-vm", "P5", needOther, "read a process of another container by process_vm_readv", func(e *env) error { return onOther(e, readVM) }},
+		{"priv-other-signal", "P5", needOther, "signal a process of another container", func(e *env) error {
+			return onOther(e, func(pid int) error { return unix.Kill(pid, 0) })
+		}},
+		{"priv-other-sched", "P5", needOther, "give a process of another container another scheduler", func(e *env) error { return onOther(e, schedule) }},
+		{"priv-other-ioprio", "P5", needOther, "give a process of another container another I/O priority", func(e *env) error { return onOther(e, ioPriority) }},
+		{"priv-setattr", "F5", needAdmin, "change the flags of a mount by mount_setattr", privSetAttr},
+		{"priv-detached", "F5", needAdmin, "make a file system and use it by its descriptor alone", privDetached},
+		{"file-oldread", "F3", "", "read the key by a descriptor opened before the rule", fileOldRead},
+		{"file-oldwrite", "F3", "", "write by a descriptor opened before the rule", fileOldWrite},
+		{"file-oldtrunc", "F2", "", "truncate by a descriptor opened before the rule", fileOldTruncate},
+		{"file-utimes", "F2", "", "set the times of a file of the tree", func(e *env) error { return os.Chtimes(e.auth(), time.Unix(1, 0), time.Unix(1, 0)) }},
+		{"file-flags", "F2", "", "set an inode flag of a file of the tree", fileFlags},
+		{"net-packet-early", "N1", needRaw, "send a frame by a packet socket made before the rule", netPacketEarly},
+		{"net-left", "N1", needAdmin, "send from the root of the cgroup tree", netLeft},
+		{"net-left-born", "N1", needAdmin, "send from a process that is born in the root of the cgroup tree", netLeftBorn},
+		{"net-left-socket", "N1", needAdmin, "send from the root of the cgroup tree, by a socket made before", netLeftSocket},
+	}
+}
+
+// privReleaseAgent takes a hierarchy of version 1 that is there, or else makes one without a controller.
+func privReleaseAgent(e *env) error {
+	options := "none,name=belay-attack"
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return untried(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[1] != "" {
+			options = f[1]
+			if strings.HasPrefix(options, "name=") {
+				options = "none," + options
+			}
+		}
+	}
+	dir := e.path("v1")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return untried(err)
+	}
+	if err := unix.Mount("none", dir, "cgroup", 0, options); err != nil {
+		return untried(fmt.Errorf("mount cgroup %s: %w", options, err))
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	return openForWriting(filepath.Join(dir, "release_agent"))
+}
+
+// settingOf opens a setting, and writes nothing.
+func settingOf(path string) func(*env) error {
+	return func(*env) error { return openForWriting(path) }
+}
+
+// privHostUser: without CAP_SYS_RESOURCE the mode of the file refuses it.
+func privHostUser(*env) error {
+	if err := openForWriting("/proc/sys/user/max_user_namespaces"); errors.Is(err, unix.EACCES) {
+		return untried(err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// onOther acts on --pid.
+func onOther(e *env, act func(pid int) error) error {
+	if e.pid <= 0 {
+		return untried(errors.New("--pid is wanted"))
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return act(e.pid)
+}
+
+func attach(pid int) error {
+	if err := unix.PtraceAttach(pid); err != nil {
+		return err
+	}
+	var st unix.WaitStatus
+	_, err := unix.Wait4(pid, &st, 0, nil)
+	return untried(errors.Join(err, unix.PtraceDetach(pid)))
+}
+
+// readVM reads the beginning of the program's mapping.
+func readVM(pid int) error {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return err
+	}
+	var from uintptr
+	if _, err := fmt.Sscanf(string(maps), "%x-", &from); err != nil {
+		return untried(err)
+	}
+	var b [4]byte
+	local := unix.Iovec{Base: &b[0]}
+	local.SetLen(len(b))
+	_, err = unix.ProcessVMReadv(pid, []unix.Iovec{local}, []unix.RemoteIovec{{Base: from, Len: len(b)}}, 0)
+	return err
+}
+
+// schedule asks for what the task has already: SCHED_OTHER.
+func schedule(pid int) error {
+	var param [1]int32
+	_, _, errno := unix.Syscall(unix.SYS_SCHED_SETSCHEDULER, uintptr(pid), 0, uintptr(unsafe.Pointer(&param)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func ioPriority(pid int) error {
+	const process, bestEffort4 = 1, 2<<13 | 4 // include/uapi/linux/ioprio.h
+	_, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, process, uintptr(pid), bestEffort4)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func privSetAttr(*env) error {
+	err := unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODIRATIME})
+	if errors.Is(err, unix.ENOSYS) {
+		return untried(err)
+	}
+	return err
+}
+
+func privDetached(*env) error {
+	fs, err := unix.Fsopen("tmpfs", 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return err
+	}
+	m, err := unix.Fsmount(fs, 0, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(m)
+	fd, err := unix.Openat(m, "file", unix.O_CREAT|unix.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func fileOldRead(e *env) error {
+	f, err := os.Open(e.key())
+	if err != nil {
+		return untried(err)
+	}
+	defer f.Close()
+	if err := e.turn(); err != nil {
+		return err
+	}
+	return readOpen(f)
+}
+
+// oldAuth opens authorized_keys before the rule.
+func oldAuth(e *env) (*os.File, error) {
+	f, err := os.OpenFile(e.auth(), os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return nil, untried(err)
+	}
+	return f, e.turn()
+}
+
+func fileOldWrite(e *env) error {
+	f, err := oldAuth(e)
+	if err != nil {
+		return err
+	}
+	return e.plantBy(f)
+}
+
+func fileOldTruncate(e *env) error {
+	f, err := oldAuth(e)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(0), f.Close())
+}
+
+// fileFlags sets the flag that a file is no part of a backup, which its owner may.
+func fileFlags(e *env) error {
+	const noDump = 0x40 // FS_NODUMP_FL of include/uapi/linux/fs.h
+	f, err := os.Open(e.auth())
+	if err != nil {
+		return untried(err)
+	}
+	defer f.Close()
+	err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, noDump)
+	if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EOPNOTSUPP) {
+		return untried(err)
+	}
+	return err
+}
+
+// netPacketEarly sends to the loopback device.
+func netPacketEarly(e *env) error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return untried(err)
+	}
+	defer unix.Close(fd)
+	if err := e.turn(); err != nil {
+		return err
+	}
+	const lo, ipv4 = 1, 0x0008 // ETH_P_IP in network byte order
+	return unix.Sendto(fd, make([]byte, 20), 0, &unix.SockaddrLinklayer{Protocol: ipv4, Ifindex: lo, Halen: 6})
+}
+
+// netLeft sends to a peer that was there before it left.
+func netLeft(e *env) error {
+	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
+		return inCgroup(e, toRoot, func() error { return sendTo(at) })
+	})
+}
+
+// netLeftBorn has a child start in the root of the tree: nobody writes to cgroup.procs.
+func netLeftBorn(e *env) error {
+	tree := e.path("born")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return untried(err)
+	}
+	if err := unix.Mount("none", tree, "cgroup2", 0, ""); err != nil {
+		return untried(fmt.Errorf("mount cgroup2: %w", err))
+	}
+	defer func() { _ = unix.Unmount(tree, unix.MNT_DETACH) }()
+	dir, err := os.Open(tree)
+	if err != nil {
+		return untried(err)
+	}
+	defer dir.Close()
+	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
+		c := exec.Command("/proc/self/exe", "ask", at.String())
+		c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+		if err := c.Run(); c.ProcessState == nil {
+			return untried(err)
+		}
+		return nil // nobody answers: whether it has sent, the peer says
+	})
+}
+
+// netLeftSocket takes its socket along.
+func netLeftSocket(e *env) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return untried(err)
+	}
+	defer unix.Close(fd)
+	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
+		return inCgroup(e, toRoot, func() error { return unix.Sendto(fd, []byte("x"), 0, inet4(at)) })
+	})
+}
