@@ -1,6 +1,6 @@
 // Command accuracy measures the matching of packages against recorded answers of
 // api.osv.dev and against vectors of versions, and writes docs/accuracy.md. It reads the
-// folder that BELAY_SCAN_DATA names (docs/scan.md, "Test data") and changes nothing else.
+// folder of test data (docs/scan.md, "Test data") and changes nothing else.
 // It exits with 1 if a record was missed or a pair of versions is out of order.
 package main
 
@@ -24,21 +24,19 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/osvdir"
 	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 func main() {
 	out := flag.String("o", "docs/accuracy.md", "the `file` to write")
 	flag.Parse()
-	if err := run(context.Background(), os.Getenv("BELAY_SCAN_DATA"), *out); err != nil {
+	if err := run(context.Background(), testneed.ScanDataDir(), *out); err != nil {
 		fmt.Fprintln(os.Stderr, "accuracy:", err)
 		os.Exit(1)
 	}
 }
 
 func run(ctx context.Context, data, out string) error {
-	if data == "" {
-		return errors.New(`set BELAY_SCAN_DATA to a folder of records (docs/scan.md, "Test data")`)
-	}
 	m, err := measure(ctx, data)
 	if err != nil {
 		return err

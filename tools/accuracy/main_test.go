@@ -12,10 +12,7 @@ import (
 
 // TestAccuracy: no record is missed and no pair out of order, of the real data.
 func TestAccuracy(t *testing.T) {
-	dir := os.Getenv("BELAY_SCAN_DATA")
-	_, err := os.Stat(filepath.Join(dir, "truth"))
-	testneed.Need(t, "scan-data", dir != "" && err == nil, `set BELAY_SCAN_DATA to a folder of records (docs/scan.md, "Test data")`)
-	m, err := measure(t.Context(), dir)
+	m, err := measure(t.Context(), filepath.Dir(testneed.ScanData(t, "truth")))
 	if err != nil {
 		t.Fatal(err)
 	}

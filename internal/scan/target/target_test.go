@@ -42,15 +42,6 @@ func scanner(t *testing.T) string {
 	return path
 }
 
-// feeds is the folder of real records and images, which is not in the repository.
-func feeds(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv("BELAY_SCAN_DATA")
-	_, err := os.Stat(filepath.Join(dir, name))
-	testneed.Need(t, "scan-data", dir != "" && err == nil, "set BELAY_SCAN_DATA to a folder with "+name+" (docs/scan.md, \"Test data\")")
-	return filepath.Join(dir, name)
-}
-
 func scan(t *testing.T, name string, o Options) (*inventory.Result, error) {
 	t.Helper()
 	o.Scanner = scanner(t)
@@ -64,7 +55,7 @@ func scan(t *testing.T, name string, o Options) (*inventory.Result, error) {
 
 // TestRealAlpine reads a real image that "docker save | gzip" made.
 func TestRealAlpine(t *testing.T) {
-	res, err := scan(t, feeds(t, "images/alpine-311.tar.gz"), Options{})
+	res, err := scan(t, testneed.ScanData(t, "images/alpine-311.tar.gz"), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

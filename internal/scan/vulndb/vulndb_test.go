@@ -225,21 +225,12 @@ func TestOpenBroken(t *testing.T) {
 	}
 }
 
-// data is the folder of real records, which is not in the repository.
-func data(tb testing.TB, name string) string {
-	tb.Helper()
-	dir := os.Getenv("BELAY_SCAN_DATA")
-	_, err := os.Stat(filepath.Join(dir, name))
-	testneed.Need(tb, "scan-data", dir != "" && err == nil, "set BELAY_SCAN_DATA to a folder with "+name+" (docs/scan.md, \"Test data\")")
-	return filepath.Join(dir, name)
-}
-
 var realDB = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "belay-vulndb")
 	if err != nil {
 		return "", err
 	}
-	root := os.Getenv("BELAY_SCAN_DATA")
+	root := testneed.ScanDataDir()
 	path := filepath.Join(dir, "vuln.db")
 	realDir = dir
 	start := time.Now()
@@ -250,7 +241,7 @@ var realDB = sync.OnceValues(func() (string, error) {
 
 func openReal(tb testing.TB) *DB {
 	tb.Helper()
-	data(tb, "osv")
+	testneed.ScanData(tb, "osv")
 	path, err := realDB()
 	if err != nil {
 		tb.Fatal(err)
@@ -296,7 +287,7 @@ func recordsOf(db *DB, q truth) (map[string]bool, error) {
 // answers are older than some of the feeds.
 func TestTruth(t *testing.T) {
 	db := openReal(t)
-	f, err := os.Open(data(t, "truth/osv-querybatch.jsonl"))
+	f, err := os.Open(testneed.ScanData(t, "truth/osv-querybatch.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +341,7 @@ func TestVersionOrder(t *testing.T) {
 		"pypi-versions.txt": "PyPI", "pypi-versions-generated.txt": "PyPI", "maven-versions.txt": "Maven",
 	} {
 		t.Run(file, func(t *testing.T) {
-			b, err := os.ReadFile(filepath.Join(data(t, "versions"), file))
+			b, err := os.ReadFile(filepath.Join(testneed.ScanData(t, "versions"), file))
 			if err != nil {
 				t.Fatal(err)
 			}
