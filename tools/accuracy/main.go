@@ -319,25 +319,30 @@ func readVectors(dir string) ([]vector, error) {
 	return out, nil
 }
 
-// runTraps runs the tests of traps and returns the names of those that passed.
-func runTraps(ctx context.Context) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "Traps$", "./internal/scan/vulndb")
+// runTraps runs the tests of traps of all packages and returns the names of those that passed, by
+// package and test.
+func runTraps(ctx context.Context) (map[string][]string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "Traps$", "./internal/scan/...")
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("the tests of traps: %w", err)
 	}
-	var out []string
+	out := map[string][]string{}
 	for line := range bytes.Lines(b) {
-		var e struct{ Action, Test string }
+		var e struct{ Action, Package, Test string }
 		if err := json.Unmarshal(line, &e); err != nil {
 			return nil, err
 		}
-		if _, name, ok := strings.Cut(e.Test, "/"); ok && e.Action == "pass" {
-			out = append(out, strings.ReplaceAll(name, "_", " "))
+		if test, name, ok := strings.Cut(e.Test, "/"); ok && e.Action == "pass" {
+			_, dir, _ := strings.Cut(e.Package, "/internal/scan/")
+			key := dir + ", " + test
+			out[key] = append(out[key], strings.ReplaceAll(name, "_", " "))
 		}
 	}
-	slices.Sort(out)
+	for _, names := range out {
+		slices.Sort(names)
+	}
 	return out, nil
 }
 

@@ -11,7 +11,7 @@ import (
 const maxExamples = 8
 
 // page is docs/accuracy.md.
-func (m *measurement) page(traps []string) []byte {
+func (m *measurement) page(traps map[string][]string) []byte {
 	var b bytes.Buffer
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("<!-- Written by `make accuracy`. Do not edit. -->")
@@ -63,10 +63,18 @@ func (m *measurement) page(traps []string) []byte {
 	p("")
 	p("## Traps")
 	p("")
-	p("Each is a way in which a scanner was wrong, and a test with a record of its own (`internal/scan/vulndb`). All %d pass:", len(traps))
-	p("")
-	for _, t := range traps {
-		p("- %s", t)
+	count := 0
+	for _, names := range traps {
+		count += len(names)
+	}
+	p("Each is a way in which a scanner was wrong, and a test with an image or a record of its own, by package below `internal/scan` and test. All %d pass.", count)
+	for _, test := range slices.Sorted(maps.Keys(traps)) {
+		p("")
+		p("### %s", test)
+		p("")
+		for _, t := range traps[test] {
+			p("- %s", t)
+		}
 	}
 	return b.Bytes()
 }
