@@ -56,7 +56,10 @@ type measurement struct {
 	records map[string]int // of our feeds, by ecosystem
 	rows    map[string]*row
 	vectors []vector
-	missed  []string
+	// fixtures are what distributions say, by distribution.
+	fixtures  map[string]*fixture
+	otherwise []string
+	missed    []string
 }
 
 // row is one family of ecosystems.
@@ -65,6 +68,9 @@ type row struct {
 	foreign  int // of ecosystems that they have not
 	found    int // records that both have
 	missed   int
+	// otherwise are records of another database about the same flaw, where the answer has not ours:
+	// the two differ about the version.
+	otherwise int
 	// newer findings are of records that were published after the newest of the answer, or of
 	// which or of whose answer that is not known; beyond are the others that the answer does not have.
 	newer, beyond int
@@ -88,12 +94,16 @@ type answer struct {
 // database that is measured.
 type record struct {
 	ID        string
+	Aliases   []string
 	Published time.Time
 	Withdrawn string
 	Affected  []struct {
 		Package struct{ Ecosystem, Name string }
 	}
 }
+
+// known are the records that name a package, by ecosystem and name and by each of their names.
+type known map[string]map[string][]string
 
 func measure(ctx context.Context, data string) (*measurement, error) {
 	m := &measurement{records: map[string]int{}, rows: map[string]*row{}}
@@ -131,7 +141,10 @@ func measure(ctx context.Context, data string) (*measurement, error) {
 			return nil, err
 		}
 	}
-	m.vectors, err = readVectors(filepath.Join(data, "versions"))
+	if m.vectors, err = readVectors(filepath.Join(data, "versions")); err != nil {
+		return nil, err
+	}
+	m.fixtures, err = measureFixtures(ctx, filepath.Join(data, "fixtures"))
 	return m, err
 }
 
@@ -156,9 +169,11 @@ func (r *record) date() string {
 	return ""
 }
 
-// readFeeds returns which records name a package, by ecosystem and name, and the date of each.
-func (m *measurement) readFeeds(dir string) (have map[string]map[string]bool, published map[string]string, err error) {
-	have, published = map[string]map[string]bool{}, map[string]string{}
+// readFeeds returns which records name a package, by ecosystem and name, under all of their names,
+// and the date of each. An alias that is a record too has its own date.
+func (m *measurement) readFeeds(dir string) (have known, published map[string]string, err error) {
+	have, published = known{}, map[string]string{}
+	aliases := map[string]string{}
 	err = osvdir.Walk(dir, func(path, entry string, r io.Reader) error {
 		b, err := io.ReadAll(r)
 		if err != nil {
@@ -173,16 +188,26 @@ func (m *measurement) readFeeds(dir string) (have map[string]map[string]bool, pu
 		}
 		m.records[filepath.Base(filepath.Dir(path))]++
 		published[rec.ID] = rec.date()
+		for _, id := range rec.Aliases {
+			aliases[id] = rec.date()
+		}
 		for _, a := range rec.Affected {
 			key := a.Package.Ecosystem + "\x00" + nameOf(a.Package.Ecosystem, a.Package.Name)
 			if have[key] == nil {
-				have[key] = map[string]bool{}
+				have[key] = map[string][]string{}
 			}
-			have[key][rec.ID] = true
-			have[a.Package.Ecosystem] = map[string]bool{}
+			for _, id := range append(rec.Aliases, rec.ID) {
+				have[key][id] = append(have[key][id], rec.ID)
+			}
+			have[a.Package.Ecosystem] = map[string][]string{}
 		}
 		return nil
 	})
+	for id, date := range aliases {
+		if _, ok := published[id]; !ok {
+			published[id] = date
+		}
+	}
 	return have, published, err
 }
 
@@ -237,7 +262,7 @@ func image(a answer) *inventory.Result {
 	return &inventory.Result{OS: o, Packages: []inventory.Package{p}}
 }
 
-func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have map[string]map[string]bool, newer func(id string) bool) error {
+func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have known, newer func(id string) bool) error {
 	r := m.rows[family(a.Ecosystem)]
 	if r == nil {
 		r = &row{}
@@ -248,6 +273,7 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 		return nil
 	}
 	r.packages++
+	names := have[a.Ecosystem+"\x00"+nameOf(a.Ecosystem, a.Name)]
 	res, err := db.Match(ctx, image(a))
 	if err != nil {
 		return err
@@ -259,7 +285,7 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 		}
 		switch {
 		case a.Truncated || slices.ContainsFunc(f.IDs, func(id string) bool { return slices.Contains(a.IDs, id) }):
-		case !slices.ContainsFunc(f.IDs, func(id string) bool { return have[a.Ecosystem+"\x00"+nameOf(a.Ecosystem, a.Name)][id] && !newer(id) }):
+		case !slices.ContainsFunc(f.IDs, func(id string) bool { return names[id] != nil && !newer(id) }):
 			r.newer++
 		default:
 			r.beyond++
@@ -268,9 +294,12 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 	}
 	for _, id := range a.IDs {
 		switch {
-		case !have[a.Ecosystem+"\x00"+nameOf(a.Ecosystem, a.Name)][id]:
+		case names[id] == nil:
 		case got[id]:
 			r.found++
+		case !slices.ContainsFunc(names[id], func(record string) bool { return record == id || slices.Contains(a.IDs, record) }):
+			r.otherwise++
+			m.otherwise = append(m.otherwise, fmt.Sprintf("%s %s %s: %s, here %s", a.Ecosystem, a.Name, a.Version, id, strings.Join(names[id], ", ")))
 		default:
 			r.missed++
 			m.missed = append(m.missed, fmt.Sprintf("%s %s %s: %s", a.Ecosystem, a.Name, a.Version, id))
@@ -357,6 +386,11 @@ func (m *measurement) failure() error {
 			errs = append(errs, fmt.Errorf("%s: %d of %d pairs are out of order", v.file, v.bad, v.pairs))
 		}
 	}
+	for _, f := range m.fixtures {
+		for _, s := range f.wrong {
+			errs = append(errs, errors.New("fixture: "+s))
+		}
+	}
 	if total := m.total(); total.found == 0 {
 		errs = append(errs, errors.New("no answer was compared"))
 	}
@@ -370,6 +404,7 @@ func (m *measurement) total() row {
 		t.foreign += r.foreign
 		t.found += r.found
 		t.missed += r.missed
+		t.otherwise += r.otherwise
 		t.newer += r.newer
 		t.beyond += r.beyond
 	}
