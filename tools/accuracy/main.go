@@ -308,10 +308,11 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 	return nil
 }
 
-// ecosystemOf tells by whose order a file of pairs is; those that are left out are of ecosystems that
-// no extractor gives.
+// ecosystemOf tells by whose order a file of pairs is. No extractor gives packages of CRAN, Hackage and
+// Pub: their order is that of the library alone.
 var ecosystemOf = map[string]string{
 	"alpine": "Alpine", "debian": "Debian", "maven": "Maven", "nuget": "NuGet", "packagist": "Packagist",
+	"cran": "CRAN", "hackage": "Hackage", "pub": "Pub",
 	"pypi": "PyPI", "redhat": "Red Hat", "rubygems": "RubyGems", "semver": "npm",
 }
 
@@ -326,7 +327,7 @@ func readVectors(dir string) ([]vector, error) {
 		kind, _, _ := strings.Cut(base, "-")
 		eco := ecosystemOf[kind]
 		if eco == "" {
-			continue
+			return nil, fmt.Errorf("%s: by whose order its pairs are is not known", base)
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {
