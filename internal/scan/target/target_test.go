@@ -1,6 +1,7 @@
 package target
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,10 @@ var buildScanner = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == bareKernel {
+		fmt.Fprintln(os.Stderr, onBareKernel())
+		os.Exit(1)
+	}
 	code := m.Run()
 	if path, err := buildScanner(); err == nil {
 		os.RemoveAll(filepath.Dir(path))
