@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -31,7 +32,7 @@ func (a *Agent) openStored(ctx context.Context, id string, missing error) (*scan
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	sockets := containerd.Sockets
-	if a.cfg.Containerd != "" {
+	if a.cfg.Containerd != "" && !slices.Contains(sockets, a.cfg.Containerd) {
 		sockets = append([]string{a.cfg.Containerd}, sockets...)
 	}
 	for _, socket := range sockets {
