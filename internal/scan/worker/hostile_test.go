@@ -223,7 +223,7 @@ func FuzzExtract(f *testing.F) {
 		f.Add([]byte(e.body))
 	}
 	f.Add([]byte("\x7fELF" + strings.Repeat("\x00", 28) + "\xff Go buildinf:\x08\x02" + strings.Repeat("\x00", 16) + "\x06go1.22\x00"))
-	kinds := []string{"os-release", "dpkg", "dpkg-list", "apk", "rpm", "npm", "python", "composer", "nuget", "gem", "java", "lock", "program"}
+	kinds := []string{"os-release", "dpkg", "dpkg-list", "apk", "rpm", "npm", "python", "composer", "nuget", "gem", "go"}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, kind := range kinds {
 			for _, c := range []image.Content{
