@@ -225,6 +225,12 @@ func TestOpenBroken(t *testing.T) {
 	}
 }
 
+// data is a file or folder of real records.
+func data(tb testing.TB, name string) string {
+	tb.Helper()
+	return testneed.ScanData(tb, name)
+}
+
 var realDB = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "belay-vulndb")
 	if err != nil {
@@ -241,7 +247,7 @@ var realDB = sync.OnceValues(func() (string, error) {
 
 func openReal(tb testing.TB) *DB {
 	tb.Helper()
-	testneed.ScanData(tb, "osv")
+	data(tb, "osv")
 	path, err := realDB()
 	if err != nil {
 		tb.Fatal(err)
@@ -287,7 +293,7 @@ func recordsOf(db *DB, q truth) (map[string]bool, error) {
 // answers are older than some of the feeds.
 func TestTruth(t *testing.T) {
 	db := openReal(t)
-	f, err := os.Open(testneed.ScanData(t, "truth/osv-querybatch.jsonl"))
+	f, err := os.Open(data(t, "truth/osv-querybatch.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +347,7 @@ func TestVersionOrder(t *testing.T) {
 		"pypi-versions.txt": "PyPI", "pypi-versions-generated.txt": "PyPI", "maven-versions.txt": "Maven",
 	} {
 		t.Run(file, func(t *testing.T) {
-			b, err := os.ReadFile(filepath.Join(testneed.ScanData(t, "versions"), file))
+			b, err := os.ReadFile(filepath.Join(data(t, "versions"), file))
 			if err != nil {
 				t.Fatal(err)
 			}
