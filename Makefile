@@ -54,7 +54,7 @@ verify: ## fail if generated files do not match their sources
 	tools/ci/verify.sh
 
 .PHONY: accuracy
-accuracy: ## write docs/accuracy.md, from the data that BELAY_SCAN_DATA names
+accuracy: ## write docs/accuracy.md, from the test data of docs/scan.md
 	$(GO) run ./tools/accuracy
 
 .PHONY: fmt

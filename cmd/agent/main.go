@@ -85,6 +85,9 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 				cfg.GateTLS = &tls
 			}
 			if scanTLS.Addr != "" {
+				if scanTLS.ClientCAFile == "" && !scanTLS.TokensAlone {
+					return fmt.Errorf("--scan-tls: %w", proxy.ErrNoClientCA)
+				}
 				cfg.ScanTLS = &scanTLS
 			}
 			if unload {
@@ -131,10 +134,11 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.ScansGroup, "scans-group", "", `group that may ask for scans, as far as access policies let it, on scans.sock in --run-dir; "*" for every user (default: root only)`)
 	f.StringSliceVar(&cfg.ScanRegistries, "scan-registry", nil, `registry whose images may be asked for there (HOST[:PORT], repeatable; "*" for all; default: images of this host only)`)
 	f.StringSliceVar(&cfg.ScanWebhookHosts, "scan-webhook-host", nil, `host that results may be sent to (HOST[:PORT], repeatable; "*" for all by HTTPS; default: none)`)
-	f.StringVar(&scanTLS.Addr, "scan-tls", "", "address on which scans are asked for with client certificates or bearer tokens too, such as :8447")
+	f.StringVar(&scanTLS.Addr, "scan-tls", "", "address on which scans are asked for with client certificates too, such as :8447; needs --scan-tls-client-ca or --scan-tls-tokens")
 	f.StringVar(&scanTLS.CertFile, "scan-tls-cert", "", "certificate for --scan-tls")
 	f.StringVar(&scanTLS.KeyFile, "scan-tls-key", "", "key of the certificate")
-	f.StringVar(&scanTLS.ClientCAFile, "scan-tls-client-ca", "", "certificates that sign clients' (default: tokens only)")
+	f.StringVar(&scanTLS.ClientCAFile, "scan-tls-client-ca", "", "certificates that sign clients': without one of these nobody connects to --scan-tls")
+	f.BoolVar(&scanTLS.TokensAlone, "scan-tls-tokens", false, "let in to --scan-tls who has a bearer token and no client certificate: a token that leaks is then enough, from anywhere")
 	f.StringVar(&cfg.DockerRoot, "docker-root", "", "Docker's data, where images are read (default /var/lib/docker)")
 	f.StringVar(&cfg.SocketGroup, "socket-group", "", "group that may use the control socket besides root")
 	f.StringVar(&cfg.UsersGroup, "users-group", "", `group that may manage policies as far as access policies let it, on users.sock in --run-dir; "*" for every user (default: only who may use the control socket)`)

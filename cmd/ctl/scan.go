@@ -82,10 +82,11 @@ Images of registries are read as they come. What their layers hold is kept ("bel
 status"), so that a layer is fetched and read once; --no-cache reads all anew. Credentials
 are those of "docker login".
 
-It knows packages of Debian, Ubuntu, Alpine and AlmaLinux (RPM of others is listed and
-not matched), installed Node.js modules, Python distributions, PHP packages, .NET
-libraries and Ruby gems, and Go programs. What it could not read or match is listed; with
---fail-on that fails too, unless --allow-incomplete is given.
+It knows packages of Debian, Ubuntu, Alpine, AlmaLinux, Rocky Linux, Red Hat, SUSE and
+others (RPM of Amazon, Oracle and Fedora is listed and not matched), installed Node.js
+modules, Python distributions, PHP packages, .NET libraries, Ruby gems, archives of Java,
+programs of Go and Rust, and lock files of what is not installed. What it could not read
+or match is listed; with --fail-on that fails too, unless --allow-incomplete is given.
 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
@@ -170,6 +171,7 @@ func (f *scanFlags) addReading(fl *pflag.FlagSet) {
 	fl.StringVar(&f.Scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.DurationVar(&f.Timeout, "timeout", spawn.DefaultTimeout, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
+	fl.BoolVar(&f.Idle, "idle", false, "give way to all else that wants the processor or the disk")
 	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
 }
 

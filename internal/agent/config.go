@@ -84,8 +84,8 @@ type Config struct {
 	// ScansGroup may open the socket of the scan API (scans.sock in RunDir) besides root; "*" is
 	// everybody. AccessPolicies decide what they may do there.
 	ScansGroup string
-	// ScanTLS offers the scan API on TCP too, for holders of client certificates or of bearer
-	// tokens; nil: not.
+	// ScanTLS offers the scan API on TCP too, for holders of client certificates, and of bearer
+	// tokens alone where it says so; nil: not.
 	ScanTLS *proxy.TLSOptions
 	// ScanRegistries are those that images may be fetched from for the scan API, "*" all;
 	// ScanWebhookHosts are the hosts that results may be sent to, "*" all with TLS.

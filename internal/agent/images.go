@@ -71,7 +71,7 @@ func (a *Agent) openImages() error {
 	}
 	if scanner != "" {
 		o.Scan = func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
-			return scanImage(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
+			return a.scanStored(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
 		}
 	}
 	if im.keeper, err = stock.Open(o); err != nil {

@@ -213,7 +213,7 @@ func startScanAgent(t *testing.T, registry string) *scanAgent {
 	s.Agent = &Agent{
 		cfg: Config{
 			RunDir: dir, StateDir: dir, Scanner: scanner, VulnDB: db, ScanRegistries: []string{registry},
-			ScanTLS: &proxy.TLSOptions{Addr: s.addr, CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key")},
+			ScanTLS: &proxy.TLSOptions{Addr: s.addr, CertFile: filepath.Join(dir, "cert"), KeyFile: filepath.Join(dir, "key"), TokensAlone: true},
 		},
 		log: slog.New(slog.DiscardHandler), health: health.New(nil), manager: m.manager, images: &images{}, policies: m.policies,
 	}

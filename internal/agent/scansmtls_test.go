@@ -8,12 +8,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/scan/ci"
 )
 
@@ -44,7 +46,7 @@ func clientCert(t *testing.T, cn, certFile, keyFile string, notAfter time.Time) 
 }
 
 // TestScanAPIClientCertificates: on TCP a client is who its certificate says, if the operator's
-// CA signed it and it holds; one of another CA, an old one and none get nothing.
+// CA signed it and it holds; one of another CA, an old one and none get nothing, with a token either.
 func TestScanAPIClientCertificates(t *testing.T) {
 	s := startScanAgent(t, "reg.example")
 	m := newManaged(t, "", map[string]string{"ci.yaml": `apiVersion: belay.dev/v1
@@ -57,6 +59,13 @@ spec:
 `})
 	s.manager, s.policies = m.manager, m.policies
 	dir := s.cfg.RunDir
+	s.cfg.ScanTLS.TokensAlone = false
+	if l, err := s.listenScansTLS(); !errors.Is(err, proxy.ErrNoClientCA) {
+		if err == nil {
+			l.Close()
+		}
+		t.Fatalf("without a CA and a word that tokens are enough: %v", err)
+	}
 	s.cfg.ScanTLS.ClientCAFile = filepath.Join(dir, "cert")
 	other := t.TempDir()
 	serverCert(t, filepath.Join(other, "cert"), filepath.Join(other, "key"))
@@ -69,13 +78,14 @@ spec:
 			t.Error(err)
 		}
 	})
-	list := func(cert *tls.Certificate) error {
+	good := s.token(t, "pipeline")
+	list := func(cert *tls.Certificate, token string) error {
 		cfg := s.tls.Clone()
 		if cert != nil {
 			// Shown whoever the server says it trusts, as an attacker would.
 			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 		}
-		c, err := ci.NewClient(ci.ClientOptions{Server: "https://" + s.addr, TLS: cfg})
+		c, err := ci.NewClient(ci.ClientOptions{Server: "https://" + s.addr, TLS: cfg, Token: token})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,17 +104,19 @@ spec:
 	}
 	stranger := clientCert(t, "pipeline", filepath.Join(other, "cert"), filepath.Join(other, "key"), hour)
 	for _, tt := range []struct {
-		name string
-		cert *tls.Certificate
-		want string // of the error; none: it is answered
+		name  string
+		cert  *tls.Certificate
+		token string
+		want  string // of the error; none: it is answered
 	}{
-		{"the pipeline", mine("pipeline", hour), ""},
-		{"somebody else of the same CA", mine("deploy", hour), "scan.list"},
-		{"the pipeline's name, of another CA", &stranger, "tls: "},
-		{"an old one", mine("pipeline", time.Now().Add(-time.Hour)), "tls: "},
-		{"none", nil, "client certificate"},
+		{"the pipeline", mine("pipeline", hour), "", ""},
+		{"somebody else of the same CA", mine("deploy", hour), "", "scan.list"},
+		{"the pipeline's name, of another CA", &stranger, "", "tls: "},
+		{"an old one", mine("pipeline", time.Now().Add(-time.Hour)), "", "tls: "},
+		{"none", nil, "", "tls: "},
+		{"a token alone", nil, good, "tls: "},
 	} {
-		err := list(tt.cert)
+		err := list(tt.cert, tt.token)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
 		}

@@ -47,8 +47,8 @@ type Options struct {
 	MemoryMax int64
 	// CPUSeconds is the cap of processor time.
 	CPUSeconds uint64
-	// Idle asks for the idle class of the scheduler: the process runs when nothing
-	// else wants the processor. No error where it is refused.
+	// Idle asks for the idle classes of the processor and of block devices: the process runs,
+	// and reads, when nothing else wants to. No error where it is refused.
 	Idle bool
 	// Without lists the pieces whose failure is no error.
 	Without []string
@@ -112,8 +112,7 @@ const dataFloor = 96 << 20
 func setRlimits(o Options) error {
 	debug.SetMemoryLimit(o.MemoryMax / 4 * 3)
 	if o.Idle {
-		var priority int32
-		psx.Syscall3(unix.SYS_SCHED_SETSCHEDULER, 0, unix.SCHED_IDLE, uintptr(unsafe.Pointer(&priority)))
+		setIdle()
 	}
 	for _, l := range []struct {
 		what  int
@@ -132,6 +131,20 @@ func setRlimits(o Options) error {
 		}
 	}
 	return nil
+}
+
+// The idle class of block devices, for a thread. Source: ioprio_set(2).
+const (
+	ioprioWhoProcess = 1
+	ioprioIdle       = 3 << 13
+)
+
+// setIdle sets the idle classes of all threads, which those to come inherit. Not every scheduler of
+// block devices minds the class (mq-deadline and bfq do).
+func setIdle() {
+	var priority int32
+	psx.Syscall3(unix.SYS_SCHED_SETSCHEDULER, 0, unix.SCHED_IDLE, uintptr(unsafe.Pointer(&priority)))
+	psx.Syscall3(unix.SYS_IOPRIO_SET, ioprioWhoProcess, 0, ioprioIdle)
 }
 
 func setNoNewPrivs(Options) error {

@@ -2,12 +2,14 @@
 // missing need is a visible skip on a developer's laptop and a failure where the
 // machine promised it.
 //
-// It owns no state, does no I/O beyond reading one environment variable, and is
-// imported by tests only. It imports the standard library only (bottom row).
+// It owns no state, does no I/O beyond reading two environment variables and looking
+// for the test data, and is imported by tests and tools only. It imports the standard
+// library only (bottom row).
 package testneed
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -37,4 +39,35 @@ func promised(list, what string) bool {
 	return slices.ContainsFunc(strings.Split(list, ","), func(s string) bool {
 		return what != "" && strings.TrimSpace(s) == what
 	})
+}
+
+// EnvScanData names the environment variable with the folder of real records and images
+// (docs/scan.md, "Test data").
+const EnvScanData = "BELAY_SCAN_DATA"
+
+// ScanDataDir is the folder of real records and images, which is not in the repository:
+// that of [EnvScanData], or shared/data/feeds beside the repository in which the process
+// runs. It need not be there.
+func ScanDataDir() string {
+	if dir := os.Getenv(EnvScanData); dir != "" {
+		return dir
+	}
+	const beside = "shared/data/feeds"
+	dir, err := os.Getwd()
+	for err == nil && dir != filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return filepath.Join(filepath.Dir(dir), beside)
+		}
+		dir = filepath.Dir(dir)
+	}
+	return filepath.Join("..", beside)
+}
+
+// ScanData returns the path of what name is in [ScanDataDir], and skips tb where that is not there.
+func ScanData(tb testing.TB, name string) string {
+	tb.Helper()
+	path := filepath.Join(ScanDataDir(), name)
+	_, err := os.Stat(path)
+	Need(tb, "scan-data", err == nil, "there is no "+path+"; "+EnvScanData+` names another folder (docs/scan.md, "Test data")`)
+	return path
 }

@@ -1,6 +1,9 @@
 package testneed
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -10,17 +13,17 @@ import (
 // goroutine, as those of testing.T do.
 type recorder struct {
 	testing.TB
-	ended, msg string
+	ended, msg, said string
 }
 
 func (r *recorder) Helper() {}
 func (r *recorder) Fatalf(format string, args ...any) {
-	r.ended, r.msg = "failed", format
+	r.ended, r.msg, r.said = "failed", format, fmt.Sprintf(format, args...)
 	runtime.Goexit()
 }
 
 func (r *recorder) Skipf(format string, args ...any) {
-	r.ended, r.msg = "skipped", format
+	r.ended, r.msg, r.said = "skipped", format, fmt.Sprintf(format, args...)
 	runtime.Goexit()
 }
 
@@ -55,5 +58,38 @@ func TestNeed(t *testing.T) {
 				t.Errorf("message %q does not say what and why", r.msg)
 			}
 		})
+	}
+}
+
+// TestScanData: the folder lies beside the repository, from any folder in it, unless the
+// environment names another; a skip tells where it looked.
+func TestScanData(t *testing.T) {
+	top := t.TempDir()
+	deep := filepath.Join(top, "repo/internal/x")
+	data := filepath.Join(top, "shared/data/feeds")
+	for _, dir := range []string{deep, filepath.Join(data, "osv")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(top, "repo/go.mod"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(EnvRequire, "")
+	t.Setenv(EnvScanData, "")
+	t.Chdir(deep)
+	if got, want := ScanData(t, "osv"), filepath.Join(data, "osv"); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	t.Setenv(EnvScanData, "/elsewhere")
+	r := &recorder{TB: t, ended: "ran"}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ScanData(r, "osv")
+	}()
+	<-done
+	if r.ended != "skipped" || !strings.Contains(r.said, "/elsewhere/osv") {
+		t.Errorf("%s with %q, want a skip that names the place", r.ended, r.said)
 	}
 }

@@ -1,6 +1,6 @@
 // Command accuracy measures the matching of packages against recorded answers of
 // api.osv.dev and against vectors of versions, and writes docs/accuracy.md. It reads the
-// folder that BELAY_SCAN_DATA names (docs/scan.md, "Test data") and changes nothing else.
+// folder of test data (docs/scan.md, "Test data") and changes nothing else.
 // It exits with 1 if a record was missed or a pair of versions is out of order.
 package main
 
@@ -24,21 +24,19 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/osvdir"
 	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 func main() {
 	out := flag.String("o", "docs/accuracy.md", "the `file` to write")
 	flag.Parse()
-	if err := run(context.Background(), os.Getenv("BELAY_SCAN_DATA"), *out); err != nil {
+	if err := run(context.Background(), testneed.ScanDataDir(), *out); err != nil {
 		fmt.Fprintln(os.Stderr, "accuracy:", err)
 		os.Exit(1)
 	}
 }
 
 func run(ctx context.Context, data, out string) error {
-	if data == "" {
-		return errors.New(`set BELAY_SCAN_DATA to a folder of records (docs/scan.md, "Test data")`)
-	}
 	m, err := measure(ctx, data)
 	if err != nil {
 		return err
@@ -58,7 +56,10 @@ type measurement struct {
 	records map[string]int // of our feeds, by ecosystem
 	rows    map[string]*row
 	vectors []vector
-	missed  []string
+	// fixtures are what distributions say, by distribution.
+	fixtures  map[string]*fixture
+	otherwise []string
+	missed    []string
 }
 
 // row is one family of ecosystems.
@@ -67,6 +68,9 @@ type row struct {
 	foreign  int // of ecosystems that they have not
 	found    int // records that both have
 	missed   int
+	// otherwise are records of another database about the same flaw, where the answer has not ours:
+	// the two differ about the version.
+	otherwise int
 	// newer findings are of records that were published after the newest of the answer, or of
 	// which or of whose answer that is not known; beyond are the others that the answer does not have.
 	newer, beyond int
@@ -90,12 +94,16 @@ type answer struct {
 // database that is measured.
 type record struct {
 	ID        string
+	Aliases   []string
 	Published time.Time
 	Withdrawn string
 	Affected  []struct {
 		Package struct{ Ecosystem, Name string }
 	}
 }
+
+// known are the records that name a package, by ecosystem and name and by each of their names.
+type known map[string]map[string][]string
 
 func measure(ctx context.Context, data string) (*measurement, error) {
 	m := &measurement{records: map[string]int{}, rows: map[string]*row{}}
@@ -133,7 +141,10 @@ func measure(ctx context.Context, data string) (*measurement, error) {
 			return nil, err
 		}
 	}
-	m.vectors, err = readVectors(filepath.Join(data, "versions"))
+	if m.vectors, err = readVectors(filepath.Join(data, "versions")); err != nil {
+		return nil, err
+	}
+	m.fixtures, err = measureFixtures(ctx, filepath.Join(data, "fixtures"))
 	return m, err
 }
 
@@ -158,9 +169,11 @@ func (r *record) date() string {
 	return ""
 }
 
-// readFeeds returns which records name a package, by ecosystem and name, and the date of each.
-func (m *measurement) readFeeds(dir string) (have map[string]map[string]bool, published map[string]string, err error) {
-	have, published = map[string]map[string]bool{}, map[string]string{}
+// readFeeds returns which records name a package, by ecosystem and name, under all of their names,
+// and the date of each. An alias that is a record too has its own date.
+func (m *measurement) readFeeds(dir string) (have known, published map[string]string, err error) {
+	have, published = known{}, map[string]string{}
+	aliases := map[string]string{}
 	err = osvdir.Walk(dir, func(path, entry string, r io.Reader) error {
 		b, err := io.ReadAll(r)
 		if err != nil {
@@ -175,16 +188,26 @@ func (m *measurement) readFeeds(dir string) (have map[string]map[string]bool, pu
 		}
 		m.records[filepath.Base(filepath.Dir(path))]++
 		published[rec.ID] = rec.date()
+		for _, id := range rec.Aliases {
+			aliases[id] = rec.date()
+		}
 		for _, a := range rec.Affected {
 			key := a.Package.Ecosystem + "\x00" + nameOf(a.Package.Ecosystem, a.Package.Name)
 			if have[key] == nil {
-				have[key] = map[string]bool{}
+				have[key] = map[string][]string{}
 			}
-			have[key][rec.ID] = true
-			have[a.Package.Ecosystem] = map[string]bool{}
+			for _, id := range append(rec.Aliases, rec.ID) {
+				have[key][id] = append(have[key][id], rec.ID)
+			}
+			have[a.Package.Ecosystem] = map[string][]string{}
 		}
 		return nil
 	})
+	for id, date := range aliases {
+		if _, ok := published[id]; !ok {
+			published[id] = date
+		}
+	}
 	return have, published, err
 }
 
@@ -239,7 +262,7 @@ func image(a answer) *inventory.Result {
 	return &inventory.Result{OS: o, Packages: []inventory.Package{p}}
 }
 
-func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have map[string]map[string]bool, newer func(id string) bool) error {
+func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have known, newer func(id string) bool) error {
 	r := m.rows[family(a.Ecosystem)]
 	if r == nil {
 		r = &row{}
@@ -250,6 +273,7 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 		return nil
 	}
 	r.packages++
+	names := have[a.Ecosystem+"\x00"+nameOf(a.Ecosystem, a.Name)]
 	res, err := db.Match(ctx, image(a))
 	if err != nil {
 		return err
@@ -261,7 +285,7 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 		}
 		switch {
 		case a.Truncated || slices.ContainsFunc(f.IDs, func(id string) bool { return slices.Contains(a.IDs, id) }):
-		case !slices.ContainsFunc(f.IDs, func(id string) bool { return have[a.Ecosystem+"\x00"+nameOf(a.Ecosystem, a.Name)][id] && !newer(id) }):
+		case !slices.ContainsFunc(f.IDs, func(id string) bool { return names[id] != nil && !newer(id) }):
 			r.newer++
 		default:
 			r.beyond++
@@ -270,9 +294,12 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 	}
 	for _, id := range a.IDs {
 		switch {
-		case !have[a.Ecosystem+"\x00"+nameOf(a.Ecosystem, a.Name)][id]:
+		case names[id] == nil:
 		case got[id]:
 			r.found++
+		case !slices.ContainsFunc(names[id], func(record string) bool { return record == id || slices.Contains(a.IDs, record) }):
+			r.otherwise++
+			m.otherwise = append(m.otherwise, fmt.Sprintf("%s %s %s: %s, here %s", a.Ecosystem, a.Name, a.Version, id, strings.Join(names[id], ", ")))
 		default:
 			r.missed++
 			m.missed = append(m.missed, fmt.Sprintf("%s %s %s: %s", a.Ecosystem, a.Name, a.Version, id))
@@ -281,10 +308,11 @@ func (m *measurement) compare(ctx context.Context, db *vulndb.DB, a answer, have
 	return nil
 }
 
-// ecosystemOf tells by whose order a file of pairs is; those that are left out are of ecosystems that
-// no extractor gives.
+// ecosystemOf tells by whose order a file of pairs is. No extractor gives packages of CRAN, Hackage and
+// Pub: their order is that of the library alone.
 var ecosystemOf = map[string]string{
 	"alpine": "Alpine", "debian": "Debian", "maven": "Maven", "nuget": "NuGet", "packagist": "Packagist",
+	"cran": "CRAN", "hackage": "Hackage", "pub": "Pub",
 	"pypi": "PyPI", "redhat": "Red Hat", "rubygems": "RubyGems", "semver": "npm",
 }
 
@@ -299,7 +327,7 @@ func readVectors(dir string) ([]vector, error) {
 		kind, _, _ := strings.Cut(base, "-")
 		eco := ecosystemOf[kind]
 		if eco == "" {
-			continue
+			return nil, fmt.Errorf("%s: by whose order its pairs are is not known", base)
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -321,25 +349,30 @@ func readVectors(dir string) ([]vector, error) {
 	return out, nil
 }
 
-// runTraps runs the tests of traps and returns the names of those that passed.
-func runTraps(ctx context.Context) ([]string, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "Traps$", "./internal/scan/vulndb")
+// runTraps runs the tests of traps of all packages and returns the names of those that passed, by
+// package and test.
+func runTraps(ctx context.Context) (map[string][]string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "Traps$", "./internal/scan/...")
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("the tests of traps: %w", err)
 	}
-	var out []string
+	out := map[string][]string{}
 	for line := range bytes.Lines(b) {
-		var e struct{ Action, Test string }
+		var e struct{ Action, Package, Test string }
 		if err := json.Unmarshal(line, &e); err != nil {
 			return nil, err
 		}
-		if _, name, ok := strings.Cut(e.Test, "/"); ok && e.Action == "pass" {
-			out = append(out, strings.ReplaceAll(name, "_", " "))
+		if test, name, ok := strings.Cut(e.Test, "/"); ok && e.Action == "pass" {
+			_, dir, _ := strings.Cut(e.Package, "/internal/scan/")
+			key := dir + ", " + test
+			out[key] = append(out[key], strings.ReplaceAll(name, "_", " "))
 		}
 	}
-	slices.Sort(out)
+	for _, names := range out {
+		slices.Sort(names)
+	}
 	return out, nil
 }
 
@@ -352,6 +385,11 @@ func (m *measurement) failure() error {
 	for _, v := range m.vectors {
 		if v.bad > 0 {
 			errs = append(errs, fmt.Errorf("%s: %d of %d pairs are out of order", v.file, v.bad, v.pairs))
+		}
+	}
+	for _, f := range m.fixtures {
+		for _, s := range f.wrong {
+			errs = append(errs, errors.New("fixture: "+s))
 		}
 	}
 	if total := m.total(); total.found == 0 {
@@ -367,6 +405,7 @@ func (m *measurement) total() row {
 		t.foreign += r.foreign
 		t.found += r.found
 		t.missed += r.missed
+		t.otherwise += r.otherwise
 		t.newer += r.newer
 		t.beyond += r.beyond
 	}

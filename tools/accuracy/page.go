@@ -11,7 +11,7 @@ import (
 const maxExamples = 8
 
 // page is docs/accuracy.md.
-func (m *measurement) page(traps []string) []byte {
+func (m *measurement) page(traps map[string][]string) []byte {
 	var b bytes.Buffer
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("<!-- Written by `make accuracy`. Do not edit. -->")
@@ -21,9 +21,10 @@ func (m *measurement) page(traps []string) []byte {
 	p("version, and we know of, must be found. The feeds are older and newer than the answers, which have no date: a finding of a record that was published")
 	p("after the newest one of its answer, or of which that cannot be told, is *newer*; one of an older record that the answer lacks is *beyond* it, and counts")
 	p("against precision, though the record may have been changed since. Findings, of which one may stand for several records, are counted once; answers that were cut off count for recall alone.")
+	p("A record of another database counts by its name where one of ours has that too; *otherwise* are those of which the answer has not ours: the two databases differ about the version.")
 	p("")
-	p("| Ecosystem | Records in the feeds | Packages compared | Not comparable | Found | Missed | Recall | Newer | Beyond | Precision |")
-	p("|---|---|---|---|---|---|---|---|---|---|")
+	p("| Ecosystem | Records in the feeds | Packages compared | Not comparable | Found | Missed | Recall | Otherwise | Newer | Beyond | Precision |")
+	p("|---|---|---|---|---|---|---|---|---|---|---|")
 	for _, eco := range slices.Sorted(maps.Keys(m.rows)) {
 		p("%s", line(eco, fmt.Sprint(m.records[eco]), *m.rows[eco]))
 	}
@@ -50,6 +51,27 @@ func (m *measurement) page(traps []string) []byte {
 		}
 		p("")
 	}
+	if len(m.otherwise) > 0 {
+		p("Otherwise:")
+		p("")
+		for _, s := range m.otherwise {
+			p("- %s", s)
+		}
+		p("")
+	}
+	p("## Statements of distributions")
+	p("")
+	p("Real statements about packages (tests of grype and vunnel, in vunnel's form), translated into OSV's: each must be found just below its fix, and not at it. The names of OSV's ecosystems")
+	p("come from the translation and not from the data. Streams of extended support are left out: Belay matches them by the main release. Hand-made labels (vulnerability-match-labels) are not")
+	p("used: they are about inventories that are not at hand.")
+	p("")
+	p("| Distribution | Statements | Tried below the fix | Tried at the fix | Wrong |")
+	p("|---|---|---|---|---|")
+	for _, name := range slices.Sorted(maps.Keys(m.fixtures)) {
+		f := m.fixtures[name]
+		p("| %s | %d | %d | %d | %d |", name, f.statements, f.below, f.at, len(f.wrong))
+	}
+	p("")
 	p("## Order of versions")
 	p("")
 	p("| Vectors | Pairs | Out of order |")
@@ -63,17 +85,25 @@ func (m *measurement) page(traps []string) []byte {
 	p("")
 	p("## Traps")
 	p("")
-	p("Each is a way in which a scanner was wrong, and a test with a record of its own (`internal/scan/vulndb`). All %d pass:", len(traps))
-	p("")
-	for _, t := range traps {
-		p("- %s", t)
+	count := 0
+	for _, names := range traps {
+		count += len(names)
+	}
+	p("Each is a way in which a scanner was wrong, and a test with an image or a record of its own, by package below `internal/scan` and test. All %d pass.", count)
+	for _, test := range slices.Sorted(maps.Keys(traps)) {
+		p("")
+		p("### %s", test)
+		p("")
+		for _, t := range traps[test] {
+			p("- %s", t)
+		}
 	}
 	return b.Bytes()
 }
 
 func line(name, records string, r row) string {
-	return fmt.Sprintf("| %s | %s | %d | %d | %d | %d | %s | %d | %d | %s |", name, records, r.packages, r.foreign, r.found, r.missed,
-		share(r.found, r.missed), r.newer, r.beyond, share(r.found, r.beyond))
+	return fmt.Sprintf("| %s | %s | %d | %d | %d | %d | %s | %d | %d | %d | %s |", name, records, r.packages, r.foreign, r.found, r.missed,
+		share(r.found, r.missed), r.otherwise, r.newer, r.beyond, share(r.found, r.beyond))
 }
 
 // share is a of a and b, in percent.

@@ -1,7 +1,7 @@
 // Command escape locks itself into the scanner's sandbox and then tries to get out,
 // one way a line of its report. Tests start it; it is in no release.
 //
-// Usage: escape MODE, with MODE report (try everything, write a JSON object of what
+// Usage: escape MODE [idle], with MODE report (try everything, write a JSON object of what
 // each try gave), eat (take memory for ever), spin (take time for ever), flood (write
 // for ever) or stderr (write errors for ever).
 package main
@@ -26,7 +26,7 @@ const inputFD = "/proc/self/fd/3"
 func main() {
 	io.Copy(io.Discard, os.Stdin) // until the caller has put us where it wants us
 	mode := os.Args[1]
-	_, lost, err := sandbox.Enter(sandbox.Options{ReadDirs: []string{inputFD}, MemoryMax: 64 << 20, CPUSeconds: 60})
+	_, lost, err := sandbox.Enter(sandbox.Options{ReadDirs: []string{inputFD}, MemoryMax: 64 << 20, CPUSeconds: 60, Idle: len(os.Args) > 2})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -19,14 +19,25 @@ type TLSOptions struct {
 	// CertFile and KeyFile are the gate's certificate, ClientCAFile those that sign
 	// clients'. They are read again when they change.
 	CertFile, KeyFile, ClientCAFile string
+	// TokensAlone lets in clients that show no certificate, whom who takes their connections
+	// must ask for a token then. The gate itself does not mind it: it takes nobody without one.
+	TokensAlone bool
 }
 
+// ErrNoClientCA says that nothing tells which clients a listener is for.
+var ErrNoClientCA = errors.New("without the certificates that sign those of clients (--scan-tls-client-ca) everybody who has a token may connect, from wherever it was stolen to: name them, or --scan-tls-tokens")
+
 // TLSConfig returns the configuration of a listener of another server than the gate, with
-// files that are read again when they change. A client may show no certificate: who takes its
-// connections must ask for a token then. Without ClientCAFile none is asked for.
+// files that are read again when they change. Clients need a certificate of ClientCAFile, unless
+// TokensAlone is set.
+//
+// Errors: [ErrNoClientCA] with neither of the two, and those of the files.
 func TLSConfig(o *TLSOptions, log *slog.Logger) (*tls.Config, error) {
 	if o.CertFile == "" || o.KeyFile == "" {
 		return nil, errors.New("a TCP listener needs a certificate and its key")
+	}
+	if o.ClientCAFile == "" && !o.TokensAlone {
+		return nil, ErrNoClientCA
 	}
 	certs, err := newCertificates(o, log)
 	if err != nil {
@@ -40,9 +51,13 @@ func TLSConfig(o *TLSOptions, log *slog.Logger) (*tls.Config, error) {
 				return nil, err
 			}
 			c = c.Clone()
-			c.ClientAuth = tls.VerifyClientCertIfGiven
-			if o.ClientCAFile == "" {
+			switch {
+			case o.ClientCAFile == "":
 				c.ClientAuth = tls.NoClientCert
+			case o.TokensAlone:
+				c.ClientAuth = tls.VerifyClientCertIfGiven
+			default:
+				c.ClientAuth = tls.RequireAndVerifyClientCert
 			}
 			return c, nil
 		},

@@ -41,6 +41,11 @@ func newCgroup(memoryMax int64, idle bool) (*cgroup, error) {
 		if err := c.write(cgroupRoot, "cgroup.subtree_control", "+memory"); err != nil {
 			return nil, errNoCgroup
 		}
+		if idle {
+			// One at a time: a host may have but one of them, and what is missing is no cap.
+			c.write(cgroupRoot, "cgroup.subtree_control", "+cpu")
+			c.write(cgroupRoot, "cgroup.subtree_control", "+io")
+		}
 	} else if _, err := os.Stat(filepath.Join(cgroupMemory, "memory.limit_in_bytes")); err == nil {
 		c.dir, c.v2 = filepath.Join(cgroupMemory, name), false
 	} else {

@@ -40,7 +40,7 @@ type Options struct {
 	Timeout time.Duration
 	// MemoryMax is the cap in bytes for the cgroup.
 	MemoryMax int64
-	// Idle asks the cgroup for the lowest share of the processor.
+	// Idle asks the cgroup for the lowest share of the processor and of block devices.
 	Idle bool
 }
 

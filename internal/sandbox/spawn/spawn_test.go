@@ -57,6 +57,9 @@ func escape(t *testing.T, mode string, o Options) (Report, error) {
 	}
 	defer f.Close()
 	o.Path, o.Args, o.Files = path, []string{mode}, []*os.File{f}
+	if o.Idle {
+		o.Args = append(o.Args, "idle")
+	}
 	o.Input = func(bool) ([]byte, error) { return nil, nil }
 	if o.MemoryMax == 0 {
 		o.MemoryMax = 64 << 20

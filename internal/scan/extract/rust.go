@@ -37,8 +37,28 @@ func readProgram(name string, c image.Content) (inventory.File, error) {
 	if err != nil || len(f.Packages) > 0 {
 		return f, err
 	}
-	return readRust(c)
+	if f, err = readRust(c); err != nil || len(f.Packages) > 0 {
+		return f, err
+	}
+	head := make([]byte, upxHead)
+	n, _ := c.At.ReadAt(head, 0)
+	return f, packed(head[:n])
 }
+
+// upxHead is up to where UPX's magic stands in an ELF file: behind the header and two to four
+// program headers. Source: UPX, src/stub/src/include/linux.h, struct l_info.
+const upxHead = 512
+
+// packed is an error about a program that UPX has packed, which tells nothing of what it was
+// built from.
+func packed(head []byte) error {
+	if bytes.HasPrefix(head, []byte(elf.ELFMAG)) && bytes.Contains(head, []byte("UPX!")) {
+		return errPacked
+	}
+	return nil
+}
+
+var errPacked = errors.New("a program packed by UPX: what it was built from cannot be read")
 
 // readRust reads the section of a program that can be read anywhere.
 func readRust(c image.Content) (inventory.File, error) {
@@ -65,6 +85,8 @@ func readRust(c image.Content) (inventory.File, error) {
 // search is looked through for a list of crates too.
 func readProgramStream(c image.Content) (inventory.File, error) {
 	w := &window{r: c}
+	head, _ := w.peek(upxHead)
+	upx := packed(head)
 	rust := &crateSearch{w: w}
 	info, err := searchGoIn(w, rust.look)
 	if errors.Is(err, errBroken) {
@@ -76,7 +98,10 @@ func readProgramStream(c image.Content) (inventory.File, error) {
 	if rust.err != nil {
 		return inventory.File{}, fmt.Errorf("the crates of a program of Rust: %w", rust.err)
 	}
-	return inventory.File{Packages: rust.found}, nil
+	if len(rust.found) > 0 {
+		return inventory.File{Packages: rust.found}, nil
+	}
+	return inventory.File{}, upx
 }
 
 // crateSearch finds a list of crates in a stream by its beginning, since where sections are is

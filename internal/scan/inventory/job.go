@@ -59,7 +59,7 @@ type Job struct {
 	CPUSeconds uint64 `json:"cpuSeconds,omitempty"`
 	// Cgroup says that the process was put into a cgroup with that memory cap.
 	Cgroup bool `json:"cgroup,omitempty"`
-	// Idle asks for the idle class of the scheduler.
+	// Idle asks for the idle classes of the processor and of block devices.
 	Idle bool `json:"idle,omitempty"`
 }
 

@@ -31,7 +31,7 @@ type Options struct {
 	MemoryMax  int64         // in bytes; 0 is [inventory.DefaultMemoryMax]
 	Without    []string      // pieces of the sandbox that may be missing
 	DockerRoot string        // the Docker daemon's data; empty is /var/lib/docker
-	Idle       bool          // run only when nothing else wants the processor
+	Idle       bool          // run, and read, only when nothing else wants to
 	// Cache keeps what layers hold that are fetched, or of an OCI layout in a directory; nil: none.
 	Cache Layers
 	// CacheScope keeps apart what is kept for those who may not know of each other's layers.

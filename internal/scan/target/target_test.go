@@ -1,6 +1,7 @@
 package target
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,6 +28,10 @@ var buildScanner = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == bareKernel {
+		fmt.Fprintln(os.Stderr, onBareKernel())
+		os.Exit(1)
+	}
 	code := m.Run()
 	if path, err := buildScanner(); err == nil {
 		os.RemoveAll(filepath.Dir(path))
@@ -43,15 +48,6 @@ func scanner(t *testing.T) string {
 	return path
 }
 
-// feeds is the folder of real records and images, which is not in the repository.
-func feeds(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv("BELAY_SCAN_DATA")
-	_, err := os.Stat(filepath.Join(dir, name))
-	testneed.Need(t, "scan-data", dir != "" && err == nil, "set BELAY_SCAN_DATA to a folder with "+name+" (docs/scan.md, \"Test data\")")
-	return filepath.Join(dir, name)
-}
-
 func scan(t *testing.T, name string, o Options) (*inventory.Result, error) {
 	t.Helper()
 	o.Scanner = scanner(t)
@@ -65,7 +61,7 @@ func scan(t *testing.T, name string, o Options) (*inventory.Result, error) {
 
 // TestRealAlpine reads a real image that "docker save | gzip" made.
 func TestRealAlpine(t *testing.T) {
-	res, err := scan(t, feeds(t, "images/alpine-311.tar.gz"), Options{})
+	res, err := scan(t, testneed.ScanData(t, "images/alpine-311.tar.gz"), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,9 +63,9 @@ func extra(t *testing.T, name string, body []byte) string {
 	return p
 }
 
-// TestTrackerStates: what Debian says of a flaw beside its versions, each a way in
+// TestTrackerTraps: what Debian says of a flaw beside its versions, each a way in
 // which scanners were too loud or blind.
-func TestTrackerStates(t *testing.T) {
+func TestTrackerTraps(t *testing.T) {
 	const unfixed = `"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"}]}]`
 	tests := []struct {
 		name, affected, tracker, state string
@@ -123,21 +123,23 @@ func TestEPSS(t *testing.T) {
 	}
 }
 
-// TestUbuntuPro: a fix that only subscribers get is named as such, and one for all goes
+// TestUbuntuTraps: a fix that only subscribers get is named as such, and one for all goes
 // before it.
-func TestUbuntuPro(t *testing.T) {
+func TestUbuntuTraps(t *testing.T) {
 	ubuntu := func(id, eco, events string) string {
 		return `{"id":"` + id + `","upstream":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"` + eco + `","name":"a"},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"}` + events + `]}]}]}`
 	}
 	res := &inventory.Result{OS: inventory.OS{ID: "ubuntu", VersionID: "20.04"}, Packages: []inventory.Package{{Kind: inventory.KindDeb, Name: "a", Version: "1.0"}}}
 	for _, tt := range []struct{ name, free, state, fixed string }{
-		{"only with Pro", "", StateSubscription, "1.0+esm1"}, {"for all", `,{"fixed":"1.1"}`, StateFixed, "1.1"},
+		{"Ubuntu: a fix with Pro alone", "", StateSubscription, "1.0+esm1"}, {"Ubuntu: a fix for all, too", `,{"fixed":"1.1"}`, StateFixed, "1.1"},
 	} {
-		db := build(t, ubuntu("UBUNTU-CVE-2024-1", "Ubuntu:20.04:LTS", tt.free), ubuntu("USN-1", "Ubuntu:Pro:20.04:LTS", `,{"fixed":"1.0+esm1"}`))
-		m, err := db.Match(t.Context(), res)
-		if err != nil || len(m.Findings) != 1 || m.Findings[0].State != tt.state || m.Findings[0].Fixed != tt.fixed {
-			t.Errorf("%s: %+v, %v", tt.name, m.Findings, err)
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			db := build(t, ubuntu("UBUNTU-CVE-2024-1", "Ubuntu:20.04:LTS", tt.free), ubuntu("USN-1", "Ubuntu:Pro:20.04:LTS", `,{"fixed":"1.0+esm1"}`))
+			m, err := db.Match(t.Context(), res)
+			if err != nil || len(m.Findings) != 1 || m.Findings[0].State != tt.state || m.Findings[0].Fixed != tt.fixed {
+				t.Errorf("got %+v, %v", m.Findings, err)
+			}
+		})
 	}
 }
 

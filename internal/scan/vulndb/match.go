@@ -200,6 +200,7 @@ type answer struct {
 // undecided counts records whose versions could not be compared with this one.
 func (db *DB) find(ctx context.Context, ecosystems []string, names []wanted) (found []Finding, undecided int, err error) {
 	all := merger{byID: map[string]int{}}
+	mends := map[string]bool{}
 	for _, eco := range ecosystems {
 		for _, w := range names {
 			e, err := db.lookup(eco, w.name)
@@ -209,18 +210,19 @@ func (db *DB) find(ctx context.Context, ecosystems []string, names []wanted) (fo
 			if e.n == 0 {
 				continue
 			}
-			n, err := db.findIn(ctx, &all, e, eco, w.version)
+			n, err := db.findIn(ctx, &all, mends, e, eco, w.version)
 			if err != nil {
 				return nil, 0, err
 			}
 			undecided += n
 		}
 	}
-	return all.findings(), undecided, nil
+	return mended(all.findings(), mends), undecided, nil
 }
 
-// findIn adds the findings of one ecosystem to all.
-func (db *DB) findIn(ctx context.Context, all *merger, e entry, eco, text string) (undecided int, err error) {
+// findIn adds the findings of one ecosystem to all, and to mends the names of flaws that the version
+// has a subscriber's fix of.
+func (db *DB) findIn(ctx context.Context, all *merger, mends map[string]bool, e entry, eco, text string) (undecided int, err error) {
 	v, verr := parse(eco, text)
 	var a affected
 	for e.n > 0 {
@@ -231,8 +233,17 @@ func (db *DB) findIn(ctx context.Context, all *merger, e entry, eco, text string
 			return 0, err
 		}
 		f, hit, err := a.match(v, verr, text)
-		if err != nil {
+		if err != nil || a.otherEpoch(eco, text) {
 			undecided++
+		}
+		if !hit && verr == nil && esm(text) && strings.HasPrefix(eco, ubuntuPro) && a.mends(v) {
+			rec, err := db.record(a.record)
+			if err != nil {
+				return 0, err
+			}
+			for _, id := range append([]string{rec.ID}, rec.Aliases...) {
+				mends[id] = true
+			}
 		}
 		if !hit || otherModule(eco, text, f.Fixed) {
 			continue

@@ -6,9 +6,9 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// TestOwner: a list of files hides no module. Only a package that is installed and
+// TestOwnerTraps: a list of files hides no module. Only a package that is installed and
 // that the distribution's records know does.
-func TestOwner(t *testing.T) {
+func TestOwnerTraps(t *testing.T) {
 	python := rec("P-1", "PyPI", "six", upTo2)
 	debian := rec("D-1", "Debian:12", "six", `"ranges":[`+rng("ECOSYSTEM", `{"introduced":"0"},{"fixed":"0.5"}`)+`]`)
 	elsewhere := rec("D-2", "Debian:12", "z", upTo2)

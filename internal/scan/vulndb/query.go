@@ -97,6 +97,8 @@ func distribution(o inventory.OS) []string {
 		return []string{"Debian:" + major}
 	case o.ID == "ubuntu" && o.VersionID != "":
 		return []string{"Ubuntu:" + o.VersionID + ":LTS", "Ubuntu:" + o.VersionID, ubuntuPro + o.VersionID + ":LTS"}
+	case o.ID == "alpine" && strings.Contains(minor, "_alpha"):
+		return []string{"Alpine:edge"} // which calls itself 3.21_alpha20240807
 	case o.ID == "alpine" && minor != "":
 		return []string{"Alpine:v" + major + "." + minor}
 	case o.ID == "wolfi":

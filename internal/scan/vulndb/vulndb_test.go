@@ -225,13 +225,10 @@ func TestOpenBroken(t *testing.T) {
 	}
 }
 
-// data is the folder of real records, which is not in the repository.
+// data is a file or folder of real records.
 func data(tb testing.TB, name string) string {
 	tb.Helper()
-	dir := os.Getenv("BELAY_SCAN_DATA")
-	_, err := os.Stat(filepath.Join(dir, name))
-	testneed.Need(tb, "scan-data", dir != "" && err == nil, "set BELAY_SCAN_DATA to a folder with "+name+" (docs/scan.md, \"Test data\")")
-	return filepath.Join(dir, name)
+	return testneed.ScanData(tb, name)
 }
 
 var realDB = sync.OnceValues(func() (string, error) {
@@ -239,7 +236,7 @@ var realDB = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	root := os.Getenv("BELAY_SCAN_DATA")
+	root := testneed.ScanDataDir()
 	path := filepath.Join(dir, "vuln.db")
 	realDir = dir
 	start := time.Now()

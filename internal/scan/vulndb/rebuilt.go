@@ -1,0 +1,58 @@
+package vulndb
+
+import (
+	"slices"
+	"strings"
+)
+
+// Rebuilds by others than those whose records a package is matched by.
+
+// esm reports whether a version of Ubuntu's was built for its subscribers: 1.0-1ubuntu2+esm1, or
+// in older ones 1.0-1ubuntu2~esm1. Such a version is judged by records of Ubuntu Pro.
+func esm(version string) bool {
+	return strings.Contains(version, "+esm") || strings.Contains(version, "~esm")
+}
+
+// mends reports whether ranges say that a version has the fix: it is not in them, and would be
+// without one.
+func (a *affected) mends(v version) bool {
+	return slices.ContainsFunc(a.ranges, func(r []event) bool {
+		return slices.ContainsFunc(r, func(e event) bool {
+			if e.kind != eventFixed {
+				return false
+			}
+			n, err := v.compare(e.version)
+			return err == nil && n >= 0
+		})
+	})
+}
+
+// mended drops the findings without a fix that a record of Ubuntu Pro about the same flaw says the
+// version has: the record for all is about versions without it.
+func mended(found []Finding, ids map[string]bool) []Finding {
+	if len(ids) == 0 {
+		return found
+	}
+	return slices.DeleteFunc(found, func(f Finding) bool {
+		return f.Fixed == "" && slices.ContainsFunc(f.IDs, func(id string) bool { return ids[id] })
+	})
+}
+
+// otherEpoch reports whether a rebuild of Raspberry Pi OS, 8:5.1.6-0+deb12u1+rpt1, has an epoch that
+// is not that of the records, which are Debian's: then it is above or below all of them whatever it has.
+func (a *affected) otherEpoch(eco, text string) bool {
+	if !strings.HasPrefix(eco, "Debian:") || !strings.Contains(text, "+rpt") {
+		return false
+	}
+	mine := epoch(text)
+	return slices.ContainsFunc(a.ranges, func(r []event) bool {
+		return slices.ContainsFunc(r, func(e event) bool { return e.kind != eventIntroduced && epoch(string(e.version)) != mine })
+	})
+}
+
+func epoch(version string) string {
+	if e, _, ok := strings.Cut(version, ":"); ok {
+		return e
+	}
+	return "0"
+}
