@@ -29,6 +29,7 @@ type shippedCase struct {
 	first     string
 	volume    bool
 	socket    bool // the container has the engine's socket; the ordinary act is on another's
+	host      bool // the container has the directories of a host; the ordinary act is beside what is guarded
 	other     bool // the attack is on the process of another container
 	silent    bool // the attack is told the same whether it was refused or not
 	ordinary  []string
@@ -73,6 +74,9 @@ func baselineCases() []shippedCase {
 		{field: "privileges.capabilities", rule: verdict.RuleCapabilities, attack: []string{"priv-kexec"}, flags: capOf("SYS_BOOT"), ordinary: owned, flagsOf: asRootUser},
 		{field: "network.packetSockets", rule: verdict.RulePacketSockets, attack: []string{"net-packet"}, flags: capOf("NET_RAW"), ordinary: loopback, flagsOf: asRootUser},
 		{field: "guard.sockets", rule: verdict.RuleSockets, socket: true, attack: []string{"sock-connect"}, flags: capOf()},
+		{field: "host.agent", rule: verdict.RuleHostAgent, host: true, attack: []string{"host-agent-write"}},
+		{field: "host.runtimes", rule: verdict.RuleHostRuntimes, host: true, attack: []string{"host-runtime-write"}},
+		{field: "host.engineConfig", rule: verdict.RuleHostEngine, host: true, attack: []string{"host-config-write"}},
 	}
 }
 
@@ -105,6 +109,9 @@ func strictCases() []shippedCase {
 		{field: "network.rawSockets", rule: verdict.RuleRawSockets, attack: []string{"--late", "net-rawsocket"}, old: true, flags: rawNet, first: "privileges.capabilities", ordinary: loopback},
 		{field: "network.packetSockets", rule: verdict.RulePacketSockets, attack: []string{"--late", "net-packet"}, old: true, flags: rawNet, ordinary: loopback},
 		{field: "guard.sockets", rule: verdict.RuleSockets, socket: true, attack: []string{"sock-connect"}},
+		{field: "host.agent", rule: verdict.RuleHostAgent, host: true, attack: []string{"host-agent-write"}, first: "exec.asRoot"},
+		{field: "host.runtimes", rule: verdict.RuleHostRuntimes, host: true, attack: []string{"host-runtime-write"}, first: "exec.asRoot"},
+		{field: "host.engineConfig", rule: verdict.RuleHostEngine, host: true, attack: []string{"host-config-write"}, first: "exec.asRoot"},
 	}
 	for _, dir := range []string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/boot"} {
 		out = append(out, shippedCase{
@@ -179,6 +186,10 @@ func TestShipped(t *testing.T) {
 				text := shipped(t, file)
 				if c.socket {
 					shippedSocket(t, h, c, text)
+					return
+				}
+				if c.host {
+					shippedHost(t, h, c, text)
 					return
 				}
 				if c.first != "" {
@@ -297,6 +308,29 @@ func shippedSocket(t *testing.T, h *host, c shippedCase, text string) {
 		t.Errorf("no record of %s", c.rule)
 	}
 	r = play(other)
+	ran(t, r)
+	h.none(t, r.id)
+}
+
+// shippedHost: what is guarded on a host is refused to root, and what lies beside it is not.
+func shippedHost(t *testing.T, h *host, c shippedCase, text string) {
+	t.Helper()
+	if c.first != "" {
+		text = without(t, without(t, text, "exec.nested"), c.first) // nested is an option of asRoot
+	}
+	w := newHostWorld(t, h)
+	h.enact(t, text)
+	flags := []string{"--uid", "0", "--bind", w.dir + ":/host"}
+	r := h.run(t, flags, append([]string{"/bin/attack"}, c.attack...)...)
+	if h.unsupported(t, c.rule) {
+		ran(t, r)
+	} else {
+		h.stops(t, r)
+		if evs := h.take(r.id, c.rule); len(evs) == 0 {
+			t.Errorf("no record of %s", c.rule)
+		}
+	}
+	r = h.run(t, flags, "/bin/sh", "-c", "echo x >/host/tmp/x && cat /host/etc/docker/daemon.json")
 	ran(t, r)
 	h.none(t, r.id)
 }
