@@ -201,7 +201,7 @@ struct {
 /* What those names open. Likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_name_rule);
 	__type(value, __u32);
@@ -237,7 +237,7 @@ struct bl_dns_asked {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, struct bl_dns_ask);
 	__type(value, struct bl_dns_asked);
 } bl_dns_asks SEC(".maps");
@@ -423,7 +423,7 @@ struct bl_use_key {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, struct bl_use_key);
 	__type(value, __u64);	/* since boot */
 } bl_used SEC(".maps");
