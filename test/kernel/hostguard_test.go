@@ -142,21 +142,25 @@ func TestHost(t *testing.T) {
 	h := get(t)
 	for _, c := range hostCases() {
 		t.Run(c.name, func(t *testing.T) {
-			r := h.playHost(t, c, "")
-			testneed.Need(t, "attack-"+c.name, r.code != 2, r.out)
+			play := func(mode string) result {
+				r := h.playHost(t, c, mode)
+				testneed.Need(t, "attack-"+c.name, r.code != 2, r.out)
+				return r
+			}
+			r := play("")
 			ran(t, r)
 			h.none(t, r.id)
 			outcome := c.outcome(h.kernel.Backend())
-			r = h.playHost(t, c, "audit")
+			r = play("audit")
 			ran(t, r)
 			if outcome == unsupported {
-				ran(t, h.playHost(t, c, "enforce"))
+				ran(t, play("enforce"))
 				return
 			}
 			if evs := h.take(r.id, c.rule); len(evs) == 0 || evs[0].Decision != verdict.WouldDeny {
 				t.Errorf("records in audit %+v", evs)
 			}
-			r = h.playHost(t, c, "enforce")
+			r = play("enforce")
 			if r.code != 1 || strings.Contains(r.out, "WON") {
 				t.Fatalf("got %v, want a refusal", r)
 			}
