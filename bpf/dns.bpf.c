@@ -95,6 +95,18 @@ static __always_inline struct net *bl_sk_net(struct bpf_sock *sk)
 	return BPF_CORE_READ((struct sock *)at, __sk_common.skc_net.net);
 }
 
+/* Is the cgroup of a UDP socket still there? One that is gone may have been a container's, whose
+ * socket lives on in the hands of another.
+ */
+static __always_inline int bl_sk_alive(struct bpf_sock *sk)
+{
+	__u64 at = 0;
+
+	if (bpf_probe_read_kernel(&at, sizeof(at), &sk))
+		return 0;
+	return BPF_CORE_READ((struct sock *)at, sk_cgrp_data.cgroup, self.flags) & BL_CSS_ONLINE;
+}
+
 /* Is a network namespace one that a user namespace within the container's own made? Who makes one
  * is its servers, too, whatever their addresses.
  */
@@ -169,6 +181,32 @@ __noinline int bl_dns_trust(struct bl_dns_msg *m, __u32 set, int server_is_remot
 	return left;
 }
 
+#define BL_DNS_RATE	256	/* questions, and addresses, of one container that are kept in a second */
+
+/* May a container have one more kept? All share the tables, in which the oldest goes: whoever asks
+ * without end must not push out what others wait for. kind: 0 a question, 1 an address.
+ */
+static __always_inline int bl_dns_may(__u64 top, __u32 kind)
+{
+	struct bl_dns_rate_key k = { .container = top, .kind = kind };
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct bl_told fresh = { .since_ns = now, .n = 1 }, *t = bpf_map_lookup_elem(&bl_dns_rates, &k);
+
+	if (!t) {
+		if (bpf_map_update_elem(&bl_dns_rates, &k, &fresh, BPF_ANY))
+			bl_count(BL_E_DNS_TABLE);
+		return 1;
+	}
+	if (bl_net_past(now, t->since_ns, 1000000000ULL)) {
+		t->since_ns = now;
+		t->n = 0;
+	}
+	if (__sync_fetch_and_add(&t->n, 1) < BL_DNS_RATE)
+		return 1;
+	bl_count(BL_E_DNS_MUTED);
+	return 0;
+}
+
 /* Opens an address for a pattern. */
 __noinline int bl_dns_put(__u64 top, __u64 name, const struct bl_dns_record *r, __u32 ttl)
 {
@@ -188,6 +226,8 @@ __noinline int bl_dns_put(__u64 top, __u64 name, const struct bl_dns_record *r, 
 		asm volatile("" ::: "memory");
 		if (old->key.container != top || __builtin_memcmp(old->key.addr, r->addr, sizeof(o.key.addr)))
 			__builtin_memset(o.by, 0, sizeof(o.by));
+	} else if (!bl_dns_may(top, 1)) {
+		return 0;
 	}
 	for (i = 0; i < BL_DNS_NAMES; i++) {
 		if (o.by[i].name == name) {
@@ -258,7 +298,7 @@ __noinline int bl_dns_note(struct bl_dns_msg *m, __u64 top)
 	struct bl_dns_asked asked = { .container = top };
 	struct bl_dns_ask a = {};
 
-	if (!m)
+	if (!m || !bl_dns_may(top, 0))
 		return 0;
 	asked.question = m->f.question;
 	asked.since_ns = bpf_ktime_get_boot_ns();
@@ -378,7 +418,7 @@ int bl_dns_egress(struct __sk_buff *skb)
 	m.net = BPF_CORE_READ(net, ns.inum);
 	if (top && !bl_net_nested(net, top))
 		bl_dns_query(skb, &m, top);
-	else if (!top && bl_udp_parse(skb, 0, &m) && m.n.lport == BL_DNS_PORT && bl_net_is_loopback(m.n.laddr))
+	else if (!top && bl_sk_alive(sk) && bl_udp_parse(skb, 0, &m) && m.n.lport == BL_DNS_PORT && bl_net_is_loopback(m.n.laddr))
 		bl_dns_answer(skb, &m, 0, 0);
 	return BL_CG_PASS;
 }

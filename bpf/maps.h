@@ -201,7 +201,7 @@ struct {
 /* What those names open. Likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_name_rule);
 	__type(value, __u32);
@@ -271,6 +271,28 @@ struct {
 	__type(value, struct bl_dns_open);
 } bl_dns_addrs SEC(".maps");
 
+/* How often something was done for a container in one second. */
+struct bl_told {
+	__u64 since_ns;	/* start of the second, monotonic */
+	__u64 n;
+};
+
+/* How many questions and addresses of a container were kept in one second. Full: the oldest goes,
+ * and counts anew.
+ */
+struct bl_dns_rate_key {
+	__u64 container;
+	__u32 kind;
+	__u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct bl_dns_rate_key);
+	__type(value, struct bl_told);
+} bl_dns_rates SEC(".maps");
+
 /* What is known of a TCP connection, or of a raw socket, under network rules. Written by the
  * sockops, connect and packet programs; ends with the socket. No memory: SK_STORAGE.
  */
@@ -329,11 +351,6 @@ struct {
 } bl_refused SEC(".maps");
 
 /* How many records of packets that came in a container has caused in one second. */
-struct bl_told {
-	__u64 since_ns;	/* start of the second, monotonic */
-	__u64 n;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

@@ -258,19 +258,33 @@ int BPF_PROG(bl_mod_kill, struct task_struct *p)
 	return bl_other(p, 0, BL_H_KILL);
 }
 
-/* F_SETOWN names who gets a signal when there is something to read or write: as far as the
- * container's own act brings that about.
+/* F_SETOWN names who gets a signal when there is something to read or write. That may come about
+ * in an interrupt, where current is whoever runs: only whom it goes to says anything then. The
+ * agent asks for no such signal.
  */
+static __always_inline int bl_sigio(struct task_struct *p)
+{
+	struct bl_container *c = NULL;
+	struct bl_who w = {};
+
+	if (!bl_host_task(p))
+		return 0;
+	if (bl_confined(&w, &c))
+		return bl_other(p, 0, BL_H_KILL);
+	bl_count(BL_E_SIGIO);
+	return -EPERM;
+}
+
 SEC("lsm/file_send_sigiotask")
 int BPF_PROG(bl_lsm_sigio, struct task_struct *p)
 {
-	return bl_other(p, 0, BL_H_KILL);
+	return bl_sigio(p);
 }
 
 SEC("fmod_ret/security_file_send_sigiotask")
 int BPF_PROG(bl_mod_sigio, struct task_struct *p)
 {
-	return bl_other(p, 0, BL_H_KILL);
+	return bl_sigio(p);
 }
 
 SEC("lsm/task_setscheduler")

@@ -30,5 +30,7 @@ var codes = []Code{
 	{24, "dns_unasked", "report", "an answer of a trusted server had another question than its id was asked: it opens nothing"},
 	{25, "dns_full", "report", "an address was open for more names than are kept: the one that would have ended first ended early"},
 	{26, "dns_table", "report", "a question or an answer could not be kept: it opens nothing"},
+	{27, "dns_muted", "report", "a container has asked for more names, or opened more addresses, in a second than are kept of one: what is over opens nothing"},
+	{28, "sigio", "deny", "a signal of a descriptor's was for the agent, which asks for none"},
 	{40, "use_ring", "report", "the ring of executed files was full: which package that is is told at its next exec"},
 }

@@ -105,6 +105,8 @@ const (
 	kernelBlCodeBL_E_DNS_UNASKED    kernelBlCode = 24
 	kernelBlCodeBL_E_DNS_FULL       kernelBlCode = 25
 	kernelBlCodeBL_E_DNS_TABLE      kernelBlCode = 26
+	kernelBlCodeBL_E_DNS_MUTED      kernelBlCode = 27
+	kernelBlCodeBL_E_SIGIO          kernelBlCode = 28
 	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
 )
 
@@ -214,6 +216,13 @@ type kernelBlDnsOpen struct {
 		Name    uint64
 		UntilNs uint64
 	}
+}
+
+type kernelBlDnsRateKey struct {
+	_         structs.HostLayout
+	Container uint64
+	Kind      uint32
+	Pad       uint32
 }
 
 type kernelBlEvent struct {
@@ -721,6 +730,7 @@ const (
 	kernelMapBlDenials           = "bl_denials"
 	kernelMapBlDnsAddrs          = "bl_dns_addrs"
 	kernelMapBlDnsAsks           = "bl_dns_asks"
+	kernelMapBlDnsRates          = "bl_dns_rates"
 	kernelMapBlErrs              = "bl_errs"
 	kernelMapBlEvents            = "bl_events"
 	kernelMapBlFlows             = "bl_flows"
@@ -1203,6 +1213,7 @@ type kernelMapSpecs struct {
 	BlDenials    *ebpf.MapSpec `ebpf:"bl_denials"`
 	BlDnsAddrs   *ebpf.MapSpec `ebpf:"bl_dns_addrs"`
 	BlDnsAsks    *ebpf.MapSpec `ebpf:"bl_dns_asks"`
+	BlDnsRates   *ebpf.MapSpec `ebpf:"bl_dns_rates"`
 	BlErrs       *ebpf.MapSpec `ebpf:"bl_errs"`
 	BlEvents     *ebpf.MapSpec `ebpf:"bl_events"`
 	BlFlows      *ebpf.MapSpec `ebpf:"bl_flows"`
@@ -1303,6 +1314,7 @@ type kernelMaps struct {
 	BlDenials    *ebpf.Map `ebpf:"bl_denials"`
 	BlDnsAddrs   *ebpf.Map `ebpf:"bl_dns_addrs"`
 	BlDnsAsks    *ebpf.Map `ebpf:"bl_dns_asks"`
+	BlDnsRates   *ebpf.Map `ebpf:"bl_dns_rates"`
 	BlErrs       *ebpf.Map `ebpf:"bl_errs"`
 	BlEvents     *ebpf.Map `ebpf:"bl_events"`
 	BlFlows      *ebpf.Map `ebpf:"bl_flows"`
@@ -1346,6 +1358,7 @@ func (m *kernelMaps) Close() error {
 		m.BlDenials,
 		m.BlDnsAddrs,
 		m.BlDnsAsks,
+		m.BlDnsRates,
 		m.BlErrs,
 		m.BlEvents,
 		m.BlFlows,

@@ -85,7 +85,7 @@ const (
 	MaxNetRules     = 1024
 	maxPortRanges   = 64
 	maxNetPortItems = 8192
-	maxNetNameItems = 16384
+	maxNetNameItems = 8192
 	maxResolvers    = 16
 )
 
