@@ -62,7 +62,8 @@ func (ns *nodes) engineNode(ctx context.Context, of string) (*loadplan.Node, err
 		if ns.err != nil && time.Since(ns.failed) < describeTime {
 			return nil, ns.err
 		}
-		n, err := a.askEngine(ctx, engine.DescribeOptions{Selected: selects(set, of)})
+		// The answer is for all, also where this caller hangs up; it takes describeTime at most.
+		n, err := a.askEngine(context.WithoutCancel(ctx), engine.DescribeOptions{Selected: selects(set, of)})
 		if ns.err, ns.failed = err, time.Now(); err != nil {
 			return nil, err
 		}

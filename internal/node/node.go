@@ -227,8 +227,15 @@ func Remove(ctx context.Context, o Options) error {
 	if err != nil || len(old.Files) == 0 {
 		return err
 	}
-	// What comes later is asked for all the same: a unit that is gone already must not keep enforcement.
-	err = o.systemctl(ctx, "disable", "--now", agentUnit)
+	for _, f := range []string{units + "/" + agentUnit + ".d/gate.conf", "var/lib/belay/gate.json"} {
+		if _, err := root.Lstat(f); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the gate is in front of Docker (/%s), which would be reachable by nobody; nothing was removed; fix: /%s/belay disable-gate on the host first", f, binaries)
+		}
+	}
+	// A call that was interrupted may have taken the unit away, which the first thing was to stop.
+	if _, serr := root.Lstat(units + "/" + agentUnit); !errors.Is(serr, fs.ErrNotExist) {
+		err = o.systemctl(ctx, "disable", "--now", agentUnit)
+	}
 	if _, serr := root.Stat(binaries + "/belay-agent"); serr == nil {
 		uctx, cancel := context.WithTimeout(ctx, o.Timeout)
 		defer cancel()

@@ -29,7 +29,7 @@ compile() {
 		return
 	fi
 	for c in agent:belay-agent ctl:belay scanner:belay-scanner; do
-		CGO_ENABLED=0 GOOS=linux GOARCH=$1 "$go" build -trimpath -ldflags "-s -w -buildid= -X main.version=$ver" \
+		env -u GOFLAGS -u GOEXPERIMENT -u GOAMD64 -u GOARM64 CGO_ENABLED=0 GOOS=linux "GOARCH=$1" "$go" build -buildvcs=false -trimpath -ldflags "-s -w -buildid= -X main.version=$ver" \
 			-o "$2/${c#*:}" "./cmd/${c%:*}"
 	done
 }

@@ -20,7 +20,7 @@ fi
 at_once=${BELAY_VM_AT_ONCE:-2}
 [ "$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)" -gt 8000000 ] && [ "$(nproc)" -gt 1 ] &&
 	[ "$BELAY_VM_CPUS" = 1 ] || at_once=1
-vm_timeout=${BELAY_VM_TIMEOUT:-3000}
+vm_timeout=${BELAY_VM_TIMEOUT:-3600}
 work=$(mktemp -d)
 running=()
 trap 'kill "${running[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT

@@ -43,7 +43,7 @@ func (x *exchange) ofMove() bool {
 }
 
 func mayMove(sub *apicall.Subject) bool {
-	return sub.Kind == apicall.User && sub.UID == 0 || sub.Kind == apicall.Certificate || sub.Kind == apicall.Token
+	return sub.Kind == apicall.User && sub.UID == 0 || sub.Kind == apicall.Certificate
 }
 
 // ranBefore tells whether the container that is to start has run here, or is a move's.
@@ -64,7 +64,7 @@ func (x *exchange) ranBefore() (bool, *refusal) {
 		case err != nil:
 			return false, nil
 		}
-		return f.Ran || mayMove(&x.c.sub) && f.Labels[recreate.LabelMove] != "", nil
+		return f.Ran || mayMove(&x.c.sub) && f.Labels[recreate.LabelMove] != "" && f.Labels[recreate.LabelHelper] == "", nil // a helper never starts
 	}
 	return false, nil
 }

@@ -48,6 +48,10 @@ func (c *Carrier) advanceWith(ctx context.Context, p *policy.LoadPolicy, q *Prop
 			c.put(q, i, skip, held)
 			continue
 		}
+		// Whoever takes the policy away stops its moves, those of this very step too.
+		if !slices.ContainsFunc(c.o.Policies(), func(o *policy.LoadPolicy) bool { return o.Name == p.Name && o.Revision == p.Revision }) {
+			return // the next step says so
+		}
 		mv, err := c.begin(p, q, i, s, self)
 		if err != nil {
 			c.put(q, i, "", err.Error())
@@ -93,6 +97,8 @@ func verdict(s *plan.State, self string, m *Planned) (skip, held string) {
 	switch {
 	case i < 0:
 		return "the target is no longer one of the policy", ""
+	case !e.Targets[i].Fits && slices.Contains([]string{"not-a-target", "stale-readings"}, e.Targets[i].Code):
+		return "", e.Targets[i].Reason // it cannot be asked, or is cordoned: that passes, and a day ends the plan
 	case !e.Targets[i].Fits:
 		return "the target does not take it any more: " + e.Targets[i].Reason, ""
 	}

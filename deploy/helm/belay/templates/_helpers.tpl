@@ -59,5 +59,7 @@ belay-installer-{{ . | trimPrefix "sha256:" | trunc 12 }}.yaml: |
     exec:
       asRoot: allow
       drift: allow
+    host:
+      agent: allow
 {{- end }}
 {{- end }}
