@@ -208,6 +208,9 @@ type bounded[T any] []T
 // maxListed is how many findings, or packages, a baseline has at most.
 const maxListed = 1_000_000
 
+// maxKnown is how many names of flaws in packages are kept of a baseline: some 100 bytes each.
+const maxKnown = 300_000
+
 // UnmarshalJSON implements [json.Unmarshaler].
 func (l *bounded[T]) UnmarshalJSON(b []byte) error {
 	d := json.NewDecoder(bytes.NewReader(b))
@@ -237,8 +240,8 @@ type earlier struct {
 }
 
 type earlierFinding struct {
-	Package int      `json:"package"`
-	IDs     []string `json:"ids"`
+	Package int             `json:"package"`
+	IDs     bounded[string] `json:"ids"`
 }
 
 type earlierPackage struct {
@@ -274,6 +277,9 @@ func ParseBaseline(b []byte) (*Baseline, error) {
 		p := &s.Inventory.Packages[f.Package]
 		for _, id := range f.IDs {
 			out.known[place{id, p.Kind, p.Name, p.Path}] = true
+		}
+		if len(out.known) > maxKnown {
+			return nil, fmt.Errorf("more than %d findings, by their names", maxKnown)
 		}
 	}
 	return out, nil

@@ -171,7 +171,7 @@ type Service struct {
 const (
 	maxStreams   = 64
 	maxReads     = 1
-	maxLarges    = 2
+	maxLarges    = 1
 	maxHooks     = 16
 	maxOwnOpen   = 8 // event streams, or deliveries, of one caller
 	sweepEvery   = time.Minute

@@ -127,8 +127,8 @@ func (s *Service) restore() error {
 		switch {
 		case !ok || !scanID.MatchString(id):
 			s.aside(name, errors.New("it is no file of the scan API"))
-		case s.jobs[id] == nil:
-			s.remove(name) // of a scan that was forgotten
+		case s.jobs[id] == nil || s.jobs[id].sum == "":
+			s.remove(name) // of a scan that was forgotten, or whose record does not know of it
 		}
 	}
 	return nil

@@ -200,7 +200,7 @@ type answer struct {
 // undecided counts records whose versions could not be compared with this one.
 func (db *DB) find(ctx context.Context, ecosystems []string, names []wanted) (found []Finding, undecided int, err error) {
 	all := merger{byID: map[string]int{}}
-	mends := map[string]bool{}
+	mends := fixes{}
 	for _, eco := range ecosystems {
 		for _, w := range names {
 			e, err := db.lookup(eco, w.name)
@@ -222,7 +222,7 @@ func (db *DB) find(ctx context.Context, ecosystems []string, names []wanted) (fo
 
 // findIn adds the findings of one ecosystem to all, and to mends the names of flaws that the version
 // has a subscriber's fix of.
-func (db *DB) findIn(ctx context.Context, all *merger, mends map[string]bool, e entry, eco, text string) (undecided int, err error) {
+func (db *DB) findIn(ctx context.Context, all *merger, mends fixes, e entry, eco, text string) (undecided int, err error) {
 	v, verr := parse(eco, text)
 	var a affected
 	for e.n > 0 {
@@ -241,9 +241,7 @@ func (db *DB) findIn(ctx context.Context, all *merger, mends map[string]bool, e 
 			if err != nil {
 				return 0, err
 			}
-			for _, id := range append([]string{rec.ID}, rec.Aliases...) {
-				mends[id] = true
-			}
+			mends.note(append([]string{rec.ID}, rec.Aliases...), false)
 		}
 		if !hit || otherModule(eco, text, f.Fixed) {
 			continue
@@ -256,6 +254,9 @@ func (db *DB) findIn(ctx context.Context, all *merger, mends map[string]bool, e 
 			return 0, err
 		}
 		f.IDs, f.Severity, f.Score, f.Exploited, f.Summary = append([]string{rec.ID}, rec.Aliases...), rec.Severity, rec.Score, rec.Exploited, rec.Summary
+		if strings.HasPrefix(eco, ubuntuPro) {
+			mends.note(f.IDs, true)
+		}
 		f.EPSS, f.Percentile = rec.EPSS, rec.Percentile
 		if a.state&negligible != 0 {
 			f.Severity = SeverityNegligible

@@ -27,14 +27,29 @@ func (a *affected) mends(v version) bool {
 	})
 }
 
-// mended drops the findings without a fix that a record of Ubuntu Pro about the same flaw says the
-// version has: the record for all is about versions without it.
-func mended(found []Finding, ids map[string]bool) []Finding {
-	if len(ids) == 0 {
-		return found
+// fixes are the names of flaws that a version has a subscriber's fix of, by one record of Ubuntu
+// Pro, or is open to all the same by another: true.
+type fixes map[string]bool
+
+func (x fixes) note(ids []string, open bool) {
+	for _, id := range ids {
+		x[id] = x[id] || open
 	}
+}
+
+// mended drops the findings without a fix that a record of Ubuntu Pro about the same flaw says the
+// version has, and none says it lacks: the record for all is about versions without it.
+func mended(found []Finding, x fixes) []Finding {
 	return slices.DeleteFunc(found, func(f Finding) bool {
-		return f.Fixed == "" && slices.ContainsFunc(f.IDs, func(id string) bool { return ids[id] })
+		fixed := false
+		for _, id := range f.IDs {
+			open, known := x[id]
+			if open {
+				return false
+			}
+			fixed = fixed || known
+		}
+		return fixed && f.Fixed == ""
 	})
 }
 
