@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/belay-project/belay/internal/scan/containerd"
@@ -16,7 +17,7 @@ import (
 func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options) (*inventory.Result, error) {
 	t, err := scantarget.OpenImage(ctx, id, o)
 	if errors.Is(err, scantarget.ErrNotFound) {
-		t, err = a.openStored(ctx, id, err)
+		t, _, err = a.openStored(ctx, id, err, onePlatform)
 	}
 	if err != nil {
 		return nil, err
@@ -25,10 +26,10 @@ func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options)
 	return scantarget.Scan(ctx, t, o)
 }
 
-// openStored opens an image in a containerd's store.
+// openStored opens an image in a containerd's store, if accept has nothing against it, and returns its digest.
 //
 // Errors: missing, if none has it; what a containerd said that could have it.
-func (a *Agent) openStored(ctx context.Context, id string, missing error) (*scantarget.Target, error) {
+func (a *Agent) openStored(ctx context.Context, ref string, missing error, accept func(context.Context, *containerd.Store, string) error) (*scantarget.Target, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	sockets := containerd.Sockets
@@ -36,26 +37,43 @@ func (a *Agent) openStored(ctx context.Context, id string, missing error) (*scan
 		sockets = append([]string{a.cfg.Containerd}, sockets...)
 	}
 	for _, socket := range sockets {
-		t, err := openInStore(ctx, socket, id)
+		t, digest, err := openInStore(ctx, socket, ref, accept)
 		if err == nil {
-			return t, nil
+			return t, digest, nil
 		}
 		if !errors.Is(err, containerd.ErrNotFound) && !errors.Is(err, containerd.ErrUnreachable) {
 			missing = errors.Join(missing, err)
 		}
 	}
-	return nil, missing
+	return nil, "", missing
 }
 
-func openInStore(ctx context.Context, socket, id string) (*scantarget.Target, error) {
+func openInStore(ctx context.Context, socket, ref string, accept func(context.Context, *containerd.Store, string) error) (*scantarget.Target, string, error) {
 	s, err := containerd.Open(ctx, socket, "")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer s.Close() // blobs are files: they can still be opened
-	digest, err := s.Image(ctx, id)
+	digest, err := s.Image(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return scantarget.OpenBlobs(s, digest)
+	if err := accept(ctx, s, digest); err != nil {
+		return nil, "", err
+	}
+	t, err := scantarget.OpenBlobs(s, digest)
+	return t, digest, err
 }
+
+// onePlatform refuses an image that is here for several platforms: what is known of an image is kept
+// by its ID, which is that of all of them, and a container can be of any.
+func onePlatform(ctx context.Context, s *containerd.Store, digest string) error {
+	n, err := s.Platforms(ctx, digest)
+	if err == nil && n != 1 {
+		err = fmt.Errorf("%s is here for %d platforms, and which of them a container runs is not known: keep one", digest, n)
+	}
+	return err
+}
+
+// anyPlatform is for scans that name theirs.
+func anyPlatform(context.Context, *containerd.Store, string) error { return nil }

@@ -212,15 +212,12 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 		}
 		ref = img.ID // the engine keeps its images in containerd's store
 	}
-	t, digest, cerr := s.openContainerd(ctx, ref)
-	if errors.Is(cerr, containerd.ErrNotFound) || errors.Is(cerr, containerd.ErrUnreachable) {
-		if err == nil {
-			err = fmt.Errorf("the engine has %s, and keeps it neither in its overlay2 store nor in a containerd's: %w", ref, cerr)
-		}
-		return nil, "", err
+	if err == nil {
+		err = fmt.Errorf("the engine has %s, and keeps it neither in its overlay2 store nor in a containerd's: %w", ref, containerd.ErrNotFound)
 	}
-	if cerr != nil {
-		return nil, "", cerr
+	t, digest, err := s.a.openStored(ctx, ref, err, anyPlatform)
+	if err != nil {
+		return nil, "", err
 	}
 	defer t.Close()
 	op := begin("scan", map[string]string{"belay.image.id": digest})
@@ -242,39 +239,6 @@ func (s *scanImages) engineImage(ctx context.Context, ref string) (workload.Imag
 		err = fmt.Errorf("%w: %w", ci.ErrNoImage, err)
 	}
 	return img, err
-}
-
-// openContainerd opens an image of the containerd that is followed, or else of those in the
-// usual places.
-//
-// Errors: [containerd.ErrNotFound], [containerd.ErrUnreachable].
-func (s *scanImages) openContainerd(ctx context.Context, ref string) (*scantarget.Target, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	sockets := containerd.Sockets
-	if s.a.cfg.Containerd != "" {
-		sockets = []string{s.a.cfg.Containerd}
-	}
-	err := containerd.ErrNotFound
-	for _, socket := range sockets {
-		var store *containerd.Store
-		if store, err = containerd.Open(ctx, socket, ""); err != nil {
-			if errors.Is(err, containerd.ErrUnreachable) {
-				continue
-			}
-			return nil, "", err
-		}
-		var digest string
-		var t *scantarget.Target
-		if digest, err = store.Image(ctx, ref); err == nil {
-			t, err = scantarget.OpenBlobs(store, digest)
-		}
-		store.Close() // what was opened stays open
-		if !errors.Is(err, containerd.ErrNotFound) {
-			return t, digest, err
-		}
-	}
-	return nil, "", err
 }
 
 // Remote implements [ci.Images].

@@ -10,6 +10,9 @@ package containerd
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -237,6 +240,57 @@ func directories(m *snapshotsapi.MountsResponse) ([]string, error) {
 		return nil, fmt.Errorf("a file system of the type %.40q: only overlayfs and plain directories are read; export the container and scan the file", mnt.GetType())
 	}
 	return dirs, nil
+}
+
+// indexBytes bounds an index of platforms.
+const indexBytes = 4 << 20
+
+// Platforms returns for how many platforms an image is in the store. One index within another counts
+// as two: which one runs is not known then either.
+func (s *Store) Platforms(ctx context.Context, digest string) (int, error) {
+	r, err := s.Fetch(ctx, inventory.Ask{Digest: digest})
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	text, err := inventory.ReadAll(r, indexBytes)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", digest, err)
+	}
+	if sum := sha256.Sum256(text); "sha256:"+hex.EncodeToString(sum[:]) != digest {
+		return 0, fmt.Errorf("%s in containerd's store has other bytes than its digest says", digest)
+	}
+	var index struct {
+		Manifests []struct {
+			Digest    string `json:"digest"`
+			MediaType string `json:"mediaType"`
+			Platform  struct {
+				Architecture string `json:"architecture"`
+			} `json:"platform"`
+		} `json:"manifests"`
+	}
+	if err := json.Unmarshal(text, &index); err != nil {
+		return 0, fmt.Errorf("%s: %w", digest, err)
+	}
+	if len(index.Manifests) == 0 {
+		return 1, nil
+	}
+	n := 0
+	for _, m := range index.Manifests {
+		if m.Platform.Architecture == "unknown" { // an attestation
+			continue
+		}
+		b, err := s.Fetch(ctx, inventory.Ask{Digest: m.Digest})
+		if err != nil {
+			continue // of a platform that was not pulled
+		}
+		b.Close()
+		n++
+		if strings.Contains(m.MediaType, "index") || strings.Contains(m.MediaType, "list") {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // Fetch opens a blob of the store. It implements target.Blobs.
