@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,6 +69,23 @@ it is another than the one in place and was not built before it.`,
 	return cmd
 }
 
+// ownFolder makes a folder, or sees to it that nobody else writes into it: what is compiled there is
+// believed.
+func ownFolder(path string) error {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !st.IsDir() || !ok || sys.Uid != uint32(os.Geteuid()) || st.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is somebody else's, or others may write to it; fix: remove it, or name another folder with --cache", path)
+	}
+	return nil
+}
+
 func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return err
@@ -85,7 +103,11 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	if err != nil {
 		return err
 	}
-	f.build.Parts = vulndb.Parts{Dir: filepath.Join(f.cache, "parts"), Program: program}
+	parts := filepath.Join(f.cache, "parts")
+	if err := ownFolder(parts); err != nil {
+		return err
+	}
+	f.build.Parts = vulndb.Parts{Dir: parts, Program: program}
 	if u, err := url.Parse(f.from); err != nil || u.Scheme == "" {
 		st, err := os.Stat(f.from)
 		if err != nil || !st.IsDir() {

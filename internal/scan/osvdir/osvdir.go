@@ -53,11 +53,30 @@ func single(path string, add Add) error {
 }
 
 func archive(path string, add Add) error {
-	z, err := zip.OpenReader(path)
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	opened, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	z, err := zip.NewReader(file, opened.Size())
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	defer z.Close()
+	if err := entries(z, path, add); err != nil {
+		return err
+	}
+	// What is compiled of it is kept under the digest of what the path names.
+	if now, err := os.Stat(path); err != nil || !os.SameFile(opened, now) || now.Size() != opened.Size() || !now.ModTime().Equal(opened.ModTime()) {
+		return fmt.Errorf("%s was replaced while it was read; fix: once more", path)
+	}
+	return nil
+}
+
+func entries(z *zip.Reader, path string, add Add) error {
 	for _, f := range z.File {
 		if filepath.Ext(f.Name) != ".json" {
 			continue
