@@ -28,6 +28,12 @@ environment:
   BELAY_VM_ICOUNT   1: one CPU whose clock counts instructions, so that timings repeat
   BELAY_VM_TIMEOUT  seconds until the guest is stopped (default 600)
   BELAY_VM_APPEND   more kernel arguments
+  BELAY_VM_ROOT     a Debian root in the place of this machine's, booted by its own systemd:
+                    the job is a service after multi-user.target, with no other place
+                    of the host in sight than what it brings along in that root
+  BELAY_VM_DISK     with it: an ext4 image (mkfs.ext4 on a file) that keeps what the guest
+                    writes, in the place of the tmpfs. The guest may then reboot: a job
+                    that ends with 194 asks for it, and runs again after it
 
 A CPU stuck in the kernel for 45 s ends the guest, with the stack of each CPU.
 
@@ -82,7 +88,7 @@ initramfs() {
 	mkdir -p "$ird"/{bin,proc,sys,dev,mod,new,lower,rw}
 	cp "$(command -v busybox)" "$ird/bin/busybox"
 	for applet in sh mount umount cat insmod switch_root mkdir; do ln -s busybox "$ird/bin/$applet"; done
-	for m in virtio_pci 9pnet_virtio 9p overlay; do
+	for m in virtio_pci 9pnet_virtio 9p overlay ${disk:+virtio_blk ext4 crc32c_generic}; do
 		modprobe -d "$cache/kernel-$rel" -S "$rel" --show-depends "$m" || die 125 "module $m of $rel"
 	done >"$work/depends"
 	while read -r verb f _; do
@@ -92,8 +98,13 @@ initramfs() {
 		case $f in *.xz) xz -dc "$f" >"$ird/mod/$b" ;; *) cp "$f" "$ird/mod/$b" ;; esac
 		printf '%s\n' "$b" >>"$ird/mod/list"
 	done <"$work/depends"
-	guest_init >"$ird/init"
-	guest_main "$rel" "$job" >"$ird/guest"
+	if [ -n "$root" ]; then
+		systemd_init >"$ird/init"
+		cp "$job" "$ird/job" && systemd_job >"$ird/guest" && systemd_unit >"$ird/unit"
+	else
+		guest_init >"$ird/init"
+		guest_main "$rel" "$job" >"$ird/guest"
+	fi
 	chmod +x "$ird/init"
 	(cd "$ird" && find . | cpio -o -H newc 2>/dev/null | gzip -1) >"$work/initrd.gz"
 }
@@ -109,6 +120,57 @@ mount -t overlay -o lowerdir=/lower,upperdir=/rw/u,workdir=/rw/w o /new
 cat /guest >/new/.guest; umount /proc /sys; mount -t devtmpfs d /new/dev
 exec switch_root /new /bin/bash /.guest
 INIT
+}
+
+# systemd_init hands over to systemd of the other root. Docker wants its files on a disk
+# that is no overlay.
+systemd_init() {
+	cat <<'INIT'
+#!/bin/sh
+mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev
+while read m; do insmod /mod/$m; done </mod/list
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /lower
+[ -b /dev/vda ] && mount -t ext4 /dev/vda /rw || mount -t tmpfs t /rw
+mkdir -p /rw/u /rw/w /rw/docker /rw/containerd
+mount -t overlay -o lowerdir=/lower,upperdir=/rw/u,workdir=/rw/w o /new
+mkdir -p /new/var/lib/docker /new/var/lib/containerd /new/lib/modules
+mount -o bind /rw/docker /new/var/lib/docker; mount -o bind /rw/containerd /new/var/lib/containerd
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro modules /new/lib/modules
+cat /job >/new/.job; cat /guest >/new/.guest
+cat /unit >/new/etc/systemd/system/belay-vm-job.service
+mkdir -p /new/etc/systemd/system/multi-user.target.wants
+ln -sf ../belay-vm-job.service /new/etc/systemd/system/multi-user.target.wants/belay-vm-job.service
+[ -s /new/etc/machine-id ] || echo 0123456789abcdef0123456789abcdef >/new/etc/machine-id
+umount /proc /sys; mount -t devtmpfs d /new/dev
+exec switch_root /new /lib/systemd/systemd
+INIT
+}
+
+systemd_unit() {
+	cat <<'UNIT'
+[Unit]
+Description=the job of a test
+After=multi-user.target
+[Service]
+Type=simple
+ExecStart=/bin/bash /.guest
+StandardOutput=file:/dev/ttyS0
+StandardError=inherit
+TimeoutStopSec=10
+UNIT
+}
+
+systemd_job() {
+	local v
+	printf 'export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb\n'
+	for v in "${!BELAY_@}"; do printf 'export %s=%q\n' "$v" "${!v}"; done
+	cat <<'GUEST'
+cd /; echo up >/dev/ttyS1
+bash /.job </dev/null; rc=$?
+if [ $rc = 194 ]; then sync; systemctl reboot; sleep 600; fi
+stty -F /dev/ttyS0 -echo; echo "exit $rc" >/dev/ttyS1; stty -F /dev/ttyS1 -echo
+sync; busybox poweroff -f; sleep 60
+GUEST
 }
 
 # guest_main prints the script of the guest's pid 1. The second serial line carries
@@ -175,6 +237,9 @@ for tool in qemu-system-x86_64 busybox cpio depmod modprobe xz; do
 	command -v "$tool" >/dev/null ||
 		die 125 "$tool is missing; apt-get install qemu-system-x86 busybox-static cpio kmod xz-utils"
 done
+root=${BELAY_VM_ROOT:-} disk=${BELAY_VM_DISK:-} reboot=-no-reboot more=()
+[ -z "$disk" ] || [ -n "$root" ] || die 64 "BELAY_VM_DISK is for BELAY_VM_ROOT"
+[ -z "$root" ] || [ -x "$root/lib/systemd/systemd" ] || die 64 "BELAY_VM_ROOT=$root has no systemd"
 cache=${BELAY_VM_CACHE:-$HOME/.cache/belay-vm}
 mkdir -p "$cache" && cache=$(readlink -f "$cache")
 sweep
@@ -193,6 +258,10 @@ cpu=(-accel tcg,thread=multi -smp "${BELAY_VM_CPUS:-2}")
 # A CPU that is stuck in the kernel ends the guest, with the stack of each.
 watchdog=(watchdog_thresh=30 softlockup_panic=1 panic_print=0x40
 	rcupdate.rcu_cpu_stall_timeout=45 sysctl.kernel.panic_on_rcu_stall=1)
+if [ -n "$root" ]; then
+	more+=(-virtfs "local,path=$cache/kernel-$rel/lib/modules,mount_tag=modules,security_model=none,readonly=on,multidevs=remap")
+	[ -z "$disk" ] || { reboot= && more+=(-drive "file=$disk,format=raw,if=virtio"); }
+fi
 # One instruction is one nanosecond; sleep=off lets an idle guest jump to its next timer.
 [ "${BELAY_VM_ICOUNT:-}" != 1 ] || cpu=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1) watchdog=()
 mkfifo "$work/status"
@@ -202,8 +271,8 @@ watch_pid=$!
 setpriv --pdeathsig TERM timeout -k 5 "${BELAY_VM_TIMEOUT:-600}" qemu-system-x86_64 "${cpu[@]}" -cpu max \
 	-m "$memory" -kernel "$cache/kernel-$rel/boot/vmlinuz-$rel" -initrd "$work/initrd.gz" \
 	-append "console=ttyS0 quiet panic=-1 lsm=$lsm ${watchdog[*]} ${BELAY_VM_APPEND:-}" \
-	-display none -monitor none -serial stdio -serial "file:$work/status" -no-reboot -nic none \
-	-virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
+	-display none -monitor none -serial stdio -serial "file:$work/status" $reboot -nic none "${more[@]}" \
+	-virtfs "local,path=${root:-/},mount_tag=host,security_model=none,readonly=on,multidevs=remap" \
 	</dev/null > >(exec sed -u 's/\r//g; /^\[[^]]*\] reboot: Power down$/d; s/\[[^]]*\] reboot: Power down$//') &
 qemu_pid=$!
 rc=0

@@ -1,0 +1,33 @@
+#!/bin/bash
+# booted.sh KERNEL:BACKEND DEB: the package on a Debian that systemd has booted, with Docker, in a virtual machine:
+# installed, the quick start of docs/install.md, the gate put in front of the running engine, a reboot
+# with restart=always containers, an upgrade, the gate taken away, purged; what lies in the system is compared
+# with what lay there before. Needs root, qemu and debootstrap; the root it boots is cached.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+pair=$1 deb=$(readlink -f "$2")
+cache=${BELAY_CACHE:-$HOME/.cache/belay} && mkdir -p "$cache"
+tree=$cache/systemd-root
+work=$(mktemp -d)
+trap 'umount "$work/root" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+if [ ! -d "$tree" ]; then
+	rm -rf "$tree.new"
+	mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' | head -n 1)
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,docker.io,iptables,iproute2,busybox-static,kmod,udev,ca-certificates,procps bookworm "$tree.new" "$mirror" >"$work/log" 2>&1 ||
+		{ tail -n 3 "$work/log" >&2; exit 1; }
+	mv "$tree.new" "$tree"
+fi
+mkdir "$work/root" "$work/u" "$work/w"
+mount -t overlay -o "lowerdir=$tree,upperdir=$work/u,workdir=$work/w" o "$work/root"
+cp "$deb" "$work/root/belay.deb" && cp tools/package/scene.sh "$work/root/scene.sh"
+# Half of an emulated processor is not what the unit's cap is made for.
+mkdir -p "$work/root/etc/systemd/system/belay-agent.service.d"
+printf '[Service]\nCPUQuota=\nTimeoutStartSec=15min\n' >"$work/root/etc/systemd/system/belay-agent.service.d/emulated.conf"
+truncate -s 4G "$work/disk" && mkfs.ext4 -q "$work/disk"
+lsm=lockdown,yama,integrity
+[ "${pair##*:}" != lsm ] || lsm=$lsm,landlock,bpf
+echo 'exec bash /scene.sh' >"$work/job"
+BELAY_VM_ROOT=$work/root BELAY_VM_DISK=$work/disk BELAY_VM_CPUS=${BELAY_VM_CPUS:-1} BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-2700} \
+	tools/vmtest/vm.sh "${pair%%:*}" "$lsm" "$work/job"
