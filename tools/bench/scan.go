@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 const scanText = `
@@ -29,9 +31,12 @@ a change of the database (20,000 records) that touches one of them, and all.
 const layerBytes = 600 << 20
 
 func scans(ctx context.Context, b *bench) (out []figure, err error) {
-	data := os.Getenv("BELAY_SCAN_DATA")
-	if data == "" {
-		return nil, errors.New("BELAY_SCAN_DATA names no folder of records: see docs/scan.md, \"Test data\"")
+	data := testneed.ScanDataDir()
+	if _, err := os.Stat(filepath.Join(data, "osv")); err != nil {
+		return nil, fmt.Errorf("%w: no records in %s; "+testneed.EnvScanData+` names another folder (docs/scan.md, "Test data")`, errUnmet, data)
+	}
+	if err := os.Setenv(testneed.EnvScanData, data); err != nil { // for the benchmarks that are started
+		return nil, err
 	}
 	dir := filepath.Join(b.dir, "scan")
 	db := filepath.Join(dir, "vuln.db")
