@@ -368,6 +368,17 @@ int BPF_PROG(bl_mod_anon_inode, struct inode *inode, const struct qstr *name)
  */
 #define BL_CAP_NOAUDIT	0x02	/* CAP_OPT_NOAUDIT: the kernel asks, not the task */
 
+/* modret is asked before the kernel itself: what the task does not hold is not refused by a rule. */
+static __always_inline int bl_lacks(const struct cred *cred, struct user_namespace *ns, int cap)
+{
+	__u64 caps = 0;
+
+	if (BPF_CORE_READ(cred, user_ns) != ns)
+		return 0;	/* who made a namespace has all in it */
+	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_effective));
+	return !(caps & 1ULL << (cap & 63));
+}
+
 static __always_inline int bl_capable(const struct cred *cred, int cap, unsigned int opts)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
@@ -396,5 +407,5 @@ SEC("fmod_ret/security_capable")
 int BPF_PROG(bl_mod_capable, const struct cred *cred, struct user_namespace *ns, int cap,
 	     unsigned int opts)
 {
-	return bl_capable(cred, cap, opts);
+	return bl_lacks(cred, ns, cap) ? 0 : bl_capable(cred, cap, opts);
 }

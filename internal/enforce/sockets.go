@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -234,14 +235,24 @@ func mountDevs() (map[uint64]uint32, error) {
 	return out, sc.Err()
 }
 
-// hostNS returns the inode number of this process's namespace of a kind, which is the host's.
+// hostNS returns the inode number of this process's namespace of a kind, which is the host's: as it
+// was at the first call, since a thread of the process may go to another later.
 func hostNS(kind string) (uint32, error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/"+kind, &st); err != nil {
-		return 0, fmt.Errorf("find the host's %s namespace: %w", kind, err)
-	}
-	return uint32(st.Ino), nil
+	all, err := hostNamespaces()
+	return all[kind], err
 }
+
+var hostNamespaces = sync.OnceValues(func() (map[string]uint32, error) {
+	out := map[string]uint32{}
+	for _, kind := range []string{"net", "mnt", "ipc", "uts"} {
+		var st unix.Stat_t
+		if err := unix.Stat("/proc/self/ns/"+kind, &st); err != nil {
+			return nil, fmt.Errorf("find the host's %s namespace: %w", kind, err)
+		}
+		out[kind] = uint32(st.Ino)
+	}
+	return out, nil
+})
 
 // socketHooks are the programs that hold guard.sockets and the guard of the host.
 var socketHooks = map[verdict.Backend]string{
