@@ -20,13 +20,14 @@ import (
 type shippedCase struct {
 	field string // as section.field
 	rule  verdict.Rule
+	// inMemory is the rule that says it where the container's files lie in memory, as in the guests.
+	inMemory verdict.Rule
 	// attack is what bin/attack is given, or a program of its own that begins with a slash.
 	attack []string
 	flags  []string
 	// old: under this policy the attacker could not start, so it is there before the policy comes.
 	old bool
-	// first are fields whose rules refuse the act before this one, on some hosts: a volume may be in
-	// memory. Then both are shown: the whole policy refuses the act, and without them it does by this rule.
+	// first are fields whose rules refuse the act before this one. Then both are shown: the whole policy refuses the act, and without them it does by this rule.
 	first     string
 	volume    bool
 	socket    bool // the container has the engine's socket; the ordinary act is on another's
@@ -87,8 +88,8 @@ func strictCases() []shippedCase {
 		{field: "exec.asRoot", rule: verdict.RuleAsRoot, attack: []string{"/bin/id"}, flags: asRootUser, ordinary: []string{"/bin/id"}},
 		{field: "exec.nested", rule: verdict.RuleAsRoot, attack: []string{"p7-userns"}, first: "privileges.userNamespaces privileges.capabilities", ordinary: []string{"/bin/id"}},
 		{field: "exec.fileCaps", rule: verdict.RuleFileCaps, attack: []string{"p7-filecaps"}, ordinary: []string{"/bin/dyn-id"}},
-		{field: "exec.drift", rule: verdict.RuleDrift, attack: []string{"e1-copy"}, ordinary: someFiles},
-		{field: "exec.volumes", rule: verdict.RuleDrift, attack: []string{"--dir", "/home/app", "e1-copy"}, volume: true, first: "exec.memfd", ordinary: []string{"/v/bin/busybox", "true"}, flagsOf: []string{"--uid", "1000", "--bind", "/usr:/v:ro"}},
+		{field: "exec.drift", rule: verdict.RuleDrift, inMemory: verdict.RuleMemfd, attack: []string{"e1-copy"}, ordinary: someFiles},
+		{field: "exec.volumes", rule: verdict.RuleDrift, inMemory: verdict.RuleMemfd, attack: []string{"--dir", "/home/app", "e1-copy"}, volume: true, ordinary: []string{"/v/bin/busybox", "true"}, flagsOf: []string{"--uid", "1000", "--bind", "/usr:/v:ro"}},
 		{field: "exec.memfd", rule: verdict.RuleMemfd, attack: []string{"e7-memfd"}, ordinary: sh("echo x > /dev/shm/f && cat /dev/shm/f")},
 		{field: "ssh.server", rule: verdict.RuleSSHServer, attack: []string{"n2-server"}, ordinary: loopback},
 		{field: "ssh.client", rule: verdict.RuleSSHClient, attack: []string{"n2-client"}, ordinary: loopback},
@@ -262,6 +263,9 @@ func (h *host) refuses(t *testing.T, c shippedCase, text string) {
 		t.Fatal("the attack WON")
 	}
 	evs := h.take(id, c.rule)
+	if len(evs) == 0 && c.inMemory != verdict.RuleNone {
+		evs = h.take(id, c.inMemory)
+	}
 	if len(evs) == 0 {
 		var others []string
 		for _, ev := range h.take(id, verdict.RuleNone) {
