@@ -93,6 +93,13 @@ func get(tb testing.TB) *host {
 	return theHost
 }
 
+// loadsAgain skips t in a guest of make test: t loads all programs once more, which takes a processor
+// that is emulated one to two minutes. It runs natively there, and in the guests of make test-full.
+func loadsAgain(tb testing.TB) {
+	tb.Helper()
+	testneed.Need(tb, "full-matrix", os.Getenv("BELAY_MATRIX") != "reduced", "make test-full; natively it runs in make test too")
+}
+
 func mustPolicies(yaml string) *policy.Set {
 	ps, err := policy.Parse("test.yaml", []byte(yaml))
 	if err != nil {
@@ -250,17 +257,20 @@ func (h *host) take(id string, rule verdict.Rule) []*enforce.Event {
 	return nil
 }
 
-// none fails if a container caused a record of a denial. gone: its end was seen, so all
-// its records are in.
+// gone tells whether the end of a container was seen, so that all its records are in.
+func (h *host) gone(id string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.events, func(ev *enforce.Event) bool {
+		return string(ev.Container) == id && ev.Type == enforce.EventGone
+	})
+}
+
+// none fails if a container caused a record of a denial.
 func (h *host) none(tb testing.TB, id string) {
 	tb.Helper()
 	for range 300 {
-		h.mu.Lock()
-		gone := slices.ContainsFunc(h.events, func(ev *enforce.Event) bool {
-			return string(ev.Container) == id && ev.Type == enforce.EventGone
-		})
-		h.mu.Unlock()
-		if gone {
+		if h.gone(id) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the ring has no other signal

@@ -207,6 +207,7 @@ func TestHostQuiet(t *testing.T) {
 
 // With the program on system calls, who has opened a guarded file for writing is killed.
 func TestHostSyscalls(t *testing.T) {
+	loadsAgain(t)
 	get(t)
 	withSyscalls(t, func(h *host) {
 		for _, c := range hostCases() {

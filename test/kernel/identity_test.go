@@ -214,6 +214,7 @@ func TestSurvival(t *testing.T) {
 
 // A container that ran before Belay is enrolled: its tasks are armed.
 func TestEnrolRunning(t *testing.T) {
+	loadsAgain(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	if err := h.die(); err != nil {
@@ -455,6 +456,7 @@ func TestChosenParent(t *testing.T) {
 // An enrolled container's task that leaves its cgroup before it does anything is armed
 // all the same.
 func TestEnrolledMovesOut(t *testing.T) {
+	loadsAgain(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	if err := h.die(); err != nil {
@@ -495,6 +497,7 @@ func TestEnrolledMovesOut(t *testing.T) {
 // its container's cgroup stays the container's, and what the container was at its start
 // is still known.
 func TestUpgradeOfLayout(t *testing.T) {
+	loadsAgain(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",

@@ -275,6 +275,7 @@ func (h *host) smallMap(t *testing.T, room uint32) (restore func()) {
 // I8: a container that makes cgroups until the kernel side's map of them is full gets no
 // container out of the rules, neither itself nor those that are started then.
 func TestCgroupMapFull(t *testing.T) {
+	loadsAgain(t)
 	h := get(t)
 	const room, asked = 64, 200
 	defer h.smallMap(t, room)()

@@ -120,7 +120,11 @@ func (h *host) onDevice(t *testing.T, flags ...string) (id string, pid int, host
 	c := h.run(t, slices.Concat([]string{"--detach"}, flags), "/bin/sh", "-c",
 		"while [ ! -e /tmp/cmd ]; do sleep 0.05; done; sh /tmp/cmd >/tmp/said 2>&1; echo code $? >>/tmp/said; mv /tmp/said /tmp/out; sleep 1000")
 	ran(t, c)
-	t.Cleanup(func() { h.remove(t, c.id) })
+	t.Cleanup(func() {
+		if !h.gone(c.id) {
+			h.remove(t, c.id)
+		}
+	})
 	pid = firstPID(t, filepath.Join(cgroupMount(t), h.scope, c.id))
 	host, own = linked(t, pid)
 	return c.id, pid, host, own

@@ -1,7 +1,7 @@
 #!/bin/bash
 # attack.sh [native|KERNEL:BACKEND…]: play every attack and write docs/bypass-matrix.md. With no
-# argument on this machine and in a virtual machine for each pair of kernel and backend, one after the
-# other. "attack.sh page" plays none and writes the page anew. An end that is not 0: an attack was stopped
+# argument on this machine and in a virtual machine for each pair of kernel and backend, two guests at a
+# time if there are two CPUs and memory for them (BELAY_VM_AT_ONCE). "attack.sh page" plays none and writes the page anew. An end that is not 0: an attack was stopped
 # with no record, or one that has not been stopped has no reason on the page.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,12 +16,15 @@ fi
 runs=("$@")
 [ ${#runs[@]} -gt 0 ] || runs=(native 6.1:lsm 6.1:modret 6.1:signal 6.12:lsm 6.12:modret 6.12:signal)
 work=$(mktemp -d)
-vm=
-trap '[ -z "$vm" ] || kill "$vm" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+guests=() # KERNEL-BACKEND of those that run
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 failed=0
 lines=
+at_once=${BELAY_VM_AT_ONCE:-2}
+[ "$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)" -gt 8000000 ] && [ "$(nproc)" -gt 1 ] || at_once=1
 
 # native plays on this machine, the second time with the program on system calls.
 native() {
@@ -37,7 +40,8 @@ native() {
 
 # guest KERNEL BACKEND plays in a virtual machine, whose files are gone afterwards: what it prints remains.
 guest() {
-	local out=$work/$1-$2 lsm=lockdown,yama,integrity rc=0 try
+	local out=$work/$1-$2 lsm=lockdown,yama,integrity rc=0 try vm=
+	trap 'kill "$vm" 2>/dev/null; wait; exit 143' TERM
 	[ "$2" != lsm ] || lsm=$lsm,bpf
 	cat >"$out.job" <<JOB
 set -uo pipefail
@@ -57,14 +61,20 @@ JOB
 		BELAY_VM_CPUS=${BELAY_VM_CPUS:-1} BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-5400} tools/vmtest/vm.sh "$1" "$lsm" "$out.job" >"$out.log" 2>&1 &
 		vm=$!
 		wait "$vm" || rc=$?
-		vm=
 		[ "$rc" = 125 ] || break
 		echo "attack: the guest of $1 $2 died, try $try of 3"
 	done
 	tr -d '\r' <"$out.log" | sed -n 's/^BELAY-ATTACK //p' >"$out"
 	[ "$rc" = 0 ] || grep -vE '^(=== |BELAY-ATTACK|    --- (PASS|SKIP)|--- PASS)' "$out.log"
-	[ ! -s "$out" ] || lines=$lines:$out
 	return "$rc"
+}
+
+# collect waits for the oldest guest and takes what it played.
+collect() {
+	wait "${pids[0]}" || failed=1
+	cat "$work/${guests[0]}.said"
+	[ ! -s "$work/${guests[0]}" ] || lines=$lines:$work/${guests[0]}
+	pids=("${pids[@]:1}") guests=("${guests[@]:1}")
 }
 
 for run in "${runs[@]}"; do
@@ -72,13 +82,19 @@ for run in "${runs[@]}"; do
 	case $run in
 	page) lines=page ;;
 	native) native || failed=1 ;;
-	*:*) guest "${run%%:*}" "${run##*:}" || failed=1 ;;
+	*:*)
+		[ ${#pids[@]} -lt "$at_once" ] || collect
+		name=${run%%:*}-${run##*:}
+		guest "${run%%:*}" "${run##*:}" >"$work/$name.said" 2>&1 &
+		pids+=($!) guests+=("$name")
+		;;
 	*)
 		echo "attack.sh: $run is neither native nor KERNEL:BACKEND" >&2
 		exit 64
 		;;
 	esac
 done
+while [ ${#pids[@]} -gt 0 ]; do collect; done
 lines=${lines#:}
 (cd test/kernel && BELAY_BIN=$OLDPWD/bin BELAY_ATTACK_LINES=$lines "$OLDPWD/bin/kernel.test" -test.run '^TestMatrixPage$') || failed=1
 sed -n '/^| id | attack/,/^$/p' docs/bypass-matrix.md
