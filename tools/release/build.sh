@@ -5,6 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export DIST=${DIST:-dist/release}
+# A release is built by one toolchain, not by whichever the builder has: its bytes are its library's too.
+export GOTOOLCHAIN=${GOTOOLCHAIN:-$(cat tools/release/toolchain)}
 . tools/release/lib.sh
 read -ra arches <<<"${ARCHES:-amd64 arm64}"
 if [ -n "$(ls -A "$out" 2>/dev/null)" ]; then

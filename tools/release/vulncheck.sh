@@ -4,6 +4,7 @@
 # BELAY_SCAN_DATA/osv/Go (OSV records, no network), or else vuln.go.dev. Exit status 3: there are some.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export GOTOOLCHAIN=${GOTOOLCHAIN:-$(cat tools/release/toolchain)} # that of a release
 go=${GO:-go}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
