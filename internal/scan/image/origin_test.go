@@ -3,6 +3,7 @@ package image
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -62,17 +63,59 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// memory is an archive of small files.
+type memory map[string][]byte
+
+func (m memory) small(name string) ([]byte, error) {
+	if b, ok := m[name]; ok {
+		return b, nil
+	}
+	return nil, os.ErrNotExist
+}
+
+func (memory) each(map[string]bool, func(string, Content) error) error { return nil }
+
+// FuzzOrigin: any bytes as a configuration, as the manifest of an archive, and as the index and the
+// manifest of a layout.
 func FuzzOrigin(f *testing.F) {
+	config := []byte(`{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":["sha256:x"]},"history":[{"created_by":"RUN y"}]}`)
+	docker := []byte(`[{"Config":"c","RepoTags":["a:1"],"Layers":["l"]}]`)
+	name := func(b []byte) string { return "blobs/sha256/" + strings.TrimPrefix(digestOf(b), "sha256:") }
+	index := func(b []byte) []byte {
+		return fmt.Appendf(nil, `{"manifests":[{"digest":%q,"annotations":{"org.opencontainers.image.ref.name":"a"}}]}`, digestOf(b))
+	}
+	oci := fmt.Appendf(nil, `{"config":{"digest":%q},"layers":[{"digest":%q}],"annotations":{"org.opencontainers.image.base.name":"b"}}`, digestOf(config), digestOf(nil))
 	f.Add([]byte(`{"config":{"Labels":{"a":"b"}},"history":[{"created_by":"CMD x","empty_layer":true},{"created_by":"RUN y"}]}`))
+	f.Add(config)
+	f.Add(docker)
+	f.Add(oci)
+	f.Add(index(oci))
+	f.Add([]byte(`{"manifests":[{"digest":"sha256:../../x"},{"platform":{"os":"linux","architecture":"amd64"}}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := &manifest{layers: make([]manifestLayer, 2)}
-		m.origin(b)
-		res := inventory.Result{Schema: inventory.Schema, Base: m.base}
-		for _, l := range m.layers {
-			res.Layers = append(res.Layers, inventory.Layer{CreatedBy: l.createdBy})
-		}
-		if err := res.Check(); err != nil {
-			t.Error(err)
+		for kind, a := range map[string]memory{
+			"configuration": {"manifest.json": docker, "c": b},
+			"manifest.json": {"manifest.json": b, "c": config},
+			"index.json":    {"index.json": b, name(oci): oci, name(config): config},
+			"manifest":      {"index.json": index(b), name(b): b, name(config): config},
+			"both":          {"manifest.json": docker, "c": config, "index.json": b, name(oci): oci, name(config): config},
+		} {
+			m, err := findImage(a, "")
+			if err != nil {
+				continue
+			}
+			res := inventory.Result{Schema: inventory.Schema, ImageID: m.imageID, Digest: m.digest, Platform: m.platform, Tags: m.tags, Base: m.base, Misconfigurations: m.faults}
+			for _, l := range m.layers {
+				res.Layers = append(res.Layers, inventory.Layer{DiffID: l.diffID, CreatedBy: l.createdBy})
+			}
+			if len(res.Layers) > inventory.MaxLayers || len(res.Tags) > inventory.MaxLayers || len(res.Misconfigurations) > inventory.MaxMisconfigurations {
+				continue // an image of too many is refused when it is read
+			}
+			if err := res.Check(); err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
+			if !sha256Digest.MatchString(m.imageID) {
+				t.Errorf("%s: the image %q", kind, m.imageID)
+			}
 		}
 	})
 }

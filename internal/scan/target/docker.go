@@ -121,6 +121,9 @@ func (s store) image(name string) (string, error) {
 	var found []string
 	for _, tags := range repos.Repositories {
 		for tag, id := range tags {
+			if !hexID.MatchString(strings.TrimPrefix(id, "sha256:")) {
+				continue // the ID becomes a path
+			}
 			if tag == ref {
 				return id, nil
 			}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -162,6 +163,7 @@ type DB struct {
 	nKeys, nRecs  int
 	file          []byte
 	release       func()
+	finders       sync.Pool // of *finder
 }
 
 // Open maps the database at path and checks it.
@@ -286,8 +288,12 @@ func (c *cursor) raw() []byte {
 func (c *cursor) text() string { return string(c.raw()) }
 
 func (c *cursor) list() []string {
-	var out []string
-	for range c.count() {
+	n := c.count()
+	if n == 0 {
+		return nil
+	}
+	out := make([]string, 0, min(n, 16))
+	for range n {
 		out = append(out, c.text())
 	}
 	return out
@@ -423,14 +429,40 @@ func (db *DB) record(i int) (Vulnerability, error) {
 	return v, nil
 }
 
-// vulnerability reads what [Vulnerability.put] wrote.
+// vulnerability reads what [Vulnerability.put] wrote, its texts as parts of one.
 func (c *cursor) vulnerability() Vulnerability {
-	v := Vulnerability{ID: c.text(), Aliases: c.list()}
+	skip := *c
+	skip.raw()
+	for range skip.count() {
+		skip.raw()
+	}
+	skip.byte()
+	skip.byte()
+	skip.share()
+	skip.share()
+	skip.raw()
+	if skip.broken {
+		*c = skip
+		return Vulnerability{}
+	}
+	all, whole := string(c.b[:len(c.b)-len(skip.b)]), len(c.b)
+	text := func() string {
+		n := len(c.raw())
+		end := whole - len(c.b)
+		return all[end-n : end]
+	}
+	v := Vulnerability{ID: text()}
+	if n := c.count(); n > 0 {
+		v.Aliases = make([]string, n)
+		for i := range v.Aliases {
+			v.Aliases[i] = text()
+		}
+	}
 	flags := c.byte()
 	v.Severity, v.Exploited = Severity(flags&0x7f), flags&0x80 != 0
 	v.Score = float64(c.byte()) / 10
 	v.EPSS, v.Percentile = c.share(), c.share()
-	v.Summary = c.text()
+	v.Summary = text()
 	return v
 }
 

@@ -115,8 +115,10 @@ var ErrTooManyFindings = errors.New("the packages have more findings than a scan
 // list of files alone, or a package of somebody else, hides nothing. Errors: [ErrBroken], [ErrTooManyFindings], that of ctx.
 func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error) {
 	var m Matches
-	// Many programs hold the same module: each is looked up once.
-	cache := map[lookupKey]answer{}
+	var answers []packageAnswer
+	total := 0
+	f := db.finder()
+	defer f.done()
 	known := map[string]bool{}
 	own := newOwners(db, res)
 	notes := map[string]int{}
@@ -157,13 +159,13 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 			continue
 		}
 		key := lookupKey{p.Kind, p.Name, p.Version, p.Source, p.SourceVersion}
-		a, ok := cache[key]
+		a, ok := f.cache[key]
 		if !ok {
 			var err error
-			if a.found, a.undecided, err = db.find(ctx, ecosystems, names); err != nil {
+			if a.found, a.undecided, err = f.find(ctx, ecosystems, names); err != nil {
 				return Matches{}, err
 			}
-			cache[key] = a
+			f.cache[key] = a
 		}
 		if groupless(p) && len(a.found) == 0 {
 			note(p, "an archive of Java that tells no group, by which advisories name it")
@@ -171,18 +173,48 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 		if a.undecided > 0 {
 			note(p, "a version that cannot be compared with those of advisories")
 		}
-		if len(m.Findings)+len(a.found) > MaxFindings {
+		if total += len(a.found); total > MaxFindings {
 			return Matches{}, fmt.Errorf("%w: %d", ErrTooManyFindings, MaxFindings)
 		}
-		for _, f := range a.found {
-			f.Package = i
-			m.Findings = append(m.Findings, f)
+		if len(a.found) > 0 {
+			answers = append(answers, packageAnswer{i, a.found})
 		}
 	}
-	slices.SortStableFunc(m.Findings, func(a, b Finding) int {
-		return cmp.Or(-cmp.Compare(a.Severity, b.Severity), -cmp.Compare(a.Score, b.Score), cmp.Compare(a.Package, b.Package), cmp.Compare(a.IDs[0], b.IDs[0]))
-	})
+	m.Findings = ordered(answers, total)
 	return m, nil
+}
+
+// packageAnswer are the findings of one package.
+type packageAnswer struct {
+	pkg   int
+	found []Finding
+}
+
+// ordered puts findings together, the worst first. They are large: places are sorted, and each
+// finding is written once.
+func ordered(answers []packageAnswer, total int) []Finding {
+	type place struct {
+		pkg int
+		f   *Finding
+	}
+	places := make([]place, 0, total)
+	for _, a := range answers {
+		for i := range a.found {
+			places = append(places, place{a.pkg, &a.found[i]})
+		}
+	}
+	slices.SortStableFunc(places, func(a, b place) int {
+		return cmp.Or(-cmp.Compare(a.f.Severity, b.f.Severity), -cmp.Compare(a.f.Score, b.f.Score), a.pkg-b.pkg, cmp.Compare(a.f.IDs[0], b.f.IDs[0]))
+	})
+	var out []Finding // nil for none
+	if total > 0 {
+		out = make([]Finding, total)
+	}
+	for i, p := range places {
+		out[i] = *p.f
+		out[i].Package = p.pkg
+	}
+	return out
 }
 
 // lookupKey is a package as it is looked up: all of one kind in one image have the same
@@ -195,73 +227,105 @@ type answer struct {
 	undecided int
 }
 
+// finder looks packages up, one after the other, and uses its memory again, as the next match does.
+type finder struct {
+	db    *DB
+	all   merger
+	mends fixes
+	a     affected
+	// Many programs hold the same module: each is looked up once.
+	cache map[lookupKey]answer
+}
+
+func (db *DB) finder() *finder {
+	if f, ok := db.finders.Get().(*finder); ok {
+		return f
+	}
+	return &finder{db: db, all: merger{byID: map[string]int{}}, mends: fixes{}, cache: map[lookupKey]answer{}}
+}
+
+// maxKept is beyond which size a finder is not kept for the next match.
+const maxKept = 10_000
+
+func (x *finder) done() {
+	if len(x.cache) > maxKept || cap(x.all.list) > maxKept {
+		return
+	}
+	clear(x.cache)
+	clear(x.all.list[:cap(x.all.list)])
+	x.all.reset()
+	clear(x.mends)
+	x.db.finders.Put(x)
+}
+
 // find returns which records of any of the names are about a version, those with a common
 // name of their own as one.
 // undecided counts records whose versions could not be compared with this one.
-func (db *DB) find(ctx context.Context, ecosystems []string, names []wanted) (found []Finding, undecided int, err error) {
-	all := merger{byID: map[string]int{}}
-	mends := fixes{}
+func (x *finder) find(ctx context.Context, ecosystems []string, names []wanted) (found []Finding, undecided int, err error) {
+	x.all.reset()
+	clear(x.mends)
 	for _, eco := range ecosystems {
 		for _, w := range names {
-			e, err := db.lookup(eco, w.name)
+			e, err := x.db.lookup(eco, w.name)
 			if err != nil {
 				return nil, 0, err
 			}
 			if e.n == 0 {
 				continue
 			}
-			n, err := db.findIn(ctx, &all, mends, e, eco, w.version)
+			n, err := x.findIn(ctx, e, eco, w.version)
 			if err != nil {
 				return nil, 0, err
 			}
 			undecided += n
 		}
 	}
-	return mended(all.findings(), mends), undecided, nil
+	return mended(x.all.findings(), x.mends), undecided, nil
 }
 
-// findIn adds the findings of one ecosystem to all, and to mends the names of flaws that the version
+// findIn adds the findings of one ecosystem, and to mends the names of flaws that the version
 // has a subscriber's fix of.
-func (db *DB) findIn(ctx context.Context, all *merger, mends fixes, e entry, eco, text string) (undecided int, err error) {
+func (x *finder) findIn(ctx context.Context, e entry, eco, text string) (undecided int, err error) {
 	v, verr := parse(eco, text)
-	var a affected
+	pro, a := strings.HasPrefix(eco, ubuntuPro), &x.a
 	for e.n > 0 {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		if err := e.next(&a); err != nil {
+		if err := e.next(a); err != nil {
 			return 0, err
 		}
 		f, hit, err := a.match(v, verr, text)
 		if err != nil || a.otherEpoch(eco, text) {
 			undecided++
 		}
-		if !hit && verr == nil && esm(text) && strings.HasPrefix(eco, ubuntuPro) && a.mends(v) {
-			rec, err := db.record(a.record)
+		if !hit && verr == nil && pro && esm(text) && a.mends(v) {
+			rec, err := x.db.record(a.record)
 			if err != nil {
 				return 0, err
 			}
-			mends.note(append([]string{rec.ID}, rec.Aliases...), false)
+			x.mends.note(append([]string{rec.ID}, rec.Aliases...), false)
 		}
 		if !hit || otherModule(eco, text, f.Fixed) {
 			continue
 		}
-		if f.State == StateFixed && strings.HasPrefix(eco, ubuntuPro) {
+		if f.State == StateFixed && pro {
 			f.State = StateSubscription
 		}
-		rec, err := db.record(a.record)
+		rec, err := x.db.record(a.record)
 		if err != nil {
 			return 0, err
 		}
-		f.IDs, f.Severity, f.Score, f.Exploited, f.Summary = append([]string{rec.ID}, rec.Aliases...), rec.Severity, rec.Score, rec.Exploited, rec.Summary
-		if strings.HasPrefix(eco, ubuntuPro) {
-			mends.note(f.IDs, true)
+		f.IDs = append(append(make([]string, 0, 1+len(rec.Aliases)), rec.ID), rec.Aliases...)
+		f.Severity, f.Score, f.Exploited, f.Summary = rec.Severity, rec.Score, rec.Exploited, rec.Summary
+		if pro {
+			x.mends.note(f.IDs, true)
 		}
 		f.EPSS, f.Percentile = rec.EPSS, rec.Percentile
 		if a.state&negligible != 0 {
 			f.Severity = SeverityNegligible
 		}
-		all.add(f)
+		x.all.add(f)
 	}
 	return undecided, nil
 }
@@ -301,12 +365,17 @@ func (a *affected) match(v version, verr error, text string) (f Finding, hit boo
 
 // merger gathers the findings of one package; those that share a name become one.
 type merger struct {
-	list []*Finding // nil where one was taken into another
+	list []Finding // without names where one was taken into another
 	byID map[string]int
 }
 
-// add adds a finding: with the others of its names it keeps the highest severity, and
-// the first text and fix.
+func (m *merger) reset() {
+	clear(m.byID)
+	m.list = m.list[:0]
+}
+
+// add adds a finding, and keeps its names: with the others of its names it keeps the highest
+// severity, and the first text and fix.
 func (m *merger) add(f Finding) {
 	to := len(m.list)
 	for _, id := range f.IDs {
@@ -314,15 +383,25 @@ func (m *merger) add(f Finding) {
 			to = min(to, i)
 		}
 	}
-	if to == len(m.list) {
-		m.list = append(m.list, &Finding{State: f.State, Fixed: f.Fixed, Summary: f.Summary})
+	if to < len(m.list) {
+		m.into(to, &f)
+		return
 	}
-	m.into(to, &f)
+	n := 0
+	for _, id := range f.IDs {
+		if _, twice := m.byID[id]; !twice {
+			m.byID[id] = to
+			f.IDs[n] = id
+			n++
+		}
+	}
+	f.IDs = f.IDs[:n]
+	m.list = append(m.list, f)
 }
 
 // into takes f, and whatever has one of its names, into the finding at to.
 func (m *merger) into(to int, f *Finding) {
-	g := m.list[to]
+	g := &m.list[to]
 	for _, id := range f.IDs {
 		switch i, ok := m.byID[id]; {
 		case !ok:
@@ -330,12 +409,12 @@ func (m *merger) into(to int, f *Finding) {
 			m.byID[id] = to
 		case i != to:
 			other := m.list[i]
-			m.list[i] = nil
+			m.list[i] = Finding{}
 			for _, id := range other.IDs {
 				m.byID[id] = to
 			}
 			g.IDs = append(g.IDs, other.IDs...)
-			g.absorb(other)
+			g.absorb(&other)
 		}
 	}
 	g.absorb(f)
@@ -355,10 +434,20 @@ func (f *Finding) absorb(o *Finding) {
 	}
 }
 
+// findings returns copies: the list is used again.
 func (m *merger) findings() []Finding {
-	var out []Finding
-	for _, f := range m.list {
-		if f != nil {
+	n := 0
+	for i := range m.list {
+		if len(m.list[i].IDs) > 0 {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out := make([]Finding, 0, n)
+	for i := range m.list {
+		if f := &m.list[i]; len(f.IDs) > 0 {
 			cveFirst(f.IDs)
 			out = append(out, *f)
 		}

@@ -40,6 +40,9 @@ func (x fixes) note(ids []string, open bool) {
 // mended drops the findings without a fix that a record of Ubuntu Pro about the same flaw says the
 // version has, and none says it lacks: the record for all is about versions without it.
 func mended(found []Finding, x fixes) []Finding {
+	if len(x) == 0 {
+		return found
+	}
 	return slices.DeleteFunc(found, func(f Finding) bool {
 		fixed := false
 		for _, id := range f.IDs {

@@ -3,6 +3,7 @@ package vulndb
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func FuzzDebian(f *testing.F) {
 		}
 		v, err := semantic.Parse(a, "Debian")
 		if err != nil {
-			return
+			t.Fatalf("%q is read, and by the library it is not: %v", a, err) // which is not asked
 		}
 		want, err := v.CompareStr(b)
 		if err != nil {
@@ -108,4 +109,37 @@ func BenchmarkMatch1000(b *testing.B) {
 		b.ReportMetric(float64(len(m.Findings)), "findings")
 	}
 	b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
+// TestMatchAgain: a match uses the memory of the one before it, and nothing that it found; what that gave
+// stays as it was.
+func TestMatchAgain(t *testing.T) {
+	db := build(t, rec("D-1", "Debian:12", "a", upTo2), rec("D-2", "Debian:12", "b", upTo2), rec("D-3", "Debian:12", "a", upTo2), rec("E-1", "Debian:13", "a", upTo2))
+	match := func(release string, names ...string) (Matches, string) {
+		res := &inventory.Result{OS: inventory.OS{ID: "debian", VersionID: release}}
+		for _, n := range names {
+			res.Packages = append(res.Packages, inventory.Package{Kind: inventory.KindDeb, Name: n, Version: "1"})
+		}
+		m, err := db.Match(t.Context(), res)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, f := range m.Findings {
+			ids = append(ids, f.IDs...)
+		}
+		return m, strings.Join(ids, " ")
+	}
+	first, _ := match("12", "a")
+	before := fmt.Sprintf("%+v", first)
+	for range 3 {
+		for _, tt := range []struct{ release, names, want string }{{"12", "c", ""}, {"12", "b a", "D-2 D-1 D-3"}, {"13", "b a", "E-1"}, {"12", "a a", "D-1 D-3 D-1 D-3"}} {
+			if _, got := match(tt.release, strings.Fields(tt.names)...); got != tt.want {
+				t.Errorf("%s of %s: got %q, want %q", tt.names, tt.release, got, tt.want)
+			}
+		}
+	}
+	if got := fmt.Sprintf("%+v", first); got != before {
+		t.Errorf("the first is %s now, and was %s", got, before)
+	}
 }

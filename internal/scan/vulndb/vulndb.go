@@ -94,10 +94,10 @@ func (e event) always() bool {
 
 // version is a parsed version of one ecosystem.
 type version struct {
-	semantic.Version
-	text string
-	deb  debianVersion[string]
-	fast bool // deb is set
+	semantic.Version // nil for one of Debian's that splitDebian reads, until it is needed
+	ecosystem, text  string
+	deb              debianVersion[string]
+	fast             bool // deb is set
 }
 
 // parse reads a version. The parser is not ours and reads what images hold: a panic
@@ -108,11 +108,14 @@ func parse(ecosystem, text string) (v version, err error) {
 			err = fmt.Errorf("the version %.100q of %s cannot be read", text, ecosystem)
 		}
 	}()
-	sv, err := semantic.Parse(text, ecosystem)
-	v = version{Version: sv, text: text}
-	if err == nil && isDebian(ecosystem) {
-		v.deb, v.fast = splitDebian(text)
+	v = version{ecosystem: ecosystem, text: text}
+	if isDebian(ecosystem) {
+		// The library reads what splitDebian does, and is asked when it is needed.
+		if v.deb, v.fast = splitDebian(text); v.fast {
+			return v, nil
+		}
 	}
+	v.Version, err = semantic.Parse(text, ecosystem)
 	return v, err
 }
 
@@ -131,6 +134,11 @@ func (v version) compare(w []byte) (n int, err error) {
 			err = fmt.Errorf("the versions %.100q and %.100q cannot be compared", v.text, w)
 		}
 	}()
+	if v.Version == nil {
+		if v.Version, err = semantic.Parse(v.text, v.ecosystem); err != nil {
+			return 0, err
+		}
+	}
 	return v.CompareStr(string(w))
 }
 

@@ -428,5 +428,5 @@ func FuzzBody(f *testing.F) {
 
 // find looks one package up.
 func find(db *DB, eco, name, version string) ([]Finding, int, error) {
-	return db.find(context.Background(), []string{eco}, []wanted{{name, version}})
+	return db.finder().find(context.Background(), []string{eco}, []wanted{{name, version}})
 }

@@ -216,22 +216,33 @@ func FuzzArchive(f *testing.F) {
 	})
 }
 
-// FuzzExtract gives every extractor any bytes, as a file and as a stream.
+// FuzzExtract gives every extractor any bytes, as a file and as a stream, under the names that it wants
+// and others.
 func FuzzExtract(f *testing.F) {
 	low, _ := traps()
 	for _, e := range low {
-		f.Add([]byte(e.body))
+		f.Add([]byte(e.body), e.name)
 	}
-	f.Add([]byte("aa/_a.so,sha256=x,1\n\"a,b.so\",,\n../../../bin/a,,\n"))
-	f.Add([]byte("\x7fELF" + strings.Repeat("\x00", 28) + "\xff Go buildinf:\x08\x02" + strings.Repeat("\x00", 16) + "\x06go1.22\x00"))
-	kinds := []string{"os-release", "dpkg", "dpkg-list", "apk", "rpm", "npm", "python", "python-record", "composer", "nuget", "gem", "java", "lock", "program"}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, kind := range kinds {
-			for _, c := range []image.Content{
+	kinds := map[string]string{
+		"os-release": "etc/os-release", "dpkg": "var/lib/dpkg/status.d/a", "dpkg-list": "var/lib/dpkg/info/a.list", "apk": "lib/apk/db/installed", "rpm": "var/lib/rpm/rpmdb.sqlite",
+		"npm": "node_modules/@a/b/package.json", "python": "a-1.dist-info/METADATA", "python-record": "a-1.dist-info/RECORD", "composer": "vendor/composer/installed.json",
+		"nuget": "a.deps.json", "gem": "specifications/a-1.gemspec", "java": "a-1.jar", "lock": "yarn.lock", "program": "usr/bin/a",
+	}
+	f.Add([]byte("aa/_a.so,sha256=x,1\n\"a,b.so\",,\n../../../bin/a,,\n"), kinds["python-record"])
+	f.Add([]byte("\x7fELF"+strings.Repeat("\x00", 28)+"\xff Go buildinf:\x08\x02"+strings.Repeat("\x00", 16)+"\x06go1.22\x00"), kinds["program"])
+	for _, name := range kinds {
+		f.Add([]byte("Package: a\nVersion: 1\n"), name)
+	}
+	f.Fuzz(func(t *testing.T, b []byte, name string) {
+		for kind, usual := range kinds {
+			for i, c := range []image.Content{
 				{Reader: bytes.NewReader(b), Size: int64(len(b))},
 				{Reader: bytes.NewReader(b), At: bytes.NewReader(b), Size: int64(len(b))},
 			} {
-				file, _ := extract.Set{}.Extract(kind, "var/lib/dpkg/status", c)
+				file, err := extract.Set{}.Extract(kind, []string{name, usual}[i], c)
+				if err != nil && strings.HasPrefix(err.Error(), "no extractor") {
+					t.Fatal(err)
+				}
 				for _, p := range file.Packages {
 					if p.Name == "" || p.Version == "" || len(p.Version) > inventory.MaxVersion {
 						t.Errorf("%s: %+v", kind, p)
