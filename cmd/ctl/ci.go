@@ -84,7 +84,7 @@ printed; "belay ci show ID" waits for it then.
 	fl := cmd.Flags()
 	f.addResult(fl)
 	fl.StringVar(&q.FailOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
-	fl.StringVar(&ignore, "ignore", "", "`file` of accepted vulnerabilities, with reasons; a policy must allow scan.accept")
+	fl.StringVar(&ignore, "ignore", "", "`file` of accepted vulnerabilities and misconfigurations, with reasons; a policy must allow scan.accept")
 	fl.StringVar(&baseline, "baseline", "", "`report` of an earlier scan (-o json): what it has does not count; a policy must allow scan.accept")
 	fl.BoolVar(&q.AllowIncomplete, "allow-incomplete", false, "pass though something could not be read or matched")
 	fl.StringVar(&q.Platform, "platform", "", "which image of several: `os/arch[/variant]`")
@@ -298,15 +298,18 @@ func (t *terminal) writeCI(ctx context.Context, c *ci.Client, r *ci.Result, f sc
 		if v.Exploited {
 			id += " exploited"
 		}
-		switch {
-		case v.Ignored != "":
-			id += " ignored: " + v.Ignored
-		case v.Known:
-			id += " known"
-		}
+		id += acceptedText(v.Ignored, v.Known)
 		tb.row(plain(v.Severity), plain(id), plain(v.Package), plain(v.Version), plain(orDash(v.Fixed)))
 	}
 	tb.writeTo(t.out)
+	if len(r.Misconfigurations) > 0 {
+		tb := t.table("", "SEVERITY", "CONFIGURATION", "WHERE", "")
+		for i := range r.Misconfigurations {
+			m := &r.Misconfigurations[i]
+			tb.row(plain(m.Severity), plain(m.ID+acceptedText(m.Ignored, m.Known)), plain(orDash(m.Where)), plain(m.Text))
+		}
+		tb.writeTo(t.out)
+	}
 	if n := r.Counts; n != nil && n.Ignored+n.Known > 0 {
 		fmt.Fprintf(t.out, "%d ignored and %d known to the baseline: not counted\n", n.Ignored, n.Known)
 	}

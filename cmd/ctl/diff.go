@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,14 @@ func diffCommand(t *terminal) *cobra.Command {
 		Use:   "diff OLD NEW",
 		Short: "Tell what makes two images differ: packages and findings; needs no agent",
 		Long: `diff compares two targets: packages that were added or removed or have another
-version, and findings that are new or gone. Each of OLD and NEW is what scan takes, or
+version, and findings and misconfigurations that are new or gone. Each of OLD and NEW is what scan takes, or
 the file of an earlier "belay scan -o json", which is taken as it is, but for what it
 says is ignored or known: it may have been matched with another database, and then
 findings are new that only the database did not know.
 
 A finding is the same in both if the flaw and the package have the same names, whatever
-the version. With --fail-on, only new findings count, less what --ignore and --vex name.
+the version; a misconfiguration if it is in the same place (file and line) and no worse.
+With --fail-on, only what is new counts, less what --ignore and --vex name.
 
 Exit status: 0 done, whether or not they differ; 1 not done; 2 not understood; 3 there
 are new findings that --fail-on means; 4 there are none, but something of NEW could not
@@ -56,9 +58,6 @@ func (t *terminal) diff(ctx context.Context, f *scanFlags, before, after string)
 	if err != nil {
 		return err
 	}
-	if rules.fail != nil && rules.fail.AboutConfig() {
-		return errors.New("--fail-on: diff compares no misconfigurations: scan for them")
-	}
 	old, err := t.scanOrRead(ctx, f, before)
 	if err != nil {
 		return err
@@ -67,7 +66,9 @@ func (t *terminal) diff(ctx context.Context, f *scanFlags, before, after string)
 	if err != nil {
 		return err
 	}
-	rules.apply(t, now)
+	if err := rules.apply(ctx, t, now); err != nil {
+		return fmt.Errorf("%s: %w", after, err)
+	}
 	d := report.Compare(old, now)
 	if rules.fail != nil && !d.Matched {
 		return errors.New("--fail-on needs findings, and one of the two was not matched with a database")
@@ -90,6 +91,15 @@ func (t *terminal) diff(ctx context.Context, f *scanFlags, before, after string)
 			n++
 		}
 	}
+	config, err := rules.failingConfig(now)
+	if err != nil {
+		return err
+	}
+	for i := range d.AddedFaults {
+		if config[d.AddedFaults[i].Index] {
+			n++
+		}
+	}
 	return f.judge(now, rules, n, "new ")
 }
 
@@ -105,6 +115,9 @@ func (t *terminal) scanOrRead(ctx context.Context, f *scanFlags, name string) (*
 	// What counts is for the flags of this command to say, and not for those of that scan.
 	for i := range s.Findings {
 		s.Findings[i].Ignored, s.Findings[i].Known = "", false
+	}
+	for i := range s.Misconfigurations {
+		s.Misconfigurations[i].Unmark()
 	}
 	if f.packagesOnly {
 		s.Database, s.Findings = nil, nil
@@ -158,6 +171,7 @@ func (t *terminal) writeScanDiff(d *report.Diff) {
 		tb.writeTo(t.out)
 		fmt.Fprintf(t.out, "%s new, %d gone\n", count(len(d.Added), "finding", "findings"), len(d.Gone))
 	}
+	t.writeFaultDiff(d)
 	if d.Matched && !d.Old.Database.Built.Equal(d.New.Database.Built) {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, "! the two were matched with different databases: what differs may be what was known"))
 	}
@@ -168,13 +182,33 @@ func (t *terminal) writeScanDiff(d *report.Diff) {
 	}
 }
 
+func (t *terminal) writeFaultDiff(d *report.Diff) {
+	if len(d.AddedFaults)+len(d.GoneFaults) > 0 {
+		tb := t.table("", "", "SEVERITY", "CONFIGURATION", "WHERE", "")
+		rows := func(what string, c colour, list []report.DiffFault) {
+			for i := range list {
+				m := &list[i]
+				tb.row(cell{what, c}, cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID+acceptedText(m.Ignored, m.Known)), plain(orDash(m.Where)), plain(m.Text))
+			}
+		}
+		rows("new", red, d.AddedFaults)
+		rows("gone", green, d.GoneFaults)
+		tb.writeTo(t.out)
+		fmt.Fprintf(t.out, "%s new, %d gone\n", count(len(d.AddedFaults), "misconfiguration", "misconfigurations"), len(d.GoneFaults))
+	}
+	if d.Old.ConfigRead != d.New.ConfigRead {
+		side := d.New
+		if d.New.ConfigRead {
+			side = d.Old
+		}
+		fmt.Fprintln(t.out, t.colours.paint(yellow, "! "+clean(side.Target)+" shows no configuration: the misconfigurations of the other's are not compared with any"))
+	}
+}
+
 func (t *terminal) diffRows(tb *table, what string, c colour, list []report.DiffFinding) {
 	for i := range list {
 		f := &list[i]
-		id := f.IDs[0]
-		if f.Ignored != "" {
-			id += " ignored: " + f.Ignored
-		}
+		id := f.IDs[0] + acceptedText(f.Ignored, f.Known)
 		colour := severityColours[f.Severity]
 		if colour == "" {
 			colour = noColour

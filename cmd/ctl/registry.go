@@ -206,7 +206,9 @@ func (s *sweep) image(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	s.rules.apply(s.t, scan)
+	if err := s.rules.apply(ctx, s.t, scan); err != nil {
+		return err
+	}
 	if err := s.write(scan); err != nil {
 		return err
 	}

@@ -107,8 +107,8 @@ suppliers that are attached. Whoever may push to the repository can attach eithe
 --attestation-key only those in envelopes (DSSE, bundles of Sigstore) count that are
 signed with that key and about this image; without it no signature is looked at.
 
---ignore accepts findings for a time; --vex takes what suppliers say of them, in OpenVEX
-or CSAF. Both mark findings and hide none.
+--ignore accepts findings and misconfigurations for a time; --vex takes what suppliers say of
+findings, in OpenVEX or CSAF. Both mark and hide nothing.
 
 -o junit has a test case for each finding, which fails if --fail-on means it; without
 --fail-on each does that is neither ignored nor known.
@@ -155,7 +155,7 @@ func (f *scanFlags) add(fl *pflag.FlagSet) {
 func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 	fl.StringVar(&f.db, "db", defaultDB, "`file` of the vulnerability database")
 	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
-	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities that are accepted for a time")
+	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities and misconfigurations that are accepted for a time")
 	fl.StringArrayVar(&f.vex, "vex", nil, "`file` of statements of suppliers, OpenVEX 0.2 or CSAF 2.0: what they say does not matter is ignored; may be repeated")
 	fl.StringArrayVar(&f.bases, "base", nil, "`file` of base images, by their layers: a report of a scan of one (-o json), or a list; may be repeated")
 	fl.BoolVar(&f.fixable, "fixable", false, "let --fail-on count only what has a fixed version")
@@ -199,7 +199,9 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 	if err := t.takeAttachedVEX(ctx, f, name, rules); err != nil {
 		return err
 	}
-	rules.apply(t, s)
+	if err := rules.apply(ctx, t, s); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
 	if err := t.writeScan(s, f, rules); err != nil {
 		return err
 	}
@@ -331,7 +333,7 @@ func (t *terminal) writeMisconfigurations(s *report.Scan) {
 		if m.Path != "" {
 			where += s.WhichLayer(m.Layer)
 		}
-		tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID), plain(where), plain(m.Text))
+		tb.row(cell{m.Severity.String(), cmp.Or(severityColours[m.Severity], noColour)}, plain(m.ID+acceptedText(m.Ignored, m.Known)), plain(where), plain(m.Text))
 	}
 	if ordinary < len(s.Misconfigurations) {
 		tb.writeTo(t.out)
@@ -342,6 +344,17 @@ func (t *terminal) writeMisconfigurations(s *report.Scan) {
 	if u := s.Inventory.Unsearched; u != nil {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, "! not searched for secrets: "+strings.TrimPrefix(noteLine(*u), "! ")))
 	}
+}
+
+// acceptedText says, behind a name, that it fails nothing.
+func acceptedText(ignored string, known bool) string {
+	switch {
+	case ignored != "":
+		return " ignored: " + ignored
+	case known:
+		return " known"
+	}
+	return ""
 }
 
 // noteLine is what could not be read, for a person.
@@ -384,12 +397,7 @@ func (t *terminal) writeFindings(s *report.Scan) {
 		case fixed == "" && f.State != vulndb.StateAffected:
 			fixed = f.State
 		}
-		switch {
-		case f.Ignored != "":
-			id += " ignored: " + f.Ignored
-		case f.Known:
-			id += " known"
-		}
+		id += acceptedText(f.Ignored, f.Known)
 		c := severityColours[f.Severity]
 		if c == "" {
 			c = noColour

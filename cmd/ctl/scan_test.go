@@ -259,6 +259,49 @@ func TestScanAccepts(t *testing.T) {
 			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
 		}
 	}
+	// The same for what is in a file.
+	if err := os.MkdirAll(filepath.Join(f.root, "app"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(f.root, "app/.npmrc"), "//registry.example/:_authToken=Zx81kQw7Lm3nRt5v\n")
+	args = []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner, "--allow-incomplete", "--fail-on", "misconfiguration == 'secret-in-file'"}
+	before := filepath.Join(dir, "secrets.json")
+	_, old, _ = belay(t, append(args, "-o", "json")...)
+	write(t, before, old)
+	rules := filepath.Join(dir, "secrets.yaml")
+	for _, tt := range []struct {
+		name, rule, baseline string
+		code                 int
+		out, msg             string
+	}{
+		{"a secret", "", "", exitFindings, "secret-in-file", "1 finding with"},
+		{"an ignored secret", "path: app/*", "", exitOK, "secret-in-file ignored: of a test", ""},
+		{"another's", "path: srv/*", "", exitFindings, "secret-in-file", "matches no finding"},
+		{"no more ignored", "path: app/*\n  expires: 2020-01-01", "", exitFindings, "secret-in-file", "no longer ignored"},
+		{"anywhere", "package: x", "", exitFailed, "", "secrets.yaml:2: secret-in-file needs a path"},
+		{"a known secret", "", before, exitOK, "secret-in-file known", ""},
+		{"secrets that a scan without them knows", "", baseline, exitFindings, "secret-in-file", ""},
+	} {
+		a := append([]string{}, args...)
+		if tt.rule != "" {
+			write(t, rules, "ignore:\n- id: secret-in-file\n  reason: of a test\n  "+tt.rule+"\n")
+			a = append(a, "--ignore", rules)
+		}
+		if tt.baseline != "" {
+			a = append(a, "--baseline", tt.baseline)
+		}
+		code, out, msg := belay(t, a...)
+		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %d, %q, %q", tt.name, code, out, msg, tt.code, tt.out, tt.msg)
+		}
+	}
+	write(t, rules, "ignore:\n- id: secret-in-file\n  path: app/*\n  reason: of a test\n")
+	for form, want := range map[string]string{"sarif": `"justification": "of a test"`, "junit": `message="ignored: of a test"`, "gitlab": "have no place in this report"} {
+		if _, out, msg := belay(t, append(args, "-o", form, "--ignore", rules)...); !strings.Contains(out, want) {
+			t.Errorf("%s: want %q in %s%s", form, want, out, msg)
+		}
+	}
+	args = []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}
 	if _, out, _ := belay(t, append(args, "-o", "sarif", "--ignore", ignore(""))...); !strings.Contains(out, "suppressions") {
 		t.Error("SARIF does not say what is ignored")
 	}

@@ -89,6 +89,11 @@ func TestDiff(t *testing.T) {
 	write(t, lies, strings.Replace(bad, `"state"`, `"known": true, "ignored": "so", "state"`, 1))
 	ignore := filepath.Join(dir, "ignore.yaml")
 	write(t, ignore, "ignore:\n- id: CVE-2024-28085\n  reason: nobody calls wall\n")
+	secret := filepath.Join(dir, "secret.json")
+	write(t, secret, strings.Replace(bad, `"inventory"`, `"misconfigurations": [{"id": "secret-in-file", "severity": "high", "text": "x\u001b", "where": "app/.env:1", "path": "app/.env", "ignored": "so", "known": true}], "inventory"`, 1))
+	accepts := filepath.Join(dir, "secret.yaml")
+	write(t, accepts, "ignore:\n- id: secret-in-file\n  path: app/.env\n  reason: of a test\n")
+	aSecret := "misconfiguration == 'secret-in-file'"
 	for _, tt := range []struct {
 		name string
 		args []string
@@ -96,6 +101,12 @@ func TestDiff(t *testing.T) {
 		out  string
 		msg  string
 	}{
+		{"a new secret", []string{report, secret, "--fail-on", aSecret}, exitFindings, "1 misconfiguration new, 0 gone", "1 new finding with"},
+		{"a new secret, ignored", []string{report, secret, "--fail-on", aSecret, "--allow-incomplete", "--ignore", accepts}, exitOK, "secret-in-file ignored: of a test", ""},
+		{"an old secret", []string{secret, secret, "--fail-on", aSecret, "--allow-incomplete"}, exitOK, "no finding is new or gone", ""},
+		{"a configuration that is not shown", []string{secret, secret, "--fail-on", aSecret}, exitIncomplete, "", "does not show"},
+		{"a secret that is gone", []string{secret, report}, exitOK, "0 misconfigurations new, 1 gone", ""},
+		{"secrets in JSON", []string{report, secret, "-o", "json"}, exitOK, `"newMisconfigurations": [`, ""},
 		{"the same", []string{f.root, f.root, "--fail-on", "low"}, exitOK, "no finding is new or gone", ""},
 		{"a report and the same", []string{report, f.root, "--fail-on", "low"}, exitOK, "no package differs", ""},
 		{"new", []string{old, f.root, "--fail-on", "low"}, exitFindings, "1 finding new, 0 gone", "1 new finding with"},

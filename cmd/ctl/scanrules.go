@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -58,11 +59,17 @@ func (f *scanFlags) rules() (*scanRules, error) {
 }
 
 // apply marks what does not count, and says what of the ignore file is out of date.
-func (r *scanRules) apply(t *terminal, s *report.Scan) {
+//
+// Errors: ctx has ended.
+func (r *scanRules) apply(ctx context.Context, t *terminal, s *report.Scan) error {
 	s.FindBase(r.bases)
+	marked := accept.Marked{Findings: s.Findings, Packages: s.Inventory.Packages, Faults: s.Misconfigurations, PURL: s.PackageURL}
 	var notes []string
 	if r.ignores != nil {
-		notes = r.ignores.Apply(s.Findings, s.Inventory.Packages, s.PackageURL, t.now())
+		var err error
+		if notes, err = r.ignores.Apply(ctx, marked, t.now()); err != nil {
+			return err
+		}
 	}
 	if r.vex != nil {
 		notes = append(notes, r.vex.Apply(s.Findings, s.Inventory, s.PackageURL)...)
@@ -71,8 +78,9 @@ func (r *scanRules) apply(t *terminal, s *report.Scan) {
 		fmt.Fprintln(t.err, "! "+clean(n))
 	}
 	if r.baseline != nil {
-		r.baseline.Apply(s.Findings, s.Inventory.Packages)
+		r.baseline.Apply(marked)
 	}
+	return nil
 }
 
 // failing returns the indices of the findings that fail the scan: those that --fail-on means,
@@ -99,14 +107,15 @@ func (r *scanRules) failing(s *report.Scan) (map[int]bool, error) {
 }
 
 // failingConfig returns the indices of the misconfigurations that fail the scan: those that
-// --fail-on means, if it has a word about them.
+// --fail-on means, if it has a word about them, less what is ignored or known.
 func (r *scanRules) failingConfig(s *report.Scan) (map[int]bool, error) {
 	fails := map[int]bool{}
 	for i := range s.Misconfigurations {
-		if r.fail == nil {
-			break
+		m := &s.Misconfigurations[i]
+		if r.fail == nil || m.Accepted() {
+			continue
 		}
-		yes, err := r.fail.FailsConfig(&s.Misconfigurations[i])
+		yes, err := r.fail.FailsConfig(m)
 		if err != nil {
 			return nil, err
 		}
@@ -130,17 +139,7 @@ func (f *scanFlags) verdict(s *report.Scan, rules *scanRules) error {
 	if err != nil {
 		return err
 	}
-	if err := f.judge(s, rules, len(fails)+len(config), ""); err != nil {
-		return err
-	}
-	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}
-	}
-	if u := s.Inventory.Unsearched; rules.fail.AboutConfig() && u != nil && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on has the word misconfiguration, and %s not searched for secrets (%s: %s); --allow-incomplete lets it pass",
-			s.Target, count(u.Count, "file was", "files were"), u.Path, u.Text)}
-	}
-	return nil
+	return f.judge(s, rules, len(fails)+len(config), "")
 }
 
 // judge fails a scan with n findings that count; kind says what kind of them, or nothing.
@@ -150,6 +149,13 @@ func (f *scanFlags) judge(s *report.Scan, rules *scanRules, n int, kind string) 
 	}
 	if !s.Complete && !f.allowIncomplete {
 		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
+	}
+	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}
+	}
+	if u := s.Inventory.Unsearched; rules.fail.AboutConfig() && u != nil && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on has the word misconfiguration, and %s not searched for secrets (%s: %s); --allow-incomplete lets it pass",
+			s.Target, count(u.Count, "file was", "files were"), u.Path, u.Text)}
 	}
 	return nil
 }

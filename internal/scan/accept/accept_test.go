@@ -1,9 +1,14 @@
 package accept
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/vulndb"
@@ -113,6 +118,7 @@ func TestIgnoresStrict(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing": "", "a list": "- id: x", "another name": "ignores: []", "two names": "ignore: []\nmore: 1", "no reason": "ignore:\n- id: x",
 		"empty reason": "ignore:\n- id: x\n  reason: ' '", "twice": "ignore:\n- id: x\n  id: y\n  reason: z", "a day": "ignore:\n- id: x\n  reason: y\n  expires: tomorrow",
+		"a secret anywhere": "ignore:\n- id: secret-in-file\n  reason: x", "a deleted secret anywhere": "ignore:\n- id: secret-in-lower-layer\n  reason: x",
 		"an alias": "ignore:\n- &a {id: x, reason: y}\n- *a", "a list as text": "ignore:\n- id: [x]\n  reason: y", "null": "ignore:\n- id: null\n  reason: y", "cut off": "ignore:\n- id: [", "two documents": "ignore: []\n---\nignore: []\n",
 	} {
 		if _, err := ParseIgnores("f", []byte(text)); err == nil {
@@ -146,6 +152,163 @@ func TestBaselineBroken(t *testing.T) {
 	}
 }
 
+// faultsOf are misconfigurations of one image: two secrets, one of the configuration, and one that
+// stands for three files.
+func faultsOf() []inventory.Misconfiguration {
+	return []inventory.Misconfiguration{
+		{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Where: "app/.env:3", Path: "app/.env"},
+		{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Where: "root/.npmrc:1", Path: "root/.npmrc"},
+		{ID: inventory.ConfigSecretEnv, Severity: inventory.SeverityHigh, Where: "NPM_TOKEN"},
+		{ID: inventory.FileWorldWritable, Severity: inventory.SeverityLow, Where: "srv/a", Path: "srv/a", Count: 3},
+	}
+}
+
+// TestIgnoreFaults: a rule accepts what is in a file by name and place, and nothing else.
+func TestIgnoreFaults(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name, rule string
+		want       string // which are ignored
+		note       string
+	}{
+		{"a file", "id: secret-in-file\n  path: app/.env", "1000", ""},
+		{"a file by its absolute path", "id: secret-in-file\n  path: /app/.env", "1000", ""},
+		{"a folder", "id: secret-in-file\n  path: app/*", "1000", ""},
+		{"all of them", "id: secret-in-file\n  path: '*'", "1100", ""},
+		{"until later", "id: secret-in-file\n  path: app/*\n  expires: 2026-01-02", "1000", ""},
+		{"until then", "id: secret-in-file\n  path: app/*\n  expires: 2026-01-01", "0000", "no longer ignored since 2026-01-02"},
+		{"another file", "id: secret-in-file\n  path: app/.en", "0000", "matches no finding"},
+		{"another fault", "id: setuid-file\n  path: app/*", "0000", "matches no finding"},
+		{"a package", "id: secret-in-file\n  path: app/*\n  package: '*'", "0000", "matches no finding"},
+		{"a variable", "id: secret-in-env\n  path: NPM_*", "0010", ""},
+		{"all variables", "id: secret-in-env", "0010", ""},
+		{"the first of many", "id: world-writable\n  path: srv/a", "0000", "matches no finding"},
+		{"many", "id: world-writable", "0001", ""},
+	} {
+		g, err := ParseIgnores("f", []byte("ignore:\n- "+tt.rule+"\n  reason: so\n"))
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		m := Marked{Faults: faultsOf()}
+		notes, err := g.Apply(context.Background(), m, now)
+		got := ""
+		for _, f := range m.Faults {
+			got += map[bool]string{true: "1", false: "0"}[f.Ignored == "so" && f.IgnoredBy == "f:2" && f.Accepted()]
+		}
+		if text := strings.Join(notes, "\n"); err != nil || got != tt.want || !strings.Contains(text, tt.note) || (text == "") != (tt.note == "") {
+			t.Errorf("%s: %s, notes %q, %v; want %s, %q", tt.name, got, text, err, tt.want, tt.note)
+		}
+	}
+}
+
+// TestBaselineFaults: what an earlier scan had is known in the same place, as often, and if it is no worse.
+func TestBaselineFaults(t *testing.T) {
+	b, err := ParseBaseline([]byte(`{"schema":"belay.dev/scan/v1","database":{},"findings":[],"misconfigurations":[
+		{"id":"secret-in-file","severity":"high","where":"app/.env:3"},{"id":"setuid-file","severity":"medium","where":"bin/a"},{"id":"world-writable","severity":"low","where":"srv/a","count":3}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := faultsOf()[0]
+	twice, moved, worse, more := env, env, inventory.Misconfiguration{ID: inventory.FileSetuid, Severity: inventory.SeverityHigh, Where: "bin/a"}, faultsOf()[3]
+	moved.Where, more.Count = "app/.env:4", 4
+	better := worse
+	better.Severity = inventory.SeverityMedium
+	for _, tt := range []struct {
+		name   string
+		faults []inventory.Misconfiguration
+		want   string
+	}{
+		{"the same", faultsOf(), "1001"}, {"once more", []inventory.Misconfiguration{env, twice}, "10"}, {"on another line", []inventory.Misconfiguration{moved}, "0"},
+		{"worse", []inventory.Misconfiguration{worse}, "0"}, {"no worse", []inventory.Misconfiguration{better}, "1"}, {"of more files", []inventory.Misconfiguration{more}, "0"},
+	} {
+		b.Apply(Marked{Faults: tt.faults})
+		got := ""
+		for _, f := range tt.faults {
+			got += map[bool]string{true: "1", false: "0"}[f.Known]
+		}
+		if got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	if _, err := ParseBaseline([]byte(`{"schema":"belay.dev/scan/v1","database":{},"findings":[],"misconfigurations":[` + strings.Repeat("{},", inventory.MaxMisconfigurations) + `{}]}`)); err == nil {
+		t.Error("a report with more misconfigurations than there can be was taken")
+	}
+}
+
+// TestIgnorePath: a rule with a path is about the package that lies there.
+func TestIgnorePath(t *testing.T) {
+	g, err := ParseIgnores("f", []byte("ignore:\n- id: CVE-1\n  path: app/*\n  reason: so\n- id: GHSA-1\n  package: b\n  reason: and so\n- id: CVE-1\n  package: b\n  reason: too late\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Marked{
+		Findings: []vulndb.Finding{{IDs: []string{"CVE-1", "GHSA-1"}}, {IDs: []string{"CVE-1", "GHSA-1"}, Package: 1}, {IDs: []string{"CVE-1"}, Package: 2}},
+		Packages: []inventory.Package{{Name: "a", Path: "app/a"}, {Name: "b", Path: "lib/b"}, {Name: "a", Path: "lib/a"}},
+		PURL:     func(int) string { return "" },
+	}
+	if _, err := g.Apply(context.Background(), m, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"so", "and so", ""} {
+		if got := m.Findings[i].Ignored; got != want {
+			t.Errorf("finding %d: %q, want %q", i, got, want)
+		}
+	}
+}
+
+// many are n rules and n findings, each about the next flaw, or all about one.
+func many(tb testing.TB, n int, id func(i int) string) (*Ignores, Marked) {
+	tb.Helper()
+	var b strings.Builder
+	b.WriteString("ignore:\n")
+	m := Marked{Packages: []inventory.Package{{Name: "a", Path: "a"}}, PURL: func(int) string { return "pkg:npm/a@1" }}
+	for i := range n {
+		fmt.Fprintf(&b, "- {id: %s, package: 'pkg:npm/*x*%d', reason: so}\n", id(i), i)
+		m.Findings = append(m.Findings, vulndb.Finding{IDs: []string{id(i)}})
+	}
+	g, err := ParseIgnores("f", []byte(b.String()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return g, m
+}
+
+// TestIgnoreEnds: as many rules about one flaw as there are findings of it end with their context.
+func TestIgnoreEnds(t *testing.T) {
+	g, m := many(t, 10_000, func(int) string { return "CVE-1" })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	if _, err := g.Apply(ctx, m, start); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("it went on for %s", took)
+	}
+}
+
+// TestIgnoreSteps: a finding is compared with the rules about its names alone.
+func TestIgnoreSteps(t *testing.T) {
+	g, m := many(t, 10_000, func(i int) string { return fmt.Sprint("CVE-", i) })
+	w := &walk{expired: map[*Ignore]bool{}}
+	for i := range m.Findings {
+		w.first(context.Background(), g.about(m.Findings[i].IDs), func(*Ignore) bool { return false })
+	}
+	if w.steps != len(m.Findings) {
+		t.Errorf("%d comparisons for %d findings", w.steps, len(m.Findings))
+	}
+}
+
+func BenchmarkIgnore(b *testing.B) {
+	g, m := many(b, 10_000, func(i int) string { return fmt.Sprint("CVE-", i) })
+	for b.Loop() {
+		if _, err := g.Apply(context.Background(), m, time.Now()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzIgnores(f *testing.F) {
 	f.Add([]byte("ignore:\n- id: CVE-2024-1\n  package: a*\n  expires: 2027-01-01\n  reason: x\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -162,13 +325,13 @@ func FuzzIgnores(f *testing.F) {
 }
 
 func TestReduce(t *testing.T) {
-	text := `{"schema":"belay.dev/scan/v1","database":{"records":1},"notes":[1],"findings":[{"package":1,"ids":["A"],"summary":"x"}],
+	text := `{"schema":"belay.dev/scan/v1","database":{"records":1},"notes":[1],"misconfigurations":[{"id":"secret-in-file","severity":"high","text":"x","where":"a:1","path":"a","layer":3}],"findings":[{"package":1,"ids":["A"],"summary":"x"}],
 		"inventory":{"layers":[],"packages":[{"kind":"deb","name":"unused","path":"p"},{"kind":"deb","name":"zlib","version":"1","path":"q"}]}}`
 	b, err := Reduce([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":0,"ids":["A"]}],"inventory":{"packages":[{"kind":"deb","name":"zlib","path":"q"}]}}`
+	want := `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":0,"ids":["A"]}],"inventory":{"packages":[{"kind":"deb","name":"zlib","path":"q"}]},"misconfigurations":[{"id":"secret-in-file","severity":"high","where":"a:1"}]}`
 	if string(b) != want {
 		t.Errorf("got %s, want %s", b, want)
 	}
@@ -177,7 +340,7 @@ func TestReduce(t *testing.T) {
 		t.Fatal(err)
 	}
 	part, err := ParseBaseline(b)
-	if err != nil || !maps.Equal(whole.known, part.known) {
+	if err != nil || !maps.Equal(whole.known, part.known) || len(part.faults) != 1 || !maps.EqualFunc(whole.faults, part.faults, slices.Equal[[]inventory.Misconfiguration]) {
 		t.Errorf("got %v, %v, want %v", part, err, whole)
 	}
 }

@@ -2,7 +2,8 @@ package accept
 
 import (
 	"bytes"
-	"encoding/json"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,23 +26,28 @@ const (
 	maxIgnoreText = 1024
 )
 
-// Ignore accepts a vulnerability for a while.
+// Ignore accepts a vulnerability, or what is wrong with a configuration or file, for a while.
 type Ignore struct {
-	ID      string    // one of the finding's names
+	ID      string    // one of the finding's names, or that of the misconfiguration
 	Package string    // of the package's name or its package URL; * stands for anything; empty is all
+	Path    string    // of the package or the file, or else where a misconfiguration is; as Package
 	Expires time.Time // the first moment that it no longer holds; zero is never
 	Reason  string
 	Where   string // file:line
 
-	used bool
+	order int
+	used  bool
 }
 
 // Ignores are those of a file.
-type Ignores struct{ list []*Ignore }
+type Ignores struct {
+	list []*Ignore
+	byID map[string][]*Ignore // each list as in the file
+}
 
-// ReadIgnores reads a file in YAML: a list "ignore" of id, package, expires
+// ReadIgnores reads a file in YAML: a list "ignore" of id, package, path, expires
 // (YYYY-MM-DD, in UTC, the last day that it holds) and reason, of which id and reason
-// are needed. It is strict.
+// are needed, and path for secrets. It is strict.
 //
 // Errors name the file and the line.
 func ReadIgnores(path string) (*Ignores, error) {
@@ -77,10 +83,10 @@ func ParseIgnores(path string, b []byte) (*Ignores, error) {
 	if list.Kind != yaml.SequenceNode {
 		return nil, at(list, "ignore: want a list")
 	}
-	out := &Ignores{}
+	out := &Ignores{byID: map[string][]*Ignore{}}
 	for _, n := range list.Content {
 		if n.Kind != yaml.MappingNode {
-			return nil, at(n, "want id, package, expires, reason")
+			return nil, at(n, "want %s", ignoreFields)
 		}
 		ig := &Ignore{Where: fmt.Sprintf("%s:%d", path, n.Line)}
 		seen := map[string]bool{}
@@ -101,6 +107,8 @@ func ParseIgnores(path string, b []byte) (*Ignores, error) {
 				ig.ID = v.Value
 			case "package":
 				ig.Package = v.Value
+			case "path":
+				ig.Path = strings.TrimPrefix(v.Value, "/")
 			case "reason":
 				ig.Reason = v.Value
 			case "expires":
@@ -110,47 +118,128 @@ func ParseIgnores(path string, b []byte) (*Ignores, error) {
 				}
 				ig.Expires = day.AddDate(0, 0, 1)
 			default:
-				return nil, at(key, "there is no field %.40q: want id, package, expires, reason", key.Value)
+				return nil, at(key, "there is no field %.40q: want %s", key.Value, ignoreFields)
 			}
 		}
 		if ig.ID == "" || strings.TrimSpace(ig.Reason) == "" {
 			return nil, at(n, "id and reason are needed")
 		}
-		out.list = append(out.list, ig)
+		if ig.Path == "" && (ig.ID == inventory.FileSecret || ig.ID == inventory.FileSecretDeleted) {
+			return nil, at(n, "%s needs a path: the file, or * for whatever is found later too", ig.ID)
+		}
+		out.add(ig)
 	}
 	return out, nil
 }
 
-// Apply marks the findings that are ignored now, with the reason and the rule. purl gives the package
-// URL of a finding's package. The notes are lines for a person: what has expired, and
-// what matches nothing.
-func (g *Ignores) Apply(findings []vulndb.Finding, packages []inventory.Package, purl func(i int) string, now time.Time) (notes []string) {
-	expired := map[*Ignore]bool{}
-	for i := range findings {
-		f := &findings[i]
-		url := sync.OnceValue(func() string { return purl(f.Package) })
-		for _, ig := range g.list {
-			if !slices.Contains(f.IDs, ig.ID) || ig.Package != "" && !glob(ig.Package, packages[f.Package].Name) && !glob(ig.Package, url()) {
-				continue
-			}
-			ig.used = true
-			if !ig.Expires.IsZero() && !now.Before(ig.Expires) {
-				expired[ig] = true
-				continue
-			}
+// ignoreFields are the fields of one rule, for a person.
+const ignoreFields = "id, package, path, expires, reason"
+
+func (g *Ignores) add(ig *Ignore) {
+	ig.order = len(g.list)
+	g.list = append(g.list, ig)
+	g.byID[ig.ID] = append(g.byID[ig.ID], ig)
+}
+
+// Marked is what rules and baselines mark: the findings and misconfigurations of one scan.
+type Marked struct {
+	Findings []vulndb.Finding
+	Packages []inventory.Package // that findings are about
+	Faults   []inventory.Misconfiguration
+	PURL     func(i int) string // the package URL of a package
+}
+
+// Apply marks what is ignored now, with the reason and the rule. The notes are lines for a
+// person: what has expired, and what matches nothing.
+//
+// Errors: ctx has ended; some are marked then, and some not.
+func (g *Ignores) Apply(ctx context.Context, m Marked, now time.Time) (notes []string, err error) {
+	walk := &walk{now: now, expired: map[*Ignore]bool{}}
+	for i := range m.Findings {
+		f := &m.Findings[i]
+		p := &m.Packages[f.Package]
+		url := sync.OnceValue(func() string { return m.PURL(f.Package) })
+		ig := walk.first(ctx, g.about(f.IDs), func(ig *Ignore) bool {
+			return (ig.Package == "" || glob(ig.Package, p.Name) || glob(ig.Package, url())) && (ig.Path == "" || glob(ig.Path, p.Path))
+		})
+		if ig != nil {
 			f.Ignored, f.IgnoredBy = ig.Reason, ig.Where
-			break
 		}
+	}
+	for i := range m.Faults {
+		f := &m.Faults[i]
+		ig := walk.first(ctx, g.byID[f.ID], func(ig *Ignore) bool {
+			// One that stands for many says where the first is: no path is that of all.
+			all := ig.Path == "" || ig.Path == "*"
+			return ig.Package == "" && (all || f.Count <= 1 && glob(ig.Path, cmp.Or(f.Path, f.Where)))
+		})
+		if ig != nil {
+			f.Ignored, f.IgnoredBy = ig.Reason, ig.Where
+		}
+	}
+	if walk.err != nil {
+		return nil, fmt.Errorf("look for what is ignored: %w", walk.err)
 	}
 	for _, ig := range g.list {
 		switch {
-		case expired[ig]:
+		case walk.expired[ig]:
 			notes = append(notes, fmt.Sprintf("%s: %s is no longer ignored since %s: fix it, or extend it", ig.Where, ig.ID, ig.Expires.Format(time.DateOnly)))
 		case !ig.used:
 			notes = append(notes, fmt.Sprintf("%s: %s matches no finding: it can go", ig.Where, ig.ID))
 		}
 	}
-	return notes
+	return notes, nil
+}
+
+// about returns the rules about one of the names, in the order of the file.
+func (g *Ignores) about(ids []string) []*Ignore {
+	var out []*Ignore
+	lists := 0
+	for _, id := range ids {
+		switch list := g.byID[id]; {
+		case len(list) == 0:
+			continue
+		case lists == 0:
+			out = list
+		default:
+			out = slices.Concat(out, list)
+		}
+		lists++
+	}
+	if lists > 1 {
+		slices.SortFunc(out, func(a, b *Ignore) int { return cmp.Compare(a.order, b.order) })
+	}
+	return out
+}
+
+// walk asks rules about one thing after the other until its context ends.
+type walk struct {
+	now     time.Time
+	expired map[*Ignore]bool // that would match
+	steps   int
+	err     error
+}
+
+// first returns the first rule that matches and holds, nil if there is none.
+func (w *walk) first(ctx context.Context, rules []*Ignore, matches func(*Ignore) bool) *Ignore {
+	for _, ig := range rules {
+		if w.steps++; w.steps%1024 == 0 && w.err == nil {
+			w.err = ctx.Err()
+		}
+		if w.err != nil {
+			return nil
+		}
+		if !matches(ig) {
+			continue
+		}
+		ig.used = true
+		if !ig.Expires.IsZero() && !w.now.Before(ig.Expires) {
+			w.expired[ig] = true
+			continue
+		}
+		return ig
+	}
+	return nil
 }
 
 // glob matches a text with a pattern in which * stands for any run of characters.
@@ -172,144 +261,4 @@ func glob(pattern, text string) bool {
 		text = text[i+len(p):]
 	}
 	return true
-}
-
-// place is a flaw by one of its names in a package, of whatever version.
-type place struct{ id, kind, name, path string }
-
-// Baseline has the findings of an earlier scan.
-type Baseline struct{ known map[place]bool }
-
-// ReadBaseline reads a report that "belay scan -o json" wrote.
-//
-// Errors: those of the file; a file that is no such report, or of a scan that looked
-// for no findings.
-func ReadBaseline(path string) (*Baseline, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := inventory.ReadAll(f, maxBaseline)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	base, err := ParseBaseline(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return base, nil
-}
-
-// bounded is a list of at most [maxListed] elements: each costs more than the two bytes that it
-// may take in a text.
-type bounded[T any] []T
-
-// maxListed is how many findings, or packages, a baseline has at most.
-const maxListed = 1_000_000
-
-// maxKnown is how many names of flaws in packages are kept of a baseline: some 100 bytes each.
-const maxKnown = 300_000
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (l *bounded[T]) UnmarshalJSON(b []byte) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return errors.Join(errors.New("want a list"), err)
-	}
-	for d.More() {
-		var v T
-		if err := d.Decode(&v); err != nil {
-			return err
-		}
-		if *l = append(*l, v); len(*l) > maxListed {
-			return fmt.Errorf("more than %d findings or packages", maxListed)
-		}
-	}
-	return nil
-}
-
-// earlier is what a baseline is read from: a part of a report.
-type earlier struct {
-	Schema    string                  `json:"schema"`
-	Database  json.RawMessage         `json:"database"`
-	Findings  bounded[earlierFinding] `json:"findings"`
-	Inventory struct {
-		Packages bounded[earlierPackage] `json:"packages"`
-	} `json:"inventory"`
-}
-
-type earlierFinding struct {
-	Package int             `json:"package"`
-	IDs     bounded[string] `json:"ids"`
-}
-
-type earlierPackage struct {
-	Kind string `json:"kind"`
-	Name string `json:"name"`
-	Path string `json:"path"`
-}
-
-func readEarlier(b []byte) (*earlier, error) {
-	var s earlier
-	if err := json.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("want a report of 'belay scan -o json': %w", err)
-	}
-	if s.Schema != "belay.dev/scan/v1" || len(s.Database) == 0 || string(s.Database) == "null" {
-		return nil, errors.New("want a report of 'belay scan -o json' that was matched with a database")
-	}
-	for _, f := range s.Findings {
-		if f.Package < 0 || f.Package >= len(s.Inventory.Packages) {
-			return nil, errors.New("a finding in a package that the report does not have")
-		}
-	}
-	return &s, nil
-}
-
-// ParseBaseline is [ReadBaseline] of a text.
-func ParseBaseline(b []byte) (*Baseline, error) {
-	s, err := readEarlier(b)
-	if err != nil {
-		return nil, err
-	}
-	out := &Baseline{known: map[place]bool{}}
-	for _, f := range s.Findings {
-		p := &s.Inventory.Packages[f.Package]
-		for _, id := range f.IDs {
-			out.known[place{id, p.Kind, p.Name, p.Path}] = true
-		}
-		if len(out.known) > maxKnown {
-			return nil, fmt.Errorf("more than %d findings, by their names", maxKnown)
-		}
-	}
-	return out, nil
-}
-
-// Reduce returns what [ParseBaseline] reads of a report, and no more: what is to be sent.
-func Reduce(b []byte) ([]byte, error) {
-	s, err := readEarlier(b)
-	if err != nil {
-		return nil, err
-	}
-	out := earlier{Schema: s.Schema, Database: json.RawMessage("{}"), Findings: bounded[earlierFinding]{}}
-	at := map[int]int{}
-	for _, f := range s.Findings {
-		n, ok := at[f.Package]
-		if !ok {
-			n = len(out.Inventory.Packages)
-			at[f.Package] = n
-			out.Inventory.Packages = append(out.Inventory.Packages, s.Inventory.Packages[f.Package])
-		}
-		out.Findings = append(out.Findings, earlierFinding{Package: n, IDs: f.IDs})
-	}
-	return json.Marshal(out)
-}
-
-// Apply marks the findings that the earlier scan had in the same package.
-func (b *Baseline) Apply(findings []vulndb.Finding, packages []inventory.Package) {
-	for i := range findings {
-		f := &findings[i]
-		p := &packages[f.Package]
-		f.Known = slices.ContainsFunc(f.IDs, func(id string) bool { return b.known[place{id, p.Kind, p.Name, p.Path}] })
-	}
 }

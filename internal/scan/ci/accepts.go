@@ -1,6 +1,7 @@
 package ci
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -73,20 +74,25 @@ func (s *Service) accepts(sub *apicall.Subject, j *job, q *Request) error {
 }
 
 // apply marks what does not count, and returns lines about rules that are out of date.
-func (d *documents) apply(rep *report.Scan) (notes []string, err error) {
+//
+// Errors: ctx has ended.
+func (d *documents) apply(ctx context.Context, rep *report.Scan) (notes []string, err error) {
+	marked := accept.Marked{Findings: rep.Findings, Packages: rep.Inventory.Packages, Faults: rep.Misconfigurations, PURL: rep.PackageURL}
 	if len(d.ignore) > 0 {
 		g, err := accept.ParseIgnores("ignore", d.ignore)
 		if err != nil {
 			return nil, err
 		}
-		notes = g.Apply(rep.Findings, rep.Inventory.Packages, rep.PackageURL, rep.Time)
+		if notes, err = g.Apply(ctx, marked, rep.Time); err != nil {
+			return nil, err
+		}
 	}
 	if len(d.baseline) > 0 {
 		b, err := accept.ParseBaseline(d.baseline)
 		if err != nil {
 			return nil, err
 		}
-		b.Apply(rep.Findings, rep.Inventory.Packages)
+		b.Apply(marked)
 	}
 	notes = notes[:min(len(notes), maxIgnoreNotes)]
 	for i, n := range notes {

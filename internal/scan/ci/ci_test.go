@@ -295,6 +295,45 @@ func TestConfigVerdicts(t *testing.T) {
 	}
 }
 
+// TestAcceptedFaults: what a caller accepts of the configuration and the files does not fail, and is shown so.
+func TestAcceptedFaults(t *testing.T) {
+	config := &inventory.Result{ConfigRead: true, Misconfigurations: []inventory.Misconfiguration{
+		{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Text: "a private key", Where: "app/k.pem:1", Path: "app/k.pem", Ignored: "the scanner says so", Known: true},
+	}}
+	rule := func(path string) string {
+		return "ignore:\n- id: secret-in-file\n  path: " + path + "\n  reason: of a test\n"
+	}
+	known := `{"schema":"belay.dev/scan/v1","database":{},"findings":[],"misconfigurations":[{"id":"secret-in-file","severity":"high","where":"app/k.pem:1"}]}`
+	for _, tt := range []struct {
+		name, ignore, baseline, verdict string
+		want                            Misconfiguration
+	}{
+		{"nothing", "", "", VerdictFail, Misconfiguration{}},
+		{"ignored", rule("app/*"), "", VerdictPass, Misconfiguration{Ignored: "of a test", IgnoredBy: "ignore:2"}},
+		{"another file", rule("srv/*"), "", VerdictFail, Misconfiguration{}},
+		{"known", "", known, VerdictPass, Misconfiguration{Known: true}},
+		{"another was known", "", strings.Replace(known, "k.pem", "l.pem", 1), VerdictFail, Misconfiguration{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := start(t, nil)
+			w.images.config = config
+			r := w.wait("alice", w.create("alice", body(t, Request{Image: "app:1", FailOn: "misconfiguration != ''", Ignore: tt.ignore, Baseline: json.RawMessage(tt.baseline)})).ID)
+			want := tt.want
+			want.ID, want.Severity, want.Where, want.Text = inventory.FileSecret, "high", "app/k.pem:1", "a private key"
+			if r.Verdict != tt.verdict || len(r.Misconfigurations) != 1 || r.Misconfigurations[0] != want {
+				t.Errorf("%s, %+v, want %s, %+v", r.Verdict, r.Misconfigurations, tt.verdict, want)
+			}
+			if pass := tt.verdict == VerdictPass; (r.Counts.Ignored+r.Counts.Known == 1) != pass || (r.Counts.Failing == 0) != pass {
+				t.Errorf("counts %+v", r.Counts)
+			}
+			skipped := map[bool]string{true: `skipped="1"`, false: `skipped="0"`}[tt.verdict == VerdictPass]
+			if code, text := w.call("alice", "GET", "/v1/scans/"+r.ID+"?format=junit", "", nil, nil); code != 200 || !strings.Contains(text, skipped) {
+				t.Errorf("junit: %d, %s, want %s", code, text, skipped)
+			}
+		})
+	}
+}
+
 func TestFormats(t *testing.T) {
 	w := start(t, nil)
 	id := w.create("alice", `{"image":"app:1"}`).ID

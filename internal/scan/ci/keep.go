@@ -156,10 +156,11 @@ func writeJUnit(rep *report.Scan, w io.Writer, _ string, scan *Scan) error {
 		v.Fails[i] = yes
 	}
 	for i := range rep.Misconfigurations {
-		if rule == nil {
-			break
+		m := &rep.Misconfigurations[i]
+		if rule == nil || m.Accepted() {
+			continue
 		}
-		yes, err := rule.FailsConfig(&rep.Misconfigurations[i])
+		yes, err := rule.FailsConfig(m)
 		if err != nil {
 			return err
 		}
@@ -193,6 +194,13 @@ func (s *Service) render(j *job, scan *Scan, sum, form string) (media string, bo
 		})
 	}
 	out.LeftOut = len(rep.Findings) - len(out.Findings)
+	for i := range rep.Misconfigurations {
+		if m := &rep.Misconfigurations[i]; !m.Ordinary() {
+			out.Misconfigurations = append(out.Misconfigurations, Misconfiguration{
+				ID: m.ID, Severity: m.Severity.String(), Where: m.Where, Text: m.Text, Ignored: m.Ignored, IgnoredBy: m.IgnoredBy, Known: m.Known,
+			})
+		}
+	}
 	for _, list := range [][]inventory.Note{rep.Inventory.Notes, rep.Notes} {
 		for _, n := range list[:min(len(list), maxNotes)] {
 			text := n.Text + ": " + n.Path

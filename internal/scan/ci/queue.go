@@ -256,7 +256,7 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	}
 	rep := report.New(j.scan.Image, s.o.Now(), res, db, matches)
 	sum := &summary{digest: digest, database: db.Built, counts: &Counts{Packages: len(res.Packages), Findings: map[string]int{}, Notes: len(rep.Notes) + len(res.Notes)}}
-	if sum.notes, err = j.docs.apply(rep); err != nil {
+	if sum.notes, err = j.docs.apply(ctx, rep); err != nil {
 		return nil, err
 	}
 	for i := range rep.Findings {
@@ -268,12 +268,7 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 		if f.Exploited {
 			sum.counts.Exploited++
 		}
-		switch {
-		case f.Ignored != "":
-			sum.counts.Ignored++
-		case f.Known:
-			sum.counts.Known++
-		}
+		sum.counts.accept(f.Ignored, f.Known)
 		if j.rule == nil || accepted(f) {
 			continue
 		}
@@ -304,11 +299,20 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 // makeConfig counts what is wrong with the configuration and the files and fails the scan. unseen:
 // the rule has a word about that, and not all of it could be looked at.
 func (s *Service) makeConfig(j *job, rep *report.Scan, counts *Counts) (unseen bool, err error) {
+	for i := range rep.Misconfigurations {
+		if m := &rep.Misconfigurations[i]; !m.Ordinary() {
+			counts.accept(m.Ignored, m.Known)
+		}
+	}
 	if j.rule == nil || !j.rule.AboutConfig() {
 		return false, nil
 	}
 	for i := range rep.Misconfigurations {
-		yes, err := j.rule.FailsConfig(&rep.Misconfigurations[i])
+		m := &rep.Misconfigurations[i]
+		if m.Accepted() {
+			continue
+		}
+		yes, err := j.rule.FailsConfig(m)
 		if err != nil {
 			return true, err
 		}

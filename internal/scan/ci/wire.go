@@ -91,13 +91,37 @@ type Counts struct {
 	Notes     int            `json:"notes"`           // on what could not be read or matched
 }
 
+// accept counts something that is ignored for a reason, or else known.
+func (c *Counts) accept(ignored string, known bool) {
+	switch {
+	case ignored != "":
+		c.Ignored++
+	case known:
+		c.Known++
+	}
+}
+
 // Result is a scan with what it has found.
 type Result struct {
 	Scan
 	Findings []Finding `json:"findings"`
 	// LeftOut is how many findings more the report has.
-	LeftOut int      `json:"findingsLeftOut,omitempty"`
-	Notes   []string `json:"notes"`
+	LeftOut int `json:"findingsLeftOut,omitempty"`
+	// Misconfigurations are secrets, and what else is wrong with the configuration and the files.
+	Misconfigurations []Misconfiguration `json:"misconfigurations,omitempty"`
+	Notes             []string           `json:"notes"`
+}
+
+// Misconfiguration is one of them. It never has the value of a secret.
+type Misconfiguration struct {
+	ID       string `json:"id"`
+	Severity string `json:"severity"`
+	Where    string `json:"where,omitempty"`
+	Text     string `json:"text"`
+	// As of a [Finding].
+	Ignored   string `json:"ignored,omitempty"`
+	IgnoredBy string `json:"ignoredBy,omitempty"`
+	Known     bool   `json:"known,omitempty"`
 }
 
 // Finding is one vulnerability in one package.

@@ -167,6 +167,29 @@ type Misconfiguration struct {
 	FromBase bool `json:"fromBase,omitempty"`
 	// Count is how many there are, if it is about more than the one at Path.
 	Count int `json:"count,omitempty"`
+	// Ignored is the reason for which somebody accepts it, IgnoredBy the rule, and Known says that
+	// an earlier scan had it: set by whoever asks.
+	Ignored   string `json:"ignored,omitempty"`
+	IgnoredBy string `json:"ignoredBy,omitempty"`
+	Known     bool   `json:"known,omitempty"`
+}
+
+// Accepted reports whether it is ignored or known: it fails nothing.
+func (m *Misconfiguration) Accepted() bool { return m.Ignored != "" || m.Known }
+
+// Unmark forgets what was said of who accepts it.
+func (m *Misconfiguration) Unmark() { m.Ignored, m.IgnoredBy, m.Known = "", "", false }
+
+// FaultPlace tells a misconfiguration from others, of whatever layer.
+type FaultPlace struct{ ID, Where string }
+
+// Place returns where it is.
+func (m *Misconfiguration) Place() FaultPlace { return FaultPlace{m.ID, m.Where} }
+
+// Covers reports whether n says no more than m: it is in the same place, no worse, and stands for
+// no more of them.
+func (m *Misconfiguration) Covers(n *Misconfiguration) bool {
+	return m.Place() == n.Place() && n.Severity <= m.Severity && n.Count <= m.Count
 }
 
 // Ordinary reports whether it is of those that images of a distribution have by design:

@@ -31,6 +31,9 @@ type Diff struct {
 	Matched bool          `json:"matched"`
 	Added   []DiffFinding `json:"newFindings"`
 	Gone    []DiffFinding `json:"goneFindings"`
+	// AddedFaults and GoneFaults are misconfigurations that one side has alone.
+	AddedFaults []DiffFault `json:"newMisconfigurations"`
+	GoneFaults  []DiffFault `json:"goneMisconfigurations"`
 }
 
 // DiffSide is one of the two scans.
@@ -42,6 +45,8 @@ type DiffSide struct {
 	Complete bool      `json:"complete"`
 	Packages int       `json:"packages"`
 	Findings int       `json:"findings"`
+	// ConfigRead says that it shows a configuration: else those of it are all on the other side.
+	ConfigRead bool `json:"configRead"`
 }
 
 // PackageChange is what became of all packages of one kind and name. Versions are those
@@ -62,11 +67,19 @@ type DiffFinding struct {
 	Index int `json:"-"`
 }
 
+// DiffFault is a misconfiguration that only one side has.
+type DiffFault struct {
+	inventory.Misconfiguration
+	// Index is its place in [Scan.Misconfigurations] of its side.
+	Index int `json:"-"`
+}
+
 // Compare tells what makes two scans differ.
 //
 // A finding is the same on both sides if the flaw has a common name and the package the same
 // kind and name, whatever its version and place; a second copy of a package with a flaw is a
-// new finding. What is ignored or known counts like any other.
+// new finding. A misconfiguration is the same in the same place, if it is no worse. What is ignored
+// or known counts like any other.
 func Compare(before, after *Scan) *Diff {
 	d := &Diff{
 		Schema: DiffSchema, Old: side(before), New: side(after), Packages: changes(before.Inventory.Packages, after.Inventory.Packages),
@@ -76,6 +89,7 @@ func Compare(before, after *Scan) *Diff {
 		had, has := pair(before, after)
 		d.Gone, d.Added = only(before, had), only(after, has)
 	}
+	d.GoneFaults, d.AddedFaults = onlyFaults(before, after)
 	return d
 }
 
@@ -83,7 +97,34 @@ func side(s *Scan) DiffSide {
 	return DiffSide{
 		Target: s.Target, ImageID: s.Inventory.ImageID, Time: s.Time, Database: s.Database, Complete: s.Complete,
 		Packages: len(s.Inventory.Packages), Findings: len(s.Findings),
+		ConfigRead: s.Inventory.ConfigRead,
 	}
+}
+
+// onlyFaults lists the misconfigurations that one side has alone. Each covers at most one.
+func onlyFaults(before, after *Scan) (gone, added []DiffFault) {
+	gone, added = []DiffFault{}, []DiffFault{}
+	had := map[inventory.FaultPlace][]int{}
+	for i := range before.Misconfigurations {
+		place := before.Misconfigurations[i].Place()
+		had[place] = append(had[place], i)
+	}
+	still := make([]bool, len(before.Misconfigurations))
+	for j, m := range after.Misconfigurations {
+		list := had[m.Place()]
+		if len(list) > 0 && before.Misconfigurations[list[0]].Covers(&m) {
+			still[list[0]] = true
+			had[m.Place()] = list[1:]
+			continue
+		}
+		added = append(added, DiffFault{m, j})
+	}
+	for i, m := range before.Misconfigurations {
+		if !still[i] {
+			gone = append(gone, DiffFault{m, i})
+		}
+	}
+	return gone, added
 }
 
 // changes compares packages by kind and name.

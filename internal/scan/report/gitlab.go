@@ -93,6 +93,9 @@ func (s *Scan) WriteGitLab(w io.Writer, version string) error {
 	for _, n := range s.notes() {
 		r.Scan.Messages = append(r.Scan.Messages, gitlabMessage{"warn", "not read or matched: " + n})
 	}
+	if n := s.faults(); n > 0 {
+		r.Scan.Messages = append(r.Scan.Messages, gitlabMessage{"info", fmt.Sprintf("%d secrets and misconfigurations have no place in this report: see text, JSON, SARIF or JUnit", n)})
+	}
 	seen := map[string]int{}
 	for i := range s.Findings {
 		g := s.gitlabFinding(&s.Findings[i])
@@ -108,6 +111,18 @@ func (s *Scan) WriteGitLab(w io.Writer, version string) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(r)
+}
+
+// faults counts what is wrong with the configuration and the files, but what a distribution's
+// packages have by design.
+func (s *Scan) faults() int {
+	n := 0
+	for i := range s.Misconfigurations {
+		if !s.Misconfigurations[i].Ordinary() {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Scan) gitlabFinding(f *vulndb.Finding) gitlabFinding {

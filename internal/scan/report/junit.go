@@ -73,7 +73,10 @@ func (s *Scan) WriteJUnit(w io.Writer, v Verdict) error {
 	}
 	for i, m := range s.Misconfigurations {
 		c := junitCase{Class: "configuration", Name: visible(strings.TrimSpace(m.ID + " " + m.Where)), Output: visible(m.Text)}
-		if v.FailsConfig[i] {
+		switch {
+		case m.Accepted():
+			c.Skipped = accepted(m.Ignored)
+		case v.FailsConfig[i]:
 			c.Failure, c.Output = &junitResult{Message: visible(m.ID), Type: m.Severity.String(), Text: visible(m.Text)}, ""
 		}
 		suite.add(c)
@@ -109,10 +112,8 @@ func (s *Scan) junitFinding(f *vulndb.Finding, fails bool) junitCase {
 	c := junitCase{Class: visible(p.Kind + " " + p.Name), Name: visible(fmt.Sprintf("%s in %s %s: %s", f.IDs[0], p.Name, p.Version, s.Where(p)))}
 	text := visible(s.describe(f))
 	switch {
-	case f.Ignored != "":
-		c.Skipped = &junitResult{Message: visible("ignored: " + f.Ignored)}
-	case f.Known:
-		c.Skipped = &junitResult{Message: "known: the baseline has it"}
+	case f.Ignored != "" || f.Known:
+		c.Skipped = accepted(f.Ignored)
 	case fails:
 		c.Failure = &junitResult{Message: visible(p.Name + " " + p.Version + " has " + f.IDs[0]), Type: f.Severity.String(), Text: text}
 	}
@@ -120,6 +121,14 @@ func (s *Scan) junitFinding(f *vulndb.Finding, fails bool) junitCase {
 		c.Output = text
 	}
 	return c
+}
+
+// accepted says why something fails nothing: it is ignored for a reason, or else known.
+func accepted(reason string) *junitResult {
+	if reason != "" {
+		return &junitResult{Message: visible("ignored: " + reason)}
+	}
+	return &junitResult{Message: "known: the baseline has it"}
 }
 
 // describe tells of a finding in a line.

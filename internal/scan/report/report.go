@@ -69,6 +69,9 @@ type Database struct {
 // with the configuration and the lists of files out of res.
 func New(target string, at time.Time, res *inventory.Result, db *Database, matches *vulndb.Matches) *Scan {
 	faults := res.Misconfigurations
+	for i := range faults {
+		faults[i].Unmark() // the process that read the image accepts nothing
+	}
 	res.Misconfigurations, res.Owned = nil, nil
 	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Misconfigurations: faults, Complete: res.Complete(), Findings: []vulndb.Finding{}}
 	if matches != nil {

@@ -97,12 +97,7 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 			Prints: map[string]string{"belayFinding/v1": id + " " + p.Kind + " " + p.Name + " " + p.Path},
 		}
 		res.Properties = s.sarifOrigin(p.Layer)
-		if f.Ignored != "" {
-			res.Suppressions = []sarifSuppression{{"external", f.Ignored}}
-		}
-		if f.Known {
-			res.Baseline = "unchanged"
-		}
+		res.accept(f.Ignored, f.Known)
 		var at sarifLocation
 		at.Physical.Artifact.URI = (&url.URL{Path: p.Path}).String()
 		at.Physical.Region.StartLine = 1
@@ -135,6 +130,7 @@ func (s *Scan) sarifFaults(run *sarifRun) {
 			RuleID: m.ID, RuleIndex: rules[m.ID], Level: sarifLevel(m.Severity), Message: sarifText{strings.TrimSpace(m.Where + ": " + m.Text)},
 			Prints: map[string]string{"belayFault/v1": m.ID + " " + m.Where},
 		}
+		res.accept(m.Ignored, m.Known)
 		if m.Path != "" {
 			res.Properties = s.sarifOrigin(m.Layer)
 		}
@@ -143,6 +139,16 @@ func (s *Scan) sarifFaults(run *sarifRun) {
 		at.Physical.Region.StartLine = m.Line()
 		res.Locations = []sarifLocation{at}
 		run.Results = append(run.Results, res)
+	}
+}
+
+// accept says that a result fails nothing.
+func (r *sarifResult) accept(ignored string, known bool) {
+	if ignored != "" {
+		r.Suppressions = []sarifSuppression{{"external", ignored}}
+	}
+	if known {
+		r.Baseline = "unchanged"
 	}
 }
 
