@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/belay-project/belay/internal/control"
@@ -135,6 +136,7 @@ func (c *Config) fill() error {
 			*d.to = d.def
 		}
 	}
+	c.Containerd = strings.TrimPrefix(c.Containerd, "unix://")
 	if c.VulnDB == "" {
 		c.VulnDB = filepath.Join(c.StateDir, "vuln.db")
 	}

@@ -22,9 +22,8 @@ func (im *images) decide(c workload.Container, labels map[string]string) policy.
 	if !rules.Any() {
 		return policy.ImageDecision{Allowed: true}
 	}
-	if c.Runtime != workload.RuntimeDocker && c.Runtime != "" {
-		// Nobody is asked about its images yet: state says so in health.
-		return policy.ImageDecision{Allowed: true}
+	if c.ImageDigest == "" && c.Runtime == workload.RuntimeContainerd {
+		return im.unknown(errors.New("containerd does not tell for certain what the container was made of: no image, or a name that means another by now"))
 	}
 	im.mu.Lock()
 	k, ok := im.known[c.ImageDigest]

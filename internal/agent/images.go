@@ -58,8 +58,8 @@ func (a *Agent) openImages() error {
 		a: a, wake: make(chan struct{}, 1), known: map[string]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
 		told: map[ident.ContainerID]string{},
 	}
-	if a.docker != nil {
-		im.look = a.docker.Image
+	if a.docker != nil || a.cfg.Containerd != "" {
+		im.look = a.lookImage
 	}
 	o := stock.Options{
 		Dir: a.cfg.imagesDir(), DB: a.cfg.VulnDB, InUse: im.inUse, Report: im.report, Changed: func(string) { im.nudge() },
@@ -187,8 +187,6 @@ func (im *images) state() {
 		h.SetDegraded("images", stock.ErrNoScanner.Error())
 	case im.rules().NeedScan() && err != nil:
 		h.SetDegraded("images", fmt.Sprintf("there is no vulnerability database: %v; fix: belay db update --db %s", err, im.a.cfg.VulnDB))
-	case im.a.cfg.Containerd != "" && im.rules().Any():
-		h.SetDegraded("images", "image policies judge containers of Docker alone: those of containerd start whatever their image is")
 	default:
 		h.SetOK("images")
 	}
@@ -237,6 +235,10 @@ func (im *images) ask(ctx context.Context, ref string) (workload.Image, error) {
 		im.a.health.Counter("image_lookups_failed").Add(1)
 		return img, err
 	}
+	if img.Unread != nil {
+		im.a.health.Counter("image_configs_unread").Add(1)
+		im.a.log.Warn("an image's configuration is not known: rules about it deny", attr.ImageDigest, img.ID, attr.Error, img.Unread.Error())
+	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	if len(im.known) >= maxKnown {
@@ -249,7 +251,7 @@ func (im *images) ask(ctx context.Context, ref string) (workload.Image, error) {
 // facts puts together what policies see of an image.
 func (im *images) facts(img workload.Image, asked string, labels map[string]string) *policy.Image {
 	f := &policy.Image{
-		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: true,
+		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: img.Unread == nil,
 		Created: img.Created, User: img.User, Env: img.Env,
 	}
 	if s, ok := im.keeper.State(img.ID); ok {

@@ -99,8 +99,8 @@ func TestJudgeImage(t *testing.T) {
 	}
 }
 
-// What the kernel half decides asks nobody: an image that is not known is denied, those of
-// another runtime are not judged, and a pull is judged by its name.
+// What the kernel half decides asks nobody: an image that is not known is denied, whatever the
+// runtime, and a pull is judged by its name.
 func TestDecideWithoutAsking(t *testing.T) {
 	im := testImages(t, "  mode: enforce\n  registries: [registry.example.com/**]\n", nil)
 	c := workload.Container{ID: ident.ContainerID(strings.Repeat("c", 64)), Runtime: workload.RuntimeDocker, ImageDigest: judgedID, Image: "shop:1"}
@@ -112,8 +112,13 @@ func TestDecideWithoutAsking(t *testing.T) {
 		t.Errorf("known: %+v", d)
 	}
 	c.Runtime = workload.RuntimeContainerd
-	if d := im.decide(c, nil); !d.Allowed {
+	if d := im.decide(c, nil); d.Allowed || d.Rule != "registries" {
 		t.Errorf("of containerd: %+v", d)
+	}
+	nameless := c
+	nameless.ImageDigest = ""
+	if d := im.decide(nameless, nil); d.Allowed || d.Rule != "lookup" || !strings.Contains(d.Reason, "containerd does not tell") {
+		t.Errorf("of no image: %+v", d)
 	}
 	for name, want := range map[string]bool{"registry.example.com/a:1": true, "evil.example.com/a:1": false} {
 		if d := im.JudgeImage(t.Context(), &proxy.ImageQuery{Pull: true, Asked: name}); d.Allowed != want {
@@ -127,5 +132,26 @@ func TestDecideWithoutAsking(t *testing.T) {
 	bits, v, pol := eff.MatchPath("/bin/sh")
 	if got := eff.Exec(policy.Facts{AllowBits: bits, PathVerdict: v, PathPolicy: pol}); got.Verdict.String() != "deny" {
 		t.Errorf("exec: %+v", got)
+	}
+}
+
+// Of an image whose configuration could not be read only rules about that deny, with a counter.
+func TestUnreadConfig(t *testing.T) {
+	for spec, rule := range map[string]string{
+		"  mode: enforce\n  nonRoot: true\n":                   "configuration",
+		"  mode: enforce\n  digests: [\"" + judgedID + "\"]\n": "",
+	} {
+		im := testImages(t, spec, nil)
+		im.look = func(context.Context, string) (workload.Image, error) {
+			return workload.Image{ID: judgedID, User: "1", Unread: errors.New("here for 2 platforms")}, nil
+		}
+		im.learn(t.Context(), judgedID)
+		d := im.decide(workload.Container{Runtime: workload.RuntimeContainerd, ImageDigest: judgedID}, nil)
+		if d.Allowed != (rule == "") || d.Rule != rule {
+			t.Errorf("%s: got %+v", spec, d)
+		}
+		if n := im.a.health.Counter("image_configs_unread").Load(); n != 1 {
+			t.Errorf("image_configs_unread is %d", n)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	scantarget "github.com/belay-project/belay/internal/scan/target"
+	"github.com/belay-project/belay/internal/workload"
 )
 
 // scanStored has the sandboxed scanner read an image, by its digest, where this host keeps it: in
@@ -24,6 +25,47 @@ func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options)
 	}
 	defer t.Close()
 	return scantarget.Scan(ctx, t, o)
+}
+
+// lookImage asks the engine about an image, and containerd, if it is followed, about one that the
+// engine does not have, or cannot tell of now.
+func (a *Agent) lookImage(ctx context.Context, ref string) (workload.Image, error) {
+	err := fmt.Errorf("%.120q: %w", ref, workload.ErrNoImage)
+	if a.docker != nil && a.cfg.Containerd == "" {
+		return a.docker.Image(ctx, ref)
+	}
+	if a.docker != nil {
+		// An engine that hangs leaves containerd the other half.
+		asked, cancel := context.WithTimeout(ctx, lookTime/2)
+		var img workload.Image
+		img, err = a.docker.Image(asked, ref)
+		cancel()
+		if err == nil {
+			return img, nil
+		}
+	}
+	about, missing := a.describeStored(ctx, ref)
+	switch {
+	case errors.Is(missing, containerd.ErrNotFound):
+		return workload.Image{}, err
+	case missing != nil && errors.Is(err, workload.ErrNoImage):
+		return workload.Image{}, missing
+	case missing != nil:
+		return workload.Image{}, errors.Join(err, missing)
+	}
+	return workload.Image{
+		ID: about.ID, Names: about.Names, Digests: about.Digests,
+		Created: about.Config.Created, User: about.Config.User, Env: about.Config.Env, Unread: about.Unread,
+	}.Bounded()
+}
+
+func (a *Agent) describeStored(ctx context.Context, ref string) (*containerd.About, error) {
+	s, err := containerd.Open(ctx, a.cfg.Containerd, "")
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return s.Describe(ctx, ref)
 }
 
 // openStored opens an image in a containerd's store, if accept has nothing against it, and returns its digest.

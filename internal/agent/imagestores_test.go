@@ -15,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	scantarget "github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/testneed"
+	"github.com/belay-project/belay/internal/workload"
 )
 
 // layoutArchive writes an OCI layout as a tar, of an image with one Debian package, and returns the
@@ -110,7 +112,7 @@ func startContainerd(t *testing.T) string {
 }
 
 // TestContainerdImages: the keeper has images scanned that lie in a containerd's store, by the digest
-// that its containers tell; one that is nowhere is not found.
+// that its containers tell, and policies see where they are from; one that is nowhere is not found.
 func TestContainerdImages(t *testing.T) {
 	socket := startContainerd(t)
 	file := filepath.Join(t.TempDir(), "image.tar")
@@ -118,6 +120,8 @@ func TestContainerdImages(t *testing.T) {
 	if out, err := exec.Command("ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", "--no-unpack", file).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	reg := newCIRegistry(t)
+	reg.notify = func([]byte) {}
 	s := startScanAgent(t, "reg.example")
 	s.cfg.Containerd, s.cfg.DockerRoot = socket, t.TempDir()
 	if err := s.openImages(); err != nil {
@@ -145,6 +149,24 @@ func TestContainerdImages(t *testing.T) {
 	if !ok || len(st.Findings) != 1 {
 		t.Errorf("its findings: %+v, %v", st, ok)
 	}
+	img, err := s.images.look(ctx, digest)
+	if err != nil || img.ID != digest || !slices.Equal(img.Names, []string{"reg.example/shop:1"}) || len(img.Digests) != 0 || img.Unread != nil {
+		t.Errorf("an image that was imported: %+v, %v", img, err)
+	}
+	// What was pulled is known to be of its registry, whatever names it is given after.
+	pulled := reg.push("team/shop", "1")
+	for _, args := range [][]string{
+		{"content", "fetch", "--plain-http", reg.host + "/team/shop:1"},
+		{"images", "tag", reg.host + "/team/shop:1", "trusted.example/shop:1"},
+	} {
+		if out, err := exec.Command("ctr", slices.Concat([]string{"--address", socket, "--namespace", "k8s.io"}, args)...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+	}
+	img, err = s.images.look(ctx, pulled)
+	if err != nil || !slices.Equal(img.Names, []string{reg.host + "/team/shop:1", "trusted.example/shop:1"}) || !slices.Equal(img.Digests, []string{reg.host + "/team/shop@" + pulled}) {
+		t.Errorf("an image that was pulled: %+v, %v", img, err)
+	}
 	none := "sha256:" + hex.EncodeToString(make([]byte, 32))
 	scanner, err := s.cfg.scannerPath()
 	if err != nil {
@@ -152,5 +174,12 @@ func TestContainerdImages(t *testing.T) {
 	}
 	if _, err := s.scanStored(ctx, none, scantarget.Options{Scanner: scanner, DockerRoot: s.cfg.DockerRoot}); !errors.Is(err, scantarget.ErrNotFound) {
 		t.Errorf("an image that is nowhere: %v", err)
+	}
+	if _, err := s.images.look(ctx, none); !errors.Is(err, workload.ErrNoImage) {
+		t.Errorf("asked about an image that is nowhere: %v", err)
+	}
+	s.cfg.Containerd += "-gone"
+	if _, err := s.images.look(ctx, digest); !errors.Is(err, containerd.ErrUnreachable) || errors.Is(err, workload.ErrNoImage) {
+		t.Errorf("asked a containerd that is not there: %v", err)
 	}
 }

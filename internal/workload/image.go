@@ -20,6 +20,8 @@ type Image struct {
 	Created time.Time
 	User    string
 	Env     []string // NAME=value
+	// Unread is why Created, User and Env are not known; nil: they are.
+	Unread error
 }
 
 // ErrNoImage is returned for an image that the engine does not have.
@@ -52,21 +54,30 @@ func (d *Docker) Image(ctx context.Context, ref string) (Image, error) {
 	case err != nil:
 		return Image{}, fmt.Errorf("inspect image: %w", err)
 	}
-	out := Image{ID: validDigest(img.ID), Names: bounded(img.RepoTags), Digests: bounded(img.RepoDigests)}
-	if len(img.RepoTags) > maxImageNames || len(img.RepoDigests) > maxImageNames {
-		// Policies select by names: one that is left out could be the one that counts.
-		return Image{}, fmt.Errorf("inspect image: it has more than %d names; fix: untag some", maxImageNames)
-	}
-	if out.ID == "" {
-		return Image{}, fmt.Errorf("inspect image: the engine gives %.120q for its ID", img.ID)
-	}
+	out := Image{ID: img.ID, Names: img.RepoTags, Digests: img.RepoDigests}
 	// A time that cannot be read is none: rules on age refuse then.
 	out.Created, _ = time.Parse(time.RFC3339Nano, img.Created)
 	if c := img.Config; c != nil {
-		out.User = clip(c.User, maxNameBytes)
-		for _, v := range c.Env[:min(len(c.Env), maxImageEnv)] {
-			out.Env = append(out.Env, v[:min(len(v), maxEnvBytes)])
-		}
+		out.User, out.Env = c.User, c.Env
+	}
+	return out.Bounded()
+}
+
+// Bounded returns the image within the bounds of this package.
+//
+// Errors: it has too many names, or an ID that is none.
+func (i Image) Bounded() (Image, error) {
+	if len(i.Names) > maxImageNames || len(i.Digests) > maxImageNames {
+		// Policies select by names: one that is left out could be the one that counts.
+		return Image{}, fmt.Errorf("inspect image: it has more than %d names; fix: untag some", maxImageNames)
+	}
+	id := validDigest(i.ID)
+	if id == "" {
+		return Image{}, fmt.Errorf("inspect image: the engine gives %.120q for its ID", i.ID)
+	}
+	out := Image{ID: id, Names: bounded(i.Names), Digests: bounded(i.Digests), Created: i.Created, User: clip(i.User, maxNameBytes), Unread: i.Unread}
+	for _, v := range i.Env[:min(len(i.Env), maxImageEnv)] {
+		out.Env = append(out.Env, v[:min(len(v), maxEnvBytes)])
 	}
 	return out, nil
 }

@@ -97,6 +97,11 @@ func (r *Registry) upsert(diff []Change, c Container, cause string) []Change {
 	if ok && old.Runtime == RuntimeDocker && c.Runtime != RuntimeDocker {
 		return diff
 	}
+	if ok && c.Runtime == RuntimeContainerd && c.ImageDigest == "" && old.Image == c.Image && old.Created.Equal(c.Created) {
+		// What a container was made of does not change: only its name means another image, or was
+		// pulled again.
+		c.ImageDigest, c.ImageDigests = old.ImageDigest, old.ImageDigests
+	}
 	if ok && old.Equal(c) {
 		return diff
 	}

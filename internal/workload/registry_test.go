@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -188,4 +189,33 @@ func FuzzRegistryLookup(f *testing.F) {
 			t.Errorf("got error %q", err)
 		}
 	})
+}
+
+// A name that was pulled again, or means another image by now, takes no digest from a container of
+// containerd that is known already; another container of the same ID, or another name, does.
+func TestRegistryKeepsDigest(t *testing.T) {
+	r := NewRegistry()
+	c := Container{ID: id(1), Image: "app:1", ImageDigest: digest(1), ImageDigests: []string{digest(1)}, Runtime: RuntimeContainerd, Created: time.Unix(5, 0)}
+	apply := func(c Container) string {
+		r.Apply(Change{Kind: Upsert, Runtime: c.Runtime, Container: c})
+		got, _ := r.Get(c.ID)
+		return got.ImageDigest
+	}
+	apply(c)
+	again := c
+	again.ImageDigest, again.ImageDigests, again.State = "", nil, StateRunning
+	if got := apply(again); got != digest(1) {
+		t.Errorf("pulled again: got %q", got)
+	}
+	renamed := again
+	renamed.Image = "app:2"
+	if got := apply(renamed); got != "" {
+		t.Errorf("another name: got %q", got)
+	}
+	apply(c)
+	anew := again
+	anew.Created = time.Unix(6, 0)
+	if got := apply(anew); got != "" {
+		t.Errorf("another container: got %q", got)
+	}
 }

@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,6 +36,8 @@ type policed struct {
 	gated *lab.Client
 
 	scanner string
+	socket  string // of the engine's containerd
+	text    string // of the policy; its name and mode are put in
 }
 
 // record puts a critical record on a Debian package into the database.
@@ -94,7 +97,14 @@ func dpkg(bb []byte, pkg string) []lab.File {
 	}
 }
 
-func police(t *testing.T) *policed {
+// policing says how a host is policed.
+type policing struct {
+	engine  []string // flags of the daemon
+	scanner string   // the program that scans; "": a scanner
+	policy  string   // imagePolicy
+}
+
+func police(t *testing.T, o policing) *policed {
 	t.Helper()
 	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "scenes on a Docker Engine take minutes: make test-e2e sets BELAY_E2E")
 	docker, why := lab.HasEngine()
@@ -111,7 +121,7 @@ func police(t *testing.T) *policed {
 			t.Error(err)
 		}
 	})
-	if p.e, err = p.l.StartEngine(ctx, "main", "--storage-driver=overlay2"); err != nil {
+	if p.e, err = p.l.StartEngine(ctx, "main", o.engine...); err != nil {
 		t.Fatal(err)
 	}
 	bb, err := lab.Busybox()
@@ -123,13 +133,17 @@ func police(t *testing.T) *policed {
 			t.Fatal(err)
 		}
 	}
-	p.db, p.scanner = p.l.Path("vuln.db"), scanner(t)
-	if p.a, err = p.l.NewAgent(ctx, lab.AgentOptions{Name: "agent", Engine: p.e, Flags: []string{
-		"--scanner", p.scanner, "--vuln-db", p.db, "--docker-root", p.l.Path("main", "data"),
+	if p.db, p.scanner = p.l.Path("vuln.db"), o.scanner; p.scanner == "" {
+		p.scanner = scanner(t)
+	}
+	p.socket = p.l.Path("main", "ctd.sock")
+	if p.a, err = p.l.NewAgent(ctx, lab.AgentOptions{Name: "agent", Engine: p.e, Scopes: []string{"/" + p.namespace()}, Flags: []string{
+		"--scanner", p.scanner, "--vuln-db", p.db, "--docker-root", p.l.Path("main", "data"), "--containerd", p.socket,
 	}}); err != nil {
 		t.Fatal(err)
 	}
 	p.record(t, "CVE-2026-0001", "badpkg")
+	p.text = cmp.Or(o.policy, imagePolicy)
 	p.policy(t, "enforce")
 	if err := p.a.Start(ctx); err != nil {
 		t.Fatal(err)
@@ -141,7 +155,7 @@ func police(t *testing.T) *policed {
 // policy puts the policy into a mode; its name tells which is in force.
 func (p *policed) policy(t *testing.T, mode string) {
 	t.Helper()
-	if err := p.a.SetPolicy("image.yaml", fmt.Sprintf(imagePolicy, mode, mode)); err != nil {
+	if err := p.a.SetPolicy("image.yaml", fmt.Sprintf(p.text, mode, mode)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -150,7 +164,7 @@ func (p *policed) policy(t *testing.T, mode string) {
 // the kernel; audit lets it pass and says so; an ordinary image runs; a new record comes up
 // on what runs, and ends nothing.
 func TestImagePolicy(t *testing.T) {
-	p := police(t)
+	p := police(t, policing{engine: []string{"--storage-driver=overlay2"}})
 	ctx := t.Context()
 	kept := context.WithoutCancel(ctx)
 	t.Cleanup(func() { p.e.Docker(kept, "rm", "-f", "good", "bad", "side") })

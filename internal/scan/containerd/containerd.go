@@ -10,9 +10,6 @@ package containerd
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -122,23 +119,9 @@ func in(ctx context.Context, namespace string) context.Context {
 // name is a reference as the Docker client reads it, a digest, or at least 12 digits of one.
 // Errors: [ErrNotFound]; a sentence for a name of different images in several namespaces.
 func (s *Store) Image(ctx context.Context, name string) (digest string, err error) {
-	names := []string{name}
-	if ref, err := reference.ParseDockerRef(name); err == nil {
-		names = append(names, ref.String())
-	}
-	digits := idDigits(name)
-	found := map[string]string{} // namespace by digest
-	for _, ns := range s.namespaces {
-		list, err := imagesapi.NewImagesClient(s.conn).List(in(ctx, ns), &imagesapi.ListImagesRequest{})
-		if err != nil {
-			return "", fmt.Errorf("list images of containerd's namespace %s: %w", ns, err)
-		}
-		for _, img := range list.GetImages() {
-			d := img.GetTarget().GetDigest()
-			if slices.Contains(names, img.GetName()) || digits != "" && strings.HasPrefix(strings.TrimPrefix(d, "sha256:"), digits) {
-				found[d] = ns
-			}
-		}
+	found, err := s.find(ctx, name)
+	if err != nil {
+		return "", err
 	}
 	switch len(found) {
 	case 0:
@@ -150,6 +133,34 @@ func (s *Store) Image(ctx context.Context, name string) (digest string, err erro
 		return digest, nil
 	}
 	return "", fmt.Errorf("%s is %d different images: name one by its digest, or choose a namespace with --namespace", name, len(found))
+}
+
+// find returns the digests of the images that a name may mean, each with all of its names.
+func (s *Store) find(ctx context.Context, name string) (map[string][]string, error) {
+	asked := []string{name}
+	if ref, err := reference.ParseDockerRef(name); err == nil {
+		asked = append(asked, ref.String())
+	}
+	digits := idDigits(name)
+	names, found := map[string][]string{}, map[string][]string{}
+	for _, ns := range s.namespaces {
+		list, err := imagesapi.NewImagesClient(s.conn).List(in(ctx, ns), &imagesapi.ListImagesRequest{})
+		if err != nil {
+			return nil, fmt.Errorf("list images of containerd's namespace %s: %w", ns, err)
+		}
+		for _, img := range list.GetImages() {
+			d := img.GetTarget().GetDigest()
+			names[d] = append(names[d], img.GetName())
+			if slices.Contains(asked, img.GetName()) || digits != "" && strings.HasPrefix(strings.TrimPrefix(d, "sha256:"), digits) {
+				found[d] = nil
+			}
+		}
+	}
+	for d := range found {
+		slices.Sort(names[d])
+		found[d] = slices.Compact(names[d])
+	}
+	return found, nil
 }
 
 var hexDigits = regexp.MustCompile(`^[0-9a-f]{12,64}$`)
@@ -240,57 +251,6 @@ func directories(m *snapshotsapi.MountsResponse) ([]string, error) {
 		return nil, fmt.Errorf("a file system of the type %.40q: only overlayfs and plain directories are read; export the container and scan the file", mnt.GetType())
 	}
 	return dirs, nil
-}
-
-// indexBytes bounds an index of platforms.
-const indexBytes = 4 << 20
-
-// Platforms returns for how many platforms an image is in the store. One index within another counts
-// as two: which one runs is not known then either.
-func (s *Store) Platforms(ctx context.Context, digest string) (int, error) {
-	r, err := s.Fetch(ctx, inventory.Ask{Digest: digest})
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	text, err := inventory.ReadAll(r, indexBytes)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", digest, err)
-	}
-	if sum := sha256.Sum256(text); "sha256:"+hex.EncodeToString(sum[:]) != digest {
-		return 0, fmt.Errorf("%s in containerd's store has other bytes than its digest says", digest)
-	}
-	var index struct {
-		Manifests []struct {
-			Digest    string `json:"digest"`
-			MediaType string `json:"mediaType"`
-			Platform  struct {
-				Architecture string `json:"architecture"`
-			} `json:"platform"`
-		} `json:"manifests"`
-	}
-	if err := json.Unmarshal(text, &index); err != nil {
-		return 0, fmt.Errorf("%s: %w", digest, err)
-	}
-	if len(index.Manifests) == 0 {
-		return 1, nil
-	}
-	n := 0
-	for _, m := range index.Manifests {
-		if m.Platform.Architecture == "unknown" { // an attestation
-			continue
-		}
-		b, err := s.Fetch(ctx, inventory.Ask{Digest: m.Digest})
-		if err != nil {
-			continue // of a platform that was not pulled
-		}
-		b.Close()
-		n++
-		if strings.Contains(m.MediaType, "index") || strings.Contains(m.MediaType, "list") {
-			n++
-		}
-	}
-	return n, nil
 }
 
 // Fetch opens a blob of the store. It implements target.Blobs.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
 	namespacesapi "github.com/containerd/containerd/api/services/namespaces/v1"
@@ -30,6 +31,7 @@ type fake struct {
 	namespacesapi.UnimplementedNamespacesServer
 	introspectionapi.UnimplementedIntrospectionServer
 	content string
+	sources map[string]map[string]string // labels by namespace/digest
 	images  map[string]map[string]string // namespace, name, digest
 	boxes   map[string][]*containersapi.Container
 	mounts  map[string]*types.Mount // namespace/snapshotter/key
@@ -59,6 +61,19 @@ func (f fakeImages) List(ctx context.Context, _ *imagesapi.ListImagesRequest) (*
 		out.Images = append(out.Images, &imagesapi.Image{Name: name, Target: &types.Descriptor{Digest: d}})
 	}
 	return &out, nil
+}
+
+type fakeContent struct {
+	contentapi.UnimplementedContentServer
+	f *fake
+}
+
+func (f fakeContent) Info(ctx context.Context, r *contentapi.InfoRequest) (*contentapi.InfoResponse, error) {
+	labels, ok := f.f.sources[namespace(ctx)+"/"+r.GetDigest()]
+	if !ok {
+		return nil, status.Error(codes.NotFound, "no content")
+	}
+	return &contentapi.InfoResponse{Info: &contentapi.Info{Digest: r.GetDigest(), Labels: labels}}, nil
 }
 
 type fakeContainers struct {
@@ -94,6 +109,7 @@ func serve(t *testing.T, f *fake) string {
 	namespacesapi.RegisterNamespacesServer(s, f)
 	introspectionapi.RegisterIntrospectionServer(s, f)
 	imagesapi.RegisterImagesServer(s, fakeImages{f: f})
+	contentapi.RegisterContentServer(s, fakeContent{f: f})
 	containersapi.RegisterContainersServer(s, fakeContainers{f: f})
 	snapshotsapi.RegisterSnapshotsServer(s, fakeSnapshots{f: f})
 	done := make(chan struct{})
