@@ -38,7 +38,7 @@ func (r *run) step(ctx context.Context, s Step) error {
 	r.o.Progress(Event{Step: s, Text: s.text(r.j)})
 	r.o.At(string(s) + "/begin")
 	do := map[Step]func(context.Context) error{
-		StepLease: r.lease, StepImage: r.bringImage, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
+		StepLease: r.takeSource, StepImage: r.bringImage, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
 		StepStopSource: r.stopSource, StepCopy: r.copyVolumes, StepStart: r.start, StepHealthy: r.healthy, StepHandOver: r.handOver,
 		StepDrain: r.drain, StepKeep: r.keep, StepCommit: r.setRestart,
 	}[s]
@@ -122,6 +122,78 @@ func (r *run) lease(ctx context.Context) error {
 	}
 	if by := v.Labels[recreate.LabelMove]; by != r.j.ID {
 		return fmt.Errorf("%w, by move %s; belay move list, or if no machine knows of it: docker volume rm %s", ErrLeased, by, r.j.leaseName())
+	}
+	return nil
+}
+
+// takeSource takes the lease, and looks at the source again: a move that had the lease until now may
+// have left it stopped, and its copy runs.
+func (r *run) takeSource(ctx context.Context) error {
+	if err := r.lease(ctx); err != nil {
+		return err
+	}
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if !c.State.Running || c.State.Paused || c.ShortName() != r.j.Name {
+		return fmt.Errorf("source: it is %q, %s, and may run elsewhere by now: %w", c.ShortName(), c.State.Status, errChanged)
+	}
+	r.j.Restart = c.HostConfig.RestartPolicy // that of a source which another move was stopping is not its own
+	return r.save()
+}
+
+// errChanged is for a source that is not what it was when the move was planned.
+var errChanged = errors.New("it has changed since it was looked at")
+
+// unchanged fails if there is a reason against the move that was none when it was planned: others that
+// need the source, files in its own layer.
+func (r *run) unchanged(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	why, err := r.others(ctx, c, r.j.Settings)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if len(why) > 0 {
+		return fmt.Errorf("source: %w: %s", errChanged, why[0])
+	}
+	return r.keptLayer(ctx, c)
+}
+
+func (r *run) keptLayer(ctx context.Context, c *recreate.Container) error {
+	if r.j.Settings.LoseLayer {
+		return nil
+	}
+	why, err := r.layer(ctx, c)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if len(why) > 0 {
+		return fmt.Errorf("source: %w: %s", errChanged, why[0])
+	}
+	return nil
+}
+
+// alone fails if another container has one of the volumes: it may write while they are copied. It is
+// one request, since nothing serves meanwhile.
+func (r *run) alone(ctx context.Context) error {
+	list, err := r.from.Containers(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	for i := range list {
+		c := &list[i]
+		if c.ID == r.j.Container || c.Labels[recreate.LabelMove] == r.j.ID {
+			continue
+		}
+		for _, m := range c.Mounts {
+			if m.Name != "" && slices.ContainsFunc(r.j.Volumes, func(v JournalVolume) bool { return v.Name == m.Name }) {
+				return fmt.Errorf("source: %w: %q has its volume %q too", errChanged, strings.Join(c.Names, " "), m.Name)
+			}
+		}
 	}
 	return nil
 }
@@ -322,6 +394,9 @@ func (r *run) stopSource(ctx context.Context) error {
 	if err := r.lease(ctx); err != nil {
 		return err
 	}
+	if err := r.unchanged(ctx); err != nil {
+		return err
+	}
 	r.j.SourceStopped = true
 	if err := r.save(); err != nil {
 		return err
@@ -341,7 +416,10 @@ func (r *run) stopSource(ctx context.Context) error {
 		return errors.New("source: it runs on after it was stopped")
 	}
 	r.j.StoppedAt = c.State.FinishedAt
-	return r.save()
+	if err := r.save(); err != nil {
+		return err
+	}
+	return errors.Join(r.alone(ctx), r.keptLayer(ctx, c)) // it may have written as it stopped
 }
 
 // sourceRests fails if the source runs, or has run since it was stopped.

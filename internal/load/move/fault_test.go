@@ -1,0 +1,101 @@
+package move
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/belay-project/belay/internal/load/engine"
+)
+
+// TestLookedAtTooEarly: between the look and the lease another mover moves the container away. The
+// second one would copy stale volumes and start a second writer.
+func TestLookedAtTooEarly(t *testing.T) {
+	w := newWorld(t, true)
+	c := newFake(t, "cccccc")
+	done := false
+	w.from.before = func(method, path string) {
+		if method != "POST" || path != "/volumes/create" || done {
+			return
+		}
+		done = true // this is the second mover's lease: the first one is done before that
+		s := w.s
+		if _, err := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook}).Move(t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: c.url}, s); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := w.move()
+	if back := new(BackError); !errors.As(err, &back) || !errors.Is(err, errChanged) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 0)
+	if copies := (&world{t: t, to: c}).copies(); len(copies) != 1 || !copies[0].running {
+		t.Error("the first move's copy does not run")
+	}
+}
+
+// TestRestartPolicyOfAnother: a look while another move has taken the restart policy away is not
+// what is given back.
+func TestRestartPolicyOfAnother(t *testing.T) {
+	w := newWorld(t, false)
+	w.source.host["RestartPolicy"] = map[string]any{"Name": "no"}
+	w.from.before = func(method, path string) {
+		if method == "POST" && path == "/volumes/create" {
+			w.from.set(func() { w.source.host["RestartPolicy"] = map[string]any{"Name": "always"} })
+		}
+	}
+	j, err := w.move()
+	if err != nil || j.Restart.Name != "always" {
+		t.Errorf("got %v, %v", j.Restart, err)
+	}
+}
+
+// TestChangedSince: what would have been a reason against the move when it was planned is one until
+// the volumes are copied.
+func TestChangedSince(t *testing.T) {
+	other := func(w *world) {
+		w.from.set(func() {
+			host := map[string]any{"NetworkMode": "none", "Mounts": []any{map[string]any{"Type": "volume", "Source": "records", "Target": "/x"}}}
+			w.from.start(w.from.add("cron", map[string]any{"Image": "web:1"}, host, nil))
+		})
+	}
+	wrote := func(w *world) {
+		w.from.set(func() { w.from.changes = []map[string]any{{"Path": "/state", "Kind": 1}} })
+	}
+	for _, c := range []struct {
+		name, at  string
+		stateful  bool
+		do        func(*world)
+		lose      bool
+		unstopped bool
+	}{
+		{name: "volume before the stop", at: "create/end", stateful: true, do: other, unstopped: true},
+		{name: "volume at the stop", at: "stop-source/policy", stateful: true, do: other},
+		{name: "volume during the copy", at: "copy/volume", stateful: true, do: other},
+		{name: "layer before the stop", at: "create/end", stateful: true, do: wrote, unstopped: true},
+		{name: "layer at the stop", at: "stop-source/policy", stateful: true, do: wrote},
+		{name: "layer without volumes", at: "stop-source/policy", do: wrote},
+		{name: "layer that may be lost", at: "stop-source/policy", stateful: true, do: wrote, lose: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, c.stateful)
+			w.s.LoseLayer = c.lose
+			w.at = once(c.at, func() { c.do(w) })
+			stopped := w.source.finished
+			_, err := w.move()
+			if c.lose {
+				if err != nil {
+					t.Error(err)
+				}
+				w.want(false, 1)
+				return
+			}
+			if back := new(BackError); !errors.As(err, &back) || !errors.Is(err, errChanged) {
+				t.Errorf("got %v", err)
+			}
+			w.want(true, 0)
+			if c.unstopped && w.source.finished != stopped {
+				t.Error("the source was stopped for nothing")
+			}
+		})
+	}
+}
