@@ -2,6 +2,7 @@ package move
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/belay-project/belay/internal/load/engine"
@@ -98,4 +99,76 @@ func TestChangedSince(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMovedOn: a copy that another mover is moving on, or that was moved on, is not what the first move
+// goes back from: both would run.
+func TestMovedOn(t *testing.T) {
+	for _, stateful := range []bool{true, false} {
+		w := newWorld(t, stateful)
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// From b to c, with the first move aborted at each step.
+		c := newFake(t, "cccccc")
+		on := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook, At: func(point string) {
+			if !strings.HasSuffix(point, "/end") || point == string(StepCommit)+"/end" {
+				return // the lease is not yet taken, or no longer
+			}
+			if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.Is(err, ErrLeased) {
+				t.Errorf("abort at %s: %v", point, err)
+			}
+		}})
+		if _, err := on.Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.mover().Abort(t.Context(), j.ID, true); err == nil || !strings.Contains(err.Error(), "it was moved on") {
+			t.Errorf("got %v", err)
+		}
+		w.want(false, 0)
+		for _, e := range []*fake{w.from, w.to, c} {
+			if left := e.leases(); left != "" {
+				t.Errorf("left: %s", left)
+			}
+		}
+	}
+}
+
+// TestMovedOnInTheMiddle: before a move is done nobody moves its copy on.
+func TestMovedOnInTheMiddle(t *testing.T) {
+	for _, stateful := range []bool{true, false} {
+		w := newWorld(t, stateful)
+		c := newFake(t, "cccccc")
+		tried := 0
+		w.at = func(point string) {
+			if len(w.copies()) == 0 || !w.copies()[0].running || !strings.HasSuffix(point, "/begin") {
+				return
+			}
+			tried++
+			_, err := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook}).Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s)
+			if !errors.Is(err, ErrLeased) {
+				t.Errorf("moved on at %s: %v", point, err)
+			}
+		}
+		if _, err := w.move(); err != nil || tried == 0 {
+			t.Errorf("%d tries, %v", tried, err)
+		}
+		w.want(false, 1)
+	}
+}
+
+// TestCommitAfterMovedOn: a move that died after it gave the leases back starts no copy that was
+// moved on since.
+func TestCommitAfterMovedOn(t *testing.T) {
+	w := newWorld(t, true)
+	id := w.kill("commit/end")
+	c := newFake(t, "cccccc")
+	if _, err := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook}).Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s); err != nil {
+		t.Fatal(err)
+	}
+	if j, err := w.mover().Resume(t.Context(), id); err != nil || j.Phase != Kept {
+		t.Errorf("got %v, %v", j.Phase, err)
+	}
+	w.want(false, 0)
 }

@@ -262,8 +262,11 @@ func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal
 		}
 	}
 	if r.j.Phase == Kept {
+		if err := r.leaseCopy(ctx); err != nil {
+			return r.j, fmt.Errorf("move %s: its copy is being moved on: %w", id, err)
+		}
 		if err := r.copyIsThere(ctx); err != nil {
-			return r.j, err
+			return r.j, errors.Join(err, r.releaseOf(ctx, r.to, r.j.Target))
 		}
 	}
 	err = r.back(ctx, errors.New("the operator has taken it back"))

@@ -111,17 +111,34 @@ func (r *run) save() error {
 	return nil
 }
 
-func (j *Journal) leaseName() string { return "belay-move-lease-" + j.Container[:12] }
+func leaseName(container string) string { return "belay-move-lease-" + container[:12] }
 
 // lease takes the container for this move, for movers on other machines too: engines make a
 // volume once, and tell all others by its labels whose it is.
 func (r *run) lease(ctx context.Context) error {
-	v, err := r.from.CreateVolume(ctx, volume.CreateRequest{Name: r.j.leaseName(), Driver: "local", Labels: map[string]string{recreate.LabelMove: r.j.ID}})
-	if err != nil {
+	if err := r.leaseOf(ctx, r.from, r.j.Container); err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
+	return nil
+}
+
+// leaseCopy takes the copy too: from its start on another mover could move it on, to where this one
+// would not look for it.
+func (r *run) leaseCopy(ctx context.Context) error {
+	if err := r.leaseOf(ctx, r.to, r.j.Target); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	return nil
+}
+
+func (r *run) leaseOf(ctx context.Context, e *engine.Engine, container string) error {
+	name := leaseName(container)
+	v, err := e.CreateVolume(ctx, volume.CreateRequest{Name: name, Driver: "local", Labels: map[string]string{recreate.LabelMove: r.j.ID}})
+	if err != nil {
+		return err
+	}
 	if by := v.Labels[recreate.LabelMove]; by != r.j.ID {
-		return fmt.Errorf("%w, by move %s; belay move list, or if no machine knows of it: docker volume rm %s", ErrLeased, by, r.j.leaseName())
+		return fmt.Errorf("%w, by move %s; belay move list, or if no machine knows of it: docker volume rm %s", ErrLeased, by, name)
 	}
 	return nil
 }
@@ -198,22 +215,32 @@ func (r *run) alone(ctx context.Context) error {
 	return nil
 }
 
-// release gives the lease back, if it is ours.
+// release gives the leases back that are ours.
 func (r *run) release(ctx context.Context) error {
-	v, err := r.from.Volume(ctx, r.j.leaseName())
+	if err := r.releaseOf(ctx, r.to, r.j.Target); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if err := r.releaseOf(ctx, r.from, r.j.Container); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
+}
+
+func (r *run) releaseOf(ctx context.Context, e *engine.Engine, container string) error {
+	if container == "" {
+		return nil
+	}
+	v, err := e.Volume(ctx, leaseName(container))
 	if errors.Is(err, engine.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("source: %w", err)
+		return err
 	}
 	if v.Labels[recreate.LabelMove] != r.j.ID {
 		return nil
 	}
-	if err := r.from.RemoveVolume(ctx, r.j.leaseName()); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return nil
+	return e.RemoveVolume(ctx, leaseName(container))
 }
 
 // makeNetworks makes those that the target lacks.
@@ -439,6 +466,9 @@ func (r *run) start(ctx context.Context) error {
 	if err := r.lease(ctx); err != nil {
 		return err
 	}
+	if err := r.leaseCopy(ctx); err != nil {
+		return err
+	}
 	if r.j.Stateful {
 		if err := r.sourceRests(ctx); err != nil {
 			return err
@@ -527,6 +557,9 @@ func (r *run) setRestart(ctx context.Context) error {
 	c, err := r.to.Container(ctx, r.j.Target)
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
+	}
+	if c.ShortName() != r.j.Name && !c.State.Running {
+		return r.release(ctx) // it has been moved on since the leases were given back
 	}
 	if !c.State.Running {
 		if !r.j.Stateful {

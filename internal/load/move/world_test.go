@@ -34,8 +34,8 @@ type fake struct {
 	containers map[string]*fakeContainer
 	volumes    map[string]*fakeVolume
 	changes    []map[string]any
-	down       bool                                            // it answers nobody
-	before     func(method, path string)                       // is called before a request, without mu
+	down       bool                                              // it answers nobody
+	before     func(method, path string)                         // is called before a request, without mu
 	answer     func(w http.ResponseWriter, r *http.Request) bool // answers in its place
 	asked      []string
 }
@@ -452,4 +452,17 @@ func TestWorld(t *testing.T) {
 		}
 		w.want(true, 0)
 	}
+}
+
+// leases returns the names of leases that are on an engine.
+func (f *fake) leases() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for name := range f.volumes {
+		if strings.HasPrefix(name, "belay-move-lease-") {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, " ")
 }
