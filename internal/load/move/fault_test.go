@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
 )
@@ -171,4 +172,113 @@ func TestCommitAfterMovedOn(t *testing.T) {
 		t.Errorf("got %v, %v", j.Phase, err)
 	}
 	w.want(false, 0)
+}
+
+func (f *fake) remove(c *fakeContainer) {
+	f.set(func() { delete(f.containers, c.id) })
+}
+
+// TestSourceRemoved: whoever prunes containers while the source is stopped has made the copy the last of
+// it. A move that goes back, or is aborted, leaves it and ends.
+func TestSourceRemoved(t *testing.T) {
+	for _, c := range []struct {
+		name, at         string // where the source is removed
+		stateful, unwell bool   // the copy ends by itself then
+		phase            Phase
+		copies           int
+		running          bool
+	}{
+		{name: "the copy runs", at: "healthy/begin", stateful: true, phase: Finished, copies: 1, running: true},
+		{name: "the copy has ended", at: "start/end", stateful: true, unwell: true, phase: Back, copies: 1},
+		{name: "the copy has never run", at: "copy/end", stateful: true, phase: Back, copies: 1},
+		{name: "the copy has taken over", at: "keep/begin", stateful: true, phase: Forward, copies: 1, running: true},
+		{name: "before it stopped", at: "create/end", stateful: true, phase: RolledBack},
+		{name: "without volumes", at: "drain/end", phase: Finished, copies: 1, running: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, c.stateful)
+			w.at = once(c.at, func() {
+				w.from.remove(w.source)
+				if c.unwell {
+					w.to.set(func() {
+						for _, x := range w.to.containers {
+							w.to.stop(x)
+						}
+					})
+				}
+			})
+			_, err := w.move()
+			w.source.running = false
+			copies := w.copies()
+			if len(copies) != c.copies || c.copies == 1 && copies[0].running != c.running || w.journal().Phase != c.phase {
+				t.Fatalf("got %v; phase %s, copies %+v", err, w.journal().Phase, copies)
+			}
+			if c.phase == RolledBack {
+				return
+			}
+			if c.stateful && w.to.volumes["records"].data != "first" {
+				t.Error("the copy's data is gone")
+			}
+			switch c.phase {
+			case Back: // nobody has decided: the same again, and by somebody's start it ends
+				if _, err := w.mover().Abort(t.Context(), w.journal().ID, true); !errors.As(err, new(*StuckError)) || len(w.copies()) != 1 {
+					t.Errorf("a second taking back: %v", err)
+				}
+				w.to.set(func() { w.to.start(copies[0]) })
+				fallthrough
+			case Forward:
+				if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*GoneError)) {
+					t.Errorf("got %v", err)
+				}
+			}
+			if j := w.journal(); j.Phase != Finished || w.to.leases()+w.from.leases() != "" {
+				t.Errorf("phase %s, left %s%s", j.Phase, w.to.leases(), w.from.leases())
+			}
+			if p, _ := w.copies()[0].host["RestartPolicy"].(map[string]any); p["Name"] != "always" {
+				t.Errorf("restart policy %v", p)
+			}
+			if w.hooks[len(w.hooks)-1] != "hand-over" {
+				t.Errorf("hooks %v", w.hooks)
+			}
+		})
+	}
+}
+
+// TestSourceRemovedAfterTheMove: the abort of a move has nothing to go back to.
+func TestSourceRemovedAfterTheMove(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.from.remove(w.source)
+	if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.As(err, new(*GoneError)) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+}
+
+// TestLastCopy: a kept source is not removed by itself if the copy does not run.
+func TestLastCopy(t *testing.T) {
+	for _, removed := range []bool{true, false} {
+		w := newWorld(t, true)
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := w.copies()[0]
+		w.to.set(func() {
+			w.to.stop(c)
+			if removed {
+				delete(w.to.containers, c.id)
+			}
+		})
+		w.now = w.now.Add(2 * time.Hour)
+		if _, err := w.mover().Resume(t.Context(), j.ID); err == nil || len(w.from.containers) != 1 {
+			t.Errorf("the source was removed: %v", err)
+		}
+		if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || len(w.from.containers) != 0 {
+			t.Errorf("by hand: %v", err)
+		}
+	}
 }

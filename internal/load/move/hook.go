@@ -42,7 +42,7 @@ func (r *run) handOver(ctx context.Context) error {
 func (r *run) hook(ctx context.Context, phase string) error {
 	in := hookInput{Schema: "belay.dev/move-hook/v1", Move: r.j.ID, Phase: phase, Container: r.j.Name}
 	var err error
-	if in.Source, err = side(ctx, r.from, r.j.Container); err != nil {
+	if in.Source, err = side(ctx, r.from, r.j.Container); err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return fmt.Errorf("source: %w", err)
 	}
 	if in.Target, err = side(ctx, r.to, r.j.Target); err != nil && !errors.Is(err, engine.ErrNotFound) {

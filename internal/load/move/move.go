@@ -120,6 +120,22 @@ func (e *BackError) Error() string {
 // Unwrap returns what failed.
 func (e *BackError) Unwrap() error { return e.Err }
 
+// GoneError says that a move has ended because somebody has removed the source meanwhile.
+type GoneError struct {
+	ID   string
+	Step Step
+	Copy bool // the copy runs, and has taken over
+}
+
+// Error says what became of the copy.
+func (e *GoneError) Error() string {
+	what := "there was no copy that had run"
+	if e.Copy {
+		what = "the copy on the target is the only one left, runs, and stays"
+	}
+	return fmt.Sprintf("move %s ended at %s: %v; %s", e.ID, e.Step, errSourceGone, what)
+}
+
 // StuckError says that a move has stopped halfway, and what is to be done.
 type StuckError struct {
 	ID   string
@@ -174,7 +190,7 @@ func (m *Mover) Look(ctx context.Context, container string, from, to engine.Addr
 // Move moves a container, and returns the journal of it. When it fails it takes back what it
 // did; when ctx ends, too.
 //
-// Errors: [*RefusedError] and [ErrLeased] if nothing was begun; [*BackError]; [*StuckError].
+// Errors: [*RefusedError] if nothing was begun; [*BackError]; [*StuckError]; [*GoneError].
 func (m *Mover) Move(ctx context.Context, container string, from, to engine.Address, s Settings) (*Journal, error) {
 	if err := s.check(m.o); err != nil {
 		return nil, err
@@ -228,6 +244,9 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 	defer done()
 	switch r.j.Phase {
 	case Forward:
+		if errors.Is(r.sourceThere(ctx), errSourceGone) {
+			return r.j, r.back(ctx, errSourceGone)
+		}
 		if r.plan, err = r.again(ctx); err != nil {
 			return r.j, &StuckError{ID: id, Step: r.j.Step, Err: err}
 		}
@@ -238,9 +257,28 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 		if now := m.o.Now(); now.Before(r.j.KeepUntil) {
 			return r.j, fmt.Errorf("move %s is done; its source is kept until %s", id, r.j.KeepUntil.Format(time.DateTime))
 		}
+		if err := r.copyRuns(ctx); err != nil {
+			return r.j, err
+		}
 		return r.j, r.finish(ctx)
 	}
 	return r.j, fmt.Errorf("move %s has ended: %s", id, r.j.Phase)
+}
+
+// copyRuns fails if the copy of a move that is done does not run: the kept source may be the last of the
+// container.
+func (r *run) copyRuns(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		err = errors.New("its copy is no longer on the target")
+	case err == nil && !c.State.Running:
+		err = fmt.Errorf("its copy %q does not run on the target", c.ShortName())
+	}
+	if err != nil {
+		return fmt.Errorf("move %s: the kept source is not removed, it may be all that is left: %w; fix: belay move finish %s removes it all the same, belay move abort goes back to it", r.j.ID, err, r.j.ID)
+	}
+	return nil
 }
 
 // Abort takes a move back. One that is done, or at which a stateful target has taken over, it
