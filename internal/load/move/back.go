@@ -123,6 +123,9 @@ func (r *run) cleanTargetHelpers(ctx context.Context) error {
 	return r.removeHelpers(ctx, r.to, "target")
 }
 
+// lostAfter is how long a target is waited for while the source waits to serve again.
+const lostAfter = 20 * time.Second
+
 // copyRan goes by the target, and not by the journal alone: somebody else may have started the copy,
 // and has then written to its volumes. A target that does not answer is asked later, before anything
 // there is removed.
@@ -130,7 +133,9 @@ func (r *run) copyRan(ctx context.Context) error {
 	if r.j.TargetStarted || r.j.Target == "" {
 		return nil
 	}
-	c, err := r.to.Container(ctx, r.j.Target)
+	short, cancel := context.WithTimeout(ctx, lostAfter)
+	defer cancel()
+	c, err := r.to.Container(short, r.j.Target)
 	if err != nil || !started(c) {
 		return nil
 	}
@@ -180,6 +185,13 @@ func (r *run) serveAgain(ctx context.Context) error {
 			if err := r.from.Stop(ctx, r.j.Container, stopSeconds(c)); err != nil {
 				return fmt.Errorf("source: %w", err)
 			}
+			if c, err = r.from.Container(ctx, r.j.Container); err != nil {
+				return fmt.Errorf("source: %w", err)
+			}
+			r.j.StoppedAt = c.State.FinishedAt // the next try does not stop what this one starts
+			if err := r.save(); err != nil {
+				return err
+			}
 		}
 		if err := r.from.Start(ctx, r.j.Container); err != nil {
 			return fmt.Errorf("source: %w", err)
@@ -200,7 +212,7 @@ func (r *run) serveAgain(ctx context.Context) error {
 			return fmt.Errorf("source: %w", err)
 		}
 	}
-	if err := r.hook(ctx, "hand-back"); err != nil {
+	if err := r.hook(ctx, handBack); err != nil {
 		return err
 	}
 	r.j.HandedOver = false

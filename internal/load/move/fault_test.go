@@ -2,6 +2,7 @@ package move
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -280,5 +281,89 @@ func TestLastCopy(t *testing.T) {
 		if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || len(w.from.containers) != 0 {
 			t.Errorf("by hand: %v", err)
 		}
+	}
+}
+
+// TestCutAfterHandOver: a target that is lost once it has the traffic of a container without volumes is left: the
+// source goes on, or runs again, and has its traffic, also before the target is back.
+func TestCutAfterHandOver(t *testing.T) {
+	for _, at := range []string{"drain/begin", "drain/end", "stop-source/policy", "stop-source/end", "commit/begin"} {
+		t.Run(at, func(t *testing.T) {
+			w := newWorld(t, false)
+			w.at = once(at, func() { w.to.set(func() { w.to.down = true }) })
+			starts := w.source.starts
+			_, err := w.move()
+			if !errors.As(err, new(*StuckError)) {
+				t.Fatalf("got %v", err)
+			}
+			w.want(true, 1) // the copy may run twice until the target is back
+			if strings.Join(w.hooks, " ") != "hand-over hand-back" {
+				t.Errorf("hooks %v", w.hooks)
+			}
+			if strings.HasPrefix(at, "drain") && w.source.starts != starts {
+				t.Error("the source was stopped for a target that was lost")
+			}
+			// Nothing is stopped again by further tries.
+			starts = w.source.starts
+			if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*StuckError)) || w.source.starts != starts {
+				t.Errorf("got %v, starts %d, before %d", err, w.source.starts, starts)
+			}
+			w.to.set(func() { w.to.down = false })
+			if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*BackError)) {
+				t.Errorf("got %v", err)
+			}
+			w.want(true, 0)
+		})
+	}
+}
+
+// TestResumeWithoutTarget: a move whose mover died is taken back without the target, unless a copy with data may
+// run there.
+func TestResumeWithoutTarget(t *testing.T) {
+	for _, c := range []struct {
+		stateful bool
+		at       string
+		source   bool
+	}{
+		{true, "stop-source/policy", true}, {true, "stop-source/end", true}, {true, "copy/volume", true}, {true, "start/begin", true}, {true, "start/end", false},
+		{false, "start/end", true}, {false, "stop-source/policy", true}, {false, "keep/end", true},
+	} {
+		t.Run(fmt.Sprint(c.stateful, c.at), func(t *testing.T) {
+			w := newWorld(t, c.stateful)
+			id := w.kill(c.at)
+			copies := 0
+			for _, x := range w.copies() {
+				if x.running {
+					copies++
+				}
+			}
+			w.to.set(func() { w.to.down = true })
+			if _, err := w.mover().Resume(t.Context(), id); !errors.As(err, new(*StuckError)) {
+				t.Errorf("got %v", err)
+			}
+			w.want(c.source, copies)
+			w.to.set(func() { w.to.down = false })
+			if _, err := w.mover().Resume(t.Context(), id); c.source && !errors.As(err, new(*BackError)) || !c.source && err != nil {
+				t.Errorf("got %v", err)
+			}
+			if c.source {
+				w.want(true, 0)
+			} else {
+				w.want(false, 1)
+			}
+		})
+	}
+}
+
+// TestFinishWithoutTarget: the kept source of a move can be removed by hand though its target is gone.
+func TestFinishWithoutTarget(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.to.set(func() { w.to.down = true })
+	if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || len(w.from.containers) != 0 {
+		t.Errorf("got %v", err)
 	}
 }

@@ -233,7 +233,8 @@ func (s *Settings) check(o Options) error {
 	return nil
 }
 
-// Resume carries a move on, in the direction that it had.
+// Resume carries a move on, in the direction that it had; or back, if the target does not answer and no
+// copy with data can run there.
 //
 // Errors: [ErrBusy]; an unknown ID; those of [Mover.Move].
 func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
@@ -246,6 +247,9 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 	case Forward:
 		if errors.Is(r.sourceThere(ctx), errSourceGone) {
 			return r.j, r.back(ctx, errSourceGone)
+		}
+		if r.lost != nil {
+			return r.j, r.back(ctx, r.lost)
 		}
 		if r.plan, err = r.again(ctx); err != nil {
 			return r.j, &StuckError{ID: id, Step: r.j.Step, Err: err}
@@ -331,7 +335,7 @@ func (r *run) copyIsThere(ctx context.Context) error {
 
 // Finish removes the kept source of a move before its time. Its volumes stay.
 func (m *Mover) Finish(ctx context.Context, id string) (*Journal, error) {
-	r, done, err := m.reopen(ctx, id, false)
+	r, done, err := m.reopen(ctx, id, true)
 	if err != nil {
 		return nil, err
 	}
@@ -348,6 +352,7 @@ type run struct {
 	from, to *engine.Engine
 	j        *Journal
 	plan     *Plan
+	lost     error // why the target does not answer, where going back needs no answer
 }
 
 // open opens both engines. If it is the target that does not answer, it returns what it has
@@ -383,8 +388,9 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 		return nil, nil, err
 	}
 	r, err := m.open(ctx, j.From, j.To)
-	if err != nil && back && r != nil {
-		// Without the target the source can still be restored, if no copy can run there.
+	if err != nil && r != nil && (back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.TargetStarted)) {
+		// Without the target the source can still be restored, if no copy with data can run there.
+		r.lost = err
 		r.to, err = engine.Unreachable(j.To, err), nil
 		r.to.Info.ID = j.ToEngine
 	}

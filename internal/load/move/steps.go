@@ -424,6 +424,11 @@ func (r *run) stopSource(ctx context.Context) error {
 	if err := r.unchanged(ctx); err != nil {
 		return err
 	}
+	if !r.j.Stateful {
+		if err := r.copyServes(ctx); err != nil {
+			return err
+		}
+	}
 	r.j.SourceStopped = true
 	if err := r.save(); err != nil {
 		return err
@@ -447,6 +452,21 @@ func (r *run) stopSource(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(r.alone(ctx), r.keptLayer(ctx, c)) // it may have written as it stopped
+}
+
+// copyServes fails unless the copy runs: a target that was lost since the hand-over is no reason to stop the
+// source.
+func (r *run) copyServes(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	switch {
+	case err != nil:
+		return fmt.Errorf("target: %w", err)
+	case !c.State.Running:
+		return fmt.Errorf("target: it has ended with status %d", c.State.ExitCode)
+	case c.State.Health != nil && c.State.Health.Status == container.Unhealthy:
+		return errors.New("target: its health check fails")
+	}
+	return nil
 }
 
 // sourceRests fails if the source runs, or has run since it was stopped.
