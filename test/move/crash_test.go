@@ -116,7 +116,7 @@ func checkMoved(t *testing.T, w *world, j *move.Journal, name string, stateful b
 			t.Errorf("the volume has %q", got)
 		}
 	}
-	if left := w.orphans(t, j.Container, name); len(left) > 0 {
+	if left := w.orphans(t, name); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -180,7 +180,7 @@ func TestKilledAndAborted(t *testing.T) {
 			if got := w.restart(t, w.from, name); got != "always" {
 				t.Errorf("restart policy %q", got)
 			}
-			if left := w.orphans(t, only(t, j.Dir).Container, ""); len(left) > 0 {
+			if left := w.orphans(t, ""); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 		})
@@ -207,7 +207,7 @@ func TestInterrupted(t *testing.T) {
 	if !w.running(w.from, name) || w.restart(t, w.from, name) != "always" || w.there(w.to, name) {
 		t.Error("the source is not what it was, or a copy is there")
 	}
-	if left := w.orphans(t, only(t, dir).Container, ""); len(left) > 0 {
+	if left := w.orphans(t, ""); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 }

@@ -97,7 +97,7 @@ func TestStateless(t *testing.T) {
 	if err != nil || strings.Contains(string(raw), "hunter2") {
 		t.Errorf("the journal has an environment value, or cannot be read: %v", err)
 	}
-	if left := w.orphans(t, j.Container, name); len(left) > 0 {
+	if left := w.orphans(t, name); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	// It is taken back, and then the source has everything again.
@@ -156,7 +156,7 @@ func TestStateful(t *testing.T) {
 	if before != after {
 		t.Errorf("the volume is another:\n%s\n%s", before, after)
 	}
-	if left := w.orphans(t, j.Container, name); len(left) > 0 {
+	if left := w.orphans(t, name); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	// Going back would lose what the copy has written.
@@ -211,7 +211,7 @@ func TestTakenBack(t *testing.T) {
 				t.Error("the copy is still there")
 			}
 			j := only(t, dir)
-			if left := w.orphans(t, j.Container, ""); len(left) > 0 {
+			if left := w.orphans(t, ""); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 			if j.Phase != move.RolledBack || (len(j.LeftBehind) > 0) != j.Stateful {

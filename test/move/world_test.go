@@ -313,7 +313,7 @@ func get(e *lab.Engine, addr, path string) (string, error) {
 }
 
 // orphans says what of moves is left on both engines, but for the one copy on the target.
-func (w *world) orphans(t *testing.T, id, copyOf string) (left []string) {
+func (w *world) orphans(t *testing.T, copyOf string) (left []string) {
 	t.Helper()
 	for _, e := range []*lab.Engine{w.from, w.to} {
 		list, err := w.api(e).Containers(t.Context(), map[string][]string{"label": {recreate.LabelMove}})
@@ -326,9 +326,16 @@ func (w *world) orphans(t *testing.T, id, copyOf string) (left []string) {
 			}
 		}
 	}
-	j, err := w.fromAPI.Volume(t.Context(), "belay-move-lease-"+id[:12])
-	if err == nil {
-		left = append(left, "volume "+j.Name)
+	for _, api := range []*engine.Engine{w.fromAPI, w.toAPI} {
+		volumes, err := api.Volumes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range volumes {
+			if strings.HasPrefix(volumes[i].Name, "belay-move-lease-") {
+				left = append(left, "volume "+volumes[i].Name)
+			}
+		}
 	}
 	return left
 }

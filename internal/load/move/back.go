@@ -28,11 +28,26 @@ func (r *run) back(ctx context.Context, cause error) error {
 	if err := r.copyRan(ctx); err != nil {
 		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
 	}
+	switch err := r.sourceThere(ctx); {
+	case errors.Is(err, errSourceGone):
+		return r.withoutSource(ctx, failedAt)
+	case err != nil:
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
+	}
 	order := []func(context.Context) error{r.restoreSource, r.removeTarget}
 	if r.j.Stateful && r.j.TargetStarted {
 		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
 	}
-	for _, do := range append(order, r.cleanTarget, r.cleanSource, r.release) {
+	if err := r.endBack(ctx, failedAt, RolledBack, "taken back", append(order, r.cleanTarget, r.cleanSource, r.release)); err != nil {
+		return err
+	}
+	r.o.At("back/end")
+	return &BackError{ID: r.j.ID, Step: failedAt, Err: cause}
+}
+
+// endBack does what is left to do, and ends the move.
+func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text string, todo []func(context.Context) error) error {
+	for _, do := range todo {
 		if err := do(ctx); err != nil {
 			r.j.note(r.o.Now(), "stuck: "+err.Error())
 			_ = r.j.write(r.o.Dir) // the phase is there already
@@ -40,14 +55,76 @@ func (r *run) back(ctx context.Context, cause error) error {
 		}
 		r.o.At("back/step")
 	}
-	r.j.Phase, r.j.Ended = RolledBack, r.o.Now()
-	r.j.note(r.j.Ended, "taken back")
+	r.j.Phase, r.j.Ended = phase, r.o.Now()
+	r.j.note(r.j.Ended, text)
 	if err := r.save(); err != nil {
 		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: err}
 	}
-	r.o.At("back/end")
-	return &BackError{ID: r.j.ID, Step: failedAt, Err: cause}
+	return nil
 }
+
+var errSourceGone = errors.New("somebody has removed the source")
+
+// sourceThere fails if there is no source to go back to.
+func (r *run) sourceThere(ctx context.Context) error {
+	_, err := r.from.Container(ctx, r.j.Container)
+	if errors.Is(err, engine.ErrNotFound) {
+		return errSourceGone
+	}
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
+}
+
+// withoutSource ends a move whose source somebody has removed. Then the copy is the last of the container: one
+// that runs takes over, and one that does not is left for somebody to decide on, unless it never ran and the
+// source did until it was removed.
+func (r *run) withoutSource(ctx context.Context, failedAt Step) error {
+	id, err := r.findTarget(ctx)
+	if err != nil {
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(errSourceGone, err)}
+	}
+	var c *recreate.Container
+	if id != "" {
+		if c, err = r.to.Container(ctx, id); err != nil {
+			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: fmt.Errorf("%w; target: %w", errSourceGone, err)}
+		}
+	}
+	gone := func() error { return &GoneError{ID: r.j.ID, Step: failedAt, Copy: c != nil && c.State.Running} }
+	switch {
+	case c != nil && c.State.Running:
+		r.j.Target = id
+		if err := r.endBack(ctx, failedAt, Finished, errSourceGone.Error()+": the copy has taken over", []func(context.Context) error{r.takeOver, r.cleanTargetHelpers, r.cleanSource, r.release}); err != nil {
+			return err
+		}
+		return gone()
+	case c != nil && (r.j.SourceStopped || started(c)):
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: fmt.Errorf("%w, and its copy %q on the target, which does not run, is the last of it; fix: docker start or docker rm it there", errSourceGone, c.ShortName())}
+	}
+	if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and no copy has its place", []func(context.Context) error{r.removeTarget, r.cleanTarget, r.cleanSource, r.release}); err != nil {
+		return err
+	}
+	return gone()
+}
+
+// takeOver gives the copy the traffic and the restart policy, as the rest of the move would have.
+func (r *run) takeOver(ctx context.Context) error {
+	if err := r.handOver(ctx); err != nil {
+		return err
+	}
+	if err := r.to.SetRestart(ctx, r.j.Target, r.j.Restart); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	return nil
+}
+
+func (r *run) cleanTargetHelpers(ctx context.Context) error {
+	return r.removeHelpers(ctx, r.to, "target")
+}
+
+// lostAfter is how long a target is waited for while the source waits to serve again.
+const lostAfter = 20 * time.Second
 
 // copyRan goes by the target, and not by the journal alone: somebody else may have started the copy,
 // and has then written to its volumes. A target that does not answer is asked later, before anything
@@ -56,7 +133,9 @@ func (r *run) copyRan(ctx context.Context) error {
 	if r.j.TargetStarted || r.j.Target == "" {
 		return nil
 	}
-	c, err := r.to.Container(ctx, r.j.Target)
+	short, cancel := context.WithTimeout(ctx, lostAfter)
+	defer cancel()
+	c, err := r.to.Container(short, r.j.Target)
 	if err != nil || !started(c) {
 		return nil
 	}
@@ -106,6 +185,13 @@ func (r *run) serveAgain(ctx context.Context) error {
 			if err := r.from.Stop(ctx, r.j.Container, stopSeconds(c)); err != nil {
 				return fmt.Errorf("source: %w", err)
 			}
+			if c, err = r.from.Container(ctx, r.j.Container); err != nil {
+				return fmt.Errorf("source: %w", err)
+			}
+			r.j.StoppedAt = c.State.FinishedAt // the next try does not stop what this one starts
+			if err := r.save(); err != nil {
+				return err
+			}
 		}
 		if err := r.from.Start(ctx, r.j.Container); err != nil {
 			return fmt.Errorf("source: %w", err)
@@ -126,7 +212,7 @@ func (r *run) serveAgain(ctx context.Context) error {
 			return fmt.Errorf("source: %w", err)
 		}
 	}
-	if err := r.hook(ctx, "hand-back"); err != nil {
+	if err := r.hook(ctx, handBack); err != nil {
 		return err
 	}
 	r.j.HandedOver = false
@@ -211,6 +297,8 @@ func (r *run) cleanTarget(ctx context.Context) error {
 		}
 		switch {
 		case v.Labels[recreate.LabelMove] != r.j.ID:
+		case r.j.SourceStopped: // nobody knows whether the source's volumes were removed with it
+			r.leave("target: volume " + name + ", a copy of the removed source's; if nothing needs that: docker volume rm there")
 		case r.j.TargetStarted:
 			r.leave("target: volume " + name + ", to which the copy may have written; if nothing needs that: docker volume rm there")
 		default:

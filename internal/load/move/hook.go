@@ -39,13 +39,16 @@ func (r *run) handOver(ctx context.Context) error {
 	return r.hook(ctx, "hand-over")
 }
 
+// handBack is the hook's word for the way back.
+const handBack = "hand-back"
+
 func (r *run) hook(ctx context.Context, phase string) error {
 	in := hookInput{Schema: "belay.dev/move-hook/v1", Move: r.j.ID, Phase: phase, Container: r.j.Name}
 	var err error
-	if in.Source, err = side(ctx, r.from, r.j.Container); err != nil {
+	if in.Source, err = side(ctx, r.from, r.j.Container); err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return fmt.Errorf("source: %w", err)
 	}
-	if in.Target, err = side(ctx, r.to, r.j.Target); err != nil && !errors.Is(err, engine.ErrNotFound) {
+	if in.Target, err = r.targetSide(ctx, phase == handBack); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
 	b, err := json.Marshal(in)
@@ -61,6 +64,21 @@ func (r *run) hook(ctx context.Context, phase string) error {
 		return fmt.Errorf("hook %s %s: %w", h[0], phase, err)
 	}
 	return nil
+}
+
+// targetSide describes the copy. The way back does not wait for a target that is lost: it is why the traffic
+// comes back.
+func (r *run) targetSide(ctx context.Context, back bool) (hookSide, error) {
+	if back {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, lostAfter)
+		defer cancel()
+	}
+	s, err := side(ctx, r.to, r.j.Target)
+	if back || errors.Is(err, engine.ErrNotFound) {
+		return s, nil
+	}
+	return s, err
 }
 
 func side(ctx context.Context, e *engine.Engine, id string) (hookSide, error) {

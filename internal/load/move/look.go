@@ -138,7 +138,7 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings) (wh
 		return nil, err
 	}
 	for i := range list {
-		if list[i].ID == c.ID {
+		if list[i].ID == c.ID || r.j != nil && list[i].Labels[recreate.LabelMove] == r.j.ID {
 			continue
 		}
 		o, err := r.from.Container(ctx, list[i].ID)

@@ -120,6 +120,22 @@ func (e *BackError) Error() string {
 // Unwrap returns what failed.
 func (e *BackError) Unwrap() error { return e.Err }
 
+// GoneError says that a move has ended because somebody has removed the source meanwhile.
+type GoneError struct {
+	ID   string
+	Step Step
+	Copy bool // the copy runs, and has taken over
+}
+
+// Error says what became of the copy.
+func (e *GoneError) Error() string {
+	what := "there was no copy that had run"
+	if e.Copy {
+		what = "the copy on the target is the only one left, runs, and stays"
+	}
+	return fmt.Sprintf("move %s ended at %s: %v; %s", e.ID, e.Step, errSourceGone, what)
+}
+
 // StuckError says that a move has stopped halfway, and what is to be done.
 type StuckError struct {
 	ID   string
@@ -174,7 +190,7 @@ func (m *Mover) Look(ctx context.Context, container string, from, to engine.Addr
 // Move moves a container, and returns the journal of it. When it fails it takes back what it
 // did; when ctx ends, too.
 //
-// Errors: [*RefusedError] and [ErrLeased] if nothing was begun; [*BackError]; [*StuckError].
+// Errors: [*RefusedError] if nothing was begun; [*BackError]; [*StuckError]; [*GoneError].
 func (m *Mover) Move(ctx context.Context, container string, from, to engine.Address, s Settings) (*Journal, error) {
 	if err := s.check(m.o); err != nil {
 		return nil, err
@@ -217,7 +233,8 @@ func (s *Settings) check(o Options) error {
 	return nil
 }
 
-// Resume carries a move on, in the direction that it had.
+// Resume carries a move on, in the direction that it had; or back, if the target does not answer and no
+// copy with data can run there.
 //
 // Errors: [ErrBusy]; an unknown ID; those of [Mover.Move].
 func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
@@ -228,6 +245,12 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 	defer done()
 	switch r.j.Phase {
 	case Forward:
+		if errors.Is(r.sourceThere(ctx), errSourceGone) {
+			return r.j, r.back(ctx, errSourceGone)
+		}
+		if r.lost != nil {
+			return r.j, r.back(ctx, r.lost)
+		}
 		if r.plan, err = r.again(ctx); err != nil {
 			return r.j, &StuckError{ID: id, Step: r.j.Step, Err: err}
 		}
@@ -238,9 +261,28 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 		if now := m.o.Now(); now.Before(r.j.KeepUntil) {
 			return r.j, fmt.Errorf("move %s is done; its source is kept until %s", id, r.j.KeepUntil.Format(time.DateTime))
 		}
+		if err := r.copyRuns(ctx); err != nil {
+			return r.j, err
+		}
 		return r.j, r.finish(ctx)
 	}
 	return r.j, fmt.Errorf("move %s has ended: %s", id, r.j.Phase)
+}
+
+// copyRuns fails if the copy of a move that is done does not run: the kept source may be the last of the
+// container.
+func (r *run) copyRuns(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		err = errors.New("its copy is no longer on the target")
+	case err == nil && !c.State.Running:
+		err = fmt.Errorf("its copy %q does not run on the target", c.ShortName())
+	}
+	if err != nil {
+		return fmt.Errorf("move %s: the kept source is not removed, it may be all that is left: %w; fix: belay move finish %s removes it all the same, belay move abort goes back to it", r.j.ID, err, r.j.ID)
+	}
+	return nil
 }
 
 // Abort takes a move back. One that is done, or at which a stateful target has taken over, it
@@ -262,8 +304,11 @@ func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal
 		}
 	}
 	if r.j.Phase == Kept {
+		if err := r.leaseCopy(ctx); err != nil {
+			return r.j, fmt.Errorf("move %s: its copy is being moved on: %w", id, err)
+		}
 		if err := r.copyIsThere(ctx); err != nil {
-			return r.j, err
+			return r.j, errors.Join(err, r.releaseOf(ctx, r.to, r.j.Target))
 		}
 	}
 	err = r.back(ctx, errors.New("the operator has taken it back"))
@@ -290,7 +335,7 @@ func (r *run) copyIsThere(ctx context.Context) error {
 
 // Finish removes the kept source of a move before its time. Its volumes stay.
 func (m *Mover) Finish(ctx context.Context, id string) (*Journal, error) {
-	r, done, err := m.reopen(ctx, id, false)
+	r, done, err := m.reopen(ctx, id, true)
 	if err != nil {
 		return nil, err
 	}
@@ -307,6 +352,7 @@ type run struct {
 	from, to *engine.Engine
 	j        *Journal
 	plan     *Plan
+	lost     error // why the target does not answer, where going back needs no answer
 }
 
 // open opens both engines. If it is the target that does not answer, it returns what it has
@@ -342,8 +388,9 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 		return nil, nil, err
 	}
 	r, err := m.open(ctx, j.From, j.To)
-	if err != nil && back && r != nil {
-		// Without the target the source can still be restored, if no copy can run there.
+	if err != nil && r != nil && (back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.TargetStarted)) {
+		// Without the target the source can still be restored, if no copy with data can run there.
+		r.lost = err
 		r.to, err = engine.Unreachable(j.To, err), nil
 		r.to.Info.ID = j.ToEngine
 	}

@@ -38,7 +38,7 @@ func (r *run) step(ctx context.Context, s Step) error {
 	r.o.Progress(Event{Step: s, Text: s.text(r.j)})
 	r.o.At(string(s) + "/begin")
 	do := map[Step]func(context.Context) error{
-		StepLease: r.lease, StepImage: r.bringImage, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
+		StepLease: r.takeSource, StepImage: r.bringImage, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
 		StepStopSource: r.stopSource, StepCopy: r.copyVolumes, StepStart: r.start, StepHealthy: r.healthy, StepHandOver: r.handOver,
 		StepDrain: r.drain, StepKeep: r.keep, StepCommit: r.setRestart,
 	}[s]
@@ -111,37 +111,136 @@ func (r *run) save() error {
 	return nil
 }
 
-func (j *Journal) leaseName() string { return "belay-move-lease-" + j.Container[:12] }
+func leaseName(container string) string { return "belay-move-lease-" + container[:12] }
 
 // lease takes the container for this move, for movers on other machines too: engines make a
 // volume once, and tell all others by its labels whose it is.
 func (r *run) lease(ctx context.Context) error {
-	v, err := r.from.CreateVolume(ctx, volume.CreateRequest{Name: r.j.leaseName(), Driver: "local", Labels: map[string]string{recreate.LabelMove: r.j.ID}})
-	if err != nil {
+	if err := r.leaseOf(ctx, r.from, r.j.Container); err != nil {
 		return fmt.Errorf("source: %w", err)
-	}
-	if by := v.Labels[recreate.LabelMove]; by != r.j.ID {
-		return fmt.Errorf("%w, by move %s; belay move list, or if no machine knows of it: docker volume rm %s", ErrLeased, by, r.j.leaseName())
 	}
 	return nil
 }
 
-// release gives the lease back, if it is ours.
+// leaseCopy takes the copy too: from its start on another mover could move it on, to where this one
+// would not look for it.
+func (r *run) leaseCopy(ctx context.Context) error {
+	if err := r.leaseOf(ctx, r.to, r.j.Target); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	return nil
+}
+
+func (r *run) leaseOf(ctx context.Context, e *engine.Engine, container string) error {
+	name := leaseName(container)
+	v, err := e.CreateVolume(ctx, volume.CreateRequest{Name: name, Driver: "local", Labels: map[string]string{recreate.LabelMove: r.j.ID}})
+	if err != nil {
+		return err
+	}
+	if by := v.Labels[recreate.LabelMove]; by != r.j.ID {
+		return fmt.Errorf("%w, by move %s; belay move list, or if no machine knows of it: docker volume rm %s", ErrLeased, by, name)
+	}
+	return nil
+}
+
+// takeSource takes the lease, and looks at the source again: a move that had the lease until now may
+// have left it stopped, and its copy runs.
+func (r *run) takeSource(ctx context.Context) error {
+	if err := r.lease(ctx); err != nil {
+		return err
+	}
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if !c.State.Running || c.State.Paused || c.ShortName() != r.j.Name {
+		return fmt.Errorf("source: it is %q, %s, and may run elsewhere by now: %w", c.ShortName(), c.State.Status, errChanged)
+	}
+	r.j.Restart = c.HostConfig.RestartPolicy // that of a source which another move was stopping is not its own
+	return r.save()
+}
+
+// errChanged is for a source that is not what it was when the move was planned.
+var errChanged = errors.New("it has changed since it was looked at")
+
+// unchanged fails if there is a reason against the move that was none when it was planned: others that
+// need the source, files in its own layer.
+func (r *run) unchanged(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	why, err := r.others(ctx, c, r.j.Settings)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if len(why) > 0 {
+		return fmt.Errorf("source: %w: %s", errChanged, why[0])
+	}
+	return r.keptLayer(ctx, c)
+}
+
+func (r *run) keptLayer(ctx context.Context, c *recreate.Container) error {
+	if r.j.Settings.LoseLayer {
+		return nil
+	}
+	why, err := r.layer(ctx, c)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if len(why) > 0 {
+		return fmt.Errorf("source: %w: %s", errChanged, why[0])
+	}
+	return nil
+}
+
+// alone fails if another container has one of the volumes: it may write while they are copied. It is
+// one request, since nothing serves meanwhile.
+func (r *run) alone(ctx context.Context) error {
+	list, err := r.from.Containers(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	for i := range list {
+		c := &list[i]
+		if c.ID == r.j.Container || c.Labels[recreate.LabelMove] == r.j.ID {
+			continue
+		}
+		for _, m := range c.Mounts {
+			if m.Name != "" && slices.ContainsFunc(r.j.Volumes, func(v JournalVolume) bool { return v.Name == m.Name }) {
+				return fmt.Errorf("source: %w: %q has its volume %q too", errChanged, strings.Join(c.Names, " "), m.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// release gives the leases back that are ours.
 func (r *run) release(ctx context.Context) error {
-	v, err := r.from.Volume(ctx, r.j.leaseName())
+	if err := r.releaseOf(ctx, r.to, r.j.Target); err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if err := r.releaseOf(ctx, r.from, r.j.Container); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
+}
+
+func (r *run) releaseOf(ctx context.Context, e *engine.Engine, container string) error {
+	if container == "" {
+		return nil
+	}
+	v, err := e.Volume(ctx, leaseName(container))
 	if errors.Is(err, engine.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("source: %w", err)
+		return err
 	}
 	if v.Labels[recreate.LabelMove] != r.j.ID {
 		return nil
 	}
-	if err := r.from.RemoveVolume(ctx, r.j.leaseName()); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return nil
+	return e.RemoveVolume(ctx, leaseName(container))
 }
 
 // makeNetworks makes those that the target lacks.
@@ -322,6 +421,14 @@ func (r *run) stopSource(ctx context.Context) error {
 	if err := r.lease(ctx); err != nil {
 		return err
 	}
+	if err := r.unchanged(ctx); err != nil {
+		return err
+	}
+	if !r.j.Stateful {
+		if err := r.copyServes(ctx); err != nil {
+			return err
+		}
+	}
 	r.j.SourceStopped = true
 	if err := r.save(); err != nil {
 		return err
@@ -341,7 +448,25 @@ func (r *run) stopSource(ctx context.Context) error {
 		return errors.New("source: it runs on after it was stopped")
 	}
 	r.j.StoppedAt = c.State.FinishedAt
-	return r.save()
+	if err := r.save(); err != nil {
+		return err
+	}
+	return errors.Join(r.alone(ctx), r.keptLayer(ctx, c)) // it may have written as it stopped
+}
+
+// copyServes fails unless the copy runs: a target that was lost since the hand-over is no reason to stop the
+// source.
+func (r *run) copyServes(ctx context.Context) error {
+	c, err := r.to.Container(ctx, r.j.Target)
+	switch {
+	case err != nil:
+		return fmt.Errorf("target: %w", err)
+	case !c.State.Running:
+		return fmt.Errorf("target: it has ended with status %d", c.State.ExitCode)
+	case c.State.Health != nil && c.State.Health.Status == container.Unhealthy:
+		return errors.New("target: its health check fails")
+	}
+	return nil
 }
 
 // sourceRests fails if the source runs, or has run since it was stopped.
@@ -359,6 +484,9 @@ func (r *run) sourceRests(ctx context.Context) error {
 // start starts the copy. One with data starts only while the source rests.
 func (r *run) start(ctx context.Context) error {
 	if err := r.lease(ctx); err != nil {
+		return err
+	}
+	if err := r.leaseCopy(ctx); err != nil {
 		return err
 	}
 	if r.j.Stateful {
@@ -449,6 +577,9 @@ func (r *run) setRestart(ctx context.Context) error {
 	c, err := r.to.Container(ctx, r.j.Target)
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
+	}
+	if c.ShortName() != r.j.Name && !c.State.Running {
+		return r.release(ctx) // it has been moved on since the leases were given back
 	}
 	if !c.State.Running {
 		if !r.j.Stateful {

@@ -46,7 +46,7 @@ func (r *run) copyVolumes(ctx context.Context) error {
 	}
 	// Whoever started the source meanwhile has made what was copied worthless, and whoever started the
 	// copy has written to it.
-	if err := r.sourceRests(ctx); err != nil {
+	if err := errors.Join(r.sourceRests(ctx), r.alone(ctx)); err != nil {
 		return err
 	}
 	c, err := r.to.Container(ctx, r.j.Target)

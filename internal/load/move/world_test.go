@@ -1,0 +1,468 @@
+package move
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// fake is an engine that keeps containers, volumes and networks in memory, and answers what a move
+// asks. It models states and times of containers, names, labels, and what is in a volume; not health,
+// addresses or images.
+type fake struct {
+	url string
+
+	mu         sync.Mutex
+	id         string
+	made       int
+	containers map[string]*fakeContainer
+	volumes    map[string]*fakeVolume
+	changes    []map[string]any
+	down       bool                                              // it answers nobody
+	before     func(method, path string)                         // is called before a request, without mu
+	answer     func(w http.ResponseWriter, r *http.Request) bool // answers in its place
+	asked      []string
+}
+
+type fakeContainer struct {
+	id, name, image   string
+	config, host      map[string]any
+	networks          map[string]any
+	running           bool
+	started, finished string
+	starts            int
+}
+
+type fakeVolume struct {
+	labels map[string]string
+	data   string
+}
+
+func newFake(t *testing.T, id string) *fake {
+	t.Helper()
+	f := &fake{id: id, containers: map[string]*fakeContainer{}, volumes: map[string]*fakeVolume{}}
+	path := filepath.Join(t.TempDir(), "engine.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.url = "unix://" + path
+	srv := httptest.NewUnstartedServer(f)
+	srv.Listener.Close()
+	srv.Listener = l
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return f
+}
+
+func (f *fake) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// ServeHTTP implements [http.Handler].
+func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	if rest, ok := strings.CutPrefix(path, "/v1."); ok {
+		_, path, _ = strings.Cut(rest, "/")
+		path = "/" + path
+	}
+	f.mu.Lock()
+	before, answer, down := f.before, f.answer, f.down
+	f.asked = append(f.asked, r.Method+" "+path)
+	f.mu.Unlock()
+	if before != nil {
+		before(r.Method, path)
+	}
+	f.mu.Lock()
+	down = down || f.down
+	f.mu.Unlock()
+	if down {
+		panic(http.ErrAbortHandler)
+	}
+	if answer != nil && answer(w, r) {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	status, out := f.serve(r, parts)
+	if raw, ok := out.([]byte); ok {
+		w.WriteHeader(status)
+		_, _ = w.Write(raw)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(out)
+}
+
+func refuse(status int, text string) (int, any) { return status, map[string]string{"message": text} }
+
+func (f *fake) serve(r *http.Request, parts []string) (int, any) {
+	switch parts[0] {
+	case "version":
+		return 200, map[string]string{"ApiVersion": "1.44", "MinAPIVersion": "1.24"}
+	case "info":
+		return 200, map[string]any{"ID": f.id, "OSType": "linux", "Architecture": "x86_64", "CgroupVersion": "2"}
+	case "images":
+		return 200, map[string]any{"Id": "sha256:aa", "RepoTags": []string{"web:1"}, "Config": map[string]any{}, "RootFS": map[string]any{"Type": "layers", "Layers": []string{"sha256:l"}}}
+	case "networks":
+		if r.Method == "GET" && parts[1] == "bridge" {
+			return 200, map[string]any{"Name": "bridge", "Id": "n1", "Driver": "bridge", "Scope": "local"}
+		}
+		return refuse(404, "no such network")
+	case "volumes":
+		return f.serveVolume(r, parts[1:])
+	case "containers":
+		return f.serveContainer(r, parts[1:])
+	}
+	return refuse(404, "page not found")
+}
+
+func (f *fake) serveVolume(r *http.Request, parts []string) (int, any) {
+	name := parts[0]
+	if name == "create" {
+		var in struct {
+			Name   string
+			Labels map[string]string
+		}
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		if name = in.Name; f.volumes[name] == nil {
+			f.volumes[name] = &fakeVolume{labels: in.Labels}
+		}
+	}
+	v := f.volumes[name]
+	switch {
+	case v == nil:
+		return refuse(404, "no such volume")
+	case r.Method == "DELETE":
+		delete(f.volumes, name)
+		return 204, nil
+	}
+	return 200, map[string]any{"Name": name, "Driver": "local", "Labels": v.labels}
+}
+
+func (f *fake) find(ref string) *fakeContainer {
+	for _, c := range f.containers {
+		if c.id == ref || c.name == ref || len(ref) >= 12 && strings.HasPrefix(c.id, ref) {
+			return c
+		}
+	}
+	return nil
+}
+
+func (f *fake) labels(c *fakeContainer) map[string]string {
+	out := map[string]string{}
+	if l, ok := c.config["Labels"].(map[string]any); ok {
+		for k, v := range l {
+			out[k], _ = v.(string)
+		}
+	}
+	return out
+}
+
+func (f *fake) serveContainer(r *http.Request, parts []string) (int, any) {
+	switch parts[0] {
+	case "json":
+		var list []map[string]any
+		for _, id := range slices.Sorted(maps.Keys(f.containers)) {
+			c := f.containers[id]
+			list = append(list, map[string]any{"Id": c.id, "Names": []string{"/" + c.name}, "Labels": f.labels(c), "Mounts": f.inspection(c)["Mounts"]})
+		}
+		return 200, list
+	case "create":
+		name := r.URL.Query().Get("name")
+		if f.find(name) != nil {
+			return refuse(409, "the name is in use")
+		}
+		var in map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		host, _ := in["HostConfig"].(map[string]any)
+		net, _ := in["NetworkingConfig"].(map[string]any)
+		delete(in, "HostConfig")
+		delete(in, "NetworkingConfig")
+		ends, _ := net["EndpointsConfig"].(map[string]any)
+		c := f.add(name, in, host, ends)
+		return 201, map[string]string{"Id": c.id}
+	}
+	c := f.find(parts[0])
+	if c == nil {
+		return refuse(404, "no such container: "+parts[0])
+	}
+	if len(parts) == 1 && r.Method == "DELETE" {
+		if c.running {
+			return refuse(409, "it runs")
+		}
+		delete(f.containers, c.id)
+		return 204, nil
+	}
+	return f.act(r, c, parts[1])
+}
+
+func (f *fake) act(r *http.Request, c *fakeContainer, what string) (int, any) {
+	switch what {
+	case "json":
+		return 200, f.inspection(c)
+	case "changes":
+		return 200, f.changes
+	case "start":
+		f.start(c)
+		return 204, nil
+	case "stop":
+		f.stop(c)
+		return 204, nil
+	case "rename":
+		c.name = r.URL.Query().Get("name")
+		return 204, nil
+	case "update":
+		var in map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		maps.Copy(c.host, in)
+		return 200, map[string]any{}
+	case "archive":
+		v := f.volumes[f.mounted(c)]
+		if r.Method == "PUT" {
+			t := tar.NewReader(r.Body)
+			if _, err := t.Next(); err != nil {
+				return refuse(500, err.Error())
+			}
+			b, _ := io.ReadAll(t)
+			_, _ = io.Copy(io.Discard, r.Body)
+			v.data = string(b)
+			return 200, nil
+		}
+		var b bytes.Buffer
+		t := tar.NewWriter(&b)
+		_ = t.WriteHeader(&tar.Header{Name: "belay-volume/data", Mode: 0o600, Size: int64(len(v.data))})
+		_, _ = io.WriteString(t, v.data)
+		_ = t.Close()
+		return 200, b.Bytes()
+	}
+	return refuse(404, "page not found")
+}
+
+func stamp() string { return time.Now().Format(time.RFC3339Nano) }
+
+func (f *fake) start(c *fakeContainer) {
+	if !c.running {
+		c.running, c.started = true, stamp()
+		c.starts++
+	}
+}
+
+func (f *fake) stop(c *fakeContainer) {
+	if c.running {
+		c.running, c.finished = false, stamp()
+	}
+}
+
+// mounted returns the name of the first volume of a container.
+func (f *fake) mounted(c *fakeContainer) string {
+	list, _ := c.host["Mounts"].([]any)
+	for _, m := range list {
+		name, _ := m.(map[string]any)["Source"].(string)
+		return name
+	}
+	return ""
+}
+
+// add makes a container; mu is held.
+func (f *fake) add(name string, config, host, networks map[string]any) *fakeContainer {
+	f.made++
+	c := &fakeContainer{
+		id: fmt.Sprintf("%s%058d", f.id, f.made), name: name, image: "sha256:aa", config: config, host: host, networks: networks,
+		started: "0001-01-01T00:00:00Z", finished: "0001-01-01T00:00:00Z",
+	}
+	if host == nil {
+		c.host = map[string]any{}
+	}
+	if h, _ := config["Hostname"].(string); h == "" {
+		config["Hostname"] = c.id[:12]
+	}
+	if c.networks == nil {
+		c.networks = map[string]any{"bridge": map[string]any{}}
+	}
+	f.containers[c.id] = c
+	return c
+}
+
+func (f *fake) inspection(c *fakeContainer) map[string]any {
+	status := "exited"
+	if c.running {
+		status = "running"
+	}
+	mounts := []any{}
+	list, _ := c.host["Mounts"].([]any)
+	for _, m := range list {
+		o, _ := m.(map[string]any)
+		mounts = append(mounts, map[string]any{"Type": "volume", "Name": o["Source"], "Destination": o["Target"], "Driver": "local", "RW": true})
+	}
+	return map[string]any{
+		"Id": c.id, "Name": "/" + c.name, "Image": c.image, "Platform": "linux", "Config": c.config, "HostConfig": c.host, "Mounts": mounts,
+		"State":           map[string]any{"Status": status, "Running": c.running, "StartedAt": c.started, "FinishedAt": c.finished},
+		"NetworkSettings": map[string]any{"Networks": c.networks},
+	}
+}
+
+// world is a container "web" on one of two engines, with a volume if it is stateful.
+type world struct {
+	t        *testing.T
+	from, to *fake
+	dir      string
+	s        Settings
+	source   *fakeContainer
+	at       func(point string)
+	hooks    []string
+	hookErr  error
+	now      time.Time
+}
+
+func newWorld(t *testing.T, stateful bool) *world {
+	t.Helper()
+	w := &world{t: t, from: newFake(t, "aaaaaa"), to: newFake(t, "bbbbbb"), dir: private(t), s: Settings{Settle: time.Millisecond, Keep: time.Hour, Image: "stream", Hook: []string{"/lb"}}, now: time.Now()}
+	host := map[string]any{"NetworkMode": "bridge", "RestartPolicy": map[string]any{"Name": "always"}, "CgroupnsMode": "private"}
+	if stateful {
+		w.s.CopyVolumes = true
+		w.from.volumes["records"] = &fakeVolume{data: "first"}
+		host["Mounts"] = []any{map[string]any{"Type": "volume", "Source": "records", "Target": "/data"}}
+	}
+	w.source = w.from.add("web", map[string]any{"Image": "web:1", "Cmd": []string{"httpd"}}, host, nil)
+	w.from.start(w.source)
+	return w
+}
+
+func (w *world) mover() *Mover {
+	return New(Options{Dir: w.dir, At: w.at, Now: func() time.Time { return w.now }, RunHook: func(_ context.Context, _ string, args []string, in []byte, _ time.Duration) error {
+		w.hooks = append(w.hooks, args[len(args)-1])
+		return w.hookErr
+	}})
+}
+
+func (w *world) move() (*Journal, error) {
+	return w.mover().Move(w.t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s)
+}
+
+// copies returns the containers of the target that are no helpers.
+func (w *world) copies() (out []*fakeContainer) {
+	w.to.mu.Lock()
+	defer w.to.mu.Unlock()
+	for _, c := range w.to.containers {
+		if w.to.labels(c)[recreate.LabelHelper] == "" {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// want checks who runs: the source, with its name and restart policy, and copies.
+func (w *world) want(source bool, copies int) {
+	w.t.Helper()
+	var n int
+	for _, c := range w.copies() {
+		if c.running {
+			n++
+		}
+	}
+	w.from.mu.Lock()
+	defer w.from.mu.Unlock()
+	if w.source.running != source || n != copies {
+		w.t.Errorf("the source runs: %v, and %d copies; want %v, %d", w.source.running, n, source, copies)
+	}
+	p, err := json.Marshal(w.source.host["RestartPolicy"])
+	if source && (err != nil || w.source.name != "web" || !strings.Contains(string(p), `"always"`)) {
+		w.t.Errorf("the source is called %s, with restart policy %s", w.source.name, p)
+	}
+}
+
+func (w *world) journal() *Journal {
+	w.t.Helper()
+	list, err := List(w.dir)
+	if err != nil || len(list) != 1 {
+		w.t.Fatalf("got %d journals, %v", len(list), err)
+	}
+	return list[0]
+}
+
+// once returns an At that does something at a point, the first time.
+func once(point string, do func()) func(string) {
+	var done bool
+	return func(p string) {
+		if p == point && !done {
+			done = true
+			do()
+		}
+	}
+}
+
+// killed is the panic by which a mover ends as if by SIGKILL.
+type killed struct{}
+
+// kill moves, and ends the mover at a point as if by SIGKILL.
+func (w *world) kill(point string) string {
+	w.t.Helper()
+	defer func() { w.at = nil }()
+	w.at = once(point, func() { panic(killed{}) })
+	func() {
+		defer func() {
+			if p := recover(); p != nil && p != any(killed{}) {
+				panic(p)
+			}
+		}()
+		_, err := w.move()
+		w.t.Fatalf("the mover was not ended at %s: %v", point, err)
+	}()
+	return w.journal().ID
+}
+
+// TestWorld: moves between the fakes are what they are between engines.
+func TestWorld(t *testing.T) {
+	for _, stateful := range []bool{true, false} {
+		w := newWorld(t, stateful)
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.want(false, 1)
+		if stateful && w.to.volumes["records"].data != "first" {
+			t.Error("the data is not there")
+		}
+		if j.Phase != Kept || len(w.from.volumes) != map[bool]int{true: 1}[stateful] {
+			t.Errorf("phase %s, volumes %v", j.Phase, w.from.volumes)
+		}
+		if _, err := w.mover().Abort(t.Context(), j.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		w.want(true, 0)
+	}
+}
+
+// leases returns the names of leases that are on an engine.
+func (f *fake) leases() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for name := range f.volumes {
+		if strings.HasPrefix(name, "belay-move-lease-") {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, " ")
+}
