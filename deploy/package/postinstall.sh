@@ -8,6 +8,10 @@ case "$1" in
 configure) [ -z "$2" ] || [ -e $removed ] && first=1 || first= ;;
 1) first=1 ;;
 [2-9]*) first= ;;
+abort-remove) # the removal did not go through: what it has stopped goes on
+	[ ! -d /run/systemd/system ] || ! systemctl is-enabled -q $unit || systemctl start $unit || true
+	exit 0
+	;;
 *) exit 0 ;; # an upgrade that was taken back
 esac
 [ -z "$2" ] || [ ! -e $removed ] || rm -f $removed

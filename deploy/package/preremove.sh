@@ -13,14 +13,23 @@ if [ -e /etc/systemd/system/belay-agent.service.d/gate.conf ] || [ -e /var/lib/b
 		exit 1
 	}
 fi
-if command -v systemctl >/dev/null; then
-	[ ! -d /run/systemd/system ] || systemctl stop belay-agent.service || true
-	systemctl disable belay-agent.service >/dev/null 2>&1 || true
+unit=belay-agent.service
+booted() { [ -d /run/systemd/system ]; }
+active=
+if booted; then
+	! systemctl is-active -q $unit || active=1
+	systemctl stop $unit || true
 fi
 # The kernel's side stays when the agent stops; here it goes too.
 if [ -d /run/belay/bpf ]; then
-	belay-agent run --unload
+	belay-agent run --unload || {
+		echo "belay: the kernel's side could not be removed, so the package stays; see above" >&2
+		[ -z "$active" ] || systemctl start $unit || true
+		exit 1
+	}
 fi
 if [ "$1" = remove ]; then
 	mkdir -p /var/lib/belay && chmod 750 /var/lib/belay && : >/var/lib/belay/removed
 fi
+# Last, since nothing fails after it: an agent that stays installed is there after the next reboot.
+! command -v systemctl >/dev/null || systemctl disable $unit >/dev/null 2>&1 || true

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/output"
@@ -26,13 +25,7 @@ func (a *Agent) openTelemetry() error {
 			return a.opened.Load() && ok
 		},
 	})
-	if err != nil {
-		return err
-	}
-	if addr := a.telemetry.PrometheusAddr(); addr != nil {
-		a.log.Info("metrics are offered to Prometheus", attr.Addr, addr.String())
-	}
-	return nil
+	return err
 }
 
 // openOutputs opens what the configuration asks for; settings that are wrong keep the agent from

@@ -25,6 +25,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belay-project/belay/internal/policy"
 )
 
@@ -32,6 +34,8 @@ import (
 var (
 	// ErrNotPossible is for a host on which Belay cannot be a service.
 	ErrNotPossible = errors.New("Belay cannot be put on this host")
+	// ErrBusy is for a host on which another process installs or removes.
+	ErrBusy = errors.New("another install or remove is at work on this host")
 	// ErrForeign is for a file in the way that somebody else has made.
 	ErrForeign = errors.New("a file of somebody else is in the way")
 )
@@ -42,8 +46,10 @@ type Options struct {
 	From     string // where usr/sbin/belay-agent and the others are; /
 	Policies string // directory whose *.yaml become the host's; empty: none are put there
 	Flags    []string
-	Timeout  time.Duration // for each call of systemctl; 90 s
-	host     host
+	// Timeout is for each call of systemctl; 6 min: longer than the unit may take to start (TimeoutStartSec),
+	// so that an agent that is slow is not restarted for ever by the next try.
+	Timeout time.Duration
+	host    host
 }
 
 // Report is what Install has done.
@@ -135,7 +141,7 @@ func (o *Options) fill() {
 		}
 	}
 	if o.Timeout <= 0 {
-		o.Timeout = 90 * time.Second
+		o.Timeout = 6 * time.Minute
 	}
 	if o.host == nil {
 		o.host = chroot{o.Root}
@@ -145,7 +151,7 @@ func (o *Options) fill() {
 // Install brings the host to what the options say, and has systemd run the agent. Nothing is
 // changed if the policies have an error. Called again it does what is missing.
 //
-// Errors: [ErrNotPossible]; [ErrForeign]; the policies' own, with file and line.
+// Errors: [ErrNotPossible]; [ErrForeign]; [ErrBusy]; the policies' own, with file and line.
 func Install(ctx context.Context, o Options) (*Report, error) {
 	o.fill()
 	want, err := o.wanted()
@@ -160,6 +166,11 @@ func Install(ctx context.Context, o Options) (*Report, error) {
 	if err := possible(root); err != nil {
 		return nil, err
 	}
+	unlock, err := lock(root)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	old, err := readManifest(root)
 	if err != nil {
 		return nil, err
@@ -223,6 +234,14 @@ func Remove(ctx context.Context, o Options) error {
 		return fmt.Errorf("the host's root: %w; fix: mount it and name it with --root", err)
 	}
 	defer root.Close()
+	if _, err := root.Lstat(manifest); errors.Is(err, fs.ErrNotExist) {
+		return nil // no lock, which would make a directory
+	}
+	unlock, err := lock(root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	old, err := readManifest(root)
 	if err != nil || len(old.Files) == 0 {
 		return err
@@ -406,6 +425,26 @@ func write(root *os.Root, name string, f file) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
+}
+
+// lock keeps a second process out: two pods of a node, or a pod and its administrator. It is on the
+// directory itself, so that no lock file is left. An init container that finds it taken is started again.
+func lock(root *os.Root) (unlock func(), err error) {
+	if err := root.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make /%s: %w", dir, err)
+	}
+	f, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w; fix: wait for it, and call this again", ErrBusy)
+		}
+		return nil, fmt.Errorf("lock /%s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 func readManifest(root *os.Root) (kept, error) {

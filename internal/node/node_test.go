@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/testneed"
 )
@@ -273,5 +274,50 @@ func TestChroot(t *testing.T) {
 	}
 	if err := c.run(t.Context(), "/usr/bin/systemctl", "daemon-reload"); err == nil {
 		t.Error("a program that is not there has run")
+	}
+}
+
+// TestTwoAtOnce: while one process is at work another changes nothing, and none is kept out afterwards.
+func TestTwoAtOnce(t *testing.T) {
+	o, a := world(t)
+	root, err := os.OpenRoot(o.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	unlock, err := lock(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Install(t.Context(), o); !errors.Is(err, ErrBusy) || len(a.calls) != 0 {
+		t.Errorf("got %v and %q, want ErrBusy and nothing asked", err, a.calls)
+	}
+	unlock()
+	install(t, o)
+	if unlock, err = lock(root); err != nil {
+		t.Fatalf("the lock is left: %v", err)
+	}
+	a.calls = nil
+	if err := Remove(t.Context(), o); !errors.Is(err, ErrBusy) || len(a.calls) != 0 {
+		t.Errorf("got %v and %q, want ErrBusy and nothing asked", err, a.calls)
+	}
+	unlock()
+}
+
+// TestTimeout: a try waits for as long as the unit may take to start.
+func TestTimeout(t *testing.T) {
+	raw, err := os.ReadFile("../../deploy/systemd/belay-agent.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(raw), "\nTimeoutStartSec=")
+	line, _, _ := strings.Cut(rest, "\n")
+	unit, err := time.ParseDuration(strings.Replace(line, "min", "m", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o Options
+	if o.fill(); o.Timeout <= unit {
+		t.Errorf("it waits for %v and the unit may take %v", o.Timeout, unit)
 	}
 }

@@ -64,6 +64,8 @@ const (
 	traces  signal = "TRACES"
 	metrics signal = "METRICS"
 	logs    signal = "LOGS"
+	// scrapes is no signal of its own: the metrics, as Prometheus fetches them.
+	scrapes signal = "PROMETHEUS"
 )
 
 // plan is what the options and the environment come to.
@@ -142,6 +144,9 @@ func (o *Options) plan() (*plan, error) {
 		host, port, err := net.SplitHostPort(p.prometheus)
 		if err != nil {
 			return nil, fmt.Errorf("address of the Prometheus endpoint %q: want HOST:PORT, such as 127.0.0.1:9464: %w", p.prometheus, err)
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return nil, fmt.Errorf("address of the Prometheus endpoint %q: %w", p.prometheus, err)
 		}
 		if host == "" {
 			host = "127.0.0.1"

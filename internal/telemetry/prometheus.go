@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,22 +34,20 @@ const (
 // promServer is the endpoint that Prometheus scrapes. Whoever reaches it may read: it has
 // no secrets, but it tells what runs here and which policies deny.
 type promServer struct {
-	l      net.Listener
+	addr   string
+	l      atomic.Pointer[net.Listener] // nil: it does not listen now
 	reader *otelprom.Exporter
 	srv    *http.Server
+	log    *slog.Logger
 }
 
-// listenProm opens the endpoint. enforcing answers /healthz, which an orchestrator asks: one bit, so
-// that it may be asked by whoever may read the metrics.
-func listenProm(addr string, enforcing func() bool, log *slog.Logger) (*promServer, error) {
+// openProm makes the endpoint; it does not listen yet. enforcing answers /healthz, which an orchestrator
+// asks: one bit, so that it may be asked by whoever may read the metrics.
+func openProm(addr string, enforcing func() bool, log *slog.Logger) (*promServer, error) {
 	reg := prometheus.NewRegistry()
 	reader, err := otelprom.New(otelprom.WithRegisterer(reg))
 	if err != nil {
 		return nil, fmt.Errorf("metrics for Prometheus: %w", err)
-	}
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("endpoint for Prometheus: %w", err)
 	}
 	if !loopback(addr) {
 		log.Warn("the Prometheus endpoint is open to other machines, without TLS and for everybody", attr.Addr, addr)
@@ -64,22 +63,58 @@ func listenProm(addr string, enforcing func() bool, log *slog.Logger) (*promServ
 		}
 		fmt.Fprintln(w, "enforcing")
 	})
-	return &promServer{l: netutil.LimitListener(l, maxScrapes), reader: reader, srv: &http.Server{
+	return &promServer{addr: addr, reader: reader, log: log, srv: &http.Server{
 		Handler: mux, ReadHeaderTimeout: scrapeTime, ReadTimeout: scrapeTime, WriteTimeout: 2 * scrapeTime, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: scrapeHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}}, nil
 }
 
-// serve answers until ctx ends.
-func (s *promServer) serve(ctx context.Context) {
+// listen opens the socket. An address that this host does not have yet, or a port that another program
+// has, is no reason not to enforce: it is tried again by serve.
+func (s *promServer) listen(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // of the name's lookup
+	defer cancel()
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.addr)
+	if err != nil {
+		return fmt.Errorf("endpoint for Prometheus: %w", err)
+	}
+	limited := netutil.LimitListener(l, maxScrapes)
+	s.l.Store(&limited)
+	s.log.Info("metrics are offered to Prometheus", attr.Addr, l.Addr().String())
+	return nil
+}
+
+// serve answers until ctx ends. It tells how it goes, and tries again after each failure.
+func (s *promServer) serve(ctx context.Context, again time.Duration, told func(error)) {
 	stop := context.AfterFunc(ctx, func() { s.srv.Close() })
 	defer stop()
-	_ = s.srv.Serve(s.l) // it ends when it is closed
+	for ctx.Err() == nil {
+		var err error
+		if s.l.Load() == nil {
+			err = s.listen(ctx)
+		}
+		if l := s.l.Load(); l != nil {
+			told(nil)
+			err = s.srv.Serve(*l)
+			_ = s.close() // Serve has closed it, but for a server that was closed before
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		told(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(again):
+		}
+	}
 }
 
 func (s *promServer) close() error {
 	if s == nil {
 		return nil
 	}
-	return s.l.Close()
+	if l := s.l.Swap(nil); l != nil {
+		return (*l).Close()
+	}
+	return nil
 }

@@ -1,21 +1,30 @@
 package telemetry
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
+	"time"
+
+	"github.com/belay-project/belay/internal/health"
 )
 
 func TestHealthz(t *testing.T) {
 	enforcing := false
-	s, err := listenProm("127.0.0.1:0", func() bool { return enforcing }, slog.New(slog.DiscardHandler))
+	s, err := openProm("127.0.0.1:0", func() bool { return enforcing }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
-	go s.serve(t.Context())
+	if err := s.listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	addr := (*s.l.Load()).Addr().String()
+	go s.serve(t.Context(), time.Minute, func(error) {})
 	for _, want := range []int{http.StatusServiceUnavailable, http.StatusOK} {
-		r, err := http.Get("http://" + s.l.Addr().String() + "/healthz") //nolint:noctx // a test's own server
+		r, err := http.Get("http://" + addr + "/healthz") //nolint:noctx // a test's own server
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -24,5 +33,48 @@ func TestHealthz(t *testing.T) {
 			t.Errorf("enforcing %v: status %d, want %d", enforcing, r.StatusCode, want)
 		}
 		enforcing = true
+	}
+}
+
+// TestPortTaken: another program on the endpoint's port does not keep telemetry, and so the agent, from
+// starting; health says so, and the endpoint is there once the port is free.
+func TestPortTaken(t *testing.T) {
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	reg := health.New(nil)
+	tel, err := Open(t.Context(), Options{
+		Prometheus: other.Addr().String(), RetryMost: 5 * time.Millisecond, Health: reg, Log: slog.New(slog.DiscardHandler),
+		Observe: func() Observed { return Observed{} },
+	})
+	if err != nil {
+		t.Fatalf("a port that is taken: %v", err)
+	}
+	defer tel.Close()
+	state := func() health.State { return reg.Snapshot().Components[0].State }
+	if got := state(); got != health.Degraded {
+		t.Errorf("health is %v, want degraded", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); tel.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); tel.PrometheusAddr() == nil || state() != health.OK; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it listens at %v and health is %v", tel.PrometheusAddr(), state())
+		}
+	}
+	r, err := http.Get("http://" + tel.PrometheusAddr().String() + "/metrics") //nolint:noctx // a test's own server
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("status %d", r.StatusCode)
 	}
 }

@@ -62,11 +62,11 @@ type Telemetry struct {
 	lastLog  time.Time
 }
 
-// Open makes what the options and the OTEL_* variables ask for, and listens for Prometheus.
-// It returns nil if they ask for nothing. It connects to nobody.
+// Open makes what the options and the OTEL_* variables ask for, and listens for Prometheus; a listener
+// that cannot be opened is told to health, and [Telemetry.Run] tries again. It returns nil if they ask for
+// nothing. It connects to nobody.
 //
-// Errors: settings that have no meaning; a certificate that cannot be read; a listener
-// that cannot be opened.
+// Errors: settings that have no meaning; a certificate that cannot be read.
 func Open(ctx context.Context, o Options) (*Telemetry, error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
@@ -86,7 +86,9 @@ func Open(ctx context.Context, o Options) (*Telemetry, error) {
 	if err := t.open(ctx, p); err != nil {
 		return nil, fmt.Errorf("telemetry: %w", errors.Join(err, t.prom.close()))
 	}
-	o.Health.SetOK(component)
+	if len(t.troubles) == 0 {
+		o.Health.SetOK(component)
+	}
 	return t, nil
 }
 
@@ -133,8 +135,11 @@ func (t *Telemetry) openMetrics(ctx context.Context, p *plan, res *resource.Reso
 	}
 	if p.prometheus != "" {
 		var err error
-		if t.prom, err = listenProm(p.prometheus, func() bool { return t.o.Enforcing != nil && t.o.Enforcing() }, t.log); err != nil {
+		if t.prom, err = openProm(p.prometheus, func() bool { return t.o.Enforcing != nil && t.o.Enforcing() }, t.log); err != nil {
 			return err
+		}
+		if err := t.prom.listen(ctx); err != nil {
+			t.trouble(scrapes, err)
 		}
 		opts = append(opts, sdkmetric.WithReader(t.prom.reader))
 	}
@@ -207,7 +212,7 @@ func (t *Telemetry) Run(ctx context.Context) {
 		wg.Go(func() { t.spans.Run(feeding, last) })
 	}
 	if t.prom != nil {
-		wg.Go(func() { t.prom.serve(ctx) })
+		wg.Go(func() { t.prom.serve(ctx, t.o.RetryMost, func(err error) { t.told(scrapes, err) }) })
 	}
 	<-ctx.Done()
 	<-consumed
@@ -321,12 +326,16 @@ func (t *Telemetry) Spans() Counts {
 	return Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
 }
 
-// PrometheusAddr is where the endpoint listens; nil: there is none.
+// PrometheusAddr is where the endpoint listens; nil: it does not.
 func (t *Telemetry) PrometheusAddr() net.Addr {
 	if t == nil || t.prom == nil {
 		return nil
 	}
-	return t.prom.l.Addr()
+	l := t.prom.l.Load()
+	if l == nil {
+		return nil
+	}
+	return (*l).Addr()
 }
 
 // told keeps health and the log in step with how exports go.

@@ -46,6 +46,24 @@ func (h *Host) systemd() bool {
 	return err == nil && info.IsDir()
 }
 
+// engineGone tells whether Docker was removed: its units are not there, or are masked, as dpkg leaves those
+// of a package that was not purged. A systemd that does not answer says nothing of the kind.
+func (h *Host) engineGone(ctx context.Context) bool {
+	if !h.systemd() {
+		return false
+	}
+	for _, unit := range []string{dockerUnit, socketUnit} {
+		ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+		out, err := h.sys.run(ctx, "systemctl", "show", "--property=LoadState", unit)
+		cancel()
+		state := strings.TrimSpace(out)
+		if err == nil && (state == "LoadState=not-found" || state == "LoadState=masked") {
+			return true
+		}
+	}
+	return false
+}
+
 // rollbackAfter is longer than all waits of a takeover together: the timer is for a process
 // that was killed.
 func (h *Host) rollbackAfter() time.Duration { return 6 * h.opts.Timeout }

@@ -253,6 +253,9 @@ func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 		h.opts.Say("the gate is not in front of the daemon")
 		return nil
 	}
+	if h.engineGone(ctx) {
+		return h.forget(ctx)
+	}
 	if h.asksPlugin() {
 		return fmt.Errorf(`/etc/docker/daemon.json has belay in "authorization-plugins", and without the gate the plugin refuses every request: ` +
 			"take it out, systemctl reload docker, and call this again")
@@ -301,6 +304,22 @@ func (h *Host) undo(ctx context.Context) error {
 		return fmt.Errorf("the gate is not wholly taken away: %w", err)
 	}
 	h.opts.Say("the daemon answers at " + Socket)
+	h.disarmTimer(ctx)
+	return h.removeState()
+}
+
+// forget takes the gate away on a host whose Docker was removed: nobody is to be given a socket back.
+func (h *Host) forget(ctx context.Context) error {
+	h.opts.Say("Docker is not installed any more: the drop-ins are removed, and no daemon is started")
+	err := errors.Join(h.removeDropIns(volatile), h.removeDropIns(persistent), h.systemctl(ctx, "daemon-reload"),
+		h.systemctl(ctx, "stop", agentUnit)) // see undo: a restart would keep the gate's socket
+	h.removeMoved()
+	if err := h.systemctl(ctx, "start", agentUnit); err != nil {
+		h.opts.Say("the agent did not start; what it pinned is still enforced: " + err.Error())
+	}
+	if err != nil {
+		return fmt.Errorf("the gate is not wholly taken away: %w", err)
+	}
 	h.disarmTimer(ctx)
 	return h.removeState()
 }

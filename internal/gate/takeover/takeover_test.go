@@ -1,6 +1,7 @@
 package takeover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type fakeHost struct {
 	liveRestore bool
 	gateBroken  bool   // the gate listens and its engine never answers
 	fail        string // prefix of a command that fails
+	load        string // LoadState of Docker's units; empty: loaded
 	daemon      *http.Server
 	gate        *http.Server
 }
@@ -114,6 +116,10 @@ func (f *fakeHost) run(_ context.Context, name string, args ...string) (string, 
 	}
 	docker := strings.Contains(call, dockerUnit)
 	switch {
+	case slices.Contains(args, "--property=LoadState"):
+		return "LoadState=" + cmp.Or(f.load, "loaded") + "\n", nil
+	case f.load != "" && strings.Contains(call, "docker."):
+		return "", errors.New(call + ": no such unit")
 	case args[0] == "show":
 		return "ActiveState=active\n", nil
 	case args[0] == "stop" && docker:
@@ -269,5 +275,35 @@ func TestShippedDropIns(t *testing.T) {
 		if string(b) != text {
 			t.Errorf("%s: got\n%s\nwant\n%s", unit, text, b)
 		}
+	}
+}
+
+// TestDockerRemoved: the gate goes from a host whose Docker went before it, whatever Docker left behind, so
+// that the package can be removed.
+func TestDockerRemoved(t *testing.T) {
+	for _, load := range []string{"not-found", "masked"} {
+		t.Run(load, func(t *testing.T) {
+			f, h := newFakeHost(t)
+			if err := h.Enable(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.stop(&f.daemon)
+			f.load, f.calls = load, nil
+			if err := os.WriteFile(filepath.Join(f.root, "etc/docker/daemon.json"), []byte(`{"authorization-plugins": ["belay"]}`), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Disable(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+			if f.moved() || h.anyDropIn() {
+				t.Error("drop-ins are left")
+			}
+			if _, err := os.Stat(h.statePath()); err == nil {
+				t.Error("the record is left")
+			}
+			if !slices.Contains(f.calls, "systemctl start "+agentUnit) {
+				t.Errorf("the agent was not started: %q", f.calls)
+			}
+		})
 	}
 }

@@ -1,0 +1,117 @@
+package main_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// host is a root in which a script of the package runs, with programs that only note how they were called.
+type host struct{ root, calls string }
+
+func newHost(t *testing.T, programs map[string]string) *host {
+	t.Helper()
+	h := &host{root: t.TempDir()}
+	h.calls = filepath.Join(h.root, "calls")
+	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system"} {
+		if err := os.MkdirAll(filepath.Join(h.root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"systemctl", "belay", "belay-agent"} {
+		text := "#!/bin/sh\necho \"" + name + " $*\" >>" + h.calls + "\n" + programs[name] + "\n"
+		if err := os.WriteFile(filepath.Join(h.root, "bin", name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+// run runs a script with its paths below the root, and returns its status and what it called.
+func (h *host) run(t *testing.T, script string, args ...string) (int, []string) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("../../deploy/package", script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
+	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/usr/sbin/"} {
+		text = strings.ReplaceAll(text, " "+dir, " "+h.root+dir)
+		text = strings.ReplaceAll(text, "="+dir, "="+h.root+dir)
+		text = strings.ReplaceAll(text, ">"+dir, ">"+h.root+dir)
+	}
+	cmd := exec.Command("/bin/sh", append([]string{"-c", text, script}, args...)...)
+	cmd.Env = []string{"PATH=" + filepath.Join(h.root, "bin") + ":/usr/bin:/bin"}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	calls, err := os.ReadFile(h.calls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), strings.Split(strings.TrimSpace(string(calls)), "\n")
+}
+
+const agent = "belay-agent.service"
+
+// TestRemoval: an agent whose kernel side cannot be removed stays installed, enabled and running.
+func TestRemoval(t *testing.T) {
+	t.Run("removed", func(t *testing.T) {
+		code, calls := newHost(t, nil).run(t, "preremove.sh", "remove")
+		want := []string{"systemctl is-active -q " + agent, "systemctl stop " + agent, "belay-agent run --unload", "systemctl disable " + agent}
+		if code != 0 || !slices.Equal(calls, want) {
+			t.Errorf("status %d, called %q, want %q", code, calls, want)
+		}
+	})
+	for _, as := range []string{"remove", "0"} { // dpkg's word, and rpm's
+		t.Run("unload fails, "+as, func(t *testing.T) {
+			code, calls := newHost(t, map[string]string{"belay-agent": "exit 1"}).run(t, "preremove.sh", as)
+			if code == 0 || calls[len(calls)-1] != "systemctl start "+agent || slices.Contains(calls, "systemctl disable "+agent) {
+				t.Errorf("status %d, called %q", code, calls)
+			}
+		})
+	}
+	t.Run("what was stopped before is not started", func(t *testing.T) {
+		h := newHost(t, map[string]string{"belay-agent": "exit 1", "systemctl": `[ "$1" != is-active ]`})
+		if code, calls := h.run(t, "preremove.sh", "remove"); code == 0 || slices.Contains(calls, "systemctl start "+agent) {
+			t.Errorf("status %d, called %q", code, calls)
+		}
+	})
+	t.Run("the gate cannot be taken away", func(t *testing.T) {
+		h := newHost(t, map[string]string{"belay": "exit 1"})
+		if err := os.WriteFile(filepath.Join(h.root, "var/lib/belay/gate.json"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if code, calls := h.run(t, "preremove.sh", "remove"); code == 0 || !slices.Equal(calls, []string{"belay disable-gate"}) {
+			t.Errorf("status %d, called %q", code, calls)
+		}
+	})
+	t.Run("dpkg takes the removal back", func(t *testing.T) {
+		if code, calls := newHost(t, nil).run(t, "postinstall.sh", "abort-remove"); code != 0 || calls[len(calls)-1] != "systemctl start "+agent {
+			t.Errorf("status %d, called %q", code, calls)
+		}
+		disabled := newHost(t, map[string]string{"systemctl": `[ "$1" != is-enabled ]`})
+		if code, calls := disabled.run(t, "postinstall.sh", "abort-remove"); code != 0 || slices.Contains(calls, "systemctl start "+agent) {
+			t.Errorf("disabled: status %d, called %q", code, calls)
+		}
+	})
+}
+
+// TestUnit: what keeps the agent there however often it fails.
+func TestUnit(t *testing.T) {
+	raw, err := os.ReadFile("../../deploy/systemd/" + agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, service, _ := strings.Cut(string(raw), "\n[Service]\n")
+	if !strings.Contains(head, "\nStartLimitIntervalSec=0\n") || !strings.Contains(service, "\nRestart=always\n") {
+		t.Error("systemd gives the agent up after some failures")
+	}
+}
