@@ -8,6 +8,8 @@ cd "$(dirname "$0")/../.."
 stages=${STAGES:-unit fuzz native matrix docker modern soak demo demo-vm release}
 export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${BELAY_HAMMER_RETRIES:-10000}
 export BELAY_KILL_STARTS=${BELAY_KILL_STARTS:-1000} BELAY_KILL_TRIES=${BELAY_KILL_TRIES:-10000} BELAY_CHURN=${BELAY_CHURN:-2000} BELAY_BROKEN_ROUNDS=${BELAY_BROKEN_ROUNDS:-3}
+# The scanner reads an image of two million entries.
+export BELAY_SCAN_ENTRIES=${BELAY_SCAN_ENTRIES:-1000000}
 export BELAY_REUSE_ROUNDS=${BELAY_REUSE_ROUNDS:-100}
 # The ways around the gate are played on both sides, and their page is written.
 export BELAY_WRITE_BYPASSES=1 BELAY_STREAMS=${BELAY_STREAMS:-1000}

@@ -4,33 +4,41 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/extract"
 	"github.com/belay-project/belay/internal/scan/image"
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// TestHostile: images made to hurt end in an error or a note, soon.
-func TestHostile(t *testing.T) {
+// hostileImage is an image made to hurt, and what becomes of it.
+type hostileImage struct {
+	name  string
+	image []byte
+	err   string // part of the error; empty: it is read, and the good package is found
+	note  string // part of a note; "-": either is fine, as long as it ends
+}
+
+func hostileImages(t *testing.T) []hostileImage {
 	good := ent{name: "x/node_modules/a/package.json", body: `{"name":"a","version":"1.0.0"}`}
 	deep := strings.Repeat("d/", 1000)
 	one := func(ents ...ent) []byte { return dockerArchive(t, tarOf(t, append(ents, good)...)) }
 	layer := tarOf(t, good)
-	tests := []struct {
-		name  string
-		image []byte
-		err   string // part of the error; empty: it is read, and good is found
-		note  string // part of a note
-	}{
+	return []hostileImage{
 		{"climbing name", one(ent{name: "../../etc/os-release", body: "ID=evil"}), "", "climbs"},
 		{"climbing hard link", one(ent{name: "x/node_modules/b/package.json", typ: tar.TypeLink, link: "../../../etc/passwd"}), "", "climbs"},
 		{"hard link to nothing", one(ent{name: "x/node_modules/b/package.json", typ: tar.TypeLink, link: "nowhere"}), "", "no layer has"},
@@ -62,11 +70,16 @@ func TestHostile(t *testing.T) {
 		}), "has the digest", ""},
 		{"broken gzip layer", dockerArchive(t, gzipped(layer)[:60]), "layer", ""},
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			res, err := readArchive(t, tt.image)
+}
+
+// TestHostile: images made to hurt end in an error or a note, soon; in this process, and in that of
+// the scanner as it is released, under its caps and its filter of system calls.
+func TestHostile(t *testing.T) {
+	for _, tt := range hostileImages(t) {
+		check := func(t *testing.T, res *inventory.Result, err error) {
+			t.Helper()
 			if tt.note == "-" {
-				return // either is fine, as long as it ends
+				return
 			}
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Fatalf("got %v, want %q", err, tt.err)
@@ -81,8 +94,84 @@ func TestHostile(t *testing.T) {
 			if tt.note != "" && !noted {
 				t.Errorf("notes %+v, want one with %q", res.Notes, tt.note)
 			}
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			res, err := readArchive(t, tt.image)
+			check(t, res, err)
+		})
+		t.Run(tt.name+", sandboxed", func(t *testing.T) {
+			res, err := sandboxed(t, tt.image)
+			if _, killed := errors.AsType[*spawn.LimitError](err); killed {
+				t.Fatal(err)
+			}
+			check(t, res, err)
 		})
 	}
+}
+
+// builtScanner builds the scanner once, as it is released.
+var builtScanner = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "belay-scanner")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "belay-scanner")
+	cmd := exec.Command("go", "build", "-o", path, "github.com/belay-project/belay/cmd/scanner")
+	cmd.Env, cmd.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
+	return path, cmd.Run()
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, _ := builtScanner(); path != "" {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// sandboxed reads bytes as an archive by the scanner itself. A scanner that breaks fails the test: its
+// own error, or its end at a cap, is returned.
+func sandboxed(t *testing.T, b []byte) (*inventory.Result, error) {
+	t.Helper()
+	scanner, err := builtScanner()
+	if err != nil {
+		t.Fatalf("build the scanner: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "image.tar")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var res *inventory.Result
+	_, err = spawn.Run(t.Context(), spawn.Options{
+		Path: scanner, Files: []*os.File{f}, MemoryMax: inventory.DefaultMemoryMax,
+		Input: func(cgroup bool) ([]byte, error) {
+			return json.Marshal(inventory.Job{
+				Source: inventory.SourceArchive, Platform: "linux/amd64", Inputs: []inventory.Input{{FD: firstFD}}, MemoryMax: inventory.DefaultMemoryMax, Cgroup: cgroup,
+			})
+		},
+		Output: func(r io.Reader) (err error) {
+			res, err = inventory.ReadResult(r)
+			return err
+		},
+	})
+	if _, killed := errors.AsType[*spawn.LimitError](err); killed {
+		return nil, err
+	}
+	if err != nil {
+		t.Fatalf("the scanner broke: %v", err)
+	}
+	if len(res.Sandbox.Held) < 5 || len(res.Sandbox.Lost) > 0 {
+		t.Errorf("the sandbox was %+v", res.Sandbox)
+	}
+	if res.Error != "" {
+		return nil, errors.New(res.Error)
+	}
+	return res, nil
 }
 
 // bomb is a gzip stream of n zero bytes, at the ratio of 1000 to 1.
@@ -120,28 +209,51 @@ func TestBomb(t *testing.T) {
 	t.Logf("%s", time.Since(start))
 }
 
-// TestManyEntries: 50,000 names, each with a whiteout in the next layer, take time
-// in proportion.
+// manyEntries is how many names [TestManyEntries] has; tools/ci/full.sh sets 1,000,000.
+const manyEntries = "BELAY_SCAN_ENTRIES"
+
+// TestManyEntries: 50,000 names, each with a whiteout in the next layer, take time in proportion. The
+// scanner as it is released reads them within its caps; of a million it may be killed at that of its
+// memory, and at no other.
 func TestManyEntries(t *testing.T) {
-	const n = 50_000
-	var low, up bytes.Buffer
-	for out, name := range map[*bytes.Buffer]string{&low: "d%d/node_modules/m/package.json", &up: "d%d/.wh.node_modules"} {
-		w := tar.NewWriter(out)
+	n := 50_000
+	if text := os.Getenv(manyEntries); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 1 {
+			t.Fatalf("%s is %q, want a number", manyEntries, text)
+		}
+	}
+	layer := func(name string) []byte {
+		var out bytes.Buffer
+		z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := tar.NewWriter(z)
 		for i := range n {
 			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf(name, i), Mode: 0o644}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := w.Close(); err != nil {
+		if err := errors.Join(w.Close(), z.Close()); err != nil {
 			t.Fatal(err)
 		}
+		return out.Bytes()
 	}
+	image := dockerArchive(t, layer("d%d/node_modules/m/package.json"), layer("d%d/.wh.node_modules"))
 	start := time.Now()
-	res, err := readArchive(t, dockerArchive(t, low.Bytes(), up.Bytes()))
+	res, err := readArchive(t, image)
 	if err != nil || len(res.Packages) > 0 {
 		t.Errorf("got %v, %d packages", err, len(res.Packages))
 	}
 	t.Logf("%d entries in %s", 2*n, time.Since(start))
+	start = time.Now()
+	res, err = sandboxed(t, image)
+	limit, killed := errors.AsType[*spawn.LimitError](err)
+	if killed && (limit.What != "memory" || n <= 50_000) || !killed && (err != nil || len(res.Packages) > 0) {
+		t.Errorf("by the scanner: %v, %+v", err, res)
+	}
+	t.Logf("by the scanner in %s: %v", time.Since(start), err)
 }
 
 // TestDeepDirectories: a tree deeper than the bound is a note, and its names do not
