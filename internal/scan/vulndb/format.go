@@ -32,7 +32,7 @@ import (
 // have their length before them.
 const (
 	magic      = "BELAYVDB"
-	formatNow  = 2
+	formatNow  = 3
 	headerSize = 8 + 4 + 8 + 7*4 + sha256.Size
 	maxFile    = MaxFile
 )
@@ -150,6 +150,8 @@ func (a *affected) put(w *bytes.Buffer) {
 		putInt(w, len(v))
 		w.Write(v)
 	}
+	putInt(w, len(a.imports))
+	w.Write(a.imports)
 }
 
 // DB is an open database. Safe for concurrent use until [DB.Close].
@@ -334,6 +336,7 @@ func (c *cursor) affected(a *affected) {
 			return
 		}
 	}
+	a.imports = c.raw()
 }
 
 // key is the key of the entry number i.
@@ -486,6 +489,9 @@ func (db *DB) Verify() error {
 				return err
 			}
 			if _, err := db.record(a.record); err != nil {
+				return err
+			}
+			if _, err := flawOf(a.imports, ""); err != nil {
 				return err
 			}
 		}

@@ -68,6 +68,10 @@ type Finding struct {
 	// Use is what was observed of the package in a running container; nil: nobody looked. It
 	// is set by whoever did.
 	Use *inventory.Use `json:"use,omitempty"`
+	// Symbols tells whether a Go program has a function that the flaw is in; nil for other packages.
+	Symbols *Symbols `json:"symbols,omitempty"`
+
+	flaw *flaw // of Go
 }
 
 // Fixable reports whether there is a version to go to that anybody can have.
@@ -174,8 +178,17 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 		if len(m.Findings)+len(a.found) > MaxFindings {
 			return Matches{}, fmt.Errorf("%w: %d", ErrTooManyFindings, MaxFindings)
 		}
+		var set inventory.FunctionSet
+		told := false
+		if p.Kind == inventory.KindGo && len(a.found) > 0 {
+			set, told = p.FunctionSet()
+		}
 		for _, f := range a.found {
 			f.Package = i
+			if f.flaw != nil {
+				f.Symbols = f.flaw.in(set, told)
+			}
+			f.flaw = nil
 			m.Findings = append(m.Findings, f)
 		}
 	}
@@ -258,6 +271,11 @@ func (db *DB) findIn(ctx context.Context, all *merger, mends fixes, e entry, eco
 			mends.note(f.IDs, true)
 		}
 		f.EPSS, f.Percentile = rec.EPSS, rec.Percentile
+		if eco == "Go" {
+			if f.flaw, err = flawOf(a.imports, rec.ID); err != nil {
+				return 0, err
+			}
+		}
 		if a.state&negligible != 0 {
 			f.Severity = SeverityNegligible
 		}
@@ -346,6 +364,7 @@ func (f *Finding) absorb(o *Finding) {
 	f.Exploited = f.Exploited || o.Exploited
 	f.EPSS, f.Percentile = max(f.EPSS, o.EPSS), max(f.Percentile, o.Percentile)
 	f.Summary = cmp.Or(f.Summary, o.Summary)
+	f.flaw = f.flaw.absorb(o.flaw)
 	switch free := o.State != StateSubscription; {
 	case o.Fixed != "" && (f.Fixed == "" || free && f.State == StateSubscription):
 		// A fix for all goes before one for subscribers.
