@@ -91,8 +91,9 @@ or match is listed; with --fail-on that fails too, unless --allow-incomplete is 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
 percentile, state, ids, kind, name, version, path, layer, fromBase and claimedBase of a
-finding, and inUse, listening, reachable and useKnown of its package in a running
-container; with the word misconfiguration it is also about those of the image's
+finding, inUse, listening, reachable and useKnown of its package in a running container,
+and symbols of a Go program ('present', 'absent' or 'unknown': has it the vulnerable
+functions?); with the word misconfiguration it is also about those of the image's
 configuration: root-user, secret-in-env, secret-in-history, add-url, ssh-port; and of its
 files: secret-in-file, secret-in-lower-layer, setuid-file, setgid-file,
 file-capabilities, world-writable.
@@ -402,7 +403,11 @@ func (t *terminal) writeFindings(s *report.Scan) {
 		if c == "" {
 			c = noColour
 		}
-		row := []cell{{f.Severity.String(), c}, plain(id), plain(name), plain(p.Version), plain(orDash(fixed)), plain(s.Where(p))}
+		where := s.Where(p)
+		if text := report.SymbolsText(&f); text != "" {
+			where += ", " + text
+		}
+		row := []cell{{f.Severity.String(), c}, plain(id), plain(name), plain(p.Version), plain(orDash(fixed)), plain(where)}
 		if seen {
 			row = append(row, plain(useText(f.Use)))
 		}

@@ -58,6 +58,7 @@ var env = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable("listening", cel.BoolType),
 		cel.Variable("reachable", cel.BoolType),
 		cel.Variable("useKnown", cel.BoolType),
+		cel.Variable("symbols", cel.StringType),
 		cel.Variable(wordConfig, cel.StringType),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(64),
@@ -124,7 +125,7 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
 		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs,
 		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
-		"fromBase": f.FromBase, "claimedBase": f.ClaimedBase,
+		"fromBase": f.FromBase, "claimedBase": f.ClaimedBase, "symbols": f.SymbolState(),
 	}
 	useWords(words, f.Use)
 	return r.eval(f.IDs[0]+" in "+p.Name, words)
@@ -161,7 +162,7 @@ func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
 		"exploited": false, "fixable": false, "state": "", "ids": []string{},
 		"kind": "", "name": "", "version": "", "path": m.Path, "layer": int64(m.Layer),
 		"fromBase": m.FromBase, "claimedBase": false,
-		"inUse": false, "listening": false, "reachable": false, "useKnown": false,
+		"inUse": false, "listening": false, "reachable": false, "useKnown": false, "symbols": vulndb.SymbolsUnknown,
 	})
 }
 

@@ -21,6 +21,7 @@ func TestRule(t *testing.T) {
 		"high": true, "HIGH": true, "moderate": true, "critical": false, "severity >= high && fixable": true, "severity == medium": false,
 		"exploited || epss > 0.2": true, "epss >= 1": false, "'CVE-2024-1' in ids": true, "state == 'will-not-fix'": false, "score > 7": true,
 		"kind == 'npm' && path.startsWith('app/')": true, "rated && layer == 0": true, "!fromBase": true, "claimedBase": false, "ids.exists(i, i.startsWith('GHSA-'))": true,
+		"symbols != 'absent'": true, "symbols == 'unknown'": true, "symbols == 'present'": false,
 	} {
 		r, err := Compile(text)
 		if err != nil {
@@ -30,6 +31,15 @@ func TestRule(t *testing.T) {
 		if got, err := r.Fails(&f, &p); err != nil || got != want {
 			t.Errorf("%s: got %v, %v", text, got, err)
 		}
+	}
+	absent := f
+	absent.Symbols = &vulndb.Symbols{State: vulndb.SymbolsAbsent}
+	linked, err := Compile("severity >= high && symbols != 'absent'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if yes, err := linked.Fails(&absent, &p); err != nil || yes {
+		t.Errorf("what the program has not fails: %v", err)
 	}
 	unrated, subscription := f, f
 	unrated.Severity, subscription.State = vulndb.SeverityUnknown, vulndb.StateSubscription

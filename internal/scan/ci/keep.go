@@ -190,7 +190,7 @@ func (s *Service) render(j *job, scan *Scan, sum, form string) (media string, bo
 		p := &rep.Inventory.Packages[f.Package]
 		out.Findings = append(out.Findings, Finding{
 			IDs: f.IDs, Severity: f.Severity.String(), State: f.State, Package: p.Name, Version: p.Version, Kind: p.Kind, Path: p.Path, Fixed: f.Fixed,
-			Exploited: f.Exploited, Ignored: f.Ignored, IgnoredBy: f.IgnoredBy, Known: f.Known,
+			Exploited: f.Exploited, Ignored: f.Ignored, IgnoredBy: f.IgnoredBy, Known: f.Known, Symbols: f.Symbols,
 		})
 	}
 	out.LeftOut = len(rep.Findings) - len(out.Findings)

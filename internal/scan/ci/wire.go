@@ -3,6 +3,8 @@ package ci
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
 // Request asks for a scan.
@@ -139,6 +141,8 @@ type Finding struct {
 	Ignored   string `json:"ignored,omitempty"`
 	IgnoredBy string `json:"ignoredBy,omitempty"`
 	Known     bool   `json:"known,omitempty"` // to the baseline
+	// Symbols tells whether a Go program has the vulnerable functions.
+	Symbols *vulndb.Symbols `json:"symbols,omitempty"`
 }
 
 // List is the answer to GET /v1/scans, the newest first.

@@ -33,15 +33,20 @@ func wantsGo(name string, mode fs.FileMode, size int64) bool {
 // readGo reads the modules and the Go version of an ELF file made by Go.
 func readGo(_ string, c image.Content) (inventory.File, error) {
 	var info *debug.BuildInfo
+	var functions *goFunctions
 	var err error
 	if c.At != nil {
 		var magic [4]byte
 		if _, err := c.At.ReadAt(magic[:], 0); err != nil || string(magic[:]) != "\x7fELF" {
 			return inventory.File{}, nil //nolint:nilerr // no ELF file is no Go program
 		}
-		info, err = buildinfo.Read(io.NewSectionReader(c.At, 0, c.Size))
+		if info, err = buildinfo.Read(io.NewSectionReader(c.At, 0, c.Size)); err == nil {
+			functions = readFunctions(c)
+		}
 	} else {
-		info, err = searchGoIn(&window{r: c}, func([]byte, int) {})
+		w := &window{r: c}
+		functions = new(goFunctions)
+		info, err = searchGoIn(w, func(b []byte, end int) { functions.look(b, end, w.offset) })
 	}
 	if errors.Is(err, errBroken) {
 		return inventory.File{}, err
@@ -49,12 +54,12 @@ func readGo(_ string, c image.Content) (inventory.File, error) {
 	if info == nil || err != nil {
 		return inventory.File{}, nil //nolint:nilerr // most programs are not Go's
 	}
-	return inventory.File{Packages: goModules(info)}, nil
+	return inventory.File{Packages: goModules(info, functions)}, nil
 }
 
 // goModules lists the standard library and all modules, with replacements followed.
 // A main module without a version ("(devel)") is left out: no advisory can name it.
-func goModules(info *debug.BuildInfo) []inventory.Package {
+func goModules(info *debug.BuildInfo, functions *goFunctions) []inventory.Package {
 	var out []inventory.Package
 	add := func(name, version string) {
 		if name != "" && version != "" && version != "(devel)" {
@@ -76,6 +81,7 @@ func goModules(info *debug.BuildInfo) []inventory.Package {
 		}
 		add(m.Path, m.Version)
 	}
+	functions.place(info, out)
 	return out
 }
 

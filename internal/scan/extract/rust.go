@@ -88,12 +88,16 @@ func readProgramStream(c image.Content) (inventory.File, error) {
 	head, _ := w.peek(upxHead)
 	upx := packed(head)
 	rust := &crateSearch{w: w}
-	info, err := searchGoIn(w, rust.look)
+	functions := new(goFunctions)
+	info, err := searchGoIn(w, func(b []byte, end int) {
+		functions.look(b, end, w.offset)
+		rust.look(b, end)
+	})
 	if errors.Is(err, errBroken) {
 		return inventory.File{}, err
 	}
 	if info != nil && err == nil {
-		return inventory.File{Packages: goModules(info)}, nil
+		return inventory.File{Packages: goModules(info, functions)}, nil
 	}
 	if rust.err != nil {
 		return inventory.File{}, fmt.Errorf("the crates of a program of Rust: %w", rust.err)

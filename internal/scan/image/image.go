@@ -115,6 +115,7 @@ type reader struct {
 	searcher   Searcher
 	unsearched *notes
 	faults     int // in files, over all layers
+	functions  int // bytes of what programs have
 }
 
 func newReader(ctx context.Context, x Extractor) *reader {
@@ -263,7 +264,17 @@ func (r *reader) extract(l *layer, kind, name string, c Content) {
 	if err != nil {
 		l.notes.add(name, err.Error())
 	}
+	r.limitFunctions(f.Packages)
 	l.add(kind, name, f)
+}
+
+// limitFunctions forgets the functions of programs beyond what is kept of one image.
+func (r *reader) limitFunctions(list []inventory.Package) {
+	for i := range list {
+		if r.functions += len(list[i].Functions); r.functions > inventory.MaxAllFunctions {
+			list[i].Functions = ""
+		}
+	}
 }
 
 // notes gathers what was not read, by sentence.

@@ -111,6 +111,7 @@ func (r *reader) fill(seen map[string]read) (*owners, error) {
 	slices.SortFunc(r.res.Packages, comparePackages)
 	// A database may name a package twice; nothing more is known from the second.
 	r.res.Packages = slices.CompactFunc(r.res.Packages, func(a, b inventory.Package) bool { return comparePackages(a, b) == 0 })
+	inventory.LimitFunctions(r.res.Packages)
 	r.res.Owned = ownedFiles(seen, r.res.Packages)
 	return own, nil
 }

@@ -48,7 +48,7 @@ var recordTexts = map[byte]uint64{
 
 // Bounds on the records of one layer that are read.
 const (
-	maxRecordText  = 64 << 10
+	maxRecordText  = inventory.MaxFunctions + 64<<10
 	maxRecordBytes = 1 << 30 // decompressed
 )
 
@@ -305,7 +305,9 @@ func (p *replay) found(kind byte, texts []string) error {
 				return fmt.Errorf("%w: more than %d packages", errRecords, inventory.MaxPackages)
 			}
 			err = json.Unmarshal(last, &pkg)
-			f.Packages = append(f.Packages, pkg)
+			one := []inventory.Package{pkg}
+			p.r.limitFunctions(one)
+			f.Packages = append(f.Packages, one...)
 		}
 		l.files[p.file] = f
 	case recordFault:

@@ -54,6 +54,9 @@ type Package struct {
 	// Locked says that a lock file names it, and nothing that is installed: it was asked
 	// for, which is no proof that it is there.
 	Locked bool `json:"locked,omitempty"`
+	// Functions are those that a Go program has of this module, by their keys: see [FunctionKey].
+	// Empty: not known. It is for whoever matches, and stands in no report.
+	Functions string `json:"functions,omitempty"`
 }
 
 // OfDistribution reports whether packages of a kind are those of a distribution.

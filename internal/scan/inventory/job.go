@@ -229,6 +229,9 @@ func (r *Result) Check() error {
 	if r.Unsearched != nil {
 		texts = append(texts, r.Unsearched.Path, r.Unsearched.Text)
 	}
+	if !r.checkFunctions() {
+		return fmt.Errorf("packages with the functions of a program of more than %d bytes, or %d in all", MaxFunctions, MaxAllFunctions)
+	}
 	if err := r.checkOwned(); err != nil {
 		return err
 	}

@@ -140,6 +140,9 @@ func (s *Scan) describe(f *vulndb.Finding) string {
 	if f.Exploited {
 		parts = append(parts, "known to be exploited")
 	}
+	if text := SymbolsText(f); text != "" {
+		parts = append(parts, text)
+	}
 	if f.Summary != "" {
 		parts = append(parts, f.Summary)
 	}

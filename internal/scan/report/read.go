@@ -62,6 +62,7 @@ func Read(r io.Reader) (*Scan, error) {
 			return nil, fmt.Errorf("finding %d is about no package of the report, or has no name", i)
 		}
 		s.Findings[i].Use = nil // what was in use then says nothing of now
+		s.Findings[i].Symbols.Limit()
 	}
 	// What it says of its base is for whoever asks to find anew.
 	s.FindBase(nil)

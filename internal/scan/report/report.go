@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,13 +67,14 @@ type Database struct {
 }
 
 // New puts a scan together. matches is nil if nothing was matched. It takes what is wrong
-// with the configuration and the lists of files out of res.
+// with the configuration, the lists of files and the functions of programs out of res.
 func New(target string, at time.Time, res *inventory.Result, db *Database, matches *vulndb.Matches) *Scan {
 	faults := res.Misconfigurations
 	for i := range faults {
 		faults[i].Unmark() // the process that read the image accepts nothing
 	}
 	res.Misconfigurations, res.Owned = nil, nil
+	res.Packages = withoutFunctions(res.Packages)
 	s := &Scan{Schema: Schema, Target: target, Time: at.UTC(), Database: db, Inventory: res, Misconfigurations: faults, Complete: res.Complete(), Findings: []vulndb.Finding{}}
 	if matches != nil {
 		s.Findings = append(s.Findings, matches.Findings...)
@@ -81,6 +83,39 @@ func New(target string, at time.Time, res *inventory.Result, db *Database, match
 	}
 	s.FindBase(nil)
 	return s
+}
+
+// withoutFunctions returns packages without what is of use to a match alone. Those of the caller,
+// which may be kept, stay as they are.
+func withoutFunctions(list []inventory.Package) []inventory.Package {
+	has := func(p inventory.Package) bool { return p.Functions != "" }
+	if !slices.ContainsFunc(list, has) {
+		return list
+	}
+	list = slices.Clone(list)
+	for i := range list {
+		list[i].Functions = ""
+	}
+	return list
+}
+
+// SymbolsText says whether a Go program has the vulnerable functions, as far as that is known; it is
+// empty where it is not.
+func SymbolsText(f *vulndb.Finding) string {
+	if f.Symbols == nil || len(f.Symbols.Names) == 0 {
+		return ""
+	}
+	switch f.Symbols.State {
+	case vulndb.SymbolsAbsent:
+		return "vulnerable functions not in the program"
+	case vulndb.SymbolsPresent:
+		text := "has " + f.Symbols.Names[0]
+		if n := len(f.Symbols.Names) - 1 + f.Symbols.More; n > 0 {
+			text += fmt.Sprintf(" and %d more vulnerable functions", n)
+		}
+		return text
+	}
+	return ""
 }
 
 // PURL returns the package URL of a package of an image.

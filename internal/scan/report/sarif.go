@@ -97,6 +97,9 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 			Prints: map[string]string{"belayFinding/v1": id + " " + p.Kind + " " + p.Name + " " + p.Path},
 		}
 		res.Properties = s.sarifOrigin(p.Layer)
+		if f.Symbols != nil {
+			res.Properties["symbols"], res.Properties["symbolNames"] = f.Symbols.State, f.Symbols.Names
+		}
 		res.accept(f.Ignored, f.Known)
 		var at sarifLocation
 		at.Physical.Artifact.URI = (&url.URL{Path: p.Path}).String()

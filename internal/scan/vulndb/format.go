@@ -33,7 +33,7 @@ import (
 // have their length before them.
 const (
 	magic      = "BELAYVDB"
-	formatNow  = 2
+	formatNow  = 3
 	headerSize = 8 + 4 + 8 + 7*4 + sha256.Size
 	maxFile    = MaxFile
 )
@@ -151,6 +151,8 @@ func (a *affected) put(w *bytes.Buffer) {
 		putInt(w, len(v))
 		w.Write(v)
 	}
+	putInt(w, len(a.imports))
+	w.Write(a.imports)
 }
 
 // DB is an open database. Safe for concurrent use until [DB.Close].
@@ -340,6 +342,7 @@ func (c *cursor) affected(a *affected) {
 			return
 		}
 	}
+	a.imports = c.raw()
 }
 
 // key is the key of the entry number i.
@@ -518,6 +521,9 @@ func (db *DB) Verify() error {
 				return err
 			}
 			if _, err := db.record(a.record); err != nil {
+				return err
+			}
+			if _, err := flawOf(a.imports, ""); err != nil {
 				return err
 			}
 		}

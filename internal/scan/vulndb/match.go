@@ -68,6 +68,10 @@ type Finding struct {
 	// Use is what was observed of the package in a running container; nil: nobody looked. It
 	// is set by whoever did.
 	Use *inventory.Use `json:"use,omitempty"`
+	// Symbols tells whether a Go program has a function that the flaw is in; nil for other packages.
+	Symbols *Symbols `json:"symbols,omitempty"`
+
+	flaw *flaw // of Go
 }
 
 // Fixable reports whether there is a version to go to that anybody can have.
@@ -177,7 +181,7 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 			return Matches{}, fmt.Errorf("%w: %d", ErrTooManyFindings, MaxFindings)
 		}
 		if len(a.found) > 0 {
-			answers = append(answers, packageAnswer{i, a.found})
+			answers = append(answers, packageAnswer{i, withSymbols(a.found, p)})
 		}
 	}
 	m.Findings = ordered(answers, total)
@@ -188,6 +192,22 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 type packageAnswer struct {
 	pkg   int
 	found []Finding
+}
+
+// withSymbols says of each finding whether the program of that package has the functions that the flaw
+// is in. found is what all programs with that module have in common, and stays as it is.
+func withSymbols(found []Finding, p *inventory.Package) []Finding {
+	if !slices.ContainsFunc(found, func(f Finding) bool { return f.flaw != nil }) {
+		return found
+	}
+	set, told := p.FunctionSet()
+	found = slices.Clone(found)
+	for i := range found {
+		if f := &found[i]; f.flaw != nil {
+			f.Symbols = f.flaw.in(set, told)
+		}
+	}
+	return found
 }
 
 // ordered puts findings together, the worst first. They are large: places are sorted, and each
@@ -212,7 +232,7 @@ func ordered(answers []packageAnswer, total int) []Finding {
 	}
 	for i, p := range places {
 		out[i] = *p.f
-		out[i].Package = p.pkg
+		out[i].Package, out[i].flaw = p.pkg, nil
 	}
 	return out
 }
@@ -322,6 +342,11 @@ func (x *finder) findIn(ctx context.Context, e entry, eco, text string) (undecid
 			x.mends.note(f.IDs, true)
 		}
 		f.EPSS, f.Percentile = rec.EPSS, rec.Percentile
+		if eco == "Go" {
+			if f.flaw, err = flawOf(a.imports, rec.ID); err != nil {
+				return 0, err
+			}
+		}
 		if a.state&negligible != 0 {
 			f.Severity = SeverityNegligible
 		}
@@ -425,6 +450,7 @@ func (f *Finding) absorb(o *Finding) {
 	f.Exploited = f.Exploited || o.Exploited
 	f.EPSS, f.Percentile = max(f.EPSS, o.EPSS), max(f.Percentile, o.Percentile)
 	f.Summary = cmp.Or(f.Summary, o.Summary)
+	f.flaw = f.flaw.absorb(o.flaw)
 	switch free := o.State != StateSubscription; {
 	case o.Fixed != "" && (f.Fixed == "" || free && f.State == StateSubscription):
 		// A fix for all goes before one for subscribers.

@@ -47,6 +47,8 @@ type osvAffected struct {
 	Ecosystem struct {
 		Urgency  any `json:"urgency"`
 		Severity any `json:"severity"`
+		// Imports are read of records of Go alone: others may have another thing there.
+		Imports imports `json:"imports"`
 	} `json:"ecosystem_specific"`
 }
 
@@ -161,6 +163,7 @@ func cvss(vector string) (float64, error) {
 // counts versions that the ecosystem's order cannot read.
 func (a *osvAffected) affects() (out affected, bad int) {
 	eco := a.Package.Ecosystem
+	out.imports = a.imports()
 	if s, ok := a.Ecosystem.Urgency.(string); ok && s == "end-of-life" {
 		out.state = stateCode(StateEndOfLife)
 	}

@@ -72,6 +72,7 @@ type affected struct {
 	state    byte // a state beside the ranges: [stateCodes]
 	ranges   [][]event
 	versions [][]byte // affected beside the ranges
+	imports  []byte   // packages and functions of Go: [decodeImports]
 }
 
 // event is a step in a range, in the order of versions.
