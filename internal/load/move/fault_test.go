@@ -367,3 +367,23 @@ func TestFinishWithoutTarget(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestHistory: a journal stays readable however often a move is tried again.
+func TestHistory(t *testing.T) {
+	w := newWorld(t, false)
+	w.kill("start/end")
+	j := w.journal()
+	for range 10000 {
+		j.note(w.now, strings.Repeat("ü", 4096))
+	}
+	if err := j.write(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	w.at = nil
+	if _, err := w.mover().Resume(t.Context(), j.ID); err != nil {
+		t.Error(err)
+	}
+	if h := w.journal().History; len(h) != firstEntries+lastEntries || h[0].Text != "begun" || h[len(h)-1].Text != "moved" {
+		t.Errorf("%d entries, the first %q, the last %q", len(h), h[0].Text, h[len(h)-1].Text)
+	}
+}

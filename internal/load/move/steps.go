@@ -92,7 +92,7 @@ func (s Step) text(j *Journal) string {
 // failed takes a move back, or says why it stays where it is.
 func (r *run) failed(ctx context.Context, err error) error {
 	if errors.Is(err, errJournal) || r.j.noReturn() {
-		r.j.Error = err.Error()
+		r.j.Error = cut(err.Error())
 		r.j.note(r.o.Now(), "stuck: "+err.Error())
 		_ = r.j.write(r.o.Dir) // what failed is the message; the step is there already
 		return &StuckError{ID: r.j.ID, Step: r.j.Step, Err: err}
