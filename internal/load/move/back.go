@@ -23,7 +23,7 @@ func (r *run) back(ctx context.Context, cause error) error {
 	r.j.Phase, r.j.Error = Back, cut(cause.Error())
 	r.j.note(r.o.Now(), "goes back: "+cause.Error())
 	if err := r.save(); err != nil {
-		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(r.serveMeanwhile(ctx, err), cause)}
 	}
 	r.o.At("back/begin")
 	if err := r.copyRan(ctx); err != nil {
