@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,8 +27,8 @@ const (
 	planEvery = 10 * time.Second
 	// staleAfter is when a plan that nobody decides on, or whose moves are held, is given up.
 	staleAfter = 24 * time.Hour
-	// lookEvery is the time between two looks at what became of moves that are done.
-	lookEvery = time.Minute
+	// lookEvery is the time between two looks at what became of moves that are done, and at moves of nobody.
+	lookEvery = 20 * time.Second
 	// moverTime bounds one mover; what it has not done by then is carried on by the next.
 	moverTime = 12 * time.Hour
 	// askTime bounds the making of a state.
@@ -35,8 +36,11 @@ const (
 )
 
 // retries are the waits before a move that stopped halfway is carried on; the last one is used
-// again and again.
-var retries = []time.Duration{5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 10 * time.Minute}
+// again and again, since its container may be stopped until what is in the way is mended.
+var retries = []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second}
+
+// retryKept is the wait before the source of a move that is done is removed again: nothing waits for it.
+const retryKept = 10 * time.Minute
 
 // component is its name in health.
 const component = "load_moves"
@@ -105,6 +109,8 @@ type Carrier struct {
 	told    map[string]time.Time // by policy: when it was told that no moves would help
 	noPlan  map[string]string    // by policy: why
 	looked  time.Time            // the journals of kept moves were read last
+	strays  map[string]*stray    // by move
+	over    map[string]bool      // journals of moves that have ended and are in no ledger
 	inUse   bool                 // health has heard of it
 	broken  error                // the ledger cannot be written
 }
@@ -120,7 +126,7 @@ func Open(o Options) (*Carrier, error) {
 	}
 	return &Carrier{
 		o: o, wake: make(chan struct{}, 1), l: l, live: map[string]bool{}, next: map[string]time.Time{}, planned: map[string]time.Time{},
-		told: map[string]time.Time{}, noPlan: map[string]string{},
+		told: map[string]time.Time{}, noPlan: map[string]string{}, strays: map[string]*stray{}, over: map[string]bool{},
 	}, nil
 }
 
@@ -434,8 +440,16 @@ func (c *Carrier) report() {
 	defer c.mu.Unlock()
 	var stopped []string
 	for _, m := range c.l.Moves {
-		if m.underWay() && m.Tries > 0 {
+		switch {
+		case m.underWay() && m.Tries > 0:
 			stopped = append(stopped, fmt.Sprintf("move %s of %s has stopped at %s: %s", m.ID, m.Name, m.Step, m.Error))
+		case m.Outcome == Moved && m.Tries > 0:
+			stopped = append(stopped, fmt.Sprintf("the kept source of move %s of %s is not removed: %s", m.ID, m.Name, m.Error))
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.strays)) {
+		if s := c.strays[id]; s.tries > 0 {
+			stopped = append(stopped, fmt.Sprintf("move %s of %s, begun by hand, has stopped at %s: %s", id, s.name, s.step, s.err))
 		}
 	}
 	switch {

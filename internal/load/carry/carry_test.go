@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/load/plan"
@@ -447,5 +450,71 @@ func TestTakenBackByHand(t *testing.T) {
 	}
 	if h := w.c.History("a"); len(h) > 0 {
 		t.Errorf("history %+v", h)
+	}
+}
+
+// TestRetried: a move that stopped halfway is tried again at least twice in a minute, for as long as it takes.
+func TestRetried(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.mover = func(w *world, args []string) error {
+		w.journal(idOf(args), phaseBack, "copy", "")
+		return errors.New("exit status 1: target: connection refused")
+	}
+	w.step()
+	for range 60 {
+		before := len(w.args)
+		for range 60 {
+			w.now = w.now.Add(time.Second)
+			w.step()
+		}
+		if n := len(w.args) - before; n < 2 || n > 5 {
+			t.Fatalf("%d tries in a minute", n)
+		}
+	}
+	w.want("approved move-started move-stopped")
+}
+
+// TestByHand: a move that was begun by hand and whose mover has died is carried on too; one whose mover is at work,
+// or that has ended, is left alone.
+func TestByHand(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.over = false
+	const id, busy, done = "00000000000000aa", "00000000000000bb", "00000000000000cc"
+	w.journal(id, phaseMoving, "copy", "")
+	w.journal(busy, phaseMoving, "copy", "")
+	w.journal(done, phaseKept, "commit", "")
+	f, err := os.Create(filepath.Join(w.dir, busy+".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	w.mover = func(*world, []string) error { return errors.New("exit status 1: target: connection refused") }
+	w.steps(3)
+	if len(w.args) < 2 || slices.ContainsFunc(w.args, func(a []string) bool { return idOf(a) != id }) {
+		t.Fatalf("movers %q", w.args)
+	}
+	if h := w.health.Snapshot(); !strings.Contains(fmt.Sprint(h), "connection refused") {
+		t.Errorf("health says %+v", h)
+	}
+	w.mover = func(w *world, args []string) error { w.journal(idOf(args), phaseTaken, "copy", ""); return nil }
+	f.Close() // the other one's mover dies too
+	for range 12 {
+		w.steps(1)
+	}
+	for _, id := range []string{id, busy} {
+		if p, err := readProgress(w.dir, id); err != nil || p.Phase != phaseTaken {
+			t.Errorf("%s: %+v, %v", id, p, err)
+		}
+	}
+	n := len(w.args)
+	w.steps(20)
+	if len(w.args) != n {
+		t.Errorf("carried on after its end: %q", w.args[n:])
+	}
+	if h := w.health.Snapshot(); strings.Contains(fmt.Sprint(h), "connection refused") {
+		t.Errorf("health says %+v", h)
 	}
 }

@@ -15,6 +15,7 @@ import (
 type progress struct {
 	Schema    string    `json:"schema"`
 	ID        string    `json:"id"`
+	Name      string    `json:"name"`
 	Phase     string    `json:"phase"`
 	Step      string    `json:"step"`
 	Error     string    `json:"error"`
@@ -50,8 +51,8 @@ func readProgress(dir, id string) (*progress, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal of move %s: %w", id, err)
 	}
-	if info.Size() > maxMoverFile {
-		return nil, fmt.Errorf("journal of move %s: more than %d bytes", id, maxMoverFile)
+	if !info.Mode().IsRegular() || info.Size() > maxMoverFile {
+		return nil, fmt.Errorf("journal of move %s: no file of at most %d bytes", id, maxMoverFile)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {

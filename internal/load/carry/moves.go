@@ -189,8 +189,22 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 		if c.known(m.ID, nil) {
 			continue
 		}
-		c.start(ctx, m.ID, []string{"move", "resume", m.ID, "--state-dir", c.o.Dir}, movers)
+		c.resume(ctx, m.ID, movers)
 	}
+	if look {
+		c.lookForStrays()
+	}
+	for _, id := range c.dueStrays(now) {
+		if isLocked(c.o.Dir, id) {
+			c.strayEnds(id) // its own mover is at work
+			continue
+		}
+		c.resume(ctx, id, movers)
+	}
+}
+
+func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup) {
+	c.start(ctx, id, []string{"move", "resume", id, "--state-dir", c.o.Dir}, movers)
 }
 
 // known looks whether the journal of a move that no mover works at says how it ended.
@@ -212,6 +226,7 @@ func (c *Carrier) ended(id string, err error) {
 	m := c.l.move(id)
 	delete(c.live, id)
 	if m == nil {
+		c.strayEnded(id, p, rerr, err)
 		c.mu.Unlock()
 		return
 	}
@@ -286,8 +301,19 @@ func (c *Carrier) again(m *Move, err error) {
 	if err != nil {
 		m.Error = err.Error()
 	}
-	c.next[m.ID] = c.o.Now().Add(retries[min(m.Tries, len(retries)-1)])
+	wait := retries[min(m.Tries, len(retries)-1)]
+	if !m.underWay() {
+		wait = retryKept
+	}
+	c.next[m.ID] = c.o.Now().Add(wait)
 	m.Tries++
+	c.stopped(m.Tries, m.Error)
+}
+
+// stopped counts a move that stopped halfway, and writes of the first tries.
+func (c *Carrier) stopped(tries int, why string) {
 	c.o.Health.Counter("load_moves_stopped").Add(1)
-	c.o.Log.Warn("a move has stopped halfway, and will be carried on", attr.Error, m.Error)
+	if tries <= len(retries) || tries%100 == 0 {
+		c.o.Log.Warn("a move has stopped halfway, and will be carried on", attr.Error, why)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
@@ -19,10 +20,10 @@ func (r *run) back(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
 	defer cancel()
 	failedAt := r.j.Step
-	r.j.Phase, r.j.Error = Back, cause.Error()
+	r.j.Phase, r.j.Error = Back, cut(cause.Error())
 	r.j.note(r.o.Now(), "goes back: "+cause.Error())
 	if err := r.save(); err != nil {
-		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(r.serveMeanwhile(ctx, err), cause)}
 	}
 	r.o.At("back/begin")
 	if err := r.copyRan(ctx); err != nil {
@@ -310,7 +311,11 @@ func (r *run) cleanTarget(ctx context.Context) error {
 	return nil
 }
 
-func (r *run) leave(what string) { r.j.LeftBehind = append(r.j.LeftBehind, what) }
+func (r *run) leave(what string) {
+	if !slices.Contains(r.j.LeftBehind, what) { // by a try before
+		r.j.LeftBehind = append(r.j.LeftBehind, what)
+	}
+}
 
 // cleanSource removes the helpers that read volumes.
 func (r *run) cleanSource(ctx context.Context) error { return r.removeHelpers(ctx, r.from, "source") }

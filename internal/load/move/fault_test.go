@@ -3,6 +3,7 @@ package move
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -365,5 +366,79 @@ func TestFinishWithoutTarget(t *testing.T) {
 	w.to.set(func() { w.to.down = true })
 	if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || len(w.from.containers) != 0 {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestHistory: a journal stays readable however often a move is tried again.
+func TestHistory(t *testing.T) {
+	w := newWorld(t, false)
+	w.kill("start/end")
+	j := w.journal()
+	for range 10000 {
+		j.note(w.now, strings.Repeat("ü", 4096))
+	}
+	if err := j.write(w.dir); err != nil {
+		t.Fatal(err)
+	}
+	w.at = nil
+	if _, err := w.mover().Resume(t.Context(), j.ID); err != nil {
+		t.Error(err)
+	}
+	if h := w.journal().History; len(h) != firstEntries+lastEntries || h[0].Text != "begun" || h[len(h)-1].Text != "moved" {
+		t.Errorf("%d entries, the first %q, the last %q", len(h), h[0].Text, h[len(h)-1].Text)
+	}
+}
+
+// TestFullDisk: a journal that cannot be written leaves no service down whose copy has not started, and the move
+// ends once there is room.
+func TestFullDisk(t *testing.T) {
+	for _, c := range []struct {
+		stateful, cut bool // the target is lost with it
+		at            string
+		source        bool
+	}{
+		{stateful: true, at: "create/end", source: true},
+		{stateful: true, at: "stop-source/policy", source: true},
+		{stateful: true, at: "stop-source/end", source: true},
+		{stateful: true, at: "copy/end", source: true},
+		{stateful: true, at: "start/begin", source: true},
+		{stateful: true, at: "start/end"},
+		{at: "stop-source/end"},
+		{at: "commit/begin", cut: true, source: true},
+	} {
+		t.Run(fmt.Sprint(c.stateful, c.cut, c.at), func(t *testing.T) {
+			w := newWorld(t, c.stateful)
+			w.at = once(c.at, func() {
+				if err := os.Rename(w.dir, w.dir+"-full"); err != nil {
+					t.Error(err)
+				}
+				w.to.set(func() { w.to.down = c.cut })
+			})
+			_, err := w.move()
+			if !errors.As(err, new(*StuckError)) || !errors.Is(err, errJournal) {
+				t.Fatalf("got %v", err)
+			}
+			w.from.mu.Lock()
+			running := w.source.running // under whichever name
+			w.from.mu.Unlock()
+			if running != c.source {
+				t.Errorf("the source runs: %v", running)
+			}
+			if err := os.Rename(w.dir+"-full", w.dir); err != nil {
+				t.Fatal(err)
+			}
+			w.to.set(func() { w.to.down = false })
+			if _, err := w.mover().Resume(t.Context(), w.journal().ID); err != nil && !errors.As(err, new(*BackError)) {
+				t.Fatal(err)
+			}
+			switch w.journal().Phase {
+			case Kept:
+				w.want(false, 1)
+			case RolledBack:
+				w.want(true, 0)
+			default:
+				t.Errorf("phase %s", w.journal().Phase)
+			}
+		})
 	}
 }

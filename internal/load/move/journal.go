@@ -146,8 +146,26 @@ func (j *Journal) noReturn() bool {
 // keptName is the name of a source that was moved.
 func (j *Journal) keptName() string { return j.Name + "-moved-" + j.ID[:8] }
 
+// Bounds of a history, which grows with each try: a journal that is too long to be read could be neither
+// carried on nor taken back.
+const (
+	firstEntries = 20
+	lastEntries  = 200
+	maxText      = 1 << 10
+)
+
 func (j *Journal) note(now time.Time, text string) {
-	j.History = append(j.History, Entry{At: now, Step: j.Step, Text: text})
+	j.History = append(j.History, Entry{At: now, Step: j.Step, Text: cut(text)})
+	if n := len(j.History) - firstEntries - lastEntries; n > 0 {
+		j.History = slices.Delete(j.History, firstEntries, firstEntries+n)
+	}
+}
+
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
 // write puts the journal on the disk. Nothing is done on an engine that it does not tell of.

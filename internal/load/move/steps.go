@@ -48,8 +48,8 @@ func (r *run) step(ctx context.Context, s Step) error {
 	if err := do(ctx); err != nil {
 		return err
 	}
-	// One writer: from the copy's start on the source has to rest.
-	if r.j.Stateful && r.j.TargetStarted {
+	// One writer: from the copy's start on the source has to rest. Without data it has to once it was stopped.
+	if r.j.Stateful && r.j.TargetStarted || !r.j.Stateful && r.j.StoppedAt != "" {
 		if err := r.sourceRests(ctx); err != nil {
 			return err
 		}
@@ -91,8 +91,11 @@ func (s Step) text(j *Journal) string {
 
 // failed takes a move back, or says why it stays where it is.
 func (r *run) failed(ctx context.Context, err error) error {
+	if errors.Is(err, errJournal) && r.j.Stateful {
+		err = r.serveMeanwhile(ctx, err) // without data the copy serves
+	}
 	if errors.Is(err, errJournal) || r.j.noReturn() {
-		r.j.Error = err.Error()
+		r.j.Error = cut(err.Error())
 		r.j.note(r.o.Now(), "stuck: "+err.Error())
 		_ = r.j.write(r.o.Dir) // what failed is the message; the step is there already
 		return &StuckError{ID: r.j.ID, Step: r.j.Step, Err: err}
@@ -102,6 +105,20 @@ func (r *run) failed(ctx context.Context, err error) error {
 
 // errJournal is for a journal that is no longer the truth: nothing is done without it.
 var errJournal = errors.New("the journal cannot be written")
+
+// serveMeanwhile starts a stopped source again though the journal cannot say so, as when the disk is full, if no
+// copy with data may run: whoever carries the move on finds it running, and goes back.
+func (r *run) serveMeanwhile(ctx context.Context, cause error) error {
+	if !r.j.SourceStopped || r.j.Stateful && r.j.TargetStarted {
+		return cause
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	if err := errors.Join(r.from.Start(ctx, r.j.Container), r.from.SetRestart(ctx, r.j.Container, r.j.Restart)); err != nil {
+		return errors.Join(cause, fmt.Errorf("source: it is stopped: %w", err))
+	}
+	return fmt.Errorf("%w; the source was started again meanwhile", cause)
+}
 
 // save writes the journal between the deeds of a step.
 func (r *run) save() error {
@@ -429,8 +446,10 @@ func (r *run) stopSource(ctx context.Context) error {
 			return err
 		}
 	}
+	was := r.j.SourceStopped
 	r.j.SourceStopped = true
 	if err := r.save(); err != nil {
+		r.j.SourceStopped = was
 		return err
 	}
 	if err := r.from.SetRestart(ctx, r.j.Container, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
@@ -494,8 +513,10 @@ func (r *run) start(ctx context.Context) error {
 			return err
 		}
 	}
+	was := r.j.TargetStarted
 	r.j.TargetStarted = true
 	if err := r.save(); err != nil {
+		r.j.TargetStarted = was
 		return err
 	}
 	if err := r.to.Start(ctx, r.j.Target); err != nil {
