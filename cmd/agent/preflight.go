@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -62,10 +61,7 @@ could not be made; 2 if a finding about the daemon fails.`,
 				if !ok {
 					return fmt.Errorf("--docker-host %q: want unix:///path or none", host)
 				}
-				o.Socket = socket
-				if o.Gate == "" {
-					o.Gate = filepath.Join(runDir, "docker.sock")
-				}
+				o.Socket, o.RunDir = socket, runDir
 				d := preflight.Run(cmd.Context(), o)
 				r.Daemon = &d
 			}
@@ -80,7 +76,7 @@ could not be made; 2 if a finding about the daemon fails.`,
 	f.StringVar(&only, "only", "", "kernel or daemon (default: both)")
 	f.StringVar(&runDir, "run-dir", "/run/belay", "the agent's, where the gate's socket is")
 	f.StringVar(&host, "docker-host", "unix:///var/run/docker.sock", `the daemon's own socket; "none" for no Docker`)
-	f.StringVar(&o.Gate, "gate-socket", "", `the gate's (default docker.sock in --run-dir; "none" for no gate)`)
+	f.StringVar(&o.Gate, "gate-socket", "", `the gate's (default: docker.sock in --run-dir or, after belay enable-gate, Docker's usual place; "none" for no gate)`)
 	f.StringVar(&o.Plugin, "authz-plugin", "", "the agent's --authz-plugin (default: where the daemon looks)")
 	f.StringVar(&o.Name, "plugin-name", "belay", "name of the plugin in the daemon's configuration")
 	return cmd

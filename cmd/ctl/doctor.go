@@ -39,7 +39,7 @@ func (f *doctorFlags) add(fl *pflag.FlagSet) {
 	fl.StringVar(&f.db, "db", "", "`file` of the vulnerability database (default: vuln.db in --state-dir)")
 	fl.StringVar(&f.scanner, "scanner", "", "the scanner's `program` (default: belay-scanner beside belay)")
 	fl.StringVar(&f.dockerHost, "docker-host", "unix:///var/run/docker.sock", `the Docker daemon's own socket; "none" for no Docker`)
-	fl.StringVar(&f.gate, "gate-socket", "", `the gate's (default: docker.sock in --run-dir; "none" for no gate)`)
+	fl.StringVar(&f.gate, "gate-socket", "", `the gate's (default: docker.sock in --run-dir or, after belay enable-gate, Docker's usual place; "none" for no gate)`)
 }
 
 // fill checks the flags and completes them.
@@ -61,7 +61,6 @@ func (f *doctorFlags) fill(t *terminal) error {
 	}
 	f.journal = cmp.Or(f.journal, filepath.Join(f.stateDir, "journal"))
 	f.db = cmp.Or(f.db, filepath.Join(f.stateDir, "vuln.db"))
-	f.gate = cmp.Or(f.gate, filepath.Join(t.runDir, "docker.sock"))
 	for _, p := range []*string{&f.stateDir, &f.journal, &f.db, &f.scanner} {
 		abs, err := filepath.Abs(*p)
 		if err != nil {
@@ -94,7 +93,7 @@ func (t *terminal) examine(ctx context.Context, f *doctorFlags) (doctor.Report, 
 	}
 	if socket, ok := strings.CutPrefix(f.dockerHost, "unix://"); ok {
 		o.Preflight = func(ctx context.Context) preflight.Report {
-			return preflight.Run(ctx, preflight.Options{Socket: socket, Gate: f.gate})
+			return preflight.Run(ctx, preflight.Options{Socket: socket, Gate: f.gate, RunDir: run})
 		}
 	}
 	r := doctor.Run(ctx, o)

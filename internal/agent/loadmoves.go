@@ -85,7 +85,9 @@ func (c *Config) moverPath() (string, error) {
 
 // runMover runs belay with arguments until it has ended. It is killed with the agent, and its
 // journal tells the next how far it had come.
-func (a *Agent) runMover(ctx context.Context, args []string, timeout time.Duration) error {
+func (a *Agent) runMover(ctx context.Context, args []string, timeout time.Duration) (err error) {
+	op := begin("move", nil)
+	defer func() { op.tell(a.telemetry, err) }()
 	path, err := a.cfg.moverPath()
 	if err != nil {
 		return err

@@ -31,7 +31,8 @@ notes.json     what could not be had, if anything
 
 Left out: host, user, container, image and group names, addresses, arguments,
 environments, labels, messages, errors, the contents of policies and of files. Names in
-paths that look like values are replaced by [redacted].
+paths that look like values, and those of users and volumes (below home, users, volumes,
+media, mail), are replaced by [redacted]; other names in paths are there.
 `
 
 // BundleOptions says what goes into a bundle besides the report.

@@ -117,6 +117,9 @@ func TestSafePath(t *testing.T) {
 		"/tmp/" + strings.Repeat("a", 33): "/tmp/[redacted]",
 		"/tmp/a\x1b[2J":                   "/tmp/[redacted]",
 		"/tmp/ghp-\u00e9":                 "/tmp/[redacted]",
+		"/home/alice/.ssh/id_rsa":         "/home/[redacted]/.ssh/id_rsa",
+		"/home/home/x":                    "/home/[redacted]/x",
+		"/var/lib/docker/volumes/acme-prod/_data/x": "/var/lib/docker/volumes/[redacted]/_data/x",
 	} {
 		if got := safePath(in); got != want {
 			t.Errorf("safePath(%q) = %q, want %q", in, got, want)

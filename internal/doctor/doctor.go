@@ -197,7 +197,7 @@ func (e *examination) add(id string, s Severity, text, detail, fix string) {
 var ids = []string{
 	"kernel.release", "kernel.lsm", "kernel.backend", "kernel.btf", "kernel.cgroup", "kernel.lockdown", "kernel.bpffs",
 	"kernel.jit", "kernel.unprivileged",
-	"agent.running", "agent.enforcing", "agent.version", "agent.canary", "agent.health", "agent.runtime", "agent.failures",
+	"agent.running", "agent.enforcing", "agent.version", "agent.canary", "agent.health", "agent.runtime", "agent.failures", "agent.sockets",
 	"policy.loaded", "policy.inforce", "policy.refused", "policy.level", "policy.container",
 	"engine.socket", "engine.group",
 	"clock.synchronised", "disk.state", "disk.journal", "journal.error", "journal.lost",

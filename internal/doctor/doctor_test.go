@@ -16,6 +16,7 @@ import (
 	"github.com/belay-project/belay/internal/gate/preflight"
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/policy"
 )
 
 var now = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
@@ -248,6 +249,8 @@ var agentIllnesses = []illness{
 	{"failed", status(func(s *control.Status) { s.Health.Components[0].State = health.Failed }), "agent.health", Fail, "log"},
 	{"says nothing", status(func(s *control.Status) { s.Health.Components = nil }), "agent.health", Fail, "log"},
 	{"failures", status(func(s *control.Status) { s.Failures = map[string]uint64{"map_full": 2} }), "agent.failures", Warn, "failure-codes"},
+	{"sockets are only watched", status(func(s *control.Status) { s.Guard = &control.GuardStatus{Mode: "audit", Level: "prevent"} }), "agent.sockets", Warn, "enforce"},
+	{"sockets cannot be guarded", status(func(s *control.Status) { s.Guard = &control.GuardStatus{Mode: "enforce", Level: "unsupported"} }), "agent.sockets", Fail, "kernel-support"},
 	{"no runtime", status(func(s *control.Status) { s.Sources = nil }), "agent.runtime", Warn, "--docker-host"},
 	{"runtime away", status(func(s *control.Status) { s.Sources[0].Connected = false }), "agent.runtime", Warn, "docker"},
 	{"journal fails", status(func(s *control.Status) { s.Journal.LastError = "disk" }), "journal.error", Fail, "room"},
@@ -268,6 +271,9 @@ var agentIllnesses = []illness{
 	{"no list", func(p *patient) { p.agent.listErr = errors.New("no") }, "policy.container", Warn, "log"},
 }
 
+// usualSocket is what preflight says of each host whose daemon is as Debian installs it.
+var usualSocket = preflight.Finding{ID: "daemon.socket", Severity: preflight.Fail, What: "reached by group docker", Why: "why", Fix: "move it"}
+
 var machineIllnesses = []illness{
 	{"world-writable socket", func(p *patient) { p.files["run/docker.sock"] = socket(0o666, 998) }, "engine.socket", Warn, "chmod o-w"},
 	{"no socket", put("run/docker.sock", ""), "engine.socket", Warn, "remove"},
@@ -283,6 +289,18 @@ var machineIllnesses = []illness{
 		p.preflight[0].Severity = preflight.Fail
 		p.preflight[0].Fix = "use TLS"
 	}, "daemon.tcp", Fail, "TLS"},
+	{"the usual socket before the gate is used", func(p *patient) { p.preflight[0] = usualSocket }, "daemon.socket", Info, "move it"},
+	{"the usual socket under access policies", func(p *patient) {
+		p.preflight[0] = usualSocket
+		p.agent.status.Policies.Policies = append(p.agent.status.Policies.Policies, control.PolicyStatus{Kind: policy.AccessKind, Name: "who"})
+	}, "daemon.socket", Fail, "move it"},
+	{"the usual socket, and no agent", func(p *patient) {
+		p.preflight[0] = usualSocket
+		p.agent.err = control.ErrNotRunning
+	}, "daemon.socket", Fail, "move it"},
+	{"TCP for all before the gate is used", func(p *patient) {
+		p.preflight[0].Severity, p.preflight[0].Fix = preflight.Fail, "x"
+	}, "daemon.tcp", Fail, "x"},
 	{"preflight warns", func(p *patient) { p.preflight[0].Severity, p.preflight[0].Fix = preflight.Warn, "x" }, "daemon.tcp", Warn, "x"},
 	{"preflight cannot tell", func(p *patient) { p.preflight[0].Severity, p.preflight[0].Fix = preflight.Unknown, "x" }, "daemon.tcp", Warn, "x"},
 	{"nobody keeps the clock", func(p *patient) { p.system.synced = false }, "clock.synchronised", Warn, "chrony"},

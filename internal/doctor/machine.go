@@ -11,7 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/gate/preflight"
+	"github.com/belay-project/belay/internal/policy"
 )
 
 const (
@@ -149,9 +151,26 @@ func (e *examination) checkGate(ctx context.Context) {
 		e.add(id, Info, "Docker does not run: there are no ways around the gate to look for", "", "run belay doctor again when it runs")
 		return
 	}
+	unused := e.gateUnused()
 	for _, f := range e.Preflight(ctx).Findings {
-		e.out = append(e.out, Finding{ID: f.ID, Severity: severityOf(f.Severity), Text: f.What, Why: f.Why, Fix: f.Fix})
+		s := severityOf(f.Severity)
+		if s == Fail && unused && slices.Contains(onlyAround, f.ID) {
+			s, f.What = Info, f.What+"; no AccessPolicy or ImagePolicy is in force, so that there is no gate to go around yet"
+		}
+		e.out = append(e.out, Finding{ID: f.ID, Severity: s, Text: f.What, Why: f.Why, Fix: f.Fix})
 	}
+}
+
+// onlyAround are findings that every host with Docker has before its gate is used, and that only mean that
+// the gate can be walked around.
+var onlyAround = []string{"daemon.socket", "docker.group", "plugin.inforce", "systemd.socket"}
+
+// gateUnused tells whether the gate has nothing to refuse by: no policy of it is in force. An agent that does
+// not answer says nothing of the kind.
+func (e *examination) gateUnused() bool {
+	return e.status != nil && !slices.ContainsFunc(e.status.Policies.Policies, func(p control.PolicyStatus) bool {
+		return p.Kind == policy.AccessKind || p.Kind == policy.ImageKind
+	})
 }
 
 // severityOf puts preflight's severities among ours: what is unknown is a warning.

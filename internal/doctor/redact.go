@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -246,8 +247,12 @@ func containerID(s string) string {
 	return gone
 }
 
+// afterNames are directories whose entries are called after users and volumes.
+var afterNames = []string{"home", "users", "Users", "volumes", "media", "mail", "crontabs", "linger"}
+
 // safePath returns a path whose components look like names of files. One that looks like a
-// value (key=value, a token, an identifier) is redacted: a container chooses its paths.
+// value (key=value, a token, an identifier) is redacted: a container chooses its paths. So is the name of
+// a user or a volume, where a directory says that it is one.
 func safePath(p string) string {
 	if p == "" {
 		return ""
@@ -255,7 +260,8 @@ func safePath(p string) string {
 	parts := strings.Split(p, "/")
 	for i, part := range parts {
 		dense := len(part) > maxDense && strings.ContainsAny(part, "0123456789") && !strings.ContainsAny(part, "._-")
-		if len(part) > maxPlain || dense || !plainName(part) || strings.Contains(part, " ") {
+		named := i > 0 && part != "" && slices.Contains(afterNames, parts[i-1])
+		if named || len(part) > maxPlain || dense || !plainName(part) || strings.Contains(part, " ") {
 			parts[i] = gone
 		}
 	}

@@ -81,8 +81,7 @@ func (p *plan) off() bool { return len(p.otlp) == 0 && p.prometheus == "" }
 func (o *Options) pump(batch int) pump.Options {
 	return pump.Options{
 		Queue: o.Queue, Batch: batch, Linger: o.Linger, RetryFirst: o.RetryFirst, RetryMost: o.RetryMost, GiveUp: o.GiveUp, Final: isFinal,
-		// What the collector has rejected of a batch, told counts.
-		Partial: func(err error) (int, bool) { return 0, isPartial(err) },
+		Partial: func(err error) (int, bool) { return rejected(err), isPartial(err) },
 	}
 }
 

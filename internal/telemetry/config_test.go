@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,5 +85,20 @@ func TestEmptyCA(t *testing.T) {
 	}
 	if _, err := (&Options{Endpoint: "https://c", CAFile: f}).plan(); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestRejected: what a collector did not take of a batch is not counted as sent.
+func TestRejected(t *testing.T) {
+	for text, want := range map[string]int{
+		"OTLP partial success: too old (3 log records rejected)":                       3,
+		"OTLP partial success: (9 lies rejected) (1 spans rejected)":                   1,
+		"traces export: OTLP partial success: empty message (128 spans rejected)":      128,
+		"OTLP partial success: empty message (99999999999999999999999 spans rejected)": 0,
+		"rpc error": 0,
+	} {
+		if got := rejected(errors.New(text)); got != want {
+			t.Errorf("%s: %d, want %d", text, got, want)
+		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
@@ -105,6 +107,19 @@ func (o *Options) path(p string) string {
 // again (OTLP 1.x, "Partial Success"). The exporters' own type for it is internal to each;
 // its text is all that they share.
 func isPartial(err error) bool { return strings.Contains(err.Error(), "partial success") }
+
+var rejectedCount = regexp.MustCompile(`\((\d{1,9}) [a-z ]+ rejected\)`)
+
+// rejected is how many items of an export the collector did not take, by the end of what the exporters say
+// of a partial success; the collector's own text is before it.
+func rejected(err error) int {
+	all := rejectedCount.FindAllStringSubmatch(err.Error(), -1)
+	if len(all) == 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(all[len(all)-1][1]) // digits alone
+	return n
+}
 
 // isFinal tells whether an export must not be tried again: OTLP 1.x, "Failures", lists the
 // gRPC codes that may be. Over HTTP the exporters do not say the status; such an export is

@@ -3,13 +3,16 @@ package charttest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -54,6 +57,11 @@ func load(t *testing.T) *chart.Chart {
 
 func renderChart(t *testing.T, c *chart.Chart, values string) (map[string]string, error) {
 	t.Helper()
+	return renderOn(t, c, values, chartutil.DefaultCapabilities)
+}
+
+func renderOn(t *testing.T, c *chart.Chart, values string, capabilities *chartutil.Capabilities) (map[string]string, error) {
+	t.Helper()
 	vals, err := chartutil.ReadValues([]byte(values))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +69,7 @@ func renderChart(t *testing.T, c *chart.Chart, values string) (map[string]string
 	if err := chartutil.ProcessDependencies(c, vals); err != nil {
 		t.Fatal(err)
 	}
-	all, err := chartutil.ToRenderValues(c, vals, chartutil.ReleaseOptions{Name: "belay", Namespace: "belay-system", IsInstall: true}, chartutil.DefaultCapabilities)
+	all, err := chartutil.ToRenderValues(c, vals, chartutil.ReleaseOptions{Name: "belay", Namespace: "belay-system", IsInstall: true}, capabilities)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +190,23 @@ func TestSchema(t *testing.T) {
 	}
 }
 
+// TestMinors: each Kubernetes that docs/kubernetes.md names takes the chart, and gets the same; older ones do not.
+func TestMinors(t *testing.T) {
+	c := load(t)
+	want := mustRender(t, "{}")
+	for minor := 29; minor <= 37; minor++ {
+		version := chartutil.KubeVersion{Version: fmt.Sprintf("v1.%d.0", minor), Major: "1", Minor: strconv.Itoa(minor)}
+		if got := chartutil.IsCompatibleRange(c.Metadata.KubeVersion, version.Version); got != (minor >= 30) {
+			t.Errorf("%s: the chart takes it: %t", version.Version, got)
+		}
+		capabilities := chartutil.DefaultCapabilities.Copy()
+		capabilities.KubeVersion = version
+		if got, err := renderOn(t, load(t), "{}", capabilities); err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s: rendered otherwise, or not: %v", version.Version, err)
+		}
+	}
+}
+
 func TestPodMonitor(t *testing.T) {
 	if _, err := render(t, "podMonitor: {enabled: true}"); err == nil || !strings.Contains(err.Error(), "agent.metrics.address") {
 		t.Errorf("a PodMonitor of what nobody reaches: %v", err)
@@ -190,16 +215,38 @@ func TestPodMonitor(t *testing.T) {
 	var m struct {
 		Spec struct {
 			PodMetricsEndpoints []struct {
-				Relabelings []struct{ Replacement string }
+				Relabelings []struct{ Action, Regex, Replacement, TargetLabel string }
 			}
 		}
 	}
 	if err := yaml.Unmarshal([]byte(files["podmonitor.yaml"]), &m); err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Spec.PodMetricsEndpoints) != 1 || m.Spec.PodMetricsEndpoints[0].Relabelings[0].Replacement != "$1:9464" {
-		t.Errorf("got %+v", m)
+	if len(m.Spec.PodMetricsEndpoints) != 1 {
+		t.Fatalf("got %+v", m)
 	}
+	rules := m.Spec.PodMetricsEndpoints[0].Relabelings
+	// Prometheus makes a target for each container, the init container too, and each would be the node's.
+	if rules[0].Action != "keep" || rules[0].Regex != "false" {
+		t.Errorf("each node is scraped twice: %+v", rules)
+	}
+	for host, want := range map[string]string{"10.0.0.7": "10.0.0.7:9464", "fd00::7": "[fd00::7]:9464"} {
+		if got := relabel(t, host, "__address__", rules[1:]); got != want {
+			t.Errorf("node %s is scraped at %q, want %q", host, got, want)
+		}
+	}
+}
+
+// relabel does what Prometheus does with rules of action replace.
+func relabel(t *testing.T, value, target string, rules []struct{ Action, Regex, Replacement, TargetLabel string }) (got string) {
+	t.Helper()
+	for _, r := range rules {
+		re := regexp.MustCompile("^(?:" + cmp.Or(r.Regex, "(.*)") + ")$")
+		if r.TargetLabel == target && re.MatchString(value) {
+			got = re.ReplaceAllString(value, r.Replacement)
+		}
+	}
+	return got
 }
 
 func decode[T any](t *testing.T, text string) *T {

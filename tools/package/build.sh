@@ -38,7 +38,7 @@ stage() {
 	install -m 644 policies/*.yaml "$s/usr/share/belay/policies/"
 	install -m 644 deploy/docker/daemon.json "$s/usr/share/belay/docker/"
 	install -D -m 644 -t "$s/usr/share/belay/grafana" deploy/grafana/*.json
-	install -m 644 deploy/package/copyright README.md "$s/usr/share/doc/belay/"
+	install -m 644 deploy/package/copyright README.md bpf/LICENSE.* "$BELAY_NOTICES" "$s/usr/share/doc/belay/"
 	gzip -9nc CHANGELOG.md >"$s/usr/share/doc/belay/changelog.gz"
 	cp -r "$work/texts/man/." "$s/usr/share/man/"
 	cp "$work"/texts/completion/bash/* "$s/usr/share/bash-completion/completions/"
@@ -51,6 +51,11 @@ stage() {
 }
 
 texts "$work/texts"
+if [ -z "${BELAY_NOTICES:-}" ]; then # a release has them already
+	BELAY_NOTICES=$work/THIRD-PARTY-LICENCES.txt
+	for arch; do compile "$arch" "$work/bin-$arch"; done
+	"$go" run ./tools/release licences "$work"/bin-*/* >"$BELAY_NOTICES"
+fi
 for arch; do
 	stage "$arch" "$work/$arch"
 	sed -e "s|@ARCH@|$arch|; s|@VERSION@|$ver|; s|@STAGE@|$work/$arch|; s|@CONF@|$work/$arch.conf|; s|@SCRIPTS@|$PWD/deploy/package|" \

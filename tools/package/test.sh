@@ -19,6 +19,9 @@ list >"$work/before"
 inroot dpkg -i /tmp/belay.deb >/dev/null
 [ -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "the agent is not started before docker.service"
 inroot belay version >/dev/null || fail "belay does not run"
+for text in copyright THIRD-PARTY-LICENCES.txt LICENSE.GPL-2.0 LICENSE.BSD-2-Clause; do
+	[ -s "$work/root/usr/share/doc/belay/$text" ] || fail "the package has no $text"
+done
 inroot belay policy check /etc/belay/policies >/dev/null || fail "the shipped policy is refused"
 echo 'BELAY_AGENT_FLAGS=--log-allowed' >"$work/root/etc/belay/agent.conf"
 inroot systemctl disable belay-agent >/dev/null 2>&1

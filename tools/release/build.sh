@@ -35,6 +35,7 @@ for arch in "${arches[@]}"; do
 	cp "$work/bin/$arch"/* LICENSE README.md "$BELAY_NOTICES" "$work/$top/"
 	cp -r policies deploy/systemd "$work/$top/"
 	rm -rf "$work/$top/policies"/{tests,*.go}
+	install -D -m 644 -t "$work/$top/bpf" bpf/LICENSE.*
 	pack "$top.tar.gz" "$top"
 	for p in belay belay-agent belay-scanner; do
 		"$work/release" sbom -version "$ver" -arch $arch -out "$out/${p}_${ver}_$arch.cdx.json" "$work/bin/$arch/$p"

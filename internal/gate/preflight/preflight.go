@@ -67,7 +67,10 @@ func (r Report) Failed() bool {
 // Options says where to look. Zero values have the defaults that the fields name.
 type Options struct {
 	Socket string // the daemon's own: /run/docker.sock
-	Gate   string // the gate's socket: /run/belay/docker.sock; "none": there is no gate
+	// Gate is the gate's socket; "none": there is no gate. Empty: Docker's usual
+	// place if an agent listens there, as after "belay enable-gate", and else docker.sock in RunDir.
+	Gate   string
+	RunDir string // the agent's: /run/belay
 	Plugin string // the plugin's socket; empty: where daemons look for Name
 	Name   string // of the plugin: belay
 
@@ -78,7 +81,7 @@ type Options struct {
 
 func (o *Options) fill() {
 	o.Socket = cmp.Or(o.Socket, "/run/docker.sock")
-	o.Gate = cmp.Or(o.Gate, "/run/belay/docker.sock")
+	o.RunDir = cmp.Or(o.RunDir, "/run/belay")
 	o.Name = cmp.Or(o.Name, "belay")
 	if o.stat == nil {
 		o.stat = statOwner
@@ -91,7 +94,8 @@ func (o *Options) fill() {
 // look is one preflight.
 type look struct {
 	Options
-	daemon *daemon // nil: none found
+	daemon *daemon  // nil: none found
+	agents []string // paths that agents listen on
 	conf   config
 	group  map[int]group // by id; nil: unreadable
 	info   *info         // nil: the daemon did not say
@@ -105,6 +109,7 @@ func Run(ctx context.Context, o Options) Report {
 	o.fill()
 	l := &look{Options: o}
 	l.findDaemon()
+	l.findGate()
 	l.readConfig()
 	l.readGroups()
 	l.ask(ctx)

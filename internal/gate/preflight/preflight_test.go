@@ -111,6 +111,23 @@ func (h *host) listen(addr string) {
 	h.write("/proc/77/net/tcp", "  sl  local_address rem_address   st\n   0: "+addr+" 00000000:0000 0A 0:0 0:0 0 0 0 1002 1 0\n")
 }
 
+// takenOver is the host after "belay enable-gate", as a caller sees it who names no socket: a process of that
+// name listens at Docker's usual place.
+func (h *host) takenOver(program string) {
+	h.remove("/run/belay/docker.sock")
+	delete(h.owners, "/run/belay/docker.sock")
+	h.o.Socket = "/var/run/docker.sock"
+	h.write("/proc/88/cmdline", program+"\x00run\x00")
+	h.write("/proc/88/net/unix", "Num\n0: 2 0 00010000 0001 01 2001 /run/docker.sock\n")
+	h.write("/proc/88/net/tcp", "sl\n")
+	if err := os.Mkdir(filepath.Join(h.root, "/proc/88/fd"), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Symlink("socket:[2001]", filepath.Join(h.root, "/proc/88/fd/5")); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // worst returns the worst finding of an id.
 func worst(r Report, id string) Finding {
 	for _, f := range r.Findings { // worst first
@@ -257,6 +274,12 @@ func TestFindings(t *testing.T) {
 		{"the agent's is another", func(h *host) { h.o.Plugin = "/run/other.sock" }, "plugin.place", Fail, "/run/other.sock"},
 		{"no gate", func(h *host) { h.o.Gate = "none" }, "gate.socket", Fail, "no gate"},
 		{"the gate is gone", func(h *host) { h.remove("/run/belay/docker.sock"); delete(h.owners, "/run/belay/docker.sock") }, "gate.socket", Fail, "not there"},
+		{"the gate was put before the daemon", func(h *host) { h.takenOver("/usr/sbin/belay-agent") }, "gate.socket", OK, "/run/docker.sock answers"},
+		{"somebody else is before the daemon", func(h *host) { h.takenOver("/usr/bin/proxy") }, "gate.socket", Fail, "/run/belay/docker.sock is not there"},
+		{"the gate before the daemon is down", func(h *host) {
+			h.takenOver("/usr/sbin/belay-agent")
+			h.down["/run/docker.sock"] = true
+		}, "gate.socket", Fail, "/run/docker.sock does not answer"},
 		{"the gate is down", func(h *host) { h.down["/run/belay/docker.sock"] = true }, "gate.socket", Fail, "does not answer"},
 		{"the gate is a file", func(h *host) { h.owners["/run/belay/docker.sock"] = owner{kind: unix.S_IFREG} }, "gate.socket", Fail, "no socket"},
 		{"the gate is the daemon", func(h *host) { h.o.Gate = upstream }, "gate.socket", Fail, "the daemon's own"},

@@ -58,10 +58,13 @@ func (l *look) findDaemon() {
 			continue // it has ended, or is the kernel's
 		}
 		args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
-		if filepath.Base(args[0]) != "dockerd" {
+		name, d := filepath.Base(args[0]), &daemon{pid: pid, args: args[1:]}
+		if name == "belay-agent" && l.listeners(d) == nil {
+			l.agents = append(l.agents, d.unix...)
+		}
+		if name != "dockerd" {
 			continue
 		}
-		d := &daemon{pid: pid, args: args[1:]}
 		if err := l.listeners(d); err != nil {
 			failed = fmt.Errorf("dockerd %d: %w", pid, err)
 			continue
@@ -86,6 +89,21 @@ func (l *look) findDaemon() {
 	default:
 		l.add(id, Unknown, fmt.Sprintf("no dockerd listens on %s (%d others run)", l.Socket, len(all)), why,
 			"start Docker, or name its socket: belay-agent preflight --docker-host unix:///path/docker.sock")
+	}
+}
+
+// usualPlace is where callers look for Docker.
+const usualPlace = "/run/docker.sock"
+
+// findGate completes Gate. The name of a process proves nothing, but only root can listen at that place.
+func (l *look) findGate() {
+	if l.Gate != "" {
+		return
+	}
+	l.Gate = filepath.Join(l.RunDir, "docker.sock")
+	// A socket that an agent had before may still lie there.
+	if slices.ContainsFunc(l.agents, func(p string) bool { return l.resolved(p) == l.resolved(usualPlace) }) {
+		l.Gate = usualPlace
 	}
 }
 
