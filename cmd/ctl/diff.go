@@ -22,10 +22,10 @@ func diffCommand(t *terminal) *cobra.Command {
 		Use:   "diff OLD NEW",
 		Short: "Tell what makes two images differ: packages and findings; needs no agent",
 		Long: `diff compares two targets: packages that were added or removed or have another
-version, and findings and misconfigurations that are new or gone. Each of OLD and NEW is what scan takes, or
-the file of an earlier "belay scan -o json", which is taken as it is, but for what it
-says is ignored or known: it may have been matched with another database, and then
-findings are new that only the database did not know.
+version, and findings and misconfigurations that are new or gone. Each of OLD and NEW is
+what scan takes, or the file of an earlier "belay scan -o json", which is taken as it is,
+but for what it says is ignored or known: it may have been matched with another database,
+and then findings are new that only the database did not know.
 
 A finding is the same in both if the flaw and the package have the same names, whatever
 the version; a misconfiguration if it is in the same place (file and line) and no worse.

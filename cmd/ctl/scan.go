@@ -108,8 +108,8 @@ suppliers that are attached. Whoever may push to the repository can attach eithe
 --attestation-key only those in envelopes (DSSE, bundles of Sigstore) count that are
 signed with that key and about this image; without it no signature is looked at.
 
---ignore accepts findings and misconfigurations for a time; --vex takes what suppliers say of
-findings, in OpenVEX or CSAF. Both mark and hide nothing.
+--ignore accepts findings and misconfigurations for a time; --vex takes what suppliers say
+of findings, in OpenVEX or CSAF. Both mark and hide nothing.
 
 -o junit has a test case for each finding, which fails if --fail-on means it; without
 --fail-on each does that is neither ignored nor known.

@@ -60,8 +60,11 @@ func TestScanConfig(t *testing.T) {
 			t.Errorf("%s: the secret is shown", tt.name)
 		}
 	}
-	if code, _, msg := belay(t, "diff", bad, good, "--db", f.db, "--scanner", f.scanner, "--fail-on", secret); code != exitFailed || !strings.Contains(msg, "compares no") {
-		t.Errorf("diff: exit status %d, %s", code, msg)
+	for want, pair := range map[int][]string{exitFindings: {good, bad}, exitOK: {bad, good}} {
+		args := append([]string{"diff", "--db", f.db, "--scanner", f.scanner, "--fail-on", secret}, pair...)
+		if code, out, msg := belay(t, args...); code != want || strings.Contains(out+msg, "hunter2") {
+			t.Errorf("diff %s: exit status %d, want %d: %s%s", pair, code, want, out, msg)
+		}
 	}
 }
 

@@ -42,12 +42,11 @@ type goFunctions struct {
 	list    *[]uint32 // of it
 	unknown bool      // it has more than is read
 
-	head  []byte // of a table, while it is read
-	skip  int64  // bytes up to the names
-	left  int64  // bytes of names
-	rest  []byte // the beginning of a name
-	tries int
-	done  bool
+	head []byte // of a table, while it is read
+	skip int64  // bytes up to the names
+	left int64  // bytes of names
+	rest []byte // the beginning of a name
+	done bool
 }
 
 // known reports whether the names were read to their end, and are those of a whole program: one that
@@ -60,7 +59,7 @@ func (g *goFunctions) known() bool {
 // gets that again.
 func (g *goFunctions) look(b []byte, end int, offset int64) {
 	at := 0
-	for at < end && !g.done && !g.unknown && g.tries <= maxFalse {
+	for at < end && !g.done && !g.unknown {
 		switch {
 		case g.left > 0:
 			at += g.table(b[at:end])
@@ -80,7 +79,6 @@ func (g *goFunctions) look(b []byte, end int, offset int64) {
 			if start < 0 || (offset+int64(start))%8 != 0 || pclnWords[b[start]].words == 0 {
 				continue
 			}
-			g.tries++
 			g.head = append(g.head, b[start:min(at, end)]...)
 		}
 	}
