@@ -28,6 +28,8 @@ func (ciHost) Ask(sub *apicall.Subject, action string, _ apicall.Facts, _ ...api
 	return nil
 }
 
+func (ciHost) Grants(*apicall.Subject, string) bool { return true }
+
 func (ciHost) Sees(*apicall.Subject, apicall.Resource) bool { return true }
 
 func (ciHost) Local(_ context.Context, ref, _ string) (*inventory.Result, string, error) {

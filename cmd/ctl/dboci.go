@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/scan/registry"
 	"github.com/belay-project/belay/internal/scan/vulndb"
@@ -111,11 +112,11 @@ func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path str
 			return nil
 		}
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".belay-db-")
+	dir, done, err := pullDir(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer done()
 	fresh := filepath.Join(dir, "vuln.db")
 	if err := unpackDB(ctx, a, filepath.Join(dir, "packed"), fresh); err != nil {
 		return fmt.Errorf("%s: %w; the former database stays", ref, err)
@@ -126,6 +127,54 @@ func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path str
 		}
 	}
 	return t.copyDB(fresh, path)
+}
+
+// pullPrefix begins the names of folders that databases are pulled into.
+const pullPrefix = ".belay-db-"
+
+// pullDir makes a folder to pull a database into, which done removes, and removes those that killed
+// pulls have left: a live one holds the lock of its own.
+func pullDir(parent string) (dir string, done func(), err error) {
+	left, err := filepath.Glob(filepath.Join(parent, pullPrefix+"*"))
+	if err != nil {
+		return "", nil, err
+	}
+	for _, old := range left {
+		if f, err := lockDir(old); err == nil {
+			_ = os.RemoveAll(old) // who may not remove it leaves it to whoever may
+			f.Close()
+		}
+	}
+	// One that was taken for a dead one's before it was locked is gone: the next is not.
+	for range 10 {
+		if dir, err = os.MkdirTemp(parent, pullPrefix); err != nil {
+			return "", nil, err
+		}
+		f, err := lockDir(dir)
+		if err != nil {
+			continue
+		}
+		if _, err := os.Lstat(dir); err != nil {
+			f.Close()
+			continue
+		}
+		return dir, func() { os.RemoveAll(dir); f.Close() }, nil
+	}
+	return "", nil, fmt.Errorf("make a folder in %s: others remove it at once", parent)
+}
+
+// lockDir locks a folder for as long as the file is open, also for other processes.
+func lockDir(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // unpackDB fetches the blob, and unpacks it when its digest was seen to be right.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -202,3 +204,42 @@ func TestDBArtifactBroken(t *testing.T) {
 type readCloser struct{ *bytes.Reader }
 
 func (readCloser) Close() error { return nil }
+
+// What a killed pull has left goes at the next; a pull that is under way stays, and so does what is
+// not a pull's.
+func TestPullLeftovers(t *testing.T) {
+	parent := t.TempDir()
+	dead, other, link := filepath.Join(parent, pullPrefix+"1"), filepath.Join(parent, "vuln.db-x"), filepath.Join(parent, pullPrefix+"2")
+	for _, d := range []string{dead, other} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(d, "packed"), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(other, link); err != nil {
+		t.Fatal(err)
+	}
+	live, done, err := pullDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	if _, err := os.Stat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what is left of a killed pull stays: %v", err)
+	}
+	second, end, err := pullDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kept := range []string{live, filepath.Join(other, "packed"), second} {
+		if _, err := os.Stat(kept); err != nil {
+			t.Errorf("%s is gone: %v", kept, err)
+		}
+	}
+	end()
+	if _, err := os.Stat(second); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a pull's own folder stays: %v", err)
+	}
+}

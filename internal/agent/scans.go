@@ -124,6 +124,12 @@ func (s scanAccess) Ask(sub *apicall.Subject, action string, facts apicall.Facts
 	return fmt.Errorf("%w: %s", ci.ErrDenied, denialText(action, res, &d))
 }
 
+// Grants implements [ci.Access].
+func (s scanAccess) Grants(sub *apicall.Subject, action string) bool {
+	access := s.m.policies.current().Access()
+	return access.Grants(sub, action) && (access.Enforced() || isHostRoot(sub))
+}
+
 // Sees implements [ci.Access].
 func (s scanAccess) Sees(sub *apicall.Subject, res apicall.Resource) bool {
 	call := s.m.call(&control.Caller{Subject: *sub}, ci.ActRead, res)

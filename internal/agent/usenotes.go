@@ -3,6 +3,7 @@ package agent
 import (
 	"time"
 
+	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/scan/inuse"
@@ -43,6 +44,50 @@ func (u *uses) told(ev *enforce.Event) {
 	by.noted[ev.Exe] = at
 }
 
+// useLosses counts the records of executed files that the kernel could not hand over, and those of
+// any kind that could not be read.
+func (a *Agent) useLosses() (uint64, error) {
+	if a.kernel == nil {
+		return 0, nil
+	}
+	f, err := a.kernel.Failures()
+	return f["use_ring"] + f["bad_records"], err
+}
+
+// missed looks whether executed files were not told of. Whose they were nobody knows: what was not
+// seen of any container or image is then not known to be unused.
+func (u *uses) missed(now time.Time) {
+	n, err := u.losses()
+	switch {
+	case err != nil:
+		u.a.log.Warn("whether executed files were not told of is not known", attr.Error, err.Error())
+	case n == u.lost:
+		return
+	default:
+		u.a.health.Counter("use_lost").Add(n - u.lost)
+		u.lost = n
+	}
+	var doubted []string
+	doubt := func(image string, f *inuse.Facts) *inuse.Facts {
+		if f != nil && len(f.NotSeen) > 0 {
+			doubted = append(doubted, image)
+		}
+		return f.Doubted()
+	}
+	u.mu.Lock()
+	for _, by := range u.of {
+		by.cut++
+		by.facts = doubt(by.image, by.facts)
+	}
+	for image, f := range u.past {
+		u.past[image] = doubt(image, f)
+	}
+	u.mu.Unlock()
+	for _, image := range doubted {
+		u.write(image, now, 0)
+	}
+}
+
 // merge puts what the kernel told into what was seen. u.mu is held; it is called by run's
 // goroutine, which alone reads what was seen without the lock.
 func (u *uses) merge(by *usedBy, now time.Time) {
@@ -61,7 +106,7 @@ func (u *uses) settle(now time.Time) {
 	u.mu.Lock()
 	for _, by := range u.of {
 		// Before the first look nobody knows since when the container was watched.
-		if len(by.noted) == 0 || by.seen.Looks == 0 || now.Sub(by.settled) < useSettle {
+		if len(by.noted) == 0 && by.cut == 0 || by.seen.Looks == 0 || now.Sub(by.settled) < useSettle {
 			continue
 		}
 		u.merge(by, now)
@@ -98,7 +143,7 @@ func (u *uses) end(id ident.ContainerID, now time.Time) string {
 	if by.image == "" {
 		by.image = c.ImageDigest
 	}
-	told := len(by.noted) > 0
+	told := len(by.noted) > 0 || by.cut > 0
 	if told {
 		if by.seen.Looks == 0 {
 			by.seen.Looks, by.seen.Unread = 1, 1

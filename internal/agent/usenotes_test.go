@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/inuse"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/workload"
 )
@@ -127,6 +129,53 @@ func TestUsesToldCut(t *testing.T) {
 			if s := u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use; s.State != inventory.UseUnknown {
 				t.Errorf("got %+v, want unknown", s)
 			}
+		})
+	}
+}
+
+// Once a record of an executed file is lost, nothing is known to be unused any more, by whatever
+// container and of whatever image, after a restart of the agent neither; what was seen in use stays.
+func TestUsesLostNotes(t *testing.T) {
+	for name, counted := range map[string]func() (uint64, error){
+		"lost":              func() (uint64, error) { return 1, nil },
+		"cannot be counted": func() (uint64, error) { return 0, errors.New("no map") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			u, c := testUses(t, useSpec)
+			now := time.Now()
+			other := "sha256:" + strings.Repeat("d", 64)
+			u.past[other] = &inuse.Facts{Looks: 1, NotSeen: []inuse.Key{inuse.KeyOf("deb", "b", "1", "s")}}
+			state := func(image, pkg string) string {
+				return u.attach(image, []policy.ImageFinding{findingIn(pkg)})[0].Use.State
+			}
+			u.tick(t.Context(), []workload.Container{c}, now)
+			for _, image := range []string{judgedID, other} {
+				if s := state(image, "b"); s != inventory.NotSeen {
+					t.Fatalf("before: %s of %s", s, image)
+				}
+			}
+			u.losses = counted
+			u.tick(t.Context(), []workload.Container{c}, now.Add(time.Second)) // no look is due
+			check := func(when string) {
+				t.Helper()
+				for _, image := range []string{judgedID, other} {
+					if s := state(image, "b"); s != inventory.UseUnknown {
+						t.Errorf("%s: %s of %s, want unknown", when, s, image)
+					}
+				}
+				if s := state(judgedID, "a"); s != inventory.InUse {
+					t.Errorf("%s: what was seen in use is %s", when, s)
+				}
+			}
+			check("at once")
+			u.losses = func() (uint64, error) { return u.lost, nil }
+			u.tick(t.Context(), []workload.Container{c}, now.Add(time.Hour))
+			check("after another look")
+			u.tick(t.Context(), nil, now.Add(2*time.Hour))
+			check("after its end")
+			u.a.openUses()
+			u = u.a.uses
+			check("the next agent")
 		})
 	}
 }

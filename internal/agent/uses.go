@@ -42,6 +42,9 @@ type uses struct {
 	// ports asks the engine; inventories reads one back, with when it was made.
 	ports       func(ctx context.Context, c workload.Container) inuse.Ports
 	inventories func(image string) (*inventory.Result, time.Time, error)
+	// losses counts what the kernel could not tell; lost is what it was last, of run's goroutine.
+	losses func() (uint64, error)
+	lost   uint64
 	// looks is not that which enforcement uses: a container that keeps a look waiting takes
 	// nothing from that.
 	looks looks
@@ -90,7 +93,9 @@ func (a *Agent) openUses() {
 			res, err := a.images.keeper.Inventory(image)
 			return res, s.At, err
 		},
+		losses: a.useLosses,
 	}
+	a.uses.lost, _ = a.uses.losses() // what can be read later only counts as lost since
 	a.uses.recall()
 }
 
@@ -128,6 +133,7 @@ func (u *uses) run(ctx context.Context) {
 
 // tick looks at the containers whose time has come.
 func (u *uses) tick(ctx context.Context, list []workload.Container, now time.Time) {
+	u.missed(now) // before anything is concluded of a container that has ended
 	due, ended := u.due(list, now)
 	var over []string
 	for _, id := range ended {

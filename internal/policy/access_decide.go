@@ -323,6 +323,27 @@ func (s *Access) scopedForbid(action actionID, ids []uint32) bool {
 	return false
 }
 
+// Grants reports whether any rule could let the caller do an action, whatever the call is about. If
+// none can, each such call is denied; if one can, [Access.Decide] tells.
+func (s *Access) Grants(sub *apicall.Subject, action string) bool {
+	id, known := actionIDs[action]
+	if sub.Kind == apicall.Nobody || !known {
+		return false
+	}
+	if !s.enforced {
+		return true
+	}
+	var buf [32]uint32
+	for _, c := range s.match(sub, buf[:0]) {
+		for _, l := range s.lists(c, id) {
+			if l != nil && len(l.allow[verdict.ModeEnforce].all) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Visible reports whether the caller may see res in the answer to a call of the
 // given action, with no elevation: see [Access.VisibleTo].
 func (s *Access) Visible(sub *apicall.Subject, action string, res *apicall.Resource) bool {

@@ -109,3 +109,35 @@ func TestDecideWithoutPolicies(t *testing.T) {
 		t.Error("the zero decision allows")
 	}
 }
+
+// Grants is about who and what, and not about which: where it is false, no call is allowed.
+func TestGrants(t *testing.T) {
+	docs, err := ParseAll("a.yaml", []byte(`apiVersion: belay.dev/v1
+kind: AccessPolicy
+metadata: {name: ci}
+spec:
+  mode: enforce
+  subjects: {uids: [1000]}
+  rules: [{name: some, effect: allow, actions: [scan.create], resources: {names: ["app:*"]}}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := docs.Set()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := set.Access()
+	for _, tt := range []struct {
+		uid    uint32
+		action string
+		want   bool
+	}{{1000, "scan.create", true}, {1000, "scan.accept", false}, {1001, "scan.create", false}, {1000, "scan.nothing", false}} {
+		if got := a.Grants(&apicall.Subject{Kind: apicall.User, UID: tt.uid}, tt.action); got != tt.want {
+			t.Errorf("%d, %s: got %v", tt.uid, tt.action, got)
+		}
+	}
+	if (&Access{}).Grants(&apicall.Subject{Kind: apicall.Nobody}, "scan.create") {
+		t.Error("nobody is granted something")
+	}
+}

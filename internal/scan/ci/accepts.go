@@ -24,11 +24,18 @@ type documents struct{ ignore, baseline []byte }
 
 func (d *documents) size() int { return len(d.ignore) + len(d.baseline) }
 
-// large has a request that may be large wait for its turn, before its body is read. The caller
-// calls free.
+// large has a request that may be large wait for its turn, before its body is read. Who can never
+// send one has none: turns are for those who may. The caller calls free.
 func (s *Service) large(r *http.Request, sub *apicall.Subject) (free func(), err error) {
 	if r.ContentLength >= 0 && r.ContentLength <= maxBody {
 		return func() {}, nil
+	}
+	for _, action := range []string{ActCreate, ActAccept} {
+		if s.o.Access.Grants(sub, action) {
+			continue
+		}
+		s.count("denied")
+		return nil, refuse(http.StatusForbidden, "no policy allows %s: a request of more than %d bytes is for ignore rules and baselines", action, maxBody)
 	}
 	busy := &Error{http.StatusServiceUnavailable, "too many large requests are read at a time: try again", true}
 	key := "large " + shareOf(sub)

@@ -20,6 +20,10 @@ func (a noAccept) Ask(sub *apicall.Subject, action string, f apicall.Facts, res 
 	return a.fakeAccess.Ask(sub, action, f, res...)
 }
 
+func (a noAccept) Grants(sub *apicall.Subject, action string) bool {
+	return (action != ActAccept || sub.UID == 0) && a.fakeAccess.Grants(sub, action)
+}
+
 func body(t *testing.T, q Request) string {
 	t.Helper()
 	b, err := json.Marshal(q)
@@ -108,6 +112,28 @@ func TestBadDocuments(t *testing.T) {
 				t.Errorf("got %d, %.300s, want %d, %s", code, text, tt.code, tt.want)
 			}
 		})
+	}
+}
+
+// TestLargeWithoutRights: who may never send a large request takes no turn of those who may, however
+// slowly it is sent: it is refused before its body is read.
+func TestLargeWithoutRights(t *testing.T) {
+	w := start(t, func(o *Options) { o.Access = noAccept{} })
+	large := body(t, Request{Image: "app:1", Baseline: json.RawMessage(`"` + strings.Repeat("x", maxBody) + `"`)})
+	for range maxLarges {
+		w.s.larges <- struct{}{} // no turn is left
+	}
+	for _, who := range []string{"alice", "mallory"} {
+		if code, text := w.call(who, "POST", "/v1/scans", large, nil, nil); code != http.StatusForbidden {
+			t.Errorf("%s: got %d, %s, want 403", who, code, text)
+		}
+	}
+	if code, text := w.call("root", "POST", "/v1/scans", large, nil, nil); code != http.StatusServiceUnavailable {
+		t.Errorf("root, who may: got %d, %s, want 503", code, text)
+	}
+	<-w.s.larges
+	if code, text := w.call("root", "POST", "/v1/scans", large, nil, nil); code != http.StatusBadRequest {
+		t.Errorf("root, with a turn: got %d, %s, want 400", code, text)
 	}
 }
 

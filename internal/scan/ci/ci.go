@@ -44,6 +44,9 @@ type Access interface {
 	// Ask returns nil if the caller may, else an error that wraps [ErrDenied], and records
 	// what is to be recorded.
 	Ask(sub *apicall.Subject, action string, facts apicall.Facts, res ...apicall.Resource) error
+	// Grants tells whether the caller may do an action at all, whatever it is about, and records
+	// nothing: Ask tells whether it may be done.
+	Grants(sub *apicall.Subject, action string) bool
 	// Sees tells whether the caller may read a scan, and records nothing.
 	Sees(sub *apicall.Subject, res apicall.Resource) bool
 }

@@ -106,6 +106,8 @@ func (fakeAccess) Ask(sub *apicall.Subject, action string, _ apicall.Facts, res 
 	return nil
 }
 
+func (fakeAccess) Grants(sub *apicall.Subject, _ string) bool { return sub.Name != "mallory" }
+
 func (fakeAccess) Sees(sub *apicall.Subject, r apicall.Resource) bool {
 	return sub.Kind == apicall.User && sub.UID == 0 || r.Owner == policy.Owner(sub)
 }
