@@ -29,6 +29,7 @@ func (a *Agent) openMoves() {
 	if err := a.cordon.open(a.cfg.StateDir); err != nil {
 		a.log.Error("the cordon cannot be read; the node takes no new containers", attr.Error, err.Error())
 	}
+	spawn.RemoveLeft(moverLimits.Kind)
 	var err error
 	a.carrier, err = carry.Open(carry.Options{
 		File: a.cfg.moveLedger(), Dir: a.cfg.movesDir(), Policies: a.loadPolicies, Over: a.overCap, State: a.nodes.state,
@@ -83,6 +84,9 @@ func (c *Config) moverPath() (string, error) {
 	return c.Mover, nil
 }
 
+// moverLimits are a mover's own: what it copies must not cost the gate's answers, and its end not be the agent's.
+var moverLimits = spawn.Limits{Kind: "belay-move-", MemoryMax: 256 << 20, Processors: 1}
+
 // runMover runs belay with arguments until it has ended. It is killed with the agent, and its
 // journal tells the next how far it had come.
 func (a *Agent) runMover(ctx context.Context, args []string, timeout time.Duration) (err error) {
@@ -95,7 +99,7 @@ func (a *Agent) runMover(ctx context.Context, args []string, timeout time.Durati
 	// The kernel ends a child with the thread that started it, not with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err = spawn.Command(ctx, path, args, nil, timeout)
+	err = spawn.CommandIn(ctx, moverLimits, path, args, nil, timeout)
 	if exit, ok := errors.AsType[*spawn.ExitError](err); ok && exit.Stderr != "" {
 		return errors.New(lastError(exit.Stderr))
 	}

@@ -2,7 +2,6 @@ package move
 
 import (
 	"archive/tar"
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -10,16 +9,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/bits"
 	"path"
 	"slices"
 	"strings"
 )
-
-// maxEntries bounds the files of one volume: each takes 32 bytes here while it is compared.
-const maxEntries = 20 << 20
-
-// errEntries is returned for a volume with more files than are compared.
-var errEntries = fmt.Errorf("it has more than %d files", maxEntries)
 
 // digestTree reads a tar stream to its end and returns a digest of the tree in it: of each
 // file's name, kind, mode, owner, size, link, device, time in seconds, extended attributes and
@@ -29,7 +23,8 @@ var errEntries = fmt.Errorf("it has more than %d files", maxEntries)
 // of overlayfs): what is not in the stream is not compared.
 func digestTree(r io.Reader) (string, error) {
 	t := tar.NewReader(r)
-	var all [][sha256.Size]byte
+	var all sum
+	content := sha256.New()
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -38,25 +33,41 @@ func digestTree(r io.Reader) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if len(all) >= maxEntries {
-			return "", errEntries
-		}
-		content := sha256.New()
+		content.Reset()
 		if _, err := io.Copy(content, t); err != nil {
 			return "", fmt.Errorf("%q: %w", h.Name, err)
 		}
-		all = append(all, digestEntry(h, content.Sum(nil)))
+		all.add(digestEntry(h, content.Sum(nil)))
 	}
 	// Padding after the end of the archive is the stream's, and whoever sends it waits.
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return "", err
 	}
-	slices.SortFunc(all, func(a, b [sha256.Size]byte) int { return bytes.Compare(a[:], b[:]) })
-	sum := sha256.New()
-	for i := range all {
-		sum.Write(all[i][:])
+	return all.String(), nil
+}
+
+// sum is the sum of digests, in whatever order, in constant memory: a volume may have millions of files. It is
+// against damage: who could choose the files of one side by those of the other is an engine.
+type sum struct {
+	digits [sha256.Size / 8]uint64 // the least first
+	n      uint64
+}
+
+func (s *sum) add(d [sha256.Size]byte) {
+	var carry uint64
+	for i := range s.digits {
+		s.digits[i], carry = bits.Add64(s.digits[i], binary.LittleEndian.Uint64(d[8*i:]), carry)
 	}
-	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+	s.n++
+}
+
+// String returns it with the number of entries.
+func (s *sum) String() string {
+	var b []byte
+	for _, d := range s.digits {
+		b = binary.LittleEndian.AppendUint64(b, d)
+	}
+	return fmt.Sprintf("sha256-sum:%s:%d", hex.EncodeToString(b), s.n)
 }
 
 func digestEntry(h *tar.Header, content []byte) [sha256.Size]byte {

@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -215,6 +217,45 @@ func TestDigestTree(t *testing.T) {
 	whole := archive(t, dir, a, b)
 	if _, err := digestTree(bytes.NewReader(whole[:1600])); err == nil {
 		t.Error("a stream that was cut has a digest")
+	}
+}
+
+// many is a tar stream of empty files that is made while it is read.
+type many struct {
+	n   int
+	buf bytes.Buffer
+	end func()
+}
+
+func (m *many) Read(p []byte) (int, error) {
+	if m.buf.Len() == 0 && m.n > 0 {
+		m.n--
+		if err := tar.NewWriter(&m.buf).WriteHeader(&tar.Header{Name: "v/" + strconv.Itoa(m.n), Typeflag: tar.TypeReg}); err != nil {
+			return 0, err
+		}
+		if m.n == 0 {
+			m.end()
+		}
+	}
+	return m.buf.Read(p)
+}
+
+// TestDigestMemory: what is kept does not grow with the files of a volume.
+func TestDigestMemory(t *testing.T) {
+	heap := func() uint64 {
+		var s runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&s)
+		return s.HeapAlloc
+	}
+	const files = 200_000
+	before := heap()
+	var after uint64
+	if _, err := digestTree(&many{n: files, end: func() { after = heap() }}); err != nil {
+		t.Fatal(err)
+	}
+	if after > before+files {
+		t.Errorf("%d bytes for %d files", after-before, files)
 	}
 }
 

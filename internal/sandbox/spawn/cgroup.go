@@ -27,11 +27,12 @@ const (
 	cgroupMemory = "/sys/fs/cgroup/memory"
 )
 
-func newCgroup(memoryMax int64, idle bool) (*cgroup, error) {
+// newCgroup makes a cgroup whose name begins with kind.
+func newCgroup(kind string, memoryMax int64, idle bool) (*cgroup, error) {
 	if os.Geteuid() != 0 || memoryMax <= 0 {
 		return nil, errNoCgroup
 	}
-	name := "belay-scan-" + strings.ToLower(rand.Text()[:12])
+	name := kind + strings.ToLower(rand.Text()[:12])
 	c := &cgroup{dir: filepath.Join(cgroupRoot, name), v2: true}
 	if controllers, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		if !strings.Contains(string(controllers), "memory") {
@@ -60,7 +61,7 @@ func newCgroup(memoryMax int64, idle bool) (*cgroup, error) {
 	}
 	if err := c.write(c.dir, limit, strconv.FormatInt(memoryMax, 10)); err != nil {
 		c.remove()
-		return nil, fmt.Errorf("cap the scanner's memory: %w", err)
+		return nil, fmt.Errorf("cap its memory: %w", err)
 	}
 	// What follows is not there on every kernel, and no cap.
 	if c.v2 {
@@ -81,9 +82,27 @@ func (c *cgroup) write(dir, file, value string) error {
 // add moves a process that has not done anything yet.
 func (c *cgroup) add(pid int) error {
 	if err := c.write(c.dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
-		return fmt.Errorf("put the scanner into its cgroup: %w", err)
+		return fmt.Errorf("put it into its cgroup: %w", err)
 	}
 	return nil
+}
+
+// limitCPU caps it at so many processors' time, where the kernel can.
+func (c *cgroup) limitCPU(processors int) {
+	if c.v2 {
+		c.write(cgroupRoot, "cgroup.subtree_control", "+cpu")
+		c.write(c.dir, "cpu.max", fmt.Sprintf("%d 100000", processors*100000))
+	}
+}
+
+// RemoveLeft removes cgroups of commands that a process which was killed has left behind.
+func RemoveLeft(kind string) {
+	for _, root := range []string{cgroupRoot, cgroupMemory} {
+		left, _ := filepath.Glob(filepath.Join(root, kind+"*")) // the pattern is one
+		for _, dir := range left {
+			os.Remove(dir) // one that is in use stays
+		}
+	}
 }
 
 // oomKilled reports whether the kernel killed at the memory cap.

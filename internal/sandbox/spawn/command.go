@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -27,6 +28,21 @@ var ErrUntrusted = errors.New("others than root may change it")
 //
 // Errors: [ErrUntrusted]; [*LimitError] at the timeout; [*ExitError] if it failed.
 func Command(ctx context.Context, path string, args []string, input []byte, timeout time.Duration) error {
+	return CommandIn(ctx, Limits{}, path, args, input, timeout)
+}
+
+// Limits are those of a program that is not to share the caller's: it has a cgroup of its own, where one can be
+// made.
+type Limits struct {
+	Kind       string // what the cgroup's name begins with
+	MemoryMax  int64  // bytes; 0: no cgroup of its own
+	Processors int    // at most so many at a time; under version 1 as the caller
+}
+
+// CommandIn is [Command] with limits of its own.
+//
+// Errors: also [*LimitError] at its memory.
+func CommandIn(ctx context.Context, l Limits, path string, args []string, input []byte, timeout time.Duration) error {
 	real, err := trusted(path)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", path, err)
@@ -46,18 +62,51 @@ func Command(ctx context.Context, path string, args []string, input []byte, time
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	err = cmd.Run()
+	cg, err := newCgroup(l.Kind, l.MemoryMax, false)
+	if err != nil && !errors.Is(err, errNoCgroup) {
+		return fmt.Errorf("start %s: %w", path, err)
+	}
+	if cg != nil {
+		defer cg.remove()
+		cg.limitCPU(max(l.Processors, 1))
+	}
+	err = runIn(cmd, cg)
 	switch exit, failed := errors.AsType[*exec.ExitError](err); {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case timed.Err() != nil:
 		return &LimitError{What: "time", Cap: timeout.String()}
+	case failed && cg != nil && cg.oomKilled():
+		return &LimitError{What: "memory", Cap: strconv.FormatInt(l.MemoryMax, 10) + " bytes"}
 	case failed:
 		return &ExitError{Status: exit.Error(), Stderr: stderr.String()}
 	case err != nil:
 		return fmt.Errorf("run %s: %w", path, err)
 	}
 	return nil
+}
+
+// runIn runs a program in a cgroup, or, without one, in ours.
+func runIn(cmd *exec.Cmd, cg *cgroup) error {
+	if cg == nil {
+		return cmd.Run()
+	}
+	if cg.v2 {
+		dir, err := os.Open(cg.dir)
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		return cmd.Run()
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := cg.add(cmd.Process.Pid); err != nil {
+		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	return cmd.Wait()
 }
 
 // trusted follows links and returns the program itself, if it and every directory above it

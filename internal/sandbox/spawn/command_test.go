@@ -48,3 +48,34 @@ func TestCommandUntrusted(t *testing.T) {
 		}
 	}
 }
+
+// TestCommandIn: a program with limits of its own is in a cgroup of its own, which goes with it, and its end at the
+// limit is its own.
+func TestCommandIn(t *testing.T) {
+	probe, err := newCgroup("belay-test-", 64<<20, false)
+	testneed.Need(t, "root", err == nil, "a cgroup with a memory cap is made")
+	probe.remove()
+	l := Limits{Kind: "belay-test-", MemoryMax: 64 << 20, Processors: 2}
+	err = CommandIn(t.Context(), l, "/bin/sh", []string{"-c", `cat /proc/self/cgroup >&2; exit 1`}, nil, time.Minute)
+	if exit, ok := errors.AsType[*ExitError](err); !ok || probe.v2 && !strings.Contains(exit.Stderr, "/belay-test-") { // version 1: it is moved once it runs
+		t.Errorf("got %v", err)
+	}
+	err = CommandIn(t.Context(), l, "/bin/sh", []string{"-c", `x=x; while :; do x=$x$x; done`}, nil, time.Minute)
+	if limit, ok := errors.AsType[*LimitError](err); !ok || limit.What != "memory" {
+		t.Errorf("got %v", err)
+	}
+	for _, root := range []string{cgroupRoot, cgroupMemory} {
+		if left, err := filepath.Glob(filepath.Join(root, "belay-test-*")); err != nil || len(left) > 0 {
+			t.Errorf("left %q, %v", left, err)
+		}
+	}
+	// What a killed caller left is removed, and what is in use is not.
+	left, err := newCgroup("belay-test-", 64<<20, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	RemoveLeft("belay-test-")
+	if _, err := os.Stat(left.dir); err == nil {
+		t.Error("a cgroup of nobody stays")
+	}
+}

@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	cg, err := newCgroup(o.MemoryMax, o.Idle)
+	cg, err := newCgroup("belay-scan-", o.MemoryMax, o.Idle)
 	if err != nil && !errors.Is(err, errNoCgroup) {
 		return Report{}, err
 	}

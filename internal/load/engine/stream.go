@@ -1,0 +1,103 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"time"
+)
+
+// errStalled is the cause of a stream's end on which nothing moved: an engine that accepts and does not answer, with
+// its storage frozen or its host half dead, is kept alive by TCP for ever.
+var errStalled = errors.New("nothing has moved on the stream")
+
+// stream is [Engine.send] for bytes that take as long as they take, as long as they move. work is how long the
+// engine may be silent before it answers, once it has all it needs.
+func (e *Engine) stream(ctx context.Context, what, method, path string, q url.Values, body io.Reader, kind string, work time.Duration) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watch{stall: cmp.Or(e.stall, stallAfter), what: what, ctx: ctx, cancel: cancel}
+	w.work = max(work, w.stall)
+	first := w.work
+	if body != nil {
+		first = w.stall
+		body = &watchedBody{body, w}
+	}
+	w.timer = time.AfterFunc(first, func() { cancel(errStalled) })
+	answer, err := e.send(ctx, what, method, path, q, body, kind)
+	if err != nil {
+		err = w.explain(err)
+		w.end()
+		return nil, err
+	}
+	return &watchedAnswer{answer, w}, nil
+}
+
+// watch ends a stream on which nothing moves.
+type watch struct {
+	stall, work time.Duration
+	what        string
+	timer       *time.Timer
+	ctx         context.Context //nolint:containedctx // of the one stream
+	cancel      context.CancelCauseFunc
+}
+
+func (w *watch) end() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// explain says that it was the watch that ended the stream.
+func (w *watch) explain(err error) error {
+	if err != nil && errors.Is(context.Cause(w.ctx), errStalled) {
+		return fmt.Errorf("%s: %w for %s or more", w.what, errStalled, w.stall)
+	}
+	return err
+}
+
+// watchedBody is what is sent.
+type watchedBody struct {
+	io.Reader
+	w *watch
+}
+
+// Read implements [io.Reader].
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	switch {
+	case err != nil:
+		b.w.timer.Reset(b.w.work) // the engine's turn
+	case n > 0:
+		b.w.timer.Reset(b.w.stall)
+	}
+	return n, err
+}
+
+// watchedAnswer is what is received.
+type watchedAnswer struct {
+	io.ReadCloser
+	w *watch
+}
+
+// Read implements [io.Reader].
+func (a *watchedAnswer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	switch {
+	case err != nil:
+		a.w.timer.Stop()
+		if !errors.Is(err, io.EOF) {
+			err = a.w.explain(err)
+		}
+	case n > 0:
+		a.w.timer.Reset(a.w.stall)
+	}
+	return n, err
+}
+
+// Close ends the stream.
+func (a *watchedAnswer) Close() error {
+	defer a.w.end()
+	return a.ReadCloser.Close()
+}

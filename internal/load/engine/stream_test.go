@@ -1,0 +1,100 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// slow is a body that moves, slower than a stream may stand still as a whole.
+type slow struct {
+	n    int
+	wait time.Duration
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	if s.n--; s.n < 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(s.wait)
+	p[0] = 'x'
+	return 1, nil
+}
+
+// TestStalled: an engine that accepts and does not answer, answers half, takes half, or takes all and says nothing, does
+// not keep a move for ever. One that is slow may be.
+func TestStalled(t *testing.T) {
+	const stall = 300 * time.Millisecond
+	ended := make(chan struct{})
+	var mode string
+	hang := func(r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-ended:
+		}
+	}
+	e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/version"):
+			_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
+		case strings.HasSuffix(r.URL.Path, "/info"):
+			_, _ = io.WriteString(w, `{}`)
+		case mode == "no answer":
+			hang(r)
+		case mode == "half":
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			hang(r)
+		case mode == "taken":
+			_, _ = io.Copy(io.Discard, r.Body)
+			hang(r)
+		case r.Method == "PUT":
+			_, _ = io.Copy(io.Discard, r.Body)
+		default:
+			for range 5 {
+				time.Sleep(stall / 3)
+				_, _ = io.WriteString(w, "x")
+				_ = http.NewResponseController(w).Flush()
+			}
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { close(ended) }) // before the server waits for its handlers
+	e.stall = stall
+	read := func() error {
+		b, err := e.Archive(t.Context(), "c", "/v")
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		_, err = io.Copy(io.Discard, b)
+		return err
+	}
+	for _, m := range []string{"no answer", "half"} {
+		if mode = m; !errors.Is(read(), errStalled) {
+			t.Errorf("read, %s: not ended", m)
+		}
+	}
+	for _, m := range []string{"no answer", "taken"} {
+		mode = m
+		var body io.Reader = strings.NewReader("x")
+		if m == "no answer" {
+			body = &slow{n: 1 << 30, wait: 0}
+		}
+		if err := e.Extract(t.Context(), "c", "/", io.LimitReader(body, 64<<20)); !errors.Is(err, errStalled) {
+			t.Errorf("write, %s: %v", m, err)
+		}
+	}
+	mode = ""
+	if err := read(); err != nil {
+		t.Errorf("a slow read: %v", err)
+	}
+	if err := e.Extract(t.Context(), "c", "/", &slow{n: 5, wait: stall / 3}); err != nil {
+		t.Errorf("a slow write: %v", err)
+	}
+}
