@@ -30,6 +30,18 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	root := newRoot()
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "belay-agent:", err)
+		if errors.Is(err, errBypass) {
+			os.Exit(exitBypass)
+		}
+		os.Exit(1)
+	}
+}
+
+// newRoot returns the whole command tree.
+func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "belay-agent",
 		Short:         "Belay's host agent: enforces policies on containers, in the kernel",
@@ -38,13 +50,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(runCommand(), preflightCommand(), manpage.Command(8))
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "belay-agent:", err)
-		if errors.Is(err, errBypass) {
-			os.Exit(exitBypass)
-		}
-		os.Exit(1)
-	}
+	return root
 }
 
 func runCommand() *cobra.Command {

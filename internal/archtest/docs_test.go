@@ -1,0 +1,79 @@
+package archtest
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	all, err := Docs(os.DirFS(root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestLinks: every relative link of the documentation leads to a file, and to a heading of it.
+func TestLinks(t *testing.T) {
+	for _, wrong := range DeadLinks(os.DirFS(root), pages(t)) {
+		t.Error(wrong)
+	}
+}
+
+func TestDeadLinks(t *testing.T) {
+	all := map[string]string{
+		"README.md":   "# Top\n[a](docs/a.md) [b](docs/a.md#two-words) [c](#top) [w](https://x.example/y) `[no](link)`\n```\n[no](link)\n```\n",
+		"docs/a.md":   "## Two words\n## Two words\n[up](../README.md#top) [again](#two-words-1)\n",
+		"docs/bad.md": "[gone](gone.md) [no heading](a.md#three) [above](../docs/a.md#two-words-2) <img src=\"no.svg\">\n",
+	}
+	tree := fstest.MapFS{}
+	for name, text := range all {
+		tree[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	got := DeadLinks(tree, all)
+	want := []string{
+		"docs/bad.md: link to ../docs/a.md#two-words-2, and docs/a.md has no such heading",
+		"docs/bad.md: link to a.md#three, and docs/a.md has no such heading",
+		"docs/bad.md: link to gone.md, which is not there",
+		"docs/bad.md: link to no.svg, which is not there",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestCommandsOf(t *testing.T) {
+	text := "```sh\nbelay doctor || [ $? = 4 ]  # belay no\nX=1 sudo /usr/bin/belay scan 'a b' --fail-on \\\n  high >belay\n```\n" +
+		"```console\n$ belay status\nbelay is output\n```\n```yaml\nbelay: no\n```\n"
+	var got []string
+	for _, c := range Commands(map[string]string{"x.md": text}, "belay") {
+		got = append(got, c.Where+" "+strings.Join(c.Args, "|"))
+	}
+	if want := []string{"x.md:2 doctor", "x.md:4 scan|a b|--fail-on|high", "x.md:7 status"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestMakeTargets: what the pages tell to make, the Makefile has.
+func TestMakeTargets(t *testing.T) {
+	raw, err := os.ReadFile(root + "/Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := Commands(pages(t), "make")
+	if len(all) < 3 {
+		t.Fatalf("found %d calls of make", len(all))
+	}
+	for _, c := range all {
+		for _, target := range c.Args {
+			if !strings.Contains(target, "=") && !regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(target)+`\b.*:`).Match(raw) {
+				t.Errorf("%s: make %s: there is no such target", c.Where, target)
+			}
+		}
+	}
+}
