@@ -26,7 +26,8 @@ func newPartsWorld(t *testing.T) *partsWorld {
 	w := &partsWorld{t: t, program: "1", o: BuildOptions{Walk: osvdir.Walk, Dir: t.TempDir(), Parts: Parts{Dir: filepath.Join(t.TempDir(), "parts")}}}
 	w.zip("Debian", rec("D-1", "Debian:12", "a", upTo2), rec("D-2", "Debian:12", "b", `"versions":["1","1.5"]`), `{"id":"D-3","withdrawn":"2024-01-01T00:00:00Z"}`, "no JSON")
 	w.zip("PyPI", rec("P-1", "PyPI", "a", `"ranges":[`+rng("ECOSYSTEM", `{"introduced":"0"},{"fixed":"1.0"}`)+`]`),
-		`{"id":"P-2","summary":"x","upstream":["CVE-1","CVE-2"],"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],"affected":[{"package":{"ecosystem":"PyPI","name":"b"},`+upTo2+`}]}`)
+		`{"id":"P-2","summary":"x","upstream":["CVE-1","CVE-2"],"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],"affected":[{"package":{"ecosystem":"PyPI","name":"b"},`+upTo2+`}]}`,
+		`{"id":"GO-1","affected":[{"package":{"ecosystem":"Go","name":"x.example/m"},`+upTo2+`,"ecosystem_specific":{"imports":[{"path":"x.example/m/a","symbols":["T.M","F"]},{"path":"x.example/m/b"}]}}]}`)
 	return w
 }
 

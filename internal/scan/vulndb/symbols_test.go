@@ -21,7 +21,8 @@ func functionsOf(names ...string) string {
 	return inventory.PutFunctions(keys)
 }
 
-func TestSymbols(t *testing.T) {
+// TestSymbolTraps: functions of Go that records name, and those that a program has.
+func TestSymbolTraps(t *testing.T) {
 	record := func(id, alias, specific string) string {
 		return fmt.Sprintf(`{"id":%q,"aliases":[%q],"affected":[{"package":{"ecosystem":"Go","name":"x.example/m"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"},{"fixed":"2.0.0"}]}],"ecosystem_specific":%s}]}`, id, alias, specific)
 	}
