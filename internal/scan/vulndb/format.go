@@ -432,40 +432,36 @@ func (db *DB) record(i int) (Vulnerability, error) {
 	return v, nil
 }
 
-// vulnerability reads what [Vulnerability.put] wrote, its texts as parts of one.
+// vulnerability reads what [Vulnerability.put] wrote. Its names are parts of one text; the summary is none
+// of it, since names are kept for longer.
 func (c *cursor) vulnerability() Vulnerability {
 	skip := *c
 	skip.raw()
 	for range skip.count() {
 		skip.raw()
 	}
-	skip.byte()
-	skip.byte()
-	skip.share()
-	skip.share()
-	skip.raw()
 	if skip.broken {
 		*c = skip
 		return Vulnerability{}
 	}
 	all, whole := string(c.b[:len(c.b)-len(skip.b)]), len(c.b)
-	text := func() string {
+	name := func() string {
 		n := len(c.raw())
 		end := whole - len(c.b)
 		return all[end-n : end]
 	}
-	v := Vulnerability{ID: text()}
+	v := Vulnerability{ID: name()}
 	if n := c.count(); n > 0 {
 		v.Aliases = make([]string, n)
 		for i := range v.Aliases {
-			v.Aliases[i] = text()
+			v.Aliases[i] = name()
 		}
 	}
 	flags := c.byte()
 	v.Severity, v.Exploited = Severity(flags&0x7f), flags&0x80 != 0
 	v.Score = float64(c.byte()) / 10
 	v.EPSS, v.Percentile = c.share(), c.share()
-	v.Summary = text()
+	v.Summary = c.text()
 	return v
 }
 
