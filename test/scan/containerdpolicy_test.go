@@ -141,7 +141,7 @@ func TestContainerdPolicy(t *testing.T) {
 
 	// In audit both pass, and are reported.
 	p.policy(t, "audit")
-	if err := p.a.AwaitPolicies(ctx, 20*time.Second, "audit"); err != nil {
+	if err := p.a.AwaitPolicies(ctx, 20*time.Second, "audit,pull-audit"); err != nil {
 		t.Fatal(err)
 	}
 	id = p.box(t, bad, "/bin/busybox", "echo", "it ran")

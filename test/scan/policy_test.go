@@ -18,12 +18,32 @@ import (
 
 const imagePolicy = `apiVersion: belay.dev/v1
 kind: ImagePolicy
-metadata: {name: %s}
+metadata: {name: %[1]s}
 spec:
-  mode: %s
+  mode: %[1]s
   findings: [{name: critical, severity: critical, fixable: true}]
   unscanned: scan
   deadline: 60s
+---
+apiVersion: belay.dev/v1
+kind: ImagePolicy
+metadata: {name: pull-%[1]s}
+spec:
+  mode: %[1]s
+  selector: {images: ["evil.invalid/**"]}
+  registries: [good.invalid/**]
+`
+
+// slowPolicy is one whose deadline no scanner that sleeps meets.
+const slowPolicy = `apiVersion: belay.dev/v1
+kind: ImagePolicy
+metadata: {name: slow-%[1]s}
+spec:
+  mode: enforce
+  scanned: {required: true}
+  unscanned: scan
+  deadline: 3s
+  fallback: %[1]s
 `
 
 // policed is a host with an agent that judges images.
@@ -102,6 +122,7 @@ type policing struct {
 	engine  []string // flags of the daemon
 	scanner string   // the program that scans; "": a scanner
 	policy  string   // imagePolicy
+	value   string   // of it at the start; enforce
 }
 
 func police(t *testing.T, o policing) *policed {
@@ -144,7 +165,7 @@ func police(t *testing.T, o policing) *policed {
 	}
 	p.record(t, "CVE-2026-0001", "badpkg")
 	p.text = cmp.Or(o.policy, imagePolicy)
-	p.policy(t, "enforce")
+	p.policy(t, cmp.Or(o.value, "enforce"))
 	if err := p.a.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -152,10 +173,10 @@ func police(t *testing.T, o policing) *policed {
 	return p
 }
 
-// policy puts the policy into a mode; its name tells which is in force.
-func (p *policed) policy(t *testing.T, mode string) {
+// policy puts a mode, or what else it leaves open, into the policy; its name tells which is in force.
+func (p *policed) policy(t *testing.T, value string) {
 	t.Helper()
-	if err := p.a.SetPolicy("image.yaml", fmt.Sprintf(p.text, mode, mode)); err != nil {
+	if err := p.a.SetPolicy("image.yaml", fmt.Sprintf(p.text, value)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -164,7 +185,15 @@ func (p *policed) policy(t *testing.T, mode string) {
 // the kernel; audit lets it pass and says so; an ordinary image runs; a new record comes up
 // on what runs, and ends nothing.
 func TestImagePolicy(t *testing.T) {
-	p := police(t, policing{engine: []string{"--storage-driver=overlay2"}})
+	t.Run("overlay2", func(t *testing.T) { imagePolicies(t, "--storage-driver=overlay2") })
+	t.Run("containerd store", func(t *testing.T) {
+		testneed.Need(t, "modern-engine", os.Getenv(lab.ModernEngineEnv) != "", "set "+lab.ModernEngineEnv+" to a folder with an engine of today: 20.10 keeps images itself")
+		imagePolicies(t)
+	})
+}
+
+func imagePolicies(t *testing.T, engine ...string) {
+	p := police(t, policing{engine: engine})
 	ctx := t.Context()
 	kept := context.WithoutCancel(ctx)
 	t.Cleanup(func() { p.e.Docker(kept, "rm", "-f", "good", "bad", "side") })
@@ -180,6 +209,14 @@ func TestImagePolicy(t *testing.T) {
 	}
 	if r := p.gated.Docker(ctx, "exec", "good", "/bin/busybox", "true"); r.Code != 0 {
 		t.Errorf("exec in an ordinary image: %v", r.Err())
+	}
+
+	// A pull is judged by the name that it asks for: what passes fails for want of the host.
+	if r := p.gated.Docker(ctx, "pull", "evil.invalid/app:1"); r.Code == 0 || !strings.Contains(r.Text(), "policy pull-enforce, rule registries") {
+		t.Errorf("a pull of a forbidden registry: %d: %s", r.Code, r.Text())
+	}
+	if r := p.gated.Docker(ctx, "pull", "good.invalid/app:1"); strings.Contains(r.Text(), "rule registries") {
+		t.Errorf("a pull of a registry that is allowed: %s", r.Text())
 	}
 
 	// Around the gate.
@@ -220,7 +257,7 @@ func TestImagePolicy(t *testing.T) {
 	}) {
 		t.Errorf("belay explain --image does not say that the package is in use:\n%s", p.a.Belay(ctx, "explain", "--image", "shop/good:1").Text())
 	}
-	r = p.a.Belay(ctx, "scan", "good", "--scanner", p.scanner, "--db", p.db, "--docker-root", p.l.Path("main", "data"), "--fail-on", "inUse && useKnown && severity >= critical")
+	r = p.a.Belay(ctx, "scan", "good", "--scanner", p.scanner, "--db", p.db, "--docker-root", p.l.Path("main", "data"), "--containerd", p.socket, "--fail-on", "inUse && useKnown && severity >= critical")
 	for _, want := range []string{"IN USE", "executed, mapped", "looks at its processes"} {
 		if r.Code != 3 || !strings.Contains(r.Text(), want) {
 			t.Errorf("belay scan of the container: want status 3 and %q, got %d:\n%s", want, r.Code, r.Text())
@@ -244,7 +281,7 @@ func TestImagePolicy(t *testing.T) {
 
 	// In audit it passes both ways, and is reported.
 	p.policy(t, "audit")
-	if err := p.a.AwaitPolicies(ctx, 20*time.Second, "audit"); err != nil {
+	if err := p.a.AwaitPolicies(ctx, 20*time.Second, "audit,pull-audit"); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -255,6 +292,12 @@ func TestImagePolicy(t *testing.T) {
 			t.Errorf("in audit, %s: %d: %s", c.how, r.Code, r.Text())
 		}
 	}
+	if r := p.gated.Docker(ctx, "pull", "evil.invalid/app:1"); strings.Contains(r.Text(), "rule registries") {
+		t.Errorf("a pull in audit: %s", r.Text())
+	}
+	p.await(t, "the pull that the gate would deny", func(e imageEvent) bool {
+		return e.Kind == "api" && e.API.Action == "image.pull" && e.Decision == "would_deny" && e.Policy.Name == "pull-audit"
+	})
 	p.await(t, "what the gate would deny", func(e imageEvent) bool {
 		return e.Kind == "api" && e.API.Action == "container.create" && e.Decision == "would_deny" && e.Policy.Rule == "critical"
 	})
@@ -269,5 +312,32 @@ func TestImagePolicy(t *testing.T) {
 	}
 	if n != 1 {
 		t.Errorf("the finding was recorded %d times", n)
+	}
+}
+
+// TestImageDeadline: a create waits for the scan of its image until the deadline and no longer, and
+// then gets the fallback.
+func TestImageDeadline(t *testing.T) {
+	slow := filepath.Join(t.TempDir(), "belay-scanner")
+	if err := os.WriteFile(slow, []byte("#!/bin/sh\nexec sleep 600\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := police(t, policing{engine: []string{"--storage-driver=overlay2"}, scanner: slow, policy: slowPolicy, value: "deny"})
+	ctx := t.Context()
+	for _, tt := range []struct {
+		fallback, refusal string
+	}{{"deny", "within 3s"}, {"allow", ""}} {
+		p.policy(t, tt.fallback)
+		if err := p.a.AwaitPolicies(ctx, 20*time.Second, "slow-"+tt.fallback); err != nil {
+			t.Fatal(err)
+		}
+		r := p.gated.Docker(ctx, "run", "--rm", "shop/good:1", "echo", "it ran")
+		if ran := r.Code == 0 && strings.Contains(r.Stdout, "it ran"); ran != (tt.refusal == "") || !strings.Contains(r.Text(), tt.refusal) {
+			t.Errorf("fallback %s: %d: %s", tt.fallback, r.Code, r.Text())
+		}
+		if r.Took < 3*time.Second || r.Took > 30*time.Second {
+			t.Errorf("fallback %s: it took %s, want the deadline of 3s and not much more", tt.fallback, r.Took)
+		}
+		t.Logf("fallback %s: answered after %s", tt.fallback, r.Took.Round(10*time.Millisecond))
 	}
 }

@@ -40,9 +40,6 @@ const flaw = `{"id":"DEBIAN-%[1]s","upstream":[%[1]q],"affected":[{"package":{"e
 var imagesPhase = phase{
 	title: "Images are scanned, and scanned images judged", mode: "enforce", short: true, prepare: openScans, finish: closeScans,
 	only: func(s *stage) string {
-		if s.engine.Driver != "overlay2" {
-			return "the agent reads images of Docker's overlay2 store, and this engine's is " + s.engine.Driver
-		}
 		// landlock_create_ruleset(2) with this flag gives the version.
 		if v, _, _ := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION); int(v) < 1 {
 			return "the scanner's sandbox needs Landlock, which is not in this kernel's lsm= list"
@@ -53,7 +50,7 @@ var imagesPhase = phase{
 		{
 			name: "a scan of an image, where it lies", tried: "belay scan shop", want: runs, ran: "CVE-2026-0001", short: true,
 			act: func(ctx context.Context, s *stage) lab.Result {
-				return show(s.agent.Belay(ctx, "scan", imageShop, "--store", "docker", "--db", s.scan.db, "--scanner", s.scan.scanner, "--docker-root", s.scan.root), "CVE-2026-0001")
+				return show(s.agent.Belay(ctx, "scan", imageShop, "--store", s.scan.store, "--containerd", s.scan.socket, "--db", s.scan.db, "--scanner", s.scan.scanner, "--docker-root", s.scan.root), "CVE-2026-0001")
 			},
 		},
 		{
@@ -86,14 +83,17 @@ var imagesPhase = phase{
 }
 
 // scans is what the scenes about images need.
-type scans struct{ scanner, db, root, osv string }
+type scans struct{ scanner, db, root, osv, socket, store string }
 
 func openScans(ctx context.Context, s *stage) error {
 	scanner, err := s.lab.Scanner(ctx)
 	if err != nil {
 		return err
 	}
-	s.scan = scans{scanner: scanner, db: s.lab.Path("vuln.db"), root: s.lab.Path("main", "data"), osv: s.lab.Path("osv")}
+	s.scan = scans{scanner: scanner, db: s.lab.Path("vuln.db"), root: s.lab.Path("main", "data"), osv: s.lab.Path("osv"), socket: s.lab.Path("main", "ctd.sock"), store: "docker"}
+	if s.engine.Driver != "overlay2" { // the engine keeps its images in containerd's store
+		s.scan.store = "containerd"
+	}
 	if err := os.MkdirAll(s.scan.osv, 0o700); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func openScans(ctx context.Context, s *stage) error {
 		return err
 	}
 	if s.agent, err = s.lab.NewAgent(ctx, lab.AgentOptions{
-		Name: "agent", Engine: s.engine, Flags: []string{"--scanner", scanner, "--vuln-db", s.scan.db, "--docker-root", s.scan.root},
+		Name: "agent", Engine: s.engine, Flags: []string{"--scanner", scanner, "--vuln-db", s.scan.db, "--docker-root", s.scan.root, "--containerd", s.scan.socket},
 	}); err != nil {
 		return err
 	}
