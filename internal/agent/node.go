@@ -25,9 +25,10 @@ const (
 	// describedFor is how long what the engine says of its containers is used again: to ask
 	// takes a request for each.
 	describedFor = 5 * time.Second
-	// describeTime bounds the engine's answers, targetTime those of one target's gate.
-	describeTime = 6 * time.Second
-	targetTime   = 6 * time.Second
+	// describeTime bounds the engine's answers: one for each container, of an engine that is slow just when the node is
+	// full. targetTime bounds those of one target's gate, which asks its engine.
+	describeTime = 20 * time.Second
+	targetTime   = 25 * time.Second
 	// leftFor is how far back a description tells of containers that have left.
 	leftFor = 7 * 24 * time.Hour
 )
@@ -51,12 +52,34 @@ var errNoEngine = errors.New("this agent follows no Docker Engine that could be 
 // named policy; by any, if there is no name. The result is the caller's, but what it points to is
 // shared.
 func (ns *nodes) engineNode(ctx context.Context, of string) (*loadplan.Node, error) {
-	a := ns.a
-	if a.cfg.DockerHost == "none" {
+	if ns.a.cfg.DockerHost == "none" {
 		return nil, errNoEngine
 	}
+	type answer struct {
+		n   *loadplan.Node
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() { // ends by itself: after describeTime at most
+		n, err := ns.await(ctx, of)
+		done <- answer{n, err}
+	}()
+	select {
+	case a := <-done:
+		return a.n, a.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the engine has not answered yet: %w", ctx.Err())
+	}
+}
+
+// await returns what the engine says, once whoever is asking it has an answer.
+func (ns *nodes) await(ctx context.Context, of string) (*loadplan.Node, error) {
+	a := ns.a
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	set := a.policies.current()
 	if ns.last == nil || ns.set != set || ns.of != of || time.Since(ns.at) > describedFor {
 		if ns.err != nil && time.Since(ns.failed) < describeTime {

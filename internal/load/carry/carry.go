@@ -25,6 +25,8 @@ const (
 	// planEvery is the least time between two plans for one policy, or two looks at what holds
 	// a move back: each asks all targets.
 	planEvery = 10 * time.Second
+	// planSeldom is the most between two plans where the last ones came to nothing.
+	planSeldom = 2 * time.Minute
 	// staleAfter is when a plan that nobody decides on, or whose moves are held, is given up.
 	staleAfter = 24 * time.Hour
 	// lookEvery is the time between two looks at what became of moves that are done, and at moves of nobody.
@@ -32,7 +34,7 @@ const (
 	// moverTime bounds one mover; what it has not done by then is carried on by the next.
 	moverTime = 12 * time.Hour
 	// askTime bounds the making of a state.
-	askTime = 30 * time.Second
+	askTime = time.Minute
 )
 
 // retries are the waits before a move that stopped halfway is carried on; the last one is used
@@ -110,6 +112,7 @@ type Carrier struct {
 	noPlan  map[string]string    // by policy: why
 	looked  time.Time            // the journals of kept moves were read last
 	strays  map[string]*stray    // by move
+	waits   map[string]wait      // by policy: until it is planned for again
 	over    map[string]bool      // journals of moves that have ended and are in no ledger
 	inUse   bool                 // health has heard of it
 	broken  error                // the ledger cannot be written
@@ -126,7 +129,7 @@ func Open(o Options) (*Carrier, error) {
 	}
 	return &Carrier{
 		o: o, wake: make(chan struct{}, 1), l: l, live: map[string]bool{}, next: map[string]time.Time{}, planned: map[string]time.Time{},
-		told: map[string]time.Time{}, noPlan: map[string]string{}, strays: map[string]*stray{}, over: map[string]bool{},
+		told: map[string]time.Time{}, noPlan: map[string]string{}, strays: map[string]*stray{}, waits: map[string]wait{}, over: map[string]bool{},
 	}, nil
 }
 
@@ -181,8 +184,11 @@ func (c *Carrier) serve(ctx context.Context, p *policy.LoadPolicy, movers *sync.
 	if open != nil {
 		openState = open.State
 	}
-	due := now.Sub(c.planned[p.Name]) >= planEvery
+	due := now.Sub(c.planned[p.Name]) >= c.pause(p)
 	rests := c.rests(p, now)
+	if !over {
+		delete(c.waits, p.Name)
+	}
 	c.mu.Unlock()
 	switch {
 	case open != nil && !over && (openState == Waiting || !c.started(open)):
@@ -196,6 +202,26 @@ func (c *Carrier) serve(ctx context.Context, p *policy.LoadPolicy, movers *sync.
 	default:
 		c.propose(ctx, p, movers)
 	}
+}
+
+// wait is how often in a row a policy could not be planned for.
+type wait struct {
+	revision string
+	n        int
+}
+
+// pause returns how long a policy waits between two looks at all targets. Where no moves would help, each look
+// waits longer: it loads nodes that are full. mu is held.
+func (c *Carrier) pause(p *policy.LoadPolicy) time.Duration {
+	d, most := planEvery, max(planEvery, min(planSeldom, p.Spec.CoolDown))
+	if w := c.waits[p.Name]; w.revision == p.Revision {
+		for range w.n {
+			if d *= 3; d >= most {
+				return most
+			}
+		}
+	}
+	return d
 }
 
 // rests reports whether a policy's last plan was refused, or came to nothing, within its cool-down.
@@ -276,6 +302,7 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 	c.mu.Lock()
 	c.l.Proposals = append(c.l.Proposals, q) // from here on somebody may decide on it
 	delete(c.noPlan, p.Name)
+	delete(c.waits, p.Name)
 	err = c.save()
 	if err != nil {
 		c.l.Proposals = c.l.Proposals[:len(c.l.Proposals)-1]
@@ -334,6 +361,11 @@ func stays(n *plan.NodePlan) string {
 func (c *Carrier) noMoves(p *policy.LoadPolicy, why string, now time.Time) {
 	c.mu.Lock()
 	c.noPlan[p.Name] = why
+	if w := c.waits[p.Name]; w.revision != p.Revision {
+		c.waits[p.Name] = wait{p.Revision, 0}
+	} else {
+		c.waits[p.Name] = wait{p.Revision, w.n + 1}
+	}
 	silent := !c.told[p.Name].IsZero() && now.Sub(c.told[p.Name]) < p.Spec.CoolDown
 	if !silent {
 		c.told[p.Name] = now

@@ -518,3 +518,32 @@ func TestByHand(t *testing.T) {
 		t.Errorf("health says %+v", h)
 	}
 }
+
+// TestSeldom: where no moves would help, targets are asked ever less often, and at once under another policy.
+func TestSeldom(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.state.Nodes[1].Refuses = "it is cordoned by hand"
+	asked, state := 0, w.c.o.State
+	w.c.o.State = func(ctx context.Context, p *policy.LoadPolicy) (*plan.State, string, error) {
+		asked++
+		return state(ctx, p)
+	}
+	w.steps(60) // ten minutes
+	if asked < 5 || asked > 9 {
+		t.Errorf("asked %d times", asked)
+	}
+	w.state.Nodes[1].Refuses = ""
+	w.steps(12)
+	if !strings.Contains(w.events(), "moved") {
+		t.Errorf("got %s", w.events())
+	}
+	w = newWorld(t, migrating)
+	w.state.Nodes[1].Refuses = "it is cordoned by hand"
+	w.steps(30)
+	w.state.Nodes[1].Refuses = ""
+	w.policy(migrating + "\n  coolDown: 20m")
+	w.steps(1)
+	if !strings.Contains(w.events(), "moved") {
+		t.Errorf("under another policy: %s", w.events())
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -51,17 +53,10 @@ func (e *Engine) Describe(ctx context.Context, o DescribeOptions) (*plan.Node, e
 	if err != nil {
 		return nil, err
 	}
-	n := &plan.Node{Host: e.platform(), Site: e.site(networks, volumes), Containers: []plan.Container{}}
+	n := &plan.Node{Host: e.platform(), Site: e.site(networks, volumes)}
 	d := &describer{e: e, o: o, networks: n.Site.Networks, volumes: volumes, images: map[string]*image.InspectResponse{}}
-	for i := range list {
-		c, err := d.container(ctx, list[i].ID)
-		if errors.Is(err, ErrNotFound) {
-			continue // it is gone
-		}
-		if err != nil {
-			return nil, err
-		}
-		n.Containers = append(n.Containers, *c)
+	if n.Containers, err = d.all(ctx, list); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(n.Containers, func(a, b plan.Container) int { return cmp.Compare(a.Name, b.Name) })
 	return n, nil
@@ -131,7 +126,47 @@ type describer struct {
 	o        DescribeOptions
 	networks []plan.Attachment
 	volumes  []volume.Volume
-	images   map[string]*image.InspectResponse // nil: it is not there
+
+	mu     sync.Mutex
+	images map[string]*image.InspectResponse // nil: it is not there; guarded by mu
+}
+
+// askedAtOnce is how many containers an engine is asked about at a time: more would only wait there.
+const askedAtOnce = 8
+
+// all describes the containers of a list, but for those that are gone by then.
+func (d *describer) all(ctx context.Context, list []container.Summary) ([]plan.Container, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	found := make([]*plan.Container, len(list))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(askedAtOnce, len(list)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
+				c, err := d.container(ctx, list[i].ID)
+				switch {
+				case errors.Is(err, ErrNotFound): // it is gone
+				case err != nil:
+					cancel(err)
+					return
+				default:
+					found[i] = c
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	out := []plan.Container{}
+	for _, c := range found {
+		if c != nil {
+			out = append(out, *c)
+		}
+	}
+	return out, nil
 }
 
 func (d *describer) container(ctx context.Context, id string) (*plan.Container, error) {
@@ -168,6 +203,24 @@ func (d *describer) written(ctx context.Context, id string) int64 {
 	return min(max(out.SizeRw, 0), plan.MaxAmount)
 }
 
+// image returns an image, or nil if it is not there.
+func (d *describer) image(ctx context.Context, id string) (*image.InspectResponse, error) {
+	d.mu.Lock()
+	img, ok := d.images[id]
+	d.mu.Unlock()
+	if ok {
+		return img, nil
+	}
+	img, err := d.e.Image(ctx, id)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	d.mu.Lock()
+	d.images[id] = img
+	d.mu.Unlock()
+	return img, nil
+}
+
 // rest adds what only a move itself would find: what a request cannot be made of, and volumes
 // that are not copied.
 func (d *describer) rest(ctx context.Context, c *plan.Container, in *recreate.Container) error {
@@ -175,13 +228,9 @@ func (d *describer) rest(ctx context.Context, c *plan.Container, in *recreate.Co
 	if !c.Selected || !c.Movable(all).Movable {
 		return nil
 	}
-	img, ok := d.images[in.Image]
-	if !ok {
-		var err error
-		if img, err = d.e.Image(ctx, in.Image); err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		d.images[in.Image] = img
+	img, err := d.image(ctx, in.Image)
+	if err != nil {
+		return err
 	}
 	if img == nil {
 		c.Other = append(c.Other, "its image is no longer on this host")

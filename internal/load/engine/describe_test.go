@@ -1,8 +1,15 @@
 package engine
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/load/plan"
 )
@@ -85,4 +92,53 @@ func inspectionWith(host, config, more string) string {
 		s = strings.Replace(s, `,"Mounts":[]`, "", 1)
 	}
 	return strings.TrimSuffix(s, "}") + `,"SizeRw":7}`
+}
+
+// TestDescribeFull: an engine that takes its time for each container, as one under pressure does, is asked about
+// several at once, and one failure ends it.
+func TestDescribeFull(t *testing.T) {
+	const each, containers = 20 * time.Millisecond, 200
+	var atOnce, most atomic.Int64
+	fails := -1
+	e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, isOne := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/v1.41/containers/"), "/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/version"):
+			fmt.Fprint(w, `{"ApiVersion":"1.41"}`)
+		case strings.HasSuffix(r.URL.Path, "/containers/json"):
+			var ids []string
+			for i := range containers {
+				ids = append(ids, fmt.Sprintf(`{"Id":"%064d"}`, i))
+			}
+			fmt.Fprintf(w, "[%s]", strings.Join(ids, ","))
+		case isOne:
+			n := atOnce.Add(1)
+			most.Store(max(most.Load(), n))
+			time.Sleep(each)
+			atOnce.Add(-1)
+			if i, _ := strconv.Atoi(id); i == fails {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			fmt.Fprint(w, strings.NewReplacer(describedID, id, "/web", "/c"+id).Replace(inspectionWith("", "", "")))
+		case strings.HasSuffix(r.URL.Path, "/networks"):
+			fmt.Fprint(w, "[]")
+		default:
+			fmt.Fprint(w, "{}")
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := e.Describe(t.Context(), DescribeOptions{})
+	if err != nil || len(n.Containers) != containers || n.Containers[7].ID != fmt.Sprintf("%064d", 7) {
+		t.Fatalf("got %v", err)
+	}
+	if m := most.Load(); m < 2 || m > askedAtOnce {
+		t.Errorf("%d at once", m)
+	}
+	fails = 100
+	if _, err := e.Describe(t.Context(), DescribeOptions{}); err == nil || errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
 }

@@ -166,7 +166,7 @@ func minor(v string) (int, bool) {
 
 func dialer(a Address) (*http.Transport, string, error) {
 	// No proxy: DOCKER_HOST's users expect none, and it would see the environment.
-	t := &http.Transport{MaxIdleConns: 4, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second}
+	t := &http.Transport{MaxIdleConns: askedAtOnce, MaxIdleConnsPerHost: askedAtOnce, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second}
 	d := &net.Dialer{Timeout: 20 * time.Second, KeepAlive: 15 * time.Second}
 	if path, ok := strings.CutPrefix(a.URL, "unix://"); ok {
 		if !strings.HasPrefix(path, "/") {

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,9 +30,12 @@ import (
 func fake(t *testing.T, answers map[string]string) (http.Handler, *[]string) {
 	t.Helper()
 	asked := new([]string)
+	var mu sync.Mutex
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Method + " " + r.URL.Path
+		mu.Lock()
 		*asked = append(*asked, key)
+		mu.Unlock()
 		a, ok := answers[key]
 		if !ok {
 			w.WriteHeader(http.StatusNotFound)
