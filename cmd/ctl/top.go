@@ -32,7 +32,8 @@ Keys:
   q  end
 
 What containers take is known while a LoadPolicy is in force (docs/load-policy.md). Counts
-begin when top does. With --once one picture is printed after one interval, without a
+begin when top does, and are of records: what is allowed has them only with the agent's
+--log-allowed. With --once one picture is printed after one interval, without a
 terminal too; with -o json it is data.`,
 		Example: `  belay top
   belay top --every 5s
@@ -54,7 +55,7 @@ terminal too; with -o json it is data.`,
 	return cmd
 }
 
-// topEvents bounds the records that wait to be counted; more are counted as missed.
+// topEvents bounds the records that wait to be counted; what follows them waits with the agent.
 const topEvents = 4096
 
 func (t *terminal) top(ctx context.Context, every time.Duration, once bool) error {

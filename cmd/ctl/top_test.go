@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -205,5 +206,18 @@ func TestSpark(t *testing.T) {
 	}
 	if got := spark(make([]int, 3)); got != "   " {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestTopWithoutContainers: what reads the JSON finds a list, also an empty one.
+func TestTopWithoutContainers(t *testing.T) {
+	p := &topPicture{}
+	p.fill(nil, &control.LoadStatus{})
+	raw, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(raw), `"containers":[]`) {
+		t.Errorf("got %s", raw)
 	}
 }

@@ -56,6 +56,7 @@ type topContainer struct {
 // fill takes what the agent says of containers.
 func (p *topPicture) fill(list []control.Container, load *control.LoadStatus) {
 	p.Watching, p.Caps = load.Watching, load.Caps
+	p.Containers = make([]topContainer, 0, len(list)) // none is [] in JSON
 	of := map[string]*control.LoadOf{}
 	for i := range load.Containers {
 		of[load.Containers[i].ID] = &load.Containers[i]

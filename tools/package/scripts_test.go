@@ -115,3 +115,33 @@ func TestUnit(t *testing.T) {
 		t.Error("systemd gives the agent up after some failures")
 	}
 }
+
+// TestQuickStartIsPlayed: the scene on a booted Debian runs what the quick start tells to run.
+func TestQuickStartIsPlayed(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scene, err := os.ReadFile("scene.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(doc), "## Five minutes on Docker")
+	_, block, _ = strings.Cut(block, "```sh\n")
+	block, _, _ = strings.Cut(block, "```")
+	n := 0
+	for line := range strings.Lines(block) {
+		line, _, _ = strings.Cut(line, "#")
+		line, _, _ = strings.Cut(line, "||")
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "belay ") || strings.HasPrefix(line, "cp ") {
+			n++
+			if !strings.Contains(string(scene), line) {
+				t.Errorf("scene.sh does not run %q", line)
+			}
+		}
+	}
+	if n < 4 {
+		t.Fatalf("found %d commands of Belay in the quick start", n)
+	}
+}
