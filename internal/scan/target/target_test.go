@@ -14,8 +14,11 @@ import (
 	"github.com/belay-project/belay/internal/testneed"
 )
 
-// buildScanner builds the scanner once, as it is released.
+// buildScanner builds the scanner once, as it is released, unless there is one.
 var buildScanner = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(scannerEnv); path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "belay-scanner")
 	if err != nil {
 		return "", err
@@ -28,12 +31,12 @@ var buildScanner = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == bareKernel {
-		fmt.Fprintln(os.Stderr, onBareKernel())
+	if piece, ok := strings.CutPrefix(filepath.Base(os.Args[0]), bareKernel); ok {
+		fmt.Fprintln(os.Stderr, onBareKernel(bareCalls[piece]))
 		os.Exit(1)
 	}
 	code := m.Run()
-	if path, err := buildScanner(); err == nil {
+	if path, err := buildScanner(); err == nil && path != os.Getenv(scannerEnv) {
 		os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)

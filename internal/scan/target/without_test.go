@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -15,15 +16,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/sandbox"
-	"github.com/belay-project/belay/internal/testneed"
 )
 
-// bareKernel is the name under which this test's program becomes the scanner beside it, on a kernel
-// that answers as if it had no Landlock.
-const bareKernel = "scanner-on-a-kernel-without-landlock"
+// bareKernel begins the names under which this test's program becomes the scanner beside it, on a kernel
+// that answers as if it had not the piece of the sandbox that follows.
+const bareKernel = "scanner-on-a-kernel-without-"
 
-// onBareKernel makes landlock_create_ruleset(2) fail as on a kernel without it and becomes the scanner.
-func onBareKernel() error {
+// bareCalls are the system calls that a kernel without a piece does not have.
+var bareCalls = map[string]uint32{sandbox.PieceLandlock: unix.SYS_LANDLOCK_CREATE_RULESET, sandbox.PieceSeccomp: unix.SYS_SECCOMP}
+
+// onBareKernel makes a system call fail as on a kernel without it and becomes the scanner.
+func onBareKernel(call uint32) error {
 	runtime.LockOSThread() // the filter is this thread's, and exec leaves no other
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
@@ -32,7 +35,7 @@ func onBareKernel() error {
 	)
 	filter := []unix.SockFilter{
 		{Code: load}, // the number of the call
-		{Code: equal, K: unix.SYS_LANDLOCK_CREATE_RULESET, Jf: 1},
+		{Code: equal, K: call, Jf: 1},
 		{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
 		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
 	}
@@ -50,6 +53,13 @@ func onBareKernel() error {
 // TestWithoutAPiece: where the kernel lacks a piece of the sandbox nothing is read, and the error names
 // it and the flag; with the flag the result names what is lost.
 func TestWithoutAPiece(t *testing.T) {
+	for piece, another := range map[string]string{sandbox.PieceLandlock: sandbox.PieceSeccomp, sandbox.PieceSeccomp: sandbox.PieceLandlock} {
+		t.Run(piece, func(t *testing.T) { withoutAPiece(t, piece, another) })
+	}
+}
+
+func withoutAPiece(t *testing.T, piece, another string) {
+	t.Helper()
 	real, err := filepath.Abs(scanner(t))
 	if err != nil {
 		t.Fatal(err)
@@ -59,7 +69,7 @@ func TestWithoutAPiece(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	bare := filepath.Join(dir, bareKernel)
+	bare := filepath.Join(dir, bareKernel+piece)
 	if err := errors.Join(os.Symlink(self, bare), os.Symlink(real, filepath.Join(dir, "belay-scanner"))); err != nil {
 		t.Fatal(err)
 	}
@@ -83,20 +93,57 @@ func TestWithoutAPiece(t *testing.T) {
 		return res.Sandbox.Lost, len(res.Packages), nil
 	}
 	_, _, err = try()
-	if failed, ok := errors.AsType[*FailedError](err); !ok || !strings.Contains(failed.Text, `"landlock" cannot be had here`) || !strings.Contains(failed.Text, "--sandbox-without landlock") {
-		t.Errorf("without Landlock and without the flag: %v", err)
+	if failed, ok := errors.AsType[*FailedError](err); !ok || !strings.Contains(failed.Text, fmt.Sprintf("%q cannot be had here", piece)) || !strings.Contains(failed.Text, "--sandbox-without "+piece) {
+		t.Errorf("without it and without the flag: %v", err)
 	}
-	if _, _, err = try(sandbox.PieceSeccomp); err == nil {
-		t.Error("another piece was given up, and it went on without Landlock")
+	if _, _, err = try(another); err == nil {
+		t.Error("another piece was given up, and it went on")
 	}
-	lost, packages, err := try(sandbox.PieceLandlock)
-	if err != nil || packages != 1 || !slices.Contains(lost, sandbox.PieceLandlock) {
+	lost, packages, err := try(piece)
+	if err != nil || packages != 1 || !slices.Contains(lost, piece) {
 		t.Errorf("with the flag: %d packages, lost %v, %v", packages, lost, err)
 	}
 	t.Run("unprivileged", func(t *testing.T) {
-		testneed.Need(t, "unprivileged", os.Geteuid() != 0, "root has a cgroup of its own for the scanner")
+		if os.Geteuid() == 0 { // root has a cgroup of its own for the scanner
+			asNobody(t, self, real, piece)
+			return
+		}
 		if !slices.Contains(lost, sandbox.PieceCgroup) {
 			t.Errorf("an unprivileged scan has no cgroup, and lost %v", lost)
 		}
 	})
+}
+
+// scannerEnv names the scanner for a test that can build none.
+const scannerEnv = "BELAY_TEST_BUILT_SCANNER"
+
+// asNobody runs the test of a piece once more, as a user without any right.
+func asNobody(t *testing.T, self, scanner, piece string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o1777); err != nil {
+		t.Fatal(err)
+	}
+	copied := map[string]string{}
+	for name, from := range map[string]string{"target.test": self, "belay-scanner": scanner} {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied[name] = filepath.Join(dir, name)
+		if err := os.WriteFile(copied[name], b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), copied["target.test"], "-test.v", "-test.run", "^TestWithoutAPiece$/^"+piece+"$")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir, scannerEnv+"="+copied["belay-scanner"])
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestWithoutAPiece/"+piece+"/unprivileged") {
+		t.Errorf("as a user without rights: %v\n%s", err, out)
+	}
 }
