@@ -121,7 +121,8 @@ func TestStateful(t *testing.T) {
 	w := need(t)
 	name := w.run(t, "db", "-v", "records:/data", "-v", "/anon", "--restart", "unless-stopped", image)
 	ok(t, w.from, "exec", name, "sh", "-c", "cd /anon && busybox mkdir -p a/empty && echo x >a/f && busybox chown 7:8 a/f && busybox chmod 4751 a/f && busybox ln a/f hard && busybox ln -s ../gone soft && busybox mknod null c 1 3 && echo 'öé' >'a/ñ b' && busybox dd if=/dev/urandom of=big bs=64k count=40 2>/dev/null")
-	sums := "cd /anon && busybox ls -lanR . && busybox md5sum big 'a/ñ b'"
+	// Without "..", which is the container's own.
+	sums := "cd /anon && busybox ls -lanR . | busybox grep -v ' [.][.]$' && busybox md5sum big 'a/ñ b'"
 	before := ok(t, w.from, "exec", name, "sh", "-c", "cd /anon && "+sums)
 	addr := address(w.from, name)
 	acked := make(map[string]bool)

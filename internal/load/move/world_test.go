@@ -37,7 +37,7 @@ type fake struct {
 	down       bool                                              // it answers nobody
 	before     func(method, path string)                         // is called before a request, without mu
 	answer     func(w http.ResponseWriter, r *http.Request) bool // answers in its place
-	asked      []string
+	starts     func()                                            // is called when a container starts, with mu
 }
 
 type fakeContainer struct {
@@ -86,7 +86,6 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Lock()
 	before, answer, down := f.before, f.answer, f.down
-	f.asked = append(f.asked, r.Method+" "+path)
 	f.mu.Unlock()
 	if before != nil {
 		before(r.Method, path)
@@ -265,6 +264,9 @@ func (f *fake) start(c *fakeContainer) {
 	if !c.running {
 		c.running, c.started = true, stamp()
 		c.starts++
+		if f.starts != nil {
+			f.starts()
+		}
 	}
 }
 
@@ -337,7 +339,7 @@ type world struct {
 
 func newWorld(t *testing.T, stateful bool) *world {
 	t.Helper()
-	w := &world{t: t, from: newFake(t, "aaaaaa"), to: newFake(t, "bbbbbb"), dir: private(t), s: Settings{Settle: time.Millisecond, Keep: time.Hour, Image: "stream", Hook: []string{"/lb"}}, now: time.Now()}
+	w := &world{t: t, from: newFake(t, "aaaaaa"), to: newFake(t, "bbbbbb"), dir: private(t), s: Settings{Settle: 1, Keep: time.Hour, Image: "stream", Hook: []string{"/lb"}}, now: time.Now()}
 	host := map[string]any{"NetworkMode": "bridge", "RestartPolicy": map[string]any{"Name": "always"}, "CgroupnsMode": "private"}
 	if stateful {
 		w.s.CopyVolumes = true
