@@ -30,6 +30,7 @@ func TestDeps(t *testing.T) {
 		{Package: "modernc.org/sqlite", Why: "the agent keeps files: SQL engines are large parsers"},
 		{Package: "github.com/mattn/go-sqlite3", Why: "a SQL engine in C"},
 		{Package: "github.com/belay-project/belay/internal/console", Why: "the web UI belongs to the console"},
+		{Package: "html/template", Why: "its calls of methods by name make the linker keep all of them: 9 MB (docs/adr/0015)"},
 		{Package: "testing", Why: "it registers flags in every binary that links it"},
 	})
 }

@@ -77,3 +77,16 @@ func TestMakeTargets(t *testing.T) {
 		}
 	}
 }
+
+// TestBuildTags: programs are built, checked and listed with the same build tags everywhere (docs/adr/0015).
+func TestBuildTags(t *testing.T) {
+	for _, file := range []string{"Makefile", "tools/release/lib.sh", "tools/release/vulncheck.sh", "internal/archtest/depstest/depstest.go"} {
+		raw, err := os.ReadFile(root + "/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(`-tags"?,? "?grpcnotrace`).Match(raw) {
+			t.Errorf("%s does not build with -tags grpcnotrace", file)
+		}
+	}
+}

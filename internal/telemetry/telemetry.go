@@ -155,12 +155,17 @@ func (o *Options) resource(ctx context.Context) (*resource.Resource, error) {
 	})...), resource.WithFromEnv())
 }
 
-// Take sees a record of the journal. It never waits, and does not change r.
+// Take sees a record of the journal. It never waits, and does not change r. Denials and what
+// else is urgent may use a quarter of each queue that others may not.
 func (t *Telemetry) Take(r *journal.Record) {
 	if t == nil {
 		return
 	}
 	t.decisions.count(r)
+	if !r.Urgent() && len(t.in) >= cap(t.in)-cap(t.in)/4 {
+		t.missed.Add(1)
+		return
+	}
 	select {
 	case t.in <- r:
 	default:
@@ -275,8 +280,12 @@ func (t *Telemetry) handle(r *journal.Record) {
 		sc = t.tracer.take(r)
 	}
 	t.measure(r, sc)
-	if t.logOf != nil {
+	switch {
+	case t.logOf == nil:
+	case r.Urgent():
 		t.logOf.Offer(entry{r, sc})
+	default:
+		t.logOf.OfferOrdinary(entry{r, sc})
 	}
 }
 

@@ -26,8 +26,9 @@ records of denials and others, four to one, faster than it can write them.
 `
 
 func agent(ctx context.Context, b *bench) ([]figure, error) {
-	var out []figure
+	out, serr := size(b)
 	mem, err := memory(ctx, b, 200)
+	err = errors.Join(serr, err)
 	out = append(out, mem...)
 	m, rerr := b.gobench(ctx, filepath.Join(b.bin, "enforce.test"), "^Benchmark(Ring|Decode)$", "3s")
 	if rerr == nil {
@@ -36,6 +37,15 @@ func agent(ctx context.Context, b *bench) ([]figure, error) {
 	}
 	j, jerr := journalRate(ctx, b)
 	return append(out, j...), errors.Join(err, rerr, jerr)
+}
+
+// size is what the agent takes on a disk, stripped as make build and the packages have it.
+func size(b *bench) ([]figure, error) {
+	st, err := os.Stat(filepath.Join(b.bin, "belay-agent"))
+	if err != nil {
+		return nil, err
+	}
+	return []figure{atMost("Program, stripped", float64(st.Size())/1e6, 40, "%.1f MB")}, nil
 }
 
 // daemon is an agent of this run.

@@ -20,7 +20,8 @@ version() {
 }
 ver=${VERSION:-$(version)}
 
-# compile ARCH DIRECTORY builds the three programs, or takes those in BELAY_PROGRAMS/ARCH.
+# compile ARCH DIRECTORY builds the three programs, or takes those in BELAY_PROGRAMS/ARCH. grpcnotrace leaves
+# out gRPC's pages for debugging: their templates call methods by name, for which the linker keeps all (ADR 15).
 compile() {
 	local c
 	mkdir -p "$2"
@@ -29,7 +30,7 @@ compile() {
 		return
 	fi
 	for c in agent:belay-agent ctl:belay scanner:belay-scanner; do
-		env -u GOFLAGS -u GOEXPERIMENT -u GOAMD64 -u GOARM64 CGO_ENABLED=0 GOOS=linux "GOARCH=$1" "$go" build -buildvcs=false -trimpath -ldflags "-s -w -buildid= -X main.version=$ver" \
+		env -u GOFLAGS -u GOEXPERIMENT -u GOAMD64 -u GOARM64 CGO_ENABLED=0 GOOS=linux "GOARCH=$1" "$go" build -tags grpcnotrace -buildvcs=false -trimpath -ldflags "-s -w -buildid= -X main.version=$ver" \
 			-o "$2/${c#*:}" "./cmd/${c%:*}"
 	done
 }

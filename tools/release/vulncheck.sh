@@ -16,7 +16,7 @@ if [ -d "${BELAY_SCAN_DATA:-/nonexistent}/osv/Go" ]; then
 fi
 rc=0
 for c in agent ctl scanner; do
-	CGO_ENABLED=0 GOOS=linux "$go" build -trimpath -o "$work/$c" "./cmd/$c"
+	CGO_ENABLED=0 GOOS=linux "$go" build -tags grpcnotrace -trimpath -o "$work/$c" "./cmd/$c"
 	echo "== cmd/$c"
 	"$work/govulncheck" "${db[@]}" -mode binary "$work/$c" || rc=$?
 done

@@ -53,7 +53,7 @@ func (p linked) ours() bool { return p.Module != nil && p.Module.Main }
 // names, or if its dependencies differ from [File]. With -update it writes the file
 // instead of comparing; CI refuses that.
 //
-// The list is that of a release: linux, amd64, no cgo, no tests.
+// The list is that of a release: linux, amd64, no cgo, no tests, the build tags of tools/release/lib.sh.
 func Check(t *testing.T, bans []Ban) {
 	t.Helper()
 	pkgs, err := list()
@@ -84,7 +84,7 @@ func Check(t *testing.T, bans []Ban) {
 }
 
 func list() ([]linked, error) {
-	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Dir,Standard,Imports,Module", ".")
+	cmd := exec.Command("go", "list", "-tags", "grpcnotrace", "-deps", "-json=ImportPath,Dir,Standard,Imports,Module", ".")
 	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

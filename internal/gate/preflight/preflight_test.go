@@ -276,6 +276,10 @@ func TestFindings(t *testing.T) {
 		{"the gate is gone", func(h *host) { h.remove("/run/belay/docker.sock"); delete(h.owners, "/run/belay/docker.sock") }, "gate.socket", Fail, "not there"},
 		{"the gate was put before the daemon", func(h *host) { h.takenOver("/usr/sbin/belay-agent") }, "gate.socket", OK, "/run/docker.sock answers"},
 		{"somebody else is before the daemon", func(h *host) { h.takenOver("/usr/bin/proxy") }, "gate.socket", Fail, "/run/belay/docker.sock is not there"},
+		{"a user's process says that it is the gate", func(h *host) {
+			h.takenOver("/home/u/belay-agent")
+			h.owners["/proc/88"] = owner{uid: 1000, kind: unix.S_IFDIR, mode: 0o555}
+		}, "gate.socket", Fail, "/run/belay/docker.sock is not there"},
 		{"the gate before the daemon is down", func(h *host) {
 			h.takenOver("/usr/sbin/belay-agent")
 			h.down["/run/docker.sock"] = true

@@ -59,7 +59,7 @@ func (l *look) findDaemon() {
 		}
 		args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
 		name, d := filepath.Base(args[0]), &daemon{pid: pid, args: args[1:]}
-		if name == "belay-agent" && l.listeners(d) == nil {
+		if name == "belay-agent" && l.rootOwns(pid) && l.listeners(d) == nil {
 			l.agents = append(l.agents, d.unix...)
 		}
 		if name != "dockerd" {
@@ -92,10 +92,17 @@ func (l *look) findDaemon() {
 	}
 }
 
+// rootOwns tells whether a process is root's of the host.
+func (l *look) rootOwns(pid int) bool {
+	o, err := l.stat(l.path(fmt.Sprintf("/proc/%d", pid)))
+	return err == nil && o.uid == 0
+}
+
 // usualPlace is where callers look for Docker.
 const usualPlace = "/run/docker.sock"
 
-// findGate completes Gate. The name of a process proves nothing, but only root can listen at that place.
+// findGate completes Gate. A name and a path are what a process says of itself, in a mount namespace of its
+// own too; but those that are looked at are root's of the host.
 func (l *look) findGate() {
 	if l.Gate != "" {
 		return
