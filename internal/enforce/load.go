@@ -42,7 +42,7 @@ type Options struct {
 	// SignalSyscalls also looks at what system calls have mapped and opened, under the signal
 	// backend only, and kills. It slows down every system call of the host.
 	SignalSyscalls bool
-	// MaxCgroups bounds the cgroups that are known by id; 0 is 32768. The containers of those
+	// MaxCgroups bounds the cgroups that are known by id; 0 is 16384. The containers of those
 	// that have no place are found by walking their ancestors.
 	MaxCgroups uint32
 	// SetsFile keeps which policies the sets in the kernel come from, so that what was denied
