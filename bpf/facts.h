@@ -315,7 +315,7 @@ static __always_inline void bl_path_facts(const struct bl_container *c, const st
 			seq = bl_rename_seq();
 			if (bl_walk(s, (__u64)BPF_CORE_READ(path, mnt),
 				    (__u64)BPF_CORE_READ(path, dentry), ns) < 1 ||
-			    bl_path_rules(s, set, p->flags & BL_P_DIRS, BL_PATH_EXACT, &try) < 0) {
+			    bl_path_rules(s, set, p->flags & BL_P_DIRS ? ~0U : 0, BL_PATH_EXACT, &try) < 0) {
 				bl_count(BL_E_PATH_DEPTH);
 				f->flags |= BL_F_PATH_LOST;
 				break;

@@ -111,7 +111,7 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct 
 	struct dentry *d = BPF_CORE_READ(path, dentry);
 	int on_root = bl_on_root(q->c, d), i, n;
 	struct bl_scratch *s;
-	__u32 seq, ns, hit;
+	__u32 seq, ns, hit, dirs = bl_files_dirs(q->p->flags);
 
 	/* A task that still enters has the runtime's files open, which are on no mount of the
 	 * container.
@@ -132,7 +132,7 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct 
 
 		seq = bl_rename_seq();
 		n = on_root ? bl_walk_fs(s, (__u64)d) : bl_walk(s, (__u64)mnt, (__u64)d, ns);
-		if (n < 0 || bl_path_rules(s, q->set, 1, BL_PATH_FILES_EXACT, &found) < 0) {
+		if (n < 0 || bl_path_rules(s, q->set, dirs, BL_PATH_FILES_EXACT, &found) < 0) {
 			bl_count(BL_E_PATH_DEPTH);
 			i = -1;
 			break;

@@ -82,8 +82,29 @@ BL_HOST_HOOK(rename, inode_rename, bl_host_two(from, to, 1, BL_H_RENAME),
 BL_HOST_HOOK(link, inode_link, bl_host_two(from, to, 0, BL_H_LINK),
 	     struct dentry *from, struct inode *dir, struct dentry *to)
 
-/* Mounting over a guarded object or a directory above one. Of armed tasks only: runtimes mount
- * on the way in. A remount or a change of propagation covers nothing.
+static __always_inline struct mount *bl_mount_of(const struct vfsmount *mnt)
+{
+	return (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+}
+
+/* Is a mount or umount at a mount judged? What a runtime does on the way in, before anything ran
+ * in the container's mounts, is the container's alone, unless it is done in the host's namespace
+ * or spreads there.
+ */
+static __always_inline int bl_host_mounter(struct bl_who *w, struct bl_container **c,
+					   struct mount *at)
+{
+	if (bl_host_inside(w, c))
+		return 1;
+	if (w->state != BL_ENTERING || (BPF_CORE_READ(at, mnt_ns, ns.inum) != bl_host_mnt &&
+					!BPF_CORE_READ(at, mnt_group_id)))
+		return 0;
+	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	return 1;
+}
+
+/* Mounting over a guarded object or a directory above one. A remount or a change of propagation
+ * covers nothing.
  */
 static __always_inline int bl_host_mounting(const struct path *to, unsigned long flags, __u8 hook)
 {
@@ -91,8 +112,8 @@ static __always_inline int bl_host_mounting(const struct path *to, unsigned long
 	struct bl_container *c = NULL;
 	__u32 rules;
 
-	if (!bl_host_used() || flags & BL_MS_REMOUNT ||
-	    (flags & BL_MS_PROPAGATE && !(flags & BL_MS_BIND)) || !bl_confined(&w, &c))
+	if (flags & BL_MS_REMOUNT || (flags & BL_MS_PROPAGATE && !(flags & BL_MS_BIND)) ||
+	    !bl_host_mounter(&w, &c, bl_mount_of(BPF_CORE_READ(to, mnt))))
 		return 0;
 	rules = bl_host_rules((__u64)BPF_CORE_READ(to, dentry), 1);
 	return rules ? bl_host_verdict(&w, c, rules, to, hook) : 0;
@@ -116,13 +137,13 @@ BL_HOST_HOOK(move_mount, move_mount, bl_host_moving(from, to),
 /* Taking a guarded mount away; in the host's own namespace also one above such. */
 static __always_inline int bl_host_umount(struct vfsmount *mnt)
 {
-	struct mount *real = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+	struct mount *real = bl_mount_of(mnt);
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 	struct path path = {};
 	__u32 rules;
 
-	if (!bl_host_used() || !bl_confined(&w, &c))
+	if (!bl_host_mounter(&w, &c, BPF_CORE_READ(real, mnt_parent)))
 		return 0;
 	rules = bl_host_rules((__u64)BPF_CORE_READ(mnt, mnt_root),
 			      BPF_CORE_READ(real, mnt_ns, ns.inum) == bl_host_mnt);

@@ -10,8 +10,8 @@
 #include "events.h"
 #include "pure/ssh_stream.h"
 
-#define BL_MAX_CGROUPS	32768
-#define BL_MAX_CONTAINERS 8192
+#define BL_MAX_CGROUPS	16384
+#define BL_MAX_CONTAINERS 4096
 #define BL_DEPTH	64	/* path components that a walk takes */
 
 enum bl_class {
@@ -132,7 +132,7 @@ struct {
 /* Path rules of all sets. Written by the agent; full: the policy is refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_path_key);
 	__type(value, struct bl_path_rule);
@@ -201,7 +201,7 @@ struct {
 /* What those names open. Likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_name_rule);
 	__type(value, __u32);
@@ -210,7 +210,7 @@ struct {
 /* Whose answers count. Likewise. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_resolver);
 	__type(value, __u32);
@@ -237,7 +237,7 @@ struct bl_dns_asked {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
+	__uint(max_entries, 4096);
 	__type(key, struct bl_dns_ask);
 	__type(value, struct bl_dns_asked);
 } bl_dns_asks SEC(".maps");
@@ -266,7 +266,7 @@ struct bl_dns_open {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 8192);
 	__type(key, struct bl_dns_addr);
 	__type(value, struct bl_dns_open);
 } bl_dns_addrs SEC(".maps");
@@ -335,7 +335,7 @@ struct bl_flow {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 16384);
 	__type(key, struct bl_flow_key);
 	__type(value, struct bl_flow);
 } bl_flows SEC(".maps");

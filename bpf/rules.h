@@ -107,6 +107,7 @@ struct bl_rule {
 
 #define BL_P_FILES	0x08	/* the set has file rules */
 #define BL_P_NAMES	0x10	/* the set has rules on names */
+#define BL_P_FLAT_SHIFT	8	/* the bits above: BL_DIRS_* (pure/files.h) that file rules do not have */
 
 #define BL_MAX_ALLOW_LISTS 32
 

@@ -241,8 +241,8 @@ __noinline int bl_path_lookup(struct bl_scratch *s, __u32 set, __u32 kind, struc
 	return 0;
 }
 
-/* Hashes the path that bl_walk left in s and looks its rules up. dirs: the set has
- * rules on directories, so every ancestor is looked up too. kind: BL_PATH_EXACT, or
+/* Hashes the path that bl_walk left in s and looks its rules up. dirs: BL_DIRS_*, the
+ * ancestors that are looked up too. kind: BL_PATH_EXACT, or
  * BL_PATH_FILES_EXACT for file rules.
  */
 __noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 kind,

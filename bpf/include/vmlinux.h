@@ -214,6 +214,7 @@ struct mount {
 	struct vfsmount mnt;
 	struct rb_node mnt_node;	/* since 6.8 */
 	struct mnt_namespace *mnt_ns;
+	int mnt_group_id;		/* 0: it is not shared */
 	__u64 mnt_id_unique;		/* since 6.8 (commit 98d2b43081972abe) */
 };
 

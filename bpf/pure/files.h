@@ -37,16 +37,27 @@ static __always_inline __u32 bl_acts_to(void)
 	return BL_A_CREATE | BL_A_DELETE | BL_A_WRITE | BL_A_RENAME | BL_A_KEEP;
 }
 
+/* Where a set has rules on directories. Bit i: TREE rules on some of i components, where those of
+ * more than BL_DIRS_DEEP count as that many. BL_DIRS_CHILD: CHILD rules.
+ */
+#define BL_DIRS_DEEP	15
+#define BL_DIRS_CHILD	(1U << (BL_DIRS_DEEP + 1))
+
+/* Those of a set's file rules, from bl_policy.flags: a set that says nothing has all. */
+static __always_inline __u32 bl_files_dirs(__u32 flags)
+{
+	return ~(flags >> BL_P_FLAT_SHIFT);
+}
+
 /* Which rules are asked when i of the n components of a path are taken in: bits
- * 1 << BL_PATH_EXACT, _TREE and _CHILD. dirs: the set has rules on directories.
+ * 1 << BL_PATH_EXACT, _TREE and _CHILD. dirs: BL_DIRS_*.
  */
 static __always_inline __u32 bl_path_asks(__u32 i, __u32 n, __u32 dirs)
 {
 	if (i == n)
 		return 1 << BL_PATH_EXACT;
-	if (!dirs)
-		return 0;
-	return 1 << BL_PATH_TREE | (i + 1 == n ? 1 << BL_PATH_CHILD : 0);
+	return (dirs >> (i < BL_DIRS_DEEP ? i : BL_DIRS_DEEP) & 1 ? 1 << BL_PATH_TREE : 0) |
+	       (i + 1 == n && dirs & BL_DIRS_CHILD ? 1 << BL_PATH_CHILD : 0);
 }
 
 /* Which of the acts the rules found deny, in both slots. */

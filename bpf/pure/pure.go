@@ -132,7 +132,7 @@ static __u32 pure_lookup(const struct pure_file_rule *r, __u32 n, __u32 kind, co
 
 // As bl_path_rules in bpf/walk.h and bl_files_judge in bpf/files.h, on names one after the
 // other with their lengths.
-static __u32 pure_files(const void *rules, __u32 count, __u64 k0, __u64 k1, const char *names,
+static __u32 pure_files(const void *rules, __u32 count, __u32 flags, __u64 k0, __u64 k1, const char *names,
 			const __u32 *lens, __u32 n, __u32 acts)
 {
 	__u32 i, kind, asks, found = 0;
@@ -140,7 +140,7 @@ static __u32 pure_files(const void *rules, __u32 count, __u64 k0, __u64 k1, cons
 
 	bl_sip_init(&sip, k0, k1);
 	for (i = 0; i <= n; i++) {
-		asks = bl_path_asks(i, n, 1);
+		asks = bl_path_asks(i, n, bl_files_dirs(flags));
 		for (kind = BL_PATH_EXACT; kind <= BL_PATH_CHILD; kind++)
 			if (asks & 1 << kind)
 				found |= pure_lookup(rules, count, BL_PATH_FILES_EXACT + kind, &sip);
@@ -248,16 +248,16 @@ func HashPath(k0, k1 uint64, components []string) [2]uint64 {
 }
 
 // FileActs runs the matching of file rules on the components of a path. rules points to count
-// entries of enforce.FileRuleBytes. It returns which of acts are denied: in the low byte by
+// entries of enforce.FileRuleBytes, flags are the set's. It returns which of acts are denied: in the low byte by
 // policies that enforce, in the next by those that audit.
-func FileActs(rules unsafe.Pointer, count int, k0, k1 uint64, components []string, acts uint8) uint32 {
+func FileActs(rules unsafe.Pointer, count int, flags uint32, k0, k1 uint64, components []string, acts uint8) uint32 {
 	names := C.CString(strings.Join(components, ""))
 	defer C.free(unsafe.Pointer(names))
 	lens := make([]C.__u32, len(components)+1)
 	for i, c := range components {
 		lens[i] = C.__u32(len(c))
 	}
-	return uint32(C.pure_files(rules, C.__u32(count), C.__u64(k0), C.__u64(k1), names, &lens[0],
+	return uint32(C.pure_files(rules, C.__u32(count), C.__u32(flags), C.__u64(k0), C.__u64(k1), names, &lens[0],
 		C.__u32(len(components)), C.__u32(acts)))
 }
 

@@ -8,9 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unsafe"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // What bl_carry_labels reads: the bl_tasks of an agent whose maps had another layout.
@@ -37,6 +38,9 @@ func (e *Enforcer) layouts() ([]string, error) {
 // carryContainers copies the cgroups and containers that an agent of another layout had
 // recognised: what a container was at its first exec cannot be read from /proc later. A
 // map whose own entries have changed shape is left, and its containers are enrolled anew.
+//
+// Errors: [ErrFull] if not all containers have room. Cgroups that have none are left to enrol,
+// which notes that they are missing.
 func (e *Enforcer) carryContainers() error {
 	dirs, err := e.layouts()
 	if err != nil {
@@ -53,19 +57,28 @@ func (e *Enforcer) carryContainers() error {
 }
 
 func (e *Enforcer) carryMap(dir, name string) error {
-	old, ok, err := e.oldMap(dir, name)
-	if err != nil || !ok {
+	old, there, err := e.oldMap(dir, name)
+	if err != nil || !there {
 		return err
 	}
+	if old == nil {
+		if name == "bl_containers" {
+			return e.enrolStates()
+		}
+		return nil
+	}
 	defer old.Close()
+	if name == "bl_containers" {
+		return e.carryStates(old, notesListens(dir))
+	}
 	key, value := make([]byte, old.KeySize()), make([]byte, old.ValueSize())
-	unnoted := name == "bl_containers" && !notesListens(dir)
 	it := old.Iterate()
 	for it.Next(&key, &value) {
-		if unnoted && value[unsafe.Offsetof(kernelBlContainer{}.Started)] == containerStarted {
-			value[unsafe.Offsetof(kernelBlContainer{}.Listened)] = 1
+		err := e.maps[name].Update(key, value, ebpf.UpdateNoExist)
+		if errors.Is(err, unix.E2BIG) {
+			return nil
 		}
-		if err := e.maps[name].Update(key, value, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
 			return err
 		}
 	}
@@ -75,8 +88,70 @@ func (e *Enforcer) carryMap(dir, name string) error {
 	return nil
 }
 
-// containerStarted is bl_container.started of one whose first program runs.
-const containerStarted = 2
+// carryStates copies what containers are. noted: their listens were noted.
+func (e *Enforcer) carryStates(old *ebpf.Map, noted bool) error {
+	states := e.maps["bl_containers"]
+	var id uint64
+	var was, is kernelBlContainer
+	it := old.Iterate()
+	for it.Next(&id, &was) {
+		if !noted && was.Started == containerStarted {
+			was.Listened = 1
+		}
+		err := states.Lookup(id, &is)
+		switch {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			err = states.Update(id, was, ebpf.UpdateNoExist)
+		case err == nil && olderState(&was, &is):
+			was.Listened |= is.Listened
+			was.MountedAfter |= is.MountedAfter
+			err = states.Update(id, was, ebpf.UpdateExist)
+		}
+		if errors.Is(err, unix.E2BIG) {
+			return fmt.Errorf("there is room for %d containers and more run: the earlier agent's programs stay in force; end containers, or start the earlier version again: %w", states.MaxEntries(), ErrFull)
+		}
+		if err != nil && !errors.Is(err, ebpf.ErrKeyExist) && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return err
+	}
+	return nil
+}
+
+// olderState tells whether what an earlier agent's programs know of a container has happened, while
+// these programs, which came later, have not seen it or take a later exec for the container's first.
+func olderState(was, is *kernelBlContainer) bool {
+	switch {
+	case was.Started != containerStarted || is.Started == containerStarting:
+		return false
+	case is.Started != containerStarted:
+		return true
+	}
+	return is.StartNs > was.StartNs+sameStart || was.Listened > is.Listened || was.MountedAfter > is.MountedAfter
+}
+
+// sameStart is within what two agents' programs note of one exec.
+const sameStart = uint64(time.Millisecond)
+
+// discard removes this layout's pins, if no programs of it were ever attached.
+func (e *Enforcer) discard() error {
+	links, err := filepath.Glob(filepath.Join(e.dir, "links", "gen-*"))
+	if err != nil || len(links) > 0 {
+		return err
+	}
+	if err := os.RemoveAll(e.dir); err != nil {
+		return fmt.Errorf("remove unused pins: %w", err)
+	}
+	return nil
+}
+
+// bl_container.started of one whose first exec is being noted, and of one whose first program runs.
+const (
+	containerStarting = 1
+	containerStarted  = 2
+)
 
 // notesListens tells whether an agent of another layout noted what its containers listen on. One
 // that did not may have containers that have, and the start of all of them counts as over.
@@ -93,11 +168,11 @@ func (e *Enforcer) carryLabels() error {
 		return err
 	}
 	for _, dir := range dirs {
-		old, ok, err := e.oldMap(dir, "bl_tasks")
+		old, _, err := e.oldMap(dir, "bl_tasks")
 		if err != nil {
 			return err
 		}
-		if !ok {
+		if old == nil {
 			continue
 		}
 		with := maps.Clone(e.maps)
@@ -109,9 +184,9 @@ func (e *Enforcer) carryLabels() error {
 	return nil
 }
 
-// oldMap opens a pinned map of another layout, if its own entries have the shape that they
-// have now.
-func (e *Enforcer) oldMap(dir, name string) (m *ebpf.Map, same bool, err error) {
+// oldMap opens a pinned map of another layout. m is nil if there is none, or if its own entries
+// had another shape than they have now.
+func (e *Enforcer) oldMap(dir, name string) (m *ebpf.Map, there bool, err error) {
 	m, err = ebpf.LoadPinnedMap(filepath.Join(dir, "maps", name), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil // it did not get so far
@@ -122,7 +197,7 @@ func (e *Enforcer) oldMap(dir, name string) (m *ebpf.Map, same bool, err error) 
 	now := e.maps[name]
 	if m.Type() != now.Type() || m.KeySize() != now.KeySize() || m.ValueSize() != now.ValueSize() {
 		e.opts.Log.Warn("not carried over: its entries have another shape now", "map", name)
-		return nil, false, m.Close()
+		return nil, true, m.Close()
 	}
 	return m, true, nil
 }

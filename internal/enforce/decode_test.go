@@ -101,6 +101,8 @@ func TestABI(t *testing.T) {
 		{"rules.h", "BL_P_INODES", flagInodes},
 		{"rules.h", "BL_P_FILES", flagFiles},
 		{"rules.h", "BL_P_NAMES", flagNames},
+		{"rules.h", "BL_P_FLAT_SHIFT", flatShift},
+		{"pure/files.h", "BL_DIRS_DEEP", dirsDeep},
 		{"rules.h", "BL_NAME_TEXT", policy.MaxName + 1},
 		{"rules.h", "BL_OPENS_FILES", opensFiles},
 		{"rules.h", "BL_OPENS_KEYS", opensKeys},

@@ -35,7 +35,7 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 		}
 	}
 	if len(eff.Files) > 0 {
-		p.Flags |= flagFiles
+		p.Flags |= flagFiles | (dirsAll&^dirsOf(eff.Files))<<flatShift
 	}
 	if len(eff.NetNames) > 0 {
 		p.Flags |= flagNames
@@ -45,6 +45,20 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 		p.Flags |= flagPaths
 	}
 	return p
+}
+
+// dirsOf returns where rules are on directories, BL_DIRS_*: only there directories are looked up.
+func dirsOf(rules []policy.FileRule) (dirs uint32) {
+	for _, r := range rules {
+		switch r.Kind {
+		case policy.PathTree:
+			components := strings.FieldsFunc(r.Path, func(c rune) bool { return c == '/' })
+			dirs |= 1 << min(len(components), dirsDeep)
+		case policy.PathChild:
+			dirs |= dirsChild
+		}
+	}
+	return dirs
 }
 
 // opensOf returns what opens have to be asked about for the policy: opens*.
@@ -76,6 +90,10 @@ const (
 	flagInodes = 0x04
 	flagFiles  = 0x08
 	flagNames  = 0x10
+	flatShift  = 8
+	dirsDeep   = 15
+	dirsChild  = 1 << (dirsDeep + 1)
+	dirsAll    = 1<<(dirsDeep+2) - 1
 )
 
 // BL_OPENS_* of bpf/rules.h, likewise.

@@ -34,17 +34,15 @@ func (e *Enforcer) enrol() error {
 	fresh, missed := 0, 0
 	for _, f := range found {
 		var top uint64
-		if err := e.maps["bl_cgroups"].Lookup(uint64(f.id), &top); err == nil {
-			continue // seen by the kernel side already
-		}
+		seen := e.maps["bl_cgroups"].Lookup(uint64(f.id), &top) == nil // by the kernel side already
+		// Its container too, unless that had no room, or was noted by an agent in another shape.
 		if f.id == f.top {
-			c, err := enrolContainer(f)
-			if err != nil {
+			if err := e.enrolState(f); err != nil && !(seen && errors.Is(err, unix.E2BIG)) {
 				return fmt.Errorf("enrol the container in %s: %w", f.dir, err)
 			}
-			if err := e.maps["bl_containers"].Update(uint64(f.id), c, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
-				return fmt.Errorf("enrol the container in %s: %w", f.dir, err)
-			}
+		}
+		if seen {
+			continue
 		}
 		switch err := e.maps["bl_cgroups"].Put(uint64(f.id), uint64(f.top)); {
 		case errors.Is(err, unix.E2BIG):
@@ -145,6 +143,39 @@ func (e *Enforcer) cgroupExists(id uint64) bool {
 	return true
 }
 
+// enrolStates enters what all containers are, for programs that are not attached yet.
+func (e *Enforcer) enrolStates() error {
+	found, err := e.root.scan(e.opts.Scopes)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if f.id != f.top {
+			continue
+		}
+		if err := e.enrolState(f); err != nil {
+			return fmt.Errorf("enrol the container in %s: %w", f.dir, full(err))
+		}
+	}
+	return nil
+}
+
+// enrolState enters what a container is, unless that is known.
+func (e *Enforcer) enrolState(f foundCgroup) error {
+	var known kernelBlContainer
+	if err := e.maps["bl_containers"].Lookup(uint64(f.id), &known); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	c, err := enrolContainer(f)
+	if err != nil {
+		return err
+	}
+	if err := e.maps["bl_containers"].Update(uint64(f.id), c, ebpf.UpdateNoExist); !errors.Is(err, ebpf.ErrKeyExist) {
+		return err
+	}
+	return nil
+}
+
 // enrolContainer builds the state of a running container from /proc. A container with
 // no process yet starts like any other.
 func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
@@ -200,9 +231,10 @@ func kernelDev(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev)
 
 // firstPID returns a container's first process: of those in its cgroup and below, where nested
 // containers and services are, one of the outermost pid namespace, which is pid 1 there or, in a
-// container that shares the host's pids, has the lowest number; 0 if there is no process.
+// container that shares the host's pids, has the lowest number; 0 if there is no process. Those in the
+// host's mounts come last: a runtime that enters by exec is in the cgroup before it is in the container.
 func firstPID(dir string) (int, error) {
-	best, rank := 0, [3]int{}
+	best, rank := 0, [4]int{}
 	seen := 0
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -235,7 +267,7 @@ func firstPID(dir string) (int, error) {
 			if depth == 0 {
 				continue // it ended
 			}
-			r := [3]int{depth, first, pid}
+			r := [4]int{hostMounts(filepath.Join("/proc", l, "ns/mnt")), depth, first, pid}
 			if best == 0 || slices.Compare(r[:], rank[:]) < 0 {
 				best, rank = pid, r
 			}
@@ -243,6 +275,16 @@ func firstPID(dir string) (int, error) {
 		return nil
 	})
 	return best, err
+}
+
+// hostMounts returns 1 if a process shares the host's mounts, or has ended, else 0.
+func hostMounts(file string) int {
+	var st unix.Stat_t
+	host, err := hostNS("mnt")
+	if errors.Join(err, unix.Stat(file, &st)) != nil || uint32(st.Ino) == host {
+		return 1
+	}
+	return 0
 }
 
 // maxNested bounds the cgroups below a container's that are looked into.

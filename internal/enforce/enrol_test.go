@@ -3,8 +3,12 @@ package enforce
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // A container whose processes are all in cgroups below its own, as under systemd or a nested
@@ -37,6 +41,28 @@ func TestFirstPID(t *testing.T) {
 	}
 	if got, err := firstPID(filepath.Join(t.TempDir(), "gone")); got != 0 || err != nil {
 		t.Errorf("a cgroup that is gone: %d, %v", got, err)
+	}
+}
+
+// A process that is on its way into a container is not the container's first, though it is still in
+// the host's pid namespace.
+func TestFirstPIDEntering(t *testing.T) {
+	testneed.Need(t, "root", os.Geteuid() == 0, "it makes namespaces")
+	inside := exec.Command("sleep", "100")
+	inside.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	if err := inside.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = inside.Process.Kill()
+		_ = inside.Wait()
+	}()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Appendf(nil, "%d\n%d\n", os.Getpid(), inside.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := firstPID(dir); err != nil || got != inside.Process.Pid {
+		t.Errorf("got %d, %v, want %d", got, err, inside.Process.Pid)
 	}
 }
 

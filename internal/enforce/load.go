@@ -42,9 +42,11 @@ type Options struct {
 	// SignalSyscalls also looks at what system calls have mapped and opened, under the signal
 	// backend only, and kills. It slows down every system call of the host.
 	SignalSyscalls bool
-	// MaxCgroups bounds the cgroups that are known by id; 0 is 32768. The containers of those
+	// MaxCgroups bounds the cgroups that are known by id; 0 is 16384. The containers of those
 	// that have no place are found by walking their ancestors.
 	MaxCgroups uint32
+	// MaxContainers bounds the containers that are known; 0 is 4096.
+	MaxContainers uint32
 	// SetsFile keeps which policies the sets in the kernel come from, so that what was denied
 	// while no agent ran can be credited by the next. Empty: that is not known then.
 	SetsFile string
@@ -113,7 +115,8 @@ func perLoad(name string) bool {
 // takes the old ones away: there is no moment without a program. What an agent of another
 // ABI left is carried over and stays until [Enforcer.Replace].
 //
-// Errors: [ErrUnsupported] if the kernel cannot do what the backend needs.
+// Errors: [ErrUnsupported] if the kernel cannot do what the backend needs; [ErrFull] if there is no
+// room for the containers of an agent of another ABI, whose state is left as it is then.
 func Open(opts Options) (*Enforcer, error) {
 	if opts.Log == nil || opts.PinDir == "" || opts.Floor == nil || opts.Build == nil {
 		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
@@ -148,17 +151,18 @@ func Open(opts Options) (*Enforcer, error) {
 	if err := setConstants(spec, e.constants); err != nil {
 		return nil, e.closeAfter(err)
 	}
+	if err := e.carryContainers(); err != nil {
+		return nil, e.closeAfter(errors.Join(err, e.discard()))
+	}
 	if err := errors.Join(e.loadSets(), e.SetFloor(opts.Floor, opts.Build)); err != nil {
 		return nil, e.closeAfter(err)
 	}
 	e.sweep()
-	if err := e.carryContainers(); err != nil {
-		return nil, e.closeAfter(err)
-	}
 	if err := e.attach(); err != nil {
 		return nil, e.closeAfter(err)
 	}
-	if err := errors.Join(e.carryLabels(), e.enrol()); err != nil {
+	// Once more: until now only the earlier agent's programs have seen what containers do.
+	if err := errors.Join(e.carryContainers(), e.carryLabels(), e.enrol()); err != nil {
 		return nil, e.closeAfter(err)
 	}
 	return e, nil

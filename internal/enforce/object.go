@@ -25,6 +25,9 @@ func (e *Enforcer) object() (*ebpf.CollectionSpec, error) {
 	if e.opts.MaxCgroups > 0 {
 		spec.Maps["bl_cgroups"].MaxEntries = e.opts.MaxCgroups
 	}
+	if e.opts.MaxContainers > 0 {
+		spec.Maps["bl_containers"].MaxEntries = e.opts.MaxContainers
+	}
 	if err := setConstants(spec, e.constants); err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func fileActs(e *policy.Effective, path string, acts policy.FileActs) (denied [2
 	const k0, k1 = 3, 5
 	rules := enforce.EncodeFiles([2]uint64{k0, k1}, e)
 	rules = append(rules, enforce.FileRuleBytes{}) // never without an address
-	got := pure.FileActs(unsafe.Pointer(&rules[0]), len(rules)-1, k0, k1, components(path), uint8(acts))
+	got := pure.FileActs(unsafe.Pointer(&rules[0]), len(rules)-1, enforce.EncodePolicy(e, 1).Flags, k0, k1, components(path), uint8(acts))
 	return [2]policy.FileActs{policy.FileActs(got), policy.FileActs(got >> 8)}
 }
 
@@ -104,6 +104,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add([]byte{1, 0, 0, 1, 3, 4, 0, 1, 1, 0, 0, 4, 1, 64}, "x", "/usr/bin/ls", uint8(65))
 	f.Add([]byte{2, 1, 3, 3, 6, 6, 6, 6, 1, 8}, "o w n", "/o w n/o w n/o w n/o w n/z", uint8(8))
 	f.Add([]byte{0, 1, 0, 0, 2, 2, 255}, "\u00e9", "/"+strings.Repeat("x", 255)+"/ab", uint8(1))
+	f.Add([]byte{0, 0, 1, 3, 6, 6, 6, 6, 2, 255}, "a/a/a/a/a", "/"+strings.Repeat("a/", 21)+"b", uint8(255)) // deeper than depths are told apart
 	f.Add([]byte{}, "", "/", uint8(0))
 	f.Fuzz(func(t *testing.T, seed []byte, own, path string, acts uint8) {
 		parts := components(path)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/belay-project/belay/internal/enforce"
@@ -202,6 +203,132 @@ func TestHostQuiet(t *testing.T) {
 		r := h.run(t, []string{"--uid", "0", "--pid", "host"}, "/bin/sh", "-c", "cat /proc/"+strconv.Itoa(w.pid)+"/cmdline >/dev/null")
 		ran(t, r)
 		h.none(t, r.id)
+	})
+}
+
+// mountCases are mounts over a guarded file by a task that has not executed anything in the
+// container yet: by exec into one that runs, and by a start whose volume is shared with the host.
+// Each returns what of the file the host or the container saw, after the mount.
+var mountCases = []struct {
+	name string
+	play func(t *testing.T, h *host, w hostWorld) (r result, seen string)
+}{
+	{"exec", func(t *testing.T, h *host, w hostWorld) (result, string) {
+		c := h.run(t, []string{"--detach", "--uid", "0", "--bind", w.dir + ":/host"}, "/bin/sleep", "100")
+		ran(t, c)
+		defer h.remove(t, c.id)
+		r := h.exec(t, c.id, []string{"--uid", "0", "--cover", "/host/tmp/x:/host/etc/docker/daemon.json"}, "/bin/cat", "/host/etc/docker/daemon.json")
+		return result{r.code, r.out, c.id}, r.out
+	}},
+	{"start", func(t *testing.T, h *host, w hostWorld) (result, string) {
+		share(t, w.dir)
+		config := filepath.Join(w.dir, "etc/docker/daemon.json")
+		r := h.run(t, []string{"--uid", "0", "--bind", w.dir + ":/host:rshared", "--bind", filepath.Join(w.dir, "tmp/x") + ":/host/etc/docker/daemon.json"}, "/bin/true")
+		seen, err := os.ReadFile(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, string(seen)
+	}},
+}
+
+// share makes dir a shared mount of the host's.
+func share(t *testing.T, dir string) {
+	t.Helper()
+	for _, flags := range []uintptr{syscall.MS_BIND, syscall.MS_SHARED} {
+		if err := syscall.Mount(dir, dir, "", flags, ""); err != nil {
+			t.Fatal(err)
+		}
+		if flags == syscall.MS_BIND {
+			t.Cleanup(func() { // with what has spread to it
+				if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// H2, H3: a runtime that is led to mount over a guarded file on the way into a container is
+// refused, as the container is.
+func TestHostMountedOnTheWayIn(t *testing.T) {
+	h := get(t)
+	for _, c := range mountCases {
+		t.Run(c.name, func(t *testing.T) {
+			play := func(t *testing.T, mode string) (result, bool) {
+				w := newHostWorld(t, h)
+				if err := os.WriteFile(filepath.Join(w.dir, "tmp/x"), []byte("covered"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if h.enact(t, document("none", "audit", nothing)); mode != "" {
+					h.enact(t, document("host", mode, hostEnginePolicy))
+				}
+				r, seen := c.play(t, h, w)
+				return r, strings.Contains(seen, "covered")
+			}
+			t.Run("none", func(t *testing.T) {
+				r, covered := play(t, "")
+				if ran(t, r); !covered {
+					t.Errorf("with no rule the file is not covered: %v", r)
+				}
+				h.none(t, r.id)
+			})
+			t.Run("audit", func(t *testing.T) {
+				r, covered := play(t, "audit")
+				if ran(t, r); !covered {
+					t.Errorf("in audit the file is not covered: %v", r)
+				}
+				if h.kernel.Backend() == verdict.BackendSignal {
+					return
+				}
+				if evs := h.take(r.id, verdict.RuleHostEngine); len(evs) == 0 || evs[0].Decision != verdict.WouldDeny {
+					t.Errorf("records in audit %+v", evs)
+				}
+			})
+			t.Run("enforce", func(t *testing.T) {
+				testneed.Need(t, "hooks-on-files", h.kernel.Backend() != verdict.BackendSignal, "a backend that sees mounts")
+				r, covered := play(t, "enforce")
+				if r.code == 0 || covered {
+					t.Errorf("got %v, covered: %v; want a refusal", r, covered)
+				}
+				if evs := h.take(r.id, verdict.RuleHostEngine); len(evs) == 0 || evs[0].Decision != verdict.Denied {
+					t.Errorf("records %+v", evs)
+				}
+			})
+		})
+	}
+}
+
+// What runtimes mount for ordinary starts passes: guarded files and directories as volumes, a
+// volume within such a one that is the container's alone, and one of a shared mount elsewhere.
+func TestHostVolumesQuiet(t *testing.T) {
+	h := get(t)
+	w := newHostWorld(t, h)
+	share(t, w.dir)
+	h.enact(t, document("all", "enforce", allHost))
+	at := func(name string) string { return filepath.Join(w.dir, name) }
+	for name, binds := range map[string][]string{
+		"guarded":          {w.dir + ":/host", at("etc/docker") + ":/etc/docker", at("usr/bin/dockerd") + ":/usr/bin/dockerd:ro"},
+		"within, private":  {w.dir + ":/host", at("tmp/x") + ":/host/etc/docker/daemon.json", at("tmp") + ":/host/usr"},
+		"shared":           {w.dir + ":/host:rshared", at("tmp") + ":/host/var/lib/docker/volumes"},
+		"at the same path": {w.dir + ":" + w.dir + ":rshared"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var flags []string
+			for _, b := range binds {
+				flags = append(flags, "--bind", b)
+			}
+			r := h.run(t, append(flags, "--uid", "0"), "/bin/true")
+			ran(t, r)
+			h.none(t, r.id)
+		})
+	}
+	t.Run("exec", func(t *testing.T) {
+		c := h.run(t, []string{"--detach", "--uid", "0", "--bind", w.dir + ":/host"}, "/bin/sleep", "100")
+		ran(t, c)
+		ran(t, h.exec(t, c.id, []string{"--uid", "0", "--cover", "/host/tmp/x:/host/var/lib/docker/containers/c0ffee/hosts"}, "/bin/true"))
+		h.remove(t, c.id)
+		h.none(t, c.id)
 	})
 }
 

@@ -62,4 +62,13 @@ func TestEngineRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("after kill -9 of the daemon and of containerd")
+	if err := w.engine.CrashContainerd(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !lab.Await(ctx, time.Minute, func() bool {
+		return w.engine.Docker(ctx, "run", "--rm", "-u", "1000", image, "say", "hello").Code == 0
+	}) {
+		t.Fatal("the daemon does not find containerd again")
+	}
+	check("after kill -9 of containerd alone")
 }

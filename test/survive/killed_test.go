@@ -79,7 +79,7 @@ func TestKillLoop(t *testing.T) {
 }
 
 // Containers come and go; of the agent's descriptors, memory, pins and entries nothing
-// grows with their number.
+// grows with their number, nor do the entries of the kernel side's maps.
 func TestChurn(t *testing.T) {
 	w := need(t)
 	n := count(t, "BELAY_CHURN", 300)
@@ -90,13 +90,27 @@ func TestChurn(t *testing.T) {
 			}
 		}
 	}
+	id, code, out := w.run(t.Context(), append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+	if code != 0 {
+		t.Fatalf("a container that stays: exit %d: %s", code, out)
+	}
+	defer func() {
+		if code, out := w.ctr(t.Context(), "rm", "--state", w.lab.Path("ctr"), "--id", id); code != 0 {
+			t.Errorf("remove it: exit %d: %s", code, out)
+		}
+	}()
 	warm(30) // what is made once
 	before := w.footprint(t)
+	if before.cgroups == 0 || before.states == 0 {
+		t.Fatalf("a container runs, and the kernel's maps show none: %+v", before)
+	}
 	warm(n)
 	var after footprint
 	ok := lab.Await(t.Context(), 20*time.Second, func() bool {
 		after = w.footprint(t)
-		return after.containers <= before.containers && after.fds <= before.fds+4 && after.rss <= before.rss+16<<20 && after.pins == before.pins
+		return after.containers <= before.containers && after.fds <= before.fds+4 && after.rss <= before.rss+16<<20 && after.pins == before.pins &&
+			after.cgroups <= before.cgroups && after.states <= before.states && after.binds <= before.binds &&
+			after.maps == before.maps && after.programs == before.programs
 	})
 	if !ok {
 		t.Errorf("after %d containers %+v, before %+v", n, after, before)
@@ -105,7 +119,11 @@ func TestChurn(t *testing.T) {
 }
 
 // footprint is what an agent holds.
-type footprint struct{ containers, fds, pins, rss int }
+type footprint struct {
+	containers, fds, pins, rss int
+	cgroups, states, binds     int // entries in the kernel
+	maps, programs             int // pinned, programs by their links
+}
 
 func (w *world) footprint(t *testing.T) footprint {
 	t.Helper()
@@ -126,6 +144,8 @@ func (w *world) footprint(t *testing.T) footprint {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.cgroups, f.states, f.binds = w.entries(t, "bl_cgroups"), w.entries(t, "bl_containers"), w.entries(t, "bl_binds")
+	f.maps, f.programs = len(w.pins(t, "maps/*")), len(w.pins(t, "links/*/*"))
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", w.agent.PID()))
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +156,35 @@ func (w *world) footprint(t *testing.T) footprint {
 	}
 	f.rss = resident * os.Getpagesize()
 	return f
+}
+
+// pins returns what the agent has pinned.
+func (w *world) pins(t *testing.T, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(w.agent.RunDir(), "bpf", "abi-*", pattern))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("pins %s: %v, %v", pattern, found, err)
+	}
+	return found
+}
+
+// entries counts those of a map, as its pin tells them.
+func (w *world) entries(t *testing.T, name string) (n int) {
+	t.Helper()
+	pin := w.pins(t, "maps/"+name)
+	if len(pin) != 1 {
+		t.Fatalf("pins of %s: %v, want one", name, pin)
+	}
+	text, err := os.ReadFile(pin[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "#") && strings.Contains(line, ": ") {
+			n++
+		}
+	}
+	return n
 }
 
 // The kernel takes the agent for want of memory: its rules stay, and the next agent takes

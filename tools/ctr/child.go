@@ -86,6 +86,10 @@ func setup(f *runFlags) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare the mount namespace: %w", err)
 	}
+	binds, err := openBinds(f.Binds)
+	if err != nil {
+		return err
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -97,12 +101,8 @@ func setup(f *runFlags) error {
 	if err := mountBasics(merged); err != nil {
 		return err
 	}
-	for _, s := range f.Binds {
-		b, err := parseBind(s)
-		if err == nil {
-			err = mountBind(b, merged)
-		}
-		if err != nil {
+	for _, b := range binds {
+		if err := mountBind(b, merged); err != nil {
 			return err
 		}
 	}
@@ -117,6 +117,24 @@ func setup(f *runFlags) error {
 		}
 	}
 	return pivot(merged)
+}
+
+// openBinds parses volumes. A shared one is opened while its source is shared with the host.
+func openBinds(list []string) ([]bind, error) {
+	var out []bind
+	for _, s := range list {
+		b, err := parseBind(s)
+		if err != nil {
+			return nil, err
+		}
+		if b.shared {
+			if b.tree, err = unix.OpenTree(unix.AT_FDCWD, b.src, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE); err != nil {
+				return nil, fmt.Errorf("bind %s: %w", b.src, err)
+			}
+		}
+		out = append(out, b)
+	}
+	return out, nil
 }
 
 // mountOverlay puts the container's layers together. The writable one is on a tmpfs
@@ -196,7 +214,12 @@ func mountBind(b bind, root string) error {
 	if err != nil {
 		return fmt.Errorf("bind %s: %w", b.src, err)
 	}
-	if err := unix.Mount(b.src, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if b.shared {
+		err = errors.Join(unix.MoveMount(b.tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH), unix.Close(b.tree))
+	} else {
+		err = unix.Mount(b.src, target, "", unix.MS_BIND|unix.MS_REC, "")
+	}
+	if err != nil {
 		return fmt.Errorf("bind %s: %w", b.src, err)
 	}
 	if b.readOnly {

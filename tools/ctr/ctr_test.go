@@ -27,6 +27,7 @@ func TestParseBind(t *testing.T) {
 		{name: "relative destination", in: "/a:b", wantErr: true},
 		{name: "no destination", in: "/a", wantErr: true},
 		{name: "other option", in: "/a:/b:rw", wantErr: true},
+		{name: "shared", in: "/a:/b:rshared", want: bind{src: "/a", dst: "/b", shared: true}},
 		{name: "no source", in: ":/b", wantErr: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -223,6 +224,8 @@ func testExec(t *testing.T, l *lab, id string) {
 		{"sees the first process", []string{"--", "cat", "/proc/1/cmdline"}, 0, "sleep\x001000"},
 		{"same cgroup", []string{"--", "cat", "/proc/self/cgroup"}, 0, "/" + id + "\n"},
 		{"no such program", []string{"--", "/nope"}, exitNoExec, "ctr: exec /nope: no such file or directory\n"},
+		{"cover", []string{"--cover", "/proc/self/comm:/proc/version", "--", "cat", "/proc/version"}, 0, "cat\n"},
+		{"bad cover", []string{"--cover", "x", "--", "true"}, exitUsage, "want SRC:DST"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out, status := l.do("exec", slices.Concat([]string{"--id", id[:16]}, tt.args)...)

@@ -19,6 +19,7 @@ type execConfig struct {
 	UID, GID int
 	Userns   bool
 	CapAdd   []string
+	Covers   []string
 	Env      []string
 	Args     []string
 }
@@ -31,6 +32,7 @@ func cmdExec(args []string) error {
 	fs.IntVar(&x.UID, "uid", 0, "user ID of CMD")
 	fs.IntVar(&x.GID, "gid", -1, "group ID of CMD (default: as --uid)")
 	fs.Var(listFlag{&x.Env}, "env", "K=V; repeatable")
+	fs.Var(listFlag{&x.Covers}, "cover", "SRC:DST, both in the container: bind SRC on DST on the way in; repeatable")
 	born := fs.Bool("clone-into-cgroup", false, "the child is born in the cgroup, as with newer runc")
 	if err := parseFlags(fs, args); err != nil {
 		return err
@@ -40,6 +42,11 @@ func cmdExec(args []string) error {
 	}
 	if x.GID < 0 {
 		x.GID = x.UID
+	}
+	for _, s := range x.Covers {
+		if _, err := parseBind(s); err != nil {
+			return &statusError{exitUsage, err.Error()}
+		}
 	}
 	c, err := find(*state, *id)
 	if err != nil {
@@ -142,6 +149,9 @@ func enter(p *program, x *execConfig) (pid, failed int, err error) {
 	}
 	mask, err := capMask(x.CapAdd)
 	if err == nil {
+		err = p.addCovers(x.Covers)
+	}
+	if err == nil {
 		err = p.addCreds(x.UID, x.GID, mask, true)
 	}
 	if err == nil {
@@ -151,6 +161,27 @@ func enter(p *program, x *execConfig) (pid, failed int, err error) {
 		return 0, -1, err
 	}
 	return forkProgram(p)
+}
+
+// addCovers appends mounts in the container's mount namespace.
+func (p *program) addCovers(list []string) error {
+	for _, s := range list {
+		b, err := parseBind(s)
+		if err != nil {
+			return err
+		}
+		src, err := unix.BytePtrFromString(b.src)
+		if err != nil {
+			return err
+		}
+		dst, err := unix.BytePtrFromString(b.dst)
+		if err != nil {
+			return err
+		}
+		p.keep = append(p.keep, src, dst)
+		p.add("mount "+b.src+" on "+b.dst, unix.SYS_MOUNT, uintptr(unsafe.Pointer(src)), uintptr(unsafe.Pointer(dst)), 0, unix.MS_BIND)
+	}
+	return nil
 }
 
 func forkProgram(p *program) (pid, failed int, err error) {

@@ -49,7 +49,7 @@ func parseRun(args []string) (*runFlags, error) {
 	fs.IntVar(&f.GID, "gid", -1, "group ID of CMD (default: as --uid)")
 	fs.StringVar(&f.Rootfs, "rootfs", "", "lower layer of the root file system (see ctr mkroot)")
 	fs.StringVar(&f.State, "state", defaultState, "where containers are recorded")
-	fs.Var(listFlag{&f.Binds}, "bind", "SRC:DST[:ro], a volume; repeatable")
+	fs.Var(listFlag{&f.Binds}, "bind", "SRC:DST[:ro|:rshared], a volume; rshared: what is mounted below SRC or DST is seen at both, if SRC is a shared mount; repeatable")
 	fs.Var(listFlag{&f.Tmpfs}, "tmpfs", "DST[:noexec], an empty tmpfs; repeatable")
 	fs.Var(listFlag{&f.Env}, "env", "K=V; repeatable")
 	fs.Var(listFlag{&f.CapAdd}, "cap-add", "capability name such as SYS_ADMIN; repeatable")
@@ -117,15 +117,21 @@ func parseFlags(fs *flag.FlagSet, args []string) error {
 type bind struct {
 	src, dst string
 	readOnly bool
+	shared   bool
+	tree     int // its descriptor, if it is shared
 }
 
 func parseBind(s string) (bind, error) {
 	parts := strings.Split(s, ":")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || !strings.HasPrefix(parts[1], "/") ||
-		(len(parts) == 3 && parts[2] != "ro") {
-		return bind{}, fmt.Errorf("--bind %s: want SRC:DST[:ro] with an absolute DST", s)
+		(len(parts) == 3 && parts[2] != "ro" && parts[2] != "rshared") {
+		return bind{}, fmt.Errorf("--bind %s: want SRC:DST[:ro|:rshared] with an absolute DST", s)
 	}
-	return bind{src: parts[0], dst: parts[1], readOnly: len(parts) == 3}, nil
+	b := bind{src: parts[0], dst: parts[1]}
+	if len(parts) == 3 {
+		b.readOnly, b.shared = parts[2] == "ro", parts[2] == "rshared"
+	}
+	return b, nil
 }
 
 func isID(s string) bool {

@@ -254,6 +254,22 @@ func (e *Engine) Crash(ctx context.Context) error {
 	return e.startDockerd(ctx, dir, e.args)
 }
 
+// CrashContainerd kills containerd alone and starts it again: the daemon goes on, and finds it.
+func (e *Engine) CrashContainerd(ctx context.Context) error {
+	if err := e.daemons[0].Kill(); err != nil {
+		return err
+	}
+	rest := e.daemons[1:]
+	e.daemons = nil
+	dir := e.lab.Path(e.name)
+	if err := os.Remove(filepath.Join(dir, "ctd.sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err := e.startContainerd(ctx, dir)
+	e.daemons = append(e.daemons, rest...) // containerd is first
+	return err
+}
+
 // PID returns the daemon's process.
 func (e *Engine) PID() int { return e.daemons[len(e.daemons)-1].PID }
 
