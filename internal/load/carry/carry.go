@@ -228,7 +228,10 @@ func (c *Carrier) pause(p *policy.LoadPolicy) time.Duration {
 func (c *Carrier) rests(p *policy.LoadPolicy, now time.Time) bool {
 	for _, q := range slices.Backward(c.l.Proposals) {
 		if q.Policy == p.Name {
-			nothing := q.State == Done && !slices.ContainsFunc(q.Moves, func(m Planned) bool { return m.Move != "" })
+			nothing := q.State == Done && !slices.ContainsFunc(q.Moves, func(m Planned) bool {
+				mv := c.l.move(m.Move)
+				return m.Move != "" && (mv == nil || !mv.NotBegun)
+			})
 			return (q.State == Refused || nothing) && now.Sub(q.Ended) < p.Spec.CoolDown
 		}
 	}

@@ -350,7 +350,9 @@ func TestFailed(t *testing.T) {
 			w.journal(idOf(args), phaseTaken, "create", "the target: its port 80/tcp is taken")
 			return errors.New("exit status 1")
 		}, "failed at create and was taken back: the target: its port 80/tcp is taken"},
-		"never begun": {func(*world, []string) error { return errors.New("exit status 1: web2 is not moved") }, "web2 is not moved"},
+		"never begun": {func(*world, []string) error {
+			return errors.New("exit status 1: web2 is not moved:\n  the target: it has no runtime \"x\"")
+		}, "web2 is not moved"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, migrating)
@@ -545,5 +547,20 @@ func TestSeldom(t *testing.T) {
 	w.steps(1)
 	if !strings.Contains(w.events(), "moved") {
 		t.Errorf("under another policy: %s", w.events())
+	}
+}
+
+// TestNotBegun: a move that was not even begun, for no reason of the target's, leaves the target a target, and rests for
+// the cool-down.
+func TestNotBegun(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.mover = func(*world, []string) error { return errors.New("there is no mover") }
+	w.steps(6)
+	w.want("approved move-started move-failed")
+	w.mover = func(w *world, args []string) error { w.journal(idOf(args), phaseKept, "commit", ""); return nil }
+	w.now = w.now.Add(policy.DefaultCoolDown)
+	w.steps(2)
+	if !strings.HasPrefix(w.events(), "approved move-started move-failed approved move-started moved") || w.c.Status().Moves[0].To != "b" {
+		t.Errorf("got %s", w.events())
 	}
 }

@@ -74,8 +74,10 @@ type Move struct {
 	Outcome   string       `json:"outcome,omitempty"`
 	Step      string       `json:"step,omitempty"` // the last that is known
 	Error     string       `json:"error,omitempty"`
-	Tries     int          `json:"tries,omitempty"` // to carry it on, after the first
-	KeepUntil time.Time    `json:"keepUntil,omitzero"`
+	// NotBegun says that a failed move was not begun, for no reason of the target's.
+	NotBegun  bool      `json:"notBegun,omitempty"`
+	Tries     int       `json:"tries,omitempty"` // to carry it on, after the first
+	KeepUntil time.Time `json:"keepUntil,omitzero"`
 }
 
 func (m *Move) underWay() bool { return m.Outcome == "" }
@@ -165,7 +167,7 @@ func (l *ledger) move(id string) *Move {
 func (l *ledger) history(self string) []plan.Past {
 	var out []plan.Past
 	for _, m := range l.Moves {
-		if m.Outcome == TakenBack {
+		if m.Outcome == TakenBack || m.NotBegun {
 			continue
 		}
 		out = append(out, plan.Past{Name: m.Name, From: self, To: m.To, Began: m.Began, Ended: m.Ended, Failed: m.Outcome == Failed, Use: m.Use})

@@ -3,6 +3,7 @@ package move
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -440,5 +441,28 @@ func TestFullDisk(t *testing.T) {
 				t.Errorf("phase %s", w.journal().Phase)
 			}
 		})
+	}
+}
+
+// TestHelperRefused: a gate that refuses what reads a volume is found while the source serves.
+func TestHelperRefused(t *testing.T) {
+	for _, side := range []string{"source", "target"} {
+		w := newWorld(t, true)
+		e := map[string]*fake{"source": w.from, "target": w.to}[side]
+		e.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/containers/create") || !strings.HasPrefix(r.URL.Query().Get("name"), "belay-move-") {
+				return false
+			}
+			http.Error(rw, "denied", http.StatusForbidden)
+			return true
+		}
+		before := w.source.finished
+		if _, err := w.move(); !errors.As(err, new(*BackError)) || !strings.Contains(err.Error(), "denied") {
+			t.Errorf("%s: got %v", side, err)
+		}
+		w.want(true, 0)
+		if w.source.finished != before {
+			t.Errorf("%s: the source was stopped for nothing", side)
+		}
 	}
 }

@@ -331,6 +331,9 @@ func (r *run) makeVolumes(ctx context.Context) error {
 		if v.Labels[recreate.LabelMove] != r.j.ID {
 			return fmt.Errorf("the target has a volume called %q already", name)
 		}
+		if _, _, err := r.helpers(ctx, name); err != nil { // whoever refuses them does so while the source serves
+			return err
+		}
 	}
 	return nil
 }

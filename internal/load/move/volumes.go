@@ -59,18 +59,25 @@ func (r *run) copyVolumes(ctx context.Context) error {
 	return errors.Join(r.removeHelpers(ctx, r.from, "source"), r.removeHelpers(ctx, r.to, "target"))
 }
 
-func (r *run) copyVolume(ctx context.Context, v *JournalVolume) error {
-	src, err := r.helper(ctx, r.from, v.Name, r.plan.Recipe.ImageID, true)
-	if err != nil {
-		return fmt.Errorf("source: %w", err)
+// helpers makes the two containers that reach a volume, or returns those that are there.
+func (r *run) helpers(ctx context.Context, name string) (src, dst string, err error) {
+	if src, err = r.helper(ctx, r.from, name, r.plan.Recipe.ImageID, true); err != nil {
+		return "", "", fmt.Errorf("source: %w", err)
 	}
 	ref, err := r.imageRef(ctx)
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	dst, err := r.helper(ctx, r.to, v.Name, ref, false)
+	if dst, err = r.helper(ctx, r.to, name, ref, false); err != nil {
+		return "", "", fmt.Errorf("target: %w", err)
+	}
+	return src, dst, nil
+}
+
+func (r *run) copyVolume(ctx context.Context, v *JournalVolume) error {
+	src, dst, err := r.helpers(ctx, v.Name)
 	if err != nil {
-		return fmt.Errorf("target: %w", err)
+		return err
 	}
 	sent, n, err := r.send(ctx, v.Name, src, dst)
 	if err != nil {
