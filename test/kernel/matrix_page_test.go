@@ -220,6 +220,11 @@ func (p *page) faults(cases []row) (out []string) {
 			fault("no row for %s", c.key())
 		}
 	}
+	for _, col := range []string{"6.1 lsm", "6.1 modret", "6.12 lsm", "6.12 modret", "6.18 signal", "6.18 signal+syscalls"} {
+		if !slices.Contains(p.columns, col) {
+			fault("no column %s: make attack plays it", col)
+		}
+	}
 	for _, id := range p.absent() {
 		if beyond[id] == "" {
 			fault("%s has neither an attack nor a reason for having none", id)
