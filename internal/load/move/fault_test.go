@@ -246,6 +246,49 @@ func TestSourceRemoved(t *testing.T) {
 	}
 }
 
+// TestSourceReplaced: whoever makes the source again meanwhile, or another with its volume, has put one in its place:
+// the copy does not take over beside that, until one of the two is removed.
+func TestSourceReplaced(t *testing.T) {
+	for _, c := range []struct {
+		at, name           string
+		stateful, copyGoes bool // it is the copy that is removed in the end
+	}{
+		{at: "healthy/begin", name: "web", stateful: true},
+		{at: "healthy/begin", name: "web", stateful: true, copyGoes: true},
+		{at: "healthy/begin", name: "web-next", stateful: true},
+		{at: "drain/end", name: "web"},
+	} {
+		t.Run(fmt.Sprint(c.at, c.name, c.copyGoes), func(t *testing.T) {
+			w := newWorld(t, c.stateful)
+			var next *fakeContainer
+			w.at = once(c.at, func() {
+				w.from.set(func() {
+					delete(w.from.containers, w.source.id)
+					next = w.from.add(c.name, map[string]any{"Image": "web:1"}, w.source.host, nil)
+					w.from.start(next)
+				})
+			})
+			_, err := w.move()
+			if !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), c.name) || w.journal().Phase != Back || len(w.copies()) != 1 {
+				t.Fatalf("got %v; phase %s", err, w.journal().Phase)
+			}
+			if p, _ := w.copies()[0].host["RestartPolicy"].(map[string]any); p["Name"] == "always" || c.stateful && len(w.hooks) > 0 {
+				t.Errorf("restart policy %v, hooks %v", p, w.hooks)
+			}
+			phase := Finished
+			if c.copyGoes {
+				phase = RolledBack
+				w.to.remove(w.copies()[0])
+			} else {
+				w.from.remove(next)
+			}
+			if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*GoneError)) || w.journal().Phase != phase {
+				t.Errorf("got %v; phase %s", err, w.journal().Phase)
+			}
+		})
+	}
+}
+
 // TestSourceRemovedAfterTheMove: the abort of a move has nothing to go back to.
 func TestSourceRemovedAfterTheMove(t *testing.T) {
 	w := newWorld(t, true)
