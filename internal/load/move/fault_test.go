@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -483,5 +485,67 @@ func TestFullDisk(t *testing.T) {
 				t.Errorf("phase %s", w.journal().Phase)
 			}
 		})
+	}
+}
+
+// TestKeptAfterMovedOn: a kept source goes once its time is over, though the copy was moved on to a third host.
+func TestKeptAfterMovedOn(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newFake(t, "cccccc")
+	if _, err := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook}).Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.Add(2 * time.Hour)
+	if _, err := w.mover().Resume(t.Context(), j.ID); err != nil || len(w.from.containers) != 0 || w.journal().Phase != Finished {
+		t.Errorf("got %v; phase %s", err, w.journal().Phase)
+	}
+}
+
+// TestAbortOnFullDisk: an abort whose journal cannot be written changes nothing: no second instance runs, and no lease
+// of the copy stays.
+func TestAbortOnFullDisk(t *testing.T) {
+	for _, at := range []string{"", "lease"} { // the disk is full from the start, or in the middle
+		w := newWorld(t, false)
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry := filepath.Join(w.dir, j.ID+".json")
+		was, err := os.ReadFile(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var once sync.Once
+		full := func() { // its directory takes no new file
+			once.Do(func() {
+				if err := errors.Join(os.Remove(entry), os.Mkdir(entry, 0o700), os.Mkdir(filepath.Join(entry, "x"), 0o700)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		w.to.set(func() {
+			w.to.before = func(_, path string) {
+				if path == map[string]string{"": "/info", "lease": "/volumes/create"}[at] {
+					full()
+				}
+			}
+		})
+		if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.Is(err, errJournal) {
+			t.Fatalf("got %v", err)
+		}
+		w.want(false, 1)
+		if left := w.to.leases(); (left != "") != (at != "") {
+			t.Errorf("left: %q", left)
+		}
+		if err := errors.Join(os.RemoveAll(entry), os.WriteFile(entry, was, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || w.to.leases() != "" {
+			t.Errorf("got %v; left %q", err, w.to.leases())
+		}
 	}
 }
