@@ -33,7 +33,7 @@ func (a *Agent) openMoves() {
 	var err error
 	a.carrier, err = carry.Open(carry.Options{
 		File: a.cfg.moveLedger(), Dir: a.cfg.movesDir(), Policies: a.loadPolicies, Over: a.overCap, State: a.nodes.state,
-		From: a.moveFrom, Run: a.runMover, Tell: a.tellMove, Health: a.health, Log: a.log,
+		From: a.moveFrom, Run: a.runMover, NoMover: a.cfg.Mover == "none", Tell: a.tellMove, Health: a.health, Log: a.log,
 	})
 	if err != nil {
 		a.carrier = nil
@@ -90,12 +90,12 @@ var moverLimits = spawn.Limits{Kind: "belay-move-", MemoryMax: 256 << 20, Proces
 // runMover runs belay with arguments until it has ended. It is killed with the agent, and its
 // journal tells the next how far it had come.
 func (a *Agent) runMover(ctx context.Context, args []string, timeout time.Duration) (err error) {
-	op := begin("move", nil)
-	defer func() { op.tell(a.telemetry, err) }()
 	path, err := a.cfg.moverPath()
 	if err != nil {
 		return err
 	}
+	op := begin("move", nil)
+	defer func() { op.tell(a.telemetry, err) }()
 	// The kernel ends a child with the thread that started it, not with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -30,7 +30,11 @@ func TestMoverIsTold(t *testing.T) {
 	if err := a.runMover(t.Context(), []string{"move"}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	a.cfg.Mover = "none"
+	a.cfg.Mover = "/bin/false"
+	if err := a.runMover(t.Context(), []string{"move"}, time.Minute); err == nil {
+		t.Fatal("it failed, and no error")
+	}
+	a.cfg.Mover = "none" // which is no run
 	if err := a.runMover(t.Context(), []string{"move"}, time.Minute); err == nil {
 		t.Fatal("there is no mover, and it ran")
 	}
@@ -47,5 +51,8 @@ func TestMoverIsTold(t *testing.T) {
 		if !strings.Contains(string(raw), want) {
 			t.Errorf("no operation %s in\n%s", want, raw)
 		}
+	}
+	if strings.Contains(string(raw), `belay_outcome="failed"} 2`) {
+		t.Errorf("a mover that is not there is told in\n%s", raw)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -46,22 +47,26 @@ func (h *Host) systemd() bool {
 	return err == nil && info.IsDir()
 }
 
-// engineGone tells whether Docker was removed: its units are not there, or are masked, as dpkg leaves those
-// of a package that was not purged. A systemd that does not answer says nothing of the kind.
+// engineGone tells whether Docker was removed: neither of its units is there, or they are masked, as dpkg leaves
+// those of a package that was not purged, and neither runs: an operator masks units too. A systemd that does not
+// answer says nothing of the kind.
 func (h *Host) engineGone(ctx context.Context) bool {
 	if !h.systemd() {
 		return false
 	}
 	for _, unit := range []string{dockerUnit, socketUnit} {
 		ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
-		out, err := h.sys.run(ctx, "systemctl", "show", "--property=LoadState", unit)
+		out, err := h.sys.run(ctx, "systemctl", "show", "--property=LoadState,ActiveState", unit)
 		cancel()
-		state := strings.TrimSpace(out)
-		if err == nil && (state == "LoadState=not-found" || state == "LoadState=masked") {
-			return true
+		state := strings.Fields(out)
+		has := func(of ...string) bool {
+			return slices.ContainsFunc(of, func(s string) bool { return slices.Contains(state, s) })
+		}
+		if err != nil || !has("LoadState=not-found", "LoadState=masked") || !has("ActiveState=inactive", "ActiveState=failed") {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // rollbackAfter is longer than all waits of a takeover together: the timer is for a process

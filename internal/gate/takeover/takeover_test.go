@@ -25,7 +25,8 @@ type fakeHost struct {
 	liveRestore bool
 	gateBroken  bool   // the gate listens and its engine never answers
 	fail        string // prefix of a command that fails
-	load        string // LoadState of Docker's units; empty: loaded
+	load        string // LoadState of Docker's units, which are not there or cannot be started; empty: loaded
+	masked      string // units that an operator has masked
 	daemon      *http.Server
 	gate        *http.Server
 }
@@ -116,8 +117,15 @@ func (f *fakeHost) run(_ context.Context, name string, args ...string) (string, 
 	}
 	docker := strings.Contains(call, dockerUnit)
 	switch {
-	case slices.Contains(args, "--property=LoadState"):
-		return "LoadState=" + cmp.Or(f.load, "loaded") + "\n", nil
+	case slices.Contains(args, "--property=LoadState,ActiveState"):
+		load, active := cmp.Or(f.load, "loaded"), "inactive"
+		if f.masked != "" && strings.Contains(f.masked, args[len(args)-1]) {
+			load = "masked"
+		}
+		if docker && f.daemon != nil {
+			active = "active"
+		}
+		return "LoadState=" + load + "\nActiveState=" + active + "\n", nil
 	case f.load != "" && strings.Contains(call, "docker."):
 		return "", errors.New(call + ": no such unit")
 	case args[0] == "show":
@@ -303,6 +311,31 @@ func TestDockerRemoved(t *testing.T) {
 			}
 			if !slices.Contains(f.calls, "systemctl start "+agentUnit) {
 				t.Errorf("the agent was not started: %q", f.calls)
+			}
+		})
+	}
+}
+
+// TestDockerMasked: an operator who has masked a unit of Docker's has not removed it: the daemon is given its socket back.
+func TestDockerMasked(t *testing.T) {
+	for _, c := range []struct {
+		masked string
+		runs   bool
+	}{{masked: socketUnit}, {masked: socketUnit, runs: true}, {masked: dockerUnit}, {masked: socketUnit + dockerUnit, runs: true}} {
+		t.Run(fmt.Sprint(c.masked, c.runs), func(t *testing.T) {
+			f, h := newFakeHost(t)
+			if err := h.Enable(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !c.runs {
+				f.stop(&f.daemon)
+			}
+			f.masked, f.calls = c.masked, nil
+			if err := h.Disable(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(f.calls, "systemctl start "+socketUnit+" "+dockerUnit) {
+				t.Errorf("the daemon was not started: %q", f.calls)
 			}
 		})
 	}

@@ -41,13 +41,17 @@ const (
 // again and again, since its container may be stopped until what is in the way is mended.
 var retries = []time.Duration{5 * time.Second, 15 * time.Second, 30 * time.Second}
 
-// retryKept is the wait before the source of a move that is done is removed again: nothing waits for it.
-const retryKept = 10 * time.Minute
+// retryKept is the wait before the source of a move that is done is removed again, and retryKeptLong that after some
+// tries: nothing waits for it.
+const (
+	retryKept     = 10 * time.Minute
+	retryKeptLong = 24 * time.Hour
+)
 
 // component is its name in health.
 const component = "load_moves"
 
-// Options say what a [Carrier] works with. All are required but Now.
+// Options say what a [Carrier] works with. All are required but Now and NoMover.
 type Options struct {
 	File string // of the ledger
 	Dir  string // of the movers' journals
@@ -62,6 +66,8 @@ type Options struct {
 	From func() string
 	// Run runs the mover with arguments, and waits for it.
 	Run func(ctx context.Context, args []string, timeout time.Duration) error
+	// NoMover says that Run runs none: moves that were begun by hand are left to whoever began them.
+	NoMover bool
 	// Tell takes a note, for the journal and for administrators. It does not block.
 	Tell   func(Note)
 	Now    func() time.Time // nil: the machine's

@@ -521,6 +521,50 @@ func TestByHand(t *testing.T) {
 	}
 }
 
+// TestByHandRemoved: a move of nobody whose journal somebody removes is forgotten.
+func TestByHandRemoved(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.over = false
+	const id = "00000000000000aa"
+	w.journal(id, phaseMoving, "copy", "")
+	w.mover = func(w *world, args []string) error {
+		return errors.Join(errors.New("exit status 1: there is no move"), os.Remove(filepath.Join(w.dir, id+".json")))
+	}
+	w.steps(20)
+	if h := w.health.Snapshot(); len(w.args) != 1 || strings.Contains(fmt.Sprint(h), "there is no move") {
+		t.Errorf("movers %q, health %+v", w.args, h)
+	}
+}
+
+// TestByHandWithoutMover: an agent that moves nothing leaves moves that were begun by hand alone.
+func TestByHandWithoutMover(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.over, w.c.o.NoMover = false, true
+	w.journal("00000000000000aa", phaseMoving, "copy", "")
+	w.steps(5)
+	if h := w.health.Snapshot(); len(w.args) > 0 || strings.Contains(fmt.Sprint(h), "halfway") {
+		t.Errorf("movers %q, health %+v", w.args, h)
+	}
+}
+
+// TestKeptSeldom: a kept source that cannot be removed is tried each day in the end.
+func TestKeptSeldom(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.step()
+	w.over = false
+	w.mover = func(*world, []string) error { return errors.New("exit status 1: its copy does not run") }
+	w.now = w.now.Add(30 * 24 * time.Hour)
+	w.step()
+	before := len(w.args)
+	for range 3 * 24 * 6 {
+		w.now = w.now.Add(10 * time.Minute)
+		w.step()
+	}
+	if n := len(w.args) - before; n < 3 || n > 6 {
+		t.Errorf("%d tries in three days", n)
+	}
+}
+
 // TestSeldom: where no moves would help, targets are asked ever less often, and at once under another policy.
 func TestSeldom(t *testing.T) {
 	w := newWorld(t, migrating)

@@ -191,7 +191,7 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 		}
 		c.resume(ctx, m.ID, movers)
 	}
-	if look {
+	if look && !c.o.NoMover {
 		c.lookForStrays()
 	}
 	for _, id := range c.dueStrays(now) {
@@ -305,6 +305,9 @@ func (c *Carrier) again(m *Move, err error) {
 	wait := retries[min(m.Tries, len(retries)-1)]
 	if !m.underWay() {
 		wait = retryKept
+		if m.Tries >= len(retries) {
+			wait = retryKeptLong
+		}
 	}
 	c.next[m.ID] = c.o.Now().Add(wait)
 	m.Tries++

@@ -1,6 +1,7 @@
 package carry
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,7 +70,7 @@ func (c *Carrier) strayEnded(id string, p *progress, rerr, err error) {
 	if s == nil {
 		return
 	}
-	if rerr == nil && p.Phase != phaseMoving && p.Phase != phaseBack {
+	if errors.Is(rerr, errNeverBegun) || rerr == nil && p.Phase != phaseMoving && p.Phase != phaseBack { // or somebody has removed its journal
 		delete(c.strays, id)
 		return
 	}

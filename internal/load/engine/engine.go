@@ -49,7 +49,7 @@ const (
 	maxError   = 8 << 10
 	askTimeout = 90 * time.Second // of a request that is no stream; creating can copy files
 	stallAfter = 2 * time.Minute  // of a stream on which nothing moves
-	workTime   = 15 * time.Minute // that an engine may be silent for while it packs or unpacks an image
+	workTime   = 15 * time.Minute // that an engine may be silent for while it packs, unpacks or writes to the disk
 )
 
 // newest is the newest API version that this package's types are of, oldest that of Docker
@@ -71,8 +71,8 @@ type Engine struct {
 	base string
 	sign func(h http.Header, method, target string)
 	dead error
-	// stall is how long a stream may stand still.
-	stall time.Duration
+	// stall is how long a stream may stand still, work how long while the engine works; 0: stallAfter and workTime.
+	stall, work time.Duration
 }
 
 // Unreachable returns an engine that answers everything with err.
@@ -122,7 +122,7 @@ func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method,
 	if err != nil {
 		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
 	}
-	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base, sign: sign, stall: stallAfter}
+	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base, sign: sign}
 	e.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	var v struct{ APIVersion, MinAPIVersion string }
 	if err := e.ask(ctx, "ask for its version", "GET", "/version", nil, nil, &v); err != nil {

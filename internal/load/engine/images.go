@@ -27,13 +27,13 @@ func (e *Engine) Images(ctx context.Context) ([]string, error) {
 
 // Save returns an image as a tar stream, with its name if ref is one. The caller closes it.
 func (e *Engine) Save(ctx context.Context, ref string) (io.ReadCloser, error) {
-	return e.stream(ctx, "save image "+ref, "GET", "/images/get", url.Values{"names": {ref}}, nil, "", workTime)
+	return e.stream(ctx, "save image "+ref, "GET", "/images/get", url.Values{"names": {ref}}, nil, "", true)
 }
 
 // Load reads a stream of [Engine.Save], and returns the names and IDs that the engine says it
 // has loaded.
 func (e *Engine) Load(ctx context.Context, r io.Reader) ([]string, error) {
-	body, err := e.stream(ctx, "load image", "POST", "/images/load", url.Values{"quiet": {"1"}}, r, "application/x-tar", workTime)
+	body, err := e.stream(ctx, "load image", "POST", "/images/load", url.Values{"quiet": {"1"}}, r, "application/x-tar", true)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (e *Engine) Load(ctx context.Context, r io.Reader) ([]string, error) {
 // Pull has the engine fetch an image from its registry, without credentials of ours.
 func (e *Engine) Pull(ctx context.Context, ref string) error {
 	// "fromImage" may hold a digest; a tag is part of it.
-	body, err := e.stream(ctx, "pull image "+ref, "POST", "/images/create", url.Values{"fromImage": {ref}}, strings.NewReader(""), "text/plain", workTime)
+	body, err := e.stream(ctx, "pull image "+ref, "POST", "/images/create", url.Values{"fromImage": {ref}}, strings.NewReader(""), "text/plain", true)
 	if err != nil {
 		return err
 	}

@@ -14,12 +14,19 @@ import (
 // its storage frozen or its host half dead, is kept alive by TCP for ever.
 var errStalled = errors.New("nothing has moved on the stream")
 
-// stream is [Engine.send] for bytes that take as long as they take, as long as they move. work is how long the
-// engine may be silent before it answers, once it has all it needs.
-func (e *Engine) stream(ctx context.Context, what, method, path string, q url.Values, body io.Reader, kind string, work time.Duration) (io.ReadCloser, error) {
+// stream is [Engine.send] for bytes that take as long as they take, as long as they move. With works the engine has
+// workTime before it answers, once it has all it needs; and between two parts of an answer that is its progress.
+func (e *Engine) stream(ctx context.Context, what, method, path string, q url.Values, body io.Reader, kind string, works bool) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	w := &watch{stall: cmp.Or(e.stall, stallAfter), what: what, ctx: ctx, cancel: cancel}
-	w.work = max(work, w.stall)
+	w.work = w.stall
+	if works {
+		w.work = cmp.Or(e.work, workTime)
+	}
+	w.idle = w.work
+	if method == "GET" {
+		w.idle = w.stall // what is received is the thing itself
+	}
 	first := w.work
 	if body != nil {
 		first = w.stall
@@ -38,6 +45,7 @@ func (e *Engine) stream(ctx context.Context, what, method, path string, q url.Va
 // watch ends a stream on which nothing moves.
 type watch struct {
 	stall, work time.Duration
+	idle        time.Duration // between two parts of the answer
 	what        string
 	timer       *time.Timer
 	ctx         context.Context //nolint:containedctx // of the one stream
@@ -91,7 +99,7 @@ func (a *watchedAnswer) Read(p []byte) (int, error) {
 			err = a.w.explain(err)
 		}
 	case n > 0:
-		a.w.timer.Reset(a.w.stall)
+		a.w.timer.Reset(a.w.idle)
 	}
 	return n, err
 }

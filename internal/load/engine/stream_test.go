@@ -44,6 +44,16 @@ func TestStalled(t *testing.T) {
 			_, _ = io.WriteString(w, `{}`)
 		case mode == "no answer":
 			hang(r)
+		case mode == "working": // it answers at length, or goes on
+			_, _ = io.Copy(io.Discard, r.Body)
+			time.Sleep(2 * stall)
+			if r.Method == "POST" {
+				for range 2 {
+					_, _ = io.WriteString(w, `{"status":"Extracting"}`)
+					_ = http.NewResponseController(w).Flush()
+					time.Sleep(2 * stall)
+				}
+			}
 		case mode == "half":
 			_, _ = io.WriteString(w, "half")
 			_ = http.NewResponseController(w).Flush()
@@ -65,7 +75,7 @@ func TestStalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { close(ended) }) // before the server waits for its handlers
-	e.stall = stall
+	e.stall, e.work = stall, 10*stall
 	read := func() error {
 		b, err := e.Archive(t.Context(), "c", "/v")
 		if err != nil {
@@ -89,6 +99,16 @@ func TestStalled(t *testing.T) {
 		if err := e.Extract(t.Context(), "c", "/", io.LimitReader(body, 64<<20)); !errors.Is(err, errStalled) {
 			t.Errorf("write, %s: %v", m, err)
 		}
+	}
+	mode = "working"
+	if err := e.Extract(t.Context(), "c", "/", strings.NewReader("x")); err != nil {
+		t.Errorf("what was written goes to the disk: %v", err)
+	}
+	if err := e.Pull(t.Context(), "web:1"); err != nil {
+		t.Errorf("a large layer is unpacked: %v", err)
+	}
+	if _, err := e.Load(t.Context(), strings.NewReader("x")); err != nil {
+		t.Errorf("a large layer is loaded: %v", err)
 	}
 	mode = ""
 	if err := read(); err != nil {

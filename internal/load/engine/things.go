@@ -217,14 +217,15 @@ func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
 
 // Archive returns what is at a path of a container, as a tar stream. The caller closes it.
 func (e *Engine) Archive(ctx context.Context, id, path string) (io.ReadCloser, error) {
-	return e.stream(ctx, "read "+path, "GET", "/containers/"+id+"/archive", url.Values{"path": {path}}, nil, "", 0)
+	return e.stream(ctx, "read "+path, "GET", "/containers/"+id+"/archive", url.Values{"path": {path}}, nil, "", false)
 }
 
 // Extract unpacks a tar stream in a directory of a container, with owners as they are in it:
 // with copyUIDGID, in spite of its name, the engine would give all to the container's user.
 func (e *Engine) Extract(ctx context.Context, id, path string, r io.Reader) error {
 	q := url.Values{"path": {path}, "noOverwriteDirNonDir": {"1"}}
-	body, err := e.stream(ctx, "write "+path, "PUT", "/containers/"+id+"/archive", q, r, "application/x-tar", 0)
+	// It answers once it has unmounted the container's files, and so written them to the disk.
+	body, err := e.stream(ctx, "write "+path, "PUT", "/containers/"+id+"/archive", q, r, "application/x-tar", true)
 	if err != nil {
 		return err
 	}

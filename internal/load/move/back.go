@@ -95,6 +95,9 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step) error {
 	gone := func() error { return &GoneError{ID: r.j.ID, Step: failedAt, Copy: c != nil && c.State.Running} }
 	switch {
 	case c != nil && c.State.Running:
+		if err := r.noSuccessor(ctx); err != nil {
+			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: fmt.Errorf("%w, but the copy does not take over: %w", errSourceGone, err)}
+		}
 		r.j.Target = id
 		if err := r.endBack(ctx, failedAt, Finished, errSourceGone.Error()+": the copy has taken over", []func(context.Context) error{r.takeOver, r.cleanTargetHelpers, r.cleanSource, r.release}); err != nil {
 			return err
@@ -107,6 +110,26 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step) error {
 		return err
 	}
 	return gone()
+}
+
+// noSuccessor fails if the source was not only removed but made again, as compose does: then that one
+// serves, and the copy would be a second.
+func (r *run) noSuccessor(ctx context.Context) error {
+	c, err := r.from.Container(ctx, r.j.Name)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+	case err != nil:
+		return fmt.Errorf("source: %w", err)
+	case c.ShortName() == r.j.Name: // and not one whose ID begins like that
+		return fmt.Errorf("source: another container called %q has its place; fix: remove that one, or the copy on the target", r.j.Name)
+	}
+	if !r.j.Stateful {
+		return nil
+	}
+	if err := r.alone(ctx); err != nil {
+		return fmt.Errorf("%w; fix: remove that one, or the copy on the target", err)
+	}
+	return nil
 }
 
 // takeOver gives the copy the traffic and the restart policy, as the rest of the move would have.

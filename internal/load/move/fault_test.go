@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -247,6 +249,49 @@ func TestSourceRemoved(t *testing.T) {
 	}
 }
 
+// TestSourceReplaced: whoever makes the source again meanwhile, or another with its volume, has put one in its place:
+// the copy does not take over beside that, until one of the two is removed.
+func TestSourceReplaced(t *testing.T) {
+	for _, c := range []struct {
+		at, name           string
+		stateful, copyGoes bool // it is the copy that is removed in the end
+	}{
+		{at: "healthy/begin", name: "web", stateful: true},
+		{at: "healthy/begin", name: "web", stateful: true, copyGoes: true},
+		{at: "healthy/begin", name: "web-next", stateful: true},
+		{at: "drain/end", name: "web"},
+	} {
+		t.Run(fmt.Sprint(c.at, c.name, c.copyGoes), func(t *testing.T) {
+			w := newWorld(t, c.stateful)
+			var next *fakeContainer
+			w.at = once(c.at, func() {
+				w.from.set(func() {
+					delete(w.from.containers, w.source.id)
+					next = w.from.add(c.name, map[string]any{"Image": "web:1"}, w.source.host, nil)
+					w.from.start(next)
+				})
+			})
+			_, err := w.move()
+			if !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), c.name) || w.journal().Phase != Back || len(w.copies()) != 1 {
+				t.Fatalf("got %v; phase %s", err, w.journal().Phase)
+			}
+			if p, _ := w.copies()[0].host["RestartPolicy"].(map[string]any); p["Name"] == "always" || c.stateful && len(w.hooks) > 0 {
+				t.Errorf("restart policy %v, hooks %v", p, w.hooks)
+			}
+			phase := Finished
+			if c.copyGoes {
+				phase = RolledBack
+				w.to.remove(w.copies()[0])
+			} else {
+				w.from.remove(next)
+			}
+			if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*GoneError)) || w.journal().Phase != phase {
+				t.Errorf("got %v; phase %s", err, w.journal().Phase)
+			}
+		})
+	}
+}
+
 // TestSourceRemovedAfterTheMove: the abort of a move has nothing to go back to.
 func TestSourceRemovedAfterTheMove(t *testing.T) {
 	w := newWorld(t, true)
@@ -463,6 +508,68 @@ func TestHelperRefused(t *testing.T) {
 		w.want(true, 0)
 		if w.source.finished != before {
 			t.Errorf("%s: the source was stopped for nothing", side)
+		}
+	}
+}
+
+// TestKeptAfterMovedOn: a kept source goes once its time is over, though the copy was moved on to a third host.
+func TestKeptAfterMovedOn(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newFake(t, "cccccc")
+	if _, err := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook}).Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s); err != nil {
+		t.Fatal(err)
+	}
+	w.now = w.now.Add(2 * time.Hour)
+	if _, err := w.mover().Resume(t.Context(), j.ID); err != nil || len(w.from.containers) != 0 || w.journal().Phase != Finished {
+		t.Errorf("got %v; phase %s", err, w.journal().Phase)
+	}
+}
+
+// TestAbortOnFullDisk: an abort whose journal cannot be written changes nothing: no second instance runs, and no lease
+// of the copy stays.
+func TestAbortOnFullDisk(t *testing.T) {
+	for _, at := range []string{"", "lease"} { // the disk is full from the start, or in the middle
+		w := newWorld(t, false)
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		entry := filepath.Join(w.dir, j.ID+".json")
+		was, err := os.ReadFile(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var once sync.Once
+		full := func() { // its directory takes no new file
+			once.Do(func() {
+				if err := errors.Join(os.Remove(entry), os.Mkdir(entry, 0o700), os.Mkdir(filepath.Join(entry, "x"), 0o700)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		w.to.set(func() {
+			w.to.before = func(_, path string) {
+				if path == map[string]string{"": "/info", "lease": "/volumes/create"}[at] {
+					full()
+				}
+			}
+		})
+		if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.Is(err, errJournal) {
+			t.Fatalf("got %v", err)
+		}
+		w.want(false, 1)
+		if left := w.to.leases(); (left != "") != (at != "") {
+			t.Errorf("left: %q", left)
+		}
+		if err := errors.Join(os.RemoveAll(entry), os.WriteFile(entry, was, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || w.to.leases() != "" {
+			t.Errorf("got %v; left %q", err, w.to.leases())
 		}
 	}
 }

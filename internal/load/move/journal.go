@@ -144,7 +144,9 @@ func (j *Journal) noReturn() bool {
 }
 
 // keptName is the name of a source that was moved.
-func (j *Journal) keptName() string { return j.Name + "-moved-" + j.ID[:8] }
+func (j *Journal) keptName() string { return j.Name + keptMark + j.ID[:8] }
+
+const keptMark = "-moved-"
 
 // Bounds of a history, which grows with each try: a journal that is too long to be read could be neither
 // carried on nor taken back.

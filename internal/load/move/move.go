@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
@@ -276,6 +277,8 @@ func (r *run) copyRuns(ctx context.Context) error {
 	switch {
 	case errors.Is(err, engine.ErrNotFound):
 		err = errors.New("its copy is no longer on the target")
+	case err == nil && strings.HasPrefix(c.ShortName(), r.j.Name+keptMark):
+		return nil // another move has moved it on, and keeps it: the container runs elsewhere
 	case err == nil && !c.State.Running:
 		err = fmt.Errorf("its copy %q does not run on the target", c.ShortName())
 	}
@@ -304,6 +307,9 @@ func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal
 		}
 	}
 	if r.j.Phase == Kept {
+		if err := r.save(); err != nil {
+			return r.j, fmt.Errorf("move %s: %w", id, err) // nothing has changed yet
+		}
 		if err := r.leaseCopy(ctx); err != nil {
 			return r.j, fmt.Errorf("move %s: its copy is being moved on: %w", id, err)
 		}

@@ -114,10 +114,20 @@ func (r *run) serveMeanwhile(ctx context.Context, cause error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
+	if !r.j.Stateful && r.j.HandedOver && r.copyThere(ctx) {
+		return cause
+	}
 	if err := errors.Join(r.from.Start(ctx, r.j.Container), r.from.SetRestart(ctx, r.j.Container, r.j.Restart)); err != nil {
 		return errors.Join(cause, fmt.Errorf("source: it is stopped: %w", err))
 	}
 	return fmt.Errorf("%w; the source was started again meanwhile", cause)
+}
+
+// copyThere reports whether the copy serves, as far as its engine says.
+func (r *run) copyThere(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, lostAfter)
+	defer cancel()
+	return r.copyServes(ctx) == nil
 }
 
 // save writes the journal between the deeds of a step.
@@ -650,6 +660,7 @@ func (r *run) finish(ctx context.Context) error {
 			return fmt.Errorf("source: %w", err)
 		}
 	}
+	_ = r.releaseOf(ctx, r.to, r.j.Target) // of an abort that could not write its journal; the target need not answer
 	for _, v := range r.j.Volumes {
 		r.j.LeftBehind = append(r.j.LeftBehind, "source: volume "+v.Name)
 	}

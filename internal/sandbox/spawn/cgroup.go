@@ -95,12 +95,13 @@ func (c *cgroup) limitCPU(processors int) {
 	}
 }
 
-// RemoveLeft removes cgroups of commands that a process which was killed has left behind.
+// RemoveLeft removes cgroups of commands that a process which was killed has left behind. What still runs in them,
+// such as a command's own child in a process group of its own, is killed where the kernel can (version 2, Linux 5.14).
 func RemoveLeft(kind string) {
 	for _, root := range []string{cgroupRoot, cgroupMemory} {
 		left, _ := filepath.Glob(filepath.Join(root, kind+"*")) // the pattern is one
 		for _, dir := range left {
-			os.Remove(dir) // one that is in use stays
+			(&cgroup{dir: dir, v2: true}).remove() // one of version 1 that is in use stays
 		}
 	}
 }
@@ -123,8 +124,11 @@ func (c *cgroup) oomKilled() bool {
 	return false
 }
 
-// remove removes the cgroup, which is busy for a moment after its last process ended.
+// remove kills what still runs in the cgroup and removes it, which is busy for a moment after its last process ended.
 func (c *cgroup) remove() {
+	if c.v2 {
+		c.write(c.dir, "cgroup.kill", "1")
+	}
 	for range 50 {
 		if err := os.Remove(c.dir); err == nil || errors.Is(err, os.ErrNotExist) {
 			return

@@ -3,6 +3,7 @@ package spawn
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +19,10 @@ func TestCommand(t *testing.T) {
 	err := Command(t.Context(), "/bin/sh", []string{"-c", "echo bad >&2; exit 3"}, nil, time.Minute)
 	if exit, ok := errors.AsType[*ExitError](err); !ok || exit.Stderr != "bad" {
 		t.Errorf("got %v", err)
+	}
+	err = Command(t.Context(), "/bin/sh", []string{"-c", "for i in 1 2 3 4 5 6 7 8 9; do printf '%1000d\n' $i; done >&2; echo why >&2; exit 1"}, nil, time.Minute)
+	if exit, ok := errors.AsType[*ExitError](err); !ok || !strings.HasSuffix(exit.Stderr, "9\nwhy") || len(exit.Stderr) > maxStderr {
+		t.Errorf("after much progress: %v", err)
 	}
 	start := time.Now()
 	err = Command(t.Context(), "/bin/sh", []string{"-c", "sleep 100 & sleep 100"}, nil, 200*time.Millisecond)
@@ -54,6 +59,8 @@ func TestCommandUntrusted(t *testing.T) {
 func TestCommandIn(t *testing.T) {
 	probe, err := newCgroup("belay-test-", 64<<20, false)
 	testneed.Need(t, "root", err == nil, "a cgroup with a memory cap is made")
+	_, err = os.Stat(filepath.Join(probe.dir, "cgroup.kill"))
+	kills := err == nil
 	probe.remove()
 	l := Limits{Kind: "belay-test-", MemoryMax: 64 << 20, Processors: 2}
 	err = CommandIn(t.Context(), l, "/bin/sh", []string{"-c", `cat /proc/self/cgroup >&2; exit 1`}, nil, time.Minute)
@@ -64,17 +71,35 @@ func TestCommandIn(t *testing.T) {
 	if limit, ok := errors.AsType[*LimitError](err); !ok || limit.What != "memory" {
 		t.Errorf("got %v", err)
 	}
+	if kills { // a child in a session of its own
+		if err := CommandIn(t.Context(), l, "/bin/sh", []string{"-c", `setsid sleep 100 >/dev/null 2>&1 &`}, nil, time.Minute); err != nil {
+			t.Error(err)
+		}
+	}
 	for _, root := range []string{cgroupRoot, cgroupMemory} {
 		if left, err := filepath.Glob(filepath.Join(root, "belay-test-*")); err != nil || len(left) > 0 {
 			t.Errorf("left %q, %v", left, err)
 		}
 	}
-	// What a killed caller left is removed, and what is in use is not.
+	// What a killed caller left is removed, with what runs there.
 	left, err := newCgroup("belay-test-", 64<<20, false)
 	if err != nil {
 		t.Fatal(err)
 	}
+	child := exec.Command("/bin/sleep", "100")
+	if kills {
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer child.Process.Kill()
+		if err := left.add(child.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+	}
 	RemoveLeft("belay-test-")
+	if kills && child.Wait() == nil {
+		t.Error("what runs there was not killed")
+	}
 	if _, err := os.Stat(left.dir); err == nil {
 		t.Error("a cgroup of nobody stays")
 	}

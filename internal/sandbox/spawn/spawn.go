@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -63,7 +64,7 @@ func (e *LimitError) Error() string {
 // ExitError says that the child ended otherwise than it should.
 type ExitError struct {
 	Status string
-	// Stderr is the end of what it wrote: hostile text of at most 4 KiB.
+	// Stderr is the end of what it wrote, of [Run] the beginning: hostile text of at most 4 KiB.
 	Stderr string
 }
 
@@ -109,7 +110,7 @@ type child struct {
 	cmd        *exec.Cmd
 	in         io.WriteCloser
 	out        io.ReadCloser
-	stderr     *tail
+	stderr     *head
 	namespaces bool
 }
 
@@ -145,7 +146,7 @@ func try(ctx context.Context, o Options, flags uintptr) (*child, error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
 	}
-	c := &child{cmd: cmd, stderr: new(tail), namespaces: flags != 0}
+	c := &child{cmd: cmd, stderr: new(head), namespaces: flags != 0}
 	cmd.Stderr = c.stderr
 	var err error
 	if c.in, err = cmd.StdinPipe(); err != nil {
@@ -224,13 +225,26 @@ func signalled(e *exec.ExitError, s syscall.Signal) bool {
 
 func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
 
-// tail keeps the first bytes of what is written and drops the rest, so that a child
+// head keeps the first bytes of what is written and drops the rest, so that a child
 // cannot fill the memory of its parent.
-type tail struct{ b bytes.Buffer }
+type head struct{ b bytes.Buffer }
 
-func (t *tail) Write(p []byte) (int, error) {
-	t.b.Write(p[:min(len(p), maxStderr-t.b.Len())])
+func (h *head) Write(p []byte) (int, error) {
+	h.b.Write(p[:min(len(p), maxStderr-h.b.Len())])
 	return len(p), nil
 }
 
-func (t *tail) String() string { return strings.TrimSpace(strings.ToValidUTF8(t.b.String(), "?")) }
+func (h *head) String() string { return text(h.b.Bytes()) }
+
+// tail keeps the last bytes: of a program that tells of its progress, why it failed.
+type tail struct{ b []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p[max(0, len(p)-maxStderr):]...)
+	t.b = slices.Delete(t.b, 0, max(0, len(t.b)-maxStderr))
+	return len(p), nil
+}
+
+func (t *tail) String() string { return text(t.b) }
+
+func text(b []byte) string { return strings.TrimSpace(strings.ToValidUTF8(string(b), "?")) }
