@@ -254,7 +254,9 @@ func (im *images) facts(img workload.Image, asked string, labels map[string]stri
 		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: img.Unread == nil,
 		Created: img.Created, User: img.User, Env: img.Env,
 	}
-	if s, ok := im.keeper.State(img.ID); ok {
+	if img.Unread != nil {
+		f.Scan.Err = img.Unread.Error() // a scan that is kept may be of another platform
+	} else if s, ok := im.keeper.State(img.ID); ok {
 		f.Scan = s.Scan()
 		if im.rules().NeedUse() {
 			f.Scan.Findings = im.a.uses.attach(img.ID, s.Findings)

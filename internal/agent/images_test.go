@@ -155,3 +155,26 @@ func TestUnreadConfig(t *testing.T) {
 		}
 	}
 }
+
+// A scan that was made while an image was here for one platform says nothing once it is here for
+// two.
+func TestUnreadIsUnscanned(t *testing.T) {
+	for _, mode := range []string{"enforce", "audit"} {
+		im := testImages(t, "  mode: "+mode+"\n  scanned: {required: true}\n  unscanned: scan\n", func(context.Context, string, bool) (*inventory.Result, error) {
+			return &inventory.Result{Schema: inventory.Schema}, nil
+		})
+		q := &proxy.ImageQuery{ID: judgedID, Asked: "shop:1"}
+		if d := im.JudgeImage(t.Context(), q); !d.Allowed || d.Audit {
+			t.Errorf("%s, one platform: got %+v", mode, d)
+		}
+		im.look = func(context.Context, string) (workload.Image, error) {
+			return workload.Image{ID: judgedID, Unread: errors.New("here for 2 platforms")}, nil
+		}
+		if d := im.JudgeImage(t.Context(), q); d.Allowed != (mode == "audit") || d.Rule != "unscanned" || !strings.Contains(d.Reason, "2 platforms") {
+			t.Errorf("%s, at the gate: got %+v", mode, d)
+		}
+		if d := im.decide(workload.Container{Runtime: workload.RuntimeContainerd, ImageDigest: judgedID}, nil); d.Allowed != (mode == "audit") || d.Rule != "unscanned" {
+			t.Errorf("%s, elsewhere: got %+v", mode, d)
+		}
+	}
+}
