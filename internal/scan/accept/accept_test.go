@@ -128,7 +128,9 @@ func TestIgnoresStrict(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing": "", "a list": "- id: x", "another name": "ignores: []", "two names": "ignore: []\nmore: 1", "no reason": "ignore:\n- id: x",
 		"empty reason": "ignore:\n- id: x\n  reason: ' '", "twice": "ignore:\n- id: x\n  id: y\n  reason: z", "a day": "ignore:\n- id: x\n  reason: y\n  expires: tomorrow",
-		"a secret anywhere": "ignore:\n- id: secret-in-file\n  reason: x", "a deleted secret anywhere": "ignore:\n- id: secret-in-lower-layer\n  reason: x",
+		"a secret anywhere": "ignore:\n- id: secret-in-file\n  reason: x", "any variable": "ignore:\n- id: secret-in-env\n  reason: x", "any command": "ignore:\n- id: secret-in-history\n  reason: x",
+		"the root": "ignore:\n- id: secret-in-file\n  path: /\n  reason: x", "the root for a package": "ignore:\n- id: CVE-1\n  path: /\n  reason: x",
+		"a deleted secret anywhere": "ignore:\n- id: secret-in-lower-layer\n  reason: x",
 		"an alias": "ignore:\n- &a {id: x, reason: y}\n- *a", "a list as text": "ignore:\n- id: [x]\n  reason: y", "null": "ignore:\n- id: null\n  reason: y", "cut off": "ignore:\n- id: [", "two documents": "ignore: []\n---\nignore: []\n",
 	} {
 		if _, err := ParseIgnores("f", []byte(text)); err == nil {
@@ -191,7 +193,7 @@ func TestIgnoreFaults(t *testing.T) {
 		{"another fault", "id: setuid-file\n  path: app/*", "0000", "matches no finding"},
 		{"a package", "id: secret-in-file\n  path: app/*\n  package: '*'", "0000", "matches no finding"},
 		{"a variable", "id: secret-in-env\n  path: NPM_*", "0010", ""},
-		{"all variables", "id: secret-in-env", "0010", ""},
+		{"all variables", "id: secret-in-env\n  path: '*'", "0010", ""},
 		{"the first of many", "id: world-writable\n  path: srv/a", "0000", "matches no finding"},
 		{"many", "id: world-writable", "0001", ""},
 	} {

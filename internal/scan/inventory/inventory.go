@@ -183,6 +183,11 @@ func (m *Misconfiguration) Accepted() bool { return m.Ignored != "" || m.Known }
 // Unmark forgets what was said of who accepts it.
 func (m *Misconfiguration) Unmark() { m.Ignored, m.IgnoredBy, m.Known = "", "", false }
 
+// IsSecret reports whether misconfigurations of a name are secrets.
+func IsSecret(id string) bool {
+	return id == FileSecret || id == FileSecretDeleted || id == ConfigSecretEnv || id == ConfigSecretHistory
+}
+
 // FaultPlace tells a misconfiguration from others, of whatever layer.
 type FaultPlace struct{ ID, Where string }
 
