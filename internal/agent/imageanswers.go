@@ -22,6 +22,7 @@ func (a *Agent) Images(ctx context.Context) ([]control.Image, error) {
 	for _, c := range a.binder.registry.List() {
 		if c.ImageDigest != "" {
 			ids[c.ImageDigest] = true
+			a.images.learn(ctx, c.Runtime, c.ImageDigest)
 		}
 	}
 	for _, s := range a.images.keeper.List() {
@@ -29,7 +30,9 @@ func (a *Agent) Images(ctx context.Context) ([]control.Image, error) {
 	}
 	var out []control.Image
 	for id := range ids {
-		a.images.learn(ctx, id)
+		if len(a.images.said(id)) == 0 {
+			a.images.learn(ctx, workload.RuntimeDocker, id)
+		}
 		line, _ := a.images.line(id, id)
 		out = append(out, line)
 	}
@@ -65,12 +68,11 @@ func (im *images) line(id, asked string) (control.Image, policy.ImageDecision) {
 	if !im.rules().Any() {
 		return line, policy.ImageDecision{Allowed: true, Reason: "there is no image policy"}
 	}
-	im.mu.Lock()
-	k, ok := im.known[id]
-	im.mu.Unlock()
 	d := im.unknown(errors.New("it has no such image any more"))
-	if ok {
-		d = im.rules().Decide(im.facts(k.Image, asked, nil), time.Now())
+	for i, img := range im.said(id) { // a denial, if its containers of one runtime may not start
+		if one := im.rules().Decide(im.facts(img, asked, nil), time.Now()); i == 0 || d.Allowed && !one.Allowed {
+			d = one
+		}
 	}
 	line.Decision, line.Policy, line.Rule = d.Word(), d.Policy, d.Rule
 	return line, d
@@ -78,7 +80,7 @@ func (im *images) line(id, asked string) (control.Image, policy.ImageDecision) {
 
 // ExplainImage implements [control.Agent].
 func (a *Agent) ExplainImage(ctx context.Context, ref string) (*control.ImageExplanation, error) {
-	img, err := a.images.ask(ctx, ref)
+	img, err := a.images.ask(ctx, workload.RuntimeDocker, ref)
 	if errors.Is(err, workload.ErrNoImage) {
 		return nil, fmt.Errorf("%q: %w", ref, control.ErrNotFound)
 	}

@@ -26,7 +26,7 @@ func (im *images) decide(c workload.Container, labels map[string]string) policy.
 		return im.unknown(errors.New("containerd does not tell for certain what the container was made of: no image, or a name that means another by now"))
 	}
 	im.mu.Lock()
-	k, ok := im.known[c.ImageDigest]
+	k, ok := im.known[imageKey{c.Runtime, c.ImageDigest}]
 	im.mu.Unlock()
 	if !ok {
 		return im.unknown(errors.New("it was not asked yet, or has no such image"))

@@ -26,16 +26,20 @@ import (
 type images struct {
 	a      *Agent
 	keeper *stock.Keeper
-	// look asks the engine about an image.
-	look func(ctx context.Context, ref string) (workload.Image, error)
+	// look asks a runtime about an image.
+	look func(ctx context.Context, runtime, ref string) (workload.Image, error)
 	wake chan struct{} // something changed that decisions rest on
 
 	// mu guards what follows. It is taken under binder.mu, never the other way.
 	mu    sync.Mutex
-	known map[string]knownImage // by ID
+	known map[imageKey]knownImage
 	held  map[ident.ContainerID]*policy.RuntimePolicy
 	told  map[ident.ContainerID]string // decision that a record tells of
 }
+
+// imageKey is an image by its ID, and whoever was asked about it: what one runtime says, as of names
+// that its users gave, counts for nothing in another.
+type imageKey struct{ runtime, id string }
 
 // knownImage is what the engine has said of an image. Names may be others by now: whoever
 // lets something start by them asks anew.
@@ -55,7 +59,7 @@ const (
 // keep the agent from enforcing: they go into the run directory then.
 func (a *Agent) openImages() error {
 	im := &images{
-		a: a, wake: make(chan struct{}, 1), known: map[string]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
+		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
 		told: map[ident.ContainerID]string{},
 	}
 	if a.docker != nil || a.cfg.Containerd != "" {
@@ -169,7 +173,7 @@ func (im *images) rejudge(ctx context.Context) {
 		}
 		im.keeper.Want(c.ImageDigest, c.State == workload.StateRunning)
 		if im.rules().Any() {
-			im.learn(ctx, c.ImageDigest)
+			im.learn(ctx, c.Runtime, c.ImageDigest)
 		}
 	}
 	im.a.binder.bindDenied()
@@ -205,32 +209,52 @@ func (im *images) seen(ch workload.Change) {
 			continue
 		}
 		im.keeper.Want(c.ImageDigest, c.State == workload.StateRunning)
-		if judged {
-			im.learn(context.Background(), c.ImageDigest)
+		switch {
+		case !judged:
+		case ch.Kind == workload.Upsert && c.State != workload.StateRunning:
+			im.learnAnew(context.Background(), c)
+		default:
+			im.learn(context.Background(), c.Runtime, c.ImageDigest)
 		}
 	}
 }
 
-// learn asks the engine about an image, if that was not done lately.
-func (im *images) learn(ctx context.Context, id string) {
+// learn asks a runtime about an image, if that was not done lately.
+func (im *images) learn(ctx context.Context, runtime, id string) {
 	im.mu.Lock()
-	k, ok := im.known[id]
+	k, ok := im.known[imageKey{runtime, id}]
 	im.mu.Unlock()
 	if ok && time.Since(k.at) < keptFor {
 		return
 	}
-	if _, err := im.ask(ctx, id); err != nil {
+	if _, err := im.ask(ctx, runtime, id); err != nil {
 		im.a.log.Warn("an image is not known", attr.ImageDigest, id, attr.Error, err.Error())
 	}
 }
 
-func (im *images) ask(ctx context.Context, ref string) (workload.Image, error) {
+// learnAnew asks about the image of a container that is yet to start. Nothing older decides about a
+// new container; one that was seen with this image before keeps what is known of it.
+func (im *images) learnAnew(ctx context.Context, c workload.Container) {
+	_, err := im.ask(ctx, c.Runtime, c.ImageDigest)
+	if err == nil {
+		return
+	}
+	im.a.log.Warn("an image is not known", attr.ImageDigest, c.ImageDigest, attr.Error, err.Error())
+	if old, ok := im.a.binder.registry.Get(c.ID); ok && old.ImageDigest == c.ImageDigest && errors.Is(err, workload.ErrNoImage) {
+		return
+	}
+	im.mu.Lock()
+	delete(im.known, imageKey{c.Runtime, c.ImageDigest})
+	im.mu.Unlock()
+}
+
+func (im *images) ask(ctx context.Context, runtime, ref string) (workload.Image, error) {
 	if im.look == nil {
 		return workload.Image{}, errors.New("no engine is followed that could be asked about images")
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	img, err := im.look(ctx, ref)
+	img, err := im.look(ctx, runtime, ref)
 	if err != nil {
 		im.a.health.Counter("image_lookups_failed").Add(1)
 		return img, err
@@ -244,7 +268,7 @@ func (im *images) ask(ctx context.Context, ref string) (workload.Image, error) {
 	if len(im.known) >= maxKnown {
 		clear(im.known) // they are asked about again
 	}
-	im.known[img.ID] = knownImage{img, time.Now()}
+	im.known[imageKey{runtime, img.ID}] = knownImage{img, time.Now()}
 	return img, nil
 }
 
@@ -254,7 +278,9 @@ func (im *images) facts(img workload.Image, asked string, labels map[string]stri
 		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: img.Unread == nil,
 		Created: img.Created, User: img.User, Env: img.Env,
 	}
-	if s, ok := im.keeper.State(img.ID); ok {
+	if img.Unread != nil {
+		f.Scan.Err = img.Unread.Error() // a scan that is kept may be of another platform
+	} else if s, ok := im.keeper.State(img.ID); ok {
 		f.Scan = s.Scan()
 		if im.rules().NeedUse() {
 			f.Scan.Findings = im.a.uses.attach(img.ID, s.Findings)
@@ -283,7 +309,7 @@ func (im *images) JudgeImage(ctx context.Context, q *proxy.ImageQuery) policy.Im
 	if q.Pull {
 		return rules.Decide(&policy.Image{Pull: true, Asked: q.Asked}, now)
 	}
-	img, err := im.ask(ctx, q.ID)
+	img, err := im.ask(ctx, workload.RuntimeDocker, q.ID)
 	if err != nil {
 		return im.unknown(err)
 	}
@@ -323,14 +349,23 @@ func (im *images) users(id string, running bool) []workload.Container {
 	})
 }
 
+// said returns what is known of an image by its ID, by each runtime that told something.
+func (im *images) said(id string) (out []workload.Image) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for _, runtime := range []string{workload.RuntimeDocker, workload.RuntimeContainerd} {
+		if k, ok := im.known[imageKey{runtime, id}]; ok {
+			out = append(out, k.Image)
+		}
+	}
+	return out
+}
+
 // names returns the names of an image as far as they are known, else those that its
 // containers were created by.
 func (im *images) names(id string) []string {
-	im.mu.Lock()
-	k, ok := im.known[id]
-	im.mu.Unlock()
-	if ok {
-		return slices.Clone(k.Names)
+	if list := im.said(id); len(list) > 0 {
+		return slices.Clone(list[0].Names)
 	}
 	var out []string
 	for _, c := range im.users(id, false) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/stock"
 	"github.com/belay-project/belay/internal/workload"
@@ -34,9 +36,9 @@ func testImages(t *testing.T, spec string, scan func(context.Context, string, bo
 	a := &Agent{cfg: Config{StateDir: t.TempDir()}, health: health.New(nil), log: slog.New(slog.DiscardHandler), policies: &policies{set: set}}
 	a.binder = newBinder(a)
 	im := &images{
-		a: a, wake: make(chan struct{}, 1), known: map[string]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
+		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
 		told: map[ident.ContainerID]string{},
-		look: func(_ context.Context, ref string) (workload.Image, error) {
+		look: func(_ context.Context, _, ref string) (workload.Image, error) {
 			if ref != judgedID {
 				return workload.Image{}, workload.ErrNoImage
 			}
@@ -107,11 +109,15 @@ func TestDecideWithoutAsking(t *testing.T) {
 	if d := im.decide(c, nil); d.Allowed || d.Rule != "lookup" {
 		t.Errorf("unknown: %+v", d)
 	}
-	im.learn(t.Context(), judgedID)
+	im.learn(t.Context(), c.Runtime, judgedID)
 	if d := im.decide(c, nil); d.Allowed || d.Rule != "registries" || d.Runtime() == nil {
 		t.Errorf("known: %+v", d)
 	}
 	c.Runtime = workload.RuntimeContainerd
+	if d := im.decide(c, nil); d.Allowed || d.Rule != "lookup" {
+		t.Errorf("known to another runtime: %+v", d)
+	}
+	im.learn(t.Context(), c.Runtime, judgedID)
 	if d := im.decide(c, nil); d.Allowed || d.Rule != "registries" {
 		t.Errorf("of containerd: %+v", d)
 	}
@@ -142,10 +148,10 @@ func TestUnreadConfig(t *testing.T) {
 		"  mode: enforce\n  digests: [\"" + judgedID + "\"]\n": "",
 	} {
 		im := testImages(t, spec, nil)
-		im.look = func(context.Context, string) (workload.Image, error) {
+		im.look = func(context.Context, string, string) (workload.Image, error) {
 			return workload.Image{ID: judgedID, User: "1", Unread: errors.New("here for 2 platforms")}, nil
 		}
-		im.learn(t.Context(), judgedID)
+		im.learn(t.Context(), workload.RuntimeContainerd, judgedID)
 		d := im.decide(workload.Container{Runtime: workload.RuntimeContainerd, ImageDigest: judgedID}, nil)
 		if d.Allowed != (rule == "") || d.Rule != rule {
 			t.Errorf("%s: got %+v", spec, d)
@@ -153,5 +159,91 @@ func TestUnreadConfig(t *testing.T) {
 		if n := im.a.health.Counter("image_configs_unread").Load(); n != 1 {
 			t.Errorf("image_configs_unread is %d", n)
 		}
+	}
+}
+
+// A scan that was made while an image was here for one platform says nothing once it is here for
+// two.
+func TestUnreadIsUnscanned(t *testing.T) {
+	for _, mode := range []string{"enforce", "audit"} {
+		im := testImages(t, "  mode: "+mode+"\n  scanned: {required: true}\n  unscanned: scan\n", func(context.Context, string, bool) (*inventory.Result, error) {
+			return &inventory.Result{Schema: inventory.Schema}, nil
+		})
+		q := &proxy.ImageQuery{ID: judgedID, Asked: "shop:1"}
+		if d := im.JudgeImage(t.Context(), q); !d.Allowed || d.Audit {
+			t.Errorf("%s, one platform: got %+v", mode, d)
+		}
+		im.look = func(context.Context, string, string) (workload.Image, error) {
+			return workload.Image{ID: judgedID, Unread: errors.New("here for 2 platforms")}, nil
+		}
+		if d := im.JudgeImage(t.Context(), q); d.Allowed != (mode == "audit") || d.Rule != "unscanned" || !strings.Contains(d.Reason, "2 platforms") {
+			t.Errorf("%s, at the gate: got %+v", mode, d)
+		}
+		if d := im.decide(workload.Container{Runtime: workload.RuntimeDocker, ImageDigest: judgedID}, nil); d.Allowed != (mode == "audit") || d.Rule != "unscanned" {
+			t.Errorf("%s, elsewhere: got %+v", mode, d)
+		}
+	}
+}
+
+// A container that is yet to start is judged by what its own runtime says now: not by what was said
+// a moment ago, and not by what names another runtime has for the same digest.
+func TestSeenAsksAnew(t *testing.T) {
+	im := testImages(t, "  mode: enforce\n  registries: [registry.example.com/**]\n", nil)
+	good := workload.Image{ID: judgedID, Digests: []string{"registry.example.com/shop@" + judgedID}}
+	said := map[string]workload.Image{workload.RuntimeDocker: good, workload.RuntimeContainerd: good}
+	var err error
+	im.look = func(_ context.Context, runtime, _ string) (workload.Image, error) { return said[runtime], err }
+	of := func(id, runtime string, state workload.State) workload.Container {
+		return workload.Container{ID: ident.ContainerID(strings.Repeat(id, 64)), Runtime: runtime, ImageDigest: judgedID, State: state}
+	}
+	see := func(c workload.Container) policy.ImageDecision {
+		ch := workload.Change{Kind: workload.Upsert, Runtime: c.Runtime, Container: c}
+		im.seen(ch)
+		im.a.binder.registry.Apply(ch)
+		return im.decide(c, nil)
+	}
+	first := of("1", workload.RuntimeContainerd, workload.StateCreated)
+	if d := see(first); !d.Allowed {
+		t.Errorf("of the registry: %+v", d)
+	}
+	err = workload.ErrNoImage
+	first.State = workload.StateStopped
+	if d := see(first); !d.Allowed {
+		t.Errorf("one that was seen, whose image's name is gone: %+v", d)
+	}
+	if d := see(of("2", workload.RuntimeContainerd, workload.StateCreated)); d.Allowed || d.Rule != "lookup" {
+		t.Errorf("a new one, of which nobody tells: %+v", d)
+	}
+	err = nil
+	if d := see(of("3", workload.RuntimeContainerd, workload.StateCreated)); !d.Allowed {
+		t.Errorf("told again: %+v", d)
+	}
+	said[workload.RuntimeContainerd] = workload.Image{ID: judgedID, Digests: []string{"evil.example.com/shop@" + judgedID}}
+	if d := see(of("4", workload.RuntimeContainerd, workload.StateCreated)); d.Allowed || d.Rule != "registries" {
+		t.Errorf("of another registry by now: %+v", d)
+	}
+	if d := see(of("5", workload.RuntimeDocker, workload.StateCreated)); !d.Allowed {
+		t.Errorf("of Docker: %+v", d)
+	}
+	if line, d := im.line(judgedID, judgedID); d.Allowed || line.Rule != "registries" {
+		t.Errorf("shown: %+v", line)
+	}
+}
+
+// A Docker that hangs or has another name for a digest is not asked about containerd's containers.
+func TestLookImageOfContainerd(t *testing.T) {
+	hangs, err := net.Listen("unix", filepath.Join(t.TempDir(), "d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangs.Close()
+	docker, err := workload.NewDocker(workload.DockerOptions{Host: "unix://" + hangs.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{cfg: Config{Containerd: filepath.Join(t.TempDir(), "none")}, docker: docker}
+	began := time.Now()
+	if _, err := a.lookImage(t.Context(), workload.RuntimeContainerd, judgedID); !errors.Is(err, containerd.ErrUnreachable) || time.Since(began) > lookTime/4 {
+		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 }

@@ -28,17 +28,22 @@ func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options)
 }
 
 // lookImage asks the engine about an image, and containerd, if it is followed, about one that the
-// engine does not have, or cannot tell of now.
-func (a *Agent) lookImage(ctx context.Context, ref string) (workload.Image, error) {
-	err := fmt.Errorf("%.120q: %w", ref, workload.ErrNoImage)
-	if a.docker != nil && a.cfg.Containerd == "" {
-		return a.docker.Image(ctx, ref)
+// engine does not have, or cannot tell of now. About images of containerd's own containers it asks
+// containerd alone.
+func (a *Agent) lookImage(ctx context.Context, runtime, ref string) (workload.Image, error) {
+	docker := a.docker
+	if runtime == workload.RuntimeContainerd {
+		docker = nil
 	}
-	if a.docker != nil {
+	err := fmt.Errorf("%.120q: %w", ref, workload.ErrNoImage)
+	if docker != nil && a.cfg.Containerd == "" {
+		return docker.Image(ctx, ref)
+	}
+	if docker != nil {
 		// An engine that hangs leaves containerd the other half.
 		asked, cancel := context.WithTimeout(ctx, lookTime/2)
 		var img workload.Image
-		img, err = a.docker.Image(asked, ref)
+		img, err = docker.Image(asked, ref)
 		cancel()
 		if err == nil {
 			return img, nil

@@ -149,7 +149,7 @@ func TestContainerdImages(t *testing.T) {
 	if !ok || len(st.Findings) != 1 {
 		t.Errorf("its findings: %+v, %v", st, ok)
 	}
-	img, err := s.images.look(ctx, digest)
+	img, err := s.images.look(ctx, workload.RuntimeContainerd, digest)
 	if err != nil || img.ID != digest || !slices.Equal(img.Names, []string{"reg.example/shop:1"}) || len(img.Digests) != 0 || img.Unread != nil {
 		t.Errorf("an image that was imported: %+v, %v", img, err)
 	}
@@ -163,7 +163,7 @@ func TestContainerdImages(t *testing.T) {
 			t.Fatalf("%q: %v\n%s", args, err, out)
 		}
 	}
-	img, err = s.images.look(ctx, pulled)
+	img, err = s.images.look(ctx, workload.RuntimeContainerd, pulled)
 	if err != nil || !slices.Equal(img.Names, []string{reg.host + "/team/shop:1", "trusted.example/shop:1"}) || !slices.Equal(img.Digests, []string{reg.host + "/team/shop@" + pulled}) {
 		t.Errorf("an image that was pulled: %+v, %v", img, err)
 	}
@@ -175,11 +175,11 @@ func TestContainerdImages(t *testing.T) {
 	if _, err := s.scanStored(ctx, none, scantarget.Options{Scanner: scanner, DockerRoot: s.cfg.DockerRoot}); !errors.Is(err, scantarget.ErrNotFound) {
 		t.Errorf("an image that is nowhere: %v", err)
 	}
-	if _, err := s.images.look(ctx, none); !errors.Is(err, workload.ErrNoImage) {
+	if _, err := s.images.look(ctx, workload.RuntimeContainerd, none); !errors.Is(err, workload.ErrNoImage) {
 		t.Errorf("asked about an image that is nowhere: %v", err)
 	}
 	s.cfg.Containerd += "-gone"
-	if _, err := s.images.look(ctx, digest); !errors.Is(err, containerd.ErrUnreachable) || errors.Is(err, workload.ErrNoImage) {
+	if _, err := s.images.look(ctx, workload.RuntimeContainerd, digest); !errors.Is(err, containerd.ErrUnreachable) || errors.Is(err, workload.ErrNoImage) {
 		t.Errorf("asked a containerd that is not there: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/belay-project/belay/internal/load/engine"
 	loadplan "github.com/belay-project/belay/internal/load/plan"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/workload"
 )
 
 const (
@@ -180,7 +181,7 @@ func (a *Agent) imageAnswer(ctx context.Context, id string) loadplan.Answer {
 	if !rules.Any() {
 		return loadplan.Answer{Allow: true}
 	}
-	img, err := a.images.ask(ctx, id)
+	img, err := a.images.ask(ctx, workload.RuntimeDocker, id)
 	if err != nil {
 		return loadplan.Answer{Allow: !rules.Enforced(), Why: "ImagePolicies judge images there, and this one cannot be judged: " + err.Error() + "; fix: pull it there"}
 	}

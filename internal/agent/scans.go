@@ -240,7 +240,7 @@ func (s *scanImages) engineImage(ctx context.Context, ref string) (workload.Imag
 	if s.a.images.look == nil {
 		return workload.Image{}, fmt.Errorf("%w: no engine is followed that could be asked", ci.ErrNoImage)
 	}
-	img, err := s.a.images.ask(ctx, ref)
+	img, err := s.a.images.ask(ctx, workload.RuntimeDocker, ref)
 	if errors.Is(err, workload.ErrNoImage) {
 		err = fmt.Errorf("%w: %w", ci.ErrNoImage, err)
 	}

@@ -82,13 +82,13 @@ func TestScanContainerd(t *testing.T) {
 	if _, _, err := images.Local(t.Context(), "registry.example/other:1", ""); !errors.Is(err, ci.ErrNoImage) {
 		t.Errorf("what nobody has: %v", err)
 	}
-	s.images.look = func(_ context.Context, ref string) (workload.Image, error) {
+	s.images.look = func(_ context.Context, _, ref string) (workload.Image, error) {
 		if ref == "shop:1" {
 			return workload.Image{ID: digestOf(manifest)}, nil
 		}
 		return workload.Image{}, workload.ErrNoImage
 	}
-	s.images.known = map[string]knownImage{}
+	s.images.known = map[imageKey]knownImage{}
 	check("an engine that keeps it there", "shop:1")
 	check("an engine that has none", "registry.example/shop:1")
 	s.cfg.Containerd = filepath.Join(t.TempDir(), "none")

@@ -128,8 +128,10 @@ func TestIgnoresStrict(t *testing.T) {
 	for name, text := range map[string]string{
 		"nothing": "", "a list": "- id: x", "another name": "ignores: []", "two names": "ignore: []\nmore: 1", "no reason": "ignore:\n- id: x",
 		"empty reason": "ignore:\n- id: x\n  reason: ' '", "twice": "ignore:\n- id: x\n  id: y\n  reason: z", "a day": "ignore:\n- id: x\n  reason: y\n  expires: tomorrow",
-		"a secret anywhere": "ignore:\n- id: secret-in-file\n  reason: x", "a deleted secret anywhere": "ignore:\n- id: secret-in-lower-layer\n  reason: x",
-		"an alias": "ignore:\n- &a {id: x, reason: y}\n- *a", "a list as text": "ignore:\n- id: [x]\n  reason: y", "null": "ignore:\n- id: null\n  reason: y", "cut off": "ignore:\n- id: [", "two documents": "ignore: []\n---\nignore: []\n",
+		"a secret anywhere": "ignore:\n- id: secret-in-file\n  reason: x", "any variable": "ignore:\n- id: secret-in-env\n  reason: x", "any command": "ignore:\n- id: secret-in-history\n  reason: x",
+		"the root": "ignore:\n- id: secret-in-file\n  path: /\n  reason: x", "the root for a package": "ignore:\n- id: CVE-1\n  path: /\n  reason: x",
+		"a deleted secret anywhere": "ignore:\n- id: secret-in-lower-layer\n  reason: x",
+		"an alias":                  "ignore:\n- &a {id: x, reason: y}\n- *a", "a list as text": "ignore:\n- id: [x]\n  reason: y", "null": "ignore:\n- id: null\n  reason: y", "cut off": "ignore:\n- id: [", "two documents": "ignore: []\n---\nignore: []\n",
 	} {
 		if _, err := ParseIgnores("f", []byte(text)); err == nil {
 			t.Errorf("%s was taken", name)
@@ -166,7 +168,7 @@ func TestBaselineBroken(t *testing.T) {
 // stands for three files.
 func faultsOf() []inventory.Misconfiguration {
 	return []inventory.Misconfiguration{
-		{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Where: "app/.env:3", Path: "app/.env"},
+		{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Text: "a token of npm", Where: "app/.env:3", Path: "app/.env"},
 		{ID: inventory.FileSecret, Severity: inventory.SeverityHigh, Where: "root/.npmrc:1", Path: "root/.npmrc"},
 		{ID: inventory.ConfigSecretEnv, Severity: inventory.SeverityHigh, Where: "NPM_TOKEN"},
 		{ID: inventory.FileWorldWritable, Severity: inventory.SeverityLow, Where: "srv/a", Path: "srv/a", Count: 3},
@@ -191,7 +193,7 @@ func TestIgnoreFaults(t *testing.T) {
 		{"another fault", "id: setuid-file\n  path: app/*", "0000", "matches no finding"},
 		{"a package", "id: secret-in-file\n  path: app/*\n  package: '*'", "0000", "matches no finding"},
 		{"a variable", "id: secret-in-env\n  path: NPM_*", "0010", ""},
-		{"all variables", "id: secret-in-env", "0010", ""},
+		{"all variables", "id: secret-in-env\n  path: '*'", "0010", ""},
 		{"the first of many", "id: world-writable\n  path: srv/a", "0000", "matches no finding"},
 		{"many", "id: world-writable", "0001", ""},
 	} {
@@ -215,13 +217,15 @@ func TestIgnoreFaults(t *testing.T) {
 // TestBaselineFaults: what an earlier scan had is known in the same place, as often, and if it is no worse.
 func TestBaselineFaults(t *testing.T) {
 	b, err := ParseBaseline([]byte(`{"schema":"belay.dev/scan/v1","database":{},"findings":[],"misconfigurations":[
-		{"id":"secret-in-file","severity":"high","where":"app/.env:3"},{"id":"setuid-file","severity":"medium","where":"bin/a"},{"id":"world-writable","severity":"low","where":"srv/a","count":3}]}`))
+		{"id":"secret-in-file","severity":"high","text":"a token of npm","where":"app/.env:3"},{"id":"setuid-file","severity":"medium","where":"bin/a"},{"id":"world-writable","severity":"low","where":"srv/a","count":3}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	env := faultsOf()[0]
 	twice, moved, worse, more := env, env, inventory.Misconfiguration{ID: inventory.FileSetuid, Severity: inventory.SeverityHigh, Where: "bin/a"}, faultsOf()[3]
 	moved.Where, more.Count = "app/.env:4", 4
+	other := env
+	other.Text = "a private key"
 	better := worse
 	better.Severity = inventory.SeverityMedium
 	for _, tt := range []struct {
@@ -229,7 +233,7 @@ func TestBaselineFaults(t *testing.T) {
 		faults []inventory.Misconfiguration
 		want   string
 	}{
-		{"the same", faultsOf(), "1001"}, {"once more", []inventory.Misconfiguration{env, twice}, "10"}, {"on another line", []inventory.Misconfiguration{moved}, "0"},
+		{"the same", faultsOf(), "1001"}, {"once more", []inventory.Misconfiguration{env, twice}, "10"}, {"another in its place", []inventory.Misconfiguration{other}, "0"}, {"beside it", []inventory.Misconfiguration{other, env}, "01"}, {"on another line", []inventory.Misconfiguration{moved}, "0"},
 		{"worse", []inventory.Misconfiguration{worse}, "0"}, {"no worse", []inventory.Misconfiguration{better}, "1"}, {"of more files", []inventory.Misconfiguration{more}, "0"},
 	} {
 		b.Apply(Marked{Faults: tt.faults})
@@ -341,7 +345,7 @@ func TestReduce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":0,"ids":["A"]}],"inventory":{"packages":[{"kind":"deb","name":"zlib","path":"q"}]},"misconfigurations":[{"id":"secret-in-file","severity":"high","where":"a:1"}]}`
+	want := `{"schema":"belay.dev/scan/v1","database":{},"findings":[{"package":0,"ids":["A"]}],"inventory":{"packages":[{"kind":"deb","name":"zlib","path":"q"}]},"misconfigurations":[{"id":"secret-in-file","severity":"high","text":"x","where":"a:1"}]}`
 	if string(b) != want {
 		t.Errorf("got %s, want %s", b, want)
 	}

@@ -83,6 +83,7 @@ type earlier struct {
 type earlierFault struct {
 	ID       string             `json:"id"`
 	Severity inventory.Severity `json:"severity"`
+	Text     string             `json:"text,omitempty"`
 	Where    string             `json:"where,omitempty"`
 	Count    int                `json:"count,omitempty"`
 }
@@ -125,7 +126,7 @@ func ParseBaseline(b []byte) (*Baseline, error) {
 	}
 	out := &Baseline{known: map[place]bool{}, faults: map[inventory.FaultPlace][]inventory.Misconfiguration{}}
 	for _, f := range s.Faults {
-		m := inventory.Misconfiguration{ID: f.ID, Severity: f.Severity, Where: f.Where, Count: f.Count}
+		m := inventory.Misconfiguration{ID: f.ID, Severity: f.Severity, Text: f.Text, Where: f.Where, Count: f.Count}
 		out.faults[m.Place()] = append(out.faults[m.Place()], m)
 	}
 	for _, f := range s.Findings {

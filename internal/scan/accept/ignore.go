@@ -124,8 +124,11 @@ func ParseIgnores(path string, b []byte) (*Ignores, error) {
 		if ig.ID == "" || strings.TrimSpace(ig.Reason) == "" {
 			return nil, at(n, "id and reason are needed")
 		}
-		if ig.Path == "" && (ig.ID == inventory.FileSecret || ig.ID == inventory.FileSecretDeleted) {
-			return nil, at(n, "%s needs a path: the file, or * for whatever is found later too", ig.ID)
+		if ig.Path == "" && seen["path"] {
+			return nil, at(n, "path: there is nothing behind the slash; leave it out, or write * for all")
+		}
+		if ig.Path == "" && inventory.IsSecret(ig.ID) {
+			return nil, at(n, "%s needs a path: the file, the variable or the number in the history, or * for whatever is found later too", ig.ID)
 		}
 		out.add(ig)
 	}

@@ -255,7 +255,7 @@ func directories(m *snapshotsapi.MountsResponse) ([]string, error) {
 
 // Fetch opens a blob of the store. It implements target.Blobs.
 //
-// Errors: a blob that is not there, as of another platform than was pulled or of layers that were
+// Errors: [fs.ErrNotExist] for a blob that is not there, as of another platform than was pulled or of layers that were
 // thrown away after they were unpacked.
 func (s *Store) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, error) {
 	digits := strings.TrimPrefix(a.Digest, "sha256:")
@@ -264,7 +264,7 @@ func (s *Store) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, error)
 	}
 	f, err := os.OpenFile(filepath.Join(s.content, "blobs", "sha256", digits), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not in containerd's store: it is of a platform that was not pulled (choose with --platform), or was thrown away after it was unpacked (pull it again)", a.Digest)
+		return nil, fmt.Errorf("%s is not in containerd's store: it is of a platform that was not pulled (choose with --platform), or was thrown away after it was unpacked (pull it again): %w", a.Digest, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, err

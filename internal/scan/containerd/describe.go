@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -171,8 +172,11 @@ func (s *Store) present(ctx context.Context, digest string) ([]entry, error) {
 			continue
 		}
 		b, err := s.Fetch(ctx, inventory.Ask{Digest: m.Digest})
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // of a platform that was not pulled
+		}
+		if err != nil { // it may be the one that runs
+			return nil, err
 		}
 		b.Close()
 		out = append(out, m)

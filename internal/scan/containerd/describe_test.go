@@ -35,9 +35,10 @@ func TestDescribe(t *testing.T) {
 	other := put(`{"config":{"digest":%q},"annotations":{"of":"386"}}`, config)
 	index := put(`{"manifests":[{"digest":%q,"platform":{"architecture":"amd64"}},{"digest":%q,"platform":{"architecture":"arm64"}}]}`, good, two)
 	both := put(`{"manifests":[{"digest":%q},{"digest":%q}]}`, good, other)
+	hidden := put(`{"manifests":[{"digest":"sha512:%s"},{"digest":%q}]}`, strings.Repeat("0", 128), good)
 	artifact := put(`{"config":{"digest":%q}}`, put(`{}`))
 	bare := put(`{"layers":[]}`)
-	for name, d := range map[string]string{"reg.example/index:1": index, "reg.example/both:1": both, "artifact": artifact, "bare": bare, "gone": one, "named:1": good} {
+	for name, d := range map[string]string{"reg.example/index:1": index, "reg.example/both:1": both, "hidden": hidden, "artifact": artifact, "bare": bare, "gone": one, "named:1": good} {
 		f.images["k8s.io"][name] = d
 	}
 	f.images["k8s.io"]["reg.example:5000/a:1"] = good
@@ -69,6 +70,7 @@ func TestDescribe(t *testing.T) {
 	for _, tt := range []struct{ name, unread string }{
 		{index, ""},
 		{both, "2 platforms"},
+		{hidden, "no sha256"},
 		{artifact, "names no layers"},
 		{bare, "names no configuration"},
 		{one, "not in containerd's store"},

@@ -47,6 +47,9 @@ func TestPlatforms(t *testing.T) {
 			}
 		})
 	}
+	if _, err := s.Platforms(t.Context(), index(entry("sha512:"+strings.Repeat("0", 128), manifest, "amd64"), entry(amd64, manifest, "amd64"))); err == nil {
+		t.Error("a manifest that cannot be read is taken for one that is not here")
+	}
 	if err := os.WriteFile(filepath.Join(blobs, strings.TrimPrefix(amd64, "sha256:")), []byte(`{}`), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -57,16 +57,20 @@ func (g *goFunctions) known() bool {
 
 // look is fed with what stands at offset of a program up to end. It may look at what is behind, and
 // gets that again.
+//
+// A program may have another in its data, and which table is its own is not told by the order.
 func (g *goFunctions) look(b []byte, end int, offset int64) {
 	at := 0
-	for at < end && !g.done && !g.unknown {
+	for at < end && !g.unknown {
 		switch {
 		case g.left > 0:
-			at += g.table(b[at:end])
+			if at += g.table(b[at:end]); g.left == 0 {
+				g.head = g.head[:0]
+			}
 		case len(g.head) > 0:
 			n := min(end-at, pclnHeader-len(g.head))
 			g.head = append(g.head, b[at:at+n]...)
-			if at += n; len(g.head) == pclnHeader && !g.begin() {
+			if at += n; len(g.head) == pclnHeader && (!g.begin() || g.left == 0) {
 				g.head = g.head[:0]
 			}
 		default:
@@ -106,6 +110,10 @@ func (g *goFunctions) begin() bool {
 	names, units := word(form.names), word(form.names+1)
 	if names < uint64(8+form.words*size) || names > 4096 || units <= names || units-names > maxNameTable {
 		return false
+	}
+	if g.done { // a second one
+		g.unknown = true
+		return true
 	}
 	g.left = int64(units - names)
 	g.skip = int64(names) - pclnHeader

@@ -237,6 +237,29 @@ func asBytes(list []uint32) (out []byte) {
 	return out
 }
 
+// A program that has another in its data has two tables, and which is its own is not known.
+func TestSecondFunctionTable(t *testing.T) {
+	short := "runtime.main\x00" // ends within the longest header
+	for name, names := range map[string]string{"short": short, "long": someNames} {
+		b := pclntab(binary.LittleEndian, 0xfffffff1, 8, names)
+		if name == "short" {
+			b = pclntab(binary.LittleEndian, 0xfffffff1, 4, names)
+		}
+		b = append(b, make([]byte, 256-len(b)%8)...)
+		for _, piece := range []int{16, 80, 1 << 10} {
+			for n, all := range map[int][]byte{1: b, 2: append(bytes.Clone(b), b...)} {
+				g := &goFunctions{}
+				for at := 0; at < len(all); at += piece {
+					g.look(all[at:min(len(all), at+piece+32)], min(piece, len(all)-at), int64(at))
+				}
+				if g.known() != (n == 1) {
+					t.Errorf("%s, %d tables in pieces of %d: known %v", name, n, piece, g.known())
+				}
+			}
+		}
+	}
+}
+
 // TestHostileFunctionTable: what is cut off, too large or not a program's is not known, and costs no memory.
 func TestHostileFunctionTable(t *testing.T) {
 	whole := pclntab(binary.LittleEndian, 0xfffffff1, 8, someNames)

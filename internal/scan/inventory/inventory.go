@@ -183,11 +183,23 @@ func (m *Misconfiguration) Accepted() bool { return m.Ignored != "" || m.Known }
 // Unmark forgets what was said of who accepts it.
 func (m *Misconfiguration) Unmark() { m.Ignored, m.IgnoredBy, m.Known = "", "", false }
 
-// FaultPlace tells a misconfiguration from others, of whatever layer.
-type FaultPlace struct{ ID, Where string }
+// IsSecret reports whether misconfigurations of a name are secrets.
+func IsSecret(id string) bool {
+	return id == FileSecret || id == FileSecretDeleted || id == ConfigSecretEnv || id == ConfigSecretHistory
+}
+
+// FaultPlace tells a misconfiguration from others, of whatever layer. Text is that of a secret: it
+// says of what kind it is, or which variable, and another may stand in the same place.
+type FaultPlace struct{ ID, Where, Text string }
 
 // Place returns where it is.
-func (m *Misconfiguration) Place() FaultPlace { return FaultPlace{m.ID, m.Where} }
+func (m *Misconfiguration) Place() FaultPlace {
+	p := FaultPlace{ID: m.ID, Where: m.Where}
+	if IsSecret(m.ID) {
+		p.Text = m.Text
+	}
+	return p
+}
 
 // Covers reports whether n says no more than m: it is in the same place, no worse, and stands for
 // no more of them.
