@@ -67,6 +67,7 @@ func (u *uses) missed(now time.Time) {
 		u.a.health.Counter("use_lost").Add(n - u.lost)
 		u.lost = n
 	}
+	u.lostAt = now
 	var doubted []string
 	doubt := func(image string, f *inuse.Facts) *inuse.Facts {
 		if f != nil && len(f.NotSeen) > 0 {

@@ -179,3 +179,25 @@ func TestUsesLostNotes(t *testing.T) {
 		})
 	}
 }
+
+// What was lost before a container is listed may be its: of that container, what was not seen is not
+// known to be unused.
+func TestUsesLostBeforeListed(t *testing.T) {
+	for name, counted := range map[string]func() (uint64, error){
+		"lost":              func() (uint64, error) { return 1, nil },
+		"cannot be counted": func() (uint64, error) { return 0, errors.New("no map") },
+	} {
+		for after, want := range map[time.Duration]string{useTick: inventory.UseUnknown, 2 * useUnknown: inventory.NotSeen} {
+			u, c := testUses(t, useSpec)
+			now := time.Now()
+			u.losses = counted
+			u.tick(t.Context(), nil, now)
+			u.losses = func() (uint64, error) { return u.lost, nil }
+			u.tick(t.Context(), []workload.Container{c}, now.Add(after))
+			u.tick(t.Context(), []workload.Container{c}, now.Add(after+useSettle))
+			if s := u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use.State; s != want {
+				t.Errorf("%s %s before: %s, want %s", name, after, s, want)
+			}
+		}
+	}
+}

@@ -45,6 +45,7 @@ type uses struct {
 	// losses counts what the kernel could not tell; lost is what it was last, of run's goroutine.
 	losses func() (uint64, error)
 	lost   uint64
+	lostAt time.Time // when it last grew, or could not be counted; of run's goroutine
 	// looks is not that which enforcement uses: a container that keeps a look waiting takes
 	// nothing from that.
 	looks looks
@@ -178,8 +179,11 @@ func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Con
 		running[c.ID] = true
 		by := u.of[c.ID]
 		if by == nil {
-			by = &usedBy{seen: &inuse.Seen{}}
+			by = &usedBy{seen: &inuse.Seen{}, born: now}
 			u.of[c.ID] = by
+		}
+		if !by.born.IsZero() && now.Sub(u.lostAt) < useUnknown {
+			by.cut++ // what was lost may be its: it is listed only now
 		}
 		by.image, by.born = c.ImageDigest, time.Time{}
 		if !now.Before(by.next) {

@@ -305,7 +305,7 @@ func TestAcceptedFaults(t *testing.T) {
 	rule := func(path string) string {
 		return "ignore:\n- id: secret-in-file\n  path: " + path + "\n  reason: of a test\n"
 	}
-	known := `{"schema":"belay.dev/scan/v1","database":{},"findings":[],"misconfigurations":[{"id":"secret-in-file","severity":"high","where":"app/k.pem:1"}]}`
+	known := `{"schema":"belay.dev/scan/v1","database":{},"findings":[],"misconfigurations":[{"id":"secret-in-file","severity":"high","text":"a private key","where":"app/k.pem:1"}]}`
 	for _, tt := range []struct {
 		name, ignore, baseline, verdict string
 		want                            Misconfiguration

@@ -321,7 +321,10 @@ func (g *goFunctions) place(info *debug.BuildInfo, list []inventory.Package) {
 		if path == "main" {
 			path = info.Path
 		}
-		if module, ok := moduleOf(keys, path); ok && !other[module] {
+		for _, module := range modulesOf(keys, path) {
+			if other[module] {
+				continue
+			}
 			for _, s := range *symbols {
 				keys[module] = append(keys[module], inventory.FunctionKey(path, s))
 			}
@@ -334,14 +337,17 @@ func (g *goFunctions) place(info *debug.BuildInfo, list []inventory.Package) {
 	}
 }
 
-// moduleOf returns the module that a package is of: that with the longest path, and for one whose
-// path has no domain the standard library.
-func moduleOf(modules map[string][]uint32, path string) (module string, ok bool) {
+// modulesOf returns the modules that a package may be of: all whose path is the beginning of its own,
+// since one may have moved into a module within another, and advisories name the one or the other; and
+// for one whose path has no domain the standard library.
+func modulesOf(modules map[string][]uint32, path string) (out []string) {
 	for dir := path; dir != ""; dir = dir[:max(strings.LastIndexByte(dir, '/'), 0)] {
 		if _, ok := modules[dir]; ok {
-			return dir, true
+			out = append(out, dir)
 		}
 	}
-	first, _, _ := strings.Cut(path, "/")
-	return "stdlib", !strings.Contains(first, ".")
+	if first, _, _ := strings.Cut(path, "/"); len(out) == 0 && !strings.Contains(first, ".") {
+		out = []string{"stdlib"}
+	}
+	return out
 }

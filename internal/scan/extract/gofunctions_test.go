@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -256,6 +257,21 @@ func TestSecondFunctionTable(t *testing.T) {
 					t.Errorf("%s, %d tables in pieces of %d: known %v", name, n, piece, g.known())
 				}
 			}
+		}
+	}
+}
+
+// A package is of every module that may have it: an advisory may name the outer of two.
+func TestNestedModules(t *testing.T) {
+	b := pclntab(binary.LittleEndian, 0xfffffff1, 8, "runtime.main\x00x.example/a/sub/x.F\x00")
+	g := &goFunctions{}
+	g.look(b, len(b), 0)
+	list := []inventory.Package{{Name: "stdlib"}, {Name: "x.example/a"}, {Name: "x.example/a/sub"}, {Name: "x.example/b"}}
+	g.place(&debug.BuildInfo{Path: "x.example/app"}, list)
+	for i, want := range []bool{false, true, true, false} {
+		set, ok := list[i].FunctionSet()
+		if !ok || set.Has("x.example/a/sub/x", "F") != want {
+			t.Errorf("%s: %v, %v", list[i].Name, set, ok)
 		}
 	}
 }

@@ -38,21 +38,31 @@ func Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	res, held, lost := scan(ctx, job)
 	res.Schema = inventory.Schema
 	res.Sandbox = inventory.Sandbox{Held: held, Lost: lost, MemoryMax: job.MemoryMax}
-	b, err := json.Marshal(res)
+	b, err := marshal(res)
 	if err != nil {
 		return fmt.Errorf("write the result: %w", err)
 	}
-	if len(b) > inventory.MaxResultBytes {
-		b, err = json.Marshal(inventory.Result{
-			Schema: inventory.Schema, Sandbox: res.Sandbox,
-			Error: fmt.Sprintf("the inventory has %d bytes, more than %d", len(b), inventory.MaxResultBytes),
-		})
-		if err != nil {
-			return fmt.Errorf("write the result: %w", err)
-		}
-	}
 	_, err = out.Write(b)
 	return err
+}
+
+// marshal encodes a result within the bound. What is too large is one without functions, which are
+// unknown then, before it is none at all.
+func marshal(res *inventory.Result) ([]byte, error) {
+	b, err := json.Marshal(res)
+	if err != nil || len(b) <= inventory.MaxResultBytes {
+		return b, err
+	}
+	for i := range res.Packages {
+		res.Packages[i].Functions = ""
+	}
+	if b, err = json.Marshal(res); err != nil || len(b) <= inventory.MaxResultBytes {
+		return b, err
+	}
+	return json.Marshal(inventory.Result{
+		Schema: inventory.Schema, Sandbox: res.Sandbox,
+		Error: fmt.Sprintf("the inventory has %d bytes, more than %d", len(b), inventory.MaxResultBytes),
+	})
 }
 
 // layer reads one layer and writes what it holds; a failure is the process's own.
