@@ -113,6 +113,11 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 		if err != nil || !st.IsDir() {
 			return fmt.Errorf("--from %s: want a directory or https://HOST/PATH", f.from)
 		}
+		for _, name := range []string{"kev-url", "epss-url", "debian-tracker-url"} {
+			if cmd.Flags().Changed(name) {
+				return fmt.Errorf("--%s is for a bucket; fix: belay db import %s with --kev, --epss and --debian-tracker, which name files", name, clean(f.from))
+			}
+		}
 		f.build.Dir = f.from
 		return t.buildDB(cmd, &f.dbFlags)
 	}
