@@ -124,10 +124,13 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	extras := f.extras(cmd)
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
+	m := t.meter()
 	rep, err := feed.Update(ctx, feed.Options{
 		Dir: f.cache, URL: f.from, Ecosystems: f.ecosystems, Extras: extras,
-		Progress: func(line string) { fmt.Fprintln(t.err, clean(line)) },
+		Progress: func(line string) { m.end(); fmt.Fprintln(t.err, clean(line)) },
+		Far:      m.downloads,
 	})
+	m.end()
 	if err != nil {
 		return fmt.Errorf("%w; the former database stays", err)
 	}
