@@ -118,7 +118,10 @@ func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path str
 	}
 	defer done()
 	fresh := filepath.Join(dir, "vuln.db")
-	if err := unpackDB(ctx, a, filepath.Join(dir, "packed"), fresh); err != nil {
+	m := t.meter()
+	err = unpackDB(ctx, a, m, filepath.Join(dir, "packed"), fresh)
+	m.end()
+	if err != nil {
 		return fmt.Errorf("%s: %w; the former database stays", ref, err)
 	}
 	if newer {
@@ -178,13 +181,13 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // unpackDB fetches the blob, and unpacks it when its digest was seen to be right.
-func unpackDB(ctx context.Context, a *registry.Artifact, packed, fresh string) error {
+func unpackDB(ctx context.Context, a *registry.Artifact, m *meter, packed, fresh string) error {
 	f, err := os.OpenFile(packed, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := a.Copy(ctx, f); err != nil {
+	if err := a.Copy(ctx, m.counts(f, a.Size)); err != nil {
 		return err
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {

@@ -113,16 +113,24 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 		if err != nil || !st.IsDir() {
 			return fmt.Errorf("--from %s: want a directory or https://HOST/PATH", f.from)
 		}
+		for _, name := range []string{"kev-url", "epss-url", "debian-tracker-url"} {
+			if cmd.Flags().Changed(name) {
+				return fmt.Errorf("--%s is for a bucket; fix: belay db import %s with --kev, --epss and --debian-tracker, which name files", name, clean(f.from))
+			}
+		}
 		f.build.Dir = f.from
 		return t.buildDB(cmd, &f.dbFlags)
 	}
 	extras := f.extras(cmd)
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
+	m := t.meter()
 	rep, err := feed.Update(ctx, feed.Options{
 		Dir: f.cache, URL: f.from, Ecosystems: f.ecosystems, Extras: extras,
-		Progress: func(line string) { fmt.Fprintln(t.err, clean(line)) },
+		Progress: func(line string) { m.end(); fmt.Fprintln(t.err, clean(line)) },
+		Far:      m.downloads,
 	})
+	m.end()
 	if err != nil {
 		return fmt.Errorf("%w; the former database stays", err)
 	}

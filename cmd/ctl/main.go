@@ -18,6 +18,7 @@ func main() {
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, now: time.Now,
 		colours: wantColours(os.Stdout),
 		screen:  isScreen(os.Stdin) && isScreen(os.Stdout),
+		live:    isScreen(os.Stderr),
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)

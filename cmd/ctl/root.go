@@ -30,6 +30,7 @@ type terminal struct {
 	now      func() time.Time
 	colours  painter
 	screen   bool // in and out are a terminal that can be drawn on
+	live     bool // err is one
 
 	runDir string
 	output format

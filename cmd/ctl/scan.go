@@ -223,9 +223,6 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 		return nil, err
 	}
 	defer tgt.Close()
-	if wantColours(os.Stderr) {
-		fmt.Fprintf(t.err, "reading %s ...\n", clean(name))
-	}
 	f.running, _ = f.runningContainer(name)
 	return t.scanAttached(ctx, f, name, tgt, db)
 }
@@ -250,7 +247,9 @@ func (t *terminal) prepare(f *scanFlags) (db *vulndb.DB, err error) {
 
 // scanOpened has an opened target read and matches what is in it.
 func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tgt *target.Target, db *vulndb.DB) (*report.Scan, error) {
-	res, err := target.Scan(ctx, tgt, f.Options)
+	m := t.meter()
+	res, err := target.Scan(ctx, tgt, m.watching(f.Options, name))
+	m.end()
 	f.cache.tell(t)
 	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
 	case ok && limit.What == "memory":
@@ -265,7 +264,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	if db == nil {
 		return report.New(name, t.now(), res, nil, nil), nil
 	}
-	m, err := match(ctx, db, res, f.Timeout)
+	found, err := match(ctx, db, res, f.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -274,7 +273,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 		uses = t.usesOf(ctx, f.running, res)
 	}
 	st := db.Status()
-	s := report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &m)
+	s := report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &found)
 	attachUses(s, uses)
 	return s, nil
 }

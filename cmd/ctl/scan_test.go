@@ -209,6 +209,7 @@ func TestDBUpdate(t *testing.T) {
 		{"not the catalogue", append(args, "--kev-url", server.URL+"/npm/all.zip", "--cache", filepath.Join(dir, "other")), exitFailed, "the former database stays"},
 		{"plain http", append(args, "--from", "http://192.0.2.1/"), exitFailed, "want https"},
 		{"no directory", append(args, "--from", "/nowhere"), exitFailed, "want a directory"},
+		{"directory, and an address", append(args, "--from", src, "--kev-url", "x"), exitFailed, "belay db import " + src + " with --kev"},
 		{"directory", []string{"db", "update", "--from", filepath.Join(src, "npm"), "--db", filepath.Join(dir, "2.db"), "--cache", filepath.Join(dir, "2")}, exitOK, "1 records"},
 		{"status", []string{"db", "status", "--db", db}, exitOK, "known_exploited_vulnerabilities.json"},
 	} {

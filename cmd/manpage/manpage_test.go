@@ -1,6 +1,7 @@
 package manpage
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,33 @@ func TestWrite(t *testing.T) {
 	} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %q in\n%s", want, b)
+		}
+	}
+}
+
+// modes is a flag of a few words.
+type modes string
+
+func (m *modes) String() string { return string(*m) }
+func (m *modes) Type() string   { return "text|json" }
+func (m *modes) Set(s string) error {
+	if s != "text" && s != "json" {
+		return errors.New("want text or json")
+	}
+	return nil
+}
+
+func TestUnderstands(t *testing.T) {
+	for line, want := range map[string]string{
+		"do it --all -o json": "", "do it -a --output=text": "", "do it -- -x": "", "do -": "",
+		"do it --none": "no flag --none", "do it -x": "no flag -x", "undo it": "unknown command",
+		"do it -o junit": "want text or json", "do it --output=xml": "want text or json", "do it -o": "want text or json",
+	} {
+		root := tree()
+		root.Commands()[0].Flags().VarP(new(modes), "output", "o", "a form")
+		err := Understands(root, strings.Fields(line))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", line, err, want)
 		}
 	}
 }

@@ -5,10 +5,11 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Understands tells whether a command line, as documentation shows it, names commands and flags that the
-// tree has; nil if so. Nothing is run, and values are not looked at.
+// tree has; nil if so. Nothing is run. Of values only those are looked at that are one of a few words (-o json).
 func Understands(root *cobra.Command, args []string) error {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -19,7 +20,8 @@ func Understands(root *cobra.Command, args []string) error {
 	cmd.InitDefaultHelpFlag()
 	cmd.InitDefaultVersionFlag()
 	for i, arg := range rest {
-		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		name, value, has := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		var flag *pflag.Flag
 		switch {
 		case arg == "--":
 			return nil
@@ -27,12 +29,26 @@ func Understands(root *cobra.Command, args []string) error {
 			if i == 0 && cmd.HasSubCommands() && !cmd.Runnable() {
 				return fmt.Errorf("%s has no command %q", cmd.CommandPath(), arg)
 			}
-		case strings.HasPrefix(arg, "--"):
-			if cmd.Flag(name) == nil {
-				return fmt.Errorf("%s has no flag --%s", cmd.CommandPath(), name)
+			continue
+		case !strings.HasPrefix(arg, "--"):
+			flag = cmd.Flags().ShorthandLookup(name[:1])
+			if flag == nil {
+				flag = cmd.InheritedFlags().ShorthandLookup(name[:1])
 			}
-		case cmd.Flags().ShorthandLookup(name[:1]) == nil && cmd.InheritedFlags().ShorthandLookup(name[:1]) == nil:
-			return fmt.Errorf("%s has no flag -%s", cmd.CommandPath(), name[:1])
+		default:
+			flag = cmd.Flag(name)
+		}
+		if flag == nil {
+			return fmt.Errorf("%s has no flag %s", cmd.CommandPath(), arg)
+		}
+		if !has && i+1 < len(rest) {
+			value = rest[i+1]
+		}
+		if !strings.Contains(flag.Value.Type(), "|") {
+			continue
+		}
+		if err := flag.Value.Set(value); err != nil {
+			return fmt.Errorf("%s %s %q: %w", cmd.CommandPath(), arg, value, err)
 		}
 	}
 	return nil

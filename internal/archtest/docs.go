@@ -97,6 +97,9 @@ func headingsOf(text string) []string {
 	return out
 }
 
+// pipelineStep is a step that runs a shell: of GitHub (- run: …), GitLab (- …, also as a comment) or Jenkins (sh '…').
+var pipelineStep = regexp.MustCompile(`^(?:(?:# )?- (?:run: )?|sh ')([a-z][a-z-]* .*?)'?$`)
+
 // withoutBlocks is a page without its fenced blocks.
 func withoutBlocks(text string) string {
 	var out strings.Builder
@@ -119,8 +122,8 @@ type Command struct {
 	Args  []string // without the program
 }
 
-// Commands returns how the pages' blocks of sh and console call a program. Only what is written after $ or
-// # counts in console, where output stands too.
+// Commands returns how the pages' blocks of sh and console call a program, and the steps of pipelines in blocks
+// of yaml and groovy. Only what is written after $ or # counts in console, where output stands too.
 func Commands(pages map[string]string, program string) []Command {
 	var out []Command
 	for page, text := range pages {
@@ -143,6 +146,12 @@ func Commands(pages map[string]string, program string) []Command {
 					continue
 				}
 				trimmed = prompt
+			case lang == "yaml" || lang == "groovy":
+				step := pipelineStep.FindStringSubmatch(trimmed)
+				if step == nil {
+					continue
+				}
+				trimmed = step[1]
 			case lang != "sh" && lang != "console":
 				continue
 			}

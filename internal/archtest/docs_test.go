@@ -49,12 +49,13 @@ func TestDeadLinks(t *testing.T) {
 
 func TestCommandsOf(t *testing.T) {
 	text := "```sh\nbelay doctor || [ $? = 4 ]  # belay no\nX=1 sudo /usr/bin/belay scan 'a b' --fail-on \\\n  high >belay\n```\n" +
-		"```console\n$ belay status\nbelay is output\n```\n```yaml\nbelay: no\n```\n"
+		"```console\n$ belay status\nbelay is output\n```\n```yaml\nbelay: no\n- run: build -t x . && belay scan 'a' -o junit\n- belay ci list\n# - belay version\n- name: belay\n```\n" +
+		"```groovy\nsh 'belay ci scan \"$X\" >y'\necho 'belay no'\n```\n"
 	var got []string
 	for _, c := range Commands(map[string]string{"x.md": text}, "belay") {
 		got = append(got, c.Where+" "+strings.Join(c.Args, "|"))
 	}
-	if want := []string{"x.md:2 doctor", "x.md:4 scan|a b|--fail-on|high", "x.md:7 status"}; !slices.Equal(got, want) {
+	if want := []string{"x.md:12 scan|a|-o|junit", "x.md:13 ci|list", "x.md:14 version", "x.md:18 ci|scan|$X", "x.md:2 doctor", "x.md:4 scan|a b|--fail-on|high", "x.md:7 status"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -255,6 +256,23 @@ func TestImageReference(t *testing.T) {
 			t.Errorf("field %s is not documented", name)
 		}
 	}
+	// The table of words names fields that are there (that all words are in it, a test of scan/accept says).
+	_, table, _ := strings.Cut(string(src), "| Word of the expression |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	named := 0
+	for _, m := range regexp.MustCompile("`(?:(findings|exceptions)\\[\\]\\.)?([a-zA-Z]+)`").FindAllStringSubmatch(fieldColumn(table), -1) {
+		home := "spec"
+		if m[1] != "" {
+			home += "." + m[1] + "[]"
+		}
+		if at := imageHome[m[2]]; at != home && m[2] != "packages" { // of two homes
+			t.Errorf("%s is no field, there is %q", m[0], at)
+		}
+		named++
+	}
+	if named < 10 {
+		t.Errorf("the table of words names %d fields", named)
+	}
 	parsed := 0
 	for _, block := range strings.Split(string(src), "```yaml\n")[1:] {
 		block, _, _ = strings.Cut(block, "```")
@@ -276,6 +294,17 @@ func TestImageReference(t *testing.T) {
 	if parsed < 3 {
 		t.Errorf("got %d whole examples, want at least 3", parsed)
 	}
+}
+
+// fieldColumn is the second column of a table.
+func fieldColumn(table string) string {
+	var out strings.Builder
+	for line := range strings.SplitSeq(table, "\n") {
+		if cells := strings.Split(line, "|"); len(cells) > 2 && strings.HasPrefix(line, "| `") {
+			out.WriteString(cells[2])
+		}
+	}
+	return out.String()
 }
 
 // Every ImagePolicy that ships audits, and has images that it reports and such that it lets

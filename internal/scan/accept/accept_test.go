@@ -5,14 +5,59 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"cel.dev/cel-go/common/types"
+
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
+
+// TestWordsOfPolicies: the reference of ImagePolicy tells of each word which field it is, or that there is none.
+func TestWordsOfPolicies(t *testing.T) {
+	src, err := os.ReadFile("../../../docs/image-policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(src), "| Word of the expression |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	fields := map[string]string{}
+	for line := range strings.SplitSeq(table, "\n") {
+		cells := strings.Split(line, " | ")
+		if len(cells) < 3 || !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		for word := range strings.SplitSeq(strings.TrimPrefix(cells[0], "| "), ", ") {
+			fields[strings.Trim(word, "`")] = cells[1]
+		}
+	}
+	e, err := env()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := map[string]bool{}
+	for _, v := range e.Variables() {
+		if v.Type().Kind() == types.TypeKind { // int, list and others of CEL itself
+			continue
+		}
+		words[v.Name()] = true
+		if f := fields[v.Name()]; f != "none" && !strings.HasPrefix(f, "`") {
+			t.Errorf("%s: the table says %q, want a field, or none", v.Name(), f)
+		}
+	}
+	for word := range fields {
+		if !words[word] {
+			t.Errorf("%s is in the table and is no word", word)
+		}
+	}
+	if len(words) < 25 {
+		t.Errorf("found %d words", len(words))
+	}
+}
 
 func TestRule(t *testing.T) {
 	f := vulndb.Finding{IDs: []string{"CVE-2024-1", "GHSA-1"}, Severity: vulndb.SeverityHigh, Score: 7.5, EPSS: 0.3, State: vulndb.StateFixed, Fixed: "2"}

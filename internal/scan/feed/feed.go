@@ -56,8 +56,17 @@ type Options struct {
 	Extras []Extra
 	// Progress is told what is being done, in one line; nil for nobody.
 	Progress func(line string)
+	// Far is told, often, how far a download is; nil for nobody.
+	Far func(Far)
 	// Retry is the pause before the second try, doubled for the third; 0 is a second.
 	Retry time.Duration
+}
+
+// Far is how far a download is: of a file in bytes, or of records that come one by one.
+type Far struct {
+	What      string // an ecosystem, or the name of an extra file
+	Done, All int64  // All is -1 where the server does not say it
+	Records   bool
 }
 
 // Extra is a file that is downloaded as it is. Check says whether it is what it should
@@ -125,11 +134,13 @@ func Update(ctx context.Context, o Options) (Report, error) {
 	}
 	defer unlock()
 	for _, eco := range o.Ecosystems {
+		u.what = eco
 		if err := u.ecosystem(ctx, eco); err != nil {
 			return u.rep, fmt.Errorf("update %s: %w", eco, err)
 		}
 	}
 	for _, x := range o.Extras {
+		u.what = x.Name
 		if err := u.extra(ctx, x); err != nil {
 			return u.rep, fmt.Errorf("update %s: %w", x.Name, err)
 		}
@@ -162,6 +173,13 @@ type update struct {
 	Options
 	client *client
 	rep    Report
+	what   string // is being downloaded
+}
+
+func (u *update) far(done, all int64, records bool) {
+	if u.Far != nil {
+		u.Far(Far{u.what, done, all, records})
+	}
 }
 
 func (u *update) say(format string, args ...any) {
@@ -283,7 +301,8 @@ func (u *update) records(ctx context.Context, eco, dir string, ids []string) err
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, id := range ids {
+	for i, id := range ids {
+		u.far(int64(i), int64(len(ids)), true)
 		var body []byte
 		_, err := u.get(ctx, u.address(eco, id+".json"), "", func(r io.Reader) (err error) {
 			body, err = inventory.ReadAll(r, maxRecord)

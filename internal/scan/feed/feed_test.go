@@ -109,9 +109,15 @@ func records(t *testing.T, dir string) int {
 // TestIncremental: all at first, nothing if nothing changed, and what changed alone.
 func TestIncremental(t *testing.T) {
 	b, dir := newBucket(t), t.TempDir()
-	rep, err := Update(t.Context(), b.options(dir))
+	var far Far
+	told := b.options(dir)
+	told.Far = func(f Far) { far = f }
+	rep, err := Update(t.Context(), told)
 	if err != nil || rep.Archives != 1 || records(t, dir) != 1 {
 		t.Fatalf("first: %+v, %v", rep, err)
+	}
+	if n := int64(len(b.files["/npm/all.zip"])); far != (Far{What: "npm", Done: n, All: n}) {
+		t.Errorf("told %+v, want an archive of %d bytes", far, n)
 	}
 	b.requests()
 	if rep, err = Update(t.Context(), b.options(dir)); err != nil || len(rep.Same) != 1 || rep.Bytes != 0 || len(b.requests()) != 1 {
@@ -119,7 +125,10 @@ func TestIncremental(t *testing.T) {
 	}
 	b.files["/npm/modified_id.csv"] = []byte("2026-02-02T00:00:00Z,N-3\n2026-02-01T00:00:00Z,N-2\n2025-12-01T00:00:00Z,N-1\n2025-11-01T00:00:00Z,N-0\n")
 	b.files["/npm/N-1.json"], b.files["/npm/N-2.json"] = []byte(record("N-1", "1.0.0")), []byte(record("N-2", "1.0.0"))
-	rep, err = Update(t.Context(), b.options(dir))
+	rep, err = Update(t.Context(), told)
+	if far != (Far{"npm", 2, 3, true}) {
+		t.Errorf("told %+v, want the last of three records", far)
+	}
 	if err != nil || rep.Archives != 0 || rep.Records != 2 || rep.Gone != 1 || records(t, dir) != 2 {
 		t.Errorf("two changed, one gone: %+v, %v", rep, err)
 	}

@@ -176,7 +176,17 @@ func (u *update) part(ctx context.Context, address string, f *os.File, tag *stri
 				return err
 			}
 		}
-		n, err := io.Copy(f, io.LimitReader(body, maxArchive-have+1))
+		done, all := have, int64(-1)
+		if r.ContentLength >= 0 {
+			all = have + r.ContentLength
+		}
+		counted := readerFunc(func(p []byte) (int, error) {
+			n, err := body.Read(p)
+			done += int64(n)
+			u.far(done, all, false)
+			return n, err
+		})
+		n, err := io.Copy(f, io.LimitReader(counted, maxArchive-have+1))
 		u.rep.Bytes += n
 		if err != nil {
 			return err

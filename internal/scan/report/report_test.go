@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
+	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +166,86 @@ func TestGitLab(t *testing.T) {
 	if len(ids) != 3 || !strings.Contains(b.String(), "Ignored: ") {
 		t.Errorf("%d findings, want 3, one of them ignored", len(ids))
 	}
+}
+
+// TestSARIF: what SARIF 2.1.0 requires (sections 3.13, 3.14, 3.19, 3.27) is there, every result leads to its rule and to
+// a place, and no two have the same fingerprint, by which code hosts drop one.
+func TestSARIF(t *testing.T) {
+	s := example()
+	s.Inventory.Packages = append(s.Inventory.Packages,
+		inventory.Package{Kind: inventory.KindNPM, Name: "a", Version: "1.0.0", Path: "package-lock.json"},
+		inventory.Package{Kind: inventory.KindNPM, Name: "a", Version: "2.0.0", Path: "package-lock.json"},
+		inventory.Package{Kind: inventory.KindNPM, Name: "of a bill", Version: "1.0.0"})
+	for i := 2; i < 5; i++ {
+		s.Findings = append(s.Findings, vulndb.Finding{Package: i, IDs: []string{"CVE-2024-1"}})
+	}
+	s.Misconfigurations = []inventory.Misconfiguration{
+		{ID: inventory.FileSecret, Path: "a:b/" + evil, Where: "a:b/" + evil + ":3", Text: evil},
+		{ID: inventory.ConfigSecretEnv, Where: "TOKEN", Text: "a secret"}, {ID: inventory.FileSecret, Path: "c", Where: "c:4"},
+	}
+	var b bytes.Buffer
+	if err := s.WriteSARIF(&b, "1"); err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(b.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	required(t, doc, "version", "runs")
+	if doc["version"] != "2.1.0" || len(doc["runs"].([]any)) != 1 {
+		t.Fatalf("version %v, runs %v", doc["version"], doc["runs"])
+	}
+	run := doc["runs"].([]any)[0].(map[string]any)
+	driver := run["tool"].(map[string]any)["driver"].(map[string]any)
+	required(t, driver, "name", "version", "rules")
+	rules, names := driver["rules"].([]any), map[any]bool{}
+	for _, r := range rules {
+		r := r.(map[string]any)
+		required(t, r, "id", "shortDescription", "properties")
+		required(t, r["shortDescription"].(map[string]any), "text")
+		if names[r["id"]] {
+			t.Errorf("the rule %v is there twice", r["id"])
+		}
+		names[r["id"]] = true
+		if u, ok := r["helpUri"].(string); ok && !absolute(u) {
+			t.Errorf("the help of %v is at %q", r["id"], u)
+		}
+	}
+	prints := map[string]bool{}
+	for _, r := range run["results"].([]any) {
+		r := r.(map[string]any)
+		required(t, r, "ruleId", "ruleIndex", "level", "message", "locations", "partialFingerprints")
+		required(t, r["message"].(map[string]any), "text")
+		if n := int(r["ruleIndex"].(float64)); n < 0 || n >= len(rules) || rules[n].(map[string]any)["id"] != r["ruleId"] {
+			t.Errorf("the rule %v of %v, of %d", r["ruleIndex"], r["ruleId"], len(rules))
+		}
+		if !slices.Contains([]any{"none", "note", "warning", "error"}, r["level"]) {
+			t.Errorf("the level %v", r["level"])
+		}
+		place := r["locations"].([]any)[0].(map[string]any)["physicalLocation"].(map[string]any)
+		uri, _ := place["artifactLocation"].(map[string]any)["uri"].(string)
+		if u, err := url.Parse(uri); err != nil || uri == "" || u.IsAbs() || u.Host != "" {
+			t.Errorf("%v: the place %q, %v", r["message"], uri, err)
+		}
+		if line := place["region"].(map[string]any)["startLine"].(float64); line < 1 {
+			t.Errorf("line %v", line)
+		}
+		for name, print := range r["partialFingerprints"].(map[string]any) {
+			if key := fmt.Sprint(name, print); prints[key] {
+				t.Errorf("the fingerprint %q is there twice", key)
+			} else {
+				prints[key] = true
+			}
+		}
+	}
+	if len(rules) != 4 || len(prints) != 8 {
+		t.Errorf("%d rules and %d fingerprints, want 4 and 8", len(rules), len(prints))
+	}
+}
+
+func absolute(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.IsAbs()
 }
 
 // TestRead: what was written is read, and what is out of bounds is not.

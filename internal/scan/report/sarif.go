@@ -72,6 +72,7 @@ type (
 
 // WriteSARIF writes the findings as SARIF 2.1.0.
 func (s *Scan) WriteSARIF(w io.Writer, version string) error {
+	seen := map[string]int{}
 	run := sarifRun{Tool: sarifTool{Driver: sarifDriver{Name: "belay", Version: version, Rules: []sarifRule{}}}, Results: []sarifResult{}}
 	rules := map[string]int{}
 	for _, f := range s.Findings {
@@ -94,7 +95,7 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 		}
 		res := sarifResult{
 			RuleID: id, RuleIndex: rules[id], Level: sarifLevel(f.Severity), Message: sarifText{text},
-			Prints: map[string]string{"belayFinding/v1": id + " " + p.Kind + " " + p.Name + " " + p.Path},
+			Prints: sarifPrint(seen, "belayFinding/v1", id+" "+p.Kind+" "+p.Name+" "+p.Path),
 		}
 		res.Properties = s.sarifOrigin(p.Layer)
 		if f.Symbols != nil {
@@ -102,7 +103,7 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 		}
 		res.accept(f.Ignored, f.Known)
 		var at sarifLocation
-		at.Physical.Artifact.URI = (&url.URL{Path: p.Path}).String()
+		at.Physical.Artifact.URI = (&url.URL{Path: cmp.Or(p.Path, s.Target)}).String()
 		at.Physical.Region.StartLine = 1
 		res.Locations = []sarifLocation{at}
 		run.Results = append(run.Results, res)
@@ -116,7 +117,7 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 // sarifFaults adds what is wrong with the image's configuration and files, a rule for each
 // kind; but what a distribution's packages have by design.
 func (s *Scan) sarifFaults(run *sarifRun) {
-	rules := map[string]int{}
+	rules, seen := map[string]int{}, map[string]int{}
 	for i := range s.Misconfigurations {
 		m := &s.Misconfigurations[i]
 		if m.Ordinary() {
@@ -131,7 +132,7 @@ func (s *Scan) sarifFaults(run *sarifRun) {
 		}
 		res := sarifResult{
 			RuleID: m.ID, RuleIndex: rules[m.ID], Level: sarifLevel(m.Severity), Message: sarifText{strings.TrimSpace(m.Where + ": " + m.Text)},
-			Prints: map[string]string{"belayFault/v1": m.ID + " " + m.Where},
+			Prints: sarifPrint(seen, "belayFault/v1", m.ID+" "+m.Where),
 		}
 		res.accept(m.Ignored, m.Known)
 		if m.Path != "" {
@@ -143,6 +144,15 @@ func (s *Scan) sarifFaults(run *sarifRun) {
 		res.Locations = []sarifLocation{at}
 		run.Results = append(run.Results, res)
 	}
+}
+
+// sarifPrint is what a code host knows a result by. What is there again (two versions of a package in one
+// file) is counted, since of equal ones it keeps one.
+func sarifPrint(seen map[string]int, name, print string) map[string]string {
+	if seen[print]++; seen[print] > 1 {
+		print += " #" + strconv.Itoa(seen[print])
+	}
+	return map[string]string{name: print}
 }
 
 // accept says that a result fails nothing.

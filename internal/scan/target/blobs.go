@@ -55,6 +55,7 @@ type server struct {
 	asks   *os.File
 	answer *os.File
 	layers *layerReader // nil: what layers hold is not kept
+	watch  *watch
 }
 
 func (s *server) close() {
@@ -108,13 +109,16 @@ func (s *server) one(ctx context.Context, a inventory.Ask) error {
 		if s.layers == nil {
 			return inventory.WriteAnswer(s.answer, bytes.NewReader(nil))
 		}
-		b, err := s.layers.holds(ctx, s.blobs, a.Digest)
+		b, err := s.layers.holds(ctx, s.blobs, s.watch, a.Digest)
 		if err != nil {
 			return inventory.WriteFailure(s.answer, err)
 		}
+		if len(b) > 0 {
+			s.watch.kept(a.Digest)
+		}
 		return inventory.WriteAnswer(s.answer, bytes.NewReader(b))
 	}
-	r, err := s.blobs.Fetch(ctx, a)
+	r, err := s.watch.fetch(ctx, s.blobs, a)
 	if err != nil {
 		return inventory.WriteFailure(s.answer, err)
 	}

@@ -58,7 +58,7 @@ func newLayerReader(o Options) *layerReader {
 // holds returns what a layer holds; empty where whoever asks is to read it.
 //
 // Errors: a layer that cannot be fetched.
-func (l *layerReader) holds(ctx context.Context, blobs Blobs, digest string) ([]byte, error) {
+func (l *layerReader) holds(ctx context.Context, blobs Blobs, w *watch, digest string) ([]byte, error) {
 	key := digest
 	if l.o.CacheScope != "" {
 		sum := sha256.Sum256([]byte(l.o.CacheScope + "\n" + digest))
@@ -71,7 +71,7 @@ func (l *layerReader) holds(ctx context.Context, blobs Blobs, digest string) ([]
 	if b, ok := l.o.Cache.Get(l.version, key); ok && (!asks || h.Has(ctx, digest)) {
 		return b, nil
 	}
-	blob, err := blobs.Fetch(ctx, inventory.Ask{Digest: digest})
+	blob, err := w.fetch(ctx, blobs, inventory.Ask{Digest: digest})
 	if err != nil {
 		return nil, err
 	}

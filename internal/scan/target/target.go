@@ -36,6 +36,8 @@ type Options struct {
 	Cache Layers
 	// CacheScope keeps apart what is kept for those who may not know of each other's layers.
 	CacheScope string
+	// Progress is told, often and by one goroutine at a time, how far an image is whose blobs are fetched; nil: nobody.
+	Progress func(Progress)
 }
 
 const defaultTimeout = 10 * time.Minute
@@ -140,7 +142,7 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 	job.Platform, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Without, o.MemoryMax, o.Idle
 	var res *inventory.Result
 	if t.server != nil {
-		t.server.layers = newLayerReader(o)
+		t.server.layers, t.server.watch = newLayerReader(o), newWatch(o.Progress)
 		job.Layers = t.server.layers != nil
 	}
 	defer t.server.start(ctx)()
