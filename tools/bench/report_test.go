@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -29,5 +30,19 @@ func TestReportKeeps(t *testing.T) {
 	again.keep(text)
 	if again.text() != text {
 		t.Errorf("a report that is kept whole changes:\n%s\n%s", text, again.text())
+	}
+}
+
+// Of repeated runs the first is shown, the least processor time, and the most of what must stay small.
+func TestRepeated(t *testing.T) {
+	runs := []*spent{{cost: cost{cpu: 3, peak: 1}, disk: 7}, {cost: cost{cpu: 1, peak: 2}}, {cost: cost{cpu: 2, peak: 9}}}
+	n := 0
+	first, least, err := repeated(len(runs), func() (*spent, error) { n++; return runs[n-1], nil })
+	if err != nil || first != runs[0] || first.peak != 1 || least.cpu != 1 || least.peak != 9 || least.disk != 7 {
+		t.Errorf("%v: first %+v, least %+v", err, first, least)
+	}
+	gone := errors.New("gone")
+	if _, _, err := repeated(2, func() (*spent, error) { return nil, gone }); !errors.Is(err, gone) {
+		t.Errorf("got %v", err)
 	}
 }
