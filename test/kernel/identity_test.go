@@ -166,6 +166,7 @@ func TestMovedOut(t *testing.T) {
 
 // I7: kill -9 of the agent changes nothing, and neither does the next one's start.
 func TestSurvival(t *testing.T) {
+	loadsAgain(t)
 	h := get(t)
 	h.enact(t, rootDenied("asRoot: deny"))
 	running := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
@@ -305,6 +306,7 @@ func TestBinding(t *testing.T) {
 
 // The canary is denied, and is found and mended when somebody detaches the programs.
 func TestCanary(t *testing.T) {
+	loadsAgain(t)
 	h := get(t)
 	if err := h.kernel.Canary(); err != nil {
 		t.Fatal(err)

@@ -64,13 +64,13 @@ if ls "$work/marks" | grep -q ^root; then
 	echo "reboot: the forbidden container ran before or under the agent" >&2
 	exit 1
 fi
-# The clock jumps a year on and back, under the agent and at its next start: nothing that is enforced goes by it.
+# The clock jumps a year on and back, under the agent and, but for the guests of make test, at its next start: nothing that is enforced goes by it.
 marks() { ls "$work/marks" | grep -c ^root || true; }
 for jump in "+1 year" "-2 years" "+1 year"; do
 	date -s "$(date -R -d "$jump")" >/dev/null
 	docker exec -u 0 allowed /bin/touch /m/root.clock 2>/dev/null && { echo "reboot: root ran after the clock went $jump" >&2; exit 1; }
 	docker exec allowed /bin/touch /m/user.clock || { echo "reboot: a user's program did not run after the clock went $jump" >&2; exit 1; }
-	[ "$jump" != "-2 years" ] || { stop $agent -KILL; start_agent; }
+	[ "$jump" != "-2 years" ] || [ "${BELAY_MATRIX:-}" = reduced ] || { stop $agent -KILL; start_agent; } # one more load
 done
 [ "$(marks)" = 0 ] || { echo "reboot: root left its mark after the clock had jumped" >&2; exit 1; }
 "$bin/belay" --run-dir "$work/run" status >/dev/null || { echo "reboot: the agent does not enforce after the clock had jumped" >&2; exit 1; }
