@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -27,12 +28,12 @@ const (
 	cgroupMemory = "/sys/fs/cgroup/memory"
 )
 
-// newCgroup makes a cgroup whose name begins with kind.
+// newCgroup makes a cgroup whose name is kind, the number of this process, and something random.
 func newCgroup(kind string, memoryMax int64, idle bool) (*cgroup, error) {
 	if os.Geteuid() != 0 || memoryMax <= 0 {
 		return nil, errNoCgroup
 	}
-	name := kind + strings.ToLower(rand.Text()[:12])
+	name := fmt.Sprintf("%s%d-%s", kind, os.Getpid(), strings.ToLower(rand.Text()[:12]))
 	c := &cgroup{dir: filepath.Join(cgroupRoot, name), v2: true}
 	if controllers, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		if !strings.Contains(string(controllers), "memory") {
@@ -95,15 +96,26 @@ func (c *cgroup) limitCPU(processors int) {
 	}
 }
 
-// RemoveLeft removes cgroups of commands that a process which was killed has left behind. What still runs in them,
-// such as a command's own child in a process group of its own, is killed where the kernel can (version 2, Linux 5.14).
+// RemoveLeft removes cgroups of that kind whose maker has ended: it was killed. What still runs in them, such as a
+// command's own child in a process group of its own, is killed where the kernel can (version 2, Linux 5.14). Whatever
+// else has a name that begins so is somebody else's.
 func RemoveLeft(kind string) {
+	name := regexp.MustCompile("^" + regexp.QuoteMeta(kind) + "([0-9]+)-[a-z2-7]{12}$")
 	for _, root := range []string{cgroupRoot, cgroupMemory} {
 		left, _ := filepath.Glob(filepath.Join(root, kind+"*")) // the pattern is one
 		for _, dir := range left {
+			m := name.FindStringSubmatch(filepath.Base(dir))
+			if m == nil || m[1] != strconv.Itoa(os.Getpid()) && alive(m[1]) {
+				continue
+			}
 			(&cgroup{dir: dir, v2: true}).remove() // one of version 1 that is in use stays
 		}
 	}
+}
+
+func alive(pid string) bool {
+	_, err := os.Stat(filepath.Join("/proc", pid))
+	return err == nil
 }
 
 // oomKilled reports whether the kernel killed at the memory cap.

@@ -57,14 +57,14 @@ func TestCommandUntrusted(t *testing.T) {
 // TestCommandIn: a program with limits of its own is in a cgroup of its own, which goes with it, and its end at the
 // limit is its own.
 func TestCommandIn(t *testing.T) {
-	probe, err := newCgroup("belay-test-", 64<<20, false)
+	probe, err := newCgroup("belay-unit-", 64<<20, false)
 	testneed.Need(t, "root", err == nil, "a cgroup with a memory cap is made")
 	_, err = os.Stat(filepath.Join(probe.dir, "cgroup.kill"))
 	kills := err == nil
 	probe.remove()
-	l := Limits{Kind: "belay-test-", MemoryMax: 64 << 20, Processors: 2}
+	l := Limits{Kind: "belay-unit-", MemoryMax: 64 << 20, Processors: 2}
 	err = CommandIn(t.Context(), l, "/bin/sh", []string{"-c", `cat /proc/self/cgroup >&2; exit 1`}, nil, time.Minute)
-	if exit, ok := errors.AsType[*ExitError](err); !ok || probe.v2 && !strings.Contains(exit.Stderr, "/belay-test-") { // version 1: it is moved once it runs
+	if exit, ok := errors.AsType[*ExitError](err); !ok || probe.v2 && !strings.Contains(exit.Stderr, "/belay-unit-") { // version 1: it is moved once it runs
 		t.Errorf("got %v", err)
 	}
 	err = CommandIn(t.Context(), l, "/bin/sh", []string{"-c", `x=x; while :; do x=$x$x; done`}, nil, time.Minute)
@@ -77,12 +77,12 @@ func TestCommandIn(t *testing.T) {
 		}
 	}
 	for _, root := range []string{cgroupRoot, cgroupMemory} {
-		if left, err := filepath.Glob(filepath.Join(root, "belay-test-*")); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(filepath.Join(root, "belay-unit-*")); err != nil || len(left) > 0 {
 			t.Errorf("left %q, %v", left, err)
 		}
 	}
 	// What a killed caller left is removed, with what runs there.
-	left, err := newCgroup("belay-test-", 64<<20, false)
+	left, err := newCgroup("belay-unit-", 64<<20, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,21 @@ func TestCommandIn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	RemoveLeft("belay-test-")
+	var others []string // of a maker that lives, and of somebody else
+	for _, name := range []string{"1-abcdefabcdef", "a-main"} {
+		dir := filepath.Join(filepath.Dir(left.dir), "belay-unit-"+name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(dir)
+		others = append(others, dir)
+	}
+	RemoveLeft("belay-unit-")
+	for _, dir := range others {
+		if _, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		}
+	}
 	if kills && child.Wait() == nil {
 		t.Error("what runs there was not killed")
 	}
