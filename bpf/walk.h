@@ -241,6 +241,25 @@ __noinline int bl_path_lookup(struct bl_scratch *s, __u32 set, __u32 kind, struc
 	return 0;
 }
 
+/* Looks up the rules on the directory of the path taken so far. at: the kind, and above it how many
+ * components are taken. A function of its own, so that what it decides is verified once and not in
+ * each turn of the loop that calls it.
+ */
+__noinline int bl_path_dir(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 at,
+			   struct bl_path_found *f)
+{
+	__u32 asks, kind = at & 0xff;
+
+	if (!s)
+		return -1;
+	asks = bl_path_asks(at >> 8, s->n, dirs);
+	if (asks & 1 << BL_PATH_TREE)
+		bl_path_lookup(s, set, kind + BL_PATH_TREE, f);
+	if (asks & 1 << BL_PATH_CHILD)
+		bl_path_lookup(s, set, kind + BL_PATH_CHILD, f);
+	return 0;
+}
+
 /* Hashes the path that bl_walk left in s and looks its rules up. dirs: BL_DIRS_*, the
  * ancestors that are looked up too. kind: BL_PATH_EXACT, or
  * BL_PATH_FILES_EXACT for file rules.
@@ -249,7 +268,7 @@ __noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 
 			     struct bl_path_found *f)
 {
 	struct bl_sip sip;
-	__u32 i, n, asks;
+	__u32 i, n;
 	int k;
 
 	if (!s || !f)
@@ -261,11 +280,7 @@ __noinline int bl_path_rules(struct bl_scratch *s, __u32 set, __u32 dirs, __u32 
 	for (i = 0; i < BL_DEPTH; i++) {
 		if (i >= n)
 			break;
-		asks = bl_path_asks(i, n, dirs);	/* of the directory that component i lies in */
-		if (asks & 1 << BL_PATH_TREE)
-			bl_path_lookup(s, set, kind + BL_PATH_TREE, f);
-		if (asks & 1 << BL_PATH_CHILD)
-			bl_path_lookup(s, set, kind + BL_PATH_CHILD, f);
+		bl_path_dir(s, set, dirs, kind | i << 8, f);	/* that component i lies in */
 		if (bl_path_take(s, n - 1 - i) < 0)
 			return -1;
 	}
