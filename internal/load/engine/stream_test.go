@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -29,7 +30,8 @@ func (s *slow) Read(p []byte) (int, error) {
 func TestStalled(t *testing.T) {
 	const stall = 300 * time.Millisecond
 	ended := make(chan struct{})
-	var mode string
+	var now atomic.Value // what the engine does
+	now.Store("")
 	hang := func(r *http.Request) {
 		select {
 		case <-r.Context().Done():
@@ -37,6 +39,7 @@ func TestStalled(t *testing.T) {
 		}
 	}
 	e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mode := now.Load()
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/version"):
 			_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
@@ -86,12 +89,12 @@ func TestStalled(t *testing.T) {
 		return err
 	}
 	for _, m := range []string{"no answer", "half"} {
-		if mode = m; !errors.Is(read(), errStalled) {
+		if now.Store(m); !errors.Is(read(), errStalled) {
 			t.Errorf("read, %s: not ended", m)
 		}
 	}
 	for _, m := range []string{"no answer", "taken"} {
-		mode = m
+		now.Store(m)
 		var body io.Reader = strings.NewReader("x")
 		if m == "no answer" {
 			body = &slow{n: 1 << 30, wait: 0}
@@ -100,7 +103,7 @@ func TestStalled(t *testing.T) {
 			t.Errorf("write, %s: %v", m, err)
 		}
 	}
-	mode = "working"
+	now.Store("working")
 	if err := e.Extract(t.Context(), "c", "/", strings.NewReader("x")); err != nil {
 		t.Errorf("what was written goes to the disk: %v", err)
 	}
@@ -110,7 +113,7 @@ func TestStalled(t *testing.T) {
 	if _, err := e.Load(t.Context(), strings.NewReader("x")); err != nil {
 		t.Errorf("a large layer is loaded: %v", err)
 	}
-	mode = ""
+	now.Store("")
 	if err := read(); err != nil {
 		t.Errorf("a slow read: %v", err)
 	}
