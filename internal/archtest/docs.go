@@ -1,6 +1,7 @@
 package archtest
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -120,6 +121,26 @@ func withoutBlocks(text string) string {
 type Command struct {
 	Where string   // page:line
 	Args  []string // without the program
+}
+
+// Understood fails for each call of a program that the pages of a tree tell to make and understands
+// refuses, and if there are fewer than atLeast: then they were not found.
+func Understood(tree fs.FS, program string, atLeast int, understands func(args []string) error) error {
+	pages, err := Docs(tree)
+	if err != nil {
+		return err
+	}
+	all := Commands(pages, program)
+	if len(all) < atLeast {
+		return fmt.Errorf("found %d calls of %s", len(all), program)
+	}
+	var errs []error
+	for _, c := range all {
+		if err := understands(c.Args); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s %q: %w", c.Where, program, c.Args, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Commands returns how the pages' blocks of sh and console call a program, and the steps of pipelines in blocks
