@@ -139,10 +139,10 @@ func measure(ctx context.Context, b *bench, dir, program string, args ...string)
 	return s, nil
 }
 
-// bytesIn is how much a folder takes of the disk; what vanishes meanwhile is not counted.
+// bytesIn is how much what lies in a folder takes of the disk; what vanishes meanwhile is not counted.
 func bytesIn(dir string) (n int64) {
-	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir {
 			return nil //nolint:nilerr // it is gone
 		}
 		if info, err := d.Info(); err == nil {
