@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -453,6 +456,55 @@ func TestChosenParent(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An agent that starts while a runtime enters a container finds the runtime's task in the container's
+// cgroup: it is the runtime still, and so is what it runs in the host's mounts. The container's own
+// tasks are armed.
+func TestEnrolledMovesIn(t *testing.T) {
+	loadsAgain(t)
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny, drift: deny"))
+	if err := errors.Join(h.die(), enforce.Unload(h.opts.PinDir)); err != nil {
+		t.Fatal(err)
+	}
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+	ran(t, c)
+	defer h.remove(t, c.id)
+	enters := exec.Command("/bin/sh", "-c", "read go; /bin/true; echo code $?")
+	var out bytes.Buffer
+	enters.Stdout, enters.Stderr = &out, &out
+	goes, err := enters.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := enters.Start(); err != nil {
+		t.Fatal(err)
+	}
+	procs := filepath.Join(cgroupMount(t), h.scope, c.id, "cgroup.procs")
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(enters.Process.Pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opts := h.opts
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+	k, err := enforce.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	if _, err := io.WriteString(goes, "go\n"); err != nil {
+		t.Fatal(err)
+	}
+	err = enters.Wait()
+	testneed.Need(t, "quick-load", time.Since(began) < 10*time.Second, "a kernel that loads the programs while the task is young")
+	if err != nil || out.String() != "code 0\n" {
+		t.Errorf("the runtime's task: %v, %s", err, out.String())
+	}
+	entered := h.exec(t, c.id, nil, "/bin/id")
+	entered.id = c.id
+	h.stopped(t, entered, verdict.RuleAsRoot)
 }
 
 // An enrolled container's task that leaves its cgroup before it does anything is armed
