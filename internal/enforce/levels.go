@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/belay-project/belay/internal/verdict"
@@ -166,13 +167,20 @@ func (e *Enforcer) Levels() []RuleLevel {
 	return out
 }
 
+// Missing returns the programs whose hooks this kernel refused at the last attachment, and why.
+func (e *Enforcer) Missing() map[string]error {
+	e.missMu.Lock()
+	defer e.missMu.Unlock()
+	return maps.Clone(e.missing)
+}
+
 // lacksHook says which hook of a rule this kernel refused; empty: none.
 func (e *Enforcer) lacksHook(rule verdict.Rule) string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if slices.Contains(h.rules, rule) && e.missing[h.program] != "" {
-			return h.name + ": " + e.missing[h.program]
+		if slices.Contains(h.rules, rule) && e.missing[h.program] != nil {
+			return h.name + ": " + e.missing[h.program].Error()
 		}
 	}
 	return ""
@@ -186,8 +194,8 @@ func (e *Enforcer) lacksCgroup() string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if h.kind == attachCgroup && len(h.rules) == 0 && e.missing[h.program] != "" {
-			return h.name + ": " + e.missing[h.program]
+		if h.kind == attachCgroup && len(h.rules) == 0 && e.missing[h.program] != nil {
+			return h.name + ": " + e.missing[h.program].Error()
 		}
 	}
 	return ""
@@ -198,8 +206,8 @@ func (e *Enforcer) lacksFiles() string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if h.files && e.missing[h.program] != "" {
-			return h.name + ": " + e.missing[h.program]
+		if h.files && e.missing[h.program] != nil {
+			return h.name + ": " + e.missing[h.program].Error()
 		}
 	}
 	return ""

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,12 +12,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
 const nothing = "  guard: {bpf: deny}\n" // a policy that asks for no more than there is
+
+// A hook is left out where the kernel has none such, and for no other reason: the verifier takes every
+// program.
+func TestNothingMissing(t *testing.T) {
+	for program, err := range get(t).kernel.Missing() {
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			t.Errorf("%s: %v", program, err)
+		}
+	}
+}
 
 // N2: listening on a port 22 that was bound when there was no rule. Binding is another
 // hook's, and has passed.
