@@ -25,9 +25,16 @@ if [ "$(id -u)" = 0 ]; then
 	step kernel suites on this kernel
 	tools/ci/native.sh
 	step kernel suites in virtual machines
-	tools/vmtest/matrix.sh
-	step scenes on real Docker
+	guests=$(mktemp)
+	tools/vmtest/matrix.sh >"$guests" 2>&1 &
+	matrix=$!
+	trap 'kill "$matrix" 2>/dev/null || true; wait "$matrix" || true; cat "$guests"; rm -f "$guests"' EXIT
+	# A guest that has ended leaves a processor to the scenes.
+	until grep -q "has ended$" "$guests" || ! kill -0 "$matrix" 2>/dev/null; do sleep 2; done
+	step scenes on real Docker, beside the last guest
 	tools/ci/e2e.sh
+	step the last guest
+	wait "$matrix"
 else
 	echo "not root: kernel suites and Docker scenes are left out"
 fi

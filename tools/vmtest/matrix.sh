@@ -24,6 +24,7 @@ at_once=${BELAY_VM_AT_ONCE:-2}
 	[ "$BELAY_VM_CPUS" = 1 ] || at_once=1
 vm_timeout=${BELAY_VM_TIMEOUT:-3600}
 work=$(mktemp -d)
+exec 8>&1 # beside what a guest says, which is kept until it is collected
 running=()
 trap 'kill "${running[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 trap 'exit 130' INT
@@ -57,6 +58,7 @@ JOB
 		[ "$rc" = 125 ] || break
 		echo "matrix: THE GUEST DIED on $kernel $backend, try $try of 3 (above)"
 	done
+	echo "matrix: $kernel $backend has ended" >&8
 	return "$rc"
 }
 
