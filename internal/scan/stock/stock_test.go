@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,6 +120,32 @@ func findings(w *world, id string) string {
 		ids = append(ids, f.IDs[0])
 	}
 	return strings.Join(ids, " ")
+}
+
+// Policies are told whether a Go program has the functions that a vulnerability is in.
+func TestSymbols(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"),
+		`{"id":"GO-1","affected":[{"package":{"ecosystem":"Go","name":"x.example/m"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}],"ecosystem_specific":{"imports":[{"path":"x.example/m/a","symbols":["F"]}]}}]}`)
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) {
+		r := result("openssl")
+		for _, symbol := range []string{"F", "G"} {
+			keys := []uint32{inventory.FunctionKey("x.example/m/a", inventory.FunctionSymbol(symbol))}
+			r.Packages = append(r.Packages, inventory.Package{Kind: inventory.KindGo, Name: "x.example/m", Version: "v1.0.0", Path: symbol, Functions: inventory.PutFunctions(keys)})
+		}
+		return r, nil
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	s, _ := w.State(imgA)
+	for _, f := range s.Findings {
+		got[f.Path] = f.Symbols
+	}
+	if want := map[string]string{"x": inventory.SymbolsUnknown, "F": inventory.SymbolsPresent, "G": inventory.SymbolsAbsent}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }
 
 // A new record is found in the stored inventory, without another scan, told once, and only
