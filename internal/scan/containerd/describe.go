@@ -52,19 +52,10 @@ const (
 //
 // Errors: those of [Store.Image].
 func (s *Store) Describe(ctx context.Context, name string) (*About, error) {
-	found, err := s.find(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	switch len(found) {
-	case 0:
-		return nil, ErrNotFound
-	case 1:
-	default:
-		return nil, fmt.Errorf("%.120q is %d different images: name one by its digest", name, len(found))
-	}
 	a := &About{}
-	for a.ID, a.Names = range found {
+	var err error
+	if a.ID, a.Names, err = s.one(ctx, name); err != nil {
+		return nil, err
 	}
 	if a.Digests, err = s.sources(ctx, a.ID, a.Names); err != nil {
 		return nil, err
