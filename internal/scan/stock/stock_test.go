@@ -148,6 +148,51 @@ func TestSymbols(t *testing.T) {
 	}
 }
 
+// An image that is an index is scanned again, once, when another platform of it came in the place of the one
+// that was scanned, and a failure of that is tried again.
+func TestRenew(t *testing.T) {
+	here, fails := "sha256:1", false
+	w := open(t, t.TempDir(), func(context.Context, string, bool) (*inventory.Result, error) {
+		if fails {
+			return nil, errors.New("no")
+		}
+		r := result("openssl")
+		r.Digest = here
+		return r, nil
+	})
+	if w.Renew(imgA, here, true); w.scans.Load() != 0 {
+		t.Error("an image that nobody wanted is scanned")
+	}
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	scanned := func(n int32, manifest string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("scan %d, of %s", n, manifest), func() bool {
+			s, _ := w.State(imgA)
+			return w.scans.Load() == n && s.Manifest == manifest && !s.Queued
+		})
+	}
+	scanned(1, here)
+	w.Renew(imgA, here, true)
+	w.Renew(imgA, "", true) // nobody says
+	if s, _ := w.State(imgA); s.Queued || w.scans.Load() != 1 {
+		t.Errorf("the same manifest is scanned again: %+v", s)
+	}
+	here = "sha256:2"
+	w.Renew(imgA, here, false)
+	scanned(2, here)
+	w.Renew(imgA, "sha256:3", true) // another store's, which is not read
+	scanned(3, here)
+	w.Renew(imgA, "sha256:3", true)
+	if s, _ := w.State(imgA); s.Queued || w.scans.Load() != 3 {
+		t.Errorf("what a scan did not find is sought again: %+v", s)
+	}
+	fails = true
+	w.Renew(imgA, "sha256:4", true)
+	eventually(t, "a failure", func() bool { s, _ := w.State(imgA); return s.Err != "" && s.sought == "" })
+}
+
 // A new record is found in the stored inventory, without another scan, told once, and only
 // of images that hold the package.
 func TestRematch(t *testing.T) {
