@@ -1,5 +1,5 @@
 #!/bin/bash
-# What `make test` does: build, generated files, vet, unit tests, the chart, fuzz seeds and 5 s
+# What `make test` does: build, generated files, vet, unit tests, the chart, the dashboards, fuzz seeds and 5 s
 # each, kernel suites natively and in two virtual machines, scenes on real Docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,6 +19,8 @@ go test -count=1 ./...
 go test -race -count=1 ./internal/journal ./internal/health ./internal/control ./internal/policy ./internal/workload
 step the Helm chart
 go -C tools/charttest test -count=1 -v . 2>&1 | tools/ci/count.sh chart
+step the dashboards
+go -C tools/dashboardtest test -count=1 -v . 2>&1 | tools/ci/count.sh dashboards
 step fuzz
 tools/ci/fuzz.sh 5s
 if [ "$(id -u)" = 0 ]; then
