@@ -1,8 +1,11 @@
 package enforce
 
 import (
+	"errors"
 	"maps"
 	"slices"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/belay-project/belay/internal/verdict"
 )
@@ -167,11 +170,14 @@ func (e *Enforcer) Levels() []RuleLevel {
 	return out
 }
 
-// Missing returns the programs whose hooks this kernel refused at the last attachment, and why.
-func (e *Enforcer) Missing() map[string]error {
+// Refused returns the programs that this kernel refused at the last attachment though it has their hooks,
+// and why.
+func (e *Enforcer) Refused() map[string]error {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
-	return maps.Clone(e.missing)
+	refused := maps.Clone(e.missing)
+	maps.DeleteFunc(refused, func(_ string, err error) bool { return errors.Is(err, ebpf.ErrNotSupported) })
+	return refused
 }
 
 // lacksHook says which hook of a rule this kernel refused; empty: none.

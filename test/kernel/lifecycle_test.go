@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
@@ -21,13 +18,10 @@ import (
 
 const nothing = "  guard: {bpf: deny}\n" // a policy that asks for no more than there is
 
-// A hook is left out where the kernel has none such, and for no other reason: the verifier takes every
-// program.
-func TestNothingMissing(t *testing.T) {
-	for program, err := range get(t).kernel.Missing() {
-		if !errors.Is(err, ebpf.ErrNotSupported) {
-			t.Errorf("%s: %v", program, err)
-		}
+// The verifier takes every program whose hook the kernel has.
+func TestNoneRefused(t *testing.T) {
+	for program, err := range get(t).kernel.Refused() {
+		t.Errorf("%s: %v", program, err)
 	}
 }
 
@@ -288,7 +282,7 @@ func (h *host) smallMap(t *testing.T, room uint32) (restore func()) {
 // I8: a container that makes cgroups until the kernel side's map of them is full gets no
 // container out of the rules, neither itself nor those that are started then.
 func TestCgroupMapFull(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	const room, asked = 64, 200
 	defer h.smallMap(t, room)()
