@@ -169,7 +169,7 @@ func TestMovedOut(t *testing.T) {
 
 // I7: kill -9 of the agent changes nothing, and neither does the next one's start.
 func TestSurvival(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, rootDenied("asRoot: deny"))
 	running := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
@@ -218,7 +218,7 @@ func TestSurvival(t *testing.T) {
 
 // A container that ran before Belay is enrolled: its tasks are armed.
 func TestEnrolRunning(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	if err := h.die(); err != nil {
@@ -309,7 +309,7 @@ func TestBinding(t *testing.T) {
 
 // The canary is denied, and is found and mended when somebody detaches the programs.
 func TestCanary(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	if err := h.kernel.Canary(); err != nil {
 		t.Fatal(err)
@@ -462,7 +462,7 @@ func TestChosenParent(t *testing.T) {
 // cgroup: it is the runtime still, and so is what it runs in the host's mounts. The container's own
 // tasks are armed.
 func TestEnrolledMovesIn(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, rootDenied("asRoot: deny, drift: deny"))
 	if err := errors.Join(h.die(), enforce.Unload(h.opts.PinDir)); err != nil {
@@ -510,7 +510,7 @@ func TestEnrolledMovesIn(t *testing.T) {
 // An enrolled container's task that leaves its cgroup before it does anything is armed
 // all the same.
 func TestEnrolledMovesOut(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	if err := h.die(); err != nil {
@@ -551,7 +551,7 @@ func TestEnrolledMovesOut(t *testing.T) {
 // its container's cgroup stays the container's, and what the container was at its start
 // is still known.
 func TestUpgradeOfLayout(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",

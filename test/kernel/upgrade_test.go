@@ -38,7 +38,7 @@ var upgrades = []struct {
 // dies and one of another layout takes over, again and again: nothing that is forbidden runs, and
 // the binding holds throughout.
 func TestUpgradeUnderLoad(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	was := h.opts
 	floor := mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
@@ -142,7 +142,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 // A layout with room for fewer containers than run is refused, says so and leaves what there is:
 // the programs in force, and the maps that the next agent adopts.
 func TestUpgradeWithoutRoom(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, rootDenied("asRoot: deny"))
 	var ids []string
