@@ -375,6 +375,7 @@ func TestImageDetailsAreBounded(t *testing.T) {
 func FuzzParseImage(f *testing.F) {
 	for _, spec := range []string{
 		"  mode: enforce\n  registries: [a/**]\n  nonRoot: true\n", "  mode: enforce\n  secrets: {secret-in-file: 3}\n  findings: [{epss: \">0.10\", reachable: true, symbols: [present, unknown]}]\n", "  mode: audit\n  findings: [{severity: high, packages: [a*], grace: 3h}]\n  unscanned: scan\n",
+		"  mode: enforce\n  findings: [{symbols: [present, unknown]}]\n",
 		"  mode: enforce\n  scanned: {required: true, maxAge: 3h}\n  exceptions: [{vulnerability: CVE-1, until: 2026-01-01, reason: x}]\n",
 	} {
 		f.Add([]byte(imagePolicy("p", spec)))
