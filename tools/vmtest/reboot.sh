@@ -12,19 +12,20 @@ bin=$repo/bin
 sock=unix://$work/docker.sock
 docker() { /usr/bin/docker -H "$sock" "$@"; }
 engine=0 agent=0
+# Who asks whether something is up takes seconds of an emulated processor from what is starting.
 
 start_engine() {
 	/usr/sbin/dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" -H "$sock" \
 		--bridge=none --iptables=false --ip6tables=false --cgroup-parent $scope >>"$work/dockerd.log" 2>&1 &
 	engine=$!
-	for _ in $(seq 600); do docker version >/dev/null 2>&1 && return; sleep 0.2; done
+	for _ in $(seq 600); do sleep 1; docker version >/dev/null 2>&1 && return; done
 	echo "reboot: the engine did not start" >&2; tail -5 "$work/dockerd.log" >&2; return 1
 }
 start_agent() { # half of an emulated processor is not what the cap is made for
 	"$bin/belay-agent" run --run-dir "$work/run" --state-dir "$work/state" --policy-dir "$work/policies" \
 		--docker-host "$sock" --cgroup-scope $scope --cpu-max none >>"$work/agent.log" 2>&1 &
 	agent=$!
-	for _ in $(seq 600); do "$bin/belay" --run-dir "$work/run" status >/dev/null 2>&1 && return; sleep 0.2; done
+	for _ in $(seq 600); do sleep 3; "$bin/belay" --run-dir "$work/run" status >/dev/null 2>&1 && return; done
 	echo "reboot: the agent did not start" >&2; tail -5 "$work/agent.log" >&2; return 1
 }
 stop() { [ "$1" = 0 ] || { kill "$2" "$1" 2>/dev/null || true; wait "$1" 2>/dev/null || true; }; }
@@ -58,7 +59,7 @@ start_engine
 for _ in $(seq 300); do ls "$work/marks" | grep -q ^user && break; sleep 0.2; done
 ls "$work/marks" | grep -q ^user || { echo "reboot: the allowed container did not come back" >&2; exit 1; }
 denied() { "$bin/belay" --run-dir "$work/run" events --denials | grep -q 'exec.asRoot'; }
-for _ in $(seq 300); do denied && break; sleep 0.2; done
+for _ in $(seq 300); do denied && break; sleep 1; done
 denied || { echo "reboot: no record of the denial" >&2; tail -3 "$work/dockerd.log" >&2; exit 1; }
 if ls "$work/marks" | grep -q ^root; then
 	echo "reboot: the forbidden container ran before or under the agent" >&2
