@@ -149,10 +149,12 @@ func TestHold(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	who, managed := (&Cap{memory: groups["memory"], cpu: groups["cpu"]}).managed()
 	testneed.Need(t, "own-cgroup", !managed, who)
+	var pids []int
 	for _, how := range []string{"clean", "exceed"} {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestHold$", "-test.v")
 		cmd.Env = append(os.Environ(), envHold+"="+how, "NOTIFY_SOCKET=", "GOMEMLIMIT=")
 		out, err := cmd.CombinedOutput()
+		pids = append(pids, cmd.Process.Pid)
 		switch how {
 		case "clean":
 			if err != nil {
@@ -165,9 +167,11 @@ func TestHold(t *testing.T) {
 		}
 	}
 	for _, g := range groups {
-		g.removeLeft() // of the one that was killed
-		if left, _ := filepath.Glob(filepath.Join(g.root, namePrefix+"*")); len(left) > 0 {
-			t.Errorf("left behind: %q", left)
+		g.removeLeft()             // of the one that was killed
+		for _, pid := range pids { // those of agents that run here are theirs
+			if left, _ := filepath.Glob(filepath.Join(g.root, fmt.Sprint(namePrefix, pid))); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
+			}
 		}
 	}
 }
