@@ -66,7 +66,10 @@ func (a *Agent) moveFrom() string {
 var errNoMover = errors.New("there is no mover: belay is neither beside belay-agent nor in /usr/bin; fix: install it, or name it with --mover")
 
 func (c *Config) moverPath() (string, error) {
-	if c.Mover == "" {
+	switch c.Mover {
+	case "none":
+		return "", errors.New("nothing is moved by this agent (--mover none)")
+	case "":
 		places := []string{"/usr/bin/belay"}
 		if self, err := os.Executable(); err == nil {
 			places = []string{filepath.Join(filepath.Dir(self), "belay"), places[0]}

@@ -211,6 +211,9 @@ func TestCordon(t *testing.T) {
 
 // TestMoverPath: no mover is an error that says what to do.
 func TestMoverPath(t *testing.T) {
+	if _, err := (&Config{Mover: "none"}).moverPath(); err == nil {
+		t.Error("none is a mover")
+	}
 	a := &Agent{cfg: Config{Mover: "/nowhere/belay"}, health: health.New(nil), log: slog.New(slog.DiscardHandler)}
 	if err := a.runMover(context.Background(), []string{"move"}, time.Second); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
