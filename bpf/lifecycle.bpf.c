@@ -131,24 +131,31 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	return 0;
 }
 
+/* A runtime's task is on its way into a container for less. */
+#define BL_ENTERS_NS	(10ULL * 1000000000)
+
 /* Run by the agent when it has enrolled cgroups: a task found inside is armed now, and not
- * when it first does something that asks, by when it may have left.
+ * when it first does something that asks, by when it may have left. Unless it is young and on
+ * its way in.
  */
 SEC("iter/task")
 int bl_arm_found(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct bl_task fresh = {}, *t;
+	__u64 container;
 
 	if (!task)
 		return 0;
 	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
 	if (t && t->state != BL_HOST)
 		return 0;
-	fresh.container = bl_container_of(bl_cgroup_of(task));
-	if (!fresh.container)
+	container = bl_container_of(bl_cgroup_of(task));
+	if (!container)
 		return 0;
-	fresh.state = BL_ARMED;
+	bl_found_in(task, container, &fresh);
+	if (bpf_ktime_get_boot_ns() - task->start_boottime > BL_ENTERS_NS)
+		fresh.state = BL_ARMED;
 	if (t)
 		*t = fresh;
 	else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE))

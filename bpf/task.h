@@ -183,14 +183,28 @@ struct bl_who {
 	__u8 init_tree;
 };
 
-/* A task without a label of its own: a thread has its leader's, and what is in a
- * container's cgroup is armed. But a task that is being moved into a container is in its
- * cgroup a moment before cgroup_attach_task says so. It is known by its parent, which is in
- * no container, and whose mounts it still shares: it is entering.
+/* The label of a task that has none and is in a container's cgroup: armed. But one that is
+ * being moved in is there a moment before cgroup_attach_task says so. It is known by its
+ * parent, which is in no container, and whose mounts it still shares: it is entering.
  */
+static __always_inline void bl_found_in(struct task_struct *task, __u64 container, struct bl_task *found)
+{
+	struct task_struct *up = task->real_parent;
+	struct bl_task *t = up ? bpf_task_storage_get(&bl_tasks, up, 0, 0) : NULL;
+
+	found->container = container;
+	found->state = BL_ARMED;
+	if (up && (!t || t->state == BL_HOST) && !bl_container_of(bl_cgroup_of(up)) &&
+	    bl_mnt_ns(up) == bl_mnt_ns(task)) {
+		found->state = BL_ENTERING;
+		found->outside_mnt_ns = bl_mnt_ns(task);
+	}
+}
+
+/* A task without a label of its own: a thread has its leader's. */
 static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl_who *w)
 {
-	struct task_struct *leader = task->group_leader, *up = task->real_parent;
+	struct task_struct *leader = task->group_leader;
 	struct bl_task fresh = {}, *t;
 
 	if (leader && leader != task) {
@@ -201,14 +215,7 @@ static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl
 	if (fresh.state == BL_HOST) {
 		if (!top)
 			return 0;
-		fresh.container = top;
-		fresh.state = BL_ARMED;
-		t = up ? bpf_task_storage_get(&bl_tasks, up, 0, 0) : NULL;
-		if (up && (!t || t->state == BL_HOST) && !bl_container_of(bl_cgroup_of(up)) &&
-		    bl_mnt_ns(up) == bl_mnt_ns(task)) {
-			fresh.state = BL_ENTERING;
-			fresh.outside_mnt_ns = bl_mnt_ns(task);
-		}
+		bl_found_in(task, top, &fresh);
 	}
 	t = bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (t)

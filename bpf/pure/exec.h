@@ -85,7 +85,8 @@ static __always_inline __u32 bl_exec_slot(const struct bl_policy *p, int slot,
 	__u32 missing;
 
 	if (bl_rule_on(&r[BL_R_MEMFD]) && f->flags & (BL_F_TMPFS | BL_F_DELETED) &&
-	    !(f->flags & BL_F_HELPER)) {
+	    !(f->flags & BL_F_HELPER) &&
+	    !(f->flags & BL_F_MAPPING && r[BL_R_MEMFD].opt & BL_O_PROGRAMS)) {
 		*policy = r[BL_R_MEMFD].policy;
 		return BL_R_MEMFD;
 	}

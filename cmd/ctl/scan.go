@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/programpages"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/attest"
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -264,6 +265,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	if db == nil {
 		return report.New(name, t.now(), res, nil, nil), nil
 	}
+	_ = programpages.Drop() // to have less in memory while matching; what fails leaves it as it was
 	found, err := match(ctx, db, res, f.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -29,6 +29,7 @@ import (
 	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/programpages"
 	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/verdict"
 	"github.com/belay-project/belay/internal/workload"
@@ -362,7 +363,7 @@ func (a *Agent) settle(ctx context.Context) {
 	case <-ctx.Done():
 	case <-t.C:
 		debug.FreeOSMemory()
-		if err := dropProgramPages(); err != nil {
+		if err := programpages.Drop(); err != nil {
 			a.log.Warn("pages of the program that only the start needed stay mapped", attr.Error, err.Error())
 		}
 	}

@@ -100,7 +100,7 @@ func (a *Agent) ExplainImage(ctx context.Context, ref string) (*control.ImageExp
 		f := &list[i]
 		e.List = append(e.List, control.ImageFinding{
 			IDs: f.IDs, Severity: f.Severity.String(), Package: f.Package, Version: f.Version, Fixed: f.Fixed, Exploited: f.Exploited,
-			EPSS: f.EPSS, Use: f.Use, FirstSeen: f.FirstSeen,
+			EPSS: f.EPSS, Use: f.Use, Symbols: f.Symbols, FirstSeen: f.FirstSeen,
 		})
 	}
 	return e, nil

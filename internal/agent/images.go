@@ -263,6 +263,7 @@ func (im *images) ask(ctx context.Context, runtime, ref string) (workload.Image,
 		im.a.health.Counter("image_configs_unread").Add(1)
 		im.a.log.Warn("an image's configuration is not known: rules about it deny", attr.ImageDigest, img.ID, attr.Error, img.Unread.Error())
 	}
+	im.keeper.Renew(img.ID, img.Manifest, im.inUse(img.ID))
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	if len(im.known) >= maxKnown {
@@ -278,9 +279,13 @@ func (im *images) facts(img workload.Image, asked string, labels map[string]stri
 		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: img.Unread == nil,
 		Created: img.Created, User: img.User, Env: img.Env,
 	}
-	if img.Unread != nil {
+	s, ok := im.keeper.State(img.ID)
+	switch {
+	case img.Unread != nil:
 		f.Scan.Err = img.Unread.Error() // a scan that is kept may be of another platform
-	} else if s, ok := im.keeper.State(img.ID); ok {
+	case ok && s.Other(img.Manifest):
+		f.Scan.Err = "its scan is of another platform than is here now"
+	case ok:
 		f.Scan = s.Scan()
 		if im.rules().NeedUse() {
 			f.Scan.Findings = im.a.uses.attach(img.ID, s.Findings)

@@ -185,6 +185,43 @@ func TestUnreadIsUnscanned(t *testing.T) {
 	}
 }
 
+// A scan says nothing of the platform that came in the place of the one that was scanned, and the image is
+// scanned again.
+func TestReplacedPlatform(t *testing.T) {
+	here, found := "sha256:"+strings.Repeat("1", 64), make(chan string, 10)
+	im := testImages(t, "  mode: enforce\n  scanned: {required: true}\n", func(context.Context, string, bool) (*inventory.Result, error) {
+		return &inventory.Result{Schema: inventory.Schema, Digest: <-found}, nil
+	})
+	im.look = func(context.Context, string, string) (workload.Image, error) {
+		return workload.Image{ID: judgedID, Manifest: here}, nil
+	}
+	q := &proxy.ImageQuery{ID: judgedID, Asked: "shop:1"}
+	found <- here
+	if err := im.keeper.Ensure(t.Context(), judgedID); err != nil {
+		t.Fatal(err)
+	}
+	if d := im.JudgeImage(t.Context(), q); !d.Allowed {
+		t.Errorf("the one that was scanned: got %+v", d)
+	}
+	here = "sha256:" + strings.Repeat("2", 64)
+	if d := im.JudgeImage(t.Context(), q); d.Allowed || d.Rule != "unscanned" || !strings.Contains(d.Reason, "another platform") {
+		t.Errorf("at the gate: got %+v", d)
+	}
+	if d := im.decide(workload.Container{Runtime: workload.RuntimeDocker, ImageDigest: judgedID}, nil); d.Allowed || d.Rule != "unscanned" {
+		t.Errorf("elsewhere: got %+v", d)
+	}
+	found <- here // the scan that was begun for it
+	for range 1000 {
+		if s, _ := im.keeper.State(judgedID); s.Manifest == here {
+			break
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	if d := im.JudgeImage(t.Context(), q); !d.Allowed {
+		t.Errorf("scanned again: got %+v", d)
+	}
+}
+
 // A container that is yet to start is judged by what its own runtime says now: not by what was said
 // a moment ago, and not by what names another runtime has for the same digest.
 func TestSeenAsksAnew(t *testing.T) {

@@ -59,7 +59,7 @@ func (a *Agent) lookImage(ctx context.Context, runtime, ref string) (workload.Im
 		return workload.Image{}, errors.Join(err, missing)
 	}
 	return workload.Image{
-		ID: about.ID, Names: about.Names, Digests: about.Digests,
+		ID: about.ID, Names: about.Names, Digests: about.Digests, Manifest: about.Manifest,
 		Created: about.Config.Created, User: about.Config.User, Env: about.Config.Env, Unread: about.Unread,
 	}.Bounded()
 }

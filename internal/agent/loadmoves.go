@@ -21,6 +21,7 @@ import (
 	loadplan "github.com/belay-project/belay/internal/load/plan"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
+	"github.com/belay-project/belay/internal/telemetry"
 )
 
 // openMoves reads the cordon and the ledger of moves. Neither keeps the agent from enforcing.
@@ -88,14 +89,23 @@ func (c *Config) moverPath() (string, error) {
 var moverLimits = spawn.Limits{Kind: "belay-move-", MemoryMax: 256 << 20, Processors: 1}
 
 // runMover runs belay with arguments until it has ended. It is killed with the agent, and its
-// journal tells the next how far it had come.
-func (a *Agent) runMover(ctx context.Context, args []string, timeout time.Duration) (err error) {
+// journal tells the next how far it had come, and the traces which steps it took.
+func (a *Agent) runMover(ctx context.Context, id string, args []string, timeout time.Duration) (err error) {
 	path, err := a.cfg.moverPath()
 	if err != nil {
 		return err
 	}
-	op := begin("move", nil)
-	defer func() { op.tell(a.telemetry, err) }()
+	op := begin("move", map[string]string{"belay.move.id": id})
+	defer func() {
+		steps, serr := carry.Steps(a.cfg.movesDir(), id, op.op.Start, time.Now())
+		if serr != nil && err == nil {
+			a.log.Warn("the steps of a move are not in its trace", attr.Error, serr.Error())
+		}
+		for _, s := range steps {
+			op.op.Stages = append(op.op.Stages, telemetry.Stage{Name: s.Name, Start: s.Begin, End: s.End, Err: s.Err})
+		}
+		op.tell(a.telemetry, err)
+	}()
 	// The kernel ends a child with the thread that started it, not with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -2,9 +2,13 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -27,16 +31,16 @@ func TestMoverIsTold(t *testing.T) {
 	addr := tel.PrometheusAddr().String()
 	go func() { defer close(ended); tel.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
-	a := &Agent{cfg: Config{Mover: "/bin/true"}, telemetry: tel}
-	if err := a.runMover(t.Context(), []string{"move"}, time.Minute); err != nil {
+	a := &Agent{cfg: Config{Mover: "/bin/true", StateDir: t.TempDir()}, telemetry: tel, log: slog.New(slog.DiscardHandler)}
+	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	a.cfg.Mover = "/bin/false"
-	if err := a.runMover(t.Context(), []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err == nil {
 		t.Fatal("it failed, and no error")
 	}
 	a.cfg.Mover = "none" // which is no run
-	if err := a.runMover(t.Context(), []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err == nil {
 		t.Fatal("there is no mover, and it ran")
 	}
 	r, err := http.Get("http://" + addr + "/metrics") //nolint:noctx // a test's own server
@@ -55,5 +59,64 @@ func TestMoverIsTold(t *testing.T) {
 	}
 	if !regexp.MustCompile(`_count\{[^}]*belay_outcome="failed"[^}]*\} 1\n`).Match(raw) {
 		t.Errorf("a mover that is not there is told in\n%s", raw)
+	}
+}
+
+// TestMoversStepsAreSpans: the trace of a move has the steps that its mover's journal tells of, and the move's ID.
+func TestMoversStepsAreSpans(t *testing.T) {
+	sent := make(chan string, 16)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+		if err != nil {
+			t.Error(err)
+		}
+		sent <- string(body)
+	}))
+	defer collector.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.URL)
+	tel, err := telemetry.Open(t.Context(), telemetry.Options{
+		Health: health.New(nil), Log: slog.New(slog.DiscardHandler), Observe: func() telemetry.Observed { return telemetry.Observed{} }, Linger: time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); tel.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	a := &Agent{cfg: Config{StateDir: t.TempDir()}, telemetry: tel, log: slog.New(slog.DiscardHandler)}
+	if err := os.MkdirAll(a.cfg.movesDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.cfg.Mover = filepath.Join(t.TempDir(), "belay")
+	script := fmt.Sprintf(`#!/bin/sh
+now=$(date -u +%%FT%%T.%%NZ)
+cat >%s/0123456789abcdef.json <<END
+{"schema": "belay.dev/move/v1", "id": "0123456789abcdef", "phase": "taken back", "history": [
+ {"at": "2020-01-01T00:00:00Z", "step": "create", "text": "begun"},
+ {"at": "$now", "step": "lease", "text": "begun"}, {"at": "$now", "step": "image", "text": "begun"},
+ {"at": "$now", "step": "image", "text": "goes back: no such image"}, {"at": "$now", "step": "image", "text": "taken back"}]}
+END
+exit 1
+`, a.cfg.movesDir())
+	if err := os.WriteFile(a.cfg.Mover, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.runMover(t.Context(), "0123456789abcdef", []string{"move"}, time.Minute); err == nil {
+		t.Fatal("it failed, and no error")
+	}
+	var all string
+	for _, want := range []string{"move lease", "move image", "no such image", "move back", "belay.move.id", "0123456789abcdef"} {
+		for !strings.Contains(all, want) {
+			select {
+			case body := <-sent:
+				all += body
+			case <-time.After(20 * time.Second):
+				t.Fatalf("no %q in the spans: %q", want, all)
+			}
+		}
+	}
+	if strings.Contains(all, "move create") {
+		t.Error("a step of an earlier run is in the trace of this one")
 	}
 }

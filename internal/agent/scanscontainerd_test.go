@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/belay-project/belay/internal/scan/ci"
+	"github.com/belay-project/belay/internal/scan/stock"
 	"github.com/belay-project/belay/internal/workload"
 )
 
@@ -81,6 +82,9 @@ func TestScanContainerd(t *testing.T) {
 	check("no engine", "registry.example/shop:1")
 	if _, _, err := images.Local(t.Context(), "registry.example/other:1", ""); !errors.Is(err, ci.ErrNoImage) {
 		t.Errorf("what nobody has: %v", err)
+	}
+	if s.images.keeper, err = stock.Open(stock.Options{Dir: t.TempDir(), DB: filepath.Join(t.TempDir(), "none"), Health: s.health}); err != nil {
+		t.Fatal(err)
 	}
 	s.images.look = func(_ context.Context, _, ref string) (workload.Image, error) {
 		if ref == "shop:1" {

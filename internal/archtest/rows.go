@@ -125,6 +125,7 @@ var Packages = []Package{
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/ratelimit", Row: RowVocabulary},
 	{Path: "internal/hooksig", Row: RowVocabulary},
+	{Path: "internal/programpages", Row: RowVocabulary},
 	{Path: "internal/pump", Row: RowVocabulary},
 	{Path: "internal/secretname", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},

@@ -67,8 +67,10 @@ type ImageFinding struct {
 	Exploited bool     `json:"exploited,omitempty"`
 	EPSS      float64  `json:"epss,omitempty"` // 0: nobody has estimated it
 	// Use is what was observed of the package in containers of the image.
-	Use       inventory.Use `json:"use"`
-	FirstSeen time.Time     `json:"firstSeen,omitzero"` // on this host; zero: not known
+	Use inventory.Use `json:"use"`
+	// Symbols tells whether a Go program has the vulnerable functions: present, absent, unknown.
+	Symbols   string    `json:"symbols,omitempty"`
+	FirstSeen time.Time `json:"firstSeen,omitzero"` // on this host; zero: not known
 }
 
 func images(s *Server, r *http.Request) (any, error) {

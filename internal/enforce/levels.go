@@ -1,7 +1,11 @@
 package enforce
 
 import (
+	"errors"
+	"maps"
 	"slices"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/belay-project/belay/internal/verdict"
 )
@@ -166,13 +170,23 @@ func (e *Enforcer) Levels() []RuleLevel {
 	return out
 }
 
+// Refused returns the programs that this kernel refused at the last attachment though it has their hooks,
+// and why.
+func (e *Enforcer) Refused() map[string]error {
+	e.missMu.Lock()
+	defer e.missMu.Unlock()
+	refused := maps.Clone(e.missing)
+	maps.DeleteFunc(refused, func(_ string, err error) bool { return errors.Is(err, ebpf.ErrNotSupported) })
+	return refused
+}
+
 // lacksHook says which hook of a rule this kernel refused; empty: none.
 func (e *Enforcer) lacksHook(rule verdict.Rule) string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if slices.Contains(h.rules, rule) && e.missing[h.program] != "" {
-			return h.name + ": " + e.missing[h.program]
+		if slices.Contains(h.rules, rule) && e.missing[h.program] != nil {
+			return h.name + ": " + e.missing[h.program].Error()
 		}
 	}
 	return ""
@@ -186,8 +200,8 @@ func (e *Enforcer) lacksCgroup() string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if h.kind == attachCgroup && len(h.rules) == 0 && e.missing[h.program] != "" {
-			return h.name + ": " + e.missing[h.program]
+		if h.kind == attachCgroup && len(h.rules) == 0 && e.missing[h.program] != nil {
+			return h.name + ": " + e.missing[h.program].Error()
 		}
 	}
 	return ""
@@ -198,8 +212,8 @@ func (e *Enforcer) lacksFiles() string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
 	for _, h := range hooks {
-		if h.files && e.missing[h.program] != "" {
-			return h.name + ": " + e.missing[h.program]
+		if h.files && e.missing[h.program] != nil {
+			return h.name + ": " + e.missing[h.program].Error()
 		}
 	}
 	return ""

@@ -86,7 +86,7 @@ type Enforcer struct {
 	// missMu guards missing: hooks that this kernel refused at the last attachment, and
 	// why.
 	missMu  sync.Mutex
-	missing map[string]string
+	missing map[string]error
 
 	// guardMu makes one change of the guards of sockets and of the host at a time, and guards
 	// bound: the inodes of its sockets by path. It is taken before attachMu.
@@ -421,7 +421,7 @@ func (e *Enforcer) attach() error {
 		return fmt.Errorf("make %s: %w", fresh, err)
 	}
 	cache := btf.NewCache()
-	missing := map[string]string{}
+	missing := map[string]error{}
 	var attached []hook
 	for _, h := range hooks {
 		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls {
@@ -431,7 +431,7 @@ func (e *Enforcer) attach() error {
 			if h.need {
 				return errors.Join(fmt.Errorf("hook %s: %w", h.name, err), os.RemoveAll(fresh))
 			}
-			missing[h.program] = err.Error()
+			missing[h.program] = err
 			e.opts.Log.Warn("hook refused by this kernel; the levels of its rules are lower", "hook", h.name, "error", err.Error())
 			continue
 		}

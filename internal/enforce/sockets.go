@@ -263,7 +263,10 @@ var socketHooks = map[verdict.Backend]string{
 func (e *Enforcer) lacksSockets() string {
 	e.missMu.Lock()
 	defer e.missMu.Unlock()
-	return e.missing[socketHooks[e.backend]]
+	if err := e.missing[socketHooks[e.backend]]; err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // SocketLevel returns what this host can do about a connection to a guarded socket, and

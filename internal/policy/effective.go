@@ -22,6 +22,8 @@ const (
 	OptAfterStart  uint8 = 0x01 // exec.asRoot: denyAfterStart
 	OptNestedAllow uint8 = 0x02 // exec.nested: allow
 
+	OptPrograms uint8 = 0x01 // exec.memfd: programs
+
 	OptVolumesRO uint8 = 0x01 // exec.volumes: readOnly
 	OptVolumes   uint8 = 0x02 // exec.volumes: allow
 	OptMetadata  uint8 = 0x04 // exec.metadataOnly: allow
@@ -167,7 +169,8 @@ func (e *Effective) Exec(f Facts) Decision {
 func (e *Effective) execSlot(m verdict.Mode, f *Facts) (verdict.Rule, uint16) {
 	rules := &e.Rules[m]
 	has := func(bit uint32) bool { return f.Flags&bit != 0 }
-	if r := rules[verdict.RuleMemfd]; r.on() && has(FlagTmpfs|FlagDeleted) && !has(FlagHelper) {
+	if r := rules[verdict.RuleMemfd]; r.on() && has(FlagTmpfs|FlagDeleted) && !has(FlagHelper) &&
+		!(has(FlagMapping) && r.Opt&OptPrograms != 0) {
 		return verdict.RuleMemfd, r.Policy
 	}
 	if r := rules[verdict.RuleDrift]; r.on() && driftMatches(r, f.Flags) {

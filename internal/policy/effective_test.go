@@ -32,7 +32,7 @@ func TestKernelConstants(t *testing.T) {
 	}
 	want := map[string]uint64{
 		"BL_O_AFTER_START": uint64(OptAfterStart), "BL_O_NESTED_ALLOW": uint64(OptNestedAllow),
-		"BL_O_VOLUMES_RO": uint64(OptVolumesRO), "BL_O_VOLUMES": uint64(OptVolumes),
+		"BL_O_PROGRAMS": uint64(OptPrograms), "BL_O_VOLUMES_RO": uint64(OptVolumesRO), "BL_O_VOLUMES": uint64(OptVolumes),
 		"BL_O_METADATA": uint64(OptMetadata), "BL_O_SSH_TO": uint64(OptSSHTo),
 		"BL_F_ROOT": uint64(FlagRoot), "BL_F_NESTED": uint64(FlagNested), "BL_F_INIT_TREE": uint64(FlagInitTree),
 		"BL_F_INIT_ROOT": uint64(FlagInitRoot), "BL_F_FILE_CAPS": uint64(FlagFileCaps), "BL_F_UPPER": uint64(FlagUpper),

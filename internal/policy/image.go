@@ -86,7 +86,10 @@ type FindingRule struct {
 	EPSS      Threshold          // of FIRST's estimate; one that is not there meets it
 	// Use is what must have been observed of the package in running containers. Where that is
 	// unknown, the rule reports and does not deny.
-	Use      UseCondition
+	Use UseCondition
+	// Symbols are the states of a Go program's vulnerable functions for which it counts: of
+	// [inventory.SymbolStates]; none: all of them.
+	Symbols  []string
 	Packages []string // globs of package names, of source packages too
 	// Grace is how long after the host first saw it a finding does not count yet.
 	Grace time.Duration
@@ -157,6 +160,7 @@ type canonFindingRule struct {
 	InUse     bool     `yaml:"inUse,omitempty"`
 	Listening bool     `yaml:"listening,omitempty"`
 	Reachable bool     `yaml:"reachable,omitempty"`
+	Symbols   []string `yaml:"symbols,omitempty,flow"`
 	Packages  []string `yaml:"packages,omitempty"`
 	Grace     string   `yaml:"grace,omitempty"`
 }
@@ -207,7 +211,7 @@ func (p *ImagePolicy) Canonical() []byte {
 	}
 	for i := range s.Findings {
 		f := &s.Findings[i]
-		c := canonFindingRule{Fixable: f.Fixable, Exploited: f.Exploited, EPSS: f.EPSS.String(), InUse: f.Use.InUse, Listening: f.Use.Listening, Reachable: f.Use.Reachable, Packages: f.Packages, Grace: span(f.Grace)}
+		c := canonFindingRule{Fixable: f.Fixable, Exploited: f.Exploited, EPSS: f.EPSS.String(), InUse: f.Use.InUse, Listening: f.Use.Listening, Reachable: f.Use.Reachable, Symbols: f.Symbols, Packages: f.Packages, Grace: span(f.Grace)}
 		if f.named {
 			c.Name = f.Name
 		}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -67,6 +68,8 @@ type ImageFinding struct {
 	Kind, Path string
 	// Use is what was observed of the package in running containers.
 	Use inventory.Use
+	// Symbols tells whether a Go program has the vulnerable functions; empty is unknown.
+	Symbols string
 }
 
 // ImageDecision is the answer. The zero value denies.
@@ -335,7 +338,8 @@ func (r *FindingRule) about(f *ImageFinding, now time.Time) (yes, sure bool) {
 	if sev == inventory.SeverityUnknown {
 		sev = inventory.SeverityHigh
 	}
-	if sev < r.Severity || r.Fixable && f.Fixed == "" || r.Exploited && !f.Exploited || len(r.Packages) > 0 && !f.of(r.Packages) || !r.EPSS.met(f.EPSS) {
+	if sev < r.Severity || r.Fixable && f.Fixed == "" || r.Exploited && !f.Exploited || len(r.Packages) > 0 && !f.of(r.Packages) || !r.EPSS.met(f.EPSS) ||
+		len(r.Symbols) > 0 && !slices.Contains(r.Symbols, cmp.Or(f.Symbols, inventory.SymbolsUnknown)) {
 		return false, true
 	}
 	if r.Grace > 0 && now.Sub(f.FirstSeen) < r.Grace {
@@ -366,6 +370,9 @@ func (r *FindingRule) String() string {
 		parts = append(parts, "EPSS "+r.EPSS.String())
 	}
 	parts = append(parts, r.Use.words()...)
+	if len(r.Symbols) > 0 {
+		parts = append(parts, "vulnerable functions "+strings.Join(r.Symbols, " or "))
+	}
 	if len(r.Packages) > 0 {
 		parts = append(parts, "in "+strings.Join(r.Packages, ", "))
 	}
@@ -389,6 +396,9 @@ func (f *ImageFinding) String() string {
 	}
 	if u := f.Use.String(); u != "" {
 		text += ", " + u
+	}
+	if f.Symbols == inventory.SymbolsPresent || f.Symbols == inventory.SymbolsAbsent {
+		text += ", vulnerable functions " + f.Symbols
 	}
 	return text + ")"
 }

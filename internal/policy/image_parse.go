@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ var imageHome = map[string]string{
 	"unscanned": "spec", "deadline": "spec", "fallback": "spec", "exceptions": "spec",
 	"labels": "spec.selector", "required": "spec.scanned",
 	"severity": "spec.findings[]", "fixable": "spec.findings[]", "exploited": "spec.findings[]", "epss": "spec.findings[]",
-	"inUse": "spec.findings[]", "listening": "spec.findings[]", "reachable": "spec.findings[]", "grace": "spec.findings[]",
+	"inUse": "spec.findings[]", "listening": "spec.findings[]", "reachable": "spec.findings[]", "symbols": "spec.findings[]", "grace": "spec.findings[]",
 	"vulnerability": "spec.exceptions[]", "until": "spec.exceptions[]", "reason": "spec.exceptions[]",
 }
 
@@ -145,11 +146,12 @@ func (d *decoder) findingRule(n *yaml.Node, at string, s *ImageSpec) {
 		{"inUse", false, d.onlyTrue(&f.Use.InUse)},
 		{"listening", false, d.onlyTrue(&f.Use.Listening)},
 		{"reachable", false, d.onlyTrue(&f.Use.Reachable)},
+		{"symbols", false, d.texts(&f.Symbols, len(inventory.SymbolStates), checkSymbolState)},
 		{"packages", false, d.texts(&f.Packages, maxRuleList, checkGlob)},
 		{"grace", false, d.duration(&f.Grace, time.Minute, maxImageSpan)},
 	})
-	if f.Severity == inventory.SeverityUnknown && !f.Fixable && !f.Exploited && len(f.Packages) == 0 && !f.EPSS.set() && !f.Use.any() {
-		d.fail(n, "add severity, fixable, exploited, epss, inUse or packages; severity: negligible means any", "%s does not say which findings", at)
+	if f.Severity == inventory.SeverityUnknown && !f.Fixable && !f.Exploited && len(f.Packages) == 0 && !f.EPSS.set() && !f.Use.any() && len(f.Symbols) == 0 {
+		d.fail(n, "add severity, fixable, exploited, epss, inUse, symbols or packages; severity: negligible means any", "%s does not say which findings", at)
 	}
 	if f.named = f.Name != ""; !f.named {
 		f.Name = "findings[" + strconv.Itoa(len(s.Findings)) + "]"
@@ -160,6 +162,16 @@ func (d *decoder) findingRule(n *yaml.Node, at string, s *ImageSpec) {
 		}
 	}
 	s.Findings = append(s.Findings, f)
+}
+
+func checkSymbolState(s string) (msg, fix string) {
+	if slices.Contains(inventory.SymbolStates, s) {
+		return "", ""
+	}
+	if g, ok := closest(s, inventory.SymbolStates); ok {
+		fix = "did you mean " + g + "?"
+	}
+	return quote(s) + " is not one of " + strings.Join(inventory.SymbolStates, ", "), fix
 }
 
 func (d *decoder) imageException(n *yaml.Node, at string, s *ImageSpec) {

@@ -89,6 +89,13 @@ func TestImageDecide(t *testing.T) {
 		{"not listening", "findings: [{listening: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, SocketsKnown: true}}), ""},
 		{"reachable", "findings: [{reachable: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, Reachable: []string{"tcp 0.0.0.0:1->1"}}}), "findings[0]"},
 		{"listening and not reachable", "findings: [{reachable: true}]", with(ImageFinding{IDs: []string{"x"}, Use: inventory.Use{State: inventory.InUse, SocketsKnown: true, PortsKnown: true, Listening: []string{"tcp 0.0.0.0:1"}}}), ""},
+		{"functions present", "findings: [{symbols: [present]}]", with(ImageFinding{IDs: []string{"x"}, Symbols: inventory.SymbolsPresent}), "findings[0]"},
+		{"functions absent", "findings: [{severity: low, symbols: [present, unknown]}]", with(ImageFinding{IDs: []string{"x"}, Symbols: inventory.SymbolsAbsent}), ""},
+		{"functions unknown", "findings: [{symbols: [present, unknown]}]", with(ImageFinding{IDs: []string{"x"}, Symbols: inventory.SymbolsUnknown}), "findings[0]"},
+		{"functions unknown, present asked", "findings: [{symbols: [present]}]", with(ImageFinding{IDs: []string{"x"}, Symbols: inventory.SymbolsUnknown}), ""},
+		{"nobody says of functions", "findings: [{symbols: [unknown]}]", with(ImageFinding{IDs: []string{"x"}}), "findings[0]"},
+		{"functions not asked about", "findings: [{severity: low}]", with(ImageFinding{IDs: []string{"x"}, Symbols: inventory.SymbolsAbsent}), "findings[0]"},
+		{"functions present, too low", "findings: [{severity: high, symbols: [present]}]", with(ImageFinding{IDs: []string{"x"}, Severity: inventory.SeverityLow, Symbols: inventory.SymbolsPresent}), ""},
 		{"no secret in files", "secrets: none", nil, ""},
 		{"secret in a file", "secrets: none", secretsIn("secret-in-file"), "secrets"},
 		{"a weak one", "secrets: none", func(i *Image) { secretsIn("secret-in-file")(i); i.Scan.Secrets[0].Weak = true }, ""},
@@ -230,6 +237,9 @@ func TestImageParseErrors(t *testing.T) {
 		{"  mode: enforce\n  findings: [{epss: \">1\"}]\n", "must be a bound"},
 		{"  mode: enforce\n  findings: [{epss: \">=NaN\"}]\n", "must be a bound"},
 		{"  mode: enforce\n  findings: [{inUse: false}]\n", "no meaning"},
+		{"  mode: enforce\n  findings: [{symbols: [presnt]}]\n", "did you mean present?"},
+		{"  mode: enforce\n  findings: [{symbols: absent}]\n", "must be a list"},
+		{"  mode: enforce\n  findings: [{symbols: [absent, absent]}]\n", "listed twice"},
 		{"  mode: enforce\n  secrets: deny\n", "must be none"},
 		{"  mode: enforce\n  secrets: {}\n", "names no kind"},
 		{"  mode: enforce\n  secrets: {secret-in-fiel: 1}\n", "did you mean secret-in-file?"},
@@ -364,7 +374,8 @@ func TestImageDetailsAreBounded(t *testing.T) {
 // FuzzParseImage: what is accepted is the same policy again by its normal form, and judges.
 func FuzzParseImage(f *testing.F) {
 	for _, spec := range []string{
-		"  mode: enforce\n  registries: [a/**]\n  nonRoot: true\n", "  mode: enforce\n  secrets: {secret-in-file: 3}\n  findings: [{epss: \">0.10\", reachable: true}]\n", "  mode: audit\n  findings: [{severity: high, packages: [a*], grace: 3h}]\n  unscanned: scan\n",
+		"  mode: enforce\n  registries: [a/**]\n  nonRoot: true\n", "  mode: enforce\n  secrets: {secret-in-file: 3}\n  findings: [{epss: \">0.10\", reachable: true, symbols: [present, unknown]}]\n", "  mode: audit\n  findings: [{severity: high, packages: [a*], grace: 3h}]\n  unscanned: scan\n",
+		"  mode: enforce\n  findings: [{symbols: [present, unknown]}]\n",
 		"  mode: enforce\n  scanned: {required: true, maxAge: 3h}\n  exceptions: [{vulnerability: CVE-1, until: 2026-01-01, reason: x}]\n",
 	} {
 		f.Add([]byte(imagePolicy("p", spec)))

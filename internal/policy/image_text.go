@@ -132,6 +132,7 @@ func (d *decoder) imageRequest(n *yaml.Node, at string) ImageRequest {
 				{"use", false, d.enum([]string{inventory.InUse, inventory.NotSeen, inventory.UseUnknown}, func(w string) { f.Use.State = w })},
 				{"listening", false, func(n *yaml.Node, at string) { d.endpoint(&f.Use.Listening)(n, at) }},
 				{"reachable", false, func(n *yaml.Node, at string) { d.endpoint(&f.Use.Reachable)(n, at); f.Use.PortsKnown = true }},
+				{"symbols", false, d.enum(inventory.SymbolStates, func(w string) { f.Symbols = w })},
 				{"firstSeen", false, d.moment(&f.FirstSeen)},
 			})
 			f.Use.SocketsKnown = f.Use.State != ""

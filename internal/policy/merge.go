@@ -90,7 +90,7 @@ func strictness(v Value) int {
 	switch v {
 	case Allow:
 		return 0
-	case DenyAfterStart, To, ReadOnly, Own:
+	case DenyAfterStart, To, ReadOnly, Own, Programs:
 		return 1
 	}
 	return 2 // deny; an option that is not set denies too
@@ -205,6 +205,8 @@ func (m *merged) rule() Rule {
 	case verdict.RuleAsRoot:
 		set(OptAfterStart, m.value == DenyAfterStart)
 		set(OptNestedAllow, m.opts.nested == Allow)
+	case verdict.RuleMemfd:
+		set(OptPrograms, m.value == Programs)
 	case verdict.RuleDrift:
 		set(OptVolumesRO, m.opts.volumes == ReadOnly)
 		set(OptVolumes, m.opts.volumes == Allow)

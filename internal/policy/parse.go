@@ -398,7 +398,7 @@ func (d *decoder) exec(n *yaml.Node, at string, e *Exec, m **verdict.Mode) {
 		{"drift", false, d.value(&e.Drift, Allow, Deny)},
 		{"metadataOnly", false, d.value(&e.MetadataOnly, Allow, Deny)},
 		{"volumes", false, d.value(&e.Volumes, Deny, ReadOnly, Allow)},
-		{"memfd", false, d.value(&e.Memfd, Allow, Deny)},
+		{"memfd", false, d.value(&e.Memfd, Allow, Programs, Deny)},
 		{"allow", false, paths(&e.Allow, "no program could run at all")},
 		{"deny", false, paths(&e.Deny, "it denies nothing")},
 		{"runtimeHelpers", false, d.list(MaxPaths, "it names no helper", func(s string) (msg, fix string) {

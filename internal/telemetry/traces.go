@@ -217,6 +217,7 @@ func (t *tracer) finish(now time.Time) {
 type Stage struct {
 	Name       string
 	Start, End time.Time
+	Err        error
 }
 
 // Operation is something that the agent did: a scan, a reload of the policies.
@@ -236,13 +237,19 @@ func (t *tracer) operation(op *Operation) {
 	ctx, span := t.Start(context.Background(), op.Name, trace.WithTimestamp(op.Start), trace.WithAttributes(clean(kv)...))
 	for _, s := range op.Stages {
 		_, child := t.Start(ctx, op.Name+" "+s.Name, trace.WithTimestamp(s.Start))
+		failed(child, s.Err)
 		child.End(trace.WithTimestamp(s.End))
 	}
-	if op.Err != nil {
-		msg := op.Err.Error()
+	failed(span, op.Err)
+	span.End(trace.WithTimestamp(op.End))
+}
+
+// failed makes an error the status of a span.
+func failed(span trace.Span, err error) {
+	if err != nil {
+		msg := err.Error()
 		span.SetStatus(codes.Error, strings.ToValidUTF8(msg[:min(len(msg), 1024)], ""))
 	}
-	span.End(trace.WithTimestamp(op.End))
 }
 
 // ParseTraceParent reads the traceparent of a caller: W3C Trace Context, version 00. ok is

@@ -41,6 +41,7 @@ type fakeDocker struct {
 	containers  map[string]*fakeContainer
 	tags        map[string]string   // reference to image ID
 	repoDigests map[string][]string // by image ID
+	manifests   []map[string]any    // of every image; told to those who ask for them
 	locked      map[string]bool     // containers whose inspect hangs
 	history     []events.Message
 	subs        map[chan events.Message]bool
@@ -201,7 +202,7 @@ func (f *fakeDocker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case len(parts) == 3 && parts[0] == "containers" && parts[2] == "json":
 		f.serveInspect(w, r, parts[1])
 	case len(parts) == 3 && parts[0] == "images" && parts[2] == "json":
-		f.serveImage(w, parts[1])
+		f.serveImage(w, parts[1], r.URL.Query().Get("manifests") == "1")
 	default:
 		fail(w, http.StatusNotFound, "page not found")
 	}
@@ -285,7 +286,7 @@ func (f *fakeDocker) serveInspect(w http.ResponseWriter, r *http.Request, id str
 	})
 }
 
-func (f *fakeDocker) serveImage(w http.ResponseWriter, id string) {
+func (f *fakeDocker) serveImage(w http.ResponseWriter, id string, manifests bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	digests, ok := f.repoDigests[id]
@@ -293,7 +294,11 @@ func (f *fakeDocker) serveImage(w http.ResponseWriter, id string) {
 		fail(w, http.StatusNotFound, "No such image: "+id)
 		return
 	}
-	reply(w, map[string]any{"Id": id, "RepoDigests": digests})
+	answer := map[string]any{"Id": id, "RepoDigests": digests}
+	if manifests {
+		answer["Manifests"] = f.manifests
+	}
+	reply(w, answer)
 }
 
 func (f *fakeDocker) serveEvents(w http.ResponseWriter, r *http.Request) {

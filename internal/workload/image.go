@@ -9,6 +9,9 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	imageapi "github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/client"
+	"github.com/moby/moby/client/pkg/versions"
 )
 
 // Image is what an engine says about one of its images: what its author has put into its
@@ -17,10 +20,13 @@ type Image struct {
 	ID      string   // "sha256:..."
 	Names   []string // "repository:tag"
 	Digests []string // "repository@sha256:...", of registries
-	Created time.Time
-	User    string
-	Env     []string // NAME=value
-	// Unread is why Created, User and Env are not known; nil: they are.
+	// Manifest is the digest of the one manifest that the engine has of the image, of which an index has
+	// one for each platform; empty: it is not known.
+	Manifest string
+	Created  time.Time
+	User     string
+	Env      []string // NAME=value
+	// Unread is why Manifest, Created, User and Env are not known; nil: they are.
 	Unread error
 }
 
@@ -47,7 +53,11 @@ func (d *Docker) Image(ctx context.Context, ref string) (Image, error) {
 	if !ok {
 		return Image{}, fmt.Errorf("inspect image: %T is no Docker Engine", e)
 	}
-	img, err := de.cli.ImageInspect(ctx, ref)
+	var opts []client.ImageInspectOption
+	if versions.GreaterThanOrEqualTo(de.cli.ClientVersion(), "1.48") { // older engines do not tell
+		opts = append(opts, client.ImageInspectWithManifests(true))
+	}
+	img, err := de.cli.ImageInspect(ctx, ref, opts...)
 	switch {
 	case cerrdefs.IsNotFound(err):
 		return Image{}, fmt.Errorf("%.120q: %w", ref, ErrNoImage)
@@ -60,7 +70,27 @@ func (d *Docker) Image(ctx context.Context, ref string) (Image, error) {
 	if c := img.Config; c != nil {
 		out.User, out.Env = c.User, c.Env
 	}
+	out.Manifest, out.Unread = manifestHere(img.Manifests)
 	return out.Bounded()
+}
+
+// manifestHere returns the digest of the one manifest of an image that an engine has; empty of the
+// older store, which knows none.
+//
+// Errors: there are several.
+func manifestHere(list []imageapi.ManifestSummary) (digest string, err error) {
+	n := 0
+	for i := range list {
+		m := &list[i]
+		if m.Kind == imageapi.ManifestKindImage && (m.Available || m.ImageData != nil && m.ImageData.Size.Unpacked > 0) {
+			digest = m.ID
+			n++
+		}
+	}
+	if n > 1 {
+		return "", fmt.Errorf("it is here for %d platforms, and which of them a container runs is not known: keep one", n)
+	}
+	return digest, nil
 }
 
 // Bounded returns the image within the bounds of this package.
@@ -75,7 +105,7 @@ func (i Image) Bounded() (Image, error) {
 	if id == "" {
 		return Image{}, fmt.Errorf("inspect image: the engine gives %.120q for its ID", i.ID)
 	}
-	out := Image{ID: id, Names: bounded(i.Names), Digests: bounded(i.Digests), Created: i.Created, User: clip(i.User, maxNameBytes), Unread: i.Unread}
+	out := Image{ID: id, Names: bounded(i.Names), Digests: bounded(i.Digests), Manifest: validDigest(i.Manifest), Created: i.Created, User: clip(i.User, maxNameBytes), Unread: i.Unread}
 	for _, v := range i.Env[:min(len(i.Env), maxImageEnv)] {
 		out.Env = append(out.Env, v[:min(len(v), maxEnvBytes)])
 	}

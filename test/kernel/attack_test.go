@@ -348,6 +348,7 @@ func audited(t *testing.T, h *host, c attackCase) {
 // With no policy, each attack wins and nothing is recorded: what the others measure is
 // the policy and not the container.
 func TestAttackUnguarded(t *testing.T) {
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	for _, c := range attackCases {

@@ -218,6 +218,9 @@ func TestDNSAttacks(t *testing.T) {
 	for _, c := range dnsCases() {
 		for mode, want := range map[string]verdict.Decision{"enforce": verdict.Denied, "audit": verdict.WouldDeny, "": ""} {
 			t.Run(c.name+" "+mode, func(t *testing.T) {
+				if mode == "" {
+					inFullGuests(t)
+				}
 				won, id, said := h.playDNS(t, c, mode)
 				if won != (mode != "enforce") {
 					t.Errorf("won %v: %s", won, said)
@@ -347,7 +350,7 @@ func TestDNSStanding(t *testing.T) {
 
 // A dead agent is not needed to open or to refuse.
 func TestDNSWithoutAgent(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	_, pid, peer := h.onNetwork(t, asUser...)
 	h.enact(t, document("names", "enforce", dnsPolicy(peer, peer)))

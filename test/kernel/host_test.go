@@ -93,12 +93,14 @@ func get(tb testing.TB) *host {
 	return theHost
 }
 
-// loadsAgain skips t in a guest of make test: t loads all programs once more, which takes a processor
-// that is emulated one to two minutes. It runs natively there, and in the guests of make test-full.
-func loadsAgain(tb testing.TB) {
+// inFullGuests skips t in a guest of make test, where a processor is emulated. It runs natively there, and
+// in the guests of make test-full.
+func inFullGuests(tb testing.TB) {
 	tb.Helper()
-	testneed.Need(tb, "full-matrix", os.Getenv("BELAY_MATRIX") != "reduced", "make test-full; natively it runs in make test too")
+	testneed.Need(tb, "full-matrix", !reduced(), "make test-full; natively it runs in make test too")
 }
+
+func reduced() bool { return os.Getenv("BELAY_MATRIX") == "reduced" }
 
 func mustPolicies(yaml string) *policy.Set {
 	ps, err := policy.Parse("test.yaml", []byte(yaml))

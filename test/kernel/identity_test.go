@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -166,7 +169,7 @@ func TestMovedOut(t *testing.T) {
 
 // I7: kill -9 of the agent changes nothing, and neither does the next one's start.
 func TestSurvival(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, rootDenied("asRoot: deny"))
 	running := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
@@ -215,7 +218,7 @@ func TestSurvival(t *testing.T) {
 
 // A container that ran before Belay is enrolled: its tasks are armed.
 func TestEnrolRunning(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	if err := h.die(); err != nil {
@@ -306,7 +309,7 @@ func TestBinding(t *testing.T) {
 
 // The canary is denied, and is found and mended when somebody detaches the programs.
 func TestCanary(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	if err := h.kernel.Canary(); err != nil {
 		t.Fatal(err)
@@ -455,10 +458,59 @@ func TestChosenParent(t *testing.T) {
 	}
 }
 
+// An agent that starts while a runtime enters a container finds the runtime's task in the container's
+// cgroup: it is the runtime still, and so is what it runs in the host's mounts. The container's own
+// tasks are armed.
+func TestEnrolledMovesIn(t *testing.T) {
+	inFullGuests(t)
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny, drift: deny"))
+	if err := errors.Join(h.die(), enforce.Unload(h.opts.PinDir)); err != nil {
+		t.Fatal(err)
+	}
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+	ran(t, c)
+	defer h.remove(t, c.id)
+	enters := exec.Command("/bin/sh", "-c", "read go; /bin/true; echo code $?")
+	var out bytes.Buffer
+	enters.Stdout, enters.Stderr = &out, &out
+	goes, err := enters.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := enters.Start(); err != nil {
+		t.Fatal(err)
+	}
+	procs := filepath.Join(cgroupMount(t), h.scope, c.id, "cgroup.procs")
+	if err := os.WriteFile(procs, []byte(strconv.Itoa(enters.Process.Pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	opts := h.opts
+	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+	k, err := enforce.Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = k
+	h.listen()
+	if _, err := io.WriteString(goes, "go\n"); err != nil {
+		t.Fatal(err)
+	}
+	err = enters.Wait()
+	testneed.Need(t, "quick-load", time.Since(began) < 10*time.Second, "a kernel that loads the programs while the task is young")
+	if err != nil || out.String() != "code 0\n" {
+		t.Errorf("the runtime's task: %v, %s", err, out.String())
+	}
+	entered := h.exec(t, c.id, nil, "/bin/id")
+	entered.id = c.id
+	h.stopped(t, entered, verdict.RuleAsRoot)
+}
+
 // An enrolled container's task that leaves its cgroup before it does anything is armed
 // all the same.
 func TestEnrolledMovesOut(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	if err := h.die(); err != nil {
@@ -499,7 +551,7 @@ func TestEnrolledMovesOut(t *testing.T) {
 // its container's cgroup stays the container's, and what the container was at its start
 // is still known.
 func TestUpgradeOfLayout(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("none", "audit", "  guard: {bpf: deny}\n"))
 	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sh", "-c",

@@ -18,6 +18,13 @@ import (
 
 const nothing = "  guard: {bpf: deny}\n" // a policy that asks for no more than there is
 
+// The verifier takes every program whose hook the kernel has.
+func TestNoneRefused(t *testing.T) {
+	for program, err := range get(t).kernel.Refused() {
+		t.Errorf("%s: %v", program, err)
+	}
+}
+
 // N2: listening on a port 22 that was bound when there was no rule. Binding is another
 // hook's, and has passed.
 func TestListenBoundBefore(t *testing.T) {
@@ -275,7 +282,7 @@ func (h *host) smallMap(t *testing.T, room uint32) (restore func()) {
 // I8: a container that makes cgroups until the kernel side's map of them is full gets no
 // container out of the rules, neither itself nor those that are started then.
 func TestCgroupMapFull(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	const room, asked = 64, 200
 	defer h.smallMap(t, room)()

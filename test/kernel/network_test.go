@@ -140,6 +140,7 @@ func TestNetworkAudited(t *testing.T) {
 
 // Without a rule each passes, and nothing is recorded.
 func TestNetworkUnguarded(t *testing.T) {
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("other", "enforce", "  network: {egress: {deny: [{to: [192.0.2.0/24]}]}}\n"))
 	for _, c := range networkCases() {

@@ -153,6 +153,22 @@ func TestMulticall(t *testing.T) {
 	ran(t, h.exec(t, c.id, asUser, "/bin/ls", "/"))
 }
 
+// Under memfd: programs what exists in memory only does not start, and may be mapped as code, as
+// compilers of Erlang and .NET do.
+func TestMemfdPrograms(t *testing.T) {
+	h := get(t)
+	mapped := []string{"/bin/attack", "--dir", "/dev/shm", "e5-mmap"}
+	h.enact(t, document("strict", "enforce", memfdPolicy))
+	if r := h.run(t, asUser, mapped...); h.kernel.Backend() != verdict.BackendSignal {
+		h.stopped(t, r, verdict.RuleMemfd)
+	}
+	h.enact(t, document("lenient", "enforce", "  exec: {memfd: programs}\n"))
+	r := h.run(t, asUser, mapped...)
+	ran(t, r)
+	h.none(t, r.id)
+	h.stopped(t, h.run(t, asUser, "/bin/attack", "e7-memfd"), verdict.RuleMemfd)
+}
+
 // Volumes present at the start, and helpers of the runtime.
 func TestVolumes(t *testing.T) {
 	h := get(t)

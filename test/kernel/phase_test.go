@@ -150,7 +150,7 @@ func TestPhaseUnixListen(t *testing.T) {
 // The agent is killed during the start: the switch is the kernel's. The next agent keeps the
 // sets of the later phases, and what the container has done.
 func TestPhaseAgentDead(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("floor", "enforce", nothing))
 	id := newID()

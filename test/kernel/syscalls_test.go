@@ -79,7 +79,7 @@ func withSyscalls(t *testing.T, f func(h *host)) {
 // With --signal-syscalls, the signal backend kills for mappings and for key files; audited,
 // they pass and are reported; what the shipped policy forbids is not done by ordinary programs.
 func TestSignalSyscalls(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	withSyscalls(t, func(h *host) {
 		for _, c := range syscallCases {
 			t.Run(c.name, func(t *testing.T) { enforced(t, h, c) })

@@ -17,6 +17,7 @@ import (
 
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/verdict"
 )
 
 // upgrades are lives of an agent, one after the other, each with maps of another layout than the
@@ -37,7 +38,7 @@ var upgrades = []struct {
 // dies and one of another layout takes over, again and again: nothing that is forbidden runs, and
 // the binding holds throughout.
 func TestUpgradeUnderLoad(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	was := h.opts
 	floor := mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
@@ -54,6 +55,13 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	ran(t, h.run(t, append([]string{"--id", bound, "--detach"}, asUser...), "/bin/sleep", "10000"))
 	defer h.remove(t, bound)
 
+	// why tells what the kernel's records say of a container that did not run as it should.
+	why := func(id string) (lines []string) {
+		for _, ev := range h.take(id, verdict.RuleNone) {
+			lines = append(lines, fmt.Sprintf("%+v", *ev))
+		}
+		return lines
+	}
 	var stop atomic.Bool
 	var starts, tries, execs atomic.Int64
 	var workers sync.WaitGroup
@@ -70,12 +78,12 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			t.Errorf("root runs in a new container: %v", r)
 		}
 		if r := h.run(t, asUser, "/bin/id"); r.code != 0 {
-			t.Errorf("a user's program does not run: %v", r)
+			t.Errorf("a user's program does not run: %v\n%s", r, strings.Join(why(r.id), "\n"))
 		}
 	})
 	work(&tries, func() {
 		if r := h.run(t, asUser, "/bin/attack", "--count", "50", "e14-retry"); r.code != 1 {
-			t.Errorf("tries of a dropped program: %v", r)
+			t.Errorf("tries of a dropped program: %v\n%s", r, strings.Join(why(r.id), "\n"))
 		}
 	})
 	work(&execs, func() {
@@ -83,7 +91,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			t.Errorf("the container's own policy does not hold: %v", r)
 		}
 		if r := h.exec(t, bound, asUser, "/bin/cat", "/dev/null"); r.code != 0 {
-			t.Errorf("what the container's own policy allows does not run: %v", r)
+			t.Errorf("what the container's own policy allows does not run: %v\n%s", r, strings.Join(why(bound), "\n"))
 		}
 	})
 	end := sync.OnceFunc(func() { stop.Store(true); workers.Wait() })
@@ -134,7 +142,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 // A layout with room for fewer containers than run is refused, says so and leaves what there is:
 // the programs in force, and the maps that the next agent adopts.
 func TestUpgradeWithoutRoom(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, rootDenied("asRoot: deny"))
 	var ids []string

@@ -72,7 +72,7 @@ func TestUsed(t *testing.T) {
 
 // TestUsedFlood: more than the ring holds is counted, and changes nothing of what is denied.
 func TestUsedFlood(t *testing.T) {
-	loadsAgain(t)
+	inFullGuests(t)
 	h := get(t)
 	h.enact(t, document("deny", "enforce", "  exec: {asRoot: deny}\n"))
 	h.cancel() // nobody drains the rings

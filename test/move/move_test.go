@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/load/move"
 )
 
@@ -68,6 +70,20 @@ func TestStateless(t *testing.T) {
 	t.Logf("%d requests, %d lost, in %s", sent.Load(), lost.Load(), j.Ended.Sub(j.Began))
 	if sent.Load() < 50 || j.Phase != move.Kept {
 		t.Errorf("%d requests, phase %s", sent.Load(), j.Phase)
+	}
+	steps, err := carry.Steps(dir, j.ID, j.Began, j.Ended)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []move.Step
+	for _, s := range steps {
+		names = append(names, move.Step(s.Name))
+		if s.Err != nil || s.End.Before(s.Begin) {
+			t.Errorf("step %+v", s)
+		}
+	}
+	if !slices.Equal(names, move.Steps(false)) {
+		t.Errorf("the journal tells of steps %q", names)
 	}
 	kept := name + "-moved-" + j.ID[:8]
 	if w.running(w.from, kept) || !w.running(w.to, name) {

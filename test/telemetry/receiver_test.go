@@ -136,7 +136,7 @@ type Item struct {
 	Signal, Name        string
 	Attributes          map[string]any
 	Resource            map[string]any
-	Body                string
+	Body, Error         string
 	Trace, Span, Parent string
 	Events, Exemplars   []string
 	Links               int

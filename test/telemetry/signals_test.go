@@ -175,6 +175,10 @@ func play(r *rig) {
 		Name: "scan", Start: now.Add(-time.Second), End: now, Attributes: map[string]string{"belay.image.id": "sha256:1"},
 		Stages: []telemetry.Stage{{Name: "read", Start: now.Add(-time.Second), End: now.Add(-time.Millisecond)}, {Name: "match", Start: now.Add(-time.Millisecond), End: now}},
 	})
+	r.t.Did(telemetry.Operation{
+		Name: "move", Start: now, End: now, Err: io.ErrUnexpectedEOF,
+		Stages: []telemetry.Stage{{Name: "lease", Start: now, End: now}, {Name: "image", Start: now, End: now, Err: io.ErrUnexpectedEOF}, {Name: "back", Start: now, End: now}},
+	})
 	r.t.Did(telemetry.Operation{Name: "policy reload", Start: now, End: now, Err: io.ErrUnexpectedEOF})
 }
 
@@ -223,6 +227,12 @@ func check(t *testing.T, items []Item) {
 	}
 	if find("span", "scan read").Parent != find("span", "scan").Span || find("span", "scan match").Trace != find("span", "scan").Trace {
 		t.Error("stages are not below their scan")
+	}
+	move := find("span", "move")
+	for name, failed := range map[string]bool{"move lease": false, "move image": true, "move back": false} {
+		if s := find("span", name); s.Parent != move.Span || (s.Error != "") != failed {
+			t.Errorf("%s is below %s, want the move; its error is %q", name, s.Parent, s.Error)
+		}
 	}
 	find("span", "policy reload")
 	if !slices.ContainsFunc(items, func(i Item) bool { return i.Name == "belay.gate.duration" && slices.Contains(i.Exemplars, traceID) }) {

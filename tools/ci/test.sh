@@ -1,5 +1,5 @@
 #!/bin/bash
-# What `make test` does: build, generated files, vet, unit tests, the chart, fuzz seeds and 5 s
+# What `make test` does: build, generated files, vet, unit tests, the chart, the dashboards, fuzz seeds and 5 s
 # each, kernel suites natively and in two virtual machines, scenes on real Docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -19,15 +19,24 @@ go test -count=1 ./...
 go test -race -count=1 ./internal/journal ./internal/health ./internal/control ./internal/policy ./internal/workload
 step the Helm chart
 go -C tools/charttest test -count=1 -v . 2>&1 | tools/ci/count.sh chart
+step the dashboards
+go -C tools/dashboardtest test -count=1 -v . 2>&1 | tools/ci/count.sh dashboards
 step fuzz
 tools/ci/fuzz.sh 5s
 if [ "$(id -u)" = 0 ]; then
 	step kernel suites on this kernel
 	tools/ci/native.sh
 	step kernel suites in virtual machines
-	tools/vmtest/matrix.sh
-	step scenes on real Docker
+	guests=$(mktemp)
+	tools/vmtest/matrix.sh >"$guests" 2>&1 &
+	matrix=$!
+	trap 'kill "$matrix" 2>/dev/null || true; wait "$matrix" || true; cat "$guests"; rm -f "$guests"' EXIT
+	# A guest that has ended leaves a processor to the scenes.
+	until grep -q "has ended$" "$guests" || ! kill -0 "$matrix" 2>/dev/null; do sleep 2; done
+	step scenes on real Docker, beside the last guest
 	tools/ci/e2e.sh
+	step the last guest
+	wait "$matrix"
 else
 	echo "not root: kernel suites and Docker scenes are left out"
 fi

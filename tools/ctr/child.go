@@ -34,12 +34,15 @@ func runChild() error {
 	})
 }
 
-// childMain reads what to do from fdConfig, which the parent writes once this process
-// is in the cgroup, and reports a failure on fdStatus.
+// childMain says that its exec is over, reads what to do from fdConfig, which the parent writes
+// once this process is in the cgroup, and reports a failure on fdStatus.
 func childMain[T any](do func(*T) *statusError) error {
 	// What the caller left open must not reach into the container either.
 	if err := unix.CloseRange(fdConfig, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close_range: %w", err)
+	}
+	if err := writeReport(report{Ready: true}); err != nil {
+		return err
 	}
 	in := os.NewFile(fdConfig, "config")
 	config := new(T)

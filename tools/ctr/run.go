@@ -25,6 +25,7 @@ const (
 
 // report is what a child writes to fdStatus.
 type report struct {
+	Ready  bool // the child runs
 	Status int
 	Msg    string
 	PID    int // exec: the host's ID of the task that executes CMD
@@ -196,8 +197,11 @@ func closeAll(files []*os.File) {
 type stage struct {
 	proc           *os.Process
 	config, status *os.File
+	reports        *json.Decoder // of status
 }
 
+// startStage returns when the child runs. A child that is put into a cgroup before its exec is
+// over would be judged there as the container's program.
 func startStage(name string, stdio []*os.File, attr *syscall.SysProcAttr) (*stage, error) {
 	configR, configW, err := os.Pipe()
 	if err != nil {
@@ -209,7 +213,7 @@ func startStage(name string, stdio []*os.File, attr *syscall.SysProcAttr) (*stag
 		return nil, errors.Join(err, configW.Close())
 	}
 	defer statusW.Close()
-	s := &stage{config: configW, status: statusR}
+	s := &stage{config: configW, status: statusR, reports: json.NewDecoder(io.LimitReader(statusR, 1<<16))}
 	s.proc, err = os.StartProcess("/proc/self/exe", []string{"ctr", name}, &os.ProcAttr{
 		Env: []string{}, Files: append(append([]*os.File{}, stdio...), configR, statusW), Sys: attr,
 	})
@@ -217,6 +221,9 @@ func startStage(name string, stdio []*os.File, attr *syscall.SysProcAttr) (*stag
 		s.close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	_ = statusW.Close() // or the end of a child that is killed is not seen
+	// One that was born in the cgroup may have been: await says so.
+	_ = s.reports.Decode(new(report))
 	return s, nil
 }
 
@@ -236,10 +243,9 @@ func (s *stage) release(config any) error {
 // await reads the child's reports until an exec closes the pipe. It returns the PID
 // that was reported, if any, and the failure that was.
 func (s *stage) await() (pid int, err error) {
-	dec := json.NewDecoder(io.LimitReader(s.status, 1<<16))
 	for {
 		var r report
-		switch derr := dec.Decode(&r); {
+		switch derr := s.reports.Decode(&r); {
 		case errors.Is(derr, io.EOF):
 			return pid, err
 		case derr != nil:

@@ -111,9 +111,10 @@ func (b *board) JSON() ([]byte, error) {
 		"editable": true, "graphTooltip": 1, "refresh": "30s", "time": obj{"from": "now-6h", "to": "now"}, "timezone": "browser",
 		"annotations": obj{"list": []obj{}}, "links": []obj{{
 			"asDropdown": true, "title": "Belay", "type": "dashboards", "tags": []string{"belay"}, "includeVars": true, "keepTime": true,
+			"icon": "external link", "tooltip": "", "targetBlank": false,
 		}},
 		"templating": obj{"list": []obj{
-			{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": obj{}, "hide": 0},
+			{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": obj{"text": "default", "value": "default"}, "hide": 0},
 			{
 				"name": "instance", "label": "Host", "type": "query", "datasource": source, "query": obj{"query": "label_values(belay_enforcing_ratio, instance)", "refId": "v"},
 				"refresh": 2, "multi": true, "includeAll": true, "allValue": ".*", "current": obj{"text": "All", "value": "$__all"}, "sort": 1,
@@ -166,11 +167,17 @@ func (p *panel) object(id, x, y, w int) obj {
 	}
 	switch kind {
 	case "timeseries":
-		o["options"] = obj{"legend": obj{"displayMode": "table", "placement": "bottom", "calcs": []string{"lastNotNull", "max"}}, "tooltip": obj{"mode": "multi", "sort": "desc"}}
+		o["options"] = obj{"legend": obj{"showLegend": true, "displayMode": "table", "placement": "bottom", "calcs": []string{"lastNotNull", "max"}}, "tooltip": obj{"mode": "multi", "sort": "desc"}}
 	case "stat":
-		o["options"] = obj{"reduceOptions": obj{"calcs": []string{"lastNotNull"}}, "colorMode": "background", "textMode": "value_and_name"}
+		o["options"] = obj{
+			"reduceOptions": obj{"calcs": []string{"lastNotNull"}}, "colorMode": "background", "textMode": "value_and_name", "graphMode": "area",
+			"justifyMode": "auto", "orientation": "auto", "wideLayout": true, "showPercentChange": false, "percentChangeColorMode": "standard",
+		}
 	case "heatmap":
-		o["options"] = obj{"calculate": false, "yAxis": obj{"unit": p.unit}}
+		o["options"] = obj{
+			"calculate": false, "yAxis": obj{"unit": p.unit}, "showValue": "never", "legend": obj{"show": true}, "tooltip": obj{"mode": "single", "yHistogram": false, "showColorScale": false},
+			"color": obj{"mode": "scheme", "scheme": "Oranges", "exponent": 0.5, "fill": "dark-orange", "reverse": false, "steps": 64}, "exemplars": obj{"color": "rgba(255,0,255,0.7)"},
+		}
 	case "table":
 		o["transformations"] = []obj{{"id": "organize", "options": obj{"excludeByName": obj{"Time": true, "job": true, "__name__": true, "otel_scope_name": true, "otel_scope_version": true, "otel_scope_schema_url": true}}}}
 	}

@@ -27,9 +27,9 @@ import (
 
 // build is what one image is made of.
 type build struct {
-	version, out, policies, units, notices, name string
-	time                                         time.Time
-	platforms                                    []platform
+	version, out, policies, units, licences, notices, name string
+	time                                                   time.Time
+	platforms                                              []platform
 }
 
 // platform is an architecture and the directory of its programs.
@@ -178,6 +178,15 @@ func (b *build) root(w io.Writer, p platform) error {
 	}
 	for _, f := range policies {
 		t.file("usr/share/belay/policies/"+filepath.Base(f), f, 0o644)
+	}
+	for pattern := range strings.SplitSeq(b.licences, ",") {
+		texts, err := filepath.Glob(pattern)
+		if err != nil || len(texts) == 0 {
+			return fmt.Errorf("no licence is called %q (%w)", pattern, fs.ErrNotExist)
+		}
+		for _, f := range texts {
+			t.file("usr/share/doc/belay/"+filepath.Base(f), f, 0o644)
+		}
 	}
 	if b.notices != "" {
 		t.file("usr/share/doc/belay/THIRD-PARTY-LICENCES.txt", b.notices, 0o644)

@@ -39,7 +39,7 @@ func made(t *testing.T) (files map[string][]byte, dir string) {
 	}
 	dir = t.TempDir()
 	b := &build{
-		version: "1.2.3+4.gabc", out: dir, policies: "../../policies", units: "../../deploy/systemd", name: "belay-agent", time: time.Unix(1700000000, 0).UTC(),
+		version: "1.2.3+4.gabc", out: dir, policies: "../../policies", units: "../../deploy/systemd", licences: "../../LICENSE,../../bpf/LICENSE.*", name: "belay-agent", time: time.Unix(1700000000, 0).UTC(),
 		platforms: []platform{{"amd64", progs}, {"arm64", progs}},
 	}
 	names, err := b.write()
@@ -146,7 +146,8 @@ func checkImage(t *testing.T, index v1.ImageIndex, digest v1.Hash, arch string) 
 		}
 		modes[h.Name] = h.Mode
 	}
-	for _, p := range append(programs, "usr/share/belay/policies/hardened.yaml", "usr/share/belay/systemd/belay-agent.service") {
+	for _, p := range append(programs, "usr/share/belay/policies/hardened.yaml", "usr/share/belay/systemd/belay-agent.service",
+		"usr/share/doc/belay/LICENSE", "usr/share/doc/belay/LICENSE.GPL-2.0", "usr/share/doc/belay/LICENSE.BSD-2-Clause") {
 		want := int64(0o755)
 		if strings.HasPrefix(p, "usr/share/") {
 			want = 0o644
@@ -200,9 +201,16 @@ func loadable(t *testing.T, dir string) {
 }
 
 func TestMissingProgram(t *testing.T) {
-	b := &build{version: "1", out: t.TempDir(), policies: "../../policies", units: "../../deploy/systemd", name: "x", time: time.Unix(1, 0), platforms: []platform{{"amd64", t.TempDir()}}}
+	b := &build{version: "1", out: t.TempDir(), policies: "../../policies", units: "../../deploy/systemd", licences: "../../LICENSE,../../bpf/LICENSE.*", name: "x", time: time.Unix(1, 0), platforms: []platform{{"amd64", t.TempDir()}}}
 	if _, err := b.write(); err == nil || !strings.Contains(err.Error(), "belay-agent") {
 		t.Errorf("an image without the agent: %v", err)
+	}
+}
+
+func TestMissingLicence(t *testing.T) {
+	b := &build{policies: "../../policies", units: "../../deploy/systemd", licences: "../../LICENSE,../../bpf/LICENCE.*", time: time.Unix(1, 0), platforms: []platform{{"amd64", t.TempDir()}}}
+	if err := b.root(io.Discard, b.platforms[0]); err == nil || !strings.Contains(err.Error(), "LICENCE.*") {
+		t.Errorf("an image without the kernel side's licences: %v", err)
 	}
 }
 

@@ -22,6 +22,7 @@ func main() {
 	flag.StringVar(&b.out, "out", "dist", "directory that is written to")
 	flag.StringVar(&b.policies, "policies", "policies", "directory of the policies that ship")
 	flag.StringVar(&b.units, "units", "deploy/systemd", "directory of the units for nodes")
+	flag.StringVar(&b.licences, "licences", "LICENSE,bpf/LICENSE.*", "licences of the programs and of the kernel side, patterns separated by commas")
 	flag.StringVar(&b.notices, "notices", "", "file with the licences of what is linked in (default: none)")
 	flag.StringVar(&b.name, "name", "belay-agent", "repository of the image in its files")
 	flag.Parse()

@@ -356,6 +356,15 @@ func (e *Engine) DockerIn(ctx context.Context, in io.Reader, args ...string) Res
 	return run(cmd)
 }
 
+// Shell runs a script of bash in a directory, as on a host whose engine e is.
+func (e *Engine) Shell(ctx context.Context, dir, script string) Result {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd.Env, cmd.Dir = append([]string{"DOCKER_HOST=" + e.Host()}, e.env...), dir
+	return run(cmd)
+}
+
 func run(cmd *exec.Cmd) Result {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

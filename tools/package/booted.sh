@@ -6,19 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 pair=$1 deb=$(readlink -f "$2")
-cache=${BELAY_CACHE:-$HOME/.cache/belay} && mkdir -p "$cache"
-tree=$cache/systemd-root
+tree=$(tools/package/root.sh)
 work=$(mktemp -d)
 trap 'umount "$work/root" 2>/dev/null || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-if [ ! -d "$tree" ]; then
-	rm -rf "$tree.new"
-	mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' | head -n 1)
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,docker.io,iptables,iproute2,busybox-static,kmod,udev,ca-certificates,procps bookworm "$tree.new" "$mirror" >"$work/log" 2>&1 ||
-		{ tail -n 3 "$work/log" >&2; exit 1; }
-	mv "$tree.new" "$tree"
-fi
 mkdir "$work/root" "$work/u" "$work/w"
 mount -t overlay -o "lowerdir=$tree,upperdir=$work/u,workdir=$work/w" o "$work/root"
 cp "$deb" "$work/root/belay.deb" && cp tools/package/scene.sh "$work/root/scene.sh"

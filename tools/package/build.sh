@@ -30,7 +30,7 @@ texts() {
 # stage ARCH DIRECTORY lays out what is not configuration as it will lie on the host.
 stage() {
 	local s=$2
-	install -d "$s"/usr/{bin,sbin,lib/systemd/system,share/{belay/policies,belay/docker,doc/belay,man,bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d}}
+	install -d "$s"/usr/{bin,sbin,lib/systemd/system,share/{belay/policies,belay/docker,doc/belay,man,bash-completion/completions,fish/vendor_completions.d}} "$s.zsh"
 	compile "$1" "$work/bin-$1"
 	install -m 755 "$work/bin-$1/belay-agent" "$s/usr/sbin/"
 	install -m 755 "$work/bin-$1/belay" "$work/bin-$1/belay-scanner" "$s/usr/bin/"
@@ -42,12 +42,12 @@ stage() {
 	gzip -9nc CHANGELOG.md >"$s/usr/share/doc/belay/changelog.gz"
 	cp -r "$work/texts/man/." "$s/usr/share/man/"
 	cp "$work"/texts/completion/bash/* "$s/usr/share/bash-completion/completions/"
-	cp "$work"/texts/completion/zsh/* "$s/usr/share/zsh/vendor-completions/"
+	cp "$work"/texts/completion/zsh/* "$s.zsh/"
 	cp "$work"/texts/completion/fish/* "$s/usr/share/fish/vendor_completions.d/"
 	install -d "$s.conf/policies"
 	install -m 644 deploy/package/agent.conf "$s.conf/"
 	install -m 644 policies/audit-floor.yaml "$s.conf/policies/"
-	find "$s" "$s.conf" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+	find "$s" "$s.conf" "$s.zsh" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }
 
 texts "$work/texts"
@@ -58,7 +58,7 @@ if [ -z "${BELAY_NOTICES:-}" ]; then # a release has them already
 fi
 for arch; do
 	stage "$arch" "$work/$arch"
-	sed -e "s|@ARCH@|$arch|; s|@VERSION@|$ver|; s|@STAGE@|$work/$arch|; s|@CONF@|$work/$arch.conf|; s|@SCRIPTS@|$PWD/deploy/package|" \
+	sed -e "s|@ARCH@|$arch|; s|@VERSION@|$ver|; s|@STAGE@|$work/$arch|; s|@CONF@|$work/$arch.conf|; s|@ZSH@|$work/$arch.zsh|; s|@SCRIPTS@|$PWD/deploy/package|" \
 		deploy/package/nfpm.yaml >"$work/nfpm.yaml"
 	for format in deb rpm; do
 		file=$out/belay_${ver}_$arch.$format

@@ -22,6 +22,9 @@ inroot belay version >/dev/null || fail "belay does not run"
 for text in copyright THIRD-PARTY-LICENCES.txt LICENSE.GPL-2.0 LICENSE.BSD-2-Clause; do
 	[ -s "$work/root/usr/share/doc/belay/$text" ] || fail "the package has no $text"
 done
+for file in zsh/vendor-completions/_belay bash-completion/completions/belay fish/vendor_completions.d/belay.fish man/man1/belay.1.gz man/man8/belay-agent.8.gz; do
+	[ -s "$work/root/usr/share/$file" ] || fail "the package has no $file"
+done
 inroot belay policy check /etc/belay/policies >/dev/null || fail "the shipped policy is refused"
 echo 'BELAY_AGENT_FLAGS=--log-allowed' >"$work/root/etc/belay/agent.conf"
 inroot systemctl disable belay-agent >/dev/null 2>&1

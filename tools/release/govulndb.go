@@ -17,7 +17,8 @@ import (
 // goRecord is what an index has of a record of the Go vulnerability database.
 type goRecord struct {
 	ID        string   `json:"id"`
-	Modified  string   `json:"modified"`
+	Modified  string   `json:"modified"` // the year 1 in copies whose maker did not keep it
+	Published string   `json:"published"`
 	Withdrawn string   `json:"withdrawn"`
 	Aliases   []string `json:"aliases"`
 	Affected  []struct {
@@ -72,7 +73,7 @@ func govulndb(from, to string) error {
 			return nil // of another database, older than one that was read, or taken back
 		}
 		seen[rec.ID] = true
-		newest = max(newest, rec.Modified)
+		newest = max(newest, rec.Modified, rec.Published)
 		all = append(all, alias{rec.ID, rec.Modified, rec.Aliases})
 		for _, a := range rec.Affected {
 			v := vuln{ID: rec.ID, Modified: rec.Modified}

@@ -113,7 +113,7 @@ func TestBOM(t *testing.T) {
 func TestGoVulnDB(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
 	for n, text := range map[string]string{
-		"GO-2026-0001.json": `{"id":"GO-2026-0001","modified":"2026-02-01T00:00:00Z","aliases":["CVE-2026-1"],"affected":[
+		"GO-2026-0001.json": `{"id":"GO-2026-0001","modified":"2026-02-01T00:00:00Z","published":"2026-02-02T00:00:00Z","aliases":["CVE-2026-1"],"affected":[
 			{"package":{"name":"example.com/m","ecosystem":"Go"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"},{"fixed":"1.2.0"}]}]}]}`,
 		"GO-2026-0002.json": `{"id":"GO-2026-0002","modified":"2026-03-01T00:00:00Z","withdrawn":"2026-03-02T00:00:00Z","affected":[{"package":{"name":"example.com/m"}}]}`,
 		"x.json":            `{"id":"../../GO-2026-0003","modified":"2026-03-01T00:00:00Z"}`,
@@ -129,6 +129,10 @@ func TestGoVulnDB(t *testing.T) {
 	const want = `[{"path":"example.com/m","vulns":[{"id":"GO-2026-0001","modified":"2026-02-01T00:00:00Z","fixed":"1.2.0"}]}]`
 	if err != nil || string(got) != want {
 		t.Errorf("got %s (%v), want %s", got, err, want)
+	}
+	got, err = os.ReadFile(filepath.Join(to, "index", "db.json"))
+	if err != nil || string(got) != `{"modified":"2026-02-02T00:00:00Z"}` {
+		t.Errorf("the database is of %s (%v)", got, err)
 	}
 	if entries, err := os.ReadDir(filepath.Join(to, "ID")); err != nil || len(entries) != 1 {
 		t.Errorf("records: %v (%v)", entries, err)

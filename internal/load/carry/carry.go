@@ -64,8 +64,8 @@ type Options struct {
 	State func(ctx context.Context, p *policy.LoadPolicy) (s *plan.State, self string, err error)
 	// From is the address of this node's engine, as a mover reaches it.
 	From func() string
-	// Run runs the mover with arguments, and waits for it.
-	Run func(ctx context.Context, args []string, timeout time.Duration) error
+	// Run runs the mover of a move with arguments, and waits for it.
+	Run func(ctx context.Context, id string, args []string, timeout time.Duration) error
 	// NoMover says that Run is not to be called: no move is begun, and those that are under way are left to be
 	// carried on by hand.
 	NoMover bool

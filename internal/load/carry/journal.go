@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -20,6 +21,11 @@ type progress struct {
 	Step      string    `json:"step"`
 	Error     string    `json:"error"`
 	KeepUntil time.Time `json:"keepUntil"`
+	History   []struct {
+		At   time.Time `json:"at"`
+		Step string    `json:"step"`
+		Text string    `json:"text"`
+	} `json:"history"`
 }
 
 // Phases of a mover's journal.
@@ -29,6 +35,13 @@ const (
 	phaseKept     = "moved"
 	phaseFinished = "finished"
 	phaseTaken    = "taken back"
+)
+
+// What a mover's history says of a step: that it begins, and how what says why it failed begins.
+const (
+	textBegun    = "begun"
+	textGoesBack = "goes back: "
+	textStuck    = "stuck: "
 )
 
 const (
@@ -66,4 +79,51 @@ func readProgress(dir, id string) (*progress, error) {
 		return nil, fmt.Errorf("journal of move %s: it is not of this version of belay", id)
 	}
 	return p, nil
+}
+
+// StepBack is the name among [Steps] of the way back, which the mover's journal does not divide.
+const StepBack = "back"
+
+// Step is a step of a move, as its mover's journal tells of it.
+type Step struct {
+	Name       string
+	Begin, End time.Time
+	Err        error // why it failed
+}
+
+// Steps returns the steps of a move that were begun since a time, in their order. One that the journal does not tell
+// the end of ends at until: its mover was ended.
+//
+// Errors: a journal that is not there or cannot be read.
+func Steps(dir, id string, since, until time.Time) ([]Step, error) {
+	p, err := readProgress(dir, id)
+	if err != nil {
+		return nil, err
+	}
+	var out []Step
+	open := false
+	for _, e := range p.History {
+		if e.At.Before(since) {
+			continue
+		}
+		back, goesBack := strings.CutPrefix(e.Text, textGoesBack)
+		stuck, isStuck := strings.CutPrefix(e.Text, textStuck)
+		if open {
+			last := &out[len(out)-1]
+			last.End = e.At
+			switch {
+			case goesBack:
+				last.Err = errors.New(back)
+			case isStuck:
+				last.Err = errors.New(stuck)
+			}
+		}
+		switch open = e.Text == textBegun || goesBack; {
+		case goesBack:
+			out = append(out, Step{Name: StepBack, Begin: e.At, End: until})
+		case open:
+			out = append(out, Step{Name: e.Step, Begin: e.At, End: until})
+		}
+	}
+	return out, nil
 }

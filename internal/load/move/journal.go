@@ -108,7 +108,8 @@ type JournalVolume struct {
 	Bytes  int64  `json:"bytes,omitempty"`
 }
 
-// Entry is one line of a move's history.
+// Entry is one line of a move's history. Its text is "begun" where its step begins, and begins with "goes back: " or
+// "stuck: " where something has failed: internal/load/carry reads these words.
 type Entry struct {
 	At   time.Time `json:"at"`
 	Step Step      `json:"step,omitempty"`

@@ -118,6 +118,14 @@ func mergeCases() []ExecCase {
 			Facts: flags(policy.FlagTmpfs), Want: deny(verdict.RuleMemfd, 1),
 		},
 		{
+			Name: "merge/memfd-deny-beats-programs", YAML: two("{memfd: programs}", "{memfd: deny}"),
+			Facts: flags(policy.FlagTmpfs, policy.FlagMapping), Want: deny(verdict.RuleMemfd, 1),
+		},
+		{
+			Name: "merge/memfd-programs-beats-allow", YAML: two("{drift: deny, memfd: allow}", "{memfd: programs}"),
+			Facts: flags(policy.FlagTmpfs), Want: deny(verdict.RuleMemfd, 1),
+		},
+		{
 			Name: "merge/deny-lists-add-up", YAML: two("{deny: [/bin/nc]}", "{deny: [/bin/wget]}"), Path: "/bin/wget",
 			Want: deny(verdict.RulePathDeny, 1),
 		},

@@ -76,7 +76,7 @@ func driftCases() []ExecCase {
 	volumes := enforce("exec: {drift: deny, volumes: allow}")
 	metaOK := enforce("exec: {drift: deny, metadataOnly: allow}")
 	noMemfd := enforce("exec: {drift: deny, memfd: allow}")
-	memfd := enforce("exec: {memfd: deny}")
+	memfd, programs := enforce("exec: {memfd: deny}"), enforce("exec: {memfd: programs}")
 	drift, mem := deny(verdict.RuleDrift, 0), deny(verdict.RuleMemfd, 0)
 	return []ExecCase{
 		{Name: "drift/image-file", YAML: on, Want: pass},
@@ -106,6 +106,11 @@ func driftCases() []ExecCase {
 		{Name: "memfd/alone-deleted", YAML: memfd, Facts: flags(del), Want: mem},
 		{Name: "memfd/alone-upper", YAML: memfd, Facts: flags(upper), Want: pass},
 		{Name: "memfd/mapping", YAML: memfd, Facts: flags(tmpfs, mapping), Want: mem},
+		{Name: "memfd/programs", YAML: programs, Facts: flags(tmpfs), Want: mem},
+		{Name: "memfd/programs-deleted", YAML: programs, Facts: flags(del), Want: mem},
+		{Name: "memfd/programs-mapping", YAML: programs, Facts: flags(tmpfs, mapping), Want: pass},
+		{Name: "memfd/programs-mapping-deleted", YAML: programs, Facts: flags(del, mapping), Want: pass},
+		{Name: "memfd/programs-with-drift-mapping", YAML: enforce("exec: {drift: deny, memfd: programs}"), Facts: flags(upper, mapping), Want: drift},
 		{Name: "memfd/helper", YAML: memfd, Facts: flags(tmpfs, help), Want: pass},
 		{Name: "memfd/audit", YAML: audit("exec: {memfd: deny}"), Facts: flags(del), Want: report(verdict.RuleMemfd, 0)},
 	}

@@ -162,7 +162,7 @@ func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
 		"exploited": false, "fixable": false, "state": "", "ids": []string{},
 		"kind": "", "name": "", "version": "", "path": m.Path, "layer": int64(m.Layer),
 		"fromBase": m.FromBase, "claimedBase": false,
-		"inUse": false, "listening": false, "reachable": false, "useKnown": false, "symbols": vulndb.SymbolsUnknown,
+		"inUse": false, "listening": false, "reachable": false, "useKnown": false, "symbols": inventory.SymbolsUnknown,
 	})
 }
 

@@ -78,7 +78,7 @@ func TestRule(t *testing.T) {
 		}
 	}
 	absent := f
-	absent.Symbols = &vulndb.Symbols{State: vulndb.SymbolsAbsent}
+	absent.Symbols = &vulndb.Symbols{State: inventory.SymbolsAbsent}
 	linked, err := Compile("severity >= high && symbols != 'absent'")
 	if err != nil {
 		t.Fatal(err)

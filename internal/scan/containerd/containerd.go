@@ -119,20 +119,23 @@ func in(ctx context.Context, namespace string) context.Context {
 // name is a reference as the Docker client reads it, a digest, or at least 12 digits of one.
 // Errors: [ErrNotFound]; a sentence for a name of different images in several namespaces.
 func (s *Store) Image(ctx context.Context, name string) (digest string, err error) {
+	digest, _, err = s.one(ctx, name)
+	return digest, err
+}
+
+// one returns the image that a name means, with all of its names.
+func (s *Store) one(ctx context.Context, name string) (digest string, names []string, err error) {
 	found, err := s.find(ctx, name)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	switch len(found) {
-	case 0:
-		return "", ErrNotFound
-	case 1:
-		for d := range found {
-			digest = d
-		}
-		return digest, nil
+	if len(found) > 1 {
+		return "", nil, fmt.Errorf("%.120q is %d different images: name one by its digest, or choose a namespace with --namespace", name, len(found))
 	}
-	return "", fmt.Errorf("%s is %d different images: name one by its digest, or choose a namespace with --namespace", name, len(found))
+	for digest, names := range found {
+		return digest, names, nil
+	}
+	return "", nil, ErrNotFound
 }
 
 // find returns the digests of the images that a name may mean, each with all of its names.

@@ -28,8 +28,11 @@ type About struct {
 	// Digests are "repository@sha256:...", of the registries that it was pulled from or pushed
 	// to: a name that somebody gave it makes none.
 	Digests []string
-	Config  Config
-	// Unread is why Config is not known; nil: it is.
+	// Manifest is the digest of the manifest that is here: of an index, that of the one platform that
+	// was pulled, which may be another tomorrow.
+	Manifest string
+	Config   Config
+	// Unread is why Manifest and Config are not known; nil: they are.
 	Unread error
 }
 
@@ -52,24 +55,15 @@ const (
 //
 // Errors: those of [Store.Image].
 func (s *Store) Describe(ctx context.Context, name string) (*About, error) {
-	found, err := s.find(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	switch len(found) {
-	case 0:
-		return nil, ErrNotFound
-	case 1:
-	default:
-		return nil, fmt.Errorf("%.120q is %d different images: name one by its digest", name, len(found))
-	}
 	a := &About{}
-	for a.ID, a.Names = range found {
+	var err error
+	if a.ID, a.Names, err = s.one(ctx, name); err != nil {
+		return nil, err
 	}
 	if a.Digests, err = s.sources(ctx, a.ID, a.Names); err != nil {
 		return nil, err
 	}
-	a.Config, a.Unread = s.config(ctx, a.ID)
+	a.Manifest, a.Config, a.Unread = s.config(ctx, a.ID)
 	return a, nil
 }
 
@@ -197,24 +191,25 @@ func (s *Store) Platforms(ctx context.Context, digest string) (int, error) {
 	return n, err
 }
 
-// config reads the configuration of an image that is here for one platform.
-func (s *Store) config(ctx context.Context, digest string) (Config, error) {
+// config reads the configuration of an image that is here for one platform, and tells which manifest
+// that is.
+func (s *Store) config(ctx context.Context, digest string) (string, Config, error) {
 	list, err := s.present(ctx, digest)
 	if err != nil {
-		return Config{}, err
+		return "", Config{}, err
 	}
 	if len(list) != 1 || list[0].isIndex() {
-		return Config{}, fmt.Errorf("%s is here for %d platforms, and which of them a container runs is not known: keep one", digest, len(list))
+		return "", Config{}, fmt.Errorf("%s is here for %d platforms, and which of them a container runs is not known: keep one", digest, len(list))
 	}
 	var manifest struct {
 		Config entry `json:"config"`
 	}
 	if err := s.document(ctx, list[0].Digest, &manifest); err != nil {
-		return Config{}, err
+		return "", Config{}, err
 	}
 	// A manifest of another form names none, and one of an artifact has none of an image.
 	if manifest.Config.Digest == "" {
-		return Config{}, errors.New("its manifest names no configuration")
+		return "", Config{}, errors.New("its manifest names no configuration")
 	}
 	var c struct {
 		RootFS  json.RawMessage `json:"rootfs"`
@@ -225,14 +220,14 @@ func (s *Store) config(ctx context.Context, digest string) (Config, error) {
 		} `json:"config"`
 	}
 	if err := s.document(ctx, manifest.Config.Digest, &c); err != nil {
-		return Config{}, err
+		return "", Config{}, err
 	}
 	if len(c.RootFS) == 0 {
-		return Config{}, fmt.Errorf("%s is no configuration of an image: it names no layers", manifest.Config.Digest)
+		return "", Config{}, fmt.Errorf("%s is no configuration of an image: it names no layers", manifest.Config.Digest)
 	}
 	out := Config{User: c.Config.User, Env: c.Config.Env}
 	if c.Created != nil {
 		out.Created = *c.Created
 	}
-	return out, nil
+	return list[0].Digest, out, nil
 }

@@ -3,6 +3,7 @@ package extract
 import (
 	"bytes"
 	"debug/buildinfo"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"path"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/belay-project/belay/internal/scan/image"
@@ -109,6 +111,8 @@ func searchGoIn(w *window, also func(b []byte, end int)) (*debug.BuildInfo, erro
 	if head, err := w.peek(4); err != nil || string(head) != "\x7fELF" {
 		return nil, errNoGo
 	}
+	head, _ := w.peek(windowSize)
+	parts, known := writableParts(head)
 	var bare *debug.BuildInfo // with a version and no modules
 	for tries := 0; ; {
 		b, err := w.peek(windowSize)
@@ -123,6 +127,9 @@ func searchGoIn(w *window, also func(b []byte, end int)) (*debug.BuildInfo, erro
 			}
 			if at += i; (w.offset+int64(at))%goAlign != 0 || b[at+15]&goInline == 0 {
 				continue
+			}
+			if known && !slices.ContainsFunc(parts, func(p span) bool { return p.has(w.offset + int64(at)) }) {
+				continue // of another program, which this one holds as constant data
 			}
 			if tries++; tries > maxFalse {
 				return nil, fmt.Errorf("a program with more than %d places that look like build information of Go: %w", maxFalse, errBroken)
@@ -149,6 +156,51 @@ func searchGoIn(w *window, also func(b []byte, end int)) (*debug.BuildInfo, erro
 		return nil, errNoGo
 	}
 	return bare, nil
+}
+
+// span is a part of a file.
+type span struct{ from, size uint64 }
+
+func (s span) has(offset int64) bool {
+	return uint64(offset) >= s.from && uint64(offset)-s.from < s.size
+}
+
+// maxSpans bounds what is asked about each place; programs have one or two.
+const maxSpans = 8
+
+// writableParts returns what of an ELF file is loaded as data that may change, by the program headers
+// in its head: Go's linker puts build information there, and what debug/buildinfo.Read takes in place
+// stands there. ok is false for headers that are not in the head: it may be anywhere.
+//
+// Source: elf(5); cmd/link/internal/ld/data.go, "SBUILDINFO".
+func writableParts(head []byte) (parts []span, ok bool) {
+	if len(head) < 64 {
+		return nil, false
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
+		order = binary.BigEndian
+	}
+	wide := elf.Class(head[elf.EI_CLASS]) == elf.ELFCLASS64
+	at, size, n := uint64(order.Uint32(head[28:])), 32, order.Uint16(head[44:])
+	if wide {
+		at, size, n = order.Uint64(head[32:]), 56, order.Uint16(head[56:])
+	}
+	if n == 0 || at > uint64(len(head)) || uint64(len(head))-at < uint64(n)*uint64(size) {
+		return nil, false
+	}
+	for p := head[at:]; n > 0; p, n = p[size:], n-1 {
+		flags, s := order.Uint32(p[24:]), span{uint64(order.Uint32(p[4:])), uint64(order.Uint32(p[16:]))}
+		if wide {
+			flags, s = order.Uint32(p[4:]), span{order.Uint64(p[8:]), order.Uint64(p[32:])}
+		}
+		if elf.ProgType(order.Uint32(p)) == elf.PT_LOAD && elf.ProgFlag(flags)&(elf.PF_W|elf.PF_X) == elf.PF_W {
+			if parts = append(parts, s); len(parts) > maxSpans {
+				return nil, false
+			}
+		}
+	}
+	return parts, true
 }
 
 // maxFalse bounds the work on a program that is made of false build information.

@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"io"
+	"net/url"
 	"runtime/debug"
 	"strings"
 
@@ -200,10 +201,13 @@ func (g *goFunctions) add(name []byte) {
 }
 
 // open turns to the package of an import path, in which the linker writes dots of the last element,
-// and what is not plain, as %2e.
+// and what is not plain, as %2e (objabi.PathToPrefix, cmd/internal/objabi/path.go).
 func (g *goFunctions) open(path []byte) {
 	g.path = string(path)
-	real := importPath(g.path)
+	real, err := url.PathUnescape(g.path)
+	if err != nil {
+		real = g.path // not of Go's linker, which escapes the sign of escapes too
+	}
 	if g.list = g.symbols[real]; g.list != nil {
 		return
 	}
@@ -222,30 +226,6 @@ func (g *goFunctions) put(symbol uint32) {
 	if list := *g.list; list[len(list)-1] != symbol { // parts of one stand behind each other
 		*g.list = append(list, symbol)
 	}
-}
-
-// importPath undoes objabi.PathToPrefix (cmd/internal/objabi/path.go).
-func importPath(s string) string {
-	if !strings.Contains(s, "%") {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) {
-			if n, ok := hexByte(s[i+1], s[i+2]); ok {
-				b.WriteByte(n)
-				i += 2
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-func hexByte(a, b byte) (byte, bool) {
-	x, y := strings.IndexByte("0123456789abcdef", a), strings.IndexByte("0123456789abcdef", b)
-	return byte(x<<4 | y), x >= 0 && y >= 0
 }
 
 // withoutArguments returns a name without what stands in brackets.

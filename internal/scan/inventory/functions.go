@@ -21,6 +21,16 @@ const functionBits = 28
 // is known.
 const functionForm = 1
 
+// Whether a Go program has a function that a vulnerability is in.
+const (
+	SymbolsPresent = "present" // one or more of them
+	SymbolsAbsent  = "absent"  // none of them
+	SymbolsUnknown = "unknown" // no record names one, or the program's functions were not read; not a Go program
+)
+
+// SymbolStates are all of them.
+var SymbolStates = []string{SymbolsPresent, SymbolsAbsent, SymbolsUnknown}
+
 // FNV-1a, https://datatracker.ietf.org/doc/html/draft-eastlake-fnv, by hand: it allocates nothing.
 const (
 	fnvBasis = 14695981039346656037

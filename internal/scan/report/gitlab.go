@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -151,7 +152,7 @@ func (s *Scan) gitlabFinding(f *vulndb.Finding) gitlabFinding {
 	if g.Location.OS == "" {
 		g.Location.OS = "unknown"
 	}
-	g.Location.Image = s.Target
+	g.Location.Image = cmp.Or(s.Target, "image")
 	return g
 }
 

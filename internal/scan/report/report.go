@@ -106,9 +106,9 @@ func SymbolsText(f *vulndb.Finding) string {
 		return ""
 	}
 	switch f.Symbols.State {
-	case vulndb.SymbolsAbsent:
+	case inventory.SymbolsAbsent:
 		return "vulnerable functions not in the program"
-	case vulndb.SymbolsPresent:
+	case inventory.SymbolsPresent:
 		text := "has " + f.Symbols.Names[0]
 		if n := len(f.Symbols.Names) - 1 + f.Symbols.More; n > 0 {
 			text += fmt.Sprintf(" and %d more vulnerable functions", n)

@@ -157,6 +157,7 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 		s = &State{ID: m.ID}
 		k.states[m.ID] = s
 	}
+	s.Manifest = res.Digest
 	s.At, s.OS, s.Count, s.Complete = m.At, cmp.Or(res.OS.Pretty, res.OS.ID), len(res.Packages), false
 	s.Database, s.Findings = time.Time{}, nil
 	s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])

@@ -271,7 +271,7 @@ func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time
 	p := &res.Packages[f.Package]
 	out := policy.ImageFinding{
 		IDs: f.IDs, Severity: f.Severity, Exploited: f.Exploited, EPSS: f.EPSS, Package: p.Name, Source: p.Source, Version: p.Version,
-		Kind: p.Kind, Path: p.Path,
+		Kind: p.Kind, Path: p.Path, Symbols: f.SymbolState(),
 	}
 	if f.Fixable() {
 		out.Fixed = f.Fixed

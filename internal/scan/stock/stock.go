@@ -66,14 +66,16 @@ type Timing struct {
 
 // State is what is known of one image.
 type State struct {
-	ID      string
-	At      time.Time // of the inventory; zero: there is none
-	Err     string    // why the last scan failed; "" if it did not
-	ErrAt   time.Time
-	Queued  bool
-	OS      string
-	Count   int // of packages
-	Matched time.Time
+	ID string
+	// Manifest is the digest of the manifest that was scanned; empty: it has none, or was not scanned.
+	Manifest string
+	At       time.Time // of the inventory; zero: there is none
+	Err      string    // why the last scan failed; "" if it did not
+	ErrAt    time.Time
+	Queued   bool
+	OS       string
+	Count    int // of packages
+	Matched  time.Time
 	// Database is when the database was built that Findings are by; zero: not matched.
 	Database time.Time
 	Complete bool
@@ -82,6 +84,14 @@ type State struct {
 	// Secrets and Unsearched are as in [policy.ImageScan].
 	Secrets    []policy.ImageSecret
 	Unsearched string
+
+	renew  bool   // it is queued though it was scanned
+	sought string // the manifest that it was queued for
+}
+
+// Other reports whether another manifest than the one that is here now was scanned.
+func (s *State) Other(manifest string) bool {
+	return manifest != "" && s.Manifest != "" && s.Manifest != manifest
 }
 
 // Scan returns the state as policies ask for it.
@@ -203,13 +213,32 @@ func (k *Keeper) List() []State {
 
 // Want has an image scanned when its turn comes, if it was not yet. Those in use come first.
 func (k *Keeper) Want(id string, inUse bool) {
-	level := 2
-	if inUse {
-		level = 1
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.enqueue(id, level, retryAfter, false)
+	k.enqueue(id, levelOf(inUse), retryAfter, false)
+}
+
+// levelOf is which queue an image is in for which nobody waits.
+func levelOf(inUse bool) int {
+	if inUse {
+		return 1
+	}
+	return 2
+}
+
+// Renew has an image scanned again when its turn comes, if another manifest was scanned than the one
+// that is here now: an image that is an index keeps its ID when one platform comes in the place of
+// another. It does so once for each manifest.
+func (k *Keeper) Renew(id, manifest string, inUse bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.states[id]
+	if s == nil || !s.Other(manifest) || s.sought == manifest {
+		return
+	}
+	if k.enqueue(id, levelOf(inUse), retryAfter, true) {
+		s.renew, s.sought = true, manifest
+	}
 }
 
 // enqueue reports whether an image is in the queue now; again: though it was scanned before.
@@ -320,7 +349,7 @@ func (k *Keeper) next() (id string, level int, ok bool) {
 	for l := range k.queue {
 		for len(k.queue[l]) > 0 {
 			id, k.queue[l] = k.queue[l][0], k.queue[l][1:]
-			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() {
+			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() && !s.renew {
 				s.Queued = false // somebody who waited was quicker
 				continue
 			}
@@ -385,9 +414,9 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 		s = &State{ID: id}
 		k.states[id] = s
 	}
-	s.Queued = false
+	s.Queued, s.renew = false, false
 	if err != nil {
-		s.Err, s.ErrAt = short(err.Error()), k.o.Now()
+		s.Err, s.ErrAt, s.sought = short(err.Error()), k.o.Now(), ""
 		k.o.Health.Counter("scans_failed").Add(1)
 		k.o.Log.Warn("an image could not be scanned", attr.ImageDigest, id, attr.Error, s.Err)
 	} else {

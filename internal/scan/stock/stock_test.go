@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,6 +120,77 @@ func findings(w *world, id string) string {
 		ids = append(ids, f.IDs[0])
 	}
 	return strings.Join(ids, " ")
+}
+
+// Policies are told whether a Go program has the functions that a vulnerability is in.
+func TestSymbols(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"),
+		`{"id":"GO-1","affected":[{"package":{"ecosystem":"Go","name":"x.example/m"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}],"ecosystem_specific":{"imports":[{"path":"x.example/m/a","symbols":["F"]}]}}]}`)
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) {
+		r := result("openssl")
+		for _, symbol := range []string{"F", "G"} {
+			keys := []uint32{inventory.FunctionKey("x.example/m/a", inventory.FunctionSymbol(symbol))}
+			r.Packages = append(r.Packages, inventory.Package{Kind: inventory.KindGo, Name: "x.example/m", Version: "v1.0.0", Path: symbol, Functions: inventory.PutFunctions(keys)})
+		}
+		return r, nil
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	s, _ := w.State(imgA)
+	for _, f := range s.Findings {
+		got[f.Path] = f.Symbols
+	}
+	if want := map[string]string{"x": inventory.SymbolsUnknown, "F": inventory.SymbolsPresent, "G": inventory.SymbolsAbsent}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// An image that is an index is scanned again, once, when another platform of it came in the place of the one
+// that was scanned, and a failure of that is tried again.
+func TestRenew(t *testing.T) {
+	here, fails := "sha256:1", false
+	w := open(t, t.TempDir(), func(context.Context, string, bool) (*inventory.Result, error) {
+		if fails {
+			return nil, errors.New("no")
+		}
+		r := result("openssl")
+		r.Digest = here
+		return r, nil
+	})
+	if w.Renew(imgA, here, true); w.scans.Load() != 0 {
+		t.Error("an image that nobody wanted is scanned")
+	}
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	scanned := func(n int32, manifest string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("scan %d, of %s", n, manifest), func() bool {
+			s, _ := w.State(imgA)
+			return w.scans.Load() == n && s.Manifest == manifest && !s.Queued
+		})
+	}
+	scanned(1, here)
+	w.Renew(imgA, here, true)
+	w.Renew(imgA, "", true) // nobody says
+	if s, _ := w.State(imgA); s.Queued || w.scans.Load() != 1 {
+		t.Errorf("the same manifest is scanned again: %+v", s)
+	}
+	here = "sha256:2"
+	w.Renew(imgA, here, false)
+	scanned(2, here)
+	w.Renew(imgA, "sha256:3", true) // another store's, which is not read
+	scanned(3, here)
+	w.Renew(imgA, "sha256:3", true)
+	if s, _ := w.State(imgA); s.Queued || w.scans.Load() != 3 {
+		t.Errorf("what a scan did not find is sought again: %+v", s)
+	}
+	fails = true
+	w.Renew(imgA, "sha256:4", true)
+	eventually(t, "a failure", func() bool { s, _ := w.State(imgA); return s.Err != "" && s.sought == "" })
 }
 
 // A new record is found in the stored inventory, without another scan, told once, and only

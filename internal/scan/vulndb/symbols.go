@@ -10,17 +10,10 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// Whether a Go program has a vulnerable function.
-const (
-	SymbolsPresent = "present" // one of them
-	SymbolsAbsent  = "absent"  // none of them
-	SymbolsUnknown = "unknown" // the record names none, or the program's functions were not read
-)
-
 // Symbols tells which of the functions that a flaw is in a Go program has. It is what the table says
 // that the program has for its own stack traces, and no proof: see docs/scan.md.
 type Symbols struct {
-	State string `json:"state"`
+	State string `json:"state"` // [inventory.SymbolStates]
 	// Names are those that the program has, or else some of those that the flaw is in:
 	// PATH.NAME, PATH.TYPE.METHOD, or PATH alone for all of a package.
 	Names []string `json:"names,omitempty"`
@@ -35,15 +28,15 @@ func (s *Symbols) Limit() {
 	}
 	s.Names = s.Names[:min(len(s.Names), maxSymbolNames)]
 	s.More = max(s.More, 0)
-	if s.State != SymbolsPresent && s.State != SymbolsAbsent {
-		s.State = SymbolsUnknown
+	if s.State != inventory.SymbolsPresent && s.State != inventory.SymbolsAbsent {
+		s.State = inventory.SymbolsUnknown
 	}
 }
 
 // SymbolState is the state of f.Symbols; unknown where there are none.
 func (f *Finding) SymbolState() string {
 	if f.Symbols == nil {
-		return SymbolsUnknown
+		return inventory.SymbolsUnknown
 	}
 	return f.Symbols.State
 }
@@ -158,7 +151,7 @@ func (f *flaw) in(set inventory.FunctionSet, known bool) *Symbols {
 	if f.unknown == nil {
 		slices.SortFunc(f.functions, func(a, b flawedFunction) int { return cmp.Compare(a.name, b.name) })
 		f.functions = slices.Compact(f.functions)
-		f.unknown, f.absent = named(SymbolsUnknown, f.functions), named(SymbolsAbsent, f.functions)
+		f.unknown, f.absent = named(inventory.SymbolsUnknown, f.functions), named(inventory.SymbolsAbsent, f.functions)
 	}
 	if !known {
 		return f.unknown
@@ -171,7 +164,7 @@ func (f *flaw) in(set inventory.FunctionSet, known bool) *Symbols {
 	}
 	switch {
 	case len(has) > 0:
-		return named(SymbolsPresent, has)
+		return named(inventory.SymbolsPresent, has)
 	case f.vague || len(f.functions) == 0:
 		return f.unknown
 	}

@@ -81,7 +81,7 @@ func TestSymbolsOfTwoPrograms(t *testing.T) {
 		t.Fatalf("%+v, %v", m, err)
 	}
 	for _, f := range m.Findings {
-		want := []string{SymbolsPresent, SymbolsAbsent, SymbolsUnknown}[f.Package]
+		want := []string{inventory.SymbolsPresent, inventory.SymbolsAbsent, inventory.SymbolsUnknown}[f.Package]
 		if f.SymbolState() != want || (f.Package == 2) != (f.Symbols == nil) {
 			t.Errorf("package %d: %s, want %s", f.Package, f.SymbolState(), want)
 		}

@@ -1,4 +1,6 @@
-package agent
+// Package programpages gives the memory of a process's own program back: what its start needed, and what
+// comes after does not. It owns nothing and keeps nothing. Row: vocabulary.
+package programpages
 
 import (
 	"bufio"
@@ -8,16 +10,15 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
-// dropProgramPages unmaps those pages of the agent's own program that nothing can have written:
-// most were read by the start alone. What is used again is mapped again from the page
+// Drop unmaps those pages of this process's own program that nothing can have written: most were read by
+// the start alone. What is used again is mapped again from the page
 // cache, so nothing is lost but a minor fault for each.
 //
 // Source: madvise(2), MADV_DONTNEED; proc_pid_smaps(5).
-func dropProgramPages() error {
+func Drop() error {
 	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return err
@@ -32,7 +33,7 @@ func dropProgramPages() error {
 		return err
 	}
 	for _, s := range spans {
-		if _, _, no := unix.Syscall(unix.SYS_MADVISE, s.start, s.end-s.start, unix.MADV_DONTNEED); no != 0 {
+		if _, _, no := syscall.Syscall(syscall.SYS_MADVISE, s.start, s.end-s.start, syscall.MADV_DONTNEED); no != 0 {
 			err = errors.Join(err, fmt.Errorf("give back %x-%x of the program: %w", s.start, s.end, no))
 		}
 	}

@@ -1,4 +1,4 @@
-package agent
+package programpages
 
 import (
 	"fmt"
@@ -39,9 +39,9 @@ func TestCleanSpans(t *testing.T) {
 }
 
 // The program goes on after its own pages were taken from under it, with fewer of them mapped.
-func TestDropProgramPages(t *testing.T) {
+func TestDrop(t *testing.T) {
 	before := rssFile(t)
-	if err := dropProgramPages(); err != nil {
+	if err := Drop(); err != nil {
 		t.Fatal(err)
 	}
 	if after := rssFile(t); after >= before {
