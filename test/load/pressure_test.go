@@ -34,6 +34,8 @@ const stressImage = "load/stress:1"
 func newPressed(t *testing.T) *pressed {
 	t.Helper()
 	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "real load takes minutes: make test-e2e sets BELAY_E2E")
+	// How busy a node is counts all that runs on it: other tests and their builds too.
+	testneed.Need(t, "full", os.Getenv("BELAY_MATRIX") == "full", "make test-full, on a machine that does nothing else")
 	testneed.Need(t, "root", os.Geteuid() == 0, "containers need it")
 	docker, why := lab.HasEngine()
 	testneed.Need(t, "docker", docker, why)

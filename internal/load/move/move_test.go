@@ -324,7 +324,7 @@ func TestTraced(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, step := range Steps(true) {
-		if want := fmt.Sprintf("00-%s%s-%016x-00", id, id, i+1); !seen[want] && !slices.Contains([]Step{StepLease, StepStopSource, StepKeep, StepCommit, StepHandOver}, step) {
+		if want := fmt.Sprintf("00-%s%s-%016x-00", id, id, i+1); !seen[want] && !slices.Contains([]Step{StepLease, StepNetworks, StepStopSource, StepKeep, StepCommit, StepHandOver}, step) {
 			t.Errorf("nothing on the target bears %s of %s: %v", want, step, seen)
 		}
 	}
