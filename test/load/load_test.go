@@ -231,21 +231,26 @@ func (o *told) wait(t *testing.T, n int, within time.Duration) load.Alert {
 
 func watch(t *testing.T, s *site, spec string, list ...*eater) (*load.Watcher, *told) {
 	t.Helper()
+	return watchWith(t, load.Options{Scopes: []string{s.name}}, spec, list...)
+}
+
+// watchWith watches containers, where options say.
+func watchWith(t *testing.T, opts load.Options, spec string, list ...*eater) (*load.Watcher, *told) {
+	t.Helper()
 	docs, err := policy.ParseAll("x", []byte("apiVersion: belay.dev/v1\nkind: LoadPolicy\nmetadata: {name: node}\nspec: "+spec+"\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := new(told)
-	w := load.New(load.Options{
-		Containers: func() ([]load.Subject, error) {
-			var out []load.Subject
-			for _, e := range list {
-				out = append(out, e.Subject)
-			}
-			return out, nil
-		},
-		Tell: o.tell, Scopes: []string{s.name}, Health: health.New(nil), Log: slog.New(slog.DiscardHandler),
-	})
+	opts.Containers = func() ([]load.Subject, error) {
+		var out []load.Subject
+		for _, e := range list {
+			out = append(out, e.Subject)
+		}
+		return out, nil
+	}
+	opts.Tell, opts.Health, opts.Log = o.tell, health.New(nil), slog.New(slog.DiscardHandler)
+	w := load.New(opts)
 	w.SetPolicies(docs.Loads)
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -295,27 +300,34 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// swing is for how long load oscillates; BELAY_SOAK makes it longer.
-func swing() time.Duration {
-	if d, err := time.ParseDuration(os.Getenv("BELAY_SOAK")); err == nil {
-		return min(d, 10*time.Minute)
+// swing is for how long load oscillates: BELAY_SWING, or two minutes.
+func swing(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("BELAY_SWING")
+	if text == "" {
+		return 2 * time.Minute
 	}
-	return time.Minute
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("BELAY_SWING=%s: %v", text, err)
+	}
+	return d
 }
 
 // TestOscillation: load that swings faster than the window is no alert, and load that swings
 // slower is one, and not one a swing.
 func TestOscillation(t *testing.T) {
-	s := newSite(t)
-	app := s.eater(1)
 	for _, tt := range []struct {
 		name  string
 		half  time.Duration
 		overs int
 	}{{"fast", 3 * time.Second, 0}, {"slow", 20 * time.Second, 1}} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			app := s.eater(1)
 			_, o := watch(t, s, "{caps: {memory: 70%}, for: 12s, hysteresis: 20%, coolDown: 1h, actions: [alert]}", app)
-			for end := time.Now().Add(swing()); time.Now().Before(end); {
+			for end := time.Now().Add(swing(t)); time.Now().Before(end); {
 				app.hold(limitMiB * 8 / 10)
 				time.Sleep(tt.half) //nolint:forbidigo // the load's own time
 				app.hold(1)

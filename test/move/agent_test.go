@@ -44,7 +44,7 @@ const planned = `  movable: {names: ["shop*"]}
 // newNode starts an agent over an engine whose containers have so much memory together.
 func (w *world) newNode(t *testing.T, e *lab.Engine, l *lab.Lab, memory int64) *node {
 	t.Helper()
-	if err := e.LimitMemory(memory); err != nil {
+	if err := e.Limit(lab.Limits{Memory: memory}); err != nil {
 		t.Fatal(err)
 	}
 	name := "agent-" + strings.ToLower(strings.NewReplacer("/", "-").Replace(t.Name()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -40,27 +41,35 @@ func points(stateful, full bool) []string {
 	return append(out, "kept")
 }
 
-// twoWriters watches a container under both of its names, on both engines, until it is stopped.
-func twoWriters(t *testing.T, w *world, name string) (stop func() int64) {
+// twoWriters watches the processes of containers on both engines, until it is stopped.
+func twoWriters(t *testing.T, w *world) (stop func() int64) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var seen atomic.Int64
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			if w.live(w.to, name) && w.live(w.from, name) && w.live(w.to, name) {
+			if w.live(w.to) && w.live(w.from) && w.live(w.to) {
 				seen.Add(1)
 			}
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(20 * time.Millisecond)
 		}
 	}()
 	return func() int64 { cancel(); <-done; return seen.Load() }
 }
 
-// live reports whether any container with the name, or a name that a move made of it, runs.
-func (w *world) live(e *lab.Engine, name string) bool {
-	list, err := w.api(e).Containers(context.Background(), map[string][]string{"name": {"^/" + name}, "status": {"running"}})
-	return err == nil && len(list) > 0
+// live reports whether any container of an engine has a process. The kernel is asked: an engine that was killed
+// knows nothing of what goes on.
+func (w *world) live(e *lab.Engine) bool {
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		files, _ := filepath.Glob(filepath.Join(root, e.Scope, "*", "cgroup.procs"))
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err == nil && len(b) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // TestKilled ends the mover with kill -9 at every step, and carries the move on. At every moment
@@ -84,7 +93,7 @@ func TestKilled(t *testing.T) {
 				j := job{Dir: t.TempDir(), Container: name, From: w.from.Host(), To: w.to.Host(), KillAt: point, Settings: s}
 				stop := func() int64 { return 0 }
 				if stateful {
-					stop = twoWriters(t, w, name)
+					stop = twoWriters(t, w)
 				}
 				if out, killed := mover(t, j); !killed {
 					t.Fatalf("the mover was not ended: %s", out)
@@ -105,7 +114,7 @@ func TestKilled(t *testing.T) {
 
 func checkMoved(t *testing.T, w *world, j *move.Journal, name string, stateful bool) {
 	t.Helper()
-	if w.live(w.from, name) || !w.running(w.to, name) {
+	if w.live(w.from) || !w.running(w.to, name) {
 		t.Error("want the copy running, and nothing here")
 	}
 	if got := w.restart(t, w.to, name); got != "always" {
@@ -155,7 +164,7 @@ func TestKilledAndAborted(t *testing.T) {
 			j := job{Dir: t.TempDir(), Container: name, From: w.from.Host(), To: w.to.Host(), KillAt: tt.point, Settings: s}
 			stop := func() int64 { return 0 }
 			if tt.stateful {
-				stop = twoWriters(t, w, name)
+				stop = twoWriters(t, w)
 			}
 			if out, killed := mover(t, j); !killed {
 				t.Fatalf("the mover was not ended: %s", out)

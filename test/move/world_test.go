@@ -135,7 +135,7 @@ func (w *world) build(ctx context.Context) (err error) {
 	files := []lab.File{
 		lab.Program("bin/busybox", bb), {Name: "tmp/", Mode: 0o1777}, {Name: "data/", Mode: 0o755}, {Name: "etc/", Mode: 0o755},
 		{Name: "www/", Mode: 0o755}, {Name: "www/index.html", Mode: 0o644, Body: []byte("hello\n")}, {Name: "www/cgi-bin/", Mode: 0o755},
-		lab.Program("www/cgi-bin/append", []byte(appendScript)),
+		lab.Program("www/cgi-bin/append", []byte(appendScript)), lab.Program("bin/id", bb), // a program of its own, and no link
 	}
 	for _, applet := range []string{"sh", "cat", "sleep", "echo", "httpd", "sync", "true", "false", "hostname", "ls", "wget", "test", "nslookup"} {
 		files = append(files, lab.File{Name: "bin/" + applet, Mode: 0o777, Link: "busybox"})

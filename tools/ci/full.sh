@@ -15,6 +15,8 @@ export BELAY_REUSE_ROUNDS=${BELAY_REUSE_ROUNDS:-100}
 export BELAY_WRITE_BYPASSES=1 BELAY_STREAMS=${BELAY_STREAMS:-1000}
 # The planner of moves is simulated on 1,000 nodes × 50 containers.
 export BELAY_PLAN_NODES=${BELAY_PLAN_NODES:-1000}
+# Load swings around a cap for ten minutes.
+export BELAY_SWING=${BELAY_SWING:-10m}
 export BELAY_MATRIX=full BELAY_VM_TIMEOUT=${BELAY_VM_TIMEOUT:-7200}
 report=docs/test-report.md
 out=$(mktemp -d)

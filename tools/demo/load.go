@@ -126,7 +126,7 @@ func openLoad(ctx context.Context, s *stage) error {
 	if err := s.engine.Import(ctx, imageWeb, files, "ENV PATH=/bin"); err != nil {
 		return err
 	}
-	if err := errors.Join(s.engine.LimitMemory(nodeMemory), s.other.LimitMemory(otherMemory)); err != nil {
+	if err := errors.Join(s.engine.Limit(lab.Limits{Memory: nodeMemory}), s.other.Limit(lab.Limits{Memory: otherMemory})); err != nil {
 		return err
 	}
 	if s.load.second, err = s.lab.NewAgent(ctx, lab.AgentOptions{Name: "second", Engine: s.other}); err != nil {

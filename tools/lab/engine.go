@@ -233,6 +233,14 @@ func (e *Engine) Resume(ctx context.Context) error {
 
 // Crash kills the daemon and its containerd at once, and starts them again.
 func (e *Engine) Crash(ctx context.Context) error {
+	if err := e.Kill(); err != nil {
+		return err
+	}
+	return e.Revive(ctx)
+}
+
+// Kill kills the daemon and its containerd, as kill -9 does. What it runs goes on until Revive.
+func (e *Engine) Kill() error {
 	for len(e.daemons) > 0 {
 		last := len(e.daemons) - 1
 		p := e.daemons[last]
@@ -241,6 +249,11 @@ func (e *Engine) Crash(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// Revive starts the daemon and its containerd again after Kill.
+func (e *Engine) Revive(ctx context.Context) error {
 	dir := e.lab.Path(e.name)
 	// Nobody took these away, and their being there is what readiness is told by.
 	for _, left := range []string{"ctd.sock", "docker.pid"} {

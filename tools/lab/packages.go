@@ -24,6 +24,23 @@ func (l *Lab) SSHTree(ctx context.Context) (string, error) {
 	return l.cached("openssh.tar", func(dir string) error { return l.unpackSSH(ctx, dir) })
 }
 
+// stressPackages are stress-ng and what it is linked with, of Debian 12: its recursive dependencies have drivers
+// of graphics too.
+var stressPackages = []string{
+	"stress-ng", "libapparmor1", "libbsd0", "libc6", "libcrypt1", "libdrm2", "libegl1", "libexpat1", "libffi8", "libgbm1", "libgcc-s1", "libgles2", "libglvnd0", "libipsec-mb1",
+	"libjpeg62-turbo", "libjudydebian1", "libkmod2", "liblzma5", "libmd0", "libsctp1", "libssl3", "libstdc++6", "libwayland-server0", "libxxhash0", "libzstd1", "zlib1g",
+}
+
+// StressTree returns a tar archive with the distribution's stress-ng and the libraries that
+// it needs. It is made once and kept in the cache.
+//
+// Errors: [ErrNoPackages].
+func (l *Lab) StressTree(ctx context.Context) (string, error) {
+	return l.cached("stress.tar", func(dir string) error {
+		return l.unpack(ctx, dir, stressPackages, "/usr/bin/stress-ng --version")
+	})
+}
+
 // QuietTree returns a tar archive with a small Debian that has nginx, PostgreSQL and
 // Python. It is made once, which takes minutes, and kept in the cache.
 //
@@ -104,11 +121,17 @@ func (l *Lab) cached(name string, fill func(dir string) error) (string, error) {
 
 // unpackSSH unpacks OpenSSH and its libraries without installing anything.
 func (l *Lab) unpackSSH(ctx context.Context, dir string) error {
-	l.logf("fetching the distribution's OpenSSH packages (not installed, only unpacked)")
 	names, err := sshPackages(ctx)
 	if err != nil {
 		return err
 	}
+	// Old servers do not know -V: only the loader's failure counts.
+	return l.unpack(ctx, dir, names, "/usr/sbin/sshd -V", "/usr/bin/ssh -V")
+}
+
+// unpack unpacks packages of the distribution below a directory, and tries commands in it.
+func (l *Lab) unpack(ctx context.Context, dir string, names []string, commands ...string) error {
+	l.logf("fetching %d of the distribution's packages (not installed, only unpacked)", len(names))
 	debs := l.Path("debs")
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return err
@@ -136,12 +159,12 @@ func (l *Lab) unpackSSH(ctx context.Context, dir string) error {
 	if err := errors.Join(usrMerge(dir), os.RemoveAll(filepath.Join(dir, "usr/share")), os.RemoveAll(debs)); err != nil {
 		return err
 	}
-	for _, p := range []string{"/usr/sbin/sshd", "/usr/bin/ssh"} {
-		cmd := exec.CommandContext(ctx, p, "-V")
+	for _, c := range commands {
+		args := strings.Fields(c)
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 		cmd.SysProcAttr, cmd.Dir = &syscall.SysProcAttr{Chroot: dir}, "/"
-		// Old servers do not know -V: only the loader's failure counts.
 		if r := run(cmd); r.Code == 127 || r.Code < 0 {
-			return fmt.Errorf("unpacked OpenSSH does not run: %w", r.Err())
+			return fmt.Errorf("unpacked %s does not run: %w", args[0], r.Err())
 		}
 	}
 	return nil

@@ -66,7 +66,8 @@ type Options struct {
 	From func() string
 	// Run runs the mover of a move with arguments, and waits for it.
 	Run func(ctx context.Context, id string, args []string, timeout time.Duration) error
-	// NoMover says that Run runs none: moves that were begun by hand are left to whoever began them.
+	// NoMover says that Run is not to be called: no move is begun, and those that are under way are left to be
+	// carried on by hand.
 	NoMover bool
 	// Tell takes a note, for the journal and for administrators. It does not block.
 	Tell   func(Note)
@@ -321,7 +322,7 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 		return
 	}
 	c.tell(note)
-	if goes {
+	if goes && !c.o.NoMover { // the next step says so
 		c.advanceWith(ctx, p, q, s, movers)
 	}
 }

@@ -393,6 +393,7 @@ func TestCarriedOn(t *testing.T) {
 			w.journal(idOf(args), phaseKept, "commit", "")
 			return nil
 		}
+		w.over = false // or the next look at the node plans anew
 		w.steps(2)
 		w.want("approved move-started move-stopped moved")
 		if s := w.c.Status(); s.Moves[0].Outcome != Moved || s.Moves[0].Tries != 0 {
@@ -544,6 +545,37 @@ func TestByHandWithoutMover(t *testing.T) {
 	w.steps(5)
 	if h := w.health.Snapshot(); len(w.args) > 0 || strings.Contains(fmt.Sprint(h), "halfway") {
 		t.Errorf("movers %q, health %+v", w.args, h)
+	}
+}
+
+// TestWithoutMover: an agent that is started anew to move nothing begins no move, and leaves the one that is under
+// way to be carried on by hand: it says so, starts no mover, and sees what comes of it.
+func TestWithoutMover(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.mover = func(w *world, args []string) error {
+		w.journal(idOf(args), phaseMoving, "copy", "")
+		return errors.New("killed")
+	}
+	w.step()
+	w.open()
+	w.c.o.NoMover = true
+	began := len(w.args)
+	w.steps(60)
+	st := w.c.Status()
+	if len(w.args) != began || len(st.Moves) != 1 || !strings.Contains(st.Moves[0].Error, "--mover none): belay move resume "+st.Moves[0].ID) {
+		t.Fatalf("movers %q, moves %+v", w.args[began:], st.Moves)
+	}
+	if h := fmt.Sprint(w.health.Snapshot()); !strings.Contains(h, "has stopped at copy: nothing is moved by this agent") {
+		t.Errorf("health %s", h)
+	}
+	w.journal(st.Moves[0].ID, phaseKept, "commit", "")
+	w.steps(6)
+	if st := w.c.Status(); st.Moves[0].Outcome != Moved || st.Moves[0].Error != "" {
+		t.Errorf("got %+v", st.Moves[0])
+	}
+	w.steps(6) // the node is still over: the next plan is made
+	if st := w.c.Status(); len(w.args) != began || len(st.Moves) != 1 || len(st.Proposals) != 2 || !strings.Contains(st.Proposals[0].Moves[0].Held, "--mover none") {
+		t.Errorf("movers %q, moves %+v, plans %+v", w.args[began:], st.Moves, st.Proposals)
 	}
 }
 

@@ -14,8 +14,15 @@ import (
 	"github.com/belay-project/belay/internal/policy"
 )
 
+// noMover says why an agent starts no mover.
+const noMover = "nothing is moved by this agent (--mover none)"
+
 // advance starts what of an approved proposal may start now, by new readings.
 func (c *Carrier) advance(ctx context.Context, p *policy.LoadPolicy, q *Proposal, movers *sync.WaitGroup) {
+	if c.o.NoMover {
+		c.hold(q, noMover)
+		return
+	}
 	s, _, err := c.state(ctx, p)
 	if err != nil {
 		c.hold(q, "this node cannot be described: "+err.Error())
@@ -189,6 +196,10 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 		if c.known(m.ID, nil) {
 			continue
 		}
+		if c.o.NoMover {
+			c.leave(m)
+			continue
+		}
 		c.resume(ctx, m.ID, movers)
 	}
 	if look && !c.o.NoMover {
@@ -205,6 +216,18 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 
 func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup) {
 	c.start(ctx, id, []string{"move", "resume", id, "--state-dir", c.o.Dir}, movers)
+}
+
+// leave leaves a move to whoever carries it on by hand, and says that it wants that.
+func (c *Carrier) leave(m *Move) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.live, m.ID)
+	c.next[m.ID] = c.o.Now().Add(lookEvery)
+	if isLocked(c.o.Dir, m.ID) {
+		return // somebody does
+	}
+	m.Error, m.Tries = noMover+": belay move resume "+m.ID, 1
 }
 
 // known looks whether the journal of a move that no mover works at says how it ended.

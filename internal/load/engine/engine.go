@@ -24,6 +24,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/api/types/system"
@@ -71,6 +72,8 @@ type Engine struct {
 	base string
 	sign func(h http.Header, method, target string)
 	dead error
+	// trace is the W3C trace context that requests are sent with; nil: none.
+	trace atomic.Pointer[string]
 	// stall is how long a stream may stand still, work how long while the engine works; 0: stallAfter and workTime.
 	stall, work time.Duration
 }
@@ -79,6 +82,10 @@ type Engine struct {
 func Unreachable(a Address, err error) *Engine {
 	return &Engine{Address: a, API: oldest, http: &http.Client{}, dead: err}
 }
+
+// SetTrace has all requests from now on bear a W3C trace context: a gate before the engine keeps it with what it records
+// of them.
+func (e *Engine) SetTrace(traceparent string) { e.trace.Store(&traceparent) }
 
 // StatusError is an engine's refusal.
 type StatusError struct {
@@ -258,6 +265,9 @@ func (e *Engine) send(ctx context.Context, what, method, path string, q url.Valu
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	req.Header.Set("User-Agent", "belay")
+	if trace := e.trace.Load(); trace != nil {
+		req.Header.Set("Traceparent", *trace)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", kind)
 	} else if e.sign != nil {

@@ -203,6 +203,9 @@ func (e *Engine) CreateVolume(ctx context.Context, r volume.CreateRequest) (*vol
 	if err := e.ask(ctx, "create volume "+r.Name, "POST", "/volumes/create", nil, r, out); err != nil {
 		return nil, err
 	}
+	if len(r.Labels) > 0 && len(out.Labels) == 0 {
+		return e.Volume(ctx, r.Name) // since it was started again the engine tells them here alone
+	}
 	return out, nil
 }
 

@@ -21,6 +21,7 @@ func (r *run) back(ctx context.Context, cause error) error {
 	defer cancel()
 	failedAt := r.j.Step
 	r.j.Phase, r.j.Error = Back, cut(cause.Error())
+	r.mark()
 	r.j.note(r.o.Now(), "goes back: "+cause.Error())
 	if err := r.save(); err != nil {
 		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(r.serveMeanwhile(ctx, err), cause)}

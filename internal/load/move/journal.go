@@ -144,6 +144,21 @@ func (j *Journal) noReturn() bool {
 	return j.Stateful && j.TargetStarted && (j.Phase == Kept || slices.Index(steps, j.Step) >= slices.Index(steps, StepHandOver))
 }
 
+// onTheWayBack is added to the number of a step that is taken back.
+const onTheWayBack = 0x100
+
+// trace is the trace context of what a step asks of the engines, by which the journal of the agent on the target, too,
+// has each step: the trace is the move's ID twice, the span the number of the step in [Steps], from 1.
+//
+// Source: https://www.w3.org/TR/trace-context/, version 00.
+func (j *Journal) trace() string {
+	n := slices.Index(Steps(j.Stateful), j.Step) + 1
+	if j.Phase == Back {
+		n += onTheWayBack
+	}
+	return fmt.Sprintf("00-%s%s-%016x-00", j.ID, j.ID, n)
+}
+
 // keptName is the name of a source that was moved.
 func (j *Journal) keptName() string { return j.Name + keptMark + j.ID[:8] }
 

@@ -381,6 +381,12 @@ func (r *run) close() {
 	r.to.Close()
 }
 
+// mark has all that is asked of the engines from now on bear the move and its step.
+func (r *run) mark() {
+	r.from.SetTrace(r.j.trace())
+	r.to.SetTrace(r.j.trace())
+}
+
 // reopen locks a move and opens its engines, which must be those that it began with. To go back
 // the target need not answer.
 func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(), error) {
@@ -405,6 +411,7 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 		return nil, nil, &StuckError{ID: id, Step: j.Step, Back: j.Phase == Back, Err: err}
 	}
 	r.j = j
+	r.mark()
 	done := func() { r.close(); unlock() }
 	if r.from.Info.ID != j.FromEngine || r.to.Info.ID != j.ToEngine {
 		done()

@@ -5,12 +5,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -294,5 +297,39 @@ func TestStarted(t *testing.T) {
 		if got := started(c); got != want {
 			t.Errorf("%q: %v", at, got)
 		}
+	}
+}
+
+// TestTraced: what a move asks of the target bears the move's ID and the step, forward and on the way back, so that
+// the journal of a gate there has each step of it too.
+func TestTraced(t *testing.T) {
+	w := newWorld(t, true)
+	seen := map[string]bool{}
+	w.to.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+		if trace := r.Header.Get("Traceparent"); trace != "" {
+			seen[trace] = true
+		}
+		return false
+	}
+	w.from.answer = func(rw http.ResponseWriter, r *http.Request) bool { // it fails once the copy runs
+		fails := strings.HasSuffix(r.URL.Path, "/rename")
+		if fails {
+			rw.WriteHeader(http.StatusInternalServerError)
+		}
+		return fails
+	}
+	_, _ = w.move()
+	id := w.journal().ID
+	if _, err := w.mover().Abort(t.Context(), id, true); err != nil {
+		t.Fatal(err)
+	}
+	for i, step := range Steps(true) {
+		if want := fmt.Sprintf("00-%s%s-%016x-00", id, id, i+1); !seen[want] && !slices.Contains([]Step{StepLease, StepNetworks, StepStopSource, StepKeep, StepCommit, StepHandOver}, step) {
+			t.Errorf("nothing on the target bears %s of %s: %v", want, step, seen)
+		}
+	}
+	back := fmt.Sprintf("00-%s%s-%016x-00", id, id, onTheWayBack+slices.Index(Steps(true), StepKeep)+1)
+	if !seen[back] {
+		t.Errorf("nothing on the target bears %s: %v", back, seen)
 	}
 }

@@ -31,6 +31,7 @@ func (r *run) forward(ctx context.Context) error {
 
 func (r *run) step(ctx context.Context, s Step) error {
 	r.j.Step = s
+	r.mark()
 	r.j.note(r.o.Now(), "begun")
 	if err := r.save(); err != nil {
 		return err
