@@ -13,9 +13,9 @@ static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 
 /* kill: the mapping exists already. */
 static __always_inline int bl_map_code(struct bl_who *w, struct bl_container *c,
-				       struct file *file, __u8 hook, int kill)
+				       struct file *file, int shared, __u8 hook, int kill)
 {
-	struct bl_exec_facts f = { .flags = BL_F_MAPPING, .allow_bits = ~0U,
+	struct bl_exec_facts f = { .flags = BL_F_MAPPING | (shared ? BL_F_SHARED : 0), .allow_bits = ~0U,
 				   .path_verdict = { BL_ALLOW, BL_ALLOW } };
 	struct bl_policy *p;
 	struct bl_decision d;
@@ -60,14 +60,14 @@ static __always_inline int bl_code_prot(unsigned long prot)
 	       (prot & PROT_READ && bpf_get_current_task_btf()->personality & READ_IMPLIES_EXEC);
 }
 
-static __always_inline int bl_mmap(struct file *file, unsigned long prot)
+static __always_inline int bl_mmap(struct file *file, unsigned long prot, unsigned long flags)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
 	if (!file || !bl_code_prot(prot) || !bl_confined(&w, &c))
 		return 0;
-	return bl_map_code(&w, c, file, BL_H_MMAP, 0);
+	return bl_map_code(&w, c, file, flags & MAP_SHARED, BL_H_MMAP, 0);
 }
 
 static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
@@ -81,20 +81,20 @@ static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long
 	file = vma->vm_file;
 	if (!file || !bl_confined(&w, &c))
 		return 0;
-	return bl_map_code(&w, c, file, BL_H_MPROTECT, 0);
+	return bl_map_code(&w, c, file, !!(BPF_CORE_READ(vma, vm_flags) & VM_SHARED), BL_H_MPROTECT, 0);
 }
 
 SEC("lsm/mmap_file")
 int BPF_PROG(bl_lsm_mmap, struct file *file, unsigned long reqprot, unsigned long prot,
 	     unsigned long flags)
 {
-	return bl_mmap(file, prot);
+	return bl_mmap(file, prot, flags);
 }
 
 SEC("fmod_ret/security_mmap_file")
 int BPF_PROG(bl_mod_mmap, struct file *file, unsigned long prot, unsigned long flags)
 {
-	return bl_mmap(file, prot);
+	return bl_mmap(file, prot, flags);
 }
 
 SEC("lsm/file_mprotect")

@@ -74,7 +74,7 @@ enum bl_rule_id {
 #define BL_O_AFTER_START	0x01	/* denyAfterStart */
 #define BL_O_NESTED_ALLOW	0x02	/* root of the task's own nested user namespace passes */
 /* bl_rule.opt of BL_R_MEMFD */
-#define BL_O_PROGRAMS		0x01	/* memfd: programs; what is mapped passes */
+#define BL_O_PROGRAMS		0x01	/* memfd: programs; shared mappings pass */
 /* bl_rule.opt of BL_R_DRIFT; no volumes bit = volumes: deny */
 #define BL_O_VOLUMES_RO		0x01	/* volumes: readOnly */
 #define BL_O_VOLUMES		0x02	/* volumes: allow */

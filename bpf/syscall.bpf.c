@@ -115,6 +115,7 @@ struct bl_span {
 	__u64 at;
 	__u64 next;	/* 0: there is none */
 	__u64 file;	/* 0: not code of a file */
+	__u32 shared;
 	int err;
 };
 
@@ -123,6 +124,7 @@ static long bl_seen_vma(struct task_struct *task, struct vm_area_struct *vma, st
 	s->next = vma->vm_end;
 	if (vma->vm_flags & VM_EXEC)
 		s->file = (__u64)BPF_CORE_READ(vma, vm_file);
+	s->shared = !!(vma->vm_flags & VM_SHARED);
 	return 0;
 }
 
@@ -135,12 +137,12 @@ static long bl_try_vma(__u32 i, struct bl_span *s)
 /* Judges a file that is mapped as code. It is only read by probing: a thread that unmaps it
  * meanwhile has no use of it any more. verifier: 6.1; in a function of its own for the stack.
  */
-__noinline int bl_seen_code(__u64 file, __u32 hook, __u64 container)
+__noinline int bl_seen_code(__u64 file, __u32 shared, __u32 hook, __u64 container)
 {
 	struct bl_who w = { .container = container, .state = BL_ARMED };
 	struct bl_container *c = bpf_map_lookup_elem(&bl_containers, &container);
 
-	return bl_map_code(&w, c, (struct file *)file, hook, 1);
+	return bl_map_code(&w, c, (struct file *)file, shared, hook, 1);
 }
 
 /* verifier: 6.1; what follows are functions of their own for the stack of the one below. */
@@ -182,7 +184,7 @@ static __always_inline int bl_seen_map(const struct bl_call *c)
 		bpf_loop(BL_VMA_TRIES, bl_try_vma, &s, 0);
 		if (s.err == -EBUSY)
 			break;
-		if (s.file && bl_seen_code(s.file, c->hook, container))
+		if (s.file && bl_seen_code(s.file, s.shared, c->hook, container))
 			return 0;	/* killed */
 		if (s.next <= s.at)	/* a hole: what lies behind it was not changed */
 			return 0;

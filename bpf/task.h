@@ -185,7 +185,8 @@ struct bl_who {
 
 /* The label of a task that has none and is in a container's cgroup: armed. But one that is
  * being moved in is there a moment before cgroup_attach_task says so. It is known by its
- * parent, which is in no container, and whose mounts it still shares: it is entering.
+ * parent, which is in no container, and whose namespaces it has by its birth: it is entering.
+ * A container's task that has entered the host's has a set of its own, of the same namespaces.
  */
 static __always_inline void bl_found_in(struct task_struct *task, __u64 container, struct bl_task *found)
 {
@@ -195,7 +196,7 @@ static __always_inline void bl_found_in(struct task_struct *task, __u64 containe
 	found->container = container;
 	found->state = BL_ARMED;
 	if (up && (!t || t->state == BL_HOST) && !bl_container_of(bl_cgroup_of(up)) &&
-	    bl_mnt_ns(up) == bl_mnt_ns(task)) {
+	    BPF_CORE_READ(task, nsproxy) && BPF_CORE_READ(task, nsproxy) == BPF_CORE_READ(up, nsproxy)) {
 		found->state = BL_ENTERING;
 		found->outside_mnt_ns = bl_mnt_ns(task);
 	}

@@ -27,6 +27,7 @@
 #define BL_F_SSH_PROGRAM 0x1000	/* the file has the name of an SSH server */
 #define BL_F_PATH_LOST	0x2000	/* the path could not be walked whole */
 #define BL_F_MAPPING	0x4000	/* not an exec: a file mapped with PROT_EXEC; only drift, memfd and exec.deny apply */
+#define BL_F_SHARED	0x10000	/* with BL_F_MAPPING: shared, as ld.so never maps what it runs */
 #define BL_F_HELPER	0x8000	/* the inode is bound as a helper of the runtime: drift and memfd pass */
 
 struct bl_exec_facts {
@@ -86,7 +87,7 @@ static __always_inline __u32 bl_exec_slot(const struct bl_policy *p, int slot,
 
 	if (bl_rule_on(&r[BL_R_MEMFD]) && f->flags & (BL_F_TMPFS | BL_F_DELETED) &&
 	    !(f->flags & BL_F_HELPER) &&
-	    !(f->flags & BL_F_MAPPING && r[BL_R_MEMFD].opt & BL_O_PROGRAMS)) {
+	    !(f->flags & BL_F_MAPPING && f->flags & BL_F_SHARED && r[BL_R_MEMFD].opt & BL_O_PROGRAMS)) {
 		*policy = r[BL_R_MEMFD].policy;
 		return BL_R_MEMFD;
 	}

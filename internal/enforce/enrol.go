@@ -18,7 +18,8 @@ import (
 )
 
 // enrol enters the containers that run already: their cgroups, and what the rules
-// compare with. Their tasks have no label yet, and count as armed from here on.
+// compare with. Their tasks have no label yet, and count as armed from here on, but for those that a runtime is
+// just moving in.
 func (e *Enforcer) enrol() error {
 	times, _, err := e.overflow()
 	if err != nil {

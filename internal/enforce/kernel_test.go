@@ -3,6 +3,7 @@ package enforce
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"testing"
 
@@ -128,7 +129,7 @@ func TestVerifier(t *testing.T) {
 			}
 			testneed.Need(t, "bpf-"+string(h.backends[0]), can, "this kernel does not load such programs")
 			// There a load takes minutes, and TestNoneRefused of the kernel suite judges the suite's own.
-			testneed.Need(t, "full-matrix", os.Getenv("BELAY_MATRIX") != "reduced" || !h.in(verdict.Backend(os.Getenv("BELAY_TEST_BACKEND"))), "make test-full")
+			testneed.Need(t, "full-matrix", os.Getenv("BELAY_MATRIX") != "reduced" || h.syscalls || !h.in(verdict.Backend(os.Getenv("BELAY_TEST_BACKEND"))), "make test-full")
 			coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{Cache: cache})
 			if ve, ok := errors.AsType[*ebpf.VerifierError](err); ok {
 				t.Fatalf("%+v", ve)
@@ -137,6 +138,17 @@ func TestVerifier(t *testing.T) {
 			testneed.Need(t, "hook-"+h.name, h.need || !errors.Is(err, ebpf.ErrNotSupported), fmt.Sprint("this kernel has no such hook: ", err))
 			if err != nil {
 				t.Fatal(err)
+			}
+			coll.Close()
+		})
+	}
+	for _, program := range []string{armProgram, carryProgram} { // which the agent runs itself, where containers run already
+		t.Run(program, func(t *testing.T) {
+			one := spec.Copy()
+			maps.DeleteFunc(one.Programs, func(n string, _ *ebpf.ProgramSpec) bool { return n != program })
+			coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{Cache: cache})
+			if err != nil {
+				t.Fatalf("%+v", err)
 			}
 			coll.Close()
 		})

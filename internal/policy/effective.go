@@ -52,6 +52,7 @@ const (
 	FlagPathLost   uint32 = 0x2000
 	FlagMapping    uint32 = 0x4000
 	FlagHelper     uint32 = 0x8000
+	FlagShared     uint32 = 0x10000
 )
 
 // MaxAllowLists is BL_MAX_ALLOW_LISTS of bpf/rules.h.
@@ -170,7 +171,7 @@ func (e *Effective) execSlot(m verdict.Mode, f *Facts) (verdict.Rule, uint16) {
 	rules := &e.Rules[m]
 	has := func(bit uint32) bool { return f.Flags&bit != 0 }
 	if r := rules[verdict.RuleMemfd]; r.on() && has(FlagTmpfs|FlagDeleted) && !has(FlagHelper) &&
-		!(has(FlagMapping) && r.Opt&OptPrograms != 0) {
+		!(has(FlagMapping) && has(FlagShared) && r.Opt&OptPrograms != 0) {
 		return verdict.RuleMemfd, r.Policy
 	}
 	if r := rules[verdict.RuleDrift]; r.on() && driftMatches(r, f.Flags) {

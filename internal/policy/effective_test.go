@@ -39,7 +39,7 @@ func TestKernelConstants(t *testing.T) {
 		"BL_F_METADATA": uint64(FlagMetadata), "BL_F_TMPFS": uint64(FlagTmpfs), "BL_F_DELETED": uint64(FlagDeleted),
 		"BL_F_VOLUME": uint64(FlagVolume), "BL_F_VOLUME_RO": uint64(FlagVolumeRO), "BL_F_MOUNTED": uint64(FlagMounted),
 		"BL_F_SSH_PROGRAM": uint64(FlagSSHProgram), "BL_F_PATH_LOST": uint64(FlagPathLost),
-		"BL_F_MAPPING": uint64(FlagMapping), "BL_F_HELPER": uint64(FlagHelper),
+		"BL_F_MAPPING": uint64(FlagMapping), "BL_F_HELPER": uint64(FlagHelper), "BL_F_SHARED": uint64(FlagShared),
 		"BL_PATH_EXACT": uint64(PathExact), "BL_PATH_TREE": uint64(PathTree), "BL_PATH_CHILD": uint64(PathChild),
 		"BL_MAX_ALLOW_LISTS": MaxAllowLists, "BL_SSH_PORTS": maxPorts, "BL_SLOTS": slots,
 		"BL_R_COUNT": verdict.NumRules, "BL_O_PTRACE_OWN": uint64(OptPtraceOwn),

@@ -50,7 +50,7 @@ const (
 	Deny           Value = "deny"
 	DenyAfterStart Value = "denyAfterStart" // exec.asRoot only
 	ReadOnly       Value = "readOnly"       // exec.volumes only
-	Programs       Value = "programs"       // exec.memfd only: what is executed, not what is mapped as code
+	Programs       Value = "programs"       // exec.memfd only: shared mappings pass, by which a compiler writes code
 	To             Value = "to"             // ssh.client only: a list of destinations
 	Own            Value = "own"            // privileges.ptrace only: tasks of the own container may be traced
 )

@@ -61,7 +61,7 @@ func capOf(names ...string) []string {
 // baselineCases: nothing in this policy is about who the attacker is, so it is root where it must be.
 func baselineCases() []shippedCase {
 	return []shippedCase{
-		{field: "exec.memfd", rule: verdict.RuleMemfd, attack: []string{"e7-memfd"}, ordinary: sh("/bin/attack --dir /dev/shm e5-mmap && /bin/dyn-id")},
+		{field: "exec.memfd", rule: verdict.RuleMemfd, attack: []string{"e7-memfd"}, ordinary: sh("/bin/prim jit && /bin/dyn-id")},
 		{field: "ssh.server", rule: verdict.RuleSSHServer, attack: []string{"n2-server"}, ordinary: loopback},
 		{field: "privileges.mount", rule: verdict.RuleMount, attack: []string{"priv-mount"}, flags: capOf("SYS_ADMIN"), ordinary: sh("cat /proc/mounts && df /")},
 		{field: "privileges.ptrace", rule: verdict.RulePtrace, attack: []string{"priv-other-ptrace"}, other: true, flags: hostPID, ordinary: sh("/bin/attack priv-ptrace; exit $?")},

@@ -119,7 +119,7 @@ func mergeCases() []ExecCase {
 		},
 		{
 			Name: "merge/memfd-deny-beats-programs", YAML: two("{memfd: programs}", "{memfd: deny}"),
-			Facts: flags(policy.FlagTmpfs, policy.FlagMapping), Want: deny(verdict.RuleMemfd, 1),
+			Facts: flags(policy.FlagTmpfs, policy.FlagMapping, policy.FlagShared), Want: deny(verdict.RuleMemfd, 1),
 		},
 		{
 			Name: "merge/memfd-programs-beats-allow", YAML: two("{drift: deny, memfd: allow}", "{memfd: programs}"),

@@ -137,6 +137,35 @@ static int do_wx(char **argv)
 	return run_code(argv[0], PROT_READ | PROT_WRITE, MAP_PRIVATE, PROT_READ | PROT_EXEC);
 }
 
+/* What is compiled, in place of a compiler. */
+static __attribute__((noinline, aligned(64))) int answer(void)
+{
+	return 42;
+}
+
+/* Code in memory by two shared mappings of one memfd, as compilers of Erlang and .NET write theirs. */
+static int do_jit(char **argv)
+{
+	int fd = memfd_create("jit", MFD_CLOEXEC), (*code)(void) = answer;
+	void *to, *run, *from;
+
+	(void)argv;
+	if (fd < 0 || ftruncate(fd, 4096))
+		return lost("memfd_create");
+	to = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	run = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (to == MAP_FAILED || run == MAP_FAILED)
+		return lost("mmap");
+	memcpy(&from, &code, sizeof(from));
+	memcpy(to, from, 64);
+	__builtin___clear_cache(run, (char *)run + 64);
+	memcpy(&code, &run, sizeof(code));
+	if (code() != 42)
+		return 2;
+	printf("uid=code\n");
+	return 0;
+}
+
 static int put(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -254,7 +283,7 @@ static const struct act {
 } acts[] = {
 	{ "fexecve", 2, do_fexecve },	{ "execveat", 2, do_execveat }, { "int80", 1, do_int80 },
 	{ "x32", 1, do_x32 },		{ "mmap", 1, do_mmap },		{ "mprotect", 1, do_mprotect },
-	{ "wx", 1, do_wx },		{ "mountdrop", 2, do_mountdrop },
+	{ "jit", 0, do_jit },		{ "wx", 1, do_wx },		{ "mountdrop", 2, do_mountdrop },
 	{ "bindalias", 2, do_bindalias }, { "uring", 1, do_uring },
 	{ "uringwrite", 2, do_uringwrite }, { "bindwrite", 3, do_bindwrite },
 	{ "anon", 0, do_anon },		{ "selfmem", 0, do_selfmem },
