@@ -233,7 +233,14 @@ func (k *Keeper) Renew(id, manifest string, inUse bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := k.states[id]
-	if s == nil || !s.Other(manifest) || s.sought == manifest {
+	if s == nil {
+		return
+	}
+	if !s.Other(manifest) {
+		s.sought = "" // what was sought has gone again
+		return
+	}
+	if s.sought == manifest {
 		return
 	}
 	if k.enqueue(id, levelOf(inUse), retryAfter, true) {
@@ -357,6 +364,9 @@ func (k *Keeper) next() (id string, level int, ok bool) {
 				k.queue[l] = slices.Insert(k.queue[l], 0, id)
 				return "", 0, false
 			}
+			if s := k.states[id]; s != nil {
+				s.renew = false // what comes in its place from here on is another scan's
+			}
 			return id, l, true
 		}
 	}
@@ -395,6 +405,9 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 		k.putOff[id] = true
 		k.mu.Lock()
 		k.queue[level] = slices.Insert(k.queue[level], 0, id)
+		if s := k.states[id]; s != nil {
+			s.renew = !s.At.IsZero()
+		}
 		k.mu.Unlock()
 		return
 	}
@@ -414,7 +427,7 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 		s = &State{ID: id}
 		k.states[id] = s
 	}
-	s.Queued, s.renew = false, false
+	s.Queued = s.renew // meanwhile another platform came
 	if err != nil {
 		s.Err, s.ErrAt, s.sought = short(err.Error()), k.o.Now(), ""
 		k.o.Health.Counter("scans_failed").Add(1)
