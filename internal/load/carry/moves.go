@@ -218,14 +218,19 @@ func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup)
 	c.start(ctx, id, []string{"move", "resume", id, "--state-dir", c.o.Dir}, movers)
 }
 
-// leave leaves a move to whoever carries it on by hand, and says that it wants that.
+// leave leaves a move to whoever carries it on by hand, and says that it wants that while nobody does.
 func (c *Carrier) leave(m *Move) {
+	p, err := readProgress(c.o.Dir, m.ID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.live, m.ID)
 	c.next[m.ID] = c.o.Now().Add(lookEvery)
+	if err == nil {
+		m.Step = p.Step
+	}
 	if isLocked(c.o.Dir, m.ID) {
-		return // somebody does
+		m.Error, m.Tries = "", 0
+		return
 	}
 	m.Error, m.Tries = noMover+": belay move resume "+m.ID, 1
 }

@@ -147,8 +147,8 @@ func (j *Journal) noReturn() bool {
 // onTheWayBack is added to the number of a step that is taken back.
 const onTheWayBack = 0x100
 
-// trace is the trace context of what a step asks of the engines, by which the journal of the agent on the target, too,
-// has each step: the trace is the move's ID twice, the span the number of the step in [Steps], from 1.
+// trace is the trace context of what a step asks of the engines, by which the journal of the agent on the target tells
+// of the steps that ask something there: the trace is the move's ID twice, the span the number of the step in [Steps], from 1.
 //
 // Source: https://www.w3.org/TR/trace-context/, version 00.
 func (j *Journal) trace() string {
@@ -156,7 +156,7 @@ func (j *Journal) trace() string {
 	if j.Phase == Back {
 		n += onTheWayBack
 	}
-	return fmt.Sprintf("00-%s%s-%016x-00", j.ID, j.ID, n)
+	return fmt.Sprintf("00-%s%s-%016x-01", j.ID, j.ID, n)
 }
 
 // keptName is the name of a source that was moved.

@@ -324,11 +324,11 @@ func TestTraced(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, step := range Steps(true) {
-		if want := fmt.Sprintf("00-%s%s-%016x-00", id, id, i+1); !seen[want] && !slices.Contains([]Step{StepLease, StepNetworks, StepStopSource, StepKeep, StepCommit, StepHandOver}, step) {
+		if want := fmt.Sprintf("00-%s%s-%016x-01", id, id, i+1); !seen[want] && !slices.Contains([]Step{StepLease, StepNetworks, StepStopSource, StepKeep, StepCommit, StepHandOver}, step) {
 			t.Errorf("nothing on the target bears %s of %s: %v", want, step, seen)
 		}
 	}
-	back := fmt.Sprintf("00-%s%s-%016x-00", id, id, onTheWayBack+slices.Index(Steps(true), StepKeep)+1)
+	back := fmt.Sprintf("00-%s%s-%016x-01", id, id, onTheWayBack+slices.Index(Steps(true), StepKeep)+1)
 	if !seen[back] {
 		t.Errorf("nothing on the target bears %s: %v", back, seen)
 	}
