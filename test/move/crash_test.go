@@ -114,6 +114,9 @@ func TestKilled(t *testing.T) {
 
 func checkMoved(t *testing.T, w *world, j *move.Journal, name string, stateful bool) {
 	t.Helper()
+	if !w.live(w.to) {
+		t.Error("no process of the copy is seen: nor would one of the source be")
+	}
 	if w.live(w.from) || !w.running(w.to, name) {
 		t.Error("want the copy running, and nothing here")
 	}

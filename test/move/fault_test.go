@@ -227,6 +227,9 @@ func (w *world) awaitSettled(t *testing.T, name string, journal func() *move.Jou
 	if !lab.Await(t.Context(), time.Minute, func() bool { wrong = w.unsettled(t, journal(), name); return wrong == "" }) {
 		t.Errorf("a minute after the fault: %s: %s", wrong, journal().Error)
 	}
+	if late := time.Since(began); late > 2*time.Minute { // a look of its own can take one
+		t.Errorf("it took %s", late)
+	}
 	t.Logf("%s, %s after the fault", journal().Phase, time.Since(began).Round(time.Second))
 }
 
@@ -282,7 +285,9 @@ func (w *world) tryFault(t *testing.T, f *fault, stateful bool, point string) {
 	_, _ = m.Resume(t.Context(), j.ID) // as the agent does, before it is mended
 	up(t.Context())
 	w.awaitSettled(t, name, func() *move.Journal {
-		_, _ = m.Resume(t.Context(), j.ID)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, _ = m.Resume(ctx, j.ID)
 		return only(t, dir)
 	})
 	if n := stop(); n != 0 {

@@ -71,9 +71,10 @@ func (e *Engine) makeScope() (dirs []string, err error) {
 	}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.procs"); err == nil { // version 2 alone
 		roots = []string{"/sys/fs/cgroup"}
-		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +pids +cpu +io"), 0); err != nil {
+		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory +pids +cpu"), 0); err != nil {
 			return nil, err
 		}
+		_ = os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+io"), 0) // not every kernel has it
 	}
 	for _, root := range roots {
 		if _, err := os.Stat(filepath.Join(root, "cgroup.procs")); err != nil || filepath.Base(root) == "cpuset" {
