@@ -160,16 +160,24 @@ func (m *moves) whole(ctx context.Context) ([]figure, error) {
 
 // pipe has one command write what the other reads.
 func pipe(from, to *exec.Cmd) error {
-	r, w := io.Pipe()
-	var said bytes.Buffer
-	from.Stdout, from.Stderr, to.Stdin, to.Stderr = w, &said, r, &said
-	if err := to.Start(); err != nil {
+	r, w, err := os.Pipe()
+	if err != nil {
 		return err
 	}
-	err := from.Run()
+	var saidFrom, saidTo bytes.Buffer
+	from.Stdout, from.Stderr, to.Stdin, to.Stderr = w, &saidFrom, r, &saidTo
+	err = to.Start()
+	r.Close()
+	if err != nil {
+		return errors.Join(err, w.Close())
+	}
+	err = from.Start()
 	w.Close()
+	if err == nil {
+		err = from.Wait()
+	}
 	if err = errors.Join(err, to.Wait()); err != nil {
-		return fmt.Errorf("%w: %s", err, said.String())
+		return fmt.Errorf("%w: %s%s", err, saidFrom.String(), saidTo.String())
 	}
 	return nil
 }
