@@ -30,7 +30,7 @@ if [ "$(id -u)" = 0 ]; then
 	guests=$(mktemp)
 	tools/vmtest/matrix.sh >"$guests" 2>&1 &
 	matrix=$!
-	trap 'kill "$matrix" 2>/dev/null || true; wait "$matrix" || true; cat "$guests"; rm -f "$guests"' EXIT
+	trap 'jobs -pr | xargs -r kill; wait || true; cat "$guests"; rm -f "$guests"' EXIT
 	# A guest that has ended leaves a processor to the scenes.
 	until grep -q "has ended$" "$guests" || ! kill -0 "$matrix" 2>/dev/null; do sleep 2; done
 	step scenes on real Docker, beside the last guest

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 pairs=("$@")
 full=${BELAY_MATRIX:-}
-# Reduced: without tests that load the programs anew or play attacks with no policy: both run natively too.
+# Reduced: without tests that load the programs anew or play attacks with no policy: both run natively too, under its backend.
 export BELAY_MATRIX=${full:-reduced}
 export BELAY_VM_CPUS=${BELAY_VM_CPUS:-$([ "$full" = full ] && echo 2 || echo 1)}
 if [ ${#pairs[@]} = 0 ]; then
@@ -26,7 +26,7 @@ vm_timeout=${BELAY_VM_TIMEOUT:-3600}
 work=$(mktemp -d)
 exec 8>&1 # beside what a guest says, which is kept until it is collected
 running=()
-trap 'kill "${running[@]}" 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+trap 'jobs -pr | xargs -r kill; wait; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -58,7 +58,7 @@ JOB
 		[ "$rc" = 125 ] || break
 		echo "matrix: THE GUEST DIED on $kernel $backend, try $try of 3 (above)"
 	done
-	echo "matrix: $kernel $backend has ended" >&8
+	[ "$at_once" = 1 ] || echo "matrix: $kernel $backend has ended" >&8
 	return "$rc"
 }
 

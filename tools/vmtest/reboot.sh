@@ -18,14 +18,14 @@ start_engine() {
 	/usr/sbin/dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" -H "$sock" \
 		--bridge=none --iptables=false --ip6tables=false --cgroup-parent $scope >>"$work/dockerd.log" 2>&1 &
 	engine=$!
-	for _ in $(seq 600); do sleep 1; docker version >/dev/null 2>&1 && return; done
+	for _ in $(seq 300); do sleep 1; docker version >/dev/null 2>&1 && return; kill -0 $engine || break; done
 	echo "reboot: the engine did not start" >&2; tail -5 "$work/dockerd.log" >&2; return 1
 }
 start_agent() { # half of an emulated processor is not what the cap is made for
 	"$bin/belay-agent" run --run-dir "$work/run" --state-dir "$work/state" --policy-dir "$work/policies" \
 		--docker-host "$sock" --cgroup-scope $scope --cpu-max none >>"$work/agent.log" 2>&1 &
 	agent=$!
-	for _ in $(seq 600); do sleep 3; "$bin/belay" --run-dir "$work/run" status >/dev/null 2>&1 && return; done
+	for _ in $(seq 300); do sleep 3; "$bin/belay" --run-dir "$work/run" status >/dev/null 2>&1 && return; kill -0 $agent || break; done
 	echo "reboot: the agent did not start" >&2; tail -5 "$work/agent.log" >&2; return 1
 }
 stop() { [ "$1" = 0 ] || { kill "$2" "$1" 2>/dev/null || true; wait "$1" 2>/dev/null || true; }; }
