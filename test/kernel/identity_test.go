@@ -1,13 +1,14 @@
 package kernel
 
 import (
-	"bytes"
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -459,52 +460,70 @@ func TestChosenParent(t *testing.T) {
 }
 
 // An agent that starts while a runtime enters a container finds the runtime's task in the container's
-// cgroup: it is the runtime still, and so is what it runs in the host's mounts. The container's own
-// tasks are armed.
+// cgroup: it is the runtime still, and so is what it runs in the host's mounts. A task that has entered the
+// host's mounts by itself is the container's.
 func TestEnrolledMovesIn(t *testing.T) {
 	inFullGuests(t)
-	h := get(t)
-	h.enact(t, rootDenied("asRoot: deny, drift: deny"))
-	if err := errors.Join(h.die(), enforce.Unload(h.opts.PinDir)); err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]struct {
+		by   []string // of the shell
+		runs bool
+	}{
+		"runtime": {nil, true},
+		"nsenter": {[]string{"/usr/bin/nsenter", "--mount=/proc/self/ns/mnt"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := get(t)
+			h.enact(t, rootDenied("asRoot: deny, drift: deny"))
+			if err := errors.Join(h.die(), enforce.Unload(h.opts.PinDir)); err != nil {
+				t.Fatal(err)
+			}
+			ctr := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+			ran(t, ctr)
+			defer h.remove(t, ctr.id)
+			argv := append(slices.Clone(c.by), "/bin/sh", "-c", "echo up; read go; /bin/true; echo code $?")
+			enters := exec.Command(argv[0], argv[1:]...)
+			enters.Stderr = os.Stderr
+			said, err := enters.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			goes, err := enters.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if err := enters.Start(); err != nil {
+				t.Fatal(err)
+			}
+			lines := bufio.NewScanner(said)
+			lines.Scan() // it is a shell now
+			procs := filepath.Join(cgroupMount(t), h.scope, ctr.id, "cgroup.procs")
+			if err := os.WriteFile(procs, []byte(strconv.Itoa(enters.Process.Pid)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			opts := h.opts
+			opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
+			k, err := enforce.Open(opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.kernel = k
+			h.listen()
+			if _, err := io.WriteString(goes, "go\n"); err != nil {
+				t.Fatal(err)
+			}
+			lines.Scan()
+			got := lines.Text()
+			_ = enters.Wait() // what it ran is what counts
+			testneed.Need(t, "quick-load", !c.runs || time.Since(began) < 10*time.Second, "a kernel that loads the programs while the task is young")
+			if (got == "code 0") != c.runs {
+				t.Errorf("it says %q", got)
+			}
+			entered := h.exec(t, ctr.id, nil, "/bin/id")
+			entered.id = ctr.id
+			h.stopped(t, entered, verdict.RuleAsRoot)
+		})
 	}
-	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
-	ran(t, c)
-	defer h.remove(t, c.id)
-	enters := exec.Command("/bin/sh", "-c", "read go; /bin/true; echo code $?")
-	var out bytes.Buffer
-	enters.Stdout, enters.Stderr = &out, &out
-	goes, err := enters.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	if err := enters.Start(); err != nil {
-		t.Fatal(err)
-	}
-	procs := filepath.Join(cgroupMount(t), h.scope, c.id, "cgroup.procs")
-	if err := os.WriteFile(procs, []byte(strconv.Itoa(enters.Process.Pid)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	opts := h.opts
-	opts.Floor = mustPolicies(rootDenied("asRoot: deny, drift: deny")).Floor()
-	k, err := enforce.Open(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.kernel = k
-	h.listen()
-	if _, err := io.WriteString(goes, "go\n"); err != nil {
-		t.Fatal(err)
-	}
-	err = enters.Wait()
-	testneed.Need(t, "quick-load", time.Since(began) < 10*time.Second, "a kernel that loads the programs while the task is young")
-	if err != nil || out.String() != "code 0\n" {
-		t.Errorf("the runtime's task: %v, %s", err, out.String())
-	}
-	entered := h.exec(t, c.id, nil, "/bin/id")
-	entered.id = c.id
-	h.stopped(t, entered, verdict.RuleAsRoot)
 }
 
 // An enrolled container's task that leaves its cgroup before it does anything is armed
