@@ -193,6 +193,35 @@ func TestRenew(t *testing.T) {
 	eventually(t, "a failure", func() bool { s, _ := w.State(imgA); return s.Err != "" && s.sought == "" })
 }
 
+// Another platform that comes while an image is scanned is scanned after it.
+func TestRenewMeanwhile(t *testing.T) {
+	started, manifests := make(chan bool, 3), make(chan string)
+	w := open(t, t.TempDir(), func(ctx context.Context, _ string, _ bool) (*inventory.Result, error) {
+		started <- true
+		r := result("openssl")
+		select {
+		case r.Digest = <-manifests:
+		case <-ctx.Done():
+		}
+		return r, nil
+	})
+	go func() { <-started; manifests <- "sha256:1" }()
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	w.Renew(imgA, "sha256:2", true)
+	<-started
+	w.Renew(imgA, "sha256:3", true)
+	manifests <- "sha256:2"
+	select {
+	case <-started:
+	case <-time.After(10 * time.Second):
+		t.Fatal("what came meanwhile is not scanned")
+	}
+	manifests <- "sha256:3"
+	eventually(t, "the scan of what is there", func() bool { s, _ := w.State(imgA); return s.Manifest == "sha256:3" && !s.Queued })
+}
+
 // A new record is found in the stored inventory, without another scan, told once, and only
 // of images that hold the package.
 func TestRematch(t *testing.T) {
