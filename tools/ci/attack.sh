@@ -99,6 +99,10 @@ for run in "${runs[@]}"; do
 done
 while [ ${#pids[@]} -gt 0 ]; do collect; done
 lines=${lines#:}
+if [ -n "${ATTACKS:-}" ] && [ "$lines" != page ] && ! tr : '\n' <<<"$lines" | xargs -r cat 2>/dev/null | grep -q .; then
+	echo "attack.sh: nothing was played: no attack is named as ATTACKS has it: $ATTACKS" >&2
+	exit 64
+fi
 (cd test/kernel && BELAY_BIN=$OLDPWD/bin BELAY_ATTACK_LINES=$lines "$OLDPWD/bin/kernel.test" -test.run '^TestMatrixPage$') || failed=1
 sed -n '/^| id | attack/,/^$/p' docs/bypass-matrix.md
 exit $failed
