@@ -14,11 +14,15 @@ docker() { /usr/bin/docker -H "$sock" "$@"; }
 engine=0 agent=0
 # Who asks whether something is up takes seconds of an emulated processor from what is starting.
 
+# A daemon gives its containerd 15 s, which an emulated processor that others use too may not keep.
 start_engine() {
-	/usr/sbin/dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" -H "$sock" \
-		--bridge=none --iptables=false --ip6tables=false --cgroup-parent $scope >>"$work/dockerd.log" 2>&1 &
-	engine=$!
-	for _ in $(seq 300); do sleep 1; docker version >/dev/null 2>&1 && return; kill -0 $engine || break; done
+	for _ in 1 2 3; do
+		rm -f "$work/pid"
+		/usr/sbin/dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/pid" -H "$sock" \
+			--bridge=none --iptables=false --ip6tables=false --cgroup-parent $scope >>"$work/dockerd.log" 2>&1 &
+		engine=$!
+		for _ in $(seq 300); do sleep 1; docker version >/dev/null 2>&1 && return; kill -0 $engine 2>/dev/null || break; done
+	done
 	echo "reboot: the engine did not start" >&2; tail -5 "$work/dockerd.log" >&2; return 1
 }
 start_agent() { # half of an emulated processor is not what the cap is made for
