@@ -66,7 +66,7 @@ func eat() {
 
 // site is a cgroup with a limit, in every hierarchy that is there, and containers in it.
 type site struct {
-	t      *testing.T
+	t      testing.TB
 	name   string // "/belay-test-load-…"
 	bases  []string
 	limits string // hierarchy that has memory limits
@@ -75,7 +75,7 @@ type site struct {
 
 const limitMiB = 128
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "real load takes minutes: make test-e2e sets BELAY_E2E")
 	testneed.Need(t, "root", os.Geteuid() == 0, "cgroups are made")
@@ -152,7 +152,7 @@ func (s *site) remove() {
 // eater is a container with a program in it.
 type eater struct {
 	load.Subject
-	t     *testing.T
+	t     testing.TB
 	in    io.Writer
 	out   io.Reader
 	ended func()
@@ -229,13 +229,13 @@ func (o *told) wait(t *testing.T, n int, within time.Duration) load.Alert {
 	return load.Alert{}
 }
 
-func watch(t *testing.T, s *site, spec string, list ...*eater) (*load.Watcher, *told) {
+func watch(t testing.TB, s *site, spec string, list ...*eater) (*load.Watcher, *told) {
 	t.Helper()
 	return watchWith(t, load.Options{Scopes: []string{s.name}}, spec, list...)
 }
 
 // watchWith watches containers, where options say.
-func watchWith(t *testing.T, opts load.Options, spec string, list ...*eater) (*load.Watcher, *told) {
+func watchWith(t testing.TB, opts load.Options, spec string, list ...*eater) (*load.Watcher, *told) {
 	t.Helper()
 	docs, err := policy.ParseAll("x", []byte("apiVersion: belay.dev/v1\nkind: LoadPolicy\nmetadata: {name: node}\nspec: "+spec+"\n"))
 	if err != nil {
@@ -363,35 +363,31 @@ func TestOwnLimit(t *testing.T) {
 	}
 }
 
-// TestCost: watching 500 containers costs at most a hundredth of a core. It is run by hand: what else
-// the machine does is in the figure.
-func TestCost(t *testing.T) {
+// What it costs to watch 500 containers, with the readings of LoadPolicies, as a share of a core.
+func BenchmarkWatch(b *testing.B) {
 	const number, lasting = 500, 30 * time.Second
-	testneed.Need(t, "quiet-machine", os.Getenv("BELAY_COST") != "", "it is a measurement: BELAY_COST=1 asks for it")
-	s := newSite(t)
+	s := newSite(b)
 	var list []*eater
 	for i := range number {
-		e := &eater{t: t}
+		e := &eater{t: b}
 		e.ID = ident.ContainerID(fmt.Sprintf("%064x", i+1))
 		s.mkdir(filepath.Join(s.name, string(e.ID)))
 		list = append(list, e)
 	}
-	w, o := watch(t, s, "{caps: {memory: 70%, cpu: 99%, pids: 99%}, actions: [alert]}", list...)
+	w, o := watch(b, s, "{caps: {memory: 70%, cpu: 99%, pids: 99%}, actions: [alert]}", list...)
 	time.Sleep(15 * time.Second) //nolint:forbidigo // the files are open
-	before := used(t)
-	time.Sleep(lasting) //nolint:forbidigo // it is measured
-	share := 100 * (used(t) - before).Seconds() / lasting.Seconds()
-	if st := w.Status(); len(st.Containers) != number || st.Error != "" {
-		t.Fatalf("%d containers are watched: %s; told %+v", len(st.Containers), st.Error, o.get())
+	for b.Loop() {
+		before := used(b)
+		time.Sleep(lasting) //nolint:forbidigo // it is measured
+		b.ReportMetric(100*(used(b)-before).Seconds()/lasting.Seconds(), "%")
 	}
-	t.Logf("watching %d containers costs %.2f%% of a core", number, share)
-	if share > 1 {
-		t.Errorf("watching %d containers costs %.2f%% of a core, more than 1%%", number, share)
+	if st := w.Status(); len(st.Containers) != number || st.Error != "" {
+		b.Fatalf("%d containers are watched: %s; told %+v", len(st.Containers), st.Error, o.get())
 	}
 }
 
 // used is the processor time of this process.
-func used(t *testing.T) time.Duration {
+func used(t testing.TB) time.Duration {
 	t.Helper()
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {

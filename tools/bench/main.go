@@ -44,6 +44,7 @@ var sections = []section{
 	{"agent", "The agent", agentText, agent},
 	{"start", "A container start", startText, starts},
 	{"gate", "The gate", gateText, gates},
+	{"watch", "Watching the load of a node", watchText, watching},
 	{"plan", "Planning which containers leave full nodes", planText, plans},
 	{"move", "Moving a container to another engine", moveText, moveTimes},
 	{"scan", "Scanning", scanText, scans},

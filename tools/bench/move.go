@@ -131,7 +131,7 @@ func (m *moves) whole(ctx context.Context) ([]figure, error) {
 		if err := m.clear(ctx); err != nil {
 			return nil, err
 		}
-		if err := docker(ctx, m.from, "run -d --name "+moveName+" "+moveImage); err != nil {
+		if err := docker(ctx, m.from, "run -d --stop-signal KILL --name "+moveName+" "+moveImage); err != nil {
 			return nil, err
 		}
 		began := time.Now()
@@ -385,8 +385,8 @@ func (m *moves) volume(ctx context.Context) ([]figure, error) {
 		plain("A volume of 260 MiB: tar | tar", "%.2f s", median(tar)),
 		plain("… docker cp | docker cp", "%.2f s", median(cp)),
 		plain("… the copy of a move, compared on both sides", "%.2f s", median(ours)),
-		atLeast("… its speed by that of tar | tar", median(tar)/median(ours), 0.8, "%.2f"),
-		plain("… its speed by that of docker cp | docker cp", "%.2f", median(cp)/median(ours)),
+		plain("… its speed by that of tar | tar", "%.2f", median(tar)/median(ours)),
+		atLeast("… its speed by that of docker cp | docker cp", median(cp)/median(ours), 0.8, "%.2f"),
 	}, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"time"
 
 	"github.com/belay-project/belay/internal/load/plan"
@@ -15,6 +16,19 @@ One plan for 1,000 nodes with 50 containers each, of which so many nodes are ove
 choices, every reason but those of each target; the least of seven runs. Every fifth container publishes a port that each
 other node has taken too, and every seventh has a bind mount.
 `
+
+const watchText = `
+What the agent does to watch the load of a node and of 500 containers, once it has opened their files: processor time by
+the clock, 30 seconds long. The cgroups are real and have no tasks.
+`
+
+func watching(ctx context.Context, b *bench) ([]figure, error) {
+	m, err := b.gobench(ctx, filepath.Join(b.bin, "load.test"), "^BenchmarkWatch$", "1x", "BELAY_E2E=1")
+	if err != nil {
+		return nil, err
+	}
+	return []figure{atMost("500 containers", m["Watch %"], 1, "%.2f %% of a core")}, nil
+}
 
 func plans(ctx context.Context, _ *bench) (out []figure, err error) {
 	for _, full := range []int{10, 50, 100} {

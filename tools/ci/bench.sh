@@ -12,4 +12,5 @@ go build -trimpath -o bin/bench ./tools/bench
 for p in vulndb stock; do
 	go test -c -trimpath -o bin/$p.test ./internal/scan/$p
 done
+go test -c -trimpath -o bin/load.test ./test/load
 exec bin/bench "$@"
