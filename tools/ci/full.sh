@@ -1,11 +1,11 @@
 #!/bin/bash
 # Full counts, fuzz minutes and the whole kernel matrix; takes hours. Writes
 # docs/test-report.md with date, commit, kernels and durations. STAGES names some of:
-# unit fuzz native matrix docker modern soak demo demo-vm release package (default: all); of the others the report keeps
+# unit fuzz native matrix docker modern crash soak demo demo-vm release package (default: all); of the others the report keeps
 # what it said, with the commit that it was true of.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-stages=${STAGES:-unit fuzz native matrix docker modern soak demo demo-vm release package}
+stages=${STAGES:-unit fuzz native matrix docker modern crash soak demo demo-vm release package}
 export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${BELAY_HAMMER_RETRIES:-10000}
 export BELAY_KILL_STARTS=${BELAY_KILL_STARTS:-1000} BELAY_KILL_TRIES=${BELAY_KILL_TRIES:-10000} BELAY_CHURN=${BELAY_CHURN:-2000} BELAY_BROKEN_ROUNDS=${BELAY_BROKEN_ROUNDS:-3}
 # The scanner reads an image of two million entries.
@@ -51,6 +51,11 @@ modern() {
 	BELAY_HAMMER_STARTS=20 BELAY_HAMMER_RETRIES=500 tools/ci/e2e.sh
 }
 stage modern "scenes on a modern engine (BELAY_TEST_MODERN_ENGINE), reduced counts" modern
+crash() {
+	BELAY_E2E=1 BELAY_BIN=$PWD/bin BELAY_TEST_REQUIRE=root,docker \
+		go test -count=1 -v -timeout 3h -run '^Test(Faults|AgentKilled|Killed|KilledAndAborted)$' ./test/move 2>&1 | tools/ci/count.sh crash
+}
+stage crash "engines, agents and the mover killed and the network cut, at every step of a move" crash
 soak() {
 	BELAY_E2E=1 BELAY_BIN=$PWD/bin BELAY_TEST_REQUIRE=root,docker,soak BELAY_SOAK=${BELAY_SOAK:-30m} \
 		go test -count=1 -v -timeout 6h -run TestSoak ./test/gate 2>&1 | tools/ci/count.sh soak
