@@ -21,16 +21,16 @@ static __always_inline void bl_overflowed(void)
 }
 
 /* Is current no container's? verifier: 6.1; bl_who would need more stack than is left. */
-static __always_inline int bl_maker_outside(void)
+static __always_inline int bl_actor_outside(void)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = bpf_get_current_task_btf(), *leader = task->group_leader;
 	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
-	__u64 id;
 
+	if (!t && leader && leader != task)
+		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
 	if (t && t->state != BL_HOST)
 		return 0;
-	id = bl_cgroup_of(task)->kn->id;
-	return !bpf_map_lookup_elem(&bl_cgroups, &id);
+	return !bl_container_of(bl_cgroup_of(task));
 }
 
 SEC("tp_btf/cgroup_mkdir")
@@ -54,7 +54,7 @@ int BPF_PROG(bl_cgroup_mkdir, struct cgroup *cg, const char *path)
 	 * container chooses its parent's path, and the runtime makes it: a container that
 	 * is made from outside is its own, or its parent's name would choose its policy.
 	 */
-	if (top && !(kind == BL_CG_CONTAINER && bl_maker_outside())) {
+	if (top && !(kind == BL_CG_CONTAINER && bl_actor_outside())) {
 		if (bpf_map_update_elem(&bl_cgroups, &id, &top, BPF_ANY))
 			bl_overflowed();
 		return 0;
@@ -104,8 +104,8 @@ SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_struct *task,
 	     bool threadgroup)
 {
-	struct task_struct *mover = bpf_get_current_task_btf();
 	struct bl_task fresh = {}, *t;
+	int outside;
 	__u64 top;
 
 	if (!bl_our_hierarchy(cg))
@@ -114,6 +114,12 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	top = bl_container_of(cg);
 	if (t && t->state == BL_ARMED)
 		return 0;
+	outside = bl_actor_outside();
+	/* A runtime's task on its way in may be moved by who is inside already, who says
+	 * nothing about where it comes from.
+	 */
+	if (!outside && (!top || (t && t->state == BL_ENTERING)))
+		return 0;
 	if (!top) {
 		/* taken back by the runtime, unless it is in the container's mounts already */
 		if (t && t->state == BL_ENTERING && t->outside_mnt_ns == bl_mnt_ns(task))
@@ -121,8 +127,9 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 		return 0;
 	}
 	fresh.container = top;
-	fresh.state = BL_ENTERING;
-	fresh.outside_mnt_ns = bl_mnt_ns(mover);
+	fresh.state = outside ? BL_ENTERING : BL_ARMED;
+	if (outside)
+		fresh.outside_mnt_ns = bl_mnt_ns(bpf_get_current_task_btf());
 	if (t) {
 		*t = fresh;
 	} else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
@@ -190,7 +197,7 @@ int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct bl_task *t = bl_label(parent), fresh;
 	struct task_struct *leader = parent->group_leader;
-	__u64 top;
+	__u64 top, from;
 
 	/* a thread that was moved in with its group has no label of its own yet */
 	if ((!t || t->state == BL_HOST) && leader && leader != parent)
@@ -203,12 +210,13 @@ int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 		if (parent->cgroups == child->cgroups)
 			return 0;
 		top = bl_container_of(bl_cgroup_of(child));
-		if (!top || top == bl_container_of(bl_cgroup_of(parent)))
+		from = bl_container_of(bl_cgroup_of(parent));
+		if (top == from)
 			return 0;	/* lazily: armed if its cgroup is a container's */
 		__builtin_memset(&fresh, 0, sizeof(fresh));
-		fresh.container = top;
-		fresh.state = BL_ENTERING;
-		fresh.outside_mnt_ns = bl_mnt_ns(parent);
+		fresh.container = from ? from : top;
+		fresh.state = from ? BL_ARMED : BL_ENTERING;
+		fresh.outside_mnt_ns = from ? 0 : bl_mnt_ns(parent);
 	}
 	t = bpf_task_storage_get(&bl_tasks, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!t)

@@ -262,11 +262,31 @@ static __noinline int bl_cgroup_control(struct dentry *d)
 	return BL_IS(leaf, "release_agent") || BL_IS(leaf, "devices.allow") || BL_IS(leaf, "devices.deny");
 }
 
+/* Does a file of a cgroup 2 tree belong to a cgroup of the container's? All that is written to
+ * another acts on tasks that are not its own: freezes, kills, moves or starves them.
+ */
+static __noinline int bl_own_cgroup(struct dentry *d, __u64 container)
+{
+	struct kernfs_node *dir = BPF_CORE_READ(d, d_parent, d_inode, i_private);
+	struct cgroup *cg = BPF_CORE_READ(dir, priv);
+	__u64 id = BPF_CORE_READ(dir, id), *top;
+
+	top = bpf_map_lookup_elem(&bl_cgroups, &id);
+	if (!top && cg && bl_overflow())
+		return bl_container_slow((__u64)cg) == container;
+	return top && *top == container;
+}
+
+/* Set by the loader: majors below 512 of devices that pass commands to disks, by their names. */
+volatile const __u64 bl_raw_majors[8];
+
 /* Memory, ports and registers of the machine: Documentation/admin-guide/devices.txt. */
 static __always_inline int bl_raw_char(__u32 dev)
 {
 	__u32 major = dev >> 20, minor = dev & 0xfffff;
 
+	if (major < 512 && bl_raw_majors[major / 64] >> (major % 64) & 1)
+		return 1;
 	return (major == 1 && (minor == 1 || minor == 2 || minor == 4)) ||	/* mem, kmem, port */
 	       major == 21 || major == 202 ||					/* sg, msr */
 	       (major == 10 && minor == 144);					/* nvram */
@@ -309,16 +329,21 @@ static __always_inline int bl_priv_open(struct bl_who *w, struct bl_container *c
 	p = bl_policy_of(c, &set);
 	if (!p)
 		return -EPERM;
+	if (magic == BL_CGROUP2 && !bl_cgroup_control(d)) {
+		if (bl_own_cgroup(d, w->container))
+			return 0;
+		rule = BL_R_OTHER_TASKS;
+	}
 	slot = bl_rule_slot(p, rule);
 	if (slot == BL_SLOTS)
 		return 0;
-	if (mode != BL_S_IFBLK && mode != BL_S_IFCHR) {
+	if (rule != BL_R_OTHER_TASKS && mode != BL_S_IFBLK && mode != BL_S_IFCHR) {
 		bl_name16(leaf, d);
 		if (rule == BL_R_RAW_DEVICES && !BL_IS(leaf, "kcore"))
 			return 0;
 		if (rule == BL_R_KERNEL_CONTROL && magic == BL_PROC && !bl_proc_control(d))
 			return 0;
-		if ((magic == BL_CGROUP1 || magic == BL_CGROUP2) && !bl_cgroup_control(d))
+		if (magic == BL_CGROUP1 && !bl_cgroup_control(d))
 			return 0;
 	}
 	return bl_priv_report(w, c, p, set, slot, rule, __builtin_preserve_access_index(&file->f_path),

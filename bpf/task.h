@@ -114,6 +114,11 @@ static __always_inline int bl_overflow(void)
 	return over && mended && *over != *mended;
 }
 
+/* In the place of a container's cgroup, of one that is deeper than bl_container_slow looks: a
+ * container of which nothing is known, under the floor. Only a container makes such trees.
+ */
+#define BL_DEEPER (~0ULL)
+
 /* bl_cgroups was full: look at the ancestors, by id and then by name. */
 __noinline __u64 bl_container_slow(__u64 cgroup)
 {
@@ -130,7 +135,7 @@ __noinline __u64 bl_container_slow(__u64 cgroup)
 			return key;
 		cg = (struct cgroup *)BPF_CORE_READ(cg, self.parent);
 	}
-	return 0;
+	return cg ? BL_DEEPER : 0;
 }
 
 /* The container that a cgroup belongs to; 0: none. */

@@ -178,6 +178,7 @@ struct inode {
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	__u32 i_rdev;
+	void *i_private;
 };
 
 struct dentry {
@@ -234,6 +235,7 @@ struct backing_file {
 
 struct kernfs_node {
 	const char *name;
+	void *priv;
 	__u64 id;
 };
 

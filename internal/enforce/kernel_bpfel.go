@@ -947,6 +947,7 @@ const (
 	kernelVarBlOvlFlags          = "bl_ovl_flags"
 	kernelVarBlOvlUpper          = "bl_ovl_upper"
 	kernelVarBlOvlUpperdata      = "bl_ovl_upperdata"
+	kernelVarBlRawMajors         = "bl_raw_majors"
 	kernelVarBlRenameLock        = "bl_rename_lock"
 	kernelVarBlSipK0             = "bl_sip_k0"
 	kernelVarBlSipK1             = "bl_sip_k1"
@@ -1256,6 +1257,7 @@ type kernelVariableSpecs struct {
 	BlOvlFlags         *ebpf.VariableSpec `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.VariableSpec `ebpf:"bl_ovl_upper"`
 	BlOvlUpperdata     *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
+	BlRawMajors        *ebpf.VariableSpec `ebpf:"bl_raw_majors"`
 	BlRenameLock       *ebpf.VariableSpec `ebpf:"bl_rename_lock"`
 	BlSipK0            *ebpf.VariableSpec `ebpf:"bl_sip_k0"`
 	BlSipK1            *ebpf.VariableSpec `ebpf:"bl_sip_k1"`
@@ -1402,6 +1404,7 @@ type kernelVariables struct {
 	BlOvlFlags         *ebpf.Variable `ebpf:"bl_ovl_flags"`
 	BlOvlUpper         *ebpf.Variable `ebpf:"bl_ovl_upper"`
 	BlOvlUpperdata     *ebpf.Variable `ebpf:"bl_ovl_upperdata"`
+	BlRawMajors        *ebpf.Variable `ebpf:"bl_raw_majors"`
 	BlRenameLock       *ebpf.Variable `ebpf:"bl_rename_lock"`
 	BlSipK0            *ebpf.Variable `ebpf:"bl_sip_k0"`
 	BlSipK1            *ebpf.Variable `ebpf:"bl_sip_k1"`

@@ -279,6 +279,22 @@ func (h *host) smallMap(t *testing.T, room uint32) (restore func()) {
 	return restore
 }
 
+// A cgroup that the map had no room for, deeper than its ancestors are looked at, is not the host's: the floor
+// holds for its sockets.
+func TestDeepCgroup(t *testing.T) {
+	inFullGuests(t)
+	h := get(t)
+	defer h.smallMap(t, 64)()
+	h.enact(t, document("floor", "enforce", "  network: {egress: {deny: [{to: [192.0.2.1]}]}}\n"))
+	deep := strings.Repeat("d/", 30)
+	r := h.run(t, []string{"--uid", "0", "--cap-add", "SYS_ADMIN"}, "/bin/sh", "-c", "mount -t cgroup2 none /sys && cd /sys$(sed -n s/^0:://p /proc/self/cgroup) && "+
+		"mkdir $(seq 100) && mkdir -p "+deep+" && echo 0 > "+deep+"cgroup.procs && { nc -w 1 192.0.2.1 9; echo code $?; }")
+	ran(t, r)
+	if !strings.Contains(r.out, "not permitted") {
+		t.Errorf("it says %q", r.out)
+	}
+}
+
 // I8: a container that makes cgroups until the kernel side's map of them is full gets no
 // container out of the rules, neither itself nor those that are started then.
 func TestCgroupMapFull(t *testing.T) {

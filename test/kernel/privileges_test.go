@@ -1,8 +1,12 @@
 package kernel
 
 import (
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -24,6 +28,7 @@ func privilegeCases() []attackCase {
 	add("mount: deny", verdict.RuleMount, root("SYS_ADMIN"), "priv-mount", "priv-bind", "priv-remount", "priv-umount", "priv-movemount", "priv-pivot")
 	add("ptrace: deny", verdict.RulePtrace, nil, "priv-ptrace", "priv-mem", "priv-traceme")
 	add("otherTasks: deny", verdict.RuleOtherTasks, append(root("SYS_NICE", "SYS_PTRACE"), "--pid", "host"), "priv-signal", "priv-nice", "priv-environ")
+	add("otherTasks: deny", verdict.RuleOtherTasks, root("SYS_ADMIN"), "priv-cgroup")
 	add("userNamespaces: deny", verdict.RuleUserNamespaces, nil, "priv-userns")
 	add("modules: deny", verdict.RuleModules, root("SYS_MODULE"), "priv-module", "priv-module-fd")
 	add("modules: deny", verdict.RuleModules, root("SYS_BOOT"), "priv-kexec")
@@ -84,6 +89,45 @@ func TestPrivilegesQuiet(t *testing.T) {
 			r := h.run(t, c.flags, c.command...)
 			ran(t, r)
 			h.none(t, r.id)
+		})
+	}
+}
+
+// otherTasks leaves a container the cgroups that are its own.
+func TestOwnCgroups(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("others", "enforce", "  privileges: {otherTasks: deny}\n"))
+	id := newID()
+	r := h.run(t, []string{"--id", id, "--uid", "0", "--bind", cgroupMount(t) + ":/cg"}, "/bin/sh", "-c", "cd /cg/"+h.scope+"/"+id+
+		" && mkdir below && echo 0 > below/cgroup.procs && echo 1 > below/cgroup.freeze & sleep 1; echo 0 > /cg/"+h.scope+"/"+id+"/below/cgroup.freeze; wait $!")
+	r.id = id
+	ran(t, r)
+	h.none(t, r.id)
+}
+
+// Devices that pass commands to disks have majors that the kernel chooses: the one of SCSI's is found by its name.
+func TestRawMajors(t *testing.T) {
+	h := get(t)
+	devices, err := os.ReadFile("/proc/devices")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^ *(\d+) (bsg|nvme|nvme-generic|mtd|dax)$`).FindSubmatch(devices)
+	testneed.Need(t, "raw-char-device", m != nil, "a kernel with bsg, NVMe, MTD or DAX devices")
+	for mode, want := range map[string]verdict.Decision{"enforce": verdict.Denied, "audit": verdict.WouldDeny} {
+		t.Run(mode, func(t *testing.T) {
+			h.enact(t, document("raw", mode, "  privileges: {rawDevices: deny}\n"))
+			r := h.run(t, []string{"--uid", "0", "--cap-add", "MKNOD"}, "/bin/sh", "-c", "mknod /disk c "+string(m[1])+" 250 && exec 3</disk")
+			if h.kernel.Backend() == verdict.BackendSignal {
+				h.none(t, r.id) // unsupported
+				return
+			}
+			if refused := strings.Contains(r.out, "not permitted"); refused != (mode == "enforce") {
+				t.Errorf("it says %q", r.out)
+			}
+			if evs := h.take(r.id, verdict.RuleRawDevices); len(evs) == 0 || evs[0].Decision != want {
+				t.Errorf("records %v, want %s", evs, want)
+			}
 		})
 	}
 }

@@ -2,8 +2,12 @@ package kernel
 
 import (
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +33,7 @@ func sceneCases() []attackCase {
 		out = append(out, attackCase{name: name, id: id, about: about, rule: rule, policy: policy, scene: scene})
 	}
 	out = append(out, attackCase{name: "i2-rmdir", bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
+	one("i2-entering", "a program put into a container, whose task the container's root moves to another cgroup before it is executed", verdict.RuleDrift, driftPolicy, sceneEntering)
 	one("i3-reuse", "a container with the id of one that was bound to a loose policy, and is gone", verdict.RuleAsRoot, rootPolicy, sceneReuse)
 	one("i4-start", "20 containers whose first program is the forbidden one", verdict.RuleAsRoot, rootPolicy, sceneStart)
 	one("i5-stop", "a dropped program executed when the container is told to stop", verdict.RuleDrift, driftPolicy, sceneStop)
@@ -66,6 +71,67 @@ func sceneSocket(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	tr := h.seen(r, c.rule)
 	tr.won = tr.won || d.heard.Load() > before
 	return tr
+}
+
+// sceneEntering: a task that enters, as that of a health check, is moved by who is inside, when it is in the
+// container's namespaces and has not executed its program.
+func sceneEntering(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	asRoot := []string{"--uid", "0"}
+	ctr := h.run(t, slices.Concat(asRoot, []string{"--detach", "--bind", cgroupMount(t) + ":/cg"}), "/bin/sleep", "1000")
+	ran(t, ctr)
+	defer h.remove(t, ctr.id)
+	ran(t, h.exec(t, ctr.id, asRoot, "/bin/cp", "/bin/id", "/tmp/id"))
+	enters := exec.Command(bin("ctr"), "exec", "--state", filepath.Join(h.dir, "ctr"), "--id", ctr.id, "--uid", "0", "--pause", "--", "/tmp/id")
+	var out strings.Builder
+	enters.Stdout, enters.Stderr = &out, &out
+	goes, err := enters.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := enters.Start(); err != nil {
+		t.Fatal(err)
+	}
+	entering := h.second(t, ctr.id)
+	h.exec(t, ctr.id, asRoot, "/bin/sh", "-c", "cd /cg/"+h.scope+"/"+ctr.id+" && mkdir other && for p in $(cat cgroup.procs); do echo $p > other/cgroup.procs; done")
+	moved, err := os.ReadFile(filepath.Join(cgroupMount(t), h.scope, ctr.id, "other", "cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(goes, "!"); err != nil {
+		t.Fatal(err)
+	}
+	_ = enters.Wait() // its code is read below
+	if !slices.Contains(strings.Fields(string(moved)), entering) {
+		t.Fatalf("%s has not been moved; in the other cgroup are %q", entering, moved)
+	}
+	return h.seen(result{id: ctr.id, code: enters.ProcessState.ExitCode(), out: out.String()}, c.rule)
+}
+
+// second waits for a second process in a container's mount namespace, and returns its number.
+func (h *host) second(t *testing.T, id string) string {
+	t.Helper()
+	dir := filepath.Join(cgroupMount(t), h.scope, id)
+	ns := func(pid string) string {
+		s, _ := os.Readlink("/proc/" + pid + "/ns/mnt") // a task that is gone is in none
+		return s
+	}
+	first := strconv.Itoa(firstPID(t, dir))
+	for range 600 {
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range strings.Fields(string(b)) {
+			if pid != first && ns(pid) == ns(first) {
+				return pid
+			}
+		}
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // there is no other signal
+	}
+	t.Fatal("nothing has entered the container")
+	return ""
 }
 
 // sceneReuse: whether the second container is taken for the first, which was free.

@@ -220,6 +220,7 @@ var kernelHas = map[string]string{
 	"priv-ueventhelper": "a kernel with CONFIG_UEVENT_HELPER",
 	"priv-hostuser":     "CAP_SYS_RESOURCE",
 	"file-flags":        "a file system with inode flags",
+	"priv-cgroup":       "a cgroup v2 hierarchy",
 	"net-left":          "a cgroup v2 hierarchy",
 	"net-left-born":     "a cgroup v2 hierarchy",
 	"net-left-socket":   "a cgroup v2 hierarchy",

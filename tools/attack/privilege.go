@@ -50,11 +50,25 @@ func privilegeAttacks() []attack {
 			_, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", os.Getppid()))
 			return err
 		}},
+		{"priv-cgroup", "P5", needAdmin, "open a control file of a cgroup that is not the container's", privCgroup},
 		{"priv-setid", "P7", "", "a setuid-root program", func(e *env) error {
 			return e.start(command{path: "/bin/suid-id", args: []string{"id"}, want: "euid=0 "})
 		}},
 		{"priv-cap", "P8", needRoot, "use a capability: give a file away", privChown},
 	}
+}
+
+// privCgroup opens what moves tasks into the root of the tree, and writes nothing.
+func privCgroup(e *env) error {
+	tree := e.path("tree")
+	if err := os.Mkdir(tree, 0o755); err != nil {
+		return untried(err)
+	}
+	if err := unix.Mount("none", tree, "cgroup2", 0, ""); err != nil {
+		return untried(fmt.Errorf("mount cgroup2: %w", err))
+	}
+	defer func() { _ = unix.Unmount(tree, unix.MNT_DETACH) }()
+	return openForWriting(tree + "/cgroup.procs")
 }
 
 // reached takes any answer but a refusal for a win: the call came to where the kernel looks at

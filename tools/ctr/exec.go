@@ -20,6 +20,7 @@ type execConfig struct {
 	Userns   bool
 	CapAdd   []string
 	Covers   []string
+	Pause    bool
 	Env      []string
 	Args     []string
 }
@@ -33,6 +34,7 @@ func cmdExec(args []string) error {
 	fs.IntVar(&x.GID, "gid", -1, "group ID of CMD (default: as --uid)")
 	fs.Var(listFlag{&x.Env}, "env", "K=V; repeatable")
 	fs.Var(listFlag{&x.Covers}, "cover", "SRC:DST, both in the container: bind SRC on DST on the way in; repeatable")
+	fs.BoolVar(&x.Pause, "pause", false, "wait for a byte on the standard input before CMD is executed, in the container's namespaces")
 	born := fs.Bool("clone-into-cgroup", false, "the child is born in the cgroup, as with newer runc")
 	if err := parseFlags(fs, args); err != nil {
 		return err
@@ -153,6 +155,11 @@ func enter(p *program, x *execConfig) (pid, failed int, err error) {
 	}
 	if err == nil {
 		err = p.addCreds(x.UID, x.GID, mask, true)
+	}
+	if x.Pause {
+		b := new([1]byte)
+		p.keep = append(p.keep, b)
+		p.add("wait for a byte", unix.SYS_READ, 0, uintptr(unsafe.Pointer(b)), 1)
 	}
 	if err == nil {
 		err = p.addExec(x.Args, environ(x.ID, x.Env))
