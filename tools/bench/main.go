@@ -45,6 +45,7 @@ var sections = []section{
 	{"start", "A container start", startText, starts},
 	{"gate", "The gate", gateText, gates},
 	{"plan", "Planning which containers leave full nodes", planText, plans},
+	{"telemetry", "Telemetry", telemetryText, telemetries},
 	{"move", "Moving a container to another engine", moveText, moveTimes},
 	{"scan", "Scanning", scanText, scans},
 }
