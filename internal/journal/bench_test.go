@@ -100,10 +100,10 @@ func BenchmarkPaced20k(b *testing.B) {
 }
 
 func BenchmarkEncode(b *testing.B) {
-	e, r := newEncoder(), record(1, verdict.Denied)
+	e, r := NewEncoder(), record(1, verdict.Denied)
 	b.ReportAllocs()
 	for b.Loop() {
-		body, err := e.encode(r)
+		body, err := e.Encode(r)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -113,10 +113,10 @@ func BenchmarkEncode(b *testing.B) {
 
 func BenchmarkSegmentReader(b *testing.B) {
 	var data []byte
-	c, e := newChain(), newEncoder()
+	c, e := newChain(), NewEncoder()
 	d := digest{}
 	for i := range 1000 {
-		body, err := e.encode(record(i, verdict.Denied))
+		body, err := e.Encode(record(i, verdict.Denied))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -19,14 +19,17 @@ const (
 	trimmedItems = 16  // entries of each list
 )
 
-// encoder turns records into JSON. Not safe for concurrent use.
-type encoder struct {
-	buf bytes.Buffer
-	enc *json.Encoder
+// Encoder turns many records into JSON, in one buffer. Make one with [NewEncoder]. Not safe for
+// concurrent use.
+type Encoder struct {
+	line []byte // of a record that is made without enc
+	buf  bytes.Buffer
+	enc  *json.Encoder
 }
 
-func newEncoder() *encoder {
-	e := new(encoder)
+// NewEncoder returns an encoder.
+func NewEncoder() *Encoder {
+	e := new(Encoder)
 	e.enc = json.NewEncoder(&e.buf)
 	e.enc.SetEscapeHTML(false) // paths and arguments stay readable
 	return e
@@ -36,11 +39,10 @@ func newEncoder() *encoder {
 // lines are. r is not changed.
 //
 // Errors: r has no JSON form, such as a year beyond 9999.
-func Encode(r *Record) ([]byte, error) { return newEncoder().encode(r) }
+func Encode(r *Record) ([]byte, error) { return NewEncoder().Encode(r) }
 
-// encode returns r as one line of JSON without its line feed, valid until the next
-// call.
-func (e *encoder) encode(r *Record) ([]byte, error) {
+// Encode returns what [Encode] does, valid until the next call.
+func (e *Encoder) Encode(r *Record) ([]byte, error) {
 	b, err := e.json(r)
 	if err != nil || len(b) <= MaxRecordBytes {
 		return b, err
@@ -53,8 +55,12 @@ func (e *encoder) encode(r *Record) ([]byte, error) {
 	return e.json(t)
 }
 
-func (e *encoder) json(r *Record) ([]byte, error) {
+func (e *Encoder) json(r *Record) ([]byte, error) {
 	e.buf.Reset()
+	if b, ok := appendRecord(e.line[:0], r); ok {
+		e.line = b
+		return b, nil
+	}
 	if err := e.enc.Encode(r); err != nil {
 		return nil, fmt.Errorf("encode record: %w", err)
 	}

@@ -144,7 +144,7 @@ type Journal struct {
 	wmu      sync.Mutex
 	events   *ring
 	denials  *ring
-	enc      *encoder
+	enc      *Encoder
 	batch    []*Record
 	lastLoss time.Time // when a loss was last written
 	syncing  bool      // syncLoop is at it
@@ -177,7 +177,7 @@ func Open(o Options) (*Journal, error) {
 		opt: o, lock: lock,
 		wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), big: make(chan struct{}, 1),
 		closing: make(chan struct{}),
-		enc:     newEncoder(), batch: make([]*Record, 0, 256),
+		enc:     NewEncoder(), batch: make([]*Record, 0, 256),
 		queue: newQueue(o.Queue), pending: map[string]uint64{},
 	}
 	j.stats.Dropped = map[string]uint64{}

@@ -73,7 +73,7 @@ func TestEncodeTrims(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := newEncoder().encode(r)
+			b, err := NewEncoder().Encode(r)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,7 +192,7 @@ func TestSchemaDocument(t *testing.T) {
 	if _, err := ident.ParseContainerID(string(r.Container.ID)); err != nil || r.Schema != Schema || !r.Denial() {
 		t.Errorf("got example %+v (%v), want a denial", r, err)
 	}
-	back, err := newEncoder().encode(&r)
+	back, err := NewEncoder().Encode(&r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -128,7 +128,7 @@ func (j *Journal) writeBatch() error {
 	var out outcome
 	for i, r := range j.batch {
 		j.batch[i] = nil
-		body, err := j.enc.encode(r)
+		body, err := j.enc.Encode(r)
 		if err != nil {
 			out.err = err
 			j.lose(CauseEncode, 1)
@@ -206,7 +206,7 @@ func (j *Journal) writeLoss(final bool) error {
 		Schema: Schema, BootID: j.opt.BootID, Seq: seq, Time: j.opt.Now().UTC(), Host: j.opt.Host,
 		Kind: KindLoss, Message: "the journal lost records", Lost: lost,
 	}
-	body, err := j.enc.encode(r)
+	body, err := j.enc.Encode(r)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -27,7 +28,8 @@ type entry struct {
 type logSink struct {
 	exporter sdklog.Exporter
 	provider *sdklog.LoggerProvider
-	logger   log.Logger
+	blank    sdklog.Record // of the resource and the scope: a logger adds attributes one by one, each time looking at all before it
+	enc      *journal.Encoder
 	batch    []sdklog.Record
 
 	// of is the first record of the batch that is being sent, and done how many of that the
@@ -41,9 +43,10 @@ type logSink struct {
 const maxExport = 3 << 20
 
 func newLogSink(e sdklog.Exporter, opts ...sdklog.LoggerProviderOption) *logSink {
-	s := &logSink{exporter: e}
-	s.provider = sdklog.NewLoggerProvider(append(opts, sdklog.WithProcessor(s))...)
-	s.logger = s.provider.Logger(scope, log.WithSchemaURL(semconv.SchemaURL))
+	s := &logSink{exporter: e, enc: journal.NewEncoder()}
+	// No key is twice in what recordAttributes returns.
+	s.provider = sdklog.NewLoggerProvider(append(opts, sdklog.WithProcessor(s), sdklog.WithAllowKeyDuplication())...)
+	s.provider.Logger(scope, log.WithSchemaURL(semconv.SchemaURL)).Emit(context.Background(), log.Record{})
 	return s
 }
 
@@ -54,7 +57,7 @@ func (s *logSink) send(ctx context.Context, batch []entry) error {
 	}
 	var partial error
 	for s.done < len(batch) {
-		n := s.fill(ctx, batch[s.done:])
+		n := s.fill(batch[s.done:])
 		switch err := s.exporter.Export(ctx, s.batch); {
 		case err != nil && isPartial(err):
 			partial = err
@@ -68,21 +71,22 @@ func (s *logSink) send(ctx context.Context, batch []entry) error {
 }
 
 // fill gathers the beginning of a batch, and tells how many that are.
-func (s *logSink) fill(ctx context.Context, batch []entry) (n int) {
+func (s *logSink) fill(batch []entry) (n int) {
 	s.batch = s.batch[:0]
+	now := time.Now()
 	for size := 0; n < len(batch) && size < maxExport; n++ {
-		rec := logRecord(batch[n].r)
+		rec := s.record(batch[n], now)
 		// What is in attributes is in the body too.
 		size += 2*len(rec.Body().AsString()) + 512
-		s.logger.Emit(trace.ContextWithSpanContext(ctx, batch[n].span), rec)
+		s.batch = append(s.batch, rec)
 	}
 	return n
 }
 
-// OnEmit, Enabled, Shutdown and ForceFlush implement [sdklog.Processor]: it gathers what
-// fill emits.
+// OnEmit, Enabled, Shutdown and ForceFlush implement [sdklog.Processor]: it keeps the one record
+// that is emitted.
 func (s *logSink) OnEmit(_ context.Context, r *sdklog.Record) error {
-	s.batch = append(s.batch, r.Clone())
+	s.blank = r.Clone()
 	return nil
 }
 
@@ -95,19 +99,23 @@ func (s *logSink) Shutdown(ctx context.Context) error { return s.exporter.Shutdo
 // ForceFlush implements [sdklog.Processor].
 func (s *logSink) ForceFlush(context.Context) error { return nil }
 
-// logRecord is a record of the journal as a log record. Its body is the event as JSON, as
+// record is a record of the journal as a log record, observed now. Its body is the event as JSON, as
 // docs/event-schema.md has it but for secrets in arguments.
-func logRecord(r *journal.Record) log.Record {
-	var out log.Record
+func (s *logSink) record(e entry, now time.Time) sdklog.Record {
+	r, out := e.r, s.blank.Clone()
 	out.SetTimestamp(r.Time)
+	out.SetObservedTimestamp(now)
+	out.SetTraceID(e.span.TraceID())
+	out.SetSpanID(e.span.SpanID())
+	out.SetTraceFlags(e.span.TraceFlags())
 	out.SetEventName("belay." + string(r.Kind))
 	sev, text := severity(r)
 	out.SetSeverity(sev)
 	out.SetSeverityText(text)
-	if body, err := journal.Encode(journal.WithoutSecrets(r)); err == nil {
+	if body, err := s.enc.Encode(journal.WithoutSecrets(r)); err == nil {
 		out.SetBody(attribute.StringValue(string(body)))
 	}
-	out.AddAttributes(recordAttributes(r)...)
+	out.SetAttributes(recordAttributes(r)...)
 	return out
 }
 
@@ -155,7 +163,7 @@ func recordAttributes(r *journal.Record) []attribute.KeyValue {
 		if o.Path != "" {
 			kv = append(kv, semconv.FilePath(o.Path))
 		}
-		if o.Addr != "" {
+		if o.Addr != "" && r.API == nil { // which has the caller's
 			kv = append(kv, semconv.NetworkPeerAddress(o.Addr), semconv.NetworkPeerPort(int(o.Port)))
 		}
 	}

@@ -52,7 +52,7 @@ func find(kv []attribute.KeyValue, key string) (string, bool) {
 }
 
 func TestLogRecord(t *testing.T) {
-	r := logRecord(denial(41))
+	r := newLogSink(new(countingExporter)).record(entry{r: denial(41)}, at)
 	var kv []attribute.KeyValue
 	r.WalkAttributes(func(a attribute.KeyValue) bool { kv = append(kv, a); return true })
 	for key, want := range map[string]string{
@@ -77,6 +77,25 @@ func TestLogRecord(t *testing.T) {
 	}
 }
 
+// TestAttributesOnce: the SDK does not look for keys that come twice.
+func TestAttributesOnce(t *testing.T) {
+	r := denial(1)
+	r.Object = &journal.Object{Type: "socket", Path: "/x", Addr: "192.0.2.7", Port: 22}
+	r.API, r.Load = &journal.API{Action: "container.list", Method: "GET", Path: "/", Remote: "192.0.2.8"}, &journal.Load{Event: "over", Cap: "memory"}
+	r.Anchor, r.Image = &journal.Anchor{Seq: 1}, &journal.Image{ID: "sha256:1", Event: "found"}
+	r.Event = "e"
+	seen := map[attribute.Key]bool{}
+	for _, kv := range recordAttributes(r) {
+		if seen[kv.Key] {
+			t.Errorf("%s comes twice", kv.Key)
+		}
+		seen[kv.Key] = true
+	}
+	if len(seen) < 25 {
+		t.Errorf("%d attributes, of a record with all", len(seen))
+	}
+}
+
 // TestSecretsStay: arguments that look like secrets do not leave the host, and the journal's
 // record is not changed.
 func TestSecretsStay(t *testing.T) {
@@ -85,7 +104,10 @@ func TestSecretsStay(t *testing.T) {
 	}
 	r := denial(1)
 	r.Process.Args = slices.Clone(args)
-	body := func() string { rec := logRecord(r); return rec.Body().AsString() }()
+	body := func() string {
+		rec := newLogSink(new(countingExporter)).record(entry{r: r}, at)
+		return rec.Body().AsString()
+	}()
 	for _, secret := range []string{"hunter2", "k123", "s456", "ghp_", "pw789"} {
 		if strings.Contains(body, secret) {
 			t.Errorf("%s is in %s", secret, body)

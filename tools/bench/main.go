@@ -46,6 +46,7 @@ var sections = []section{
 	{"gate", "The gate", gateText, gates},
 	{"watch", "Watching the load of a node", watchText, watching},
 	{"plan", "Planning which containers leave full nodes", planText, plans},
+	{"telemetry", "Telemetry", telemetryText, telemetries},
 	{"move", "Moving a container to another engine", moveText, moveTimes},
 	{"scan", "Scanning", scanText, scans},
 }

@@ -1,6 +1,8 @@
 #!/bin/bash
 # scene.sh: what booted.sh plays in its guest, once before a reboot and once after it.
 set -uo pipefail
+# systemctl gives up after 25 s, which an emulated systemd that reads its units takes; dpkg's scripts inherit it.
+export SYSTEMD_BUS_TIMEOUT=10min
 state=/var/tmp/belay-scene
 fail() {
 	echo "package scene: FAIL: $*" >&2
@@ -28,7 +30,7 @@ list() {
 		-o -path var/lib/systemd -o -path 'etc/docker' -o -path root/.docker -o -name '*.cache' -o -path var/lib/dpkg/info -o -path var/lib/dpkg/status \) -prune -o -printf '%p %y %m %U:%G %l\n' | sort)
 }
 mounts() { awk '{ print $2, $3 }' /proc/mounts | grep -vE 'docker|containerd|/run/user|credentials' | sort; }
-units() { timeout 300 systemctl list-unit-files --no-legend --no-pager | awk '{ print $1, $2 }' | grep -v '\.mount' | sort; }
+units() { systemctl list-unit-files --no-legend --no-pager | awk '{ print $1, $2 }' | grep -v '\.mount' | sort; }
 
 first_boot() {
 	mkdir -p "$state"
@@ -36,7 +38,7 @@ first_boot() {
 	mkdir -p /tmp/image/bin && cp /bin/busybox /tmp/image/bin/ && ln -s busybox /tmp/image/bin/sh
 	tar -C /tmp/image -c . | docker import - scene:1 >/dev/null || fail "docker import"
 	rm -rf /tmp/image
-	list >"$state/files" && mounts >"$state/mounts" && units >"$state/units"
+	list >"$state/files" && mounts >"$state/mounts" && units >"$state/units" || fail "list what is there before Belay is"
 	step "dpkg -i"
 	DEBIAN_FRONTEND=noninteractive dpkg -i /belay.deb || fail "dpkg -i"
 	await 120 belay status || fail "the agent does not enforce: $(belay status 2>&1 | tail -n 3)"

@@ -9,11 +9,13 @@
  *   loop udp N     send a datagram to itself
  *   loop tcp N     connect to itself and close
  *   loop getppid N a system call that does next to nothing
+ *   loop refused N connect to SSH's port, which must be refused, 10,000 times a second
  *
  * Paths are relative: what lies above the working directory, which is slow to walk in a
  * virtual machine, is no part of the figures.
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,6 +97,23 @@ static void tcp(void)
 	close(s);
 }
 
+#define TOGETHER	100	/* a burst each 10 ms */
+
+static void refused(long i, const struct timespec *began)
+{
+	long ms = i / TOGETHER * 10;
+	struct timespec due = { began->tv_sec + ms / 1000, began->tv_nsec + ms % 1000 * 1000000 };
+
+	if (due.tv_nsec >= 1000000000) {
+		due.tv_sec++;
+		due.tv_nsec -= 1000000000;
+	}
+	if (i % TOGETHER == 0)
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+	if (!connect(tcp_fd, (struct sockaddr *)&to, sizeof(to)) || errno != EPERM)
+		die("not refused");
+}
+
 int main(int argc, char **argv)
 {
 	struct timespec a, b;
@@ -103,13 +122,18 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "nop"))
 		return 0;
 	if (argc != 3 || (n = atol(argv[2])) <= 0) {
-		fprintf(stderr, "usage: loop spawn|open|udp|tcp|getppid N\n");
+		fprintf(stderr, "usage: loop spawn|open|udp|tcp|getppid|refused N\n");
 		return 64;
 	}
 	if (!strcmp(argv[1], "udp"))
 		prepare(SOCK_DGRAM, &udp_fd);
 	if (!strcmp(argv[1], "tcp"))
 		prepare(SOCK_STREAM, &tcp_fd);
+	if (!strcmp(argv[1], "refused")) {
+		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		to.sin_port = htons(22);
+		tcp_fd = socket(AF_INET, SOCK_STREAM, 0);
+	}
 	clock_gettime(CLOCK_MONOTONIC, &a);
 	for (i = 0; i < n; i++) {
 		switch (argv[1][0]) {
@@ -127,6 +151,9 @@ int main(int argc, char **argv)
 			break;
 		case 'g':
 			syscall(SYS_getppid);
+			break;
+		case 'r':
+			refused(i, &a);
 			break;
 		}
 	}
