@@ -251,6 +251,9 @@ func (t *terminal) prepare(f *scanFlags) (db *vulndb.DB, err error) {
 		}
 		f.Scanner = filepath.Join(filepath.Dir(self), "belay-scanner")
 	}
+	// What the start needed of the program would stay in memory beside the database, until the scanner is done;
+	// what fails leaves it as it was.
+	_ = programpages.Drop()
 	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil || f.packagesOnly {
 		return nil, err
 	}
@@ -276,7 +279,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	if db == nil {
 		return report.New(name, t.now(), res, nil, nil), nil
 	}
-	_ = programpages.Drop() // to have less in memory while matching; what fails leaves it as it was
+	_ = programpages.Drop() // and what reading the answer needed, beside matching
 	found, err := match(ctx, db, res, f.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
