@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -50,6 +51,8 @@ be read or matched. What could not be read of OLD makes more new, never less.`,
 	f.addReading(fl)
 	f.addLocal(fl)
 	fl.BoolVar(&f.packagesOnly, "packages-only", false, "compare packages, use no database")
+	f.addScanners(fl)
+	completeScanners(cmd)
 	return cmd
 }
 
@@ -70,7 +73,7 @@ func (t *terminal) diff(ctx context.Context, f *scanFlags, before, after string)
 		return fmt.Errorf("%s: %w", after, err)
 	}
 	d := report.Compare(old, now)
-	if rules.fail != nil && !d.Matched {
+	if rules.fail != nil && !d.Matched && rules.fail.MayFail("") && !f.packagesOnly {
 		return errors.New("--fail-on needs findings, and one of the two was not matched with a database")
 	}
 	if t.output == formatJSON {
@@ -195,6 +198,9 @@ func (t *terminal) writeFaultDiff(d *report.Diff) {
 		rows("gone", green, d.GoneFaults)
 		tb.writeTo(t.out)
 		fmt.Fprintf(t.out, "%s new, %d gone\n", count(len(d.AddedFaults), "misconfiguration", "misconfigurations"), len(d.GoneFaults))
+	}
+	if !slices.Equal(d.Old.Skipped, d.New.Skipped) {
+		fmt.Fprintln(t.out, t.colours.paint(yellow, "! in one of the two more was looked for than in the other: misconfigurations that it alone has may be in both"))
 	}
 	if d.Old.ConfigRead != d.New.ConfigRead {
 		side := d.New

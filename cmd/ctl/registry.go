@@ -49,7 +49,8 @@ Tags of signatures and attestations are passed over.
 With --state FILE images that the file has are passed over, by their digest: only what
 is new is read, and a scan that was stopped goes on where it was. An image that could
 not be read is tried again the next time. The file says nothing of findings: new records
-about old images take a scan without it.
+about old images take a scan without it. Images that were scanned with other --scanners are
+not done.
 
 The output is one line an image; with -o json one object a line, as "belay scan -o json"
 has it.
@@ -70,6 +71,7 @@ Exit status: 0 all were scanned; 1 some were not; 2 not understood; 3 and 4 as o
 	fl := cmd.Flags()
 	fl.VarP(&f.output, "output", "o", "output format: text or json")
 	f.add(fl)
+	completeScanners(cmd)
 	fl.StringSliceVar(&f.tags, "tag", nil, "only tags that match one of these `patterns` (*, ?, [a-z])")
 	fl.StringSliceVar(&f.repos, "repo", nil, "only repositories whose name, without the registry, matches one of these `patterns`; * stops at a slash")
 	fl.StringVar(&f.state, "state", "", "`file` of the images that were done; made if it is not there")
@@ -114,7 +116,7 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 	if _, err := os.Stat(f.Scanner); err != nil {
 		return fmt.Errorf("there is no scanner: install belay-scanner beside belay, or name it with --scanner: %w", err)
 	}
-	if s.state, err = openSweepState(f.state, f.Platform); err != nil {
+	if s.state, err = openSweepState(f.state, f.Platform, f.scanners.left()); err != nil {
 		return err
 	}
 	defer s.state.close()
@@ -249,6 +251,7 @@ func (s *sweep) write(scan *report.Scan) error {
 type sweepState struct {
 	done     map[string]bool
 	platform string
+	left     string // out, by --scanners
 	f        *os.File
 }
 
@@ -256,6 +259,7 @@ type sweepState struct {
 type sweepLine struct {
 	Digest   string    `json:"digest"`
 	Platform string    `json:"platform,omitempty"`
+	Left     string    `json:"leftOut,omitempty"` // of --scanners
 	Ref      string    `json:"ref"`
 	Time     time.Time `json:"time"`
 }
@@ -270,8 +274,8 @@ var (
 
 const maxSweepLine = 16 << 10
 
-func openSweepState(name, platform string) (*sweepState, error) {
-	s := &sweepState{done: map[string]bool{}, platform: platform}
+func openSweepState(name, platform, left string) (*sweepState, error) {
+	s := &sweepState{done: map[string]bool{}, platform: platform, left: left}
 	if name == "" {
 		return s, nil
 	}
@@ -308,7 +312,7 @@ func (s *sweepState) read(f *os.File) error {
 		if err != nil || l.Digest == "" || !whole {
 			return fmt.Errorf("line %d is none of 'belay registry scan' (%w)", n, errors.Join(errNoLine, err))
 		}
-		if l.Platform == s.platform {
+		if l.Platform == s.platform && l.Left == s.left {
 			s.done[l.Digest] = true
 		}
 	}
@@ -326,7 +330,7 @@ func (s *sweepState) add(digest, ref string, at time.Time) error {
 		return nil
 	}
 	var b bytes.Buffer
-	if err := json.NewEncoder(&b).Encode(sweepLine{digest, s.platform, ref, at.UTC()}); err != nil {
+	if err := json.NewEncoder(&b).Encode(sweepLine{digest, s.platform, s.left, ref, at.UTC()}); err != nil {
 		return err
 	}
 	if _, err := s.f.Write(b.Bytes()); err != nil {

@@ -7,6 +7,9 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/target"
 )
 
 // sbomFormat is the value of -o of sbom.
@@ -24,7 +27,7 @@ func (f *sbomFormat) Set(s string) error {
 }
 
 func sbomCommand(t *terminal) *cobra.Command {
-	f, format := &scanFlags{packagesOnly: true}, sbomFormat("cyclonedx")
+	f, format := &scanFlags{packagesOnly: true, Options: target.Options{Skip: inventory.Scanners()}}, sbomFormat("cyclonedx")
 	cmd := &cobra.Command{
 		Use:   "sbom TARGET",
 		Short: "Write what is in an image as a bill of materials; needs neither agent nor database",

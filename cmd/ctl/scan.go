@@ -48,6 +48,7 @@ type scanFlags struct {
 	memoryMiB       int64
 	fixable         bool
 	packagesOnly    bool
+	scanners        scannerSet
 	allowIncomplete bool
 	remote          bool
 	store           string // of names on this host
@@ -99,6 +100,10 @@ configuration: root-user, secret-in-env, secret-in-history, add-url, ssh-port; a
 files: secret-in-file, secret-in-lower-layer, setuid-file, setgid-file,
 file-capabilities, world-writable.
 
+--scanners chooses what is looked for beside packages: vuln, secret, misconfig, by default
+all of them; none lists packages alone. A --fail-on that may be about what was not looked
+for is refused, unless --allow-incomplete is given.
+
 --base names base images by their layers: what is in these is fromBase. What an image says
 of its base itself is claimedBase, and proves nothing.
 
@@ -123,6 +128,7 @@ means; 4 there are none, but something could not be read or matched.`,
   belay scan image.tar --fail-on high --fixable
   belay scan image.tar --fail-on 'exploited || severity >= high && fixable' --ignore ignore.yaml
   belay scan ./rootfs -o cyclonedx > sbom.json
+  belay scan app.tar --scanners secret --fail-on 'misconfiguration.startsWith("secret-")'
   belay scan sbom.json --fail-on high --vex vendor.vex.json -o junit > junit.xml
   belay scan registry.example/team/app:1.4 --attached-vex use --attestation-key vendor.pub`,
 		Args: oneArgument("one target"),
@@ -133,6 +139,7 @@ means; 4 there are none, but something could not be read or matched.`,
 	f.add(fl)
 	f.addLocal(fl)
 	f.addAttached(fl)
+	completeScanners(cmd)
 	return cmd
 }
 
@@ -149,6 +156,7 @@ func (f *scanFlags) addLocal(fl *pflag.FlagSet) {
 func (f *scanFlags) add(fl *pflag.FlagSet) {
 	f.addMatching(fl)
 	f.addReading(fl)
+	f.addScanners(fl)
 	fl.StringVar(&f.baseline, "baseline", "", "`report` of an earlier scan (-o json): let --fail-on count only what is new")
 	fl.BoolVar(&f.packagesOnly, "packages-only", false, "list packages, use no database")
 }
@@ -183,6 +191,9 @@ func (f *scanFlags) check() (*scanRules, error) {
 		return nil, fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
 	}
 	f.MemoryMax = f.memoryMiB << 20
+	if err := f.scanners.apply(f); err != nil {
+		return nil, err
+	}
 	if err := f.checkAttached(); err != nil {
 		return nil, err
 	}
@@ -240,6 +251,9 @@ func (t *terminal) prepare(f *scanFlags) (db *vulndb.DB, err error) {
 		}
 		f.Scanner = filepath.Join(filepath.Dir(self), "belay-scanner")
 	}
+	// What the start needed of the program would stay in memory beside the database, until the scanner is done;
+	// what fails leaves it as it was.
+	_ = programpages.Drop()
 	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil || f.packagesOnly {
 		return nil, err
 	}
@@ -258,14 +272,14 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	case ok:
 		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --timeout", name, limit)
 	case errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("there is no scanner at %s: install belay-scanner beside belay, or name it with --scanner", f.Scanner)
+		return nil, fmt.Errorf("there is no scanner at %s: install belay-scanner beside belay, or name the program with --scanner (--scanners chooses what is looked for)", f.Scanner)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if db == nil {
 		return report.New(name, t.now(), res, nil, nil), nil
 	}
-	_ = programpages.Drop() // to have less in memory while matching; what fails leaves it as it was
+	_ = programpages.Drop() // and what reading the answer needed, beside matching
 	found, err := match(ctx, db, res, f.Timeout)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -301,20 +315,25 @@ var severityColours = map[vulndb.Severity]colour{
 func (t *terminal) writeScanText(s *report.Scan) {
 	inv := s.Inventory
 	fmt.Fprintf(t.out, "%s: %s, %s in %s\n", clean(s.Target), clean(orDash(inv.OS.Pretty)), count(len(inv.Packages), "package", "packages"), count(len(inv.Layers), "layer", "layers"))
-	if s.Database == nil {
+	switch {
+	case s.Database == nil && len(inv.Skipped) == 1: // of secrets alone, or of misconfigurations, the number is enough
+	case s.Database == nil:
 		tb := t.table("", "KIND", "PACKAGE", "VERSION", "WHERE")
 		for i := range inv.Packages {
 			p := &inv.Packages[i]
 			tb.row(plain(p.Kind), plain(p.Name), plain(p.Version), plain(s.Where(p)))
 		}
 		tb.writeTo(t.out)
-	} else {
+	default:
 		t.writeFindings(s)
 	}
 	t.writeAttached(s)
 	t.writeMisconfigurations(s)
 	for _, n := range append(inv.Notes, s.Notes...) {
 		fmt.Fprintln(t.out, t.colours.paint(yellow, noteLine(n)))
+	}
+	if left := leftOut(s); left != "" {
+		fmt.Fprintln(t.out, left)
 	}
 	if len(inv.Sandbox.Lost) > 0 {
 		fmt.Fprintln(t.out, "sandbox without "+clean(strings.Join(inv.Sandbox.Lost, ", ")))

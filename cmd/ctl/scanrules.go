@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/belay-project/belay/internal/scan/accept"
@@ -23,16 +22,16 @@ type scanRules struct {
 // rules reads what decides, before anything is scanned.
 func (f *scanFlags) rules() (*scanRules, error) {
 	r, err := &scanRules{}, error(nil)
-	if f.packagesOnly && (f.failOn != "" || f.ignore != "" || f.baseline != "" || len(f.vex) > 0 || f.attachedVEX == attachedVEXUse) {
-		return r, errors.New("--fail-on, --ignore, --vex, --attached-vex and --baseline need findings, and --packages-only looks for none")
-	}
-	if f.packagesOnly && f.output.needsFindings() {
-		return r, fmt.Errorf("-o %s is about findings, and --packages-only looks for none", f.output)
+	if err := f.needFindings(); err != nil {
+		return r, err
 	}
 	r.fixable = f.fixable
 	if f.failOn != "" {
 		if r.fail, err = accept.Compile(f.failOn); err != nil {
 			return r, fmt.Errorf("--fail-on %s: %w", f.failOn, err)
+		}
+		if left := unlooked(r.fail, !f.packagesOnly, f.Skip); left != "" && !f.allowIncomplete {
+			return r, fmt.Errorf("--fail-on %s may be about what --scanners leaves out (%s): add it, narrow the expression, or let it pass with --allow-incomplete", f.failOn, left)
 		}
 	}
 	if f.ignore != "" {
@@ -56,6 +55,27 @@ func (f *scanFlags) rules() (*scanRules, error) {
 		}
 	}
 	return r, nil
+}
+
+// needFindings refuses flags about findings of which none can be.
+func (f *scanFlags) needFindings() error {
+	if !f.packagesOnly {
+		return nil
+	}
+	by, alone := "--packages-only", len(f.scanners) == 0
+	if f.scanners != nil {
+		by = "--scanners " + f.scanners.String()
+	}
+	vex := len(f.vex) > 0 || f.attachedVEX == attachedVEXUse
+	switch {
+	case alone && (vex || f.failOn != "" || f.ignore != "" || f.baseline != ""):
+		return fmt.Errorf("--fail-on, --ignore, --vex, --attached-vex and --baseline need findings, and %s looks for none", by)
+	case vex:
+		return fmt.Errorf("--vex and --attached-vex are about vulnerabilities, and %s looks for none", by)
+	case f.output.needsFindings() && (alone || f.output != "junit"):
+		return fmt.Errorf("-o %s is about findings, and %s looks for none", f.output, by)
+	}
+	return nil
 }
 
 // apply marks what does not count, and says what of the ignore file is out of date.
@@ -149,6 +169,9 @@ func (f *scanFlags) judge(s *report.Scan, rules *scanRules, n int, kind string) 
 	}
 	if !s.Complete && !f.allowIncomplete {
 		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
+	}
+	if left := unlooked(rules.fail, s.Database != nil, s.Inventory.Skipped); left != "" && !f.allowIncomplete {
+		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on may be about what was not looked for (%s); --allow-incomplete lets it pass", s.Target, left)}
 	}
 	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
 		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}

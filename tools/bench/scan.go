@@ -22,13 +22,14 @@ import (
 const scanText = `
 The database is made of the records in BELAY_SCAN_DATA, and then again with one record more, as an update of a day does it. They are a part of the public bucket: its whole is not measured. The
 image is a docker archive of one gzip layer with this host's own programs, libraries and list of packages; its floor is reading it: unpacking the layer and the digests of
-what is packed and unpacked, in one process. The same files in a folder are what a local image or a container is on its host: only what tells of packages, secrets and faults is read there; it is scanned five times for packages alone, without a
-database, and five times with findings; the first of each finds less in the page cache, and memory and disk are the most of all five. Secrets are searched for, and archives of Java within each other are read, in every row, also where packages alone are listed: no scan leaves them out, so they have
-no rows of their own. Processor time is that of belay and belay-scanner together, memory that of the larger of the two (ru_maxrss). 1,000 packages, of
+what is packed and unpacked, in one process. The same files in a folder are what a local image or a container is on its host: it is scanned five times for packages alone (` + "`--scanners none`" + `), five times with their vulnerabilities (` + "`vuln`" + `), and five times for all
+that is looked for, secrets and misconfigurations too; the first of each finds less in the page cache, and memory and disk are the most of all five. What reads every byte has rows of its own: the search for secrets
+in a folder of texts (the sources that Go comes with, less their tests' data), and archives of Java within others, stored and compressed, with the same sources for their classes. There are hardly any of either in the image, whose files are packages' own.
+Processor time is that of belay and belay-scanner together, memory that of the larger of the two (ru_maxrss). 1,000 packages, of
 which 250 are known and a fifth of those has flaws, are matched anew; 100 images of 300 packages are matched by the agent's keeper after
 a change of the database (20,000 records) that touches one of them, and all.
-A peer finds the packages of the same image in the same run: the scanner of OSV's authors, by its own way of reading an archive, with its extractors for what is looked for here, without a network and without records. It is built
-once into the user's cache by ` + "`go install`" + `; where that fails its row says so. What both have on the disk meanwhile is looked at every 50 ms.
+Two peers find the packages of the same image in the same run, without a network and without records: scalibr, of OSV's authors, by its own way of reading an archive, with its extractors for what is looked for here; and syft with its defaults for images, which are more
+than packages of ours (it identifies programs by their bytes, and digests files). Each is built once into the user's cache by ` + "`go install`" + `; where that fails its row says so. Packages are the entries of its bill that are neither files nor the system. What all have on the disk meanwhile is looked at every 50 ms.
 `
 
 // The image, unpacked, has layerBytes if this host has as much, and should have imageMegabytes.
@@ -62,6 +63,11 @@ func scans(ctx context.Context, b *bench) (out []figure, err error) {
 	if err != nil {
 		return out, err
 	}
+	figures, err = apart(ctx, b, dir)
+	out = append(out, figures...)
+	if err != nil {
+		return out, err
+	}
 	m, err := b.gobench(ctx, filepath.Join(b.bin, "vulndb.test"), "^Benchmark(Lookup|Match1000)$", "2s")
 	if err != nil {
 		return out, err
@@ -85,6 +91,9 @@ type cost struct {
 }
 
 func (b *bench) belay(ctx context.Context, args ...string) (out []byte, c cost, err error) {
+	if err := shrink(); err != nil {
+		return nil, c, err
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "belay"), args...)
 	cmd.Stderr = b.log
 	began := time.Now()
@@ -180,11 +189,12 @@ func largeImage(ctx context.Context, b *bench, dir, db string) ([]figure, error)
 		atMost("… by its floor", c.cpu.Seconds()/floor.Seconds(), 2, "%.2f"),
 		atMost("… the most memory", float64(c.peak)/(1<<20), 128, "%.0f MiB"),
 	}
-	beside, err := besidePeer(ctx, b, dir, path)
+	beside, err := besidePeers(ctx, b, dir, path)
 	return append(out, beside...), err
 }
 
-// inPlace measures the scan of the same files where they lie: for packages alone, and with findings.
+// inPlace measures the scan of the same files where they lie: for packages alone, with their
+// vulnerabilities, and with all else that is looked for.
 func inPlace(ctx context.Context, b *bench, dir, db string) (out []figure, err error) {
 	root := filepath.Join(dir, "rootfs")
 	size, err := linkFiles(ctx, root)
@@ -196,8 +206,9 @@ func inPlace(ctx context.Context, b *bench, dir, db string) (out []figure, err e
 		title string
 		args  []string
 	}{
-		{"… for packages alone", []string{"--packages-only"}},
-		{"… with findings", []string{"--db", db}},
+		{"… for packages alone", []string{"--scanners", "none"}},
+		{"… with findings", []string{"--scanners", "vuln", "--db", db}},
+		{"… for all that is looked for", []string{"--db", db}},
 	} {
 		first, least, err := repeated(5, func() (*spent, error) {
 			return measure(ctx, b, dir, filepath.Join(b.bin, "belay"), append([]string{"scan", root, "--no-cache", "-o", "json"}, scan.args...)...)

@@ -30,6 +30,8 @@ type Rule struct {
 	run  cel.Program
 	// config says that the rule has a word about the image's configuration.
 	config bool
+	// may is run with words that are not known.
+	may cel.Program
 }
 
 // wordConfig is the name of a misconfiguration, and empty for a vulnerability.
@@ -101,7 +103,11 @@ func Compile(text string) (*Rule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile the expression: %w", err)
 	}
-	r := &Rule{text: src, run: run}
+	may, err := e.Program(checked, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptPartialEval))
+	if err != nil {
+		return nil, fmt.Errorf("compile the expression: %w", err)
+	}
+	r := &Rule{text: src, run: run, may: may}
 	for _, ref := range checked.NativeRep().ReferenceMap() {
 		r.config = r.config || ref.Name == wordConfig
 	}
@@ -147,6 +153,31 @@ func useWords(words map[string]any, u *inventory.Use) {
 // AboutConfig reports whether the rule has the word misconfiguration: without it, what is
 // wrong with a configuration fails nothing.
 func (r *Rule) AboutConfig() bool { return r.config }
+
+// MayFail reports whether the rule may fail a scan for a misconfiguration of that name, or for a
+// vulnerability where the name is empty, whatever else is known of it. An expression of which that
+// cannot be told may.
+func (r *Rule) MayFail(id string) bool {
+	if id != "" && !r.config {
+		return false
+	}
+	e, err := env()
+	if err != nil {
+		return true
+	}
+	var unknown []*cel.AttributePatternType
+	for _, v := range e.Variables() {
+		if v.Name() != wordConfig {
+			unknown = append(unknown, cel.AttributePattern(v.Name()))
+		}
+	}
+	words, err := cel.PartialVars(map[string]any{wordConfig: id}, unknown...)
+	if err != nil {
+		return true
+	}
+	out, _, err := r.may.Eval(words)
+	return err != nil || out != types.False
+}
 
 // FailsConfig reports whether a misconfiguration fails the scan: misconfiguration is its
 // name, severity its severity, path and layer those of its file, and all other words are as

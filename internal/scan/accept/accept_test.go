@@ -59,6 +59,32 @@ func TestWordsOfPolicies(t *testing.T) {
 	}
 }
 
+// TestMayFail: of what an expression may be about, as far as its own words tell.
+func TestMayFail(t *testing.T) {
+	for text, want := range map[string]struct{ vuln, secret, root bool }{
+		"high":                                   {vuln: true},
+		"exploited":                              {vuln: true},
+		"misconfiguration != ''":                 {secret: true, root: true},
+		"misconfiguration.startsWith('secret-')": {secret: true},
+		"misconfiguration == 'root-user' || severity >= critical":   {vuln: true, secret: true, root: true},
+		"misconfiguration == 'root-user' && severity >= low":        {root: true},
+		"misconfiguration in ['secret-in-file'] && path != 'x'":     {secret: true},
+		"misconfiguration == '' && severity >= high":                {vuln: true},
+		"misconfiguration.size() / (layer - layer) == 1":            {true, true, true},
+		"misconfiguration != '' ? severity >= high : fixable":       {true, true, true},
+		"ids.exists(i, i == 'CVE-1') && misconfiguration == ''":     {vuln: true},
+		"severity >= low && !(misconfiguration in ['', 'add-url'])": {secret: true, root: true},
+	} {
+		r, err := Compile(text)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		if v, s, c := r.MayFail(""), r.MayFail(inventory.FileSecret), r.MayFail(inventory.ConfigRootUser); v != want.vuln || s != want.secret || c != want.root {
+			t.Errorf("%s: a vulnerability %v, a secret %v, root-user %v, want %+v", text, v, s, c, want)
+		}
+	}
+}
+
 func TestRule(t *testing.T) {
 	f := vulndb.Finding{IDs: []string{"CVE-2024-1", "GHSA-1"}, Severity: vulndb.SeverityHigh, Score: 7.5, EPSS: 0.3, State: vulndb.StateFixed, Fixed: "2"}
 	p := inventory.Package{Kind: "npm", Name: "a", Version: "1", Path: "app/node_modules/a/package.json"}

@@ -56,6 +56,7 @@ func (f *fakeImages) read(ctx context.Context, what string) (*inventory.Result, 
 	res := &inventory.Result{OS: inventory.OS{ID: "debian", VersionID: "12"}, Packages: []inventory.Package{{Kind: "deb", Name: "bsdutils", Version: "1"}}}
 	if config != nil {
 		res.ConfigRead, res.Misconfigurations, res.Unsearched = config.ConfigRead, config.Misconfigurations, config.Unsearched
+		res.Skipped = config.Skipped
 	}
 	if incomplete {
 		res.Notes = []inventory.Note{{Path: "x", Text: "could not be read", Count: 1}}
@@ -280,6 +281,7 @@ func TestConfigVerdicts(t *testing.T) {
 		{"another fault", `misconfiguration == 'root-user'`, VerdictPass, &inventory.Result{ConfigRead: true, Misconfigurations: secret}},
 		{"a rule of findings", `critical`, VerdictPass, &inventory.Result{Misconfigurations: secret}},
 		{"no configuration", `misconfiguration == 'root-user'`, VerdictIncomplete, &inventory.Result{}},
+		{"secrets were not looked for", `misconfiguration == 'secret-in-file'`, VerdictIncomplete, &inventory.Result{ConfigRead: true, Skipped: []string{inventory.ScannerSecret}}},
 		{"files that were not searched", `misconfiguration == 'secret-in-file'`, VerdictIncomplete, &inventory.Result{ConfigRead: true, Unsearched: &inventory.Note{Path: "x", Text: "large", Count: 1}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

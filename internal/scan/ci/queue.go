@@ -320,7 +320,7 @@ func (s *Service) makeConfig(j *job, rep *report.Scan, counts *Counts) (unseen b
 			counts.Failing++
 		}
 	}
-	return !rep.Inventory.ConfigRead || rep.Inventory.Unsearched != nil, nil
+	return !rep.Inventory.ConfigRead || rep.Inventory.Unsearched != nil || len(rep.Inventory.Skipped) > 0, nil
 }
 
 // read has the image read where it is: on this host, or else in its registry.

@@ -9,6 +9,8 @@ import (
 	"path"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // walker reads one directory tree, a layer of overlayfs or a root file system.
@@ -120,7 +122,11 @@ func (w *walker) into(d *os.File, name, base string, depth int) error {
 func (w *walker) file(d *os.File, name, base string) error {
 	// unknown: it may be wanted for packages, until it has been looked at.
 	kind, search, unknown := "", w.r.mayBeSearched(name), w.r.x.Kind(name, 0o777, -1) != ""
+	rights := !w.r.skips(inventory.ScannerMisconfig)
 	if !unknown && !search {
+		if !rights {
+			return nil
+		}
 		var st unix.Stat_t
 		if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 			w.r.rights(w.l, name, fileMode(st.Mode), false)
@@ -131,7 +137,7 @@ func (w *walker) file(d *os.File, name, base string) error {
 	f, st, err := openRegular(int(d.Fd()), base, func(st *unix.Stat_t) bool {
 		kind, unknown = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size), false
 		search = search && kind == "" && w.r.searches(w.l, name, st.Size)
-		program = st.Mode&0o111 != 0
+		program = rights && st.Mode&0o111 != 0
 		if kind == "" && !search && !program {
 			w.r.rights(w.l, name, fileMode(st.Mode), false)
 		}

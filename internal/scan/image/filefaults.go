@@ -15,10 +15,13 @@ import (
 // over all layers.
 const maxFaults = 20_000
 
+// tooManyFaults says that there are more.
+var tooManyFaults = fmt.Sprintf("more than %d faults of files", maxFaults)
+
 // fault remembers one. What is beyond the bound is said to be missing.
 func (r *reader) fault(l *layer, name string, m inventory.Misconfiguration) {
 	if r.faults++; r.faults > maxFaults {
-		l.unsearched.add(name, fmt.Sprintf("more than %d faults of files", maxFaults))
+		l.unsearched.add(name, tooManyFaults)
 		return
 	}
 	m.Path = inventory.Cut(name)
@@ -29,6 +32,9 @@ func (r *reader) fault(l *layer, name string, m inventory.Misconfiguration) {
 // rights looks at what a file or directory lets others do. Links have no rights of their own,
 // and devices are not looked at.
 func (r *reader) rights(l *layer, name string, mode fs.FileMode, caps bool) {
+	if r.skips(inventory.ScannerMisconfig) {
+		return
+	}
 	if t := mode.Type(); t != 0 && t != fs.ModeDir {
 		return
 	}

@@ -25,7 +25,10 @@ func TestFunctionsOfLayers(t *testing.T) {
 		t.Fatalf("%v, %v: the package is lost", log.err, err)
 	}
 
-	r := newReader(context.Background(), nil)
+	r, err := newReader(context.Background(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.res = &inventory.Result{}
 	seen := map[string]read{}
 	kept := 0

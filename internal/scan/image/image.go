@@ -18,6 +18,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
@@ -73,9 +74,11 @@ func Read(ctx context.Context, job inventory.Job, file func(fd int) *os.File, x 
 	if len(job.Inputs) == 0 || len(job.Inputs) > inventory.MaxLayers+1 {
 		return nil, fmt.Errorf("a job of %d inputs, want 1 to %d layers", len(job.Inputs), inventory.MaxLayers)
 	}
-	r := newReader(ctx, x)
+	r, err := newReader(ctx, x, job.Skip)
+	if err != nil {
+		return nil, err
+	}
 	r.res = &inventory.Result{Schema: inventory.Schema, Platform: job.Platform, ImageID: job.ImageID}
-	var err error
 	switch job.Source {
 	case inventory.SourceRootfs, inventory.SourceOverlay:
 		err = r.directories(job, file)
@@ -114,14 +117,31 @@ type reader struct {
 	// searcher is nil if secrets are not searched for; unsearched are files that were not.
 	searcher   Searcher
 	unsearched *notes
-	faults     int // in files, over all layers
-	functions  int // bytes of what programs have
+	skip       []string // scanners
+	faults     int      // in files, over all layers
+	functions  int      // bytes of what programs have
 }
 
-func newReader(ctx context.Context, x Extractor) *reader {
-	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), unsearched: newNotes()}
-	r.searcher, _ = x.(Searcher)
-	return r
+func newReader(ctx context.Context, x Extractor, skip []string) (*reader, error) {
+	for _, s := range skip {
+		if !slices.Contains(inventory.Scanners(), s) {
+			return nil, fmt.Errorf("a job without the unknown scanner %.40q", s)
+		}
+	}
+	r := &reader{stopped: ctx.Err, x: x, notes: newNotes(), unsearched: newNotes(), skip: skip}
+	if !r.skips(inventory.ScannerSecret) {
+		r.searcher, _ = x.(Searcher)
+	}
+	return r, nil
+}
+
+// skips reports whether a scanner is left out.
+func (r *reader) skips(scanner string) bool { return slices.Contains(r.skip, scanner) }
+
+// configFaults sets what is wrong with the image's configuration, less what is not looked for.
+func (r *reader) configFaults(m *manifest) {
+	list := slices.DeleteFunc(m.faults, func(f inventory.Misconfiguration) bool { return r.skips(inventory.ScannerOf(f.ID)) })
+	r.res.Misconfigurations, r.res.ConfigRead = list, m.unread == ""
 }
 
 // archive reads an image of one file.
@@ -179,7 +199,8 @@ func (r *reader) configured(f *os.File) {
 	for i := range m.layers {
 		r.res.Layers[i].CreatedBy = m.layers[i].createdBy
 	}
-	r.res.Misconfigurations, r.res.ConfigRead, r.res.Base = m.faults, m.unread == "", m.base
+	r.configFaults(&m)
+	r.res.Base = m.base
 	if r.res.Platform == "" {
 		r.res.Platform = m.platform
 	}
@@ -195,7 +216,7 @@ func (r *reader) image(a archive, platform string) error {
 		return err
 	}
 	r.res.ImageID, r.res.Digest, r.res.Tags, r.res.Platform = m.imageID, m.digest, m.tags, m.platform
-	r.res.Misconfigurations, r.res.ConfigRead = m.faults, m.unread == ""
+	r.configFaults(m)
 	r.res.Base = m.base
 	if m.unread != "" {
 		r.notes.add("", m.unread)

@@ -84,15 +84,18 @@ func (c *recorder) putJSON(kind byte, v any, texts ...string) {
 
 // WriteLayer reads one layer, compressed or not, to its end and writes what it holds and
 // hides, for a [Read] of any image that has it. What is written follows from the bytes of the
-// layer and the extractors alone.
+// layer, the extractors and the scanners that are left out alone.
 //
 // Errors: a layer that cannot be read or is beyond a bound; what was written is of no use then.
-func WriteLayer(ctx context.Context, from io.Reader, x Extractor, to io.Writer) error {
+func WriteLayer(ctx context.Context, from io.Reader, x Extractor, skip []string, to io.Writer) error {
+	r, err := newReader(ctx, x, skip)
+	if err != nil {
+		return err
+	}
 	z, err := zstd.NewWriter(to, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(1<<20))
 	if err != nil {
 		return err
 	}
-	r := newReader(ctx, x)
 	l := r.newLayer()
 	l.log = &recorder{w: bufio.NewWriterSize(z, 64<<10)}
 	digest, err := r.hashedLayer(Content{Reader: from, Size: 1 << 62}, l.notes.add, func(t *tarStream) error { return r.collect(l, t) })
@@ -316,16 +319,20 @@ func (p *replay) found(kind byte, texts []string) error {
 		if p.faults++; p.faults > maxFaults {
 			return fmt.Errorf("%w: more than %d faults", errRecords, maxFaults)
 		}
-		l.faults[texts[0]] = append(l.faults[texts[0]], m)
+		// A layer of which more was kept serves too.
+		if !p.r.skips(inventory.ScannerOf(m.ID)) {
+			l.faults[texts[0]] = append(l.faults[texts[0]], m)
+		}
 	case recordNote, recordUnsought:
 		var n inventory.Note
 		err = json.Unmarshal(last, &n)
 		if n.Count < 1 || n.Count > maxEntries*2 {
 			return fmt.Errorf("%w: a note of %d times", errRecords, n.Count)
 		}
-		if kind == recordNote {
+		switch {
+		case kind == recordNote:
 			l.notes.merge(n)
-		} else {
+		case n.Text == tooManyFaults || !p.r.skips(inventory.ScannerSecret):
 			l.unsearched.merge(n)
 		}
 	}
@@ -339,7 +346,7 @@ func (p *replay) found(kind byte, texts []string) error {
 func (r *reader) adopt(l *layer) error {
 	for _, name := range slices.Sorted(maps.Keys(l.faults)) {
 		if r.faults += len(l.faults[name]); r.faults > maxFaults {
-			l.unsearched.add(name, fmt.Sprintf("more than %d faults of files", maxFaults))
+			l.unsearched.add(name, tooManyFaults)
 			delete(l.faults, name)
 		}
 	}

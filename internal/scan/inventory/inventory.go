@@ -132,6 +132,27 @@ type Result struct {
 	// Unsearched are files that were not searched for secrets though they are of those that
 	// are, with one of the reasons. They keep no package from being known.
 	Unsearched *Note `json:"unsearched,omitempty"`
+	// Skipped are the scanners that were left out, as whoever asked says: nothing is known of
+	// what they look for.
+	Skipped []string `json:"skipped,omitempty"`
+}
+
+// Scanners that may be left out. That of packages may not: the distribution, and whose a file is, are
+// known by them.
+const (
+	ScannerSecret    = "secret"    // secrets in files and in the configuration
+	ScannerMisconfig = "misconfig" // all other misconfigurations
+)
+
+// Scanners lists them.
+func Scanners() []string { return []string{ScannerSecret, ScannerMisconfig} }
+
+// ScannerOf returns the scanner that finds misconfigurations of a name.
+func ScannerOf(id string) string {
+	if IsSecret(id) {
+		return ScannerSecret
+	}
+	return ScannerMisconfig
 }
 
 // What an image's configuration may have that it should not.
@@ -152,6 +173,14 @@ const (
 	FileCapabilities  = "file-capabilities"
 	FileWorldWritable = "world-writable" // all of them in one
 )
+
+// MisconfigurationIDs lists their names.
+func MisconfigurationIDs() []string {
+	return []string{
+		ConfigRootUser, ConfigSecretEnv, ConfigSecretHistory, ConfigAddURL, ConfigSSHPort,
+		FileSecret, FileSecretDeleted, FileSetuid, FileSetgid, FileCapabilities, FileWorldWritable,
+	}
+}
 
 // Misconfiguration is one of them. It never has the value of a secret.
 type Misconfiguration struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -51,6 +52,8 @@ type Job struct {
 	// Layers says that what layers hold may be asked for too. Of a layout, the pipe of answers is
 	// the last input then.
 	Layers bool `json:"layers,omitempty"`
+	// Skip lists [Scanners] to leave out.
+	Skip []string `json:"skip,omitempty"`
 	// Without lists pieces of the sandbox that may be missing. See package sandbox.
 	Without []string `json:"without,omitempty"`
 	// MemoryMax is the cap in bytes; 0 is [DefaultMemoryMax].
@@ -126,9 +129,9 @@ func ReadResult(r io.Reader) (*Result, error) {
 // Bounds on the JSON of a result, whatever it says. The lists of a result hold
 // objects, but for tags and the pieces of the sandbox.
 const (
-	maxPieces  = 16 // in either list of a [Sandbox]
+	maxPieces  = 16 // in either list of a [Sandbox], and of scanners
 	maxObjects = 2*MaxPackages + MaxNotes + MaxLayers + MaxMisconfigurations + 16
-	maxLoose   = MaxLayers + 2*maxPieces + 16 // elements of lists that are no objects
+	maxLoose   = MaxLayers + 3*maxPieces + 16 // elements of lists that are no objects
 	maxNesting = 8
 )
 
@@ -199,8 +202,13 @@ func (r *Result) Check() error {
 	if len(r.Packages) > MaxPackages || len(r.Layers) > MaxLayers || len(r.Notes) > MaxNotes || len(r.Tags) > MaxLayers {
 		return fmt.Errorf("%d packages, %d layers, %d notes, %d tags: too many", len(r.Packages), len(r.Layers), len(r.Notes), len(r.Tags))
 	}
-	if len(r.Sandbox.Held) > maxPieces || len(r.Sandbox.Lost) > maxPieces {
-		return fmt.Errorf("%d and %d pieces of a sandbox: too many", len(r.Sandbox.Held), len(r.Sandbox.Lost))
+	for _, s := range r.Skipped {
+		if !slices.Contains(Scanners(), s) {
+			return fmt.Errorf("it left out the scanner %.40q, which there is not", s)
+		}
+	}
+	if len(r.Skipped) > maxPieces || len(r.Sandbox.Held) > maxPieces || len(r.Sandbox.Lost) > maxPieces {
+		return fmt.Errorf("%d and %d pieces of a sandbox, %d scanners: too many", len(r.Sandbox.Held), len(r.Sandbox.Lost), len(r.Skipped))
 	}
 	texts := append([]string{r.Error, r.ImageID, r.Digest, r.Platform, r.OS.ID, r.OS.VersionID, r.OS.Codename, r.OS.Pretty}, r.Tags...)
 	texts = append(append(texts, r.Sandbox.Held...), r.Sandbox.Lost...)

@@ -47,6 +47,8 @@ type DiffSide struct {
 	Findings int       `json:"findings"`
 	// ConfigRead says that it shows a configuration: else those of it are all on the other side.
 	ConfigRead bool `json:"configRead"`
+	// Skipped are the scanners that were left out.
+	Skipped []string `json:"skipped,omitempty"`
 }
 
 // PackageChange is what became of all packages of one kind and name. Versions are those
@@ -97,7 +99,7 @@ func side(s *Scan) DiffSide {
 	return DiffSide{
 		Target: s.Target, ImageID: s.Inventory.ImageID, Time: s.Time, Database: s.Database, Complete: s.Complete,
 		Packages: len(s.Inventory.Packages), Findings: len(s.Findings),
-		ConfigRead: s.Inventory.ConfigRead,
+		ConfigRead: s.Inventory.ConfigRead, Skipped: s.Inventory.Skipped,
 	}
 }
 

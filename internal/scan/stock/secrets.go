@@ -25,6 +25,8 @@ func secrets(res *inventory.Result) []policy.ImageSecret {
 // unsearched says why not every file was searched that should have been, "" if each was.
 func unsearched(res *inventory.Result) string {
 	switch {
+	case slices.Contains(res.Skipped, inventory.ScannerSecret):
+		return "they were not looked for"
 	case res.Unsearched != nil:
 		return res.Unsearched.Text + ": " + res.Unsearched.Path
 	case len(res.Notes) > 0:

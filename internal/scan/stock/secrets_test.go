@@ -31,4 +31,7 @@ func TestSecrets(t *testing.T) {
 	if why := unsearched(res); !strings.Contains(why, "etc/big") {
 		t.Errorf("an unsearched file: got %q", why)
 	}
+	if why := unsearched(&inventory.Result{Skipped: []string{inventory.ScannerSecret}}); why == "" {
+		t.Error("nothing was searched, and all counts as searched")
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -59,16 +60,16 @@ func newLayerReader(o Options) *layerReader {
 //
 // Errors: a layer that cannot be fetched.
 func (l *layerReader) holds(ctx context.Context, blobs Blobs, w *watch, digest string) ([]byte, error) {
-	key := digest
-	if l.o.CacheScope != "" {
-		sum := sha256.Sum256([]byte(l.o.CacheScope + "\n" + digest))
-		key = "sha256:" + hex.EncodeToString(sum[:])
-	}
+	key, whole := l.key(digest, l.o.Skip), l.key(digest, nil)
 	// Who may not have a layer is not told what it holds.
 	h, asks := blobs.(interface {
 		Has(ctx context.Context, digest string) bool
 	})
-	if b, ok := l.o.Cache.Get(l.version, key); ok && (!asks || h.Has(ctx, digest)) {
+	b, ok := l.o.Cache.Get(l.version, whole)
+	if !ok && key != whole {
+		b, ok = l.o.Cache.Get(l.version, key)
+	}
+	if ok && (!asks || h.Has(ctx, digest)) {
 		return b, nil
 	}
 	blob, err := w.fetch(ctx, blobs, inventory.Ask{Digest: digest})
@@ -90,6 +91,23 @@ func (l *layerReader) holds(ctx context.Context, blobs Blobs, w *watch, digest s
 	return b, nil
 }
 
+// key names what is kept of a layer: with all that is looked for by its digest, with less apart. Of the
+// former who looks for less leaves out the rest.
+func (l *layerReader) key(digest string, skip []string) string {
+	text := digest
+	if len(skip) > 0 {
+		text = strings.Join(slices.Compact(slices.Sorted(slices.Values(skip))), ",") + "\n" + text
+	}
+	if l.o.CacheScope != "" {
+		text = l.o.CacheScope + "\n" + text
+	}
+	if text == digest {
+		return digest
+	}
+	sum := sha256.Sum256([]byte(text))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
 // read has one layer read by a scanner. got is the digest of what it was given, fetched the
 // error of blob.
 func (l *layerReader) read(ctx context.Context, blob io.Reader) (holds []byte, got string, fetched, err error) {
@@ -106,7 +124,7 @@ func (l *layerReader) read(ctx context.Context, blob io.Reader) (holds []byte, g
 	}()
 	job := inventory.Job{
 		Source: inventory.SourceLayer, Inputs: []inventory.Input{{FD: firstFD}},
-		Without: l.o.Without, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
+		Skip: l.o.Skip, Without: l.o.Without, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
 	}
 	_, err = spawn.Run(ctx, spawn.Options{
 		Path: l.o.Scanner, Files: []*os.File{from}, Timeout: l.o.Timeout, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,

@@ -75,7 +75,7 @@ func (m *memory) image(tb testing.TB, layers ...[]string) (root string, digests 
 }
 
 // scanBlobs scans through the whole of the sandbox. What holds the scanner is left out.
-func scanBlobs(t *testing.T, m *memory, root string, c Layers) (*inventory.Result, error) {
+func scanBlobs(t *testing.T, m *memory, root string, c Layers, skip ...string) (*inventory.Result, error) {
 	t.Helper()
 	m.fetched = map[string]int{}
 	tgt, err := OpenBlobs(m, root)
@@ -83,7 +83,7 @@ func scanBlobs(t *testing.T, m *memory, root string, c Layers) (*inventory.Resul
 		t.Fatal(err)
 	}
 	defer tgt.Close()
-	res, err := Scan(t.Context(), tgt, Options{Scanner: scanner(t), Cache: c})
+	res, err := Scan(t.Context(), tgt, Options{Scanner: scanner(t), Cache: c, Skip: skip})
 	if res != nil {
 		res.Sandbox = inventory.Sandbox{}
 	}
@@ -174,6 +174,45 @@ func TestCache(t *testing.T) {
 		if n := c.Counts(); n.Hits+n.Stored == 0 {
 			t.Errorf("the cache was not used: %+v", n)
 		}
+	}
+}
+
+// TestCacheSkip: what is kept of a layer with all that is looked for serves who looks for less, and
+// never the other way; a result says what was left out.
+func TestCacheSkip(t *testing.T) {
+	m := &memory{blobs: map[string][]byte{}}
+	root, layers := m.image(t, append([]string{"srv/.env", "API_TOKEN=correct-horse-battery\n"}, baseLayer...))
+	read := func(c Layers, fetched int, skip ...string) *inventory.Result {
+		t.Helper()
+		res, err := scanBlobs(t, m, root, c, skip...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.fetched[layers[0]] != fetched {
+			t.Errorf("without %v: the layer was fetched %d times, want %d", skip, m.fetched[layers[0]], fetched)
+		}
+		want := 1
+		for _, s := range skip {
+			if s == inventory.ScannerSecret {
+				want = 0
+			}
+		}
+		if n := len(res.Misconfigurations) - 1; n != want || len(res.Packages) == 0 || !cmp.Equal(res.Skipped, skip) { // one is root-user
+			t.Errorf("without %v: %d secrets, want %d: %+v", skip, n, want, res)
+		}
+		return res
+	}
+	c := newCache(t)
+	less := read(c, 1, inventory.ScannerSecret)
+	if d := cmp.Diff(less, read(c, 0, inventory.ScannerSecret)); d != "" {
+		t.Errorf("read (-) and kept (+):\n%s", d)
+	}
+	read(c, 1) // of less it knows nothing of the rest
+	read(c, 0)
+	other := newCache(t)
+	read(other, 1)
+	if d := cmp.Diff(less, read(other, 0, inventory.ScannerSecret)); d != "" {
+		t.Errorf("kept of less (-) and of all (+):\n%s", d)
 	}
 }
 

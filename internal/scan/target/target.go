@@ -29,6 +29,7 @@ type Options struct {
 	Platform   string        // os/arch[/variant], to choose from several
 	Timeout    time.Duration // of wall time; 0 is ten minutes
 	MemoryMax  int64         // in bytes; 0 is [inventory.DefaultMemoryMax]
+	Skip       []string      // scanners to leave out, of [inventory.Scanners]
 	Without    []string      // pieces of the sandbox that may be missing
 	DockerRoot string        // the Docker daemon's data; empty is /var/lib/docker
 	Idle       bool          // run, and read, only when nothing else wants to
@@ -139,7 +140,7 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 		o.MemoryMax = inventory.DefaultMemoryMax
 	}
 	job := t.job
-	job.Platform, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Without, o.MemoryMax, o.Idle
+	job.Platform, job.Skip, job.Without, job.MemoryMax, job.Idle = o.Platform, o.Skip, o.Without, o.MemoryMax, o.Idle
 	var res *inventory.Result
 	if t.server != nil {
 		t.server.layers, t.server.watch = newLayerReader(o), newWatch(o.Progress)
@@ -163,6 +164,7 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 	if res.Error != "" {
 		return nil, &FailedError{res.Error}
 	}
+	res.Skipped = slices.Clone(o.Skip)
 	held := func(ok bool, piece string) {
 		if ok {
 			res.Sandbox.Held = append(res.Sandbox.Held, piece)

@@ -167,7 +167,12 @@ func writeFiles(tb testing.TB, dir string, files map[string][]byte) {
 // read reads paths as one source, without a sandbox.
 func read(tb testing.TB, source inventory.Source, platform string, paths ...string) (*inventory.Result, error) {
 	tb.Helper()
-	job := inventory.Job{Source: source, Platform: platform}
+	return readJob(tb, inventory.Job{Source: source, Platform: platform}, paths...)
+}
+
+// readJob reads what lies at paths as a job says.
+func readJob(tb testing.TB, job inventory.Job, paths ...string) (*inventory.Result, error) {
+	tb.Helper()
 	files := map[int]*os.File{}
 	for i, p := range paths {
 		f, err := os.Open(p)
@@ -229,6 +234,12 @@ func readAsked(tb testing.TB, files map[string][]byte, root string) (*inventory.
 // readHeld is readAsked of somebody who may know what layers hold, by digest.
 func readHeld(tb testing.TB, files map[string][]byte, root string, holds func(digest string) []byte) (*inventory.Result, error) {
 	tb.Helper()
+	return readHeldJob(tb, files, root, holds, nil)
+}
+
+// readHeldJob is readHeld without some scanners.
+func readHeldJob(tb testing.TB, files map[string][]byte, root string, holds func(digest string) []byte, skip []string) (*inventory.Result, error) {
+	tb.Helper()
 	var ends []*os.File
 	for range 2 {
 		r, w, err := os.Pipe()
@@ -269,7 +280,7 @@ func readHeld(tb testing.TB, files map[string][]byte, root string, holds func(di
 			}
 		}
 	}()
-	job := inventory.Job{Source: inventory.SourceAsked, Platform: "linux/amd64", Root: root, Inputs: []inventory.Input{{FD: 0}}, AskFD: 1, Layers: holds != nil}
+	job := inventory.Job{Source: inventory.SourceAsked, Platform: "linux/amd64", Root: root, Inputs: []inventory.Input{{FD: 0}}, AskFD: 1, Layers: holds != nil, Skip: skip}
 	res, err := image.Read(tb.Context(), job, func(fd int) *os.File { return map[int]*os.File{0: ends[0], 1: ends[3]}[fd] }, extract.Set{})
 	for _, f := range ends {
 		f.Close()

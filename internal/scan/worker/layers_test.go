@@ -19,7 +19,7 @@ import (
 func held(tb testing.TB, blob []byte) []byte {
 	tb.Helper()
 	var b bytes.Buffer
-	if err := image.WriteLayer(tb.Context(), bytes.NewReader(blob), extract.Set{}, &b); err != nil {
+	if err := image.WriteLayer(tb.Context(), bytes.NewReader(blob), extract.Set{}, nil, &b); err != nil {
 		tb.Fatal(err)
 	}
 	return b.Bytes()

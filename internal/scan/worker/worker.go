@@ -74,7 +74,7 @@ func layer(ctx context.Context, job inventory.Job, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return image.WriteLayer(ctx, files[job.Inputs[0].FD], extract.Set{}, out)
+	return image.WriteLayer(ctx, files[job.Inputs[0].FD], extract.Set{}, job.Skip, out)
 }
 
 // enter takes the job's descriptors and locks the process in.
