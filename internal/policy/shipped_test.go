@@ -34,7 +34,7 @@ func TestShippedPolicies(t *testing.T) {
 	// The other kinds have tests of their own.
 	files = slices.DeleteFunc(files, func(f string) bool {
 		return strings.HasPrefix(filepath.Base(f), "access-") || strings.HasPrefix(filepath.Base(f), "image-") ||
-			strings.HasPrefix(filepath.Base(f), "files-") || strings.HasPrefix(filepath.Base(f), "network-") || filepath.Base(f) == "baseline.yaml"
+			strings.HasPrefix(filepath.Base(f), "files-") || strings.HasPrefix(filepath.Base(f), "network-") || strings.HasPrefix(filepath.Base(f), "allow-") || filepath.Base(f) == "baseline.yaml"
 	})
 	if len(files) != len(tests) {
 		t.Errorf("got %d shipped policies, want %d", len(files), len(tests))
@@ -106,6 +106,60 @@ func TestAuditFloorIsHardenedInAudit(t *testing.T) {
 		if slices.ContainsFunc(floor.Rules[verdict.ModeEnforce][:verdict.RuleBPF], Rule.on) {
 			t.Errorf("the audit floor enforces a rule in mode %s", verdict.Mode(m))
 		}
+	}
+}
+
+// allow-bpf.yaml lets the image that it names call bpf(2), from its start on, and nothing else; as it
+// ships it names none. What it says in comments does what it says beside baseline.yaml.
+func TestAllowBPF(t *testing.T) {
+	read := func(name string) string {
+		t.Helper()
+		src, err := os.ReadFile("../../policies/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(src)
+	}
+	shipped := read("allow-bpf.yaml")
+	named := strings.Replace(shipped, "sha256:"+strings.Repeat("0", 64), testDigest, 1)
+	if named == shipped {
+		t.Fatal("the shipped file names an image")
+	}
+	head, more, _ := strings.Cut(named, "# privileges:")
+	all := head + "privileges:" + strings.ReplaceAll(more, "\n  # ", "\n  ")
+	image := Subject{Known: true, ImageDigest: testDigest, Image: "cilium", Namespace: "kube-system"}
+	other, late := image, image
+	other.ImageDigest, late.BoundLate = "sha256:"+strings.Repeat("1", 64), true
+	rules := []verdict.Rule{
+		verdict.RuleBPF, verdict.RuleMount, verdict.RuleModules, verdict.RulePacketSockets,
+		verdict.RuleHostAgent, verdict.RuleHostEngine,
+	}
+	tests := []struct {
+		name, policy string
+		sub          Subject
+		allowed      int // of rules, from the first on
+	}{
+		{"its image", named, image, 1},
+		{"its image, with what the comments say", all, image, len(rules)},
+		{"as it ships", shipped, image, 0},
+		{"another image of the same name and namespace", all, other, 0},
+		{"nobody knows which", all, Subject{}, 0},
+		{"its image, that runs already", all, late, 0},
+		{"a build step", all, Subject{Class: ClassBuild}, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := mustSet(t, tt.policy, read("baseline.yaml")).Effective(tt.sub)
+			for n, r := range rules {
+				want := verdict.Deny
+				if n < tt.allowed || tt.sub.Class == ClassBuild && !guards(r) {
+					want = verdict.Allow
+				}
+				if got := e.Rules[verdict.ModeEnforce][r].Verdict; got != want {
+					t.Errorf("%s: got %v, want %v", r, got, want)
+				}
+			}
+		})
 	}
 }
 
