@@ -67,7 +67,7 @@ func (a *Agent) openImages() error {
 	}
 	o := stock.Options{
 		Dir: a.cfg.imagesDir(), DB: a.cfg.VulnDB, InUse: im.inUse, Report: im.report, Changed: func(string) { im.nudge() },
-		Timed: a.scanTimed, MayIdle: func() bool { return a.own.mayScan(time.Now()) }, Health: a.health, Log: a.log,
+		MaxAge: func() time.Duration { return im.rules().ScanMaxAge() }, Timed: a.scanTimed, MayIdle: func() bool { return a.own.mayScan(time.Now()) }, Health: a.health, Log: a.log,
 	}
 	scanner, err := a.cfg.scannerPath()
 	if err != nil {

@@ -122,6 +122,19 @@ func (s *Images) NeedScan() bool {
 	return s != nil && slices.ContainsFunc(s.policies, (*ImagePolicy).needsScan)
 }
 
+// ScanMaxAge returns the least age from which on a policy takes a scan for none; 0: no policy minds.
+func (s *Images) ScanMaxAge() (least time.Duration) {
+	if s == nil {
+		return 0
+	}
+	for _, p := range s.policies {
+		if age := p.Spec.ScanMaxAge; age > 0 && (least == 0 || age < least) {
+			least = age
+		}
+	}
+	return least
+}
+
 // NeedUse reports whether any policy asks which packages are in use.
 func (s *Images) NeedUse() bool {
 	return s != nil && slices.ContainsFunc(s.policies, func(p *ImagePolicy) bool {

@@ -215,6 +215,10 @@ func TestImageOrder(t *testing.T) {
 	if !scan.Images().NeedScan() || s.Images().NeedScan() || (&Set{}).Images().Any() {
 		t.Error("NeedScan or Any")
 	}
+	aged := imageSet(t, imagePolicy("a", "  mode: enforce\n  scanned: {required: true, maxAge: 168h}\n"), imagePolicy("b", "  mode: audit\n  scanned: {required: true, maxAge: 24h}\n"), imagePolicy("c", "  mode: enforce\n  nonRoot: true\n"))
+	if got, none := aged.Images().ScanMaxAge(), scan.Images().ScanMaxAge(); got != 24*time.Hour || none != 0 {
+		t.Errorf("the least age of scans is %v and %v", got, none)
+	}
 }
 
 func TestImageParseErrors(t *testing.T) {

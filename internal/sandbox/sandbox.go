@@ -42,6 +42,8 @@ type Options struct {
 	// ReadDirs are directories below which it may open files for reading.
 	// /proc/self/fd/N names an open one.
 	ReadDirs []string
+	// ReceiveFD is an open socket on which it may be given descriptors; 0: none. It may write to it.
+	ReceiveFD int
 	// MemoryMax is the cap for data in bytes, beyond which the Go runtime dies. It
 	// starts to collect harder at three quarters of it.
 	MemoryMax int64
@@ -225,8 +227,8 @@ func setCapabilities(Options) error {
 	return nil
 }
 
-func setSeccomp(Options) error {
-	f := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy()}
+func setSeccomp(o Options) error {
+	f := seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy(o.ReceiveFD)}
 	if err := seccomp.LoadFilter(f); err != nil {
 		return err
 	}
@@ -244,8 +246,9 @@ var perArch = []string{"epoll_wait", "arch_prctl", "newfstatat", "fstatat"}
 
 // policy allows what the Go runtime and reading files take, by name; everything else
 // gets EPERM. openat has no place for flags that write, whatever Landlock does; openat2 is
-// left out, since its flags lie in memory that a filter cannot see.
-func policy() seccomp.Policy {
+// left out, since its flags lie in memory that a filter cannot see. Descriptors may come by receiveFD alone, if
+// there is one.
+func policy(receiveFD int) seccomp.Policy {
 	names := []string{
 		"read", "pread64", "readv", "write", "close", "lseek", "fstat", "fgetxattr", "getdents64", "readlinkat",
 		"mmap", "munmap", "mprotect", "madvise", "brk", "mincore", "fadvise64",
@@ -263,7 +266,7 @@ func policy() seccomp.Policy {
 	is := func(arg uint32, op seccomp.Operation, v uint64) seccomp.Condition {
 		return seccomp.Condition{Argument: arg, Operation: op, Value: v}
 	}
-	return seccomp.Policy{
+	p := seccomp.Policy{
 		DefaultAction: seccomp.ActionErrno,
 		Syscalls: []seccomp.SyscallGroup{{
 			Action: seccomp.ActionAllow,
@@ -283,6 +286,13 @@ func policy() seccomp.Policy {
 			},
 		}},
 	}
+	if receiveFD > 0 {
+		g := &p.Syscalls[0]
+		g.NamesWithCondtions = append(g.NamesWithCondtions, seccomp.NameWithConditions{
+			Name: "recvmsg", Conditions: seccomp.ArgumentConditions{is(0, seccomp.Equal, uint64(receiveFD))},
+		})
+	}
+	return p
 }
 
 // prSetVMA names mappings, which the Go runtime does. Source: prctl(2), PR_SET_VMA.

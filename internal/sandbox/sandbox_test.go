@@ -38,7 +38,7 @@ func TestMissingError(t *testing.T) {
 }
 
 func TestPolicyAssembles(t *testing.T) {
-	p := policy()
+	p := policy(3)
 	if _, err := p.Assemble(); err != nil {
 		t.Error(err)
 	}
@@ -58,7 +58,7 @@ func TestPolicyOnARM64(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := policy().Syscalls[0]
+	g := policy(3).Syscalls[0]
 	names := g.Names
 	for _, n := range g.NamesWithCondtions {
 		names = append(names, n.Name)

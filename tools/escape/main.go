@@ -109,6 +109,8 @@ func tries() map[string]string {
 		"socket unix":       raw(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM, 0),
 		"socket netlink":    raw(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW, 0),
 		"socketpair":        raw(unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_STREAM, 0, path("12345678")),
+		"receive files":     raw(unix.SYS_RECVMSG, 3, path("12345678123456781234567812345678123456781234567812345678"), 0),
+		"send files":        raw(unix.SYS_SENDMSG, 3, path("12345678123456781234567812345678123456781234567812345678"), 0),
 		"read /etc/passwd":  raw(unix.SYS_OPENAT, cwd, path("/etc/passwd"), unix.O_RDONLY, 0),
 		"list /":            raw(unix.SYS_OPENAT, cwd, path("/"), unix.O_RDONLY|unix.O_DIRECTORY, 0),
 		"read own memory":   raw(unix.SYS_OPENAT, cwd, path("/proc/self/mem"), unix.O_RDONLY, 0),

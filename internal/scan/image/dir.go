@@ -19,11 +19,12 @@ type walker struct {
 	l       *layer
 	overlay bool
 	dev     uint64
+	lent    lent
 }
 
 // walk reads the tree below root. It opens each name below its own directory and
-// never follows a link.
-func (r *reader) walk(l *layer, root *os.File, overlay bool) error {
+// never follows a link. What it may not open it asks for.
+func (r *reader) walk(l *layer, root *os.File, overlay bool, from lent) error {
 	if root == nil {
 		return errors.New("a job with a descriptor that is not there")
 	}
@@ -33,11 +34,18 @@ func (r *reader) walk(l *layer, root *os.File, overlay bool) error {
 	}
 	// Anew, so that the position of the caller's descriptor does not matter.
 	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	var d *os.File
+	switch {
+	case err == nil:
+		d = os.NewFile(uintptr(fd), ".")
+	case barred(err):
+		d, _, err = from.open(".")
+	}
 	if err != nil {
 		return fmt.Errorf("open the directory: %w", err)
 	}
-	w := &walker{r: r, l: l, overlay: overlay, dev: st.Dev}
-	return w.dir(os.NewFile(uintptr(fd), "."), ".", 0)
+	w := &walker{r: r, l: l, overlay: overlay, dev: st.Dev, lent: from}
+	return w.dir(d, ".", 0)
 }
 
 // dir reads one directory and closes it.
@@ -88,6 +96,12 @@ func (w *walker) entry(d *os.File, name string, e fs.DirEntry, depth int) error 
 	case mode&fs.ModeSymlink != 0 && w.r.hiding(name):
 		target := make([]byte, maxPath)
 		n, err := unix.Readlinkat(int(d.Fd()), e.Name(), target)
+		if barred(err) {
+			if f, _, e := w.lent.open(name); e == nil {
+				n, err = unix.Readlinkat(int(f.Fd()), "", target)
+				f.Close()
+			}
+		}
 		if err != nil {
 			n = 0 // a link to nowhere known is a note
 		}
@@ -102,13 +116,24 @@ func (w *walker) into(d *os.File, name, base string, depth int) error {
 		return nil
 	}
 	fd, err := unix.Openat(int(d.Fd()), base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	var st unix.Stat_t
+	var sub *os.File
+	switch {
+	case err == nil:
+		sub = os.NewFile(uintptr(fd), base)
+		err = unix.Fstat(fd, &st)
+	case barred(err):
+		sub, st, err = w.lent.open(name)
+	}
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		err = unix.ENOTDIR // by now
+	}
 	if err != nil {
+		sub.Close()
 		w.l.notes.add(name, "a directory that cannot be opened: "+reason(err))
 		return nil
 	}
-	sub := os.NewFile(uintptr(fd), base)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Dev != w.dev {
+	if st.Dev != w.dev {
 		sub.Close()
 		w.l.notes.add(name, "another file system is mounted there")
 		return nil
@@ -128,13 +153,19 @@ func (w *walker) file(d *os.File, name, base string) error {
 			return nil
 		}
 		var st unix.Stat_t
-		if err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+		err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if barred(err) {
+			var f *os.File
+			f, st, err = w.lent.open(name)
+			f.Close()
+		}
+		if err == nil {
 			w.r.rights(w.l, name, fileMode(st.Mode), false)
 		}
 		return nil
 	}
 	program := false
-	f, st, err := openRegular(int(d.Fd()), base, func(st *unix.Stat_t) bool {
+	f, st, err := w.openRegular(d, name, base, func(st *unix.Stat_t) bool {
 		kind, unknown = w.r.x.Kind(name, fs.FileMode(st.Mode&0o777), st.Size), false
 		search = search && kind == "" && w.r.searches(w.l, name, st.Size)
 		program = rights && st.Mode&0o111 != 0
@@ -171,6 +202,28 @@ func (w *walker) file(d *os.File, name, base string) error {
 		w.r.extract(w.l, kind, name, c)
 	}
 	return nil
+}
+
+// openRegular is [openRegular] of what may be asked for.
+func (w *walker) openRegular(d *os.File, name, base string, want func(*unix.Stat_t) bool) (*os.File, unix.Stat_t, error) {
+	f, st, err := openRegular(int(d.Fd()), base, want)
+	if !barred(err) {
+		return f, st, err
+	}
+	f, its, e := w.lent.open(name)
+	switch {
+	case barred(e):
+		return nil, st, err
+	case e != nil:
+		return nil, st, e
+	case its.Mode&unix.S_IFMT != unix.S_IFREG:
+		f.Close()
+		return nil, its, errNotRegular
+	case !want(&its):
+		f.Close()
+		return nil, its, nil
+	}
+	return f, its, nil
 }
 
 // hasCapabilities reports whether a file has capabilities of its own; see capabilities(7).

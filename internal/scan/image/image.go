@@ -160,13 +160,17 @@ func (r *reader) archive(ctx context.Context, f *os.File, platform string) error
 
 // directories reads layers that lie unpacked.
 func (r *reader) directories(job inventory.Job, file func(fd int) *os.File) error {
-	for _, in := range job.Inputs {
+	var socket *os.File
+	if job.LendFD != 0 {
+		socket = file(job.LendFD)
+	}
+	for i, in := range job.Inputs {
 		if in.Config {
 			r.configured(file(in.FD))
 			continue
 		}
 		l := r.newLayer()
-		if err := r.walk(l, file(in.FD), job.Source == inventory.SourceOverlay); err != nil {
+		if err := r.walk(l, file(in.FD), job.Source == inventory.SourceOverlay, lent{socket, i}); err != nil {
 			return err
 		}
 		for _, p := range in.Opaque {

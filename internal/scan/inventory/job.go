@@ -49,6 +49,9 @@ type Job struct {
 	Root string `json:"root,omitempty"`
 	// AskFD is the descriptor on which the scanner asks for blobs, open for writing.
 	AskFD int `json:"askFd,omitempty"`
+	// LendFD is a socket on which the scanner asks to have opened what it may not open itself, below
+	// its inputs: see [Lend]. 0: there is none.
+	LendFD int `json:"lendFd,omitempty"`
 	// Layers says that what layers hold may be asked for too. Of a layout, the pipe of answers is
 	// the last input then.
 	Layers bool `json:"layers,omitempty"`

@@ -39,6 +39,9 @@ type Options struct {
 	// MayIdle tells whether a scan that nobody waits for may begin now; it is asked once for each, and
 	// again at the next poll. nil: it may.
 	MayIdle func() bool
+	// MaxAge tells from which age on a scan is of no use to anybody; 0: never. Images are scanned again
+	// when theirs is half as old. nil: never.
+	MaxAge func() time.Duration
 	// InUse tells whether a container of the image runs.
 	InUse func(imageID string) bool
 	// Report is told of findings that came up on an image which had been matched before, once for
@@ -108,6 +111,9 @@ const (
 	// who waits.
 	retryAfter  = 10 * time.Minute
 	urgentRetry = time.Minute
+	// renewRetry is when a scan that failed is tried again of an image that has an inventory, which
+	// may have gone from the host; sooner where its age counts.
+	renewRetry = 6 * time.Hour
 )
 
 // ErrNoScanner says that this host scans no images.
@@ -155,6 +161,9 @@ func Open(o Options) (*Keeper, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxAge == nil {
+		o.MaxAge = func() time.Duration { return 0 }
 	}
 	if o.InUse == nil {
 		o.InUse = func(string) bool { return false }
@@ -329,6 +338,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	t := time.NewTicker(k.o.Poll)
 	defer t.Stop()
 	k.reload(ctx)
+	k.renewOld()
 	k.ready.Store(true)
 	k.changed("")
 	for {
@@ -346,7 +356,32 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-k.wake:
 		case <-t.C:
 			k.reload(ctx)
+			k.renewOld()
 		}
+	}
+}
+
+// renewOld has images scanned again whose scan soon is too old for the policies, the oldest first.
+func (k *Keeper) renewOld() {
+	age := k.o.MaxAge()
+	if age <= 0 {
+		return
+	}
+	now, retry := k.o.Now(), min(renewRetry, max(retryAfter, age/16))
+	var old []State
+	for _, s := range k.List() {
+		if !s.At.IsZero() && !s.Queued && now.Sub(s.At) > age/2 {
+			old = append(old, s)
+		}
+	}
+	slices.SortStableFunc(old, func(a, b State) int { return a.At.Compare(b.At) })
+	for i := range old {
+		level := levelOf(k.o.InUse(old[i].ID))
+		k.mu.Lock()
+		if s := k.states[old[i].ID]; s != nil && !s.Queued && k.enqueue(s.ID, level, retry, true) {
+			s.renew = true
+		}
+		k.mu.Unlock()
 	}
 }
 

@@ -431,3 +431,69 @@ func TestSubscriptionIsNoFix(t *testing.T) {
 		}
 	}
 }
+
+// clock is a time that tests set.
+type clock struct{ unix atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Unix(c.unix.Load(), 0) }
+func (c *clock) advance(d time.Duration) { c.unix.Add(int64(d / time.Second)) }
+
+// Images whose scan is of half the age that policies allow are scanned again, those in use first; a
+// scan that policies take for none is none for ever otherwise.
+func TestRenewOld(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	c := &clock{}
+	c.unix.Store(time.Now().Unix())
+	var mu sync.Mutex
+	var order []string
+	var gone atomic.Bool
+	w := &world{}
+	dir := t.TempDir()
+	w.o = Options{
+		Dir: filepath.Join(dir, "i"), DB: filepath.Join(dir, "no"), Poll: 10 * time.Millisecond, Now: c.now, Health: health.New(nil),
+		MaxAge: func() time.Duration { return week }, InUse: func(id string) bool { return id == imgB },
+		Scan: func(_ context.Context, id string, _ bool) (*inventory.Result, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, id[7:8])
+			if gone.Load() {
+				return nil, errors.New("gone")
+			}
+			return result("openssl"), nil
+		},
+	}
+	scans := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Join(order, "")
+	}
+	w.run(t)
+	for _, id := range []string{imgA, imgB} {
+		if err := w.Ensure(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.advance(week/2 - time.Minute)
+	time.Sleep(50 * time.Millisecond)
+	if got := scans(); got != "ab" {
+		t.Fatalf("scanned %s before it was time", got)
+	}
+	c.advance(2 * time.Minute)
+	eventually(t, "the scans anew", func() bool { return len(scans()) >= 4 })
+	if got := scans(); got != "abba" {
+		t.Errorf("scanned %s, want the one in use first, and each once more", got)
+	}
+	eventually(t, "its scan is new", func() bool { s, _ := w.State(imgA); return c.now().Sub(s.At) < time.Minute && !s.Queued })
+	// One that is gone keeps what is known of it, and is not tried without end.
+	gone.Store(true)
+	c.advance(week/2 + time.Minute)
+	eventually(t, "the failures", func() bool { return len(scans()) >= 6 })
+	c.advance(time.Hour)
+	time.Sleep(50 * time.Millisecond)
+	if got := scans(); len(got) != 6 {
+		t.Errorf("scanned %s, want no more of what has just failed", got)
+	}
+	if s, _ := w.State(imgB); s.At.IsZero() || s.Err == "" {
+		t.Errorf("got %+v", s)
+	}
+}

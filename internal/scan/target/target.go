@@ -147,8 +147,17 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 		job.Layers = t.server.layers != nil
 	}
 	defer t.server.start(ctx)()
+	files := t.files
+	lend, err := t.lend(&job, files)
+	if err != nil {
+		return nil, err
+	}
+	defer lend.start()()
+	if lend != nil {
+		files = append(slices.Clone(files), lend.theirs)
+	}
 	rep, err := spawn.Run(ctx, spawn.Options{
-		Path: o.Scanner, Files: t.files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,
+		Path: o.Scanner, Files: files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,
 		Input: func(cgroup bool) ([]byte, error) {
 			job.Cgroup = cgroup
 			return json.Marshal(job)

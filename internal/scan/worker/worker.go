@@ -88,7 +88,7 @@ func enter(job inventory.Job) (files map[int]*os.File, held, lost []string, err 
 	files, dirs, err := descriptors(job)
 	if err == nil {
 		held, lost, err = sandbox.Enter(sandbox.Options{
-			ReadDirs: dirs, MemoryMax: job.MemoryMax, CPUSeconds: job.CPUSeconds, Idle: job.Idle, Without: job.Without,
+			ReadDirs: dirs, ReceiveFD: job.LendFD, MemoryMax: job.MemoryMax, CPUSeconds: job.CPUSeconds, Idle: job.Idle, Without: job.Without,
 		})
 	}
 	return files, held, lost, err
@@ -133,7 +133,7 @@ func isBill(f *os.File) bool {
 const firstFD = 3
 
 // descriptors takes the job's descriptors and tells which are directories. None may
-// be open for writing but the pipe on which blobs are asked for.
+// be open for writing but the pipe on which blobs are asked for, and the socket for what is lent.
 func descriptors(job inventory.Job) (files map[int]*os.File, dirs []string, err error) {
 	files = map[int]*os.File{}
 	take := func(fd, access int, wrong string) (os.FileInfo, error) {
@@ -159,6 +159,15 @@ func descriptors(job inventory.Job) (files map[int]*os.File, dirs []string, err 
 		}
 		if st.IsDir() {
 			dirs = append(dirs, fmt.Sprintf("/proc/self/fd/%d", in.FD))
+		}
+	}
+	if job.LendFD != 0 {
+		st, err := take(job.LendFD, unix.O_RDWR, "not open for both reading and writing")
+		if err == nil && st.Mode()&os.ModeSocket == 0 {
+			err = fmt.Errorf("a job with descriptor %d to have files opened on, which is no socket", job.LendFD)
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 	}
 	if job.Source != inventory.SourceAsked && !job.Layers {
