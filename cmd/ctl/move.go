@@ -236,7 +236,7 @@ Of a move that is done it removes the kept source, if its time is over.`,
 }
 
 func (t *terminal) moveAbort(f *moveFlags) *cobra.Command {
-	var lose bool
+	var may move.Allow
 	cmd := &cobra.Command{
 		Use:   "abort ID",
 		Short: "Take a move back: the source serves again, the copy goes",
@@ -244,15 +244,23 @@ func (t *terminal) moveAbort(f *moveFlags) *cobra.Command {
 restart policy. A move that is done is taken back too, as long as its source is kept.
 
 If the container has volumes and its copy has taken over, what the copy has written would
-not be in the source: that takes --lose-writes. The copy's volumes stay on the target.`,
-		Example: `  belay move abort 0b51f1d3a2c4e687`,
-		Args:    oneMove,
+not be in the source: that takes --lose-writes. The copy's volumes stay on the target.
+
+A container without volumes goes back also while the target does not answer; what is left
+there is removed when it does. One with volumes stays stopped then: its copy may run. If
+that host has burnt down, --target-gone goes back all the same: you vouch that it never
+runs the copy again. Nothing can check that, and nothing there is stopped: should the host
+come back, two instances write, each to its own volumes.`,
+		Example: `  belay move abort 0b51f1d3a2c4e687
+  belay move abort --lose-writes --target-gone 0b51f1d3a2c4e687`,
+		Args: oneMove,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Abort(cmd.Context(), args[0], lose)
+			j, err := t.mover(f).Abort(cmd.Context(), args[0], may)
 			return t.moved(j, err)
 		},
 	}
-	cmd.Flags().BoolVar(&lose, "lose-writes", false, "go back to the source without what the copy has written")
+	cmd.Flags().BoolVar(&may.LoseWrites, "lose-writes", false, "go back to the source without what the copy has written")
+	cmd.Flags().BoolVar(&may.TargetGone, "target-gone", false, "vouch that the lost target never runs the copy again")
 	return cmd
 }
 

@@ -179,7 +179,7 @@ func TestKilledAndAborted(t *testing.T) {
 					t.Fatalf("the taking back was not ended: %s", out)
 				}
 			}
-			_, err := move.New(move.Options{Dir: j.Dir}).Abort(t.Context(), id, false)
+			_, err := move.New(move.Options{Dir: j.Dir}).Abort(t.Context(), id, move.Allow{})
 			if n := stop(); n != 0 {
 				t.Errorf("two writers were seen %d times", n)
 			}

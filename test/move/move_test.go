@@ -117,7 +117,7 @@ func TestStateless(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	// It is taken back, and then the source has everything again.
-	if _, err := move.New(move.Options{Dir: dir, RunHook: func(context.Context, string, []string, []byte, time.Duration) error { return nil }}).Abort(t.Context(), j.ID, false); err != nil {
+	if _, err := move.New(move.Options{Dir: dir, RunHook: func(context.Context, string, []string, []byte, time.Duration) error { return nil }}).Abort(t.Context(), j.ID, move.Allow{}); err != nil {
 		t.Fatal(err)
 	}
 	if !w.running(w.from, name) || w.restart(t, w.from, name) != "always" {
@@ -178,7 +178,7 @@ func TestStateful(t *testing.T) {
 	}
 	// Going back would lose what the copy has written.
 	m := move.New(move.Options{Dir: dir})
-	if _, err := m.Abort(t.Context(), j.ID, false); !errors.Is(err, move.ErrNoReturn) {
+	if _, err := m.Abort(t.Context(), j.ID, move.Allow{}); !errors.Is(err, move.ErrNoReturn) {
 		t.Errorf("abort: %v", err)
 	}
 	if _, err := m.Finish(t.Context(), j.ID); err != nil {

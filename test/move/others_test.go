@@ -32,7 +32,7 @@ func TestSourceStartedMeanwhile(t *testing.T) {
 				if !errors.As(err, &stuck) || !strings.Contains(err.Error(), "started it again") {
 					t.Fatalf("got %v", err)
 				}
-				if _, err := m.Abort(t.Context(), j.ID, true); err != nil {
+				if _, err := m.Abort(t.Context(), j.ID, move.Allow{LoseWrites: true}); err != nil {
 					t.Fatal(err)
 				}
 			} else if !errors.As(err, &back) {
@@ -90,11 +90,11 @@ func TestTakenSince(t *testing.T) {
 	if w.running(w.from, elsewhere) {
 		t.Error("the source was started, and may run elsewhere")
 	}
-	if _, err := m.Abort(t.Context(), only(t, dir).ID, true); !errors.As(err, new(*move.StuckError)) {
+	if _, err := m.Abort(t.Context(), only(t, dir).ID, move.Allow{LoseWrites: true}); !errors.As(err, new(*move.StuckError)) {
 		t.Errorf("a second taking back: %v", err)
 	}
 	ok(t, w.from, "rename", elsewhere, name)
-	if _, err := move.New(move.Options{Dir: dir}).Abort(t.Context(), only(t, dir).ID, true); err != nil {
+	if _, err := move.New(move.Options{Dir: dir}).Abort(t.Context(), only(t, dir).ID, move.Allow{LoseWrites: true}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -83,7 +83,7 @@ func runJob(text string) int {
 	}})
 	var err error
 	if j.Resume != "" {
-		_, err = m.Abort(context.Background(), j.Resume, false)
+		_, err = m.Abort(context.Background(), j.Resume, move.Allow{})
 	} else {
 		_, err = m.Move(context.Background(), j.Container, engine.Address{URL: j.From}, engine.Address{URL: j.To}, j.Settings)
 	}

@@ -483,7 +483,7 @@ func (c *Carrier) report() {
 	var stopped []string
 	for _, m := range c.l.Moves {
 		switch {
-		case m.underWay() && m.Tries > 0:
+		case (m.underWay() || m.Back && m.Outcome == Moved) && m.Tries > 0:
 			stopped = append(stopped, fmt.Sprintf("move %s of %s has stopped at %s: %s", m.ID, m.Name, m.Step, m.Error))
 		case m.Outcome == Moved && m.Tries > 0:
 			stopped = append(stopped, fmt.Sprintf("the kept source of move %s of %s is not removed: %s", m.ID, m.Name, m.Error))

@@ -477,6 +477,28 @@ func TestRetried(t *testing.T) {
 	w.want("approved move-started move-stopped")
 }
 
+// TestRetriedBack: a move that is taken back after it was done is tried again as often.
+func TestRetriedBack(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.step()
+	w.over = false
+	w.mover = func(w *world, args []string) error { return errors.New("exit status 1: target: connection refused") }
+	w.journal(w.c.Status().Moves[0].ID, phaseBack, "commit", "the operator has taken it back")
+	w.now = w.now.Add(lookEvery)
+	w.step()
+	before := len(w.args)
+	for range 300 {
+		w.now = w.now.Add(time.Second)
+		w.step()
+	}
+	if n := len(w.args) - before; n < 8 || n > 12 {
+		t.Errorf("%d tries in five minutes", n)
+	}
+	if h, _ := w.health.Component(component); !strings.Contains(h.Reason, "has stopped at commit") {
+		t.Errorf("health %+v", h)
+	}
+}
+
 // TestByHand: a move that was begun by hand and whose mover has died is carried on too; one whose mover is at work,
 // or that has ended, is left alone.
 func TestByHand(t *testing.T) {

@@ -75,7 +75,9 @@ type Move struct {
 	Step      string       `json:"step,omitempty"` // the last that is known
 	Error     string       `json:"error,omitempty"`
 	// NotBegun says that a failed move was not begun, for no reason of the target's.
-	NotBegun  bool      `json:"notBegun,omitempty"`
+	NotBegun bool `json:"notBegun,omitempty"`
+	// Back says that it is being taken back, which it also can be once it is done.
+	Back      bool      `json:"back,omitempty"`
 	Tries     int       `json:"tries,omitempty"` // to carry it on, after the first
 	KeepUntil time.Time `json:"keepUntil,omitzero"`
 }

@@ -274,7 +274,7 @@ func (c *Carrier) ended(id string, err error) {
 func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
 	now := c.o.Now()
 	if p != nil {
-		m.Step, m.KeepUntil = p.Step, p.KeepUntil
+		m.Step, m.KeepUntil, m.Back = p.Step, p.KeepUntil, p.Phase == phaseBack
 	}
 	end := func(outcome, event, text string) {
 		if was := m.Outcome; was != outcome {
@@ -331,7 +331,7 @@ func (c *Carrier) again(m *Move, err error) {
 		m.Error = err.Error()
 	}
 	wait := retries[min(m.Tries, len(retries)-1)]
-	if !m.underWay() {
+	if !m.underWay() && !m.Back {
 		wait = retryKept
 		if m.Tries >= len(retries) {
 			wait = retryKeptLong

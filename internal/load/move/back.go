@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
+
 	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/recreate"
 )
@@ -40,7 +42,11 @@ func (r *run) back(ctx context.Context, cause error) error {
 	if r.j.Stateful && r.j.TargetStarted {
 		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
 	}
-	if err := r.endBack(ctx, failedAt, RolledBack, "taken back", append(order, r.cleanTarget, r.cleanSource, r.release)); err != nil {
+	order = append(order, r.cleanTarget, r.cleanSource, r.release)
+	if r.j.TargetGone && r.lost != nil {
+		order = []func(context.Context) error{r.restoreSource, r.leaveTarget, r.cleanSource, r.releaseSource}
+	}
+	if err := r.endBack(ctx, failedAt, RolledBack, "taken back", order); err != nil {
 		return err
 	}
 	r.o.At("back/end")
@@ -53,7 +59,8 @@ func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text stri
 		if err := do(ctx); err != nil {
 			r.j.note(r.o.Now(), "stuck: "+err.Error())
 			_ = r.j.write(r.o.Dir) // the phase is there already
-			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: err}
+			serves := phase == RolledBack && !r.j.SourceStopped
+			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.lost != nil, Err: err}
 		}
 		r.o.At("back/step")
 	}
@@ -264,6 +271,11 @@ func (r *run) removeTarget(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
+	if on, err := r.movedOn(ctx); err != nil {
+		return err
+	} else if on {
+		list = slices.DeleteFunc(list, func(c container.Summary) bool { return c.ID == r.j.Target })
+	}
 	r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "remove the copy from the target"})
 	for i := range list {
 		id := list[i].ID
@@ -285,6 +297,39 @@ func (r *run) removeTarget(ctx context.Context) error {
 		if err := r.to.Remove(ctx, id); err != nil {
 			return fmt.Errorf("target: %w", err)
 		}
+	}
+	return nil
+}
+
+// movedOn asks what an abort of a move that was done could not ask of a target that did not answer: whether the
+// copy was moved on since. One that was is another move's to keep. While a source with data is stopped it stays so.
+func (r *run) movedOn(ctx context.Context) (bool, error) {
+	if !r.j.CopyUnasked {
+		return false, nil
+	}
+	if err := r.leaseCopy(ctx); err != nil {
+		return false, fmt.Errorf("its copy is being moved on: %w", err)
+	}
+	err := r.copyIsThere(ctx)
+	switch {
+	case err == nil:
+		return false, nil
+	case !errors.Is(err, errMovedOn), r.j.Stateful && r.j.SourceStopped:
+		return false, err
+	}
+	r.leave("target: the copy, if it is there: it was moved on")
+	return true, nil
+}
+
+// leaveTarget says what stays on a target that is gone.
+func (r *run) leaveTarget(context.Context) error {
+	what := "target: container " + r.j.Name + ", with its restart policy: should that host ever come back, docker rm -f " + r.j.Name + " there before it has a network"
+	if r.j.Target == "" {
+		what = "target: whatever bears the label " + recreate.LabelMove + "=" + r.j.ID
+	}
+	r.leave(what)
+	for i := range r.j.Volumes {
+		r.leave("target: volume " + r.j.Volumes[i].Name + ", with what the copy may have written")
 	}
 	return nil
 }

@@ -122,14 +122,14 @@ func TestMovedOn(t *testing.T) {
 			if !strings.HasSuffix(point, "/end") || point == string(StepCommit)+"/end" {
 				return // the lease is not yet taken, or no longer
 			}
-			if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.Is(err, ErrLeased) {
+			if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); !errors.Is(err, ErrLeased) {
 				t.Errorf("abort at %s: %v", point, err)
 			}
 		}})
 		if _, err := on.Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.mover().Abort(t.Context(), j.ID, true); err == nil || !strings.Contains(err.Error(), "it was moved on") {
+		if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); err == nil || !strings.Contains(err.Error(), "it was moved on") {
 			t.Errorf("got %v", err)
 		}
 		w.want(false, 0)
@@ -226,7 +226,7 @@ func TestSourceRemoved(t *testing.T) {
 			}
 			switch c.phase {
 			case Back: // nobody has decided: the same again, and by somebody's start it ends
-				if _, err := w.mover().Abort(t.Context(), w.journal().ID, true); !errors.As(err, new(*StuckError)) || len(w.copies()) != 1 {
+				if _, err := w.mover().Abort(t.Context(), w.journal().ID, Allow{LoseWrites: true}); !errors.As(err, new(*StuckError)) || len(w.copies()) != 1 {
 					t.Errorf("a second taking back: %v", err)
 				}
 				w.to.set(func() { w.to.start(copies[0]) })
@@ -300,7 +300,7 @@ func TestSourceRemovedAfterTheMove(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.from.remove(w.source)
-	if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.As(err, new(*GoneError)) {
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); !errors.As(err, new(*GoneError)) {
 		t.Errorf("got %v", err)
 	}
 	w.want(false, 1)
@@ -558,7 +558,7 @@ func TestAbortOnFullDisk(t *testing.T) {
 				}
 			}
 		})
-		if _, err := w.mover().Abort(t.Context(), j.ID, true); !errors.Is(err, errJournal) {
+		if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); !errors.Is(err, errJournal) {
 			t.Fatalf("got %v", err)
 		}
 		w.want(false, 1)

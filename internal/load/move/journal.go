@@ -89,6 +89,10 @@ type Journal struct {
 	SourceStopped bool `json:"sourceStopped,omitempty"`
 	TargetStarted bool `json:"targetStarted,omitempty"`
 	HandedOver    bool `json:"handedOver,omitempty"`
+	// CopyUnasked says that a move that was done is taken back without having asked the target whether the copy was moved on.
+	CopyUnasked bool `json:"copyUnasked,omitempty"`
+	// TargetGone is the operator's word that the target never runs the copy again: see [Allow].
+	TargetGone bool `json:"targetGone,omitempty"`
 
 	Networks []string        `json:"networks,omitempty"` // that this move makes on the target
 	Volumes  []JournalVolume `json:"volumes,omitempty"`

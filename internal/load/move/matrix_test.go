@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/belay-project/belay/internal/load/engine"
 )
 
 // pointsOf are where the mover tells where it is, forward: all with BELAY_MATRIX=full, else those behind which
@@ -131,5 +133,158 @@ func tryMatrix(t *testing.T, stateful bool, f lose, point string) {
 	}
 	if n := len(w.from.containers); n != 1 {
 		t.Errorf("%d containers on the source", n)
+	}
+}
+
+// TestMatrixKept takes a move back that is done, and loses the target before that or at each point of it, and the mover
+// with it or not; tries it again while the fault lasts, and once more when it is over. Without volumes the source serves
+// at once. With volumes it does only once the copy is known not to run, or by the operator's word that the target is
+// gone. There are never two writers while that is true.
+func TestMatrixKept(t *testing.T) {
+	for _, stateful := range []bool{true, false} {
+		for _, gone := range []bool{false, true} {
+			for _, dies := range []bool{false, true} {
+				for _, point := range []string{"", "back/begin", "back/step", "back/end"} {
+					if dies && point == "" {
+						continue
+					}
+					t.Run(fmt.Sprintf("stateful %v/gone %v/dies %v/%s", stateful, gone, dies, point), func(t *testing.T) {
+						t.Parallel()
+						tryKept(t, stateful, gone, dies, point)
+					})
+				}
+			}
+		}
+	}
+}
+
+func tryKept(t *testing.T, stateful, gone, dies bool, point string) {
+	w := newWorld(t, stateful)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	abort := func(may Allow) (err error) {
+		defer func() {
+			if p := recover(); p != nil && p != any(killed{}) {
+				panic(p)
+			}
+		}()
+		_, err = w.mover().Abort(t.Context(), j.ID, may)
+		return err
+	}
+	lost := func() {
+		w.to.set(func() { w.to.down = true })
+		if dies {
+			panic(killed{})
+		}
+	}
+	if point == "" {
+		lost()
+	} else {
+		w.at = once(point, lost)
+	}
+	err = abort(Allow{LoseWrites: true})
+	w.at = nil
+	if point == "" && stateful {
+		if !errors.Is(err, ErrTargetLost) || w.journal().Phase != Kept {
+			t.Errorf("got %v, phase %s", err, w.journal().Phase)
+		}
+		w.want(false, 1)
+	}
+	if gone {
+		err = abort(Allow{LoseWrites: true, TargetGone: true})
+	} else {
+		_, err = w.mover().Resume(t.Context(), j.ID) // as the agent does, before it is mended
+	}
+	serves := !stateful || gone || point == "back/end" || point == "back/step" && !dies // the copy was removed first
+	w.from.mu.Lock()
+	if w.source.running != serves {
+		t.Errorf("the source runs: %v: %v", w.source.running, err)
+	}
+	w.from.mu.Unlock()
+	if gone {
+		if got := w.journal(); got.Phase != RolledBack || point != "back/end" && len(got.LeftBehind) == 0 {
+			t.Errorf("phase %s, left %q: %v", got.Phase, got.LeftBehind, err)
+		}
+		if left := w.from.leases(); left != "" {
+			t.Errorf("left: %s", left)
+		}
+		return
+	}
+	w.to.set(func() { w.to.down = false })
+	if point == "" && stateful {
+		err = abort(Allow{LoseWrites: true})
+	} else {
+		_, err = w.mover().Resume(t.Context(), j.ID)
+	}
+	if got := w.journal(); got.Phase != RolledBack || len(w.copies()) != 0 {
+		t.Errorf("phase %s, %d copies: %v", got.Phase, len(w.copies()), err)
+	}
+	w.want(true, 0)
+	if left := w.from.leases() + w.to.leases(); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// TestTargetNotGone: the operator's word that the target is gone is not taken while it answers.
+func TestTargetNotGone(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true}); err == nil || !strings.Contains(err.Error(), "answers") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{TargetGone: true}); !errors.Is(err, ErrNoReturn) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+}
+
+// TestTargetGoneBeforeHandOver: a target that is gone while a copy with data starts there keeps the source stopped, until
+// the operator says so.
+func TestTargetGoneBeforeHandOver(t *testing.T) {
+	w := newWorld(t, true)
+	w.at = once("start/end", func() { w.to.set(func() { w.to.down = true }) })
+	if _, err := w.move(); !errors.As(err, new(*StuckError)) {
+		t.Fatalf("got %v", err)
+	}
+	w.want(false, 1)
+	id := w.journal().ID
+	if _, err := w.mover().Abort(t.Context(), id, Allow{}); !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), "--target-gone "+id) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+	if _, err := w.mover().Abort(t.Context(), id, Allow{TargetGone: true}); err != nil {
+		t.Error(err)
+	}
+	w.want(true, 1) // the fake still runs it: the operator was wrong
+}
+
+// TestKeptMovedOnUnasked: a copy that was moved on while its target does not answer to an abort stays what the second move
+// made of it.
+func TestKeptMovedOnUnasked(t *testing.T) {
+	w := newWorld(t, false)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newFake(t, "cccccc")
+	if _, err := New(Options{Dir: private(t), RunHook: w.mover().o.RunHook}).Move(t.Context(), "web", engine.Address{URL: w.to.url}, engine.Address{URL: c.url}, w.s); err != nil {
+		t.Fatal(err)
+	}
+	w.to.set(func() { w.to.down = true })
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{}); !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), "the source serves") {
+		t.Errorf("got %v", err)
+	}
+	w.to.set(func() { w.to.down = false })
+	if _, err := w.mover().Resume(t.Context(), j.ID); !errors.As(err, new(*BackError)) {
+		t.Errorf("got %v", err)
+	}
+	w.want(true, 0)
+	if len(w.copies()) != 1 || w.to.leases() != "" {
+		t.Errorf("%d containers on the target, leases %q", len(w.copies()), w.to.leases())
 	}
 }

@@ -89,6 +89,8 @@ var (
 	ErrBusy     = errors.New("another process is carrying out this move")
 	ErrLeased   = errors.New("the container is being moved already")
 	ErrNoReturn = errors.New("the target has taken over, and may have written")
+	// ErrTargetLost is for a copy with data that may run and write where nobody can ask.
+	ErrTargetLost = errors.New("the target does not answer, and the copy may run there and write")
 )
 
 // RefusedError says why a move is not even begun.
@@ -139,10 +141,12 @@ func (e *GoneError) Error() string {
 
 // StuckError says that a move has stopped halfway, and what is to be done.
 type StuckError struct {
-	ID   string
-	Step Step
-	Back bool
-	Err  error
+	ID     string
+	Step   Step
+	Back   bool
+	Serves bool // the source runs: what is left to do is on the target
+	Lost   bool // the target does not answer
+	Err    error
 }
 
 // Error says what failed and what can be done.
@@ -150,6 +154,12 @@ func (e *StuckError) Error() string {
 	what, then := "carried on", "belay move resume "+e.ID+", or belay move abort "+e.ID
 	if e.Back {
 		what, then = "taken back", "belay move abort "+e.ID
+	}
+	if e.Back && e.Lost {
+		then += "; if the target is gone for good: belay move abort --target-gone " + e.ID
+	}
+	if e.Serves {
+		what = "taken back altogether, though the source serves,"
 	}
 	return fmt.Sprintf("move %s cannot be %s at %s: %v; when that is mended: %s", e.ID, what, e.Step, e.Err, then)
 }
@@ -288,11 +298,21 @@ func (r *run) copyRuns(ctx context.Context) error {
 	return nil
 }
 
-// Abort takes a move back. One that is done, or at which a stateful target has taken over, it
-// takes back only with loseWrites, since what the target wrote stays there.
+// Allow is what the operator accepts of an abort. The zero value accepts nothing.
+type Allow struct {
+	// LoseWrites goes back although the copy has taken over: what it wrote is not in the source.
+	LoseWrites bool
+	// TargetGone is the operator's word that the target, which does not answer, never runs the copy again. Nothing else
+	// rules out two writers then, and nothing on the target is stopped or removed.
+	TargetGone bool
+}
+
+// Abort takes a move back. One that is done, or at which a stateful target has taken over, it takes back only with
+// LoseWrites, since what the target wrote stays there; and one whose copy with data may run on a target that does not
+// answer, only with TargetGone.
 //
-// Errors: [ErrNoReturn]; [ErrBusy]; [*StuckError] if it cannot be taken back now.
-func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal, error) {
+// Errors: [ErrNoReturn]; [ErrTargetLost]; [ErrBusy]; [*StuckError] if it cannot be taken back now.
+func (m *Mover) Abort(ctx context.Context, id string, may Allow) (*Journal, error) {
 	r, done, err := m.reopen(ctx, id, true)
 	if err != nil {
 		return nil, err
@@ -302,21 +322,19 @@ func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal
 	case Finished, RolledBack:
 		return r.j, fmt.Errorf("move %s has ended: %s", id, r.j.Phase)
 	case Forward, Kept:
-		if r.j.noReturn() && !loseWrites {
+		if r.j.noReturn() && !may.LoseWrites {
 			return r.j, fmt.Errorf("move %s: %w; fix: belay move resume %s, and move it back; or belay move abort --lose-writes %s", id, ErrNoReturn, id, id)
 		}
 	}
+	if may.TargetGone && r.lost == nil {
+		return r.j, fmt.Errorf("move %s: the target answers, so it is not gone; fix: belay move abort without --target-gone", id)
+	}
 	if r.j.Phase == Kept {
-		if err := r.save(); err != nil {
-			return r.j, fmt.Errorf("move %s: %w", id, err) // nothing has changed yet
-		}
-		if err := r.leaseCopy(ctx); err != nil {
-			return r.j, fmt.Errorf("move %s: its copy is being moved on: %w", id, err)
-		}
-		if err := r.copyIsThere(ctx); err != nil {
-			return r.j, errors.Join(err, r.releaseOf(ctx, r.to, r.j.Target))
+		if err := r.abortKept(ctx, may); err != nil {
+			return r.j, err
 		}
 	}
+	r.j.TargetGone = r.j.TargetGone || may.TargetGone
 	err = r.back(ctx, errors.New("the operator has taken it back"))
 	if back := new(BackError); errors.As(err, &back) {
 		err = nil // that is what was asked for
@@ -324,17 +342,43 @@ func (m *Mover) Abort(ctx context.Context, id string, loseWrites bool) (*Journal
 	return r.j, err
 }
 
+// abortKept makes sure that the copy of a move that is done is still this move's to remove. Without data the source
+// need not wait for a target that does not answer: it is asked when it does, see [run.movedOn].
+func (r *run) abortKept(ctx context.Context, may Allow) error {
+	id := r.j.ID
+	if r.lost != nil {
+		if r.j.Stateful && !may.TargetGone {
+			return fmt.Errorf("move %s: %w: %w; fix: again when it answers; or, if it is gone for good: belay move abort --lose-writes --target-gone %s", id, ErrTargetLost, r.lost, id)
+		}
+		r.j.CopyUnasked = true
+		return nil
+	}
+	if err := r.save(); err != nil {
+		return fmt.Errorf("move %s: %w", id, err) // nothing has changed yet
+	}
+	if err := r.leaseCopy(ctx); err != nil {
+		return fmt.Errorf("move %s: its copy is being moved on: %w", id, err)
+	}
+	if err := r.copyIsThere(ctx); err != nil {
+		return errors.Join(err, r.releaseOf(ctx, r.to, r.j.Target))
+	}
+	return nil
+}
+
+// errMovedOn is for a copy that may run elsewhere by now.
+var errMovedOn = errors.New("it was moved on")
+
 // copyIsThere fails if the copy of a move that is done has gone on elsewhere: with the source
 // there would be two.
 func (r *run) copyIsThere(ctx context.Context) error {
 	c, err := r.to.Container(ctx, r.j.Target)
 	switch {
 	case errors.Is(err, engine.ErrNotFound):
-		return fmt.Errorf("move %s: its copy is no longer on the target, and may run elsewhere; if it does not: docker start %s", r.j.ID, r.j.keptName())
+		return fmt.Errorf("move %s: its copy is no longer on the target, and may run elsewhere (%w); if it does not: docker start %s", r.j.ID, errMovedOn, r.j.keptName())
 	case err != nil:
 		return fmt.Errorf("target: %w", err)
 	case c.ShortName() != r.j.Name:
-		return fmt.Errorf("move %s: its copy is called %q now: it was moved on, and is to be moved back from there", r.j.ID, c.ShortName())
+		return fmt.Errorf("move %s: its copy is called %q now: %w, and is to be moved back from there", r.j.ID, c.ShortName(), errMovedOn)
 	}
 	return nil
 }

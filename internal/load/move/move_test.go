@@ -91,7 +91,7 @@ func TestUntrusted(t *testing.T) {
 	if _, err := List(dir); err == nil {
 		t.Error("a directory of others is listed")
 	}
-	if _, err := New(Options{Dir: dir}).Abort(t.Context(), "0123456789abcdef", false); err == nil {
+	if _, err := New(Options{Dir: dir}).Abort(t.Context(), "0123456789abcdef", Allow{}); err == nil {
 		t.Error("a journal of others is followed")
 	}
 }
@@ -320,7 +320,7 @@ func TestTraced(t *testing.T) {
 	}
 	_, _ = w.move()
 	id := w.journal().ID
-	if _, err := w.mover().Abort(t.Context(), id, true); err != nil {
+	if _, err := w.mover().Abort(t.Context(), id, Allow{LoseWrites: true}); err != nil {
 		t.Fatal(err)
 	}
 	for i, step := range Steps(true) {

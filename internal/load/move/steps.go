@@ -248,6 +248,10 @@ func (r *run) release(ctx context.Context) error {
 	if err := r.releaseOf(ctx, r.to, r.j.Target); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
+	return r.releaseSource(ctx)
+}
+
+func (r *run) releaseSource(ctx context.Context) error {
 	if err := r.releaseOf(ctx, r.from, r.j.Container); err != nil {
 		return fmt.Errorf("source: %w", err)
 	}

@@ -449,7 +449,7 @@ func TestWorld(t *testing.T) {
 		if j.Phase != Kept || len(w.from.volumes) != map[bool]int{true: 1}[stateful] {
 			t.Errorf("phase %s, volumes %v", j.Phase, w.from.volumes)
 		}
-		if _, err := w.mover().Abort(t.Context(), j.ID, true); err != nil {
+		if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); err != nil {
 			t.Fatal(err)
 		}
 		w.want(true, 0)
