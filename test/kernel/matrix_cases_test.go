@@ -23,6 +23,8 @@ var beyond = map[string]string{}
 
 // reasons says of attacks that are open what the rule's own note does not. It never makes an outcome.
 var reasons = map[string]string{
+	"e1-volume-twice": "volumes: readOnly goes by the mount that a program is executed from: who has the same directory writable at another place writes it there; " +
+		"volumes: deny has no such gap",
 	"e8-anon":        inMemory,
 	"e8-rwx":         inMemory,
 	"e8-selfmem":     inMemory,
@@ -49,7 +51,7 @@ const leftCgroup = "the rules on traffic are held by cgroup programs, which go b
 
 const interpreted = "what a permitted interpreter is told by argument or input is not judged: deny the interpreter"
 
-const noIP = "the rules on traffic are about IP: vsock, netlink and AF_ALG are none of it, and seccomp profiles of the engine are what closes them"
+const noIP = "the rules on traffic are about IP: vsock, netlink and AF_ALG are none of it; a seccomp profile can close a family"
 
 const inMemory = "code that a permitted program makes in memory of its own has no file to be judged by; JIT compilers do the same"
 

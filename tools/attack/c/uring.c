@@ -195,6 +195,7 @@ int do_uringconnect(char **argv)
 	if (sqe.fd < 0 || ring_open(&r))
 		return lost("io_uring") + 1;
 	sqe.addr = (uintptr_t)&to;
+	alarm(2);	/* of packets that are dropped nobody is told */
 	res = ring_do(&r, &sqe);
 	if (res < 0) {
 		errno = -res;
