@@ -212,17 +212,17 @@ func TestHostQuiet(t *testing.T) {
 // container yet: by exec into one that runs, and by a start whose volume is shared with the host.
 // Each returns what of the file the host or the container saw, after the mount.
 var mountCases = []struct {
-	name string
-	play func(t *testing.T, h *host, w hostWorld) (r result, seen string)
+	name, about string
+	play        func(t *testing.T, h *host, w hostWorld) (r result, seen string)
 }{
-	{"exec", func(t *testing.T, h *host, w hostWorld) (result, string) {
+	{"exec", "have a runtime that enters a container mount over the engine's configuration", func(t *testing.T, h *host, w hostWorld) (result, string) {
 		c := h.run(t, []string{"--detach", "--uid", "0", "--bind", w.dir + ":/host"}, "/bin/sleep", "100")
 		ran(t, c)
 		defer h.remove(t, c.id)
 		r := h.exec(t, c.id, []string{"--uid", "0", "--cover", "/host/tmp/x:/host/etc/docker/daemon.json"}, "/bin/cat", "/host/etc/docker/daemon.json")
 		return result{r.code, r.out, c.id}, r.out
 	}},
-	{"start", func(t *testing.T, h *host, w hostWorld) (result, string) {
+	{"start", "have a runtime that starts a container mount over the engine's configuration, in a volume shared with the host", func(t *testing.T, h *host, w hostWorld) (result, string) {
 		share(t, w.dir)
 		config := filepath.Join(w.dir, "etc/docker/daemon.json")
 		r := h.run(t, []string{"--uid", "0", "--bind", w.dir + ":/host:rshared", "--bind", filepath.Join(w.dir, "tmp/x") + ":/host/etc/docker/daemon.json"}, "/bin/true")

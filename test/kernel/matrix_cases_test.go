@@ -23,10 +23,21 @@ var beyond = map[string]string{}
 
 // reasons says of attacks that are open what the rule's own note does not. It never makes an outcome.
 var reasons = map[string]string{
+	"e1-volume-twice": "volumes: readOnly goes by the mount that a program is executed from: who has the same directory writable at another place writes it there; " +
+		"volumes: deny has no such gap",
 	"e8-anon":        inMemory,
+	"e8-rwx":         inMemory,
 	"e8-selfmem":     inMemory,
-	"e9-shell":       "what a permitted interpreter is told by argument or input is not judged: deny the interpreter",
-	"e9-source":      "what a permitted interpreter is told by argument or input is not judged: deny the interpreter",
+	"e8-uffd":        inMemory,
+	"e9-argument":    interpreted,
+	"e9-awk":         interpreted,
+	"e9-input":       interpreted,
+	"e9-shell":       interpreted,
+	"e9-source":      interpreted,
+	"file-cover":     "who may mount can hide a protected file behind another, and the protected one stays as it is: privileges.mount: deny",
+	"net-alg":        noIP,
+	"net-netlink":    noIP,
+	"net-vsock":      noIP,
 	"n2-client-left": leftCgroup,
 	"n2-server-left": leftCgroup,
 	"net-left":       leftCgroup,
@@ -37,6 +48,10 @@ var reasons = map[string]string{
 
 const leftCgroup = "the rules on traffic are held by cgroup programs, which go by the cgroup that a socket was made in: who has the cgroup tree, writable, can leave it, " +
 	"and this backend has no hook on the making of sockets. No CAP_SYS_ADMIN and no writable cgroup file system keep it in"
+
+const interpreted = "what a permitted interpreter is told by argument or input is not judged: deny the interpreter"
+
+const noIP = "the rules on traffic are about IP: vsock, netlink and AF_ALG are none of it; a seccomp profile can close a family"
 
 const inMemory = "code that a permitted program makes in memory of its own has no file to be judged by; JIT compilers do the same"
 

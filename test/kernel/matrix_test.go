@@ -34,7 +34,7 @@ const untried = "not tried"
 
 // matrixCases lists every attack that the matrix has. A further family is one line here.
 func matrixCases() []attackCase {
-	return slices.Concat(attackCases, fileCases(), privilegeCases(), networkMatrix(), phaseCases(), moreCases(), hostCases(), sceneCases(), gapCases())
+	return slices.Concat(attackCases, fileCases(), privilegeCases(), networkMatrix(), phaseCases(), moreCases(), hostCases(), sceneCases(), gapCases(), indirectCases(), openCases(), outsideCases())
 }
 
 // cell is one attack on one machine, and one line of the file.

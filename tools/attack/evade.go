@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,6 +89,24 @@ func dropIn(e *env, choose func(tree, own string) (string, error)) error {
 // inCgroup joins the cgroup that choose returns and acts from there. tree is where the hierarchy is
 // mounted, own this process's cgroup in it.
 func inCgroup(e *env, choose func(tree, own string) (string, error), act func() error) error {
+	return withCgroups(e, func(tree string) error {
+		own, err := cgroupOf("self")
+		if err != nil {
+			return err
+		}
+		dir, err := choose(tree, own)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
+		}
+		if err != nil {
+			return untried(err)
+		}
+		return act()
+	})
+}
+
+// withCgroups acts while the hierarchy of cgroups v2 is mounted on tree.
+func withCgroups(e *env, act func(tree string) error) error {
 	tree := e.path("tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return untried(err)
@@ -99,25 +116,19 @@ func inCgroup(e *env, choose func(tree, own string) (string, error), act func() 
 	}
 	// Else the scratch directory's removal would take empty cgroups of the host with it.
 	defer func() { _ = unix.Unmount(tree, unix.MNT_DETACH) }()
-	text, err := os.ReadFile("/proc/self/cgroup")
+	return act(tree)
+}
+
+// cgroupOf returns the cgroup v2 of a process: a number, or self.
+func cgroupOf(pid string) (string, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", pid, "cgroup"))
 	if err != nil {
-		return untried(err)
+		return "", untried(err)
 	}
-	own := ""
 	for line := range strings.Lines(string(text)) {
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			own = path
+			return path, nil
 		}
 	}
-	if own == "" {
-		return untried(errors.New("this process has no cgroup v2"))
-	}
-	dir, err := choose(tree, own)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0)
-	}
-	if err != nil {
-		return untried(err)
-	}
-	return act()
+	return "", untried(fmt.Errorf("process %s has no cgroup v2", pid))
 }

@@ -260,26 +260,20 @@ func netLeft(e *env) error {
 
 // netLeftBorn has a child start in the root of the tree: nobody writes to cgroup.procs.
 func netLeftBorn(e *env) error {
-	tree := e.path("born")
-	if err := os.Mkdir(tree, 0o755); err != nil {
-		return untried(err)
-	}
-	if err := unix.Mount("none", tree, "cgroup2", 0, ""); err != nil {
-		return untried(fmt.Errorf("mount cgroup2: %w", err))
-	}
-	defer func() { _ = unix.Unmount(tree, unix.MNT_DETACH) }()
-	dir, err := os.Open(tree)
-	if err != nil {
-		return untried(err)
-	}
-	defer dir.Close()
-	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
-		c := exec.Command("/proc/self/exe", "ask", at.String())
-		c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-		if err := c.Run(); c.ProcessState == nil {
+	return withCgroups(e, func(tree string) error {
+		dir, err := os.Open(tree)
+		if err != nil {
 			return untried(err)
 		}
-		return nil // nobody answers: whether it has sent, the peer says
+		defer dir.Close()
+		return netUDP("127.0.0.1", func(at netip.AddrPort) error {
+			c := exec.Command("/proc/self/exe", "ask", at.String())
+			c.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+			if err := c.Run(); c.ProcessState == nil {
+				return untried(err)
+			}
+			return nil // nobody answers: whether it has sent, the peer says
+		})
 	})
 }
 

@@ -66,7 +66,12 @@ const (
 	needHostHandle = "hosthandle"
 	// needAgent is user 0 in the host's PID namespace with CAP_SYS_NICE and CAP_SYS_PTRACE;
 	// --agent is a process.
-	needAgent  = "agent"
+	needAgent = "agent"
+	// needEnter is needHostPID with CAP_SYS_ADMIN and CAP_SYS_CHROOT, needJoin is needOther with CAP_SYS_ADMIN.
+	needEnter = "enter"
+	needJoin  = "join"
+	// needTwice is needVolume, and --at is the same volume, read-only.
+	needTwice  = "twice"
 	needBinfmt = "binfmt" // a handler of binfmt_misc on the host; see e10Binfmt
 )
 
@@ -81,7 +86,7 @@ type attack struct {
 // attacks lists all of them in the order of their ids.
 func attacks() []attack {
 	var all []attack
-	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), dnsAttacks(), socketAttacks(), phaseAttacks(), hostAttacks(), kernelAttacks(), gapAttacks()} {
+	for _, family := range [][]attack{execAttacks(), evadeAttacks(), privAttacks(), sshAttacks(), keyAttacks(), fileAttacks(), pathAttacks(), privilegeAttacks(), controlAttacks(), networkAttacks(), forgeAttacks(), dnsAttacks(), socketAttacks(), phaseAttacks(), hostAttacks(), kernelAttacks(), gapAttacks(), indirectAttacks(), verbAttacks()} {
 		all = append(all, family...)
 	}
 	return all

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +32,9 @@ func networkAttacks() []attack {
 		{"net-udp-noconnect", "N1", "", "send by UDP without connect", udp("127.0.0.1", sendTo)},
 		{"net-mapped-udp", "N1", "", "send an IPv4 datagram by an IPv6 socket", udp("127.0.0.1", sendMapped)},
 		{"net-sendmmsg", "N1", "", "send by sendmmsg", udp("127.0.0.1", sendMmsg)},
-		{"net-uring", "N1", "", "send by io_uring", func(e *env) error { return netUDP("127.0.0.1", e.sendUring) }},
+		{"net-uring", "N1", "", "send by io_uring", func(e *env) error {
+			return netUDP("127.0.0.1", func(at netip.AddrPort) error { return e.byUring("uringsend", at) })
+		}},
 		{"net-raw", "N1", needRaw, "send UDP by a raw socket", udp("127.0.0.1", sendRaw)},
 		{"net-raw-fragment", "N1", needRaw, "send UDP in fragments of a raw socket", udp("127.0.0.1", sendFragments)},
 		{"net-preexisting", "N1", "", "send by a UDP socket that was connected before", netOldUDP},
@@ -148,8 +149,8 @@ func dialTCP(at netip.AddrPort) error {
 }
 
 // dialBy connects a socket to an address of its own family and writes.
-func dialBy(family int, to unix.Sockaddr) error {
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func dialBy(family, protocol int, to unix.Sockaddr) error {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return untried(err)
 	}
@@ -167,11 +168,11 @@ func dialBy(family int, to unix.Sockaddr) error {
 }
 
 func dialMapped(at netip.AddrPort) error {
-	return dialBy(unix.AF_INET6, &unix.SockaddrInet6{Addr: at.Addr().As16(), Port: int(at.Port())})
+	return dialBy(unix.AF_INET6, 0, &unix.SockaddrInet6{Addr: at.Addr().As16(), Port: int(at.Port())})
 }
 
 func dialAny(at netip.AddrPort) error {
-	return dialBy(unix.AF_INET, &unix.SockaddrInet4{Port: int(at.Port())})
+	return dialBy(unix.AF_INET, 0, &unix.SockaddrInet4{Port: int(at.Port())})
 }
 
 func inet4(at netip.AddrPort) *unix.SockaddrInet4 {
@@ -227,10 +228,6 @@ func sendMapped(at netip.AddrPort) error {
 }
 
 // sendUring has the C program send, which has a ring.
-func (e *env) sendUring(at netip.AddrPort) error {
-	return e.start(command{path: prim, args: []string{prim, "uringsend", strconv.Itoa(int(at.Port()))}, want: "uid=uring"})
-}
-
 // udpPacket makes a datagram with its header; no checksum, which UDP over IPv4 need not have.
 func udpPacket(from, to uint16, text string) []byte {
 	b := make([]byte, 8, 8+len(text))

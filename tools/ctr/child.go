@@ -86,6 +86,13 @@ func setup(f *runFlags) error {
 			return err
 		}
 	}
+	leaked := unix.AT_FDCWD
+	if f.Leak != "" { // of the host's mounts, which this process leaves
+		var err error
+		if leaked, err = unix.Open(f.Leak, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("leak %s: %w", f.Leak, err)
+		}
+	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare the mount namespace: %w", err)
 	}
@@ -119,7 +126,10 @@ func setup(f *runFlags) error {
 			return err
 		}
 	}
-	return pivot(merged)
+	if err := pivot(merged); err != nil || f.Leak == "" {
+		return err
+	}
+	return unix.Fchdir(leaked)
 }
 
 // openBinds parses volumes. A shared one is opened while its source is shared with the host.

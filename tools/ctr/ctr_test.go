@@ -176,6 +176,7 @@ func TestRun(t *testing.T) {
 		{"not executable", []string{"--bind", "/etc/passwd:/p", "--", "/p"}, exitNoExec, "ctr: exec /p: permission denied\n"},
 		{"read-only bind", []string{"--bind", "/etc:/mnt:ro", "--", "touch", "/mnt/x"}, 1, "Read-only file system"},
 		{"tmpfs", []string{"--tmpfs", "/t", "--", "touch", "/t/x"}, 0, ""},
+		{"leak", []string{"--leak", "/etc/ssl", "--", "cat", "../hostname"}, 0, ""},
 		{"missing bind", []string{"--bind", "/no/such:/mnt", "--", "true"}, exitSetup, "no such file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

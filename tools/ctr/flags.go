@@ -19,6 +19,7 @@ type runFlags struct {
 	Userns, Detach           bool
 	IntoCgroup               bool
 	Net, PIDNS, IPC, UTS     string
+	Leak                     string
 	Args                     []string
 }
 
@@ -62,6 +63,7 @@ func parseRun(args []string) (*runFlags, error) {
 	fs.StringVar(&f.PIDNS, "pid", "own", "own (namespace) or host")
 	fs.StringVar(&f.IPC, "ipc", "own", "own (namespace) or host")
 	fs.StringVar(&f.UTS, "uts", "own", "own (namespace) or host")
+	fs.StringVar(&f.Leak, "leak", "", "a directory of the host that CMD has as working directory, as of a runtime that leaves one open (CVE-2024-21626)")
 	if err := parseFlags(fs, args); err != nil {
 		return nil, err
 	}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* prim anon, selfmem: code that no file holds; race: a path that changes while it is executed. */
+/* prim anon, rwx, uffd, selfmem: code that no file holds; race: a path that changes while it is executed. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <limits.h>
@@ -7,9 +7,13 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <linux/userfaultfd.h>
 
 #include "prim.h"
 
@@ -45,6 +49,41 @@ int do_anon(char **argv)
 	memcpy(p, answer, sizeof(answer));
 	if (mprotect(p, 4096, PROT_READ | PROT_EXEC))
 		return lost("mprotect");
+	return call(p);
+}
+
+/* rwx: written into memory that is writable and executable from the start. */
+int do_rwx(char **argv)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)argv;
+	if (p == MAP_FAILED)
+		return lost("mmap");
+	memcpy(p, answer, sizeof(answer));
+	return call(p);
+}
+
+/* uffd: put by the kernel, at its owner's wish, into memory that is never writable. */
+int do_uffd(char **argv)
+{
+	static unsigned char page[4096] __attribute__((aligned(4096)));
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING, .range.len = 4096 };
+	struct uffdio_copy copy = { .len = 4096 };
+
+	(void)argv;
+	if (fd < 0 || p == MAP_FAILED)
+		return lost("userfaultfd") + 1;
+	memcpy(page, answer, sizeof(answer));
+	reg.range.start = copy.dst = (uintptr_t)p;
+	copy.src = (uintptr_t)page;
+	if (ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg))
+		return lost("register") + 1;
+	if (ioctl(fd, UFFDIO_COPY, &copy))
+		return lost("copy");
 	return call(p);
 }
 

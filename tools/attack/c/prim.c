@@ -61,6 +61,42 @@ static void no_entry(int sig)
 }
 #endif
 
+/* What FILE holds goes to standard output. */
+static int tell(int fd)
+{
+	char buf[4096];
+	ssize_t n = read(fd, buf, sizeof(buf));
+
+	if (n < 0)
+		return lost("read");
+	printf("%.*s", (int)n, buf);
+	return 0;
+}
+
+/* int80open FILE: reads FILE, opened by the 32-bit entry. */
+static int do_int80open(char **argv)
+{
+#ifdef __x86_64__
+	char *low = mmap(NULL, PATH_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	long ret;
+
+	if (low == MAP_FAILED)
+		return lost("mmap") + 1;
+	snprintf(low, PATH_MAX, "%s", argv[0]);
+	signal(SIGSEGV, no_entry);
+	__asm__ volatile("int $0x80" : "=a"(ret)
+			 : "a"(5 /* open */), "b"(low), "c"(O_RDONLY), "d"(0)
+			 : "memory", "r8", "r9", "r10", "r11");
+	if (ret >= 0)
+		return tell((int)ret);
+	errno = (int)-ret;
+#else
+	(void)argv;
+	errno = ENOSYS;
+#endif
+	return lost("open by int 0x80");
+}
+
 /* int80 PROG: the 32-bit entry, with 32-bit pointers. */
 static int do_int80(char **argv)
 {
@@ -259,21 +295,45 @@ static int do_bindwrite(char **argv)
 static int do_chrootread(char **argv)
 {
 	int ret = own_namespaces(), fd;
-	char buf[4096];
-	ssize_t n;
 
 	if (ret)
 		return ret + (ret == 1);	/* the namespaces are not what is tested */
 	if (chroot(argv[0]) || chdir("/"))
 		return lost("chroot") + 1;
 	fd = open(argv[1], O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return lost(argv[1]);
-	n = read(fd, buf, sizeof(buf));
-	if (n < 0)
-		return lost("read");
-	printf("%.*s", (int)n, buf);
-	return 0;
+	return fd < 0 ? lost(argv[1]) : tell(fd);
+}
+
+/* setnsread FROM TO NAME: NAME of the directory FROM, which is TO in the namespaces of another process. */
+static int do_setnsread(char **argv)
+{
+	char path[PATH_MAX], ok = 0;
+	int ready[2], fd, ret = 2;
+	pid_t pid;
+
+	if (pipe(ready))
+		return lost("pipe") + 1;
+	pid = fork();
+	if (!pid) {
+		ok = !own_namespaces() && !mount(argv[0], argv[1], NULL, MS_BIND, NULL);
+		(void)!write(ready[1], &ok, 1);
+		pause();
+		_exit(0);
+	}
+	if (pid < 0 || read(ready[0], &ok, 1) != 1 || !ok)
+		goto end;
+	fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (fd < 0 || setns(fd, CLONE_NEWUSER | CLONE_NEWNS)) {
+		ret = lost("setns") + 1;	/* nor are they here */
+		goto end;
+	}
+	snprintf(path, sizeof(path), "%s/%s", argv[1], argv[2]);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	ret = fd < 0 ? lost(path) : tell(fd);
+end:
+	if (pid > 0)
+		kill(pid, SIGKILL);
+	return ret;
 }
 
 static const struct act {
@@ -288,7 +348,10 @@ static const struct act {
 	{ "uringwrite", 2, do_uringwrite }, { "bindwrite", 3, do_bindwrite },
 	{ "anon", 0, do_anon },		{ "selfmem", 0, do_selfmem },
 	{ "race", 3, do_race },		{ "chrootread", 2, do_chrootread },
-	{ "uringsend", 1, do_uringsend },
+	{ "uringsend", 1, do_uringsend }, { "uringconnect", 1, do_uringconnect },
+	{ "sqpoll", 1, do_sqpoll },	{ "sqpollwrite", 2, do_sqpollwrite },
+	{ "sqpollsend", 1, do_sqpollsend }, { "setnsread", 3, do_setnsread },
+	{ "int80open", 1, do_int80open }, { "rwx", 0, do_rwx },	{ "uffd", 0, do_uffd },
 };
 
 int main(int argc, char **argv)

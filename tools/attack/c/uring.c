@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it; uringsend sends. */
+/*
+ * prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it; uringsend sends,
+ * uringconnect connects. sqpoll, sqpollwrite and sqpollsend have a thread of the kernel do it, as which the
+ * act is none of this one's.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +41,7 @@ static int ring_open(struct ring *r)
 	return r->sq == MAP_FAILED || r->cq == MAP_FAILED || r->sqe == MAP_FAILED ? -1 : 0;
 }
 
-/* Submits sqe and waits. Returns the result, or a negative errno as the kernel does. */
+/* Submits sqe, or has the kernel's thread see it, and waits. Returns the result, or a negative errno as the kernel does. */
 static int ring_do(struct ring *r, const struct io_uring_sqe *sqe)
 {
 	uint32_t *tail = (uint32_t *)(r->sq + r->p.sq_off.tail);
@@ -47,12 +51,15 @@ static int ring_do(struct ring *r, const struct io_uring_sqe *sqe)
 	struct io_uring_cqe *cqes = (struct io_uring_cqe *)(r->cq + r->p.cq_off.cqes);
 	uint32_t cmask = *(uint32_t *)(r->cq + r->p.cq_off.ring_mask);
 	uint32_t at = *tail & mask;
+	unsigned int flags = IORING_ENTER_GETEVENTS;
 	int res;
 
+	if (r->p.flags & IORING_SETUP_SQPOLL)
+		flags |= IORING_ENTER_SQ_WAKEUP;
 	r->sqe[at] = *sqe;
 	array[at] = at;
 	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
-	if (syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+	if (syscall(SYS_io_uring_enter, r->fd, 1, 1, flags, NULL, 0) < 0)
 		return -errno;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	res = cqes[*head & cmask].res;
@@ -92,9 +99,9 @@ static int ring_rw(struct ring *r, int op, int fd, const void *buf, uint32_t len
 	return res;
 }
 
-int do_uring(char **argv)
+static int read_by(char **argv, uint32_t flags)
 {
-	struct ring r = { 0 };
+	struct ring r = { .p.flags = flags };
 	char buf[4096];
 	int status = 0, fd = ring_openat(&r, argv[0], O_RDONLY, &status), res;
 
@@ -107,10 +114,20 @@ int do_uring(char **argv)
 	return 0;
 }
 
-/* uringwrite FILE TEXT: nor with write(2). O_TRUNC has a worker thread of the kernel do it. */
-int do_uringwrite(char **argv)
+int do_uring(char **argv)
 {
-	struct ring r = { 0 };
+	return read_by(argv, 0);
+}
+
+int do_sqpoll(char **argv)
+{
+	return read_by(argv, IORING_SETUP_SQPOLL);
+}
+
+/* uringwrite FILE TEXT: nor with write(2). O_TRUNC has a worker thread of the kernel do it. */
+static int write_by(char **argv, uint32_t flags)
+{
+	struct ring r = { .p.flags = flags };
 	int status = 0, fd = ring_openat(&r, argv[0], O_WRONLY | O_TRUNC, &status);
 
 	if (fd < 0)
@@ -121,14 +138,24 @@ int do_uringwrite(char **argv)
 	return 0;
 }
 
+int do_uringwrite(char **argv)
+{
+	return write_by(argv, 0);
+}
+
+int do_sqpollwrite(char **argv)
+{
+	return write_by(argv, IORING_SETUP_SQPOLL);
+}
+
 /* uringsend PORT: a datagram to 127.0.0.1 with no system call for sockets but socket(2). */
-int do_uringsend(char **argv)
+static int send_by(char **argv, uint32_t flags)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[0])) };
 	struct io_uring_sqe sqe = { .opcode = IORING_OP_SENDMSG, .len = 1 };
 	struct iovec iov = { .iov_base = "x", .iov_len = 1 };
 	struct msghdr m = { .msg_name = &to, .msg_namelen = sizeof(to), .msg_iov = &iov, .msg_iovlen = 1 };
-	struct ring r = { 0 };
+	struct ring r = { .p.flags = flags };
 	int res;
 
 	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -141,6 +168,41 @@ int do_uringsend(char **argv)
 		errno = -res;
 		return lost("sendmsg by io_uring");
 	}
+	printf("uid=uring\n");
+	return 0;
+}
+
+int do_uringsend(char **argv)
+{
+	return send_by(argv, 0);
+}
+
+int do_sqpollsend(char **argv)
+{
+	return send_by(argv, IORING_SETUP_SQPOLL);
+}
+
+/* uringconnect PORT: by TCP, with neither connect(2) nor send(2). */
+int do_uringconnect(char **argv)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[0])) };
+	struct io_uring_sqe sqe = { .opcode = IORING_OP_CONNECT, .off = sizeof(to) };
+	struct ring r = { 0 };
+	int res;
+
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	sqe.fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (sqe.fd < 0 || ring_open(&r))
+		return lost("io_uring") + 1;
+	sqe.addr = (uintptr_t)&to;
+	alarm(2);	/* of packets that are dropped nobody is told */
+	res = ring_do(&r, &sqe);
+	if (res < 0) {
+		errno = -res;
+		return lost("connect by io_uring");
+	}
+	if (ring_rw(&r, IORING_OP_SEND, sqe.fd, "x", 1) < 0)
+		return lost("send by io_uring");
 	printf("uid=uring\n");
 	return 0;
 }
