@@ -147,7 +147,7 @@ means; 4 there are none, but something could not be read or matched.`,
 func (f *scanFlags) addLocal(fl *pflag.FlagSet) {
 	fl.BoolVar(&f.remote, "remote", false, "fetch the image from its registry, whatever is on this host")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
-	fl.StringVar(&f.store, "store", storeAny, "where to look for names on this host: `any`, docker (its overlay2 store) or containerd")
+	fl.StringVar(&f.store, "store", storeAny, "where to look for names on this host: `any`, docker (its own store) or containerd")
 	fl.StringVar(&f.containerd, "containerd", "", "`socket` of containerd (default: its own, and the one that dockerd starts)")
 	fl.StringVar(&f.namespace, "namespace", "", "look in one `namespace` of containerd, as moby or k8s.io (default: in all)")
 }

@@ -19,7 +19,7 @@ const (
 )
 
 // openLocal opens what is on this host: a file, a directory, an image or a container of
-// Docker's overlay2 store, or one of containerd's.
+// Docker's own store, or one of containerd's.
 //
 // A Docker that was moved to containerd's store keeps its former one: a name that both have
 // is refused, since the former image may be another.
@@ -47,11 +47,11 @@ func openLocal(ctx context.Context, f *scanFlags, name string) (*target.Target, 
 		return other, cerr
 	case cerr != nil:
 		tgt.Close()
-		return nil, fmt.Errorf("it is in Docker's overlay2 store, and in containerd's: %w; choose one with --store", cerr)
+		return nil, fmt.Errorf("it is in Docker's own store, and in containerd's: %w; choose one with --store", cerr)
 	}
 	tgt.Close()
 	other.Close()
-	return nil, errors.New("it is in Docker's overlay2 store and in containerd's: choose one with --store docker or --store containerd")
+	return nil, errors.New("it is in Docker's own store and in containerd's: choose one with --store docker or --store containerd")
 }
 
 // openContainerd opens an image or a container of a containerd of this host.

@@ -13,7 +13,7 @@ import (
 )
 
 // scanStored has the sandboxed scanner read an image, by its digest, where this host keeps it: in
-// Docker's overlay2 store, or else in the store of the containerd that is followed or of one in the
+// Docker's own store, or else in the store of the containerd that is followed or of one in the
 // usual places, which is also that of newer Docker engines.
 func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options) (*inventory.Result, error) {
 	t, err := scantarget.OpenImage(ctx, id, o)

@@ -219,7 +219,7 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 		ref = img.ID // the engine keeps its images in containerd's store
 	}
 	if err == nil {
-		err = fmt.Errorf("the engine has %s, and keeps it neither in its overlay2 store nor in a containerd's: %w", ref, containerd.ErrNotFound)
+		err = fmt.Errorf("the engine has %s, and keeps it neither in its own store nor in a containerd's: %w", ref, containerd.ErrNotFound)
 	}
 	t, digest, err := s.a.openStored(ctx, ref, err, anyPlatform)
 	if err != nil {

@@ -50,7 +50,15 @@ type Store struct {
 	conn       *grpc.ClientConn
 	namespaces []string
 	content    string // the directory of its blobs
+	// snapshotters are those that it has in use.
+	snapshotters []string
 }
+
+// defaultSnapshotter is that of who names none (containerd, defaults.DefaultSnapshotter on Linux).
+const defaultSnapshotter = "overlayfs"
+
+// snapshotterPlugin is the type of snapshotters among containerd's plugins.
+const snapshotterPlugin = "io.containerd.snapshotter.v1"
 
 // maxMessage bounds an answer: a node may have thousands of images.
 const maxMessage = 64 << 20
@@ -96,16 +104,22 @@ func (s *Store) look(ctx context.Context, namespace string) error {
 		}
 	}
 	res, err := introspectionapi.NewIntrospectionClient(s.conn).Plugins(ctx, &introspectionapi.PluginsRequest{
-		Filters: []string{"type==io.containerd.content.v1,id==content"},
+		Filters: []string{"type==io.containerd.content.v1,id==content", "type==" + snapshotterPlugin},
 	})
 	if err != nil {
 		return fmt.Errorf("ask where its blobs are: %w", err)
 	}
 	for _, p := range res.GetPlugins() {
-		if root := p.GetExports()["root"]; filepath.IsAbs(root) {
+		root := p.GetExports()["root"]
+		switch {
+		case p.GetType() == snapshotterPlugin && p.GetInitErr() == nil:
+			s.snapshotters = append(s.snapshotters, p.GetID())
+		case p.GetType() != snapshotterPlugin && filepath.IsAbs(root):
 			s.content = root
-			return nil
 		}
+	}
+	if s.content != "" {
+		return nil
 	}
 	return errors.New("it does not say where its blobs are: its content store is none on disk")
 }
@@ -201,12 +215,15 @@ func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, 
 		if !known && len(id) == 64 && digits == id {
 			// Of Docker's containers that are stopped there is only the snapshot. It has their ID, and
 			// the record of one that runs does not name it.
-			found = append(found, place{ns, "overlayfs", id})
+			for _, sn := range s.snapshotters {
+				found = append(found, place{ns, sn, id})
+			}
 		}
 	}
 	var at *snapshotsapi.MountsResponse
+	var of place
 	for _, p := range found {
-		m, err := snapshotsapi.NewSnapshotsClient(s.conn).Mounts(in(ctx, p.namespace), &snapshotsapi.MountsRequest{Snapshotter: cmp.Or(p.snapshotter, "overlayfs"), Key: p.key})
+		m, err := snapshotsapi.NewSnapshotsClient(s.conn).Mounts(in(ctx, p.namespace), &snapshotsapi.MountsRequest{Snapshotter: cmp.Or(p.snapshotter, defaultSnapshotter), Key: p.key})
 		if status.Code(err) == codes.NotFound {
 			continue
 		}
@@ -216,18 +233,22 @@ func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, 
 		if at != nil {
 			return nil, fmt.Errorf("%s is several containers: give its whole ID, or choose a namespace with --namespace", name)
 		}
-		at = m
+		at, of = m, p
 	}
 	if at == nil {
 		return nil, ErrNotFound
 	}
-	return directories(at)
+	dirs, err = directories(at)
+	if err != nil {
+		err = fmt.Errorf("containerd's snapshotter %.40q keeps it as %w: scan its image, or export it ('docker export', 'nerdctl export') and scan the file; while it runs, as root, scan /proc/PID/root of its first process", cmp.Or(of.snapshotter, defaultSnapshotter), err)
+	}
+	return dirs, err
 }
 
 // directories reads the directories out of a mount that containerd would make.
 func directories(m *snapshotsapi.MountsResponse) ([]string, error) {
 	if len(m.GetMounts()) != 1 {
-		return nil, fmt.Errorf("a file system of %d mounts: only overlayfs and plain directories are read; export the container and scan the file", len(m.GetMounts()))
+		return nil, fmt.Errorf("%d mounts, and not as one of directories", len(m.GetMounts()))
 	}
 	mnt := m.GetMounts()[0]
 	var dirs []string
@@ -251,7 +272,7 @@ func directories(m *snapshotsapi.MountsResponse) ([]string, error) {
 		}
 	}
 	if len(dirs) == 0 || len(dirs) > inventory.MaxLayers || slices.ContainsFunc(dirs, func(d string) bool { return !filepath.IsAbs(d) }) {
-		return nil, fmt.Errorf("a file system of the type %.40q: only overlayfs and plain directories are read; export the container and scan the file", mnt.GetType())
+		return nil, fmt.Errorf("a file system of the type %.40q, and not in directories", mnt.GetType())
 	}
 	return dirs, nil
 }

@@ -47,7 +47,11 @@ func (f *fake) List(context.Context, *namespacesapi.ListNamespacesRequest) (*nam
 }
 
 func (f *fake) Plugins(context.Context, *introspectionapi.PluginsRequest) (*introspectionapi.PluginsResponse, error) {
-	return &introspectionapi.PluginsResponse{Plugins: []*introspectionapi.Plugin{{Type: "io.containerd.content.v1", ID: "content", Exports: map[string]string{"root": f.content}}}}, nil
+	return &introspectionapi.PluginsResponse{Plugins: []*introspectionapi.Plugin{
+		{Type: "io.containerd.content.v1", ID: "content", Exports: map[string]string{"root": f.content}},
+		{Type: "io.containerd.snapshotter.v1", ID: "btrfs", InitErr: status.New(codes.Unknown, "no btrfs").Proto(), Exports: map[string]string{"root": "/elsewhere"}},
+		{Type: "io.containerd.snapshotter.v1", ID: "native", Exports: map[string]string{"root": "/elsewhere"}}, {Type: "io.containerd.snapshotter.v1", ID: "overlayfs"},
+	}}, nil
 }
 
 type fakeImages struct {
@@ -128,6 +132,7 @@ var (
 	one, two = "sha256:" + strings.Repeat("1", 64), "sha256:" + strings.Repeat("2", 64)
 	box      = strings.Repeat("ab", 32)
 	stopped  = strings.Repeat("cd", 32)
+	whole    = strings.Repeat("ef", 32)
 )
 
 func world(t *testing.T, namespace string) *Store {
@@ -145,6 +150,7 @@ func world(t *testing.T, namespace string) *Store {
 		mounts: map[string]*types.Mount{
 			"moby/overlayfs/" + box:     {Type: "overlay", Source: "overlay", Options: []string{"index=off", "workdir=/w", "upperdir=/u", "lowerdir=/top:/bottom"}},
 			"moby/overlayfs/" + stopped: {Type: "bind", Source: "/only", Options: []string{"rw"}},
+			"moby/native/" + whole:      {Type: "bind", Source: "/all", Options: []string{"rbind", "rw"}},
 			"k8s.io/devmapper/odd":      {Type: "ext4", Source: "/dev/mapper/x"},
 			"k8s.io/overlayfs/n":        {Type: "overlay", Options: []string{"upperdir=u", "lowerdir=a:b"}},
 		},
@@ -199,8 +205,10 @@ func TestContainer(t *testing.T) {
 		{box[:12], "", []string{"/bottom", "/top", "/u"}, ""},
 		{"by-docker", box, []string{"/bottom", "/top", "/u"}, ""},
 		{"by-docker", stopped, []string{"/only"}, ""},
-		{"odd", "", nil, "of the type \"ext4\""},
-		{"web", "", nil, "only overlayfs"}, // paths that are none
+		{"by-docker", whole, []string{"/all"}, ""},
+		{"odd", "", nil, "snapshotter \"devmapper\" keeps it as a file system of the type \"ext4\""},
+		{"odd", "", nil, "/proc/PID/root"},
+		{"web", "", nil, "not in directories"}, // paths that are none
 		{"classic", "", nil, ErrNotFound.Error()},
 		{"none", "", nil, ErrNotFound.Error()},
 	} {

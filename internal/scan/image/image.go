@@ -166,7 +166,7 @@ func (r *reader) directories(job inventory.Job, file func(fd int) *os.File) erro
 	}
 	for i, in := range job.Inputs {
 		if in.Config {
-			r.configured(file(in.FD))
+			r.configured(file(in.FD), job.Source == inventory.SourceRootfs)
 			continue
 		}
 		l := r.newLayer()
@@ -184,11 +184,18 @@ func (r *reader) directories(job inventory.Job, file func(fd int) *os.File) erro
 }
 
 // configured reads the configuration of an image whose layers lie unpacked. One that cannot be read,
-// or is of other layers, is a note: the layers were read.
-func (r *reader) configured(f *os.File) {
+// or is of other layers, is a note: the layers were read. merged says that they lie in one directory,
+// of which a configuration does not tell.
+func (r *reader) configured(f *os.File, merged bool) {
 	b, err := inventory.ReadAll(f, maxJSON)
 	var m manifest
-	if err == nil {
+	switch {
+	case err != nil:
+	case merged:
+		if _, err = m.about(b); err == nil {
+			m.origin(b)
+		}
+	default:
 		err = m.configure(b, make([]string, len(r.res.Layers)))
 	}
 	for i := range m.layers {

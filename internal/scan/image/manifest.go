@@ -134,20 +134,29 @@ func dockerImage(a archive, b []byte) (*manifest, error) {
 
 // configure adds what the configuration says; names are the layers' names in the archive.
 func (m *manifest) configure(b []byte, names []string) error {
-	var c config
-	if err := json.Unmarshal(b, &c); err != nil {
-		return fmt.Errorf("read the image's configuration: %w", err)
+	diffIDs, err := m.about(b)
+	if err != nil {
+		return err
 	}
-	if len(c.RootFS.DiffIDs) != len(names) {
-		return fmt.Errorf("the image has %d layers and %d digests of layers", len(names), len(c.RootFS.DiffIDs))
+	if len(diffIDs) != len(names) {
+		return fmt.Errorf("the image has %d layers and %d digests of layers", len(names), len(diffIDs))
 	}
-	m.faults, m.unread = faults(b)
-	m.platform = inventory.Cut(platform{c.OS, c.Architecture, c.Variant}.String())
 	for i, n := range names {
-		m.layers = append(m.layers, manifestLayer{name: path.Clean(n), diffID: inventory.Cut(c.RootFS.DiffIDs[i])})
+		m.layers = append(m.layers, manifestLayer{name: path.Clean(n), diffID: inventory.Cut(diffIDs[i])})
 	}
 	m.origin(b)
 	return nil
+}
+
+// about adds what the configuration says of all but layers, and returns the digests of these.
+func (m *manifest) about(b []byte) (diffIDs []string, err error) {
+	var c config
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, fmt.Errorf("read the image's configuration: %w", err)
+	}
+	m.faults, m.unread = faults(b)
+	m.platform = inventory.Cut(platform{c.OS, c.Architecture, c.Variant}.String())
+	return c.RootFS.DiffIDs, nil
 }
 
 // ociImage walks from an index to one manifest.

@@ -30,12 +30,31 @@ var (
 	cacheID = regexp.MustCompile(`^[0-9a-z-]{1,128}$`)
 )
 
-// store is the data of a Docker daemon with the overlay2 driver. Source: moby,
+// driver is one of Docker's storage drivers.
+type driver struct {
+	name string
+	// dir is the directory of a layer or of a container, its name in the place of the star.
+	dir string
+	// merged says that a directory has what those below it have too, and nothing marks what it hides.
+	merged bool
+}
+
+// drivers are those whose layers are directories. Source: moby, daemon/graphdriver.
+var drivers = []driver{{"overlay2", "overlay2/*/diff", false}, {"vfs", "vfs/dir/*", true}}
+
+// store is the data of a Docker daemon with one driver. Source: moby,
 // daemon/internal/layer/filestore.go and image/fs.go.
-type store struct{ root string }
+type store struct {
+	root string
+	driver
+}
+
+func (s store) path(parts ...string) string {
+	return filepath.Join(append([]string{s.root, "image", s.name}, parts...)...)
+}
 
 func (s store) file(parts ...string) ([]byte, error) {
-	f, err := os.Open(filepath.Join(append([]string{s.root, "image", "overlay2"}, parts...)...))
+	f, err := os.Open(s.path(parts...))
 	if err != nil {
 		return nil, err
 	}
@@ -43,28 +62,37 @@ func (s store) file(parts ...string) ([]byte, error) {
 	return inventory.ReadAll(f, maxState)
 }
 
+// layer returns the directory of a layer or a container.
+func (s store) layer(name string) string {
+	return filepath.Join(s.root, strings.Replace(s.dir, "*", name, 1))
+}
+
+// kept is what a name means in one store.
+type kept struct {
+	store
+	imageID, chain, upper string
+}
+
 func openDocker(ctx context.Context, name, root string) (*Target, error) {
-	if root == "" {
-		root = defaultDockerRoot
-	}
-	s := store{root}
-	imageID, chain, upper, err := s.find(name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		// To others than root the store is as if it were not there: a registry may have the name.
-		return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
-	}
+	k, err := lookUp(name, cmp.Or(root, defaultDockerRoot))
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: imageID}}
-	if err := s.open(ctx, t, chain, upper); err != nil {
+	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: k.imageID}}
+	if k.merged {
+		t.job.Source = inventory.SourceRootfs
+		err = k.openMerged(t)
+	} else {
+		err = k.open(ctx, t, k.chain, k.upper)
+	}
+	if err != nil {
 		t.Close()
 		return nil, fmt.Errorf("open the layers of %s: %w", name, err)
 	}
-	if upper != "" {
+	if k.upper != "" {
 		return t, nil // a container has a configuration of its own
 	}
-	f, err := os.Open(filepath.Join(s.root, "image", "overlay2", "imagedb", "content", "sha256", strings.TrimPrefix(imageID, "sha256:")))
+	f, err := os.Open(k.path("imagedb", "content", "sha256", strings.TrimPrefix(k.imageID, "sha256:")))
 	if err != nil {
 		t.Close()
 		return nil, fmt.Errorf("open the configuration of %s: %w", name, err)
@@ -73,37 +101,73 @@ func openDocker(ctx context.Context, name, root string) (*Target, error) {
 	return t, nil
 }
 
-// find returns the image's ID, its topmost chain ID, and for a container the
-// directory of its own layer.
-func (s store) find(name string) (imageID, chain, upper string, err error) {
-	imageID, err = s.image(name)
+// lookUp finds the store that has an image or a container. A daemon that was moved to another driver
+// keeps what it had with the former.
+//
+// Errors: [ErrNotFound]; a sentence for a name of two images, and for a driver without directories.
+func lookUp(name, root string) (*kept, error) {
+	var found *kept
+	for _, d := range drivers {
+		k := kept{store: store{root, d}}
+		err := k.find(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
+			// To others than root the store is as if it were not there: a registry may have the name.
+		case err != nil:
+			return nil, err
+		case found == nil:
+			found = &k
+		case found.imageID != k.imageID:
+			return nil, fmt.Errorf("%q is another image in Docker's store with the driver %s than with %s: name it by its ID", name, d.name, found.name)
+		}
+	}
+	if found != nil {
+		return found, nil
+	}
+	list, err := os.ReadDir(filepath.Join(root, "image"))
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
+	}
+	for _, e := range list {
+		known := slices.ContainsFunc(drivers, func(d driver) bool { return d.name == e.Name() })
+		if k := (kept{store: store{root, driver{name: e.Name()}}}); !known && k.find(name) == nil {
+			return nil, fmt.Errorf("Docker keeps %q with its storage driver %.40q, whose layers are not read in place: 'docker save' an image, 'docker export' a container, and scan the file", name, e.Name())
+		}
+	}
+	return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
+}
+
+// find sets the image's ID, its topmost chain ID, and for a container the directory of its own layer.
+func (k *kept) find(name string) (err error) {
+	k.imageID, err = k.image(name)
 	if err == nil {
-		chain, err = s.chain(imageID)
-		return imageID, chain, "", err
+		k.chain, err = k.topmost(k.imageID)
+		return err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return "", "", "", err
+		return err
 	}
-	id, err := s.container(name)
+	id, err := k.container(name)
 	if err != nil {
-		return "", "", "", err
+		return err
 	}
-	parent, err := s.file("layerdb", "mounts", id, "parent")
+	parent, err := k.file("layerdb", "mounts", id, "parent")
 	if err != nil {
-		return "", "", "", err
+		return err
 	}
-	mount, err := s.file("layerdb", "mounts", id, "mount-id")
+	mount, err := k.file("layerdb", "mounts", id, "mount-id")
 	if err != nil || !cacheID.Match(mount) {
-		return "", "", "", errors.Join(err, fmt.Errorf("container %s has a mount %.100q", id, mount))
+		return errors.Join(err, fmt.Errorf("container %s has a mount %.100q", id, mount))
 	}
-	return "", string(parent), filepath.Join(s.root, "overlay2", string(mount), "diff"), nil
+	k.imageID, k.chain, k.upper = "", string(parent), k.layer(string(mount))
+	return nil
 }
 
 // image resolves a reference, an ID or the beginning of one of at least 12 digits.
 func (s store) image(name string) (string, error) {
 	id := strings.TrimPrefix(name, "sha256:")
 	if hexID.MatchString(id) {
-		_, err := os.Stat(filepath.Join(s.root, "image", "overlay2", "imagedb", "content", "sha256", id))
+		_, err := os.Stat(s.path("imagedb", "content", "sha256", id))
 		return "sha256:" + id, err
 	}
 	b, err := s.file("repositories.json")
@@ -138,9 +202,9 @@ func (s store) image(name string) (string, error) {
 	return "", fs.ErrNotExist
 }
 
-// chain returns the chain ID of an image's topmost layer: it follows from the digests
+// topmost returns the chain ID of an image's topmost layer: it follows from the digests
 // of its layers (OCI image specification, config.md, "Layer ChainID").
-func (s store) chain(imageID string) (string, error) {
+func (s store) topmost(imageID string) (string, error) {
 	b, err := s.file("imagedb", "content", "sha256", strings.TrimPrefix(imageID, "sha256:"))
 	if err != nil {
 		return "", err
@@ -197,22 +261,22 @@ func (s store) container(name string) (string, error) {
 
 // open opens the layers from the lowest to chain, and a container's own on top.
 func (s store) open(ctx context.Context, t *Target, chain, upper string) error {
-	type dir struct{ path, diffID string }
-	var dirs []dir
+	type unpacked struct{ path, diffID string }
+	var dirs []unpacked
 	for chain != "" {
 		id := strings.TrimPrefix(chain, "sha256:")
 		if !hexID.MatchString(id) || len(dirs) > inventory.MaxLayers {
 			return fmt.Errorf("the layer %.100q, number %d", chain, len(dirs))
 		}
-		cache, err := s.file("layerdb", "sha256", id, "cache-id")
-		if err != nil || !cacheID.Match(cache) {
-			return errors.Join(err, fmt.Errorf("layer %s has the directory %.100q", id, cache))
+		dir, err := s.cached(id)
+		if err != nil {
+			return err
 		}
 		diff, err := s.file("layerdb", "sha256", id, "diff")
 		if err != nil {
 			return err
 		}
-		dirs = append(dirs, dir{filepath.Join(s.root, "overlay2", string(cache), "diff"), string(diff)})
+		dirs = append(dirs, unpacked{dir, string(diff)})
 		parent, err := s.file("layerdb", "sha256", id, "parent")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -221,13 +285,42 @@ func (s store) open(ctx context.Context, t *Target, chain, upper string) error {
 	}
 	slices.Reverse(dirs)
 	if upper != "" {
-		dirs = append(dirs, dir{path: upper})
+		dirs = append(dirs, unpacked{path: upper})
 	}
 	for _, d := range dirs {
 		if err := t.overlay(ctx, d.path, d.diffID); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// cached returns the directory of the layer whose chain ID has these digits.
+func (s store) cached(id string) (string, error) {
+	cache, err := s.file("layerdb", "sha256", id, "cache-id")
+	if err != nil || !cacheID.Match(cache) {
+		return "", errors.Join(err, fmt.Errorf("layer %s has the directory %.100q", id, cache))
+	}
+	return s.layer(string(cache)), nil
+}
+
+// openMerged opens the one directory that has all of an image or a container.
+func (k *kept) openMerged(t *Target) error {
+	dir, id := k.upper, strings.TrimPrefix(k.chain, "sha256:")
+	if dir == "" {
+		if !hexID.MatchString(id) {
+			return fmt.Errorf("the layer %.100q", k.chain)
+		}
+		var err error
+		if dir, err = k.cached(id); err != nil {
+			return err
+		}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	t.add(f, inventory.Input{})
 	return nil
 }
 
@@ -263,5 +356,5 @@ func OpenLayers(ctx context.Context, dirs []string) (*Target, error) {
 //
 // Errors: [fs.ErrNotExist].
 func DockerContainer(root, name string) (id string, err error) {
-	return store{cmp.Or(root, defaultDockerRoot)}.container(name)
+	return store{root: cmp.Or(root, defaultDockerRoot)}.container(name)
 }

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var inStore = regexp.MustCompile(`^/(overlay2/[0-9a-z-]+/diff|image/overlay2/imagedb/content/sha256/[0-9a-f]{64})$`)
+var inStore = regexp.MustCompile(`^/(overlay2/[0-9a-z-]+/diff|vfs/dir/[0-9a-z-]+|image/(overlay2|vfs)/imagedb/content/sha256/[0-9a-f]{64})$`)
 
 // FuzzDockerStore: files in which a daemon keeps its state, damaged or another's: what is opened lies in
 // the store.

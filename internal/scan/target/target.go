@@ -103,7 +103,7 @@ func Open(ctx context.Context, name string, o Options) (*Target, error) {
 // OpenImage opens an image of the local Docker daemon by its ID ("sha256:..."), and nothing
 // else of that name.
 //
-// Errors: [ErrNotFound] if the daemon does not keep it in its overlay2 store.
+// Errors: [ErrNotFound] if the daemon does not keep it in its own store, in directories.
 func OpenImage(ctx context.Context, id string, o Options) (*Target, error) {
 	return openDocker(ctx, id, o.DockerRoot)
 }

@@ -118,3 +118,47 @@ func TestDockerConfig(t *testing.T) {
 		tgt.Close()
 	}
 }
+
+// TestDockerDrivers: a name is found in whatever store has it. Of two different images nobody chooses,
+// and of a driver that keeps no directories the error says what to do.
+func TestDockerDrivers(t *testing.T) {
+	root := t.TempDir()
+	digits := func(c string) string { return strings.Repeat(c, 64) }
+	put := func(path, text string) {
+		t.Helper()
+		writeFile(t, filepath.Join(root, path), []byte(text))
+	}
+	image := func(driver, name, id, layer, dir string) {
+		t.Helper()
+		put("image/"+driver+"/imagedb/content/sha256/"+id, `{"rootfs":{"diff_ids":["sha256:`+layer+`"]}}`)
+		put("image/"+driver+"/repositories.json", `{"Repositories":{"app":{`+name+`}}}`)
+		put("image/"+driver+"/layerdb/sha256/"+layer+"/cache-id", dir)
+		put("image/"+driver+"/layerdb/sha256/"+layer+"/diff", "sha256:"+layer)
+	}
+	image("overlay2", `"app:both":"sha256:`+digits("a")+`","app:two":"sha256:`+digits("a")+`"`, digits("a"), digits("1"), "low")
+	image("vfs", `"app:both":"sha256:`+digits("a")+`","app:two":"sha256:`+digits("b")+`","app:vfs":"sha256:`+digits("b")+`"`, digits("b"), digits("2"), "all")
+	put("image/vfs/imagedb/content/sha256/"+digits("a"), `{"rootfs":{"diff_ids":["sha256:`+digits("1")+`"]}}`)
+	image("btrfs", `"app:btrfs":"sha256:`+digits("c")+`"`, digits("c"), digits("3"), "sub")
+	put("overlay2/low/diff/x", "")
+	put("vfs/dir/all/x", "")
+	put("vfs/dir/box/x", "")
+	put("containers/"+digits("d")+"/config.v2.json", `{"Name":"/run"}`)
+	put("image/vfs/layerdb/mounts/"+digits("d")+"/parent", "sha256:"+digits("2"))
+	put("image/vfs/layerdb/mounts/"+digits("d")+"/mount-id", "box")
+	for name, want := range map[string]string{
+		"app:both": "overlay2/low/diff", "app:vfs": "vfs/dir/all", "sha256:" + digits("b"): "vfs/dir/all", "run": "vfs/dir/box",
+		"app:two": "! by its ID", "app:btrfs": "! driver \"btrfs\"", "app:none": "! docker save",
+	} {
+		tgt, err := openDocker(t.Context(), name, root)
+		if text, bad := strings.CutPrefix(want, "! "); bad || err != nil {
+			if err == nil || !bad || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: %v, want %q", name, err, want)
+			}
+			continue
+		}
+		if got := strings.TrimPrefix(tgt.files[0].Name(), root+"/"); got != want || (tgt.job.Source == inventory.SourceRootfs) != strings.HasPrefix(want, "vfs") {
+			t.Errorf("%s: %s as %s, want %s", name, got, tgt.job.Source, want)
+		}
+		tgt.Close()
+	}
+}
