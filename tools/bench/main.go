@@ -91,11 +91,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	defer func() {
-		for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-			_ = syscall.Rmdir(filepath.Join(root, scope)) // one of them is not the v2 hierarchy
-		}
-	}()
+	defer removeScope(scope)
 	if err := os.Chmod(dir, 0o755); err != nil { // containers run as another user
 		return err
 	}
@@ -130,6 +126,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(failed...)
+}
+
+// removeScope removes a cgroup in which no container is left.
+func removeScope(scope string) {
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		_ = syscall.Rmdir(filepath.Join(root, scope)) // one of them is not the v2 hierarchy
+	}
 }
 
 func names() string {
