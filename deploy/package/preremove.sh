@@ -20,9 +20,27 @@ if booted; then
 	! systemctl is-active -q $unit || active=1
 	systemctl stop $unit || true
 fi
-# The kernel's side stays when the agent stops; here it goes too.
-if [ -d /run/belay/bpf ]; then
-	belay-agent run --unload || {
+# The kernel's side stays when the agent stops; here it goes too, from where the agent's flags have it.
+conf=/etc/belay/agent.conf
+flags=
+[ ! -r $conf ] || flags=$(sed -n 's/^[[:space:]]*BELAY_AGENT_FLAGS=//p' $conf | tail -n 1 | tr -d "\"'")
+flag() { # flag NAME DEFAULT
+	name=$1 value=$2
+	set -f # words as systemd takes them, no patterns
+	set -- $flags
+	set +f
+	while [ $# -gt 0 ]; do
+		case "$1" in
+		"$name="*) value=${1#*=} ;;
+		"$name") value=${2:-$value} ;;
+		esac
+		shift
+	done
+	echo "$value"
+}
+run=$(flag --run-dir /run/belay) state=$(flag --state-dir /var/lib/belay)
+if [ -d "$run/bpf" ]; then
+	belay-agent run --unload --run-dir "$run" --state-dir "$state" || {
 		echo "belay: the kernel's side could not be removed, so the package stays; see above" >&2
 		[ -z "$active" ] || systemctl start $unit || true
 		exit 1

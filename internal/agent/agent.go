@@ -387,22 +387,6 @@ func (a *Agent) Close() error {
 	return errors.Join(errs...)
 }
 
-// Unload removes the kernel side of a run directory, and tells whether there was one. It
-// refuses while an agent runs.
-func Unload(cfg Config) (removed bool, err error) {
-	if err := cfg.fill(); err != nil {
-		return false, err
-	}
-	if !enforce.Loaded(cfg.PinDir()) {
-		return false, nil
-	}
-	lock, err := lockDir(cfg.RunDir)
-	if err != nil {
-		return false, err
-	}
-	return true, errors.Join(enforce.Unload(cfg.PinDir()), lock.Close())
-}
-
 // groupID returns the number of a group, 0 for none.
 func groupID(name string) (int, error) {
 	if name == "" {

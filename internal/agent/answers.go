@@ -108,6 +108,7 @@ func (a *Agent) container(id ident.ContainerID, st enforce.ContainerState) contr
 		c.ID, c.Policy, eff = "", "build", buildPolicy(a.policies.current())
 	}
 	c.Policies, c.Mode = summary(eff)
+	c.BPFAllowed = eff != nil && eff.Rules[verdict.ModeEnforce][verdict.RuleBPF].Verdict == verdict.Allow
 	if eff != nil && len(eff.Phases) > 0 && st.Started {
 		c.Phase, c.PhaseEnds = enforce.PhaseAfter, c.Armed.Add(eff.PhasesEnd())
 		if eff.At(time.Since(c.Armed), st.Listened) != eff {

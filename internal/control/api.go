@@ -167,9 +167,11 @@ type Container struct {
 	Phase     string    `json:"phase,omitempty"`
 	PhaseEnds time.Time `json:"phaseEnds,omitzero"`
 	BoundLate bool      `json:"boundLate,omitempty"`
-	Binding   *Binding  `json:"binding,omitempty"`  // what the gate bound at create; nil: nothing
-	Problems  []string  `json:"problems,omitempty"` // rules that do not hold here, and why
-	Lost      uint64    `json:"lostRecords,omitempty"`
+	// BPFAllowed is that a loosening policy lets it call bpf(2); else guard.bpf denies it.
+	BPFAllowed bool     `json:"bpfAllowed,omitempty"`
+	Binding    *Binding `json:"binding,omitempty"`  // what the gate bound at create; nil: nothing
+	Problems   []string `json:"problems,omitempty"` // rules that do not hold here, and why
+	Lost       uint64   `json:"lostRecords,omitempty"`
 }
 
 // Binding is what the gate's create has put on a container, until it is destroyed.

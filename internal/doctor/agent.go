@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/belay-project/belay/internal/control"
@@ -236,4 +238,61 @@ func (e *examination) checkContainers(ctx context.Context) {
 	case bad == 0:
 		e.add(id, OK, fmt.Sprintf("their policies hold for all of %d containers", len(all)), "", "")
 	}
+	e.checkBPF(all)
+}
+
+// mayBPF are the capabilities that open bpf(2): CAP_SYS_ADMIN and CAP_BPF.
+// Source: include/uapi/linux/capability.h.
+const mayBPF = 1<<21 | 1<<39
+
+// checkBPF names containers that may be made for bpf(2), which guard.bpf denies them with every
+// policy and with none: agents of networks and of other tools, engines in containers.
+func (e *examination) checkBPF(all []control.Container) {
+	const id = "policy.bpf"
+	if !slices.ContainsFunc(e.status.Levels, func(l control.Level) bool { return l.Rule == "guard.bpf" && l.Level == "prevent" }) {
+		return // nothing is denied
+	}
+	var able []string
+	for _, c := range all {
+		if c.BPFAllowed || c.Armed.IsZero() || c.PID == 0 {
+			continue
+		}
+		has, err := e.mayBPF(c.PID)
+		switch {
+		case missing(err), errors.Is(err, syscall.ESRCH): // it has ended
+		case err != nil:
+			e.add(id, Warn, fmt.Sprintf("the capabilities of the container %.12s cannot be read", c.ID), errorText(err), asRoot)
+		case has:
+			able = append(able, strings.TrimSpace(fmt.Sprintf("%.12s %s %s", c.ID, c.Name, c.ImageDigest)))
+		}
+	}
+	if len(able) == 0 {
+		e.add(id, OK, "no container has the capabilities for bpf() and is denied it", "", "")
+		return
+	}
+	named := able[:min(len(able), maxNamed)]
+	e.add(id, Warn, fmt.Sprintf("%d containers have CAP_BPF or CAP_SYS_ADMIN, and every bpf() of theirs is denied, with whatever policies", len(able)), strings.Join(named, "; "),
+		"take the capability away from what needs none; for what is made of bpf() (Cilium, Calico with eBPF, Tetragon, Tracee, Falco, engines in containers) put allow-bpf.yaml with its image's digest "+
+			"into the policies, belay policy reload, and start the container anew")
+}
+
+// mayBPF tells whether a process has a capability that opens bpf(2), in the host's user namespace:
+// those of another one do not count there. Sources: proc_pid_status(5), proc_pid_uid_map(5).
+func (e *examination) mayBPF(pid uint32) (bool, error) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	text, err := e.read(dir + "status")
+	if err != nil {
+		return false, err
+	}
+	_, hex, _ := strings.Cut(text, "\nCapEff:")
+	hex, _, _ = strings.Cut(hex, "\n")
+	effective, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+	if err != nil {
+		return false, fmt.Errorf("%sstatus: CapEff: %w", dir, err)
+	}
+	if effective&mayBPF == 0 {
+		return false, nil
+	}
+	uids, err := e.read(dir + "uid_map")
+	return slices.Equal(strings.Fields(uids), []string{"0", "0", "4294967295"}), err
 }

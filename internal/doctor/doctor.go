@@ -198,7 +198,7 @@ var ids = []string{
 	"kernel.release", "kernel.lsm", "kernel.backend", "kernel.btf", "kernel.cgroup", "kernel.lockdown", "kernel.bpffs",
 	"kernel.jit", "kernel.unprivileged",
 	"agent.running", "agent.enforcing", "agent.version", "agent.canary", "agent.health", "agent.runtime", "agent.failures", "agent.sockets",
-	"policy.loaded", "policy.inforce", "policy.refused", "policy.level", "policy.container",
+	"policy.loaded", "policy.inforce", "policy.refused", "policy.level", "policy.container", "policy.bpf",
 	"engine.socket", "engine.group",
 	"clock.synchronised", "disk.state", "disk.journal", "journal.error", "journal.lost",
 	"scan.database", "scan.scanner",

@@ -268,7 +268,55 @@ var agentIllnesses = []illness{
 	{"many", func(p *patient) {
 		p.agent.containers = slices.Repeat([]control.Container{{ID: "b", Lost: 1}}, maxNamed+1)
 	}, "policy.container", Warn, "belay containers"},
+	{"bpf() is denied to one made for it", denied(capsAll, hostUsers), "policy.bpf", Warn, "allow-bpf.yaml"},
+	{"bpf() is let", func(p *patient) {
+		denied(capsAll, hostUsers)(p)
+		p.agent.containers[0].BPFAllowed = true
+	}, "policy.bpf", OK, ""},
+	{"capabilities of Docker's default", denied("00000000a80425fb", hostUsers), "policy.bpf", OK, ""},
+	{"all capabilities in a user namespace", denied(capsAll, "0 100000 65536"), "policy.bpf", OK, ""},
+	{"no capabilities to be read", denied("?", hostUsers), "policy.bpf", Warn, "as root"},
+	{"it has ended", func(p *patient) {
+		denied(capsAll, hostUsers)(p)
+		delete(p.files, "proc/4711/status")
+	}, "policy.bpf", OK, ""},
 	{"no list", func(p *patient) { p.agent.listErr = errors.New("no") }, "policy.container", Warn, "log"},
+}
+
+const (
+	capsAll   = "000001ffffffffff"
+	hostUsers = "         0          0 4294967295\n"
+)
+
+// denied has a container run with capabilities and a map of user IDs, on a kernel that denies it bpf(2).
+func denied(caps, users string) func(p *patient) {
+	return func(p *patient) {
+		p.agent.status.Levels = append(p.agent.status.Levels, control.Level{Rule: "guard.bpf", Level: "prevent"})
+		p.agent.containers[0].PID, p.agent.containers[0].Armed = 4711, now
+		p.files["proc/4711/status"] = file("Name:\tcilium-agent\nCapPrm:\t0\nCapEff:\t" + caps + "\nCapBnd:\t0\n")
+		p.files["proc/4711/uid_map"] = file(users)
+	}
+}
+
+// TestBPFUnderSignal: where bpf(2) is not denied nobody is warned of it.
+func TestBPFUnderSignal(t *testing.T) {
+	p := healthy()
+	denied(capsAll, hostUsers)(p)
+	p.agent.status.Levels[1].Level = "detect"
+	if got := find(p.examine(t), "policy.bpf"); len(got) != 0 {
+		t.Errorf("got %+v, want no finding", got)
+	}
+}
+
+// TestBPFNames: the finding has what a policy that lets the container needs.
+func TestBPFNames(t *testing.T) {
+	p := healthy()
+	denied(capsAll, hostUsers)(p)
+	p.agent.containers[0].ImageDigest = "sha256:ab"
+	got := find(p.examine(t), "policy.bpf")
+	if want := "aaaaaaaaaaaa web-1 sha256:ab"; len(got) != 1 || got[0].Detail != want {
+		t.Errorf("got %+v, want one with %q", got, want)
+	}
 }
 
 // usualSocket is what preflight says of each host whose daemon is as Debian installs it.

@@ -24,6 +24,7 @@ var blocks = []block{
 	{page: "docs/kubernetes.md", first: "make release", notPlayed: "there is no cluster and no registry: tools/charttest holds the chart to Helm and to the API's types, release-check builds the files"},
 	{page: "docs/kubernetes.md", first: "/opt/belay/bin/belay status", notPlayed: "there is no node: TestImageInDocker installs the agent on what looks like one, and cmd/ctl holds the commands to those there are"},
 	{page: "docs/kubernetes.md", first: "helm upgrade belay", notPlayed: "there is no cluster"},
+	{page: "docs/kubernetes.md", first: "kubectl -n kube-system get pods", notPlayed: "there is no cluster, and none with Cilium"},
 }
 
 // TestStartBlocks: each block of commands of the pages that get somebody started is played, or it is said why not.

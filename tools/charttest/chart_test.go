@@ -182,7 +182,7 @@ func TestSchema(t *testing.T) {
 	for _, values := range []string{
 		"imgae: {tag: x}", "image: {digest: latest}", "image: {repository: ''}", "agent: {flags: ['--x=a b']}", "agent: {flags: ['--x=$(id)']}",
 		"policies: {Bad_Name: x}", "policies: {a: 1}", "agent: {metrics: {address: localhost, port: 1}}", "agent: {metrics: {port: 0}}", "action: purge",
-		"runtime: {containerd: run/x.sock}", "allowInstallers: [abc]",
+		"runtime: {containerd: run/x.sock}", "allowInstallers: [abc]", "allowBPF: [cilium]", "allowBPF: {namespaces: [kube-system]}",
 	} {
 		if _, err := render(t, values); err == nil || !strings.Contains(err.Error(), "schema") {
 			t.Errorf("%s: error %v, want one of the schema", values, err)
@@ -338,6 +338,56 @@ func TestPolicies(t *testing.T) {
 	if sum("{}") == sum("policies: {mine: x}") {
 		t.Error("other policies roll out no other pods")
 	}
+}
+
+// TestAllowBPF: each digest is a policy that lets one image call bpf(), beside the floor, and is said in the notes.
+func TestAllowBPF(t *testing.T) {
+	other := "sha256:" + strings.Repeat("f", 64)
+	values := "allowBPF: [\"" + digest + "\", \"" + other + "\", \"" + other + "\"]\nimage: {digest: \"" + other + "\"}"
+	files := decode[corev1.ConfigMap](t, mustRender(t, values)["configmap.yaml"]).Data
+	want := []string{"belay-bpf-0123456789ab.yaml", "belay-bpf-ffffffffffff.yaml", "belay-installer-ffffffffffff.yaml", "floor.yaml"}
+	if got := slices.Sorted(maps.Keys(files)); !slices.Equal(got, want) {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+	type policy struct {
+		APIVersion, Kind string
+		Metadata         struct{ Name string }
+		Spec             struct {
+			Selector map[string]string
+			Mode     string
+			Loosen   bool
+			Guard    map[string]string
+		}
+	}
+	p := decode[policy](t, files[want[0]])
+	if p.Metadata.Name != "belay-bpf-0123456789ab" || p.Spec.Mode != "enforce" || !p.Spec.Loosen ||
+		!maps.Equal(p.Spec.Selector, map[string]string{"imageDigest": digest}) || !maps.Equal(p.Spec.Guard, map[string]string{"bpf": "allow"}) {
+		t.Errorf("got %+v", p)
+	}
+	for values, want := range map[string]string{"{}": "set allowBPF", values: "restart their pods now"} {
+		if notes := notes(t, values); !strings.Contains(notes, want) || !strings.Contains(notes, "bpf() by containers is denied") {
+			t.Errorf("the notes do not say %q: %s", want, notes)
+		}
+	}
+}
+
+// notes is what helm install prints.
+func notes(t *testing.T, values string) string {
+	t.Helper()
+	vals, err := chartutil.ReadValues([]byte(values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := load(t)
+	all, err := chartutil.ToRenderValues(c, vals, chartutil.ReleaseOptions{Name: "belay", Namespace: "belay-system", IsInstall: true}, chartutil.DefaultCapabilities)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := engine.Engine{Strict: true}.Render(c, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files["belay/templates/NOTES.txt"]
 }
 
 // TestManifest holds the manifest for kubectl apply to the chart. -update writes it.

@@ -17,7 +17,7 @@ func newHost(t *testing.T, programs map[string]string) *host {
 	t.Helper()
 	h := &host{root: t.TempDir()}
 	h.calls = filepath.Join(h.root, "calls")
-	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system"} {
+	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system", "etc/belay"} {
 		if err := os.MkdirAll(filepath.Join(h.root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func (h *host) run(t *testing.T, script string, args ...string) (int, []string) 
 		t.Fatal(err)
 	}
 	text := string(raw)
-	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/usr/sbin/"} {
+	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/etc/belay/", "/usr/sbin/"} {
 		text = strings.ReplaceAll(text, " "+dir, " "+h.root+dir)
 		text = strings.ReplaceAll(text, "="+dir, "="+h.root+dir)
 		text = strings.ReplaceAll(text, ">"+dir, ">"+h.root+dir)
@@ -61,11 +61,43 @@ func (h *host) run(t *testing.T, script string, args ...string) (int, []string) 
 
 const agent = "belay-agent.service"
 
+// unload is the call that takes the kernel's side away.
+func (h *host) unload(run, state string) string {
+	return "belay-agent run --unload --run-dir " + h.root + run + " --state-dir " + h.root + state
+}
+
+// TestRemovalElsewhere: the kernel's side is taken from where agent.conf has it.
+func TestRemovalElsewhere(t *testing.T) {
+	for _, tt := range []struct{ name, conf, run, state string }{
+		{"as it ships", "#BELAY_AGENT_FLAGS=--run-dir @/run/no\nBELAY_AGENT_FLAGS=\n", "/run/belay", "/var/lib/belay"},
+		{"two words", "BELAY_AGENT_FLAGS=--log-allowed --run-dir @/run/other --state-dir @/srv/belay\n", "/run/other", "/srv/belay"},
+		{"one word, in quotes", `BELAY_AGENT_FLAGS="--run-dir=@/run/other --prometheus 127.0.0.1:9464"`, "/run/other", "/var/lib/belay"},
+		{"the last counts", "BELAY_AGENT_FLAGS=--run-dir=@/run/no\nBELAY_AGENT_FLAGS=--run-dir=@/run/no --run-dir @/run/other", "/run/other", "/var/lib/belay"},
+		{"a pattern is a word", "BELAY_AGENT_FLAGS=--guard-allow=* * --run-dir", "/run/belay", "/var/lib/belay"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t, nil)
+			if err := os.MkdirAll(filepath.Join(h.root, tt.run, "bpf"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			conf := strings.ReplaceAll(tt.conf, "@", h.root)
+			if err := os.WriteFile(filepath.Join(h.root, "etc/belay/agent.conf"), []byte(conf), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			code, calls := h.run(t, "preremove.sh", "remove")
+			if want := h.unload(tt.run, tt.state); code != 0 || !slices.Contains(calls, want) {
+				t.Errorf("status %d, called %q, want %q among them", code, calls, want)
+			}
+		})
+	}
+}
+
 // TestRemoval: an agent whose kernel side cannot be removed stays installed, enabled and running.
 func TestRemoval(t *testing.T) {
 	t.Run("removed", func(t *testing.T) {
-		code, calls := newHost(t, nil).run(t, "preremove.sh", "remove")
-		want := []string{"systemctl is-active -q " + agent, "systemctl stop " + agent, "belay-agent run --unload", "systemctl disable " + agent}
+		h := newHost(t, nil)
+		code, calls := h.run(t, "preremove.sh", "remove")
+		want := []string{"systemctl is-active -q " + agent, "systemctl stop " + agent, h.unload("/run/belay", "/var/lib/belay"), "systemctl disable " + agent}
 		if code != 0 || !slices.Equal(calls, want) {
 			t.Errorf("status %d, called %q, want %q", code, calls, want)
 		}

@@ -62,4 +62,19 @@ belay-installer-{{ . | trimPrefix "sha256:" | trunc 12 }}.yaml: |
     host:
       agent: allow
 {{- end }}
+{{- range .Values.allowBPF | uniq }}
+belay-bpf-{{ . | trimPrefix "sha256:" | trunc 12 }}.yaml: |
+  # Lets containers of one image, and no others, call bpf(2).
+  apiVersion: belay.dev/v1
+  kind: RuntimePolicy
+  metadata:
+    name: belay-bpf-{{ . | trimPrefix "sha256:" | trunc 12 }}
+  spec:
+    selector:
+      imageDigest: {{ . | quote }}
+    mode: enforce
+    loosen: true
+    guard:
+      bpf: allow
+{{- end }}
 {{- end }}
