@@ -39,6 +39,8 @@ const (
 type meta struct {
 	ID string    `json:"id"`
 	At time.Time `json:"at"`
+	// Scanner is the version of what read the image.
+	Scanner string `json:"scanner,omitempty"`
 	// Matched says that Seen holds what the last match found: the names of vulnerabilities.
 	Matched bool     `json:"matched,omitempty"`
 	Seen    []string `json:"seen,omitempty"`
@@ -157,7 +159,7 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 		s = &State{ID: m.ID}
 		k.states[m.ID] = s
 	}
-	s.Manifest = res.Digest
+	s.Manifest, s.by = res.Digest, m.Scanner
 	s.At, s.OS, s.Count, s.Complete = m.At, cmp.Or(res.OS.Pretty, res.OS.ID), len(res.Packages), false
 	s.Database, s.Findings = time.Time{}, nil
 	s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])
@@ -176,7 +178,7 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 
 // keep stores the result of a scan and matches it.
 func (k *Keeper) keep(ctx context.Context, id string, res *inventory.Result) error {
-	m := &meta{ID: id, At: k.o.Now().UTC()}
+	m := &meta{ID: id, At: k.o.Now().UTC(), Scanner: k.o.Scanner}
 	if err := k.write(m, res); err != nil {
 		return err
 	}

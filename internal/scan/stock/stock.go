@@ -36,6 +36,9 @@ type Options struct {
 	// Scan has one image read, by its ID; idle: only when nothing else wants the processor.
 	// nil: no image is ever scanned.
 	Scan func(ctx context.Context, imageID string, idle bool) (*inventory.Result, error)
+	// Scanner is the version of what Scan has images read by: an image is scanned again whose inventory
+	// another one made. "": that does not matter.
+	Scanner string
 	// MayIdle tells whether a scan that nobody waits for may begin now; it is asked once for each, and
 	// again at the next poll. nil: it may.
 	MayIdle func() bool
@@ -90,6 +93,7 @@ type State struct {
 
 	renew  bool   // it is queued though it was scanned
 	sought string // the manifest that it was queued for
+	by     string // the scanner that made the inventory
 }
 
 // Other reports whether another manifest than the one that is here now was scanned.
@@ -361,16 +365,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// renewOld has images scanned again whose scan soon is too old for the policies, the oldest first.
+// renewOld has images scanned again whose scan soon is too old for the policies, or of another scanner
+// than the one that is here now, the oldest first.
 func (k *Keeper) renewOld() {
-	age := k.o.MaxAge()
-	if age <= 0 {
-		return
+	now, age, retry := k.o.Now(), k.o.MaxAge(), renewRetry
+	if age > 0 {
+		retry = min(retry, max(retryAfter, age/16))
 	}
-	now, retry := k.o.Now(), min(renewRetry, max(retryAfter, age/16))
 	var old []State
 	for _, s := range k.List() {
-		if !s.At.IsZero() && !s.Queued && now.Sub(s.At) > age/2 {
+		due := age > 0 && now.Sub(s.At) > age/2 || k.o.Scanner != "" && s.by != k.o.Scanner
+		if !s.At.IsZero() && !s.Queued && due {
 			old = append(old, s)
 		}
 	}

@@ -497,3 +497,37 @@ func TestRenewOld(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 }
+
+// What another scanner found holds until the image has been scanned by the one that is here now.
+func TestRenewScanner(t *testing.T) {
+	dir, pkg := t.TempDir(), "openssl"
+	var fails atomic.Bool
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) {
+		if fails.Load() {
+			return nil, errors.New("no")
+		}
+		return result(pkg), nil
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	for i, version := range []string{"1", "1", "2"} {
+		w.stop()
+		w.o.Scanner, pkg = version, "zlib"
+		w.run(t)
+		if s, ok := w.State(imgA); !ok || s.At.IsZero() || s.Count != 1 {
+			t.Errorf("version %s: got %+v before it is scanned again", version, s)
+		}
+		want := []int32{2, 2, 3}[i]
+		eventually(t, "the scan by version "+version, func() bool { s, _ := w.State(imgA); return w.scans.Load() == want && s.by == version && !s.Queued })
+	}
+	fails.Store(true)
+	w.stop()
+	w.o.Scanner = "3"
+	w.run(t)
+	eventually(t, "a failure", func() bool { s, _ := w.State(imgA); return s.Err != "" && !s.At.IsZero() })
+	time.Sleep(50 * time.Millisecond)
+	if n := w.scans.Load(); n != 4 {
+		t.Errorf("%d scans, want 4", n)
+	}
+}
