@@ -51,6 +51,11 @@ func (k *Keeper) reload(ctx context.Context) {
 		if s.At.IsZero() || ctx.Err() != nil {
 			continue
 		}
+		for k.scanNext(ctx, 1) { // somebody waits
+		}
+		if _, ok := k.State(s.ID); !ok {
+			continue // dropped for what was scanned
+		}
 		if !first && !s.Database.IsZero() && !touched(s.ID) {
 			k.mu.Lock()
 			if now := k.states[s.ID]; now != nil {

@@ -345,24 +345,38 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.renewOld()
 	k.ready.Store(true)
 	k.changed("")
-	for {
-		for ctx.Err() == nil {
-			id, level, ok := k.next()
-			if !ok {
-				break
-			}
-			k.scan(ctx, id, level)
+	for ctx.Err() == nil {
+		select {
+		case <-t.C: // also between scans: they may take hours, one after the other
+			k.reload(ctx)
+			k.renewOld()
+		default:
+		}
+		if k.scanNext(ctx, len(k.queue)) {
+			continue
 		}
 		select {
 		case <-ctx.Done():
-			k.abandon()
-			return nil
 		case <-k.wake:
 		case <-t.C:
 			k.reload(ctx)
 			k.renewOld()
 		}
 	}
+	k.abandon()
+	return nil
+}
+
+// scanNext scans the image that is next, of that many queues; false: there is none.
+func (k *Keeper) scanNext(ctx context.Context, queues int) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	id, level, ok := k.next(queues)
+	if ok {
+		k.scan(ctx, id, level)
+	}
+	return ok
 }
 
 // renewOld has images scanned again whose scan soon is too old for the policies, or of another scanner
@@ -390,10 +404,10 @@ func (k *Keeper) renewOld() {
 	}
 }
 
-func (k *Keeper) next() (id string, level int, ok bool) {
+func (k *Keeper) next(queues int) (id string, level int, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for l := range k.queue {
+	for l := range queues {
 		for len(k.queue[l]) > 0 {
 			id, k.queue[l] = k.queue[l][0], k.queue[l][1:]
 			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() && !s.renew {

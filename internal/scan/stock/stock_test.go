@@ -531,3 +531,78 @@ func TestRenewScanner(t *testing.T) {
 		t.Errorf("%d scans, want 4", n)
 	}
 }
+
+// A database that comes while many images wait to be scanned is looked at after the scan that runs.
+func TestDatabaseBetweenScans(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	step := make(chan bool)
+	w := open(t, dir, func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
+		if idle {
+			select {
+			case <-step:
+			case <-ctx.Done():
+			}
+		}
+		return result("openssl", "zlib"), ctx.Err()
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 {
+		w.Want(fmt.Sprintf("sha256:%064x", i), false)
+	}
+	eventually(t, "the first scan", func() bool { return w.scans.Load() == 2 })
+	buildDB(t, db, record("DSA-1", "openssl", "2"), record("DSA-2", "zlib", "3"))
+	time.Sleep(5 * w.o.Poll)
+	step <- true
+	eventually(t, "the new database", func() bool { return strings.Contains(findings(w, imgA), "DSA-2") })
+	if n := w.scans.Load(); n > 3 {
+		t.Errorf("%d scans before it was looked at", n)
+	}
+	if s, _ := w.State("sha256:" + fmt.Sprintf("%064x", 49)); !s.Queued {
+		t.Error("what waited is forgotten")
+	}
+}
+
+// Who waits for a scan does not wait until all images are matched.
+func TestUrgentBetweenMatches(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	const images = 20
+	for i := range images {
+		if err := w.Ensure(t.Context(), fmt.Sprintf("sha256:%064x", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop()
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	matched, step := make(chan string, 1), make(chan bool)
+	w.o.Changed = func(id string) {
+		if strings.HasPrefix(id, "sha256:0") {
+			matched <- id
+			select {
+			case <-step:
+			case <-t.Context().Done():
+			}
+		}
+	}
+	w.run(t)
+	<-matched
+	done := make(chan error, 1)
+	go func() { done <- w.Ensure(t.Context(), imgB) }()
+	eventually(t, "somebody waits", func() bool { s, _ := w.State(imgB); return s.Queued })
+	step <- true
+	<-matched
+	eventually(t, "the scan", func() bool { return len(done) == 1 })
+	if err := <-done; err != nil || w.Ready() {
+		t.Errorf("got %v, all matched: %v", err, w.Ready())
+	}
+	close(step)
+	for range images - 2 {
+		<-matched
+	}
+	eventually(t, "all are matched", func() bool { return w.Ready() && findings(w, imgB) == "DSA-1" })
+}
