@@ -606,3 +606,28 @@ func TestUrgentBetweenMatches(t *testing.T) {
 	}
 	eventually(t, "all are matched", func() bool { return w.Ready() && findings(w, imgB) == "DSA-1" })
 }
+
+// What a scan anew brings to an image that was matched before is told, and nothing twice.
+func TestRenewTold(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"), record("DSA-2", "zlib", "3"))
+	var more atomic.Bool
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) {
+		if more.Load() {
+			return result("openssl", "zlib"), nil
+		}
+		return result("openssl"), nil
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	more.Store(true)
+	for range 2 {
+		if err := w.Ensure(t.Context(), imgA); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.said(); findings(w, imgA) != "DSA-1 DSA-2" || got != "a:DSA-2" {
+			t.Errorf("found %q and told %q, want DSA-2 told once", findings(w, imgA), got)
+		}
+	}
+}
