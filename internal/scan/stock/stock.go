@@ -148,6 +148,7 @@ type Keeper struct {
 	// Of Run's goroutine alone.
 	db     *vulndb.DB
 	dbFile os.FileInfo
+	dbErr  string // why a database was not used, as it was told last
 	prints map[int32]uint64
 	putOff map[string]bool
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -629,5 +631,53 @@ func TestRenewTold(t *testing.T) {
 		if got := w.said(); findings(w, imgA) != "DSA-1 DSA-2" || got != "a:DSA-2" {
 			t.Errorf("found %q and told %q, want DSA-2 told once", findings(w, imgA), got)
 		}
+	}
+}
+
+// A database that cannot be opened just now is tried again.
+func TestDatabaseLater(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db, Health: health.New(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	if err := k.keep(t.Context(), imgA, result("openssl")); err != nil {
+		t.Fatal(err)
+	}
+	unreadable := func() uint64 { return k.o.Health.Counter("vulndb_unreadable").Load() }
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	k.reload(t.Context())
+	k.reload(t.Context())
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if n := unreadable(); k.db != nil || n != 1 {
+		t.Errorf("counted %d times without a descriptor, want once", n)
+	}
+	k.reload(t.Context())
+	if s, _ := k.State(imgA); len(s.Findings) != 1 {
+		t.Errorf("got %+v, want it matched once the database can be opened", s)
+	}
+	// A broken one is broken until it is another file.
+	if err := os.WriteFile(db+".new", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(db+".new", db); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		k.reload(t.Context())
+	}
+	if n := unreadable(); n != 2 || k.db == nil {
+		t.Errorf("counted %d times, want a broken one once, and the former one in use", n)
 	}
 }
