@@ -74,6 +74,9 @@ func (a *Agent) openImages() error {
 		return err
 	}
 	if scanner != "" {
+		if o.Scanner, _, err = scantarget.ScannerVersion(scanner); err != nil {
+			a.log.Warn("the scanner's version is not known; what another one found stays", attr.Error, err.Error())
+		}
 		o.Scan = func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
 			return a.scanStored(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
 		}

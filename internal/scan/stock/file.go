@@ -39,6 +39,8 @@ const (
 type meta struct {
 	ID string    `json:"id"`
 	At time.Time `json:"at"`
+	// Scanner is the version of what read the image.
+	Scanner string `json:"scanner,omitempty"`
 	// Matched says that Seen holds what the last match found: the names of vulnerabilities.
 	Matched bool     `json:"matched,omitempty"`
 	Seen    []string `json:"seen,omitempty"`
@@ -75,6 +77,21 @@ func (k *Keeper) write(m *meta, res *inventory.Result) error {
 //
 // Errors: errDamaged, those of files.
 func (k *Keeper) read(id string) (*meta, *inventory.Result, error) {
+	m, body, err := k.readMeta(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	res, err := decodeResult(body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", k.path(id), err)
+	}
+	return m, res, nil
+}
+
+// readMeta reads what stands beside an inventory, and leaves the inventory as it is written.
+//
+// Errors: as of read.
+func (k *Keeper) readMeta(id string) (m *meta, body []byte, err error) {
 	f, err := os.Open(k.path(id))
 	if err != nil {
 		return nil, nil, err
@@ -83,17 +100,29 @@ func (k *Keeper) read(id string) (*meta, *inventory.Result, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s: %w: no regular file", k.path(id), errDamaged)
 	}
-	m, res, err := decode(f)
+	m, body, err = decodeMeta(f)
 	if err == nil && m.ID != id {
 		err = fmt.Errorf("%w: it is of %.80q", errDamaged, m.ID)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", k.path(id), err)
 	}
-	return m, res, nil
+	return m, body, nil
 }
 
 func decode(r io.Reader) (*meta, *inventory.Result, error) {
+	m, body, err := decodeMeta(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	res, err := decodeResult(body)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, res, nil
+}
+
+func decodeMeta(r io.Reader) (*meta, []byte, error) {
 	all, err := inventory.ReadAll(r, maxFile)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errDamaged, err)
@@ -111,14 +140,18 @@ func decode(r io.Reader) (*meta, *inventory.Result, error) {
 	if err := json.Unmarshal(head, m); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
+	return m, body, nil
+}
+
+func decodeResult(body []byte) (*inventory.Result, error) {
 	res, err := inventory.ReadResult(bytes.NewReader(body))
 	if err == nil && res.Error != "" {
 		err = errors.New("it holds no inventory")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errDamaged, err)
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	return m, res, nil
+	return res, nil
 }
 
 // recall makes the states of what the folder holds. Findings come with the first match.
@@ -157,7 +190,7 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 		s = &State{ID: m.ID}
 		k.states[m.ID] = s
 	}
-	s.Manifest = res.Digest
+	s.Manifest, s.by = res.Digest, m.Scanner
 	s.At, s.OS, s.Count, s.Complete = m.At, cmp.Or(res.OS.Pretty, res.OS.ID), len(res.Packages), false
 	s.Database, s.Findings = time.Time{}, nil
 	s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])
@@ -176,7 +209,11 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 
 // keep stores the result of a scan and matches it.
 func (k *Keeper) keep(ctx context.Context, id string, res *inventory.Result) error {
-	m := &meta{ID: id, At: k.o.Now().UTC()}
+	m := &meta{ID: id, At: k.o.Now().UTC(), Scanner: k.o.Scanner}
+	// What the image has had before was told; what a scan anew brings is not.
+	if old, _, err := k.readMeta(id); err == nil {
+		m.Matched, m.Seen = old.Matched, old.Seen
+	}
 	if err := k.write(m, res); err != nil {
 		return err
 	}

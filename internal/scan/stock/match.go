@@ -2,6 +2,7 @@ package stock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
@@ -31,13 +32,20 @@ func (k *Keeper) reload(ctx context.Context) {
 	if k.dbFile != nil && sameFile(k.dbFile, info) {
 		return
 	}
-	k.dbFile = info
 	db, err := vulndb.Open(k.o.DB)
+	broken := errors.Is(err, vulndb.ErrBroken)
+	if err == nil || broken {
+		k.dbFile = info // what else keeps it from being opened may pass: it is tried again
+	}
 	if err != nil {
-		k.o.Health.Counter("vulndb_unreadable").Add(1)
-		k.o.Log.Error("the vulnerability database is not used; the former one stays", attr.Error, err.Error())
+		if text := err.Error(); broken || text != k.dbErr { // told once, however often it is tried
+			k.dbErr = text
+			k.o.Health.Counter("vulndb_unreadable").Add(1)
+			k.o.Log.Error("the vulnerability database is not used; the former one stays", attr.Error, text)
+		}
 		return
 	}
+	k.dbErr = ""
 	first := k.db == nil
 	k.closeDB()
 	k.db = db
@@ -50,6 +58,11 @@ func (k *Keeper) reload(ctx context.Context) {
 	for _, s := range k.List() {
 		if s.At.IsZero() || ctx.Err() != nil {
 			continue
+		}
+		for k.scanNext(ctx, 1) { // somebody waits
+		}
+		if _, ok := k.State(s.ID); !ok {
+			continue // dropped for what was scanned
 		}
 		if !first && !s.Database.IsZero() && !touched(s.ID) {
 			k.mu.Lock()

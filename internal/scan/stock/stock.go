@@ -36,6 +36,9 @@ type Options struct {
 	// Scan has one image read, by its ID; idle: only when nothing else wants the processor.
 	// nil: no image is ever scanned.
 	Scan func(ctx context.Context, imageID string, idle bool) (*inventory.Result, error)
+	// Scanner is the version of what Scan has images read by: an image is scanned again whose inventory
+	// another one made. "": that does not matter.
+	Scanner string
 	// MayIdle tells whether a scan that nobody waits for may begin now; it is asked once for each, and
 	// again at the next poll. nil: it may.
 	MayIdle func() bool
@@ -90,6 +93,7 @@ type State struct {
 
 	renew  bool   // it is queued though it was scanned
 	sought string // the manifest that it was queued for
+	by     string // the scanner that made the inventory
 }
 
 // Other reports whether another manifest than the one that is here now was scanned.
@@ -144,6 +148,7 @@ type Keeper struct {
 	// Of Run's goroutine alone.
 	db     *vulndb.DB
 	dbFile os.FileInfo
+	dbErr  string // why a database was not used, as it was told last
 	prints map[int32]uint64
 	putOff map[string]bool
 }
@@ -341,36 +346,51 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.renewOld()
 	k.ready.Store(true)
 	k.changed("")
-	for {
-		for ctx.Err() == nil {
-			id, level, ok := k.next()
-			if !ok {
-				break
-			}
-			k.scan(ctx, id, level)
+	for ctx.Err() == nil {
+		select {
+		case <-t.C: // also between scans: they may take hours, one after the other
+			k.reload(ctx)
+			k.renewOld()
+		default:
+		}
+		if k.scanNext(ctx, len(k.queue)) {
+			continue
 		}
 		select {
 		case <-ctx.Done():
-			k.abandon()
-			return nil
 		case <-k.wake:
 		case <-t.C:
 			k.reload(ctx)
 			k.renewOld()
 		}
 	}
+	k.abandon()
+	return nil
 }
 
-// renewOld has images scanned again whose scan soon is too old for the policies, the oldest first.
-func (k *Keeper) renewOld() {
-	age := k.o.MaxAge()
-	if age <= 0 {
-		return
+// scanNext scans the image that is next, of that many queues; false: there is none.
+func (k *Keeper) scanNext(ctx context.Context, queues int) bool {
+	if ctx.Err() != nil {
+		return false
 	}
-	now, retry := k.o.Now(), min(renewRetry, max(retryAfter, age/16))
+	id, level, ok := k.next(queues)
+	if ok {
+		k.scan(ctx, id, level)
+	}
+	return ok
+}
+
+// renewOld has images scanned again whose scan soon is too old for the policies, or of another scanner
+// than the one that is here now, the oldest first.
+func (k *Keeper) renewOld() {
+	now, age, retry := k.o.Now(), k.o.MaxAge(), renewRetry
+	if age > 0 {
+		retry = min(retry, max(retryAfter, age/16))
+	}
 	var old []State
 	for _, s := range k.List() {
-		if !s.At.IsZero() && !s.Queued && now.Sub(s.At) > age/2 {
+		due := age > 0 && now.Sub(s.At) > age/2 || k.o.Scanner != "" && s.by != k.o.Scanner
+		if !s.At.IsZero() && !s.Queued && due {
 			old = append(old, s)
 		}
 	}
@@ -385,10 +405,10 @@ func (k *Keeper) renewOld() {
 	}
 }
 
-func (k *Keeper) next() (id string, level int, ok bool) {
+func (k *Keeper) next(queues int) (id string, level int, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for l := range k.queue {
+	for l := range queues {
 		for len(k.queue[l]) > 0 {
 			id, k.queue[l] = k.queue[l][0], k.queue[l][1:]
 			if s := k.states[id]; l > 0 && s != nil && !s.At.IsZero() && !s.renew {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -495,5 +497,187 @@ func TestRenewOld(t *testing.T) {
 	}
 	if s, _ := w.State(imgB); s.At.IsZero() || s.Err == "" {
 		t.Errorf("got %+v", s)
+	}
+}
+
+// What another scanner found holds until the image has been scanned by the one that is here now.
+func TestRenewScanner(t *testing.T) {
+	dir, pkg := t.TempDir(), "openssl"
+	var fails atomic.Bool
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) {
+		if fails.Load() {
+			return nil, errors.New("no")
+		}
+		return result(pkg), nil
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	for i, version := range []string{"1", "1", "2"} {
+		w.stop()
+		w.o.Scanner, pkg = version, "zlib"
+		w.run(t)
+		if s, ok := w.State(imgA); !ok || s.At.IsZero() || s.Count != 1 {
+			t.Errorf("version %s: got %+v before it is scanned again", version, s)
+		}
+		want := []int32{2, 2, 3}[i]
+		eventually(t, "the scan by version "+version, func() bool { s, _ := w.State(imgA); return w.scans.Load() == want && s.by == version && !s.Queued })
+	}
+	fails.Store(true)
+	w.stop()
+	w.o.Scanner = "3"
+	w.run(t)
+	eventually(t, "a failure", func() bool { s, _ := w.State(imgA); return s.Err != "" && !s.At.IsZero() })
+	time.Sleep(50 * time.Millisecond)
+	if n := w.scans.Load(); n != 4 {
+		t.Errorf("%d scans, want 4", n)
+	}
+}
+
+// A database that comes while many images wait to be scanned is looked at after the scan that runs.
+func TestDatabaseBetweenScans(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	step := make(chan bool)
+	w := open(t, dir, func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
+		if idle {
+			select {
+			case <-step:
+			case <-ctx.Done():
+			}
+		}
+		return result("openssl", "zlib"), ctx.Err()
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 {
+		w.Want(fmt.Sprintf("sha256:%064x", i), false)
+	}
+	eventually(t, "the first scan", func() bool { return w.scans.Load() == 2 })
+	buildDB(t, db, record("DSA-1", "openssl", "2"), record("DSA-2", "zlib", "3"))
+	time.Sleep(5 * w.o.Poll)
+	step <- true
+	eventually(t, "the new database", func() bool { return strings.Contains(findings(w, imgA), "DSA-2") })
+	if n := w.scans.Load(); n > 3 {
+		t.Errorf("%d scans before it was looked at", n)
+	}
+	if s, _ := w.State("sha256:" + fmt.Sprintf("%064x", 49)); !s.Queued {
+		t.Error("what waited is forgotten")
+	}
+}
+
+// Who waits for a scan does not wait until all images are matched.
+func TestUrgentBetweenMatches(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	const images = 20
+	for i := range images {
+		if err := w.Ensure(t.Context(), fmt.Sprintf("sha256:%064x", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop()
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	matched, step := make(chan string, 1), make(chan bool)
+	w.o.Changed = func(id string) {
+		if strings.HasPrefix(id, "sha256:0") {
+			matched <- id
+			select {
+			case <-step:
+			case <-t.Context().Done():
+			}
+		}
+	}
+	w.run(t)
+	<-matched
+	done := make(chan error, 1)
+	go func() { done <- w.Ensure(t.Context(), imgB) }()
+	eventually(t, "somebody waits", func() bool { s, _ := w.State(imgB); return s.Queued })
+	step <- true
+	<-matched
+	eventually(t, "the scan", func() bool { return len(done) == 1 })
+	if err := <-done; err != nil || w.Ready() {
+		t.Errorf("got %v, all matched: %v", err, w.Ready())
+	}
+	close(step)
+	for range images - 2 {
+		<-matched
+	}
+	eventually(t, "all are matched", func() bool { return w.Ready() && findings(w, imgB) == "DSA-1" })
+}
+
+// What a scan anew brings to an image that was matched before is told, and nothing twice.
+func TestRenewTold(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"), record("DSA-2", "zlib", "3"))
+	var more atomic.Bool
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) {
+		if more.Load() {
+			return result("openssl", "zlib"), nil
+		}
+		return result("openssl"), nil
+	})
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	more.Store(true)
+	for range 2 {
+		if err := w.Ensure(t.Context(), imgA); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.said(); findings(w, imgA) != "DSA-1 DSA-2" || got != "a:DSA-2" {
+			t.Errorf("found %q and told %q, want DSA-2 told once", findings(w, imgA), got)
+		}
+	}
+}
+
+// A database that cannot be opened just now is tried again.
+func TestDatabaseLater(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db, Health: health.New(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	if err := k.keep(t.Context(), imgA, result("openssl")); err != nil {
+		t.Fatal(err)
+	}
+	unreadable := func() uint64 { return k.o.Health.Counter("vulndb_unreadable").Load() }
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	k.reload(t.Context())
+	k.reload(t.Context())
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if n := unreadable(); k.db != nil || n != 1 {
+		t.Errorf("counted %d times without a descriptor, want once", n)
+	}
+	k.reload(t.Context())
+	if s, _ := k.State(imgA); len(s.Findings) != 1 {
+		t.Errorf("got %+v, want it matched once the database can be opened", s)
+	}
+	// A broken one is broken until it is another file.
+	if err := os.WriteFile(db+".new", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(db+".new", db); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		k.reload(t.Context())
+	}
+	if n := unreadable(); n != 2 || k.db == nil {
+		t.Errorf("counted %d times, want a broken one once, and the former one in use", n)
 	}
 }

@@ -40,20 +40,30 @@ func newLayerReader(o Options) *layerReader {
 	if o.Cache == nil {
 		return nil
 	}
-	f, err := os.Open(o.Scanner)
+	version, st, err := ScannerVersion(o.Scanner)
 	if err != nil {
 		return nil // starting it says why
 	}
+	return &layerReader{o, version, st}
+}
+
+// ScannerVersion returns the version of the scanner at path, the digest of its program, and what file
+// that is.
+func ScannerVersion(path string) (string, os.FileInfo, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", nil, err
+	}
 	defer f.Close()
-	sum := sha256.New()
 	st, err := f.Stat()
 	if err != nil {
-		return nil
+		return "", nil, err
 	}
+	sum := sha256.New()
 	if _, err := io.Copy(sum, f); err != nil {
-		return nil
+		return "", nil, err
 	}
-	return &layerReader{o, hex.EncodeToString(sum.Sum(nil)), st}
+	return hex.EncodeToString(sum.Sum(nil)), st, nil
 }
 
 // holds returns what a layer holds; empty where whoever asks is to read it.
