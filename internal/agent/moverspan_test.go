@@ -32,15 +32,15 @@ func TestMoverIsTold(t *testing.T) {
 	go func() { defer close(ended); tel.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
 	a := &Agent{cfg: Config{Mover: "/bin/true", StateDir: t.TempDir()}, telemetry: tel, log: slog.New(slog.DiscardHandler)}
-	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err != nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}); err != nil {
 		t.Fatal(err)
 	}
 	a.cfg.Mover = "/bin/false"
-	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}); err == nil {
 		t.Fatal("it failed, and no error")
 	}
 	a.cfg.Mover = "none" // which is no run
-	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}); err == nil {
 		t.Fatal("there is no mover, and it ran")
 	}
 	r, err := http.Get("http://" + addr + "/metrics") //nolint:noctx // a test's own server
@@ -102,7 +102,7 @@ exit 1
 	if err := os.WriteFile(a.cfg.Mover, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.runMover(t.Context(), "0123456789abcdef", []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0123456789abcdef", []string{"move"}); err == nil {
 		t.Fatal("it failed, and no error")
 	}
 	var all string

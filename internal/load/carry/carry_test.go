@@ -91,7 +91,7 @@ func (w *world) open() {
 			return &s, "a", nil
 		},
 		From: func() string { return "unix:///run/a.sock" },
-		Run: func(_ context.Context, _ string, args []string, _ time.Duration) error {
+		Run: func(_ context.Context, _ string, args []string) error {
 			w.lock.Lock()
 			defer w.lock.Unlock()
 			w.args = append(w.args, args)

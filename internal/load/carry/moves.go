@@ -165,7 +165,7 @@ func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 // start runs a mover, and sees what came of it.
 func (c *Carrier) start(ctx context.Context, id string, args []string, movers *sync.WaitGroup) {
 	movers.Go(func() {
-		err := c.o.Run(ctx, id, args, moverTime)
+		err := c.o.Run(ctx, id, args)
 		if ctx.Err() != nil {
 			return // the next agent looks
 		}
