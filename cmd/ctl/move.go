@@ -135,17 +135,20 @@ func (t *terminal) move(ctx context.Context, container string, f *moveFlags) err
 	m := t.mover(f)
 	if !f.dryRun {
 		j, err := m.Move(ctx, container, f.from, f.to, f.s)
-		return t.moved(j, err)
+		return t.moved(j, notBegun(j, err))
 	}
 	p, err := m.Look(ctx, container, f.from, f.to, f.s)
 	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
 		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
 			return err
 		}
+		if refused.Target {
+			return statusError{exitTarget, quietError{err}}
+		}
 		return quietError{err}
 	}
 	if err != nil {
-		return err
+		return notBegun(nil, err)
 	}
 	if t.output == formatJSON {
 		return t.writeJSON(struct {
@@ -155,6 +158,17 @@ func (t *terminal) move(ctx context.Context, container string, f *moveFlags) err
 	}
 	t.writeMovePlan(p)
 	return nil
+}
+
+// exitTarget is the exit status of a move that was not begun for a reason of the target's. The agent goes by it.
+const exitTarget = 3
+
+// notBegun gives the error of a move that has no journal its exit status.
+func notBegun(j *move.Journal, err error) error {
+	if j == nil && move.ByTarget(err) {
+		return statusError{exitTarget, err}
+	}
+	return err
 }
 
 func (t *terminal) writeMovePlan(p *move.Plan) {

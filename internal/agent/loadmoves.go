@@ -110,10 +110,14 @@ func (a *Agent) runMover(ctx context.Context, id string, args []string) (err err
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = spawn.CommandIn(ctx, moverLimits, path, args, nil, 0)
-	if exit, ok := errors.AsType[*spawn.ExitError](err); ok && exit.Stderr != "" {
-		return errors.New(lastError(exit.Stderr))
+	exit, ok := errors.AsType[*spawn.ExitError](err)
+	switch {
+	case !ok:
+		return err
+	case exit.Stderr == "":
+		return &carry.MoverError{Status: exit.Code, Text: err.Error()}
 	}
-	return err
+	return &carry.MoverError{Status: exit.Code, Text: lastError(exit.Stderr)}
 }
 
 // followLoad keeps the cordon in step with the caps, until ctx ends.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/telemetry"
 )
 
@@ -97,13 +99,14 @@ cat >%s/0123456789abcdef.json <<END
  {"at": "$now", "step": "lease", "text": "begun"}, {"at": "$now", "step": "image", "text": "begun"},
  {"at": "$now", "step": "image", "text": "goes back: no such image"}, {"at": "$now", "step": "image", "text": "taken back"}]}
 END
-exit 1
+exit 3
 `, a.cfg.movesDir())
 	if err := os.WriteFile(a.cfg.Mover, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.runMover(t.Context(), "0123456789abcdef", []string{"move"}); err == nil {
-		t.Fatal("it failed, and no error")
+	err = a.runMover(t.Context(), "0123456789abcdef", []string{"move"})
+	if ended, ok := errors.AsType[*carry.MoverError](err); !ok || ended.Status != 3 {
+		t.Fatalf("it ended with exit status 3, and the error is %v", err)
 	}
 	var all string
 	for _, want := range []string{"move lease", "move image", "no such image", "move back", "belay.move.id", "0123456789abcdef"} {

@@ -103,6 +103,20 @@ type Note struct {
 	Time      time.Time
 }
 
+// MoverError says how a mover has ended.
+type MoverError struct {
+	Status int // its exit status
+	Text   string
+}
+
+// Error returns what it said last.
+func (e *MoverError) Error() string { return e.Text }
+
+// statusTarget is a mover's exit status where it has not begun for a reason of the target's.
+//
+// Source: docs/moving.md.
+const statusTarget = 3
+
 // Carrier has plans carried out. Make one with [Open]. Safe for concurrent use.
 type Carrier struct {
 	o    Options

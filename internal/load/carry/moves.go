@@ -296,7 +296,8 @@ func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
 		if err != nil {
 			m.Error = err.Error()
 		}
-		m.NotBegun = !strings.Contains(m.Error, "target: ") // a mover's word for what is the target's
+		mover, ok := errors.AsType[*MoverError](err)
+		m.NotBegun = !ok || mover.Status != statusTarget
 		end(Failed, EventMoveFailed, m.Name+" was not moved to "+m.To+": "+m.Error)
 	case rerr == nil && p.Phase == phaseTaken:
 		m.Error = p.Error

@@ -62,15 +62,15 @@ func (r *run) look(ctx context.Context, ref string, s Settings, own string) (*Pl
 		}
 		why = append(why, layer...)
 	}
+	var target []recreate.Refusal
 	if recipe != nil {
-		target, err := r.target(ctx, recipe, own)
-		if err != nil {
-			return nil, fmt.Errorf("target: %w", err)
+		if target, err = r.target(ctx, recipe, own); err != nil {
+			return nil, &TargetError{err}
 		}
 		why = append(why, target...)
 	}
 	if len(why) > 0 {
-		return nil, &RefusedError{Container: c.ShortName(), Refusals: why}
+		return nil, &RefusedError{Container: c.ShortName(), Refusals: why, Target: len(target) > 0}
 	}
 	return newPlan(recipe, img), nil
 }

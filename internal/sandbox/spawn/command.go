@@ -83,7 +83,7 @@ func CommandIn(ctx context.Context, l Limits, path string, args []string, input 
 	case failed && cg != nil && cg.oomKilled():
 		return &LimitError{What: "memory", Cap: strconv.FormatInt(l.MemoryMax, 10) + " bytes"}
 	case failed:
-		return &ExitError{Status: exit.Error(), Stderr: stderr.String()}
+		return &ExitError{Status: exit.Error(), Code: exit.ExitCode(), Stderr: stderr.String()}
 	case err != nil:
 		return fmt.Errorf("run %s: %w", path, err)
 	}
