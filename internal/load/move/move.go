@@ -248,6 +248,7 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 	if _, err := os.Lstat(filepath.Join(m.o.Dir, j.ID+".json")); !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("move %s: it has begun before: %w", j.ID, ErrBusy)
 	}
+	prune(m.o.Dir, m.o.Now())
 	r.j, r.plan = j, p
 	return j, r.forward(ctx)
 }
