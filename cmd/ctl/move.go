@@ -67,6 +67,7 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, or why not, and change nothing")
 	fl.BoolVar(&f.s.CopyVolumes, "copy-volumes", false, "stop it, copy its local volumes and compare them")
 	fl.BoolVar(&f.s.LoseLayer, "lose-layer", false, "leave behind what it has written to its own layer and in memory")
+	fl.BoolVar(&f.s.LoseAttributes, "lose-attributes", false, "leave behind ACLs and extended attributes of files in its volumes")
 	fl.BoolVar(&f.s.SplitNetworks, "split-networks", false, "leave the other containers of its networks behind")
 	fl.BoolVar(&f.s.Compose, "compose", false, "move it though compose made it, and may make it again here")
 	fl.StringVar(&f.s.Image, "image", "auto", "`how` the image comes there: auto (pulled, else sent), pull or stream")
@@ -135,17 +136,20 @@ func (t *terminal) move(ctx context.Context, container string, f *moveFlags) err
 	m := t.mover(f)
 	if !f.dryRun {
 		j, err := m.Move(ctx, container, f.from, f.to, f.s)
-		return t.moved(j, err)
+		return t.moved(j, notBegun(j, err))
 	}
 	p, err := m.Look(ctx, container, f.from, f.to, f.s)
 	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
 		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
 			return err
 		}
+		if refused.Target {
+			return statusError{exitTarget, quietError{err}}
+		}
 		return quietError{err}
 	}
 	if err != nil {
-		return err
+		return notBegun(nil, err)
 	}
 	if t.output == formatJSON {
 		return t.writeJSON(struct {
@@ -155,6 +159,17 @@ func (t *terminal) move(ctx context.Context, container string, f *moveFlags) err
 	}
 	t.writeMovePlan(p)
 	return nil
+}
+
+// exitTarget is the exit status of a move that was not begun for a reason of the target's. The agent goes by it.
+const exitTarget = 3
+
+// notBegun gives the error of a move that has no journal its exit status.
+func notBegun(j *move.Journal, err error) error {
+	if j == nil && move.ByTarget(err) {
+		return statusError{exitTarget, err}
+	}
+	return err
 }
 
 func (t *terminal) writeMovePlan(p *move.Plan) {

@@ -35,6 +35,9 @@ type statusError struct {
 	error
 }
 
+// Unwrap returns why.
+func (e statusError) Unwrap() error { return e.error }
+
 // scanFlags are the flags of one scan.
 type scanFlags struct {
 	target.Options

@@ -90,7 +90,7 @@ var moverLimits = spawn.Limits{Kind: "belay-move-", MemoryMax: 256 << 20, Proces
 
 // runMover runs belay with arguments until it has ended. It is killed with the agent, and its
 // journal tells the next how far it had come, and the traces which steps it took.
-func (a *Agent) runMover(ctx context.Context, id string, args []string, timeout time.Duration) (err error) {
+func (a *Agent) runMover(ctx context.Context, id string, args []string) (err error) {
 	path, err := a.cfg.moverPath()
 	if err != nil {
 		return err
@@ -109,11 +109,15 @@ func (a *Agent) runMover(ctx context.Context, id string, args []string, timeout 
 	// The kernel ends a child with the thread that started it, not with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err = spawn.CommandIn(ctx, moverLimits, path, args, nil, timeout)
-	if exit, ok := errors.AsType[*spawn.ExitError](err); ok && exit.Stderr != "" {
-		return errors.New(lastError(exit.Stderr))
+	err = spawn.CommandIn(ctx, moverLimits, path, args, nil, 0)
+	exit, ok := errors.AsType[*spawn.ExitError](err)
+	switch {
+	case !ok:
+		return err
+	case exit.Stderr == "":
+		return &carry.MoverError{Status: exit.Code, Text: err.Error()}
 	}
-	return err
+	return &carry.MoverError{Status: exit.Code, Text: lastError(exit.Stderr)}
 }
 
 // followLoad keeps the cordon in step with the caps, until ctx ends.

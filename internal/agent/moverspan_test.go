@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/telemetry"
 )
 
@@ -32,15 +34,15 @@ func TestMoverIsTold(t *testing.T) {
 	go func() { defer close(ended); tel.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
 	a := &Agent{cfg: Config{Mover: "/bin/true", StateDir: t.TempDir()}, telemetry: tel, log: slog.New(slog.DiscardHandler)}
-	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err != nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}); err != nil {
 		t.Fatal(err)
 	}
 	a.cfg.Mover = "/bin/false"
-	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}); err == nil {
 		t.Fatal("it failed, and no error")
 	}
 	a.cfg.Mover = "none" // which is no run
-	if err := a.runMover(t.Context(), "0", []string{"move"}, time.Minute); err == nil {
+	if err := a.runMover(t.Context(), "0", []string{"move"}); err == nil {
 		t.Fatal("there is no mover, and it ran")
 	}
 	r, err := http.Get("http://" + addr + "/metrics") //nolint:noctx // a test's own server
@@ -97,13 +99,14 @@ cat >%s/0123456789abcdef.json <<END
  {"at": "$now", "step": "lease", "text": "begun"}, {"at": "$now", "step": "image", "text": "begun"},
  {"at": "$now", "step": "image", "text": "goes back: no such image"}, {"at": "$now", "step": "image", "text": "taken back"}]}
 END
-exit 1
+exit 3
 `, a.cfg.movesDir())
 	if err := os.WriteFile(a.cfg.Mover, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.runMover(t.Context(), "0123456789abcdef", []string{"move"}, time.Minute); err == nil {
-		t.Fatal("it failed, and no error")
+	err = a.runMover(t.Context(), "0123456789abcdef", []string{"move"})
+	if ended, ok := errors.AsType[*carry.MoverError](err); !ok || ended.Status != 3 {
+		t.Fatalf("it ended with exit status 3, and the error is %v", err)
 	}
 	var all string
 	for _, want := range []string{"move lease", "move image", "no such image", "move back", "belay.move.id", "0123456789abcdef"} {

@@ -215,7 +215,7 @@ func TestMoverPath(t *testing.T) {
 		t.Error("none is a mover")
 	}
 	a := &Agent{cfg: Config{Mover: "/nowhere/belay"}, health: health.New(nil), log: slog.New(slog.DiscardHandler)}
-	if err := a.runMover(context.Background(), "0", []string{"move"}, time.Second); !errors.Is(err, os.ErrNotExist) {
+	if err := a.runMover(context.Background(), "0", []string{"move"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 	if got := lastError("lease: x\nimage: y\nbelay: web is not moved:\n  it is privileged\n"); got != "web is not moved:;   it is privileged" {

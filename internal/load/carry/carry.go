@@ -31,8 +31,6 @@ const (
 	staleAfter = 24 * time.Hour
 	// lookEvery is the time between two looks at what became of moves that are done, and at moves of nobody.
 	lookEvery = 20 * time.Second
-	// moverTime bounds one mover; what it has not done by then is carried on by the next.
-	moverTime = 12 * time.Hour
 	// askTime bounds the making of a state.
 	askTime = time.Minute
 )
@@ -64,8 +62,9 @@ type Options struct {
 	State func(ctx context.Context, p *policy.LoadPolicy) (s *plan.State, self string, err error)
 	// From is the address of this node's engine, as a mover reaches it.
 	From func() string
-	// Run runs the mover of a move with arguments, and waits for it.
-	Run func(ctx context.Context, id string, args []string, timeout time.Duration) error
+	// Run runs the mover of a move with arguments, and waits for it, however long that takes: whatever a mover waits for
+	// it bounds itself, and the next one would copy a volume from its start again.
+	Run func(ctx context.Context, id string, args []string) error
 	// NoMover says that Run is not to be called: no move is begun, and those that are under way are left to be
 	// carried on by hand.
 	NoMover bool
@@ -103,6 +102,20 @@ type Note struct {
 	Text      string
 	Time      time.Time
 }
+
+// MoverError says how a mover has ended.
+type MoverError struct {
+	Status int // its exit status
+	Text   string
+}
+
+// Error returns what it said last.
+func (e *MoverError) Error() string { return e.Text }
+
+// statusTarget is a mover's exit status where it has not begun for a reason of the target's.
+//
+// Source: docs/moving.md.
+const statusTarget = 3
 
 // Carrier has plans carried out. Make one with [Open]. Safe for concurrent use.
 type Carrier struct {

@@ -91,7 +91,7 @@ func (w *world) open() {
 			return &s, "a", nil
 		},
 		From: func() string { return "unix:///run/a.sock" },
-		Run: func(_ context.Context, _ string, args []string, _ time.Duration) error {
+		Run: func(_ context.Context, _ string, args []string) error {
 			w.lock.Lock()
 			defer w.lock.Unlock()
 			w.args = append(w.args, args)
@@ -351,7 +351,7 @@ func TestFailed(t *testing.T) {
 			return errors.New("exit status 1")
 		}, "failed at create and was taken back: the target: its port 80/tcp is taken"},
 		"never begun": {func(*world, []string) error {
-			return errors.New("exit status 1: web2 is not moved:\n  the target: it has no runtime \"x\"")
+			return &MoverError{Status: statusTarget, Text: "web2 is not moved:\n  the target: it has no runtime \"x\""}
 		}, "web2 is not moved"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -649,16 +649,31 @@ func TestSeldom(t *testing.T) {
 }
 
 // TestNotBegun: a move that was not even begun, for no reason of the target's, leaves the target a target, and rests for
-// the cool-down.
+// the cool-down. Whose reason it is the exit status says, and no word of the message.
 func TestNotBegun(t *testing.T) {
-	w := newWorld(t, migrating)
-	w.mover = func(*world, []string) error { return errors.New("there is no mover") }
-	w.steps(6)
-	w.want("approved move-started move-failed")
-	w.mover = func(w *world, args []string) error { w.journal(idOf(args), phaseKept, "commit", ""); return nil }
-	w.now = w.now.Add(policy.DefaultCoolDown)
-	w.steps(2)
-	if !strings.HasPrefix(w.events(), "approved move-started move-failed approved move-started moved") || w.c.Status().Moves[0].To != "b" {
-		t.Errorf("got %s", w.events())
+	for _, c := range []struct {
+		err    error
+		target bool
+	}{
+		{err: errors.New("there is no mover")},
+		{err: &MoverError{Status: 1, Text: `source: inspect container target: no such container`}},
+		{err: &MoverError{Status: 3, Text: "its name is taken there"}, target: true},
+	} {
+		w := newWorld(t, migrating)
+		w.mover = func(*world, []string) error { return c.err }
+		w.steps(6)
+		if !strings.HasPrefix(w.events(), "approved move-started move-failed") || !c.target && w.events() != "approved move-started move-failed" {
+			t.Errorf("%v: got %s", c.err, w.events())
+		}
+		w.mover = func(w *world, args []string) error { w.journal(idOf(args), phaseKept, "commit", ""); return nil }
+		w.now = w.now.Add(policy.DefaultCoolDown)
+		w.steps(2)
+		again := strings.HasPrefix(w.events(), "approved move-started move-failed approved move-started moved") && w.c.Status().Moves[0].To == "b"
+		if again == c.target || len(w.c.History("a")) == 0 {
+			t.Errorf("%v: got %s", c.err, w.events())
+		}
+		if failed := w.c.History("a")[0].Failed; failed != c.target {
+			t.Errorf("%v: counted as a failure of the target's: %v", c.err, failed)
+		}
 	}
 }

@@ -151,7 +151,7 @@ func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 	for _, f := range []struct {
 		set  bool
 		flag string
-	}{{m.CopyVolumes, "--copy-volumes"}, {m.LoseLayer, "--lose-layer"}, {m.SplitNetworks, "--split-networks"}} {
+	}{{m.CopyVolumes, "--copy-volumes"}, {m.LoseLayer, "--lose-layer"}, {m.LoseAttributes, "--lose-attributes"}, {m.SplitNetworks, "--split-networks"}} {
 		if f.set {
 			args = append(args, f.flag)
 		}
@@ -165,7 +165,7 @@ func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 // start runs a mover, and sees what came of it.
 func (c *Carrier) start(ctx context.Context, id string, args []string, movers *sync.WaitGroup) {
 	movers.Go(func() {
-		err := c.o.Run(ctx, id, args, moverTime)
+		err := c.o.Run(ctx, id, args)
 		if ctx.Err() != nil {
 			return // the next agent looks
 		}
@@ -296,7 +296,8 @@ func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
 		if err != nil {
 			m.Error = err.Error()
 		}
-		m.NotBegun = !strings.Contains(m.Error, "target: ") // a mover's word for what is the target's
+		mover, ok := errors.AsType[*MoverError](err)
+		m.NotBegun = !ok || mover.Status != statusTarget
 		end(Failed, EventMoveFailed, m.Name+" was not moved to "+m.To+": "+m.Error)
 	case rerr == nil && p.Phase == phaseTaken:
 		m.Error = p.Error

@@ -2,6 +2,7 @@ package carry
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,8 +28,11 @@ func (c *Carrier) lookForStrays() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	there := map[string]bool{}
+	defer func() { maps.DeleteFunc(c.over, func(id string, _ bool) bool { return !there[id] }) }() // movers remove old ones
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".json")
+		there[id] = ok
 		if !ok || len(id) != 16 || c.l.move(id) != nil || c.over[id] || c.strays[id] != nil {
 			continue
 		}

@@ -573,3 +573,26 @@ func TestAbortOnFullDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestByTarget: a move that is not begun says whether that is for a reason of the target's.
+func TestByTarget(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		do     func(w *world)
+		target bool
+	}{
+		{"the target is down", func(w *world) { w.to.down = true }, true},
+		{"its name is taken there", func(w *world) { w.to.add("web", map[string]any{"Image": "web:1"}, nil, nil) }, true},
+		{"the source is down", func(w *world) { w.from.down = true }, false},
+		{"the container is not there", func(w *world) { w.source.name = "target: " }, false},
+		{"it has written to its own layer", func(w *world) { w.from.changes = []map[string]any{{"Path": "/the target: x", "Kind": 1}} }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, false)
+			c.do(w)
+			if j, err := w.move(); j != nil || err == nil || ByTarget(err) != c.target {
+				t.Errorf("by the target: %v: %v", ByTarget(err), err)
+			}
+		})
+	}
+}

@@ -62,17 +62,24 @@ func (r *run) look(ctx context.Context, ref string, s Settings, own string) (*Pl
 		}
 		why = append(why, layer...)
 	}
+	var target []recreate.Refusal
 	if recipe != nil {
-		target, err := r.target(ctx, recipe, own)
-		if err != nil {
-			return nil, fmt.Errorf("target: %w", err)
+		if target, err = r.target(ctx, recipe, own); err != nil {
+			return nil, &TargetError{err}
 		}
 		why = append(why, target...)
 	}
-	if len(why) > 0 {
-		return nil, &RefusedError{Container: c.ShortName(), Refusals: why}
+	var notes []string
+	if recipe != nil && !s.LoseAttributes {
+		attributes, unknown := r.attributes(ctx, recipe)
+		why, notes = append(why, attributes...), unknown
 	}
-	return newPlan(recipe, img), nil
+	if len(why) > 0 {
+		return nil, &RefusedError{Container: c.ShortName(), Refusals: why, Target: len(target) > 0}
+	}
+	p := newPlan(recipe, img)
+	p.Notes = slices.Concat(p.Notes, notes)
+	return p, nil
 }
 
 func newPlan(recipe *recreate.Recipe, img *image.InspectResponse) *Plan {

@@ -97,6 +97,7 @@ var (
 type RefusedError struct {
 	Container string
 	Refusals  []recreate.Refusal
+	Target    bool // at least one is the target's
 }
 
 // Error returns all reasons, a line each.
@@ -106,6 +107,25 @@ func (e *RefusedError) Error() string {
 		text += "\n  " + r.String()
 	}
 	return text
+}
+
+// TargetError says that it is the target that could not be asked, or answered otherwise than it should.
+type TargetError struct{ Err error }
+
+// Error says what.
+func (e *TargetError) Error() string { return "target: " + e.Err.Error() }
+
+// Unwrap returns what.
+func (e *TargetError) Unwrap() error { return e.Err }
+
+// ByTarget reports whether err, with which a move was not begun, is for a reason of the target's: another target may take
+// the container.
+func ByTarget(err error) bool {
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
+		return refused.Target
+	}
+	_, ok := errors.AsType[*TargetError](err)
+	return ok
 }
 
 // BackError says that a move failed and was taken back: the source is as it was.
@@ -228,6 +248,7 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 	if _, err := os.Lstat(filepath.Join(m.o.Dir, j.ID+".json")); !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("move %s: it has begun before: %w", j.ID, ErrBusy)
 	}
+	prune(m.o.Dir, m.o.Now())
 	r.j, r.plan = j, p
 	return j, r.forward(ctx)
 }
@@ -415,7 +436,7 @@ func (m *Mover) open(ctx context.Context, from, to engine.Address) (*run, error)
 	b, err := engine.Open(ctx, to)
 	if err != nil {
 		a.Close()
-		return &run{o: m.o, from: a}, fmt.Errorf("target: %w", err)
+		return &run{o: m.o, from: a}, &TargetError{err}
 	}
 	return &run{o: m.o, from: a, to: b}, nil
 }

@@ -24,7 +24,7 @@ var ErrUntrusted = errors.New("others than root may change it")
 // it. Unlike [Run] it has the host's network and files, since mail goes there: it is for what
 // root has chosen, never for what reads hostile bytes of a form that matters. It has an empty
 // environment but for PATH, and ends, with all that
-// it has started in its process group, after the timeout.
+// it has started in its process group, after the timeout; 0: it ends by itself, or with ctx.
 //
 // Errors: [ErrUntrusted]; [*LimitError] at the timeout; [*ExitError] if it failed.
 func Command(ctx context.Context, path string, args []string, input []byte, timeout time.Duration) error {
@@ -47,8 +47,12 @@ func CommandIn(ctx context.Context, l Limits, path string, args []string, input 
 	if err != nil {
 		return fmt.Errorf("start %s: %w", path, err)
 	}
-	timed, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	timed := ctx
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		timed, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keep open files from %s: %w (close_range with CLOEXEC takes Linux 5.11)", path, err)
 	}
@@ -79,7 +83,7 @@ func CommandIn(ctx context.Context, l Limits, path string, args []string, input 
 	case failed && cg != nil && cg.oomKilled():
 		return &LimitError{What: "memory", Cap: strconv.FormatInt(l.MemoryMax, 10) + " bytes"}
 	case failed:
-		return &ExitError{Status: exit.Error(), Stderr: stderr.String()}
+		return &ExitError{Status: exit.Error(), Code: exit.ExitCode(), Stderr: stderr.String()}
 	case err != nil:
 		return fmt.Errorf("run %s: %w", path, err)
 	}

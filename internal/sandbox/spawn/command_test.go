@@ -29,6 +29,9 @@ func TestCommand(t *testing.T) {
 	if _, ok := errors.AsType[*LimitError](err); !ok || time.Since(start) > 30*time.Second {
 		t.Errorf("got %v after %s", err, time.Since(start))
 	}
+	if err := Command(t.Context(), "/bin/sh", []string{"-c", "sleep 0.3"}, nil, 0); err != nil {
+		t.Errorf("without a timeout: %v", err)
+	}
 	for _, path := range []string{"sh", "/bin", "/nowhere/at/all"} {
 		if err := Command(t.Context(), path, nil, nil, time.Minute); err == nil {
 			t.Errorf("%s was run", path)

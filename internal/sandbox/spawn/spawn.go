@@ -64,6 +64,7 @@ func (e *LimitError) Error() string {
 // ExitError says that the child ended otherwise than it should.
 type ExitError struct {
 	Status string
+	Code   int // of its exit; -1: a signal ended it
 	// Stderr is the end of what it wrote, of [Run] the beginning: hostile text of at most 4 KiB.
 	Stderr string
 }
@@ -207,11 +208,11 @@ func (c *child) verdict(ctx, timed context.Context, cg *cgroup, o Options, talke
 		// RLIMIT_DATA: the Go runtime dies with this sentence.
 		return &LimitError{What: "memory", Cap: mebibytes(o.MemoryMax)}
 	case failed && !(signalled(exit, syscall.SIGKILL) && talked != nil):
-		return &ExitError{Status: exit.Error(), Stderr: stderr}
+		return &ExitError{Status: exit.Error(), Code: exit.ExitCode(), Stderr: stderr}
 	case talked != nil:
 		return talked
 	case failed:
-		return &ExitError{Status: exit.Error(), Stderr: stderr}
+		return &ExitError{Status: exit.Error(), Code: exit.ExitCode(), Stderr: stderr}
 	case waited != nil:
 		return fmt.Errorf("wait for %s: %w", o.Path, waited)
 	}
