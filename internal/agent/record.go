@@ -226,12 +226,15 @@ func message(ev *enforce.Event) string {
 // judgeScript looks whether a script whose interpreter was allowed was dropped into the
 // container. It is the detect level of exec.drift under the signal backend.
 func (a *Agent) judgeScript(ev *enforce.Event, r *journal.Record) bool {
-	script := ev.Object
+	script, err := enforce.ScriptPath(ev.PID, ev.Object)
+	if err != nil {
+		a.health.Counter("scripts_not_judged").Add(1)
+		return false
+	}
 	if !path.IsAbs(script) {
 		script = path.Join(ev.Cwd, script)
 	}
-	pid := ev.PID
-	target, dropped, err := enforce.InWritableLayer(pid, script)
+	target, dropped, err := enforce.InWritableLayer(ev.PID, script)
 	if err != nil { // it may have ended already: pid 1 has the same root
 		for _, c := range a.containers() {
 			if c.ID == string(ev.Container) && c.PID != 0 {

@@ -6,10 +6,34 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// ScriptPath returns the path of a script in the container of pid, which has just executed it by
+// name. One that was executed by a descriptor, or by a name below one, the kernel knows as
+// /dev/fd/N: that is looked up in pid, which has it open for its interpreter.
+//
+// Source: execveat(2), "NOTES"; alloc_bprm in the kernel's fs/exec.c.
+// Errors: *[fs.PathError] if pid has ended, or has no such descriptor any more.
+func ScriptPath(pid uint32, name string) (string, error) {
+	rest, ok := strings.CutPrefix(name, "/dev/fd/")
+	if !ok {
+		return name, nil
+	}
+	fd, below, _ := strings.Cut(rest, "/")
+	n, err := strconv.ParseUint(fd, 10, 31)
+	if err != nil {
+		return name, nil //nolint:nilerr // a name like any other
+	}
+	dir, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, n))
+	if err != nil {
+		return "", fmt.Errorf("find the script %s: %w", name, err)
+	}
+	return filepath.Join(dir, below), nil
+}
 
 // InWritableLayer tells whether a path of a container lies in its writable layer, and
 // the file's own path. pid is any process of the container. It is how a dropped #!
