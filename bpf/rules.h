@@ -260,7 +260,7 @@ struct bl_resolver {
 /* What opens are asked about, by any set. */
 #define BL_OPENS_FILES 0x01	/* file rules, which other acts on files are asked about too */
 #define BL_OPENS_KEYS 0x02	/* ssh.keys */
-#define BL_OPENS_PRIV 0x04	/* privileges.rawDevices, privileges.kernelControl */
+#define BL_OPENS_PRIV 0x04	/* privileges.rawDevices, .kernelControl, .otherTasks */
 #define BL_OPENS_HOST 0x08	/* section host, which other acts are asked about too */
 
 /* The only entry of bl_config. */

@@ -188,6 +188,7 @@ func TestOpensOf(t *testing.T) {
 		"ssh: {mode: audit, keys: deny}":                                 opensKeys,
 		"privileges: {rawDevices: deny}":                                 opensPriv,
 		"privileges: {mode: audit, kernelControl: deny}":                 opensPriv,
+		"privileges: {otherTasks: deny}":                                 opensPriv,
 		"privileges: {mount: deny, ptrace: deny}":                        0,
 		"host: {runtimes: deny}":                                         opensHost,
 		"host: {mode: audit, engineConfig: deny}":                        opensHost,

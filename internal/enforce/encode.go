@@ -68,7 +68,7 @@ func opensOf(eff *policy.Effective) uint32 {
 		opens |= opensFiles
 	}
 	for rule, bit := range map[verdict.Rule]uint32{
-		verdict.RuleSSHKeys: opensKeys, verdict.RuleRawDevices: opensPriv, verdict.RuleKernelControl: opensPriv,
+		verdict.RuleSSHKeys: opensKeys, verdict.RuleRawDevices: opensPriv, verdict.RuleKernelControl: opensPriv, verdict.RuleOtherTasks: opensPriv,
 		verdict.RuleHostAgent: opensHost, verdict.RuleHostRuntimes: opensHost, verdict.RuleHostEngine: opensHost,
 	} {
 		for slot := range eff.Rules {
