@@ -76,7 +76,7 @@ func (b *bench) startAgent(ctx context.Context, args ...string) (*daemon, error)
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
 	}
-	for time.Since(began) < 30*time.Second && ctx.Err() == nil {
+	for time.Since(began) < 2*time.Minute && ctx.Err() == nil {
 		if exec.CommandContext(ctx, filepath.Join(b.bin, "belay"), "--run-dir", d.run(), "status").Run() == nil {
 			d.took = time.Since(began)
 			return d, nil

@@ -107,8 +107,11 @@ func (b *bench) startSide(ctx context.Context, name string, args ...string) (*si
 		return nil, err
 	}
 	var err error
-	s.d, err = own.startAgent(ctx, append([]string{"--cgroup-scope", s.scope}, args...)...)
-	return s, err
+	if s.d, err = own.startAgent(ctx, append([]string{"--cgroup-scope", s.scope}, args...)...); err != nil {
+		removeScope(s.scope)
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *side) stop() error {
