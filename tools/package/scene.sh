@@ -48,6 +48,8 @@ first_boot() {
 	docker run -d --restart=always --network none --name forbidden scene:1 /bin/sh -c 'busybox sleep 1; echo ran as root; exec busybox sleep 100000' >/dev/null || fail "docker run"
 	docker run -d --restart=always --network none -u 1000 --name allowed scene:1 /bin/busybox sleep 100000 >/dev/null || fail "docker run -u 1000"
 	root_denied && fail "root is denied by a policy that only watches"
+	cp /usr/share/belay/policies/baseline.yaml /etc/belay/policies/ && belay policy reload || fail "belay policy reload with baseline.yaml"
+	root_denied && fail "root is denied by baseline.yaml, which asks nothing of users"
 	cp /usr/share/belay/policies/hardened.yaml /etc/belay/policies/ && belay policy reload || fail "belay policy reload"
 	root_denied || fail "docker exec -u 0 runs under hardened.yaml"
 	user_runs || fail "docker exec -u 1000 does not run under hardened.yaml"
