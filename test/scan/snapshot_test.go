@@ -98,7 +98,7 @@ func TestSnapshotters(t *testing.T) {
 	if len(want) != 4 { // a, kept, opt/tool, .env
 		t.Fatalf("the test says something else: %q", want)
 	}
-	s, err := containerd.Open(t.Context(), socket, "")
+	s, err := containerd.Open(t.Context(), socket, l.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
