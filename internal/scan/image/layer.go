@@ -1,8 +1,10 @@
 package image
 
 import (
+	"fmt"
 	"hash/maphash"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -34,6 +36,8 @@ type layer struct {
 	// symlinks are symbolic links of a tar; parents the directories that its entries lie
 	// in, true for those that it had made itself before.
 	symlinks, parents map[string]bool
+	// dropped counts directories of a tar that became something else in it.
+	dropped int
 	// notes are of files of this layer that were not read, unsearched of those that were not
 	// searched.
 	notes, unsearched *notes
@@ -93,6 +97,9 @@ func (l *layer) see(name string, mode fs.FileMode) bool {
 	default:
 		l.others = append(l.others, l.hash(name))
 		l.log.put(recordOther, name)
+		if _, dir := l.parents[name]; dir {
+			l.drop(name)
+		}
 	}
 	delete(l.files, name)
 	delete(l.faults, name)
@@ -100,6 +107,32 @@ func (l *layer) see(name string, mode fs.FileMode) bool {
 	delete(l.aliases, name)
 	return true
 }
+
+// maxDropped bounds the directories of one layer that become something else in it: each has a look
+// at all that was found. None does in layers as they are built.
+const maxDropped = 100
+
+// drop forgets what was found below a directory, in whose place something else comes: who unpacks the
+// layer removes that.
+func (l *layer) drop(dir string) {
+	if l.dropped++; l.dropped > maxDropped {
+		l.notes.add(dir, fmt.Sprintf("more than %d directories that are replaced in their own layer", maxDropped))
+		return
+	}
+	below := func(name string) bool { return strings.HasPrefix(name, dir+"/") }
+	maps.DeleteFunc(l.files, func(name string, _ read) bool { return below(name) })
+	maps.DeleteFunc(l.faults, func(name string, _ []inventory.Misconfiguration) bool { return below(name) })
+	maps.DeleteFunc(l.symlinks, func(name string, _ bool) bool { return below(name) })
+	maps.DeleteFunc(l.aliases, func(name, _ string) bool { return below(name) })
+	for name, target := range l.aliases {
+		if below(target) {
+			l.notes.add(name, replacedTarget)
+		}
+	}
+}
+
+// replacedTarget says that a hard link has the content of a file that is not there any more.
+const replacedTarget = "a file that is replaced in its own layer after a hard link to it was made"
 
 func (l *layer) add(kind, name string, f inventory.File) {
 	l.looked[l.hash(name)] = kind

@@ -118,7 +118,7 @@ func (r *reader) collect(l *layer, t *tarStream) error {
 			continue
 		}
 		if l.targets[l.hash(e.name)] {
-			l.notes.add(e.name, "a file that is replaced in its own layer after a hard link to it was made")
+			l.notes.add(e.name, replacedTarget)
 		}
 		r.through(l, e)
 		r.rights(l, e.name, e.mode, e.caps)
