@@ -67,6 +67,7 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done, or why not, and change nothing")
 	fl.BoolVar(&f.s.CopyVolumes, "copy-volumes", false, "stop it, copy its local volumes and compare them")
 	fl.BoolVar(&f.s.LoseLayer, "lose-layer", false, "leave behind what it has written to its own layer and in memory")
+	fl.BoolVar(&f.s.LoseAttributes, "lose-attributes", false, "leave behind ACLs and extended attributes of files in its volumes")
 	fl.BoolVar(&f.s.SplitNetworks, "split-networks", false, "leave the other containers of its networks behind")
 	fl.BoolVar(&f.s.Compose, "compose", false, "move it though compose made it, and may make it again here")
 	fl.StringVar(&f.s.Image, "image", "auto", "`how` the image comes there: auto (pulled, else sent), pull or stream")

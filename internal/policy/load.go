@@ -117,10 +117,10 @@ type LoadTarget struct {
 
 // MoveSettings say how containers are moved. See docs/moving.md.
 type MoveSettings struct {
-	CopyVolumes, LoseLayer, SplitNetworks bool
-	Image                                 string   // auto, pull or stream
-	Hook                                  []string // a program of root's with its first arguments; empty: none
-	Drain, Healthy, Settle, Keep          time.Duration
+	CopyVolumes, LoseLayer, LoseAttributes, SplitNetworks bool
+	Image                                                 string   // auto, pull or stream
+	Hook                                                  []string // a program of root's with its first arguments; empty: none
+	Drain, Healthy, Settle, Keep                          time.Duration
 }
 
 // MoveLimits bound how much may be moved.
@@ -262,15 +262,16 @@ type canonTarget struct {
 }
 
 type canonMoves struct {
-	CopyVolumes   bool     `yaml:"copyVolumes"`
-	LoseLayer     bool     `yaml:"loseLayer"`
-	SplitNetworks bool     `yaml:"splitNetworks"`
-	Image         string   `yaml:"image"`
-	Hook          []string `yaml:"hook,omitempty"`
-	Drain         string   `yaml:"drain"`
-	Healthy       string   `yaml:"healthy"`
-	Settle        string   `yaml:"settle"`
-	Keep          string   `yaml:"keep"`
+	CopyVolumes    bool     `yaml:"copyVolumes"`
+	LoseLayer      bool     `yaml:"loseLayer"`
+	LoseAttributes bool     `yaml:"loseAttributes,omitempty"`
+	SplitNetworks  bool     `yaml:"splitNetworks"`
+	Image          string   `yaml:"image"`
+	Hook           []string `yaml:"hook,omitempty"`
+	Drain          string   `yaml:"drain"`
+	Healthy        string   `yaml:"healthy"`
+	Settle         string   `yaml:"settle"`
+	Keep           string   `yaml:"keep"`
 }
 
 type canonLimits struct {
@@ -318,7 +319,7 @@ func (p *LoadPolicy) Canonical() []byte {
 		d.Spec.Movable = &s.Movable
 		d.Spec.Limits = &canonLimits{s.Limits.AtOnce, s.Limits.PerHour, s.Limits.PerContainer.String()}
 		m := &s.Moves
-		d.Spec.Moves = &canonMoves{m.CopyVolumes, m.LoseLayer, m.SplitNetworks, m.Image, m.Hook, m.Drain.String(), m.Healthy.String(), m.Settle.String(), m.Keep.String()}
+		d.Spec.Moves = &canonMoves{m.CopyVolumes, m.LoseLayer, m.LoseAttributes, m.SplitNetworks, m.Image, m.Hook, m.Drain.String(), m.Healthy.String(), m.Settle.String(), m.Keep.String()}
 	}
 	for _, t := range s.Targets {
 		c := canonTarget{Name: t.Name, Engine: t.Engine, CA: t.CA, Cert: t.Cert, Key: t.Key, Architecture: t.Architecture}

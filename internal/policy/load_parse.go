@@ -36,7 +36,7 @@ var loadHome = map[string]string{
 	"images": "spec.movable", "labels": "spec.movable", "names": "spec.movable",
 	"engine": "spec.targets[]", "ca": "spec.targets[]", "cert": "spec.targets[]", "key": "spec.targets[]",
 	"cpus": "spec.targets[]", "architecture": "spec.targets[]",
-	"copyVolumes": "spec.moves", "loseLayer": "spec.moves", "splitNetworks": "spec.moves", "image": "spec.moves", "hook": "spec.moves",
+	"copyVolumes": "spec.moves", "loseLayer": "spec.moves", "loseAttributes": "spec.moves", "splitNetworks": "spec.moves", "image": "spec.moves", "hook": "spec.moves",
 	"drain": "spec.moves", "healthy": "spec.moves", "settle": "spec.moves", "keep": "spec.moves",
 	"atOnce": "spec.limits", "perHour": "spec.limits", "perContainer": "spec.limits",
 	"days": "spec.windows[]", "from": "spec.windows[]",
@@ -271,6 +271,7 @@ func (d *decoder) moves(n *yaml.Node, at string, m *MoveSettings) {
 	d.object(n, at, []field{
 		{"copyVolumes", false, d.boolean(&m.CopyVolumes)},
 		{"loseLayer", false, d.boolean(&m.LoseLayer)},
+		{"loseAttributes", false, d.boolean(&m.LoseAttributes)},
 		{"splitNetworks", false, d.boolean(&m.SplitNetworks)},
 		{"image", false, d.enum([]string{"auto", "pull", "stream"}, func(w string) { m.Image = w })},
 		{"hook", false, d.texts(&m.Hook, maxHookWords, checkHookWord)},

@@ -151,7 +151,7 @@ func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 	for _, f := range []struct {
 		set  bool
 		flag string
-	}{{m.CopyVolumes, "--copy-volumes"}, {m.LoseLayer, "--lose-layer"}, {m.SplitNetworks, "--split-networks"}} {
+	}{{m.CopyVolumes, "--copy-volumes"}, {m.LoseLayer, "--lose-layer"}, {m.LoseAttributes, "--lose-attributes"}, {m.SplitNetworks, "--split-networks"}} {
 		if f.set {
 			args = append(args, f.flag)
 		}

@@ -69,10 +69,17 @@ func (r *run) look(ctx context.Context, ref string, s Settings, own string) (*Pl
 		}
 		why = append(why, target...)
 	}
+	var notes []string
+	if recipe != nil && !s.LoseAttributes {
+		attributes, unknown := r.attributes(ctx, recipe)
+		why, notes = append(why, attributes...), unknown
+	}
 	if len(why) > 0 {
 		return nil, &RefusedError{Container: c.ShortName(), Refusals: why, Target: len(target) > 0}
 	}
-	return newPlan(recipe, img), nil
+	p := newPlan(recipe, img)
+	p.Notes = slices.Concat(p.Notes, notes)
+	return p, nil
 }
 
 func newPlan(recipe *recreate.Recipe, img *image.InspectResponse) *Plan {

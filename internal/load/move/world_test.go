@@ -26,7 +26,8 @@ import (
 // asks. It models states and times of containers, names, labels, and what is in a volume; not health,
 // addresses or images.
 type fake struct {
-	url string
+	url  string
+	host string // its own name
 
 	mu         sync.Mutex
 	id         string
@@ -52,6 +53,7 @@ type fakeContainer struct {
 type fakeVolume struct {
 	labels map[string]string
 	data   string
+	dir    string // on the host
 }
 
 func newFake(t *testing.T, id string) *fake {
@@ -120,7 +122,7 @@ func (f *fake) serve(r *http.Request, parts []string) (int, any) {
 	case "version":
 		return 200, map[string]string{"ApiVersion": "1.44", "MinAPIVersion": "1.24"}
 	case "info":
-		return 200, map[string]any{"ID": f.id, "OSType": "linux", "Architecture": "x86_64", "CgroupVersion": "2"}
+		return 200, map[string]any{"ID": f.id, "Name": f.host, "OSType": "linux", "Architecture": "x86_64", "CgroupVersion": "2"}
 	case "images":
 		return 200, map[string]any{"Id": "sha256:aa", "RepoTags": []string{"web:1"}, "Config": map[string]any{}, "RootFS": map[string]any{"Type": "layers", "Layers": []string{"sha256:l"}}}
 	case "networks":
@@ -156,7 +158,7 @@ func (f *fake) serveVolume(r *http.Request, parts []string) (int, any) {
 		delete(f.volumes, name)
 		return 204, nil
 	}
-	return 200, map[string]any{"Name": name, "Driver": "local", "Labels": v.labels}
+	return 200, map[string]any{"Name": name, "Driver": "local", "Labels": v.labels, "Mountpoint": v.dir}
 }
 
 func (f *fake) find(ref string) *fakeContainer {
@@ -360,6 +362,10 @@ func (w *world) mover() *Mover {
 
 func (w *world) move() (*Journal, error) {
 	return w.mover().Move(w.t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s)
+}
+
+func (w *world) look() (*Plan, error) {
+	return w.mover().Look(w.t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s)
 }
 
 // copies returns the containers of the target that are no helpers.

@@ -36,7 +36,9 @@ const (
 type Rules struct {
 	CopyVolumes bool `json:"copyVolumes,omitempty"` // copy local volumes, with the container stopped
 	LoseLayer   bool `json:"loseLayer,omitempty"`   // leave behind what is in its own layer and in its tmpfs mounts
-	Compose     bool `json:"compose,omitempty"`     // move a container that compose made, and may make again here
+	// LoseAttributes leaves behind ACLs and extended attributes of files in volumes.
+	LoseAttributes bool `json:"loseAttributes,omitempty"`
+	Compose        bool `json:"compose,omitempty"` // move a container that compose made, and may make again here
 }
 
 // Host is what has to be known of the engine that an inspection is from.
