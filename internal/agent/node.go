@@ -14,6 +14,9 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/load"
 	"github.com/belay-project/belay/internal/load/engine"
@@ -146,6 +149,7 @@ func (ns *nodes) describe(ctx context.Context, of string, images []string) (*loa
 		n.Refuses = "how full it is cannot be read: " + strings.Join(r.Unreadable, "; ")
 	}
 	n.Accepts = n.Refuses == ""
+	a.fillSite(n, len(r.Unreadable) == 0)
 	n.Gate = loadplan.Gate{Policies: policiesDigest(set), Images: map[string]loadplan.Answer{}}
 	for _, id := range images {
 		n.Gate.Images[id] = a.imageAnswer(ctx, id)
@@ -159,6 +163,24 @@ func (ns *nodes) describe(ctx context.Context, of string, images []string) (*loa
 	}
 	d.Node = *n
 	return d, nil
+}
+
+// fillSite says what is free on the host and what is taken, beside what the engine knows. Without disks no file
+// system is asked: one has not answered.
+func (a *Agent) fillSite(n *loadplan.Node, disks bool) {
+	var st unix.Statfs_t
+	if disks && unix.Statfs(a.cfg.DockerRoot, &st) == nil {
+		n.Site.FreeBytes = int64(min(st.Bavail, math.MaxInt64/uint64(max(st.Bsize, 1)))) * st.Bsize
+	}
+	ports, err := engine.Listening("/proc/self")
+	if err != nil {
+		a.log.Warn("the ports that this host listens on are not described", attr.Error, err.Error())
+	}
+	n.Site.Ports = slices.DeleteFunc(ports, func(p loadplan.Port) bool { // the engine's proxy listens for containers
+		return slices.ContainsFunc(n.Containers, func(c loadplan.Container) bool {
+			return slices.ContainsFunc(c.Net.Ports, func(o loadplan.Port) bool { return o.Port == p.Port && o.Protocol == p.Protocol })
+		})
+	})
 }
 
 // describeJSON is what the gate answers.

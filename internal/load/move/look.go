@@ -63,16 +63,18 @@ func (r *run) look(ctx context.Context, ref string, s Settings, own string) (*Pl
 		why = append(why, layer...)
 	}
 	var target []recreate.Refusal
+	var notes []string
 	if recipe != nil {
 		if target, err = r.target(ctx, recipe, own); err != nil {
 			return nil, &TargetError{err}
 		}
+		room, unknown := r.room(ctx, recipe)
+		target, notes = append(target, room...), unknown
 		why = append(why, target...)
 	}
-	var notes []string
 	if recipe != nil && !s.LoseAttributes {
 		attributes, unknown := r.attributes(ctx, recipe)
-		why, notes = append(why, attributes...), unknown
+		why, notes = append(why, attributes...), append(notes, unknown...)
 	}
 	if len(why) > 0 {
 		return nil, &RefusedError{Container: c.ShortName(), Refusals: why, Target: len(target) > 0}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/plan"
 	"github.com/belay-project/belay/internal/load/recreate"
 )
 
@@ -28,6 +29,8 @@ import (
 type fake struct {
 	url  string
 	host string // its own name
+	free int64  // what its gate says that it has free; 0: it has none
+	port int    // that its host listens on
 
 	mu         sync.Mutex
 	id         string
@@ -54,6 +57,7 @@ type fakeVolume struct {
 	labels map[string]string
 	data   string
 	dir    string // on the host
+	size   int64  // as its engine says
 }
 
 func newFake(t *testing.T, id string) *fake {
@@ -125,6 +129,17 @@ func (f *fake) serve(r *http.Request, parts []string) (int, any) {
 		return 200, map[string]any{"ID": f.id, "Name": f.host, "OSType": "linux", "Architecture": "x86_64", "CgroupVersion": "2"}
 	case "images":
 		return 200, map[string]any{"Id": "sha256:aa", "RepoTags": []string{"web:1"}, "Config": map[string]any{}, "RootFS": map[string]any{"Type": "layers", "Layers": []string{"sha256:l"}}}
+	case "belay":
+		if f.free == 0 {
+			return refuse(404, "page not found")
+		}
+		return 200, map[string]any{"schema": plan.DescriptionSchema, "node": map[string]any{"site": map[string]any{"freeBytes": f.free, "ports": []any{map[string]any{"port": f.port, "protocol": "tcp"}}}}}
+	case "system":
+		var list []any
+		for name, v := range f.volumes {
+			list = append(list, map[string]any{"Name": name, "UsageData": map[string]any{"Size": v.size, "RefCount": 1}})
+		}
+		return 200, map[string]any{"Volumes": list}
 	case "networks":
 		if r.Method == "GET" && parts[1] == "bridge" {
 			return 200, map[string]any{"Name": "bridge", "Id": "n1", "Driver": "bridge", "Scope": "local"}

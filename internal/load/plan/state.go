@@ -64,6 +64,8 @@ type Site struct {
 	Networks      []Attachment `json:"networks,omitempty"` // Fixed says nothing here
 	VolumeDrivers []string     `json:"volumeDrivers,omitempty"`
 	Volumes       []string     `json:"volumes,omitempty"` // names
+	// FreeBytes is how much more can be written where the engine keeps volumes and images; 0: not known.
+	FreeBytes int64 `json:"freeBytes,omitempty"`
 	// SharedPaths are paths at which binds find the same data as on other nodes.
 	SharedPaths []string `json:"sharedPaths,omitempty"`
 }
