@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,10 +51,15 @@ func open(t *testing.T, o telemetry.Options) *rig {
 	o.Health, o.Log = health.New(nil), slog.New(slog.NewTextHandler(io.Discard, nil))
 	o.Linger = 50 * time.Millisecond
 	r := &rig{dir: filepath.Join(t.TempDir(), "journal")}
+	var opened atomic.Pointer[journal.Journal] // the first metrics may be read before it is
 	o.Observe = func() telemetry.Observed {
+		var stats journal.Stats
+		if j := opened.Load(); j != nil {
+			stats = j.Stats()
+		}
 		return telemetry.Observed{
 			Backend: verdict.BackendLSM, Enforcing: true, Containers: 3, Levels: map[string]verdict.Level{"exec.drift": verdict.Prevent},
-			Kernel: map[string]uint64{"ring_events": 2}, Journal: r.j.Stats(), Counters: map[string]uint64{"gate_denied": 4},
+			Kernel: map[string]uint64{"ring_events": 2}, Journal: stats, Counters: map[string]uint64{"gate_denied": 4},
 			Maps: []telemetry.MapFill{{Name: "bl_containers", Used: 3, Max: 8192}}, Scans: []telemetry.ImageAge{{ID: "sha256:1", At: time.Now()}},
 			Database: time.Now().Add(-time.Hour),
 			Outputs:  []telemetry.OutputCount{{Name: "syslog:/dev/log", Sent: 5, Queued: 1, Dropped: map[string]uint64{"given_up": 2}}},
@@ -67,6 +73,7 @@ func open(t *testing.T, o telemetry.Options) *rig {
 	if r.j, err = journal.Open(journal.Options{Dir: r.dir, BootID: "boot-1", Host: "host-1", Tap: tel.Take}); err != nil {
 		t.Fatal(err)
 	}
+	opened.Store(r.j)
 	ctx, cancel := context.WithCancel(t.Context())
 	done, written := make(chan struct{}), make(chan error, 1)
 	go func() { defer close(done); tel.Run(ctx) }()

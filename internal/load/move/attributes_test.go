@@ -106,7 +106,7 @@ func TestAttributes(t *testing.T) {
 			if refused := new(RefusedError); errors.As(err, &refused) != c.refused || c.refused && (!strings.Contains(err.Error(), `"data" (user.x)`) || refused.Target) {
 				t.Fatalf("got %v", err)
 			}
-			if !c.refused && strings.Contains(strings.Join(p.Notes, "\n"), "is not known") != c.note {
+			if !c.refused && strings.Contains(strings.Join(p.Notes, "\n"), "whether files have any is not known") != c.note {
 				t.Errorf("notes %q", p.Notes)
 			}
 		})
