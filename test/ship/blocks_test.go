@@ -20,6 +20,7 @@ var blocks = []block{
 	{page: "docs/install.md", first: "apt install ./belay_", played: "TestQuickStart"},
 	{page: "docs/install.md", first: "docker load", played: "TestImageInDocker"},
 	{page: "README.md", first: "$ make demo", notPlayed: "they are what runs this test, and stages beside it"},
+	{page: "README.md", first: "make build", notPlayed: "it enforces on the whole host: the tests in test/e2e run the agent with such flags, kept to a cgroup of their own"},
 	{page: "README.md", first: "make package", notPlayed: "TestQuickStart builds the package, and plays the same two commands on it"},
 	{page: "docs/kubernetes.md", first: "make release", notPlayed: "there is no cluster and no registry: tools/charttest holds the chart to Helm and to the API's types, release-check builds the files"},
 	{page: "docs/kubernetes.md", first: "/opt/belay/bin/belay status", notPlayed: "there is no node: TestImageInDocker installs the agent on what looks like one, and cmd/ctl holds the commands to those there are"},
