@@ -55,7 +55,7 @@ int BPF_PROG(bl_cgroup_mkdir, struct cgroup *cg, const char *path)
 	 * is made from outside is its own, or its parent's name would choose its policy.
 	 */
 	if (top && !(kind == BL_CG_CONTAINER && bl_actor_outside())) {
-		if (bpf_map_update_elem(&bl_cgroups, &id, &top, BPF_ANY))
+		if (top == BL_DEEPER || bpf_map_update_elem(&bl_cgroups, &id, &top, BPF_ANY))
 			bl_overflowed();
 		return 0;
 	}
@@ -104,8 +104,9 @@ SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_struct *task,
 	     bool threadgroup)
 {
+	struct task_struct *mover = bpf_get_current_task_btf();
 	struct bl_task fresh = {}, *t;
-	int outside;
+	int outside, self;
 	__u64 top;
 
 	if (!bl_our_hierarchy(cg))
@@ -114,22 +115,27 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 	top = bl_container_of(cg);
 	if (t && t->state == BL_ARMED)
 		return 0;
-	outside = bl_actor_outside();
-	/* A runtime's task on its way in may be moved by who is inside already, who says
-	 * nothing about where it comes from.
+	/* Who moves itself is in cg already. A runtime's task on its way in may also be moved by
+	 * who is inside, who says nothing about where it comes from.
 	 */
-	if (!outside && (!top || (t && t->state == BL_ENTERING)))
-		return 0;
+	self = task == mover || task == mover->group_leader;
+	outside = bl_actor_outside();
 	if (!top) {
 		/* taken back by the runtime, unless it is in the container's mounts already */
-		if (t && t->state == BL_ENTERING && t->outside_mnt_ns == bl_mnt_ns(task))
+		if ((outside || self) && t && t->state == BL_ENTERING &&
+		    t->outside_mnt_ns == bl_mnt_ns(task))
 			t->state = BL_HOST;
 		return 0;
 	}
-	fresh.container = top;
-	fresh.state = outside ? BL_ENTERING : BL_ARMED;
-	if (outside)
-		fresh.outside_mnt_ns = bl_mnt_ns(bpf_get_current_task_btf());
+	if (!outside) {
+		if (t && t->state == BL_ENTERING)
+			return 0;
+		bl_found_in(task, top, &fresh);
+	} else {
+		fresh.container = top;
+		fresh.state = BL_ENTERING;
+		fresh.outside_mnt_ns = bl_mnt_ns(mover);
+	}
 	if (t) {
 		*t = fresh;
 	} else if (!bpf_task_storage_get(&bl_tasks, task, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE)) {
@@ -214,9 +220,15 @@ int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 		if (top == from)
 			return 0;	/* lazily: armed if its cgroup is a container's */
 		__builtin_memset(&fresh, 0, sizeof(fresh));
-		fresh.container = from ? from : top;
-		fresh.state = from ? BL_ARMED : BL_ENTERING;
-		fresh.outside_mnt_ns = from ? 0 : bl_mnt_ns(parent);
+		if (from)
+			bl_found_in(parent, from, &fresh);
+		if (fresh.state != BL_ARMED) {
+			if (!top)
+				return 0;
+			fresh.container = top;
+			fresh.state = BL_ENTERING;
+			fresh.outside_mnt_ns = bl_mnt_ns(parent);
+		}
 	}
 	t = bpf_task_storage_get(&bl_tasks, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!t)

@@ -526,6 +526,22 @@ func TestEnrolledMovesIn(t *testing.T) {
 	}
 }
 
+// Some runtimes move themselves into a container's cgroup, and out of it: what they execute in the host's mounts
+// is theirs.
+func TestMovesItself(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny, drift: deny"))
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+	ran(t, c)
+	defer h.remove(t, c.id)
+	out, err := exec.Command("/bin/sh", "-c", `echo 0 > "$1/cgroup.procs" && /bin/true; echo in $?; echo 0 > "$2/cgroup.procs"; /bin/true; echo out $?`,
+		"sh", filepath.Join(cgroupMount(t), h.scope, c.id), cgroupMount(t)).CombinedOutput()
+	if err != nil || string(out) != "in 0\nout 0\n" {
+		t.Errorf("%v: it says %q", err, out)
+	}
+	h.none(t, c.id)
+}
+
 // An enrolled container's task that leaves its cgroup before it does anything is armed
 // all the same.
 func TestEnrolledMovesOut(t *testing.T) {
