@@ -634,6 +634,40 @@ func TestRenewTold(t *testing.T) {
 	}
 }
 
+// Until what a scan anew brought is matched, the last match decides: no image passes through a time
+// in which policies find that there is no database. It is that of another platform never.
+func TestMatchStands(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	k.reload(t.Context())
+	first, anew, other := result("openssl"), result("openssl", "zlib"), result("openssl")
+	first.Digest, anew.Digest, other.Digest = imgA, imgA, imgB
+	if err := k.keep(t.Context(), imgA, first); err != nil {
+		t.Fatal(err)
+	}
+	look := func(what string, matched bool) {
+		t.Helper()
+		if s, _ := k.State(imgA); s.Database.IsZero() == matched || (len(s.Findings) == 1) != matched || s.Complete != matched {
+			t.Errorf("%s: got %+v", what, s)
+		}
+	}
+	m := &meta{ID: imgA, At: time.Now()}
+	k.take(m, anew)
+	look("scanned anew", true)
+	k.unmatched(imgA, errors.New("no"))
+	look("the match failed", false)
+	k.match(t.Context(), m, anew)
+	look("matched", true)
+	k.take(m, other)
+	look("another platform", false)
+}
+
 // A database that cannot be opened just now is tried again.
 func TestDatabaseLater(t *testing.T) {
 	dir := t.TempDir()
