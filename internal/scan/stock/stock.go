@@ -138,7 +138,7 @@ type Keeper struct {
 	first   map[string]int64 // vulnerability to Unix time of its first sight here
 	dirty   bool             // first is not on the disk
 	lost    bool             // first could not be read: nothing has a grace
-	queue   [3][]string      // urgent, in use, others
+	queue   [5][]string      // urgent; in use, others; and again for their age or the scanner: in use, others
 	waiting map[string]chan struct{}
 	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
 	wake    chan struct{}
@@ -231,6 +231,10 @@ func (k *Keeper) Want(id string, inUse bool) {
 	defer k.mu.Unlock()
 	k.enqueue(id, levelOf(inUse), retryAfter, false)
 }
+
+// levelAgain is added to the level of images whose scan is old: one that was never scanned comes first,
+// or a host whose renewals do not end would never scan it.
+const levelAgain = 2
 
 // levelOf is which queue an image is in for which nobody waits.
 func levelOf(inUse bool) int {
@@ -396,7 +400,7 @@ func (k *Keeper) renewOld() {
 	}
 	slices.SortStableFunc(old, func(a, b State) int { return a.At.Compare(b.At) })
 	for i := range old {
-		level := levelOf(k.o.InUse(old[i].ID))
+		level := levelAgain + levelOf(k.o.InUse(old[i].ID))
 		k.mu.Lock()
 		if s := k.states[old[i].ID]; s != nil && !s.Queued && k.enqueue(s.ID, level, retry, true) {
 			s.renew = true

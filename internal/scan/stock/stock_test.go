@@ -609,6 +609,65 @@ func TestUrgentBetweenMatches(t *testing.T) {
 	eventually(t, "all are matched", func() bool { return w.Ready() && findings(w, imgB) == "DSA-1" })
 }
 
+// Whoever waits, and waits again, does not keep what is stored from being matched.
+func TestMatchesBetweenUrgent(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	var k *Keeper
+	scans := 0
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db, Scan: func(context.Context, string, bool) (*inventory.Result, error) {
+		if scans++; scans > 10 {
+			return nil, errors.New("no image was matched between")
+		}
+		k.enqueue(fmt.Sprintf("sha256:%064x", scans), 0, urgentRetry, true)
+		return result(), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	if err := k.keep(t.Context(), imgA, result("openssl")); err != nil {
+		t.Fatal(err)
+	}
+	k.enqueue(imgB, 0, urgentRetry, true)
+	k.reload(t.Context())
+	if s, _ := k.State(imgA); len(s.Findings) != 1 || scans != 1 {
+		t.Errorf("found %+v after %d scans, want one of each", s.Findings, scans)
+	}
+}
+
+// Images that were never scanned come before those whose scan is old.
+func TestFirstBeforeAgain(t *testing.T) {
+	c := &clock{}
+	imgC := "sha256:" + strings.Repeat("c", 64)
+	k, err := Open(Options{
+		Dir: t.TempDir(), DB: "none", Now: c.now, MaxAge: func() time.Duration { return time.Minute }, InUse: func(id string) bool { return id == imgA },
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) { return result(), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.advance(time.Hour)
+	if err := k.keep(t.Context(), imgA, result()); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(time.Hour)
+	k.renewOld()
+	k.Want(imgC, false)
+	k.Want(imgB, true)
+	if _, _, ok := k.next(1); ok {
+		t.Error("one of them is urgent")
+	}
+	order := ""
+	for id, _, ok := k.next(len(k.queue)); ok; id, _, ok = k.next(len(k.queue)) {
+		order += id[7:8]
+	}
+	if order != "bca" {
+		t.Errorf("the order is %s, want bca", order)
+	}
+}
+
 // What a scan anew brings to an image that was matched before is told, and nothing twice.
 func TestRenewTold(t *testing.T) {
 	dir := t.TempDir()
