@@ -459,7 +459,7 @@ func TestRenewOld(t *testing.T) {
 			defer mu.Unlock()
 			order = append(order, id[7:8])
 			if gone.Load() {
-				return nil, errors.New("gone")
+				return nil, errors.New("unreadable")
 			}
 			return result("openssl"), nil
 		},
@@ -475,6 +475,7 @@ func TestRenewOld(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	w.Want(imgA, false)
 	c.advance(week/2 - time.Minute)
 	time.Sleep(50 * time.Millisecond)
 	if got := scans(); got != "ab" {
@@ -486,8 +487,9 @@ func TestRenewOld(t *testing.T) {
 		t.Errorf("scanned %s, want the one in use first, and each once more", got)
 	}
 	eventually(t, "its scan is new", func() bool { s, _ := w.State(imgA); return c.now().Sub(s.At) < time.Minute && !s.Queued })
-	// One that is gone keeps what is known of it, and is not tried without end.
+	// One that cannot be read keeps what is known of it, and is not tried without end.
 	gone.Store(true)
+	w.Want(imgA, false)
 	c.advance(week/2 + time.Minute)
 	eventually(t, "the failures", func() bool { return len(scans()) >= 6 })
 	c.advance(time.Hour)
@@ -497,6 +499,54 @@ func TestRenewOld(t *testing.T) {
 	}
 	if s, _ := w.State(imgB); s.At.IsZero() || s.Err == "" {
 		t.Errorf("got %+v", s)
+	}
+}
+
+// By its age alone an image is scanned again that is in use or wanted: a host keeps many that nobody
+// asks for. One that has left the host is none that failed, and comes back when it is wanted.
+func TestRenewGone(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	c := &clock{}
+	c.unix.Store(time.Now().Unix())
+	scans := 0
+	h := health.New(nil)
+	k, err := Open(Options{
+		Dir: t.TempDir(), DB: "none", Now: c.now, MaxAge: func() time.Duration { return week }, Scanner: "2", Health: h,
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) {
+			if scans++; scans < 3 {
+				return nil, fmt.Errorf("look for it: %w", ErrGone)
+			}
+			return result(), nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.o.Scanner = "1"
+	if err := k.keep(t.Context(), imgA, result()); err != nil {
+		t.Fatal(err)
+	}
+	k.o.Scanner = "2"
+	for i, step := range []struct {
+		after time.Duration
+		want  bool
+		scans int
+	}{
+		{0, false, 1}, {week, false, 1}, {renewRetry, true, 2}, {time.Minute, true, 2}, {renewRetry, false, 3}, {week, false, 3}, {0, true, 4},
+	} {
+		c.advance(step.after)
+		if step.want {
+			k.Want(imgA, false)
+		}
+		k.renewOld()
+		for k.scanNext(t.Context(), len(k.queue)) {
+		}
+		if s, _ := k.State(imgA); scans != step.scans || s.Err != "" || s.At.IsZero() {
+			t.Errorf("step %d: %d scans, want %d; %+v", i, scans, step.scans, s)
+		}
+	}
+	if n := h.Counter("scans_failed").Load(); n != 0 {
+		t.Errorf("%d failures", n)
 	}
 }
 
