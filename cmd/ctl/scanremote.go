@@ -47,8 +47,12 @@ func openTarget(ctx context.Context, f *scanFlags, name string) (*target.Target,
 	if !namesRegistry(name) {
 		return nil, fmt.Errorf("%w; for an image of a registry say %s%s", err, registryPrefix, name)
 	}
+	here := "it is not on this host"
+	if other, ok := errors.AsType[target.OtherDriverError](err); ok {
+		here = other.Error()
+	}
 	if tgt, err = openRemote(ctx, &f.registry, name); err != nil {
-		return nil, fmt.Errorf("it is not on this host, and in its registry: %w", err)
+		return nil, fmt.Errorf("%s, and in its registry: %w", here, err)
 	}
 	return tgt, nil
 }

@@ -324,6 +324,9 @@ func (im *images) JudgeImage(ctx context.Context, q *proxy.ImageQuery) policy.Im
 	f := im.facts(img, q.Asked, q.Labels)
 	d := rules.Decide(f, now)
 	if !d.Scan {
+		if d.Rule == "scanned.maxAge" {
+			im.keeper.Want(img.ID, im.inUse(img.ID)) // or it would be refused for good
+		}
 		return d
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.Deadline)

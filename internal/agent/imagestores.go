@@ -8,6 +8,7 @@ import (
 
 	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/stock"
 	scantarget "github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/workload"
 )
@@ -17,8 +18,11 @@ import (
 // usual places, which is also that of newer Docker engines.
 func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options) (*inventory.Result, error) {
 	t, err := scantarget.OpenImage(ctx, id, o)
-	if errors.Is(err, scantarget.ErrNotFound) {
-		t, _, err = a.openStored(ctx, id, err, onePlatform)
+	if missing := err; errors.Is(missing, scantarget.ErrNotFound) {
+		t, _, err = a.openStored(ctx, id, missing, onePlatform)
+		if err == missing { //nolint:errorlint // no store said anything else, which would be joined
+			err = fmt.Errorf("%w: %w", stock.ErrGone, missing)
+		}
 	}
 	if err != nil {
 		return nil, err

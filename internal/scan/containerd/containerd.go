@@ -198,7 +198,10 @@ func idDigits(name string) string {
 func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, err error) {
 	id = cmp.Or(id, name)
 	digits := idDigits(id)
-	type place struct{ namespace, snapshotter, key string }
+	type place struct {
+		namespace, snapshotter, key string
+		guessed                     bool
+	}
 	var found []place
 	for _, ns := range s.namespaces {
 		list, err := containersapi.NewContainersClient(s.conn).List(in(ctx, ns), &containersapi.ListContainersRequest{})
@@ -209,26 +212,32 @@ func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, 
 		for _, c := range list.GetContainers() {
 			if c.GetID() == id || digits != "" && strings.HasPrefix(c.GetID(), digits) || c.GetLabels()["nerdctl/name"] == name {
 				known = true
-				found = append(found, place{ns, c.GetSnapshotter(), cmp.Or(c.GetSnapshotKey(), c.GetID())})
+				found = append(found, place{ns, c.GetSnapshotter(), cmp.Or(c.GetSnapshotKey(), c.GetID()), false})
 			}
 		}
 		if !known && len(id) == 64 && digits == id {
 			// Of Docker's containers that are stopped there is only the snapshot. It has their ID, and
 			// the record of one that runs does not name it.
 			for _, sn := range s.snapshotters {
-				found = append(found, place{ns, sn, id})
+				found = append(found, place{ns, sn, id, true})
 			}
 		}
 	}
 	var at *snapshotsapi.MountsResponse
 	var of place
+	var failed error // where it may have been: another place may have it
 	for _, p := range found {
 		m, err := snapshotsapi.NewSnapshotsClient(s.conn).Mounts(in(ctx, p.namespace), &snapshotsapi.MountsRequest{Snapshotter: cmp.Or(p.snapshotter, defaultSnapshotter), Key: p.key})
 		if status.Code(err) == codes.NotFound {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("ask for the snapshot %s: %w", p.key, err)
+			err = fmt.Errorf("ask the snapshotter %.40q for the snapshot %s: %w", cmp.Or(p.snapshotter, defaultSnapshotter), p.key, err)
+			if !p.guessed {
+				return nil, err
+			}
+			failed = cmp.Or(failed, err)
+			continue
 		}
 		if at != nil {
 			return nil, fmt.Errorf("%s is several containers: give its whole ID, or choose a namespace with --namespace", name)
@@ -236,7 +245,7 @@ func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, 
 		at, of = m, p
 	}
 	if at == nil {
-		return nil, ErrNotFound
+		return nil, cmp.Or(failed, ErrNotFound)
 	}
 	dirs, err = directories(at)
 	if err != nil {

@@ -50,6 +50,7 @@ func (f *fake) Plugins(context.Context, *introspectionapi.PluginsRequest) (*intr
 	return &introspectionapi.PluginsResponse{Plugins: []*introspectionapi.Plugin{
 		{Type: "io.containerd.content.v1", ID: "content", Exports: map[string]string{"root": f.content}},
 		{Type: "io.containerd.snapshotter.v1", ID: "btrfs", InitErr: status.New(codes.Unknown, "no btrfs").Proto(), Exports: map[string]string{"root": "/elsewhere"}},
+		{Type: "io.containerd.snapshotter.v1", ID: "broken"},
 		{Type: "io.containerd.snapshotter.v1", ID: "native", Exports: map[string]string{"root": "/elsewhere"}}, {Type: "io.containerd.snapshotter.v1", ID: "overlayfs"},
 	}}, nil
 }
@@ -95,6 +96,9 @@ type fakeSnapshots struct {
 }
 
 func (f fakeSnapshots) Mounts(ctx context.Context, r *snapshotsapi.MountsRequest) (*snapshotsapi.MountsResponse, error) {
+	if r.GetSnapshotter() == "broken" {
+		return nil, status.Error(codes.Unavailable, "its process is away")
+	}
 	m, ok := f.f.mounts[namespace(ctx)+"/"+r.GetSnapshotter()+"/"+r.GetKey()]
 	if !ok {
 		return nil, status.Error(codes.NotFound, "no snapshot")
@@ -208,7 +212,8 @@ func TestContainer(t *testing.T) {
 		{"by-docker", whole, []string{"/all"}, ""},
 		{"odd", "", nil, "snapshotter \"devmapper\" keeps it as a file system of the type \"ext4\""},
 		{"odd", "", nil, "/proc/PID/root"},
-		{"web", "", nil, "not in directories"}, // paths that are none
+		{"by-docker", strings.Repeat("0", 64), nil, "snapshotter \"broken\" for the snapshot"}, // it may have it
+		{"web", "", nil, "not in directories"},                                                 // paths that are none
 		{"classic", "", nil, ErrNotFound.Error()},
 		{"none", "", nil, ErrNotFound.Error()},
 	} {

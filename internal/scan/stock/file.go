@@ -180,7 +180,7 @@ func (k *Keeper) recall() error {
 	return nil
 }
 
-// take makes an inventory the state of its image.
+// take makes an inventory the state of its image. It is to be matched then.
 func (k *Keeper) take(m *meta, res *inventory.Result) {
 	keys := vulndb.Keys(res)
 	k.mu.Lock()
@@ -190,10 +190,12 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 		s = &State{ID: m.ID}
 		k.states[m.ID] = s
 	}
+	if k.db == nil || s.Database.IsZero() || s.Other(res.Digest) {
+		s.Database, s.Findings, s.Complete = time.Time{}, nil, false
+		s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])
+	} // else the last match stands until the next one, which follows, takes its place
 	s.Manifest, s.by = res.Digest, m.Scanner
-	s.At, s.OS, s.Count, s.Complete = m.At, cmp.Or(res.OS.Pretty, res.OS.ID), len(res.Packages), false
-	s.Database, s.Findings = time.Time{}, nil
-	s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])
+	s.At, s.OS, s.Count = m.At, cmp.Or(res.OS.Pretty, res.OS.ID), len(res.Packages)
 	s.Secrets, s.Unsearched = secrets(res), unsearched(res)
 	list := make([]int32, len(keys))
 	for i, key := range keys {

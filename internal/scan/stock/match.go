@@ -59,9 +59,9 @@ func (k *Keeper) reload(ctx context.Context) {
 		if s.At.IsZero() || ctx.Err() != nil {
 			continue
 		}
-		for k.scanNext(ctx, 1) { // somebody waits
-		}
-		if _, ok := k.State(s.ID); !ok {
+		k.scanNext(ctx, 1) // somebody may wait: one at a time, or matching would never end
+		s, ok := k.State(s.ID)
+		if !ok {
 			continue // dropped for what was scanned
 		}
 		if !first && !s.Database.IsZero() && !touched(s.ID) {

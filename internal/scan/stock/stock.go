@@ -33,8 +33,8 @@ import (
 type Options struct {
 	Dir string // of inventories; required
 	DB  string // file of the vulnerability database; required
-	// Scan has one image read, by its ID; idle: only when nothing else wants the processor.
-	// nil: no image is ever scanned.
+	// Scan has one image read, by its ID; idle: only when nothing else wants the processor. It returns
+	// [ErrGone] of one that this host has no more. nil: no image is ever scanned.
 	Scan func(ctx context.Context, imageID string, idle bool) (*inventory.Result, error)
 	// Scanner is the version of what Scan has images read by: an image is scanned again whose inventory
 	// another one made. "": that does not matter.
@@ -42,8 +42,8 @@ type Options struct {
 	// MayIdle tells whether a scan that nobody waits for may begin now; it is asked once for each, and
 	// again at the next poll. nil: it may.
 	MayIdle func() bool
-	// MaxAge tells from which age on a scan is of no use to anybody; 0: never. Images are scanned again
-	// when theirs is half as old. nil: never.
+	// MaxAge tells from which age on a scan is of no use to anybody; 0: never. Images that are in use or
+	// wanted are scanned again when theirs is half as old. nil: never.
 	MaxAge func() time.Duration
 	// InUse tells whether a container of the image runs.
 	InUse func(imageID string) bool
@@ -93,6 +93,8 @@ type State struct {
 
 	renew  bool   // it is queued though it was scanned
 	sought string // the manifest that it was queued for
+	wanted bool   // by [Keeper.Want], since it was scanned
+	gone   time.Time
 	by     string // the scanner that made the inventory
 }
 
@@ -123,6 +125,10 @@ const (
 // ErrNoScanner says that this host scans no images.
 var ErrNoScanner = errors.New("no image is scanned on this host: there is no belay-scanner beside the agent; install it, or name it with --scanner")
 
+// ErrGone says that the host has no such image any more. What is known of it is kept, as long as
+// there is room: it may come back.
+var ErrGone = errors.New("the host does not have the image any more")
+
 var imageID = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 // Keeper keeps the states. Make one with [Open]; all methods but Run are safe for concurrent
@@ -138,7 +144,7 @@ type Keeper struct {
 	first   map[string]int64 // vulnerability to Unix time of its first sight here
 	dirty   bool             // first is not on the disk
 	lost    bool             // first could not be read: nothing has a grace
-	queue   [3][]string      // urgent, in use, others
+	queue   [5][]string      // urgent; in use, others; and again for their age or the scanner: in use, others
 	waiting map[string]chan struct{}
 	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
 	wake    chan struct{}
@@ -225,12 +231,20 @@ func (k *Keeper) List() []State {
 	return out
 }
 
-// Want has an image scanned when its turn comes, if it was not yet. Those in use come first.
+// Want has an image scanned when its turn comes, if it was not yet, or once more when its scan is old.
+// Those in use come first.
 func (k *Keeper) Want(id string, inUse bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if s := k.states[id]; s != nil {
+		s.wanted = true
+	}
 	k.enqueue(id, levelOf(inUse), retryAfter, false)
 }
+
+// levelAgain is added to the level of images whose scan is old: one that was never scanned comes first,
+// or a host whose renewals do not end would never scan it.
+const levelAgain = 2
 
 // levelOf is which queue an image is in for which nobody waits.
 func levelOf(inUse bool) int {
@@ -380,25 +394,29 @@ func (k *Keeper) scanNext(ctx context.Context, queues int) bool {
 	return ok
 }
 
-// renewOld has images scanned again whose scan soon is too old for the policies, or of another scanner
-// than the one that is here now, the oldest first.
+// renewOld has images scanned again whose scan is of another scanner than the one that is here now, and
+// those in use or wanted whose scan soon is too old for the policies, the oldest first.
 func (k *Keeper) renewOld() {
 	now, age, retry := k.o.Now(), k.o.MaxAge(), renewRetry
 	if age > 0 {
 		retry = min(retry, max(retryAfter, age/16))
 	}
-	var old []State
+	var due []State
 	for _, s := range k.List() {
-		due := age > 0 && now.Sub(s.At) > age/2 || k.o.Scanner != "" && s.by != k.o.Scanner
-		if !s.At.IsZero() && !s.Queued && due {
-			old = append(old, s)
+		old, other := age > 0 && now.Sub(s.At) > age/2, k.o.Scanner != "" && s.by != k.o.Scanner
+		if s.At.IsZero() || s.Queued || !old && !other {
+			continue
+		}
+		wanted := k.o.InUse(s.ID) || s.wanted
+		if s.gone.IsZero() && other || wanted && now.Sub(s.gone) >= retry {
+			due = append(due, s)
 		}
 	}
-	slices.SortStableFunc(old, func(a, b State) int { return a.At.Compare(b.At) })
-	for i := range old {
-		level := levelOf(k.o.InUse(old[i].ID))
+	slices.SortStableFunc(due, func(a, b State) int { return a.At.Compare(b.At) })
+	for i := range due {
+		level := levelAgain + levelOf(k.o.InUse(due[i].ID))
 		k.mu.Lock()
-		if s := k.states[old[i].ID]; s != nil && !s.Queued && k.enqueue(s.ID, level, retry, true) {
+		if s := k.states[due[i].ID]; s != nil && !s.Queued && k.enqueue(s.ID, level, retry, true) {
 			s.renew = true
 		}
 		k.mu.Unlock()
@@ -476,6 +494,7 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 	if t.End, t.Err = time.Now(), err; k.o.Timed != nil {
 		k.o.Timed(t)
 	}
+	left := level > levelAgain && errors.Is(err, ErrGone) && !k.o.InUse(id)
 	k.mu.Lock()
 	s := k.states[id]
 	if s == nil {
@@ -483,7 +502,10 @@ func (k *Keeper) scan(ctx context.Context, id string, level int) {
 		k.states[id] = s
 	}
 	s.Queued = s.renew // meanwhile another platform came
-	if err != nil {
+	s.wanted, s.gone = false, time.Time{}
+	if left {
+		s.gone = k.o.Now() // nobody misses it
+	} else if err != nil {
 		s.Err, s.ErrAt, s.sought = short(err.Error()), k.o.Now(), ""
 		k.o.Health.Counter("scans_failed").Add(1)
 		k.o.Log.Warn("an image could not be scanned", attr.ImageDigest, id, attr.Error, s.Err)

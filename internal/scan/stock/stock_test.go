@@ -459,7 +459,7 @@ func TestRenewOld(t *testing.T) {
 			defer mu.Unlock()
 			order = append(order, id[7:8])
 			if gone.Load() {
-				return nil, errors.New("gone")
+				return nil, errors.New("unreadable")
 			}
 			return result("openssl"), nil
 		},
@@ -475,6 +475,7 @@ func TestRenewOld(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	w.Want(imgA, false)
 	c.advance(week/2 - time.Minute)
 	time.Sleep(50 * time.Millisecond)
 	if got := scans(); got != "ab" {
@@ -486,8 +487,9 @@ func TestRenewOld(t *testing.T) {
 		t.Errorf("scanned %s, want the one in use first, and each once more", got)
 	}
 	eventually(t, "its scan is new", func() bool { s, _ := w.State(imgA); return c.now().Sub(s.At) < time.Minute && !s.Queued })
-	// One that is gone keeps what is known of it, and is not tried without end.
+	// One that cannot be read keeps what is known of it, and is not tried without end.
 	gone.Store(true)
+	w.Want(imgA, false)
 	c.advance(week/2 + time.Minute)
 	eventually(t, "the failures", func() bool { return len(scans()) >= 6 })
 	c.advance(time.Hour)
@@ -497,6 +499,54 @@ func TestRenewOld(t *testing.T) {
 	}
 	if s, _ := w.State(imgB); s.At.IsZero() || s.Err == "" {
 		t.Errorf("got %+v", s)
+	}
+}
+
+// By its age alone an image is scanned again that is in use or wanted: a host keeps many that nobody
+// asks for. One that has left the host is none that failed, and comes back when it is wanted.
+func TestRenewGone(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	c := &clock{}
+	c.unix.Store(time.Now().Unix())
+	scans := 0
+	h := health.New(nil)
+	k, err := Open(Options{
+		Dir: t.TempDir(), DB: "none", Now: c.now, MaxAge: func() time.Duration { return week }, Scanner: "2", Health: h,
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) {
+			if scans++; scans < 3 {
+				return nil, fmt.Errorf("look for it: %w", ErrGone)
+			}
+			return result(), nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.o.Scanner = "1"
+	if err := k.keep(t.Context(), imgA, result()); err != nil {
+		t.Fatal(err)
+	}
+	k.o.Scanner = "2"
+	for i, step := range []struct {
+		after time.Duration
+		want  bool
+		scans int
+	}{
+		{0, false, 1}, {week, false, 1}, {renewRetry, true, 2}, {time.Minute, true, 2}, {renewRetry, false, 3}, {week, false, 3}, {0, true, 4},
+	} {
+		c.advance(step.after)
+		if step.want {
+			k.Want(imgA, false)
+		}
+		k.renewOld()
+		for k.scanNext(t.Context(), len(k.queue)) {
+		}
+		if s, _ := k.State(imgA); scans != step.scans || s.Err != "" || s.At.IsZero() {
+			t.Errorf("step %d: %d scans, want %d; %+v", i, scans, step.scans, s)
+		}
+	}
+	if n := h.Counter("scans_failed").Load(); n != 0 {
+		t.Errorf("%d failures", n)
 	}
 }
 
@@ -609,6 +659,65 @@ func TestUrgentBetweenMatches(t *testing.T) {
 	eventually(t, "all are matched", func() bool { return w.Ready() && findings(w, imgB) == "DSA-1" })
 }
 
+// Whoever waits, and waits again, does not keep what is stored from being matched.
+func TestMatchesBetweenUrgent(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	var k *Keeper
+	scans := 0
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db, Scan: func(context.Context, string, bool) (*inventory.Result, error) {
+		if scans++; scans > 10 {
+			return nil, errors.New("no image was matched between")
+		}
+		k.enqueue(fmt.Sprintf("sha256:%064x", scans), 0, urgentRetry, true)
+		return result(), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	if err := k.keep(t.Context(), imgA, result("openssl")); err != nil {
+		t.Fatal(err)
+	}
+	k.enqueue(imgB, 0, urgentRetry, true)
+	k.reload(t.Context())
+	if s, _ := k.State(imgA); len(s.Findings) != 1 || scans != 1 {
+		t.Errorf("found %+v after %d scans, want one of each", s.Findings, scans)
+	}
+}
+
+// Images that were never scanned come before those whose scan is old.
+func TestFirstBeforeAgain(t *testing.T) {
+	c := &clock{}
+	imgC := "sha256:" + strings.Repeat("c", 64)
+	k, err := Open(Options{
+		Dir: t.TempDir(), DB: "none", Now: c.now, MaxAge: func() time.Duration { return time.Minute }, InUse: func(id string) bool { return id == imgA },
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) { return result(), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.advance(time.Hour)
+	if err := k.keep(t.Context(), imgA, result()); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(time.Hour)
+	k.renewOld()
+	k.Want(imgC, false)
+	k.Want(imgB, true)
+	if _, _, ok := k.next(1); ok {
+		t.Error("one of them is urgent")
+	}
+	order := ""
+	for id, _, ok := k.next(len(k.queue)); ok; id, _, ok = k.next(len(k.queue)) {
+		order += id[7:8]
+	}
+	if order != "bca" {
+		t.Errorf("the order is %s, want bca", order)
+	}
+}
+
 // What a scan anew brings to an image that was matched before is told, and nothing twice.
 func TestRenewTold(t *testing.T) {
 	dir := t.TempDir()
@@ -632,6 +741,40 @@ func TestRenewTold(t *testing.T) {
 			t.Errorf("found %q and told %q, want DSA-2 told once", findings(w, imgA), got)
 		}
 	}
+}
+
+// Until what a scan anew brought is matched, the last match decides: no image passes through a time
+// in which policies find that there is no database. It is that of another platform never.
+func TestMatchStands(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"))
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	k.reload(t.Context())
+	first, anew, other := result("openssl"), result("openssl", "zlib"), result("openssl")
+	first.Digest, anew.Digest, other.Digest = imgA, imgA, imgB
+	if err := k.keep(t.Context(), imgA, first); err != nil {
+		t.Fatal(err)
+	}
+	look := func(what string, matched bool) {
+		t.Helper()
+		if s, _ := k.State(imgA); s.Database.IsZero() == matched || (len(s.Findings) == 1) != matched || s.Complete != matched {
+			t.Errorf("%s: got %+v", what, s)
+		}
+	}
+	m := &meta{ID: imgA, At: time.Now()}
+	k.take(m, anew)
+	look("scanned anew", true)
+	k.unmatched(imgA, errors.New("no"))
+	look("the match failed", false)
+	k.match(t.Context(), m, anew)
+	look("matched", true)
+	k.take(m, other)
+	look("another platform", false)
 }
 
 // A database that cannot be opened just now is tried again.

@@ -74,55 +74,70 @@ type kept struct {
 }
 
 func openDocker(ctx context.Context, name, root string) (*Target, error) {
-	k, err := lookUp(name, cmp.Or(root, defaultDockerRoot))
+	list, err := lookUp(name, cmp.Or(root, defaultDockerRoot))
 	if err != nil {
 		return nil, err
 	}
+	for _, k := range list {
+		t, e := k.target(ctx)
+		if e == nil {
+			return t, nil
+		}
+		err = cmp.Or(err, fmt.Errorf("open the layers of %s: %w", name, e))
+		if !errors.Is(e, fs.ErrNotExist) {
+			break // else another store may have what is gone from this one
+		}
+	}
+	return nil, err
+}
+
+func (k *kept) target(ctx context.Context) (*Target, error) {
 	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: k.imageID}}
+	var err error
 	if k.merged {
 		t.job.Source = inventory.SourceRootfs
 		err = k.openMerged(t)
 	} else {
 		err = k.open(ctx, t, k.chain, k.upper)
 	}
+	if err == nil && k.upper == "" { // a container has a configuration of its own
+		var f *os.File
+		if f, err = os.Open(k.path("imagedb", "content", "sha256", strings.TrimPrefix(k.imageID, "sha256:"))); err == nil {
+			t.add(f, inventory.Input{Config: true})
+		}
+	}
 	if err != nil {
 		t.Close()
-		return nil, fmt.Errorf("open the layers of %s: %w", name, err)
+		return nil, err
 	}
-	if k.upper != "" {
-		return t, nil // a container has a configuration of its own
-	}
-	f, err := os.Open(k.path("imagedb", "content", "sha256", strings.TrimPrefix(k.imageID, "sha256:")))
-	if err != nil {
-		t.Close()
-		return nil, fmt.Errorf("open the configuration of %s: %w", name, err)
-	}
-	t.add(f, inventory.Input{Config: true})
 	return t, nil
 }
 
-// lookUp finds the store that has an image or a container. A daemon that was moved to another driver
-// keeps what it had with the former.
+// lookUp finds the stores that have an image or a container, of which the first is to be asked first. A
+// daemon that was moved to another driver keeps what it had with the former.
 //
-// Errors: [ErrNotFound]; a sentence for a name of two images, and for a driver without directories.
-func lookUp(name, root string) (*kept, error) {
-	var found *kept
+// Errors: [ErrNotFound], with a sentence for a driver without directories; a sentence for a name of two
+// images; that of a store, if no other has the name.
+func lookUp(name, root string) (found []*kept, err error) {
 	for _, d := range drivers {
-		k := kept{store: store{root, d}}
-		err := k.find(name)
+		k := &kept{store: store{root, d}}
+		e := k.find(name)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
+		case errors.Is(e, fs.ErrNotExist) || errors.Is(e, fs.ErrPermission):
 			// To others than root the store is as if it were not there: a registry may have the name.
-		case err != nil:
-			return nil, err
-		case found == nil:
-			found = &k
-		case found.imageID != k.imageID:
-			return nil, fmt.Errorf("%q is another image in Docker's store with the driver %s than with %s: name it by its ID", name, d.name, found.name)
+		case e != nil:
+			err = cmp.Or(err, e)
+		case len(found) > 0 && found[0].imageID != k.imageID:
+			return nil, fmt.Errorf("%q is another image in Docker's store with the driver %s than with %s: name it by its ID", name, d.name, found[0].name)
+		default:
+			found = append(found, k)
 		}
 	}
-	if found != nil {
+	if len(found) > 0 {
 		return found, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	list, err := os.ReadDir(filepath.Join(root, "image"))
 	if err != nil {
@@ -131,11 +146,20 @@ func lookUp(name, root string) (*kept, error) {
 	for _, e := range list {
 		known := slices.ContainsFunc(drivers, func(d driver) bool { return d.name == e.Name() })
 		if k := (kept{store: store{root, driver{name: e.Name()}}}); !known && k.find(name) == nil {
-			return nil, fmt.Errorf("Docker keeps %q with its storage driver %.40q, whose layers are not read in place: 'docker save' an image, 'docker export' a container, and scan the file", name, e.Name())
+			return nil, OtherDriverError{name, e.Name()}
 		}
 	}
 	return nil, fmt.Errorf("%q: %w", name, ErrNotFound)
 }
+
+// OtherDriverError is [ErrNotFound] of what is kept where it is not read: somebody else may have it.
+type OtherDriverError struct{ name, driver string }
+
+func (e OtherDriverError) Error() string {
+	return fmt.Sprintf("Docker keeps %q with its storage driver %.40q, whose layers are not read in place: 'docker save' an image, 'docker export' a container, and scan the file", e.name, e.driver)
+}
+
+func (e OtherDriverError) Unwrap() error { return ErrNotFound }
 
 // find sets the image's ID, its topmost chain ID, and for a container the directory of its own layer.
 func (k *kept) find(name string) (err error) {

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -160,5 +161,46 @@ func TestDockerDrivers(t *testing.T) {
 			t.Errorf("%s: %s as %s, want %s", name, got, tgt.job.Source, want)
 		}
 		tgt.Close()
+	}
+}
+
+// TestDockerStoresLeft: what a former driver left behind hides nothing that another store still has.
+func TestDockerStoresLeft(t *testing.T) {
+	root, id, layer := t.TempDir(), strings.Repeat("a", 64), strings.Repeat("1", 64)
+	put := func(path, text string) {
+		t.Helper()
+		writeFile(t, filepath.Join(root, path), []byte(text))
+	}
+	for driver, dir := range map[string]string{"overlay2": "low", "vfs": "all", "btrfs": "sub"} {
+		put("image/"+driver+"/imagedb/content/sha256/"+id, `{"rootfs":{"diff_ids":["sha256:`+layer+`"]}}`)
+		put("image/"+driver+"/repositories.json", `{"Repositories":{"app":{"app:1":"sha256:`+id+`"}}}`)
+		put("image/"+driver+"/layerdb/sha256/"+layer+"/cache-id", dir)
+		put("image/"+driver+"/layerdb/sha256/"+layer+"/diff", "sha256:"+layer)
+	}
+	put("vfs/dir/all/x", "")
+	open := func(what, want string) {
+		t.Helper()
+		tgt, err := openDocker(t.Context(), "app:1", root)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		defer tgt.Close()
+		if got := strings.TrimPrefix(tgt.files[0].Name(), root+"/"); got != want {
+			t.Errorf("%s: %s, want %s", what, got, want)
+		}
+	}
+	open("the layers of the first are gone", "vfs/dir/all")
+	put("overlay2/low/diff/x", "")
+	open("all are there", "overlay2/low/diff")
+	put("image/vfs/repositories.json", "{")
+	open("the second is broken", "overlay2/low/diff")
+	for _, driver := range []string{"overlay2", "vfs"} {
+		if err := os.RemoveAll(filepath.Join(root, "image", driver)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Containerd and registries are asked for what nobody reads here.
+	if _, err := openDocker(t.Context(), "app:1", root); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), `driver "btrfs"`) {
+		t.Errorf("only in another driver's store: %v", err)
 	}
 }
