@@ -243,6 +243,39 @@ func TestTargetNotGone(t *testing.T) {
 	w.want(false, 1)
 }
 
+// TestTargetRebuilt: another engine at the target's address is no answer of the target, so that it may be gone; one that has
+// the copy is the target with another ID.
+func TestTargetRebuilt(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := Allow{LoseWrites: true, TargetGone: true}
+	w.to.set(func() { w.to.id = "cccccc" })
+	if _, err := w.mover().Abort(t.Context(), j.ID, all); err == nil || !strings.Contains(err.Error(), "another engine") {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+	w.to.set(func() { clear(w.to.containers); clear(w.to.volumes) })
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); !errors.Is(err, ErrTargetLost) || !errors.Is(err, errRebuilt) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 0)
+	w.from.set(func() { w.from.id = "dddddd" })
+	if _, err := w.mover().Abort(t.Context(), j.ID, all); err == nil || !strings.Contains(err.Error(), "another engine") {
+		t.Errorf("got %v", err)
+	}
+	w.from.set(func() { w.from.id = "aaaaaa" })
+	if _, err := w.mover().Abort(t.Context(), j.ID, all); err != nil {
+		t.Error(err)
+	}
+	w.want(true, 0)
+	if got := w.journal(); got.Phase != RolledBack || len(w.to.volumes) != 0 {
+		t.Errorf("phase %s, volumes there %v", got.Phase, w.to.volumes)
+	}
+}
+
 // TestTargetGoneBeforeHandOver: a target that is gone while a copy with data starts there keeps the source stopped, until
 // the operator says so.
 func TestTargetGoneBeforeHandOver(t *testing.T) {

@@ -478,9 +478,32 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 	r.j = j
 	r.mark()
 	done := func() { r.close(); unlock() }
+	if back || j.Phase == Back {
+		r.rebuilt(ctx)
+	}
 	if r.from.Info.ID != j.FromEngine || r.to.Info.ID != j.ToEngine {
 		done()
 		return nil, nil, fmt.Errorf("move %s: another engine answers at %s or %s than when it began", id, j.From.URL, j.To.URL)
 	}
 	return r, done, nil
 }
+
+// rebuilt has a target of which another engine answers count as lost: its host was made anew at the same address. One
+// that has the copy, or cannot say so, is the old one with another ID.
+func (r *run) rebuilt(ctx context.Context) {
+	if r.to.Info.ID == r.j.ToEngine {
+		return
+	}
+	if id := r.j.Target; id != "" {
+		if _, err := r.to.Container(ctx, id); !errors.Is(err, engine.ErrNotFound) {
+			return
+		}
+	}
+	r.to.Close()
+	r.lost = &TargetError{errRebuilt}
+	r.to = engine.Unreachable(r.j.To, r.lost)
+	r.to.Info.ID = r.j.ToEngine
+	r.mark()
+}
+
+var errRebuilt = errors.New("another engine answers there: the one that this move began with is gone")
