@@ -43,7 +43,7 @@ func (r *run) back(ctx context.Context, cause error) error {
 		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
 	}
 	order = append(order, r.cleanTarget, r.cleanSource, r.release)
-	if r.j.TargetGone && r.lost != nil {
+	if r.j.TargetGone && r.silent {
 		order = []func(context.Context) error{r.restoreSource, r.leaveTarget, r.cleanSource, r.releaseSource}
 	}
 	if err := r.endBack(ctx, failedAt, RolledBack, "taken back", order); err != nil {
@@ -60,7 +60,7 @@ func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text stri
 			r.j.note(r.o.Now(), "stuck: "+err.Error())
 			_ = r.j.write(r.o.Dir) // the phase is there already
 			serves := phase == RolledBack && !r.j.SourceStopped
-			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.lost != nil, Err: err}
+			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.silent, Err: err}
 		}
 		r.o.At("back/step")
 	}

@@ -3,6 +3,7 @@ package move
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -238,6 +239,39 @@ func TestTargetNotGone(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{TargetGone: true}); !errors.Is(err, ErrNoReturn) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+}
+
+// TestTargetRefuses: a target that answers, and be it with a refusal, is not gone, and its copy may write.
+func TestTargetRefuses(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.to.set(func() {
+		w.to.answer = func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusForbidden); return true }
+	})
+	for _, gone := range []bool{false, true} {
+		_, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: gone})
+		if err == nil || !strings.Contains(err.Error(), "403") || errors.Is(err, ErrTargetLost) || w.journal().Phase != Kept {
+			t.Errorf("got %v, phase %s", err, w.journal().Phase)
+		}
+	}
+	w.want(false, 1)
+	w.to.set(func() { w.to.answer = nil })
+	w.at = once("back/begin", func() { panic(killed{}) })
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true})
+	}()
+	w.at = nil
+	w.to.set(func() {
+		w.to.answer = func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusForbidden); return true }
+	})
+	if _, err := w.mover().Resume(t.Context(), j.ID); err == nil || strings.Contains(err.Error(), "--target-gone") {
 		t.Errorf("got %v", err)
 	}
 	w.want(false, 1)
