@@ -59,7 +59,7 @@ func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text stri
 		if err := do(ctx); err != nil {
 			r.j.note(r.o.Now(), "stuck: "+err.Error())
 			_ = r.j.write(r.o.Dir) // the phase is there already
-			serves := phase == RolledBack && !r.j.SourceStopped
+			serves := phase == RolledBack && !r.j.SourceStopped && !r.j.HandedOver
 			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.silent, Err: err}
 		}
 		r.o.At("back/step")
