@@ -90,9 +90,15 @@ func (r *run) sourceThere(ctx context.Context) error {
 // that runs takes over, and one that does not is left for somebody to decide on, unless it never ran and the
 // source did until it was removed.
 func (r *run) withoutSource(ctx context.Context, failedAt Step) error {
+	if r.j.TargetGone && r.silent {
+		if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and the target is gone", []func(context.Context) error{r.leaveTarget, r.cleanSource, r.releaseSource}); err != nil {
+			return err
+		}
+		return &GoneError{ID: r.j.ID, Step: failedAt, Target: true}
+	}
 	id, err := r.findTarget(ctx)
 	if err != nil {
-		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(errSourceGone, err)}
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Lost: r.silent, Err: errors.Join(errSourceGone, err)}
 	}
 	var c *recreate.Container
 	if id != "" {
@@ -309,6 +315,11 @@ func (r *run) movedOn(ctx context.Context) (bool, error) {
 	}
 	if err := r.leaseCopy(ctx); err != nil {
 		return false, fmt.Errorf("its copy is being moved on: %w", err)
+	}
+	if r.j.TargetGone {
+		if _, err := r.to.Container(ctx, r.j.Target); errors.Is(err, engine.ErrNotFound) {
+			return false, nil // the operator vouches for it
+		}
 	}
 	err := r.copyIsThere(ctx)
 	switch {

@@ -277,6 +277,48 @@ func TestTargetRefuses(t *testing.T) {
 	w.want(false, 1)
 }
 
+// TestBothGone: a move whose source was removed and whose target is gone ends by the operator's word.
+func TestBothGone(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.from.remove(w.source)
+	w.to.set(func() { w.to.down = true })
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true}); !errors.As(err, new(*GoneError)) || !strings.Contains(err.Error(), "the target is gone too") {
+		t.Errorf("got %v", err)
+	}
+	if got := w.journal(); got.Phase != RolledBack || len(got.LeftBehind) == 0 || w.from.leases() != "" {
+		t.Errorf("phase %s, left %q, %s", got.Phase, got.LeftBehind, w.from.leases())
+	}
+}
+
+// TestTargetGoneComesBack: a target that answers after all, and has no copy any more, keeps a move that was vouched for no
+// longer.
+func TestTargetGoneComesBack(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.to.set(func() { w.to.down = true })
+	w.at = once("back/begin", func() { panic(killed{}) })
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true})
+	}()
+	w.at = nil
+	w.to.set(func() { w.to.down = false; clear(w.to.containers) })
+	if _, err := w.mover().Resume(t.Context(), j.ID); !errors.As(err, new(*BackError)) {
+		t.Errorf("got %v", err)
+	}
+	w.want(true, 0)
+	if left := w.from.leases() + w.to.leases(); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
+
 // TestTargetRebuilt: another engine at the target's address is no answer of the target, so that it may be gone; one that has
 // the copy is the target with another ID.
 func TestTargetRebuilt(t *testing.T) {

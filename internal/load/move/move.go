@@ -145,15 +145,19 @@ func (e *BackError) Unwrap() error { return e.Err }
 
 // GoneError says that a move has ended because somebody has removed the source meanwhile.
 type GoneError struct {
-	ID   string
-	Step Step
-	Copy bool // the copy runs, and has taken over
+	ID     string
+	Step   Step
+	Copy   bool // the copy runs, and has taken over
+	Target bool // the target is gone too
 }
 
 // Error says what became of the copy.
 func (e *GoneError) Error() string {
 	what := "there was no copy that had run"
-	if e.Copy {
+	switch {
+	case e.Target:
+		what = "the target is gone too, and the container with it"
+	case e.Copy:
 		what = "the copy on the target is the only one left, runs, and stays"
 	}
 	return fmt.Sprintf("move %s ended at %s: %v; %s", e.ID, e.Step, errSourceGone, what)
