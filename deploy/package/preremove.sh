@@ -39,13 +39,17 @@ flag() { # flag NAME DEFAULT
 	echo "$value"
 }
 run=$(flag --run-dir /run/belay) state=$(flag --state-dir /var/lib/belay)
-if [ -d "$run/bpf" ]; then
-	belay-agent run --unload --run-dir "$run" --state-dir "$state" || {
+# Of an agent before the flags were changed, what is in the default place stays until the next reboot.
+earlier=/run/belay
+[ "$earlier" != "$run" ] || earlier=
+for dir in "$run" $earlier; do
+	[ -d "$dir/bpf" ] || continue
+	belay-agent run --unload --run-dir "$dir" --state-dir "$state" || {
 		echo "belay: the kernel's side could not be removed, so the package stays; see above" >&2
 		[ -z "$active" ] || systemctl start $unit || true
 		exit 1
 	}
-fi
+done
 if [ "$1" = remove ]; then
 	mkdir -p /var/lib/belay && chmod 750 /var/lib/belay && : >/var/lib/belay/removed
 fi

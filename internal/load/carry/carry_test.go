@@ -601,6 +601,23 @@ func TestWithoutMover(t *testing.T) {
 	}
 }
 
+// TestWithoutMoverBack: a move that was done and is being taken back is said to have stopped, and not to have a kept source
+// that is not removed.
+func TestWithoutMoverBack(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.mover = func(w *world, args []string) error {
+		w.journal(idOf(args), phaseKept, "commit", "")
+		return nil
+	}
+	w.step()
+	w.over, w.c.o.NoMover = false, true
+	w.journal(w.c.Status().Moves[0].ID, phaseBack, "commit", "")
+	w.steps(20)
+	if h := fmt.Sprint(w.health.Snapshot()); !strings.Contains(h, "has stopped at commit") || strings.Contains(h, "is not removed") {
+		t.Errorf("health %s", h)
+	}
+}
+
 // TestKeptSeldom: a kept source that cannot be removed is tried each day in the end.
 func TestKeptSeldom(t *testing.T) {
 	w := newWorld(t, migrating)

@@ -226,7 +226,7 @@ func (c *Carrier) leave(m *Move) {
 	delete(c.live, m.ID)
 	c.next[m.ID] = c.o.Now().Add(lookEvery)
 	if err == nil {
-		m.Step = p.Step
+		m.Step, m.Back = p.Step, p.Phase == phaseBack
 	}
 	if isLocked(c.o.Dir, m.ID) {
 		m.Error, m.Tries = "", 0

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -127,7 +128,7 @@ func Open(ctx context.Context, a Address) (*Engine, error) { return OpenSigned(c
 func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method, target string)) (*Engine, error) {
 	transport, base, err := dialer(a)
 	if err != nil {
-		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
+		return nil, fmt.Errorf("engine %s: %w", a.URL, &unaskedError{err})
 	}
 	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base, sign: sign}
 	e.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -138,7 +139,7 @@ func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method,
 	}
 	if e.API, err = choose(v.APIVersion, v.MinAPIVersion); err != nil {
 		e.Close()
-		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
+		return nil, fmt.Errorf("engine %s: %w", a.URL, &unaskedError{err})
 	}
 	e.base += "/v1." + strconv.Itoa(e.API)
 	if err := e.ask(ctx, "ask what it has", "GET", "/info", nil, nil, &e.Info); err != nil {
@@ -146,6 +147,34 @@ func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method,
 		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
 	}
 	return e, nil
+}
+
+// unaskedError is for an engine of which nothing more was asked, for a reason that says nothing of whether it is there.
+type unaskedError struct{ err error }
+
+// Error returns the reason.
+func (e *unaskedError) Error() string { return e.err.Error() }
+
+// Unwrap returns the reason.
+func (e *unaskedError) Unwrap() error { return e.err }
+
+// MayBeGone reports whether err, of [Open], may be for an engine that is gone. It is not if something answered for it (a
+// refusal, of our certificate too; a certificate that we do not take; a version that does not fit), nor if the reason is on
+// this side: files, permissions, an interrupt.
+func MayBeGone(err error) bool {
+	if _, ok := errors.AsType[*StatusError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[*unaskedError](err); ok {
+		return false
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return false
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // a TLS alert: crypto/tls has no type for it
+		return false
+	}
+	return !errors.Is(err, fs.ErrPermission) && !errors.Is(err, context.Canceled)
 }
 
 // Close closes idle connections.

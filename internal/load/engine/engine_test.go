@@ -158,6 +158,28 @@ func TestUnreachable(t *testing.T) {
 	e.Close()
 }
 
+// TestMayBeGone: an engine that refuses, or speaks another version, is there.
+func TestMayBeGone(t *testing.T) {
+	for _, answers := range []map[string]string{
+		{},
+		{"GET /version": `{"ApiVersion": "1.70", "MinAPIVersion": "1.60"}`},
+		{"GET /version": version41},
+	} {
+		h, _ := fake(t, answers)
+		if _, err := open(t, h); err == nil || MayBeGone(err) {
+			t.Errorf("%v: got %v", answers, err)
+		}
+	}
+	if _, err := Open(t.Context(), Address{URL: "unix:///none"}); !MayBeGone(err) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Open(ctx, Address{URL: "unix:///none"}); err == nil || MayBeGone(err) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestMutualTLS: the engine is who its certificate says, and asks for ours.
 func TestMutualTLS(t *testing.T) {
 	dir := t.TempDir()
@@ -177,7 +199,7 @@ func TestMutualTLS(t *testing.T) {
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert}
 	s.Config.ErrorLog = nil
 	s.StartTLS()
-	defer s.Close()
+	t.Cleanup(s.Close)
 	at := func(ca, name string) Address {
 		return Address{URL: "tcp://" + s.Listener.Addr().String(), CAFile: filepath.Join(dir, ca+".pem"), CertFile: filepath.Join(dir, name+".pem"), KeyFile: filepath.Join(dir, name+".key")}
 	}
@@ -186,12 +208,16 @@ func TestMutualTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.Close()
-	for _, a := range []Address{at("ca", "stranger"), at("other-ca", "client"), {URL: at("ca", "client").URL}} {
+	for _, a := range []Address{at("ca", "stranger"), at("other-ca", "client"), at("ca", "none"), {URL: at("ca", "client").URL}} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if _, err := Open(ctx, a); err == nil {
-			t.Errorf("%+v is let in", a)
+		if _, err := Open(ctx, a); err == nil || MayBeGone(err) {
+			t.Errorf("%+v is let in, or its engine counts as gone: %v", a, err)
 		}
 		cancel()
+	}
+	s.Close()
+	if _, err := Open(t.Context(), at("ca", "client")); !MayBeGone(err) {
+		t.Errorf("got %v", err)
 	}
 }
 

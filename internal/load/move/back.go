@@ -43,7 +43,7 @@ func (r *run) back(ctx context.Context, cause error) error {
 		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
 	}
 	order = append(order, r.cleanTarget, r.cleanSource, r.release)
-	if r.j.TargetGone && r.lost != nil {
+	if r.j.TargetGone && r.silent {
 		order = []func(context.Context) error{r.restoreSource, r.leaveTarget, r.cleanSource, r.releaseSource}
 	}
 	if err := r.endBack(ctx, failedAt, RolledBack, "taken back", order); err != nil {
@@ -59,8 +59,8 @@ func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text stri
 		if err := do(ctx); err != nil {
 			r.j.note(r.o.Now(), "stuck: "+err.Error())
 			_ = r.j.write(r.o.Dir) // the phase is there already
-			serves := phase == RolledBack && !r.j.SourceStopped
-			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.lost != nil, Err: err}
+			serves := phase == RolledBack && !r.j.SourceStopped && !r.j.HandedOver
+			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.silent, Err: err}
 		}
 		r.o.At("back/step")
 	}
@@ -90,9 +90,15 @@ func (r *run) sourceThere(ctx context.Context) error {
 // that runs takes over, and one that does not is left for somebody to decide on, unless it never ran and the
 // source did until it was removed.
 func (r *run) withoutSource(ctx context.Context, failedAt Step) error {
+	if r.j.TargetGone && r.silent {
+		if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and the target is gone", []func(context.Context) error{r.leaveTarget, r.cleanSource, r.releaseSource}); err != nil {
+			return err
+		}
+		return &GoneError{ID: r.j.ID, Step: failedAt, Target: true}
+	}
 	id, err := r.findTarget(ctx)
 	if err != nil {
-		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(errSourceGone, err)}
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Lost: r.silent, Err: errors.Join(errSourceGone, err)}
 	}
 	var c *recreate.Container
 	if id != "" {
@@ -309,6 +315,11 @@ func (r *run) movedOn(ctx context.Context) (bool, error) {
 	}
 	if err := r.leaseCopy(ctx); err != nil {
 		return false, fmt.Errorf("its copy is being moved on: %w", err)
+	}
+	if r.j.TargetGone {
+		if _, err := r.to.Container(ctx, r.j.Target); errors.Is(err, engine.ErrNotFound) {
+			return false, nil // the operator vouches for it
+		}
 	}
 	err := r.copyIsThere(ctx)
 	switch {

@@ -364,6 +364,24 @@ func TestCutAfterHandOver(t *testing.T) {
 	}
 }
 
+// TestHandBackFails: a source that runs without its traffic is not said to serve.
+func TestHandBackFails(t *testing.T) {
+	w := newWorld(t, false)
+	w.at = once("drain/begin", func() {
+		w.to.set(func() { w.to.down = true })
+		w.hookErr = errors.New("no answer")
+	})
+	_, err := w.move()
+	if stuck := new(StuckError); !errors.As(err, &stuck) || stuck.Serves {
+		t.Errorf("got %v", err)
+	}
+	w.hookErr = nil
+	_, err = w.mover().Resume(t.Context(), w.journal().ID)
+	if stuck := new(StuckError); !errors.As(err, &stuck) || !stuck.Serves {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestResumeWithoutTarget: a move whose mover died is taken back without the target, unless a copy with data may
 // run there.
 func TestResumeWithoutTarget(t *testing.T) {

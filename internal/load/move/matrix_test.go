@@ -3,6 +3,7 @@ package move
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -241,6 +242,114 @@ func TestTargetNotGone(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	w.want(false, 1)
+}
+
+// TestTargetRefuses: a target that answers, and be it with a refusal, is not gone, and its copy may write.
+func TestTargetRefuses(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.to.set(func() {
+		w.to.answer = func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusForbidden); return true }
+	})
+	for _, gone := range []bool{false, true} {
+		_, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: gone})
+		if err == nil || !strings.Contains(err.Error(), "403") || errors.Is(err, ErrTargetLost) || w.journal().Phase != Kept {
+			t.Errorf("got %v, phase %s", err, w.journal().Phase)
+		}
+	}
+	w.want(false, 1)
+	w.to.set(func() { w.to.answer = nil })
+	w.at = once("back/begin", func() { panic(killed{}) })
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true})
+	}()
+	w.at = nil
+	w.to.set(func() {
+		w.to.answer = func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusForbidden); return true }
+	})
+	if _, err := w.mover().Resume(t.Context(), j.ID); err == nil || strings.Contains(err.Error(), "--target-gone") {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+}
+
+// TestBothGone: a move whose source was removed and whose target is gone ends by the operator's word.
+func TestBothGone(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.from.remove(w.source)
+	w.to.set(func() { w.to.down = true })
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true}); !errors.As(err, new(*GoneError)) || !strings.Contains(err.Error(), "the target is gone too") {
+		t.Errorf("got %v", err)
+	}
+	if got := w.journal(); got.Phase != RolledBack || len(got.LeftBehind) == 0 || w.from.leases() != "" {
+		t.Errorf("phase %s, left %q, %s", got.Phase, got.LeftBehind, w.from.leases())
+	}
+}
+
+// TestTargetGoneComesBack: a target that answers after all, and has no copy any more, keeps a move that was vouched for no
+// longer.
+func TestTargetGoneComesBack(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.to.set(func() { w.to.down = true })
+	w.at = once("back/begin", func() { panic(killed{}) })
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true})
+	}()
+	w.at = nil
+	w.to.set(func() { w.to.down = false; clear(w.to.containers) })
+	if _, err := w.mover().Resume(t.Context(), j.ID); !errors.As(err, new(*BackError)) {
+		t.Errorf("got %v", err)
+	}
+	w.want(true, 0)
+	if left := w.from.leases() + w.to.leases(); left != "" {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// TestTargetRebuilt: another engine at the target's address is no answer of the target, so that it may be gone; one that has
+// the copy is the target with another ID.
+func TestTargetRebuilt(t *testing.T) {
+	w := newWorld(t, true)
+	j, err := w.move()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := Allow{LoseWrites: true, TargetGone: true}
+	w.to.set(func() { w.to.id = "cccccc" })
+	if _, err := w.mover().Abort(t.Context(), j.ID, all); err == nil || !strings.Contains(err.Error(), "another engine") {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 1)
+	w.to.set(func() { clear(w.to.containers); clear(w.to.volumes) })
+	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); !errors.Is(err, ErrTargetLost) || !errors.Is(err, errRebuilt) {
+		t.Errorf("got %v", err)
+	}
+	w.want(false, 0)
+	w.from.set(func() { w.from.id = "dddddd" })
+	if _, err := w.mover().Abort(t.Context(), j.ID, all); err == nil || !strings.Contains(err.Error(), "another engine") {
+		t.Errorf("got %v", err)
+	}
+	w.from.set(func() { w.from.id = "aaaaaa" })
+	if _, err := w.mover().Abort(t.Context(), j.ID, all); err != nil {
+		t.Error(err)
+	}
+	w.want(true, 0)
+	if got := w.journal(); got.Phase != RolledBack || len(w.to.volumes) != 0 {
+		t.Errorf("phase %s, volumes there %v", got.Phase, w.to.volumes)
+	}
 }
 
 // TestTargetGoneBeforeHandOver: a target that is gone while a copy with data starts there keeps the source stopped, until

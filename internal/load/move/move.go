@@ -145,15 +145,19 @@ func (e *BackError) Unwrap() error { return e.Err }
 
 // GoneError says that a move has ended because somebody has removed the source meanwhile.
 type GoneError struct {
-	ID   string
-	Step Step
-	Copy bool // the copy runs, and has taken over
+	ID     string
+	Step   Step
+	Copy   bool // the copy runs, and has taken over
+	Target bool // the target is gone too
 }
 
 // Error says what became of the copy.
 func (e *GoneError) Error() string {
 	what := "there was no copy that had run"
-	if e.Copy {
+	switch {
+	case e.Target:
+		what = "the target is gone too, and the container with it"
+	case e.Copy:
 		what = "the copy on the target is the only one left, runs, and stays"
 	}
 	return fmt.Sprintf("move %s ended at %s: %v; %s", e.ID, e.Step, errSourceGone, what)
@@ -165,7 +169,7 @@ type StuckError struct {
 	Step   Step
 	Back   bool
 	Serves bool // the source runs: what is left to do is on the target
-	Lost   bool // the target does not answer
+	Lost   bool // nothing answers for the target
 	Err    error
 }
 
@@ -350,6 +354,9 @@ func (m *Mover) Abort(ctx context.Context, id string, may Allow) (*Journal, erro
 	if may.TargetGone && r.lost == nil {
 		return r.j, fmt.Errorf("move %s: the target answers, so it is not gone; fix: belay move abort without --target-gone", id)
 	}
+	if may.TargetGone && !r.silent {
+		return r.j, fmt.Errorf("move %s: --target-gone is for a target that does not answer at all: %w", id, r.lost)
+	}
 	if r.j.Phase == Kept {
 		if err := r.abortKept(ctx, may); err != nil {
 			return r.j, err
@@ -368,7 +375,10 @@ func (m *Mover) Abort(ctx context.Context, id string, may Allow) (*Journal, erro
 func (r *run) abortKept(ctx context.Context, may Allow) error {
 	id := r.j.ID
 	if r.lost != nil {
-		if r.j.Stateful && !may.TargetGone {
+		switch {
+		case r.j.Stateful && !r.silent:
+			return fmt.Errorf("move %s: the copy may run and write: %w; when that is mended: belay move abort --lose-writes %s", id, r.lost, id)
+		case r.j.Stateful && !may.TargetGone:
 			return fmt.Errorf("move %s: %w: %w; fix: again when it answers; or, if it is gone for good: belay move abort --lose-writes --target-gone %s", id, ErrTargetLost, r.lost, id)
 		}
 		r.j.CopyUnasked = true
@@ -423,7 +433,8 @@ type run struct {
 	from, to *engine.Engine
 	j        *Journal
 	plan     *Plan
-	lost     error // why the target does not answer, where going back needs no answer
+	lost     error // why the target cannot be asked, where going back needs no answer
+	silent   bool  // and nothing answers for it: it may be gone
 }
 
 // open opens both engines. If it is the target that does not answer, it returns what it has
@@ -467,7 +478,7 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 	r, err := m.open(ctx, j.From, j.To)
 	if err != nil && r != nil && (back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.TargetStarted)) {
 		// Without the target the source can still be restored, if no copy with data can run there.
-		r.lost = err
+		r.lost, r.silent = err, engine.MayBeGone(err)
 		r.to, err = engine.Unreachable(j.To, err), nil
 		r.to.Info.ID = j.ToEngine
 	}
@@ -478,9 +489,32 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 	r.j = j
 	r.mark()
 	done := func() { r.close(); unlock() }
+	if back || j.Phase == Back {
+		r.rebuilt(ctx)
+	}
 	if r.from.Info.ID != j.FromEngine || r.to.Info.ID != j.ToEngine {
 		done()
 		return nil, nil, fmt.Errorf("move %s: another engine answers at %s or %s than when it began", id, j.From.URL, j.To.URL)
 	}
 	return r, done, nil
 }
+
+// rebuilt has a target of which another engine answers count as lost: its host was made anew at the same address. One
+// that has the copy, or cannot say so, is the old one with another ID.
+func (r *run) rebuilt(ctx context.Context) {
+	if r.to.Info.ID == r.j.ToEngine {
+		return
+	}
+	if id := r.j.Target; id != "" {
+		if _, err := r.to.Container(ctx, id); !errors.Is(err, engine.ErrNotFound) {
+			return
+		}
+	}
+	r.to.Close()
+	r.lost, r.silent = &TargetError{errRebuilt}, true
+	r.to = engine.Unreachable(r.j.To, r.lost)
+	r.to.Info.ID = r.j.ToEngine
+	r.mark()
+}
+
+var errRebuilt = errors.New("another engine answers there: the one that this move began with is gone")

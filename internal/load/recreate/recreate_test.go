@@ -130,6 +130,8 @@ func TestRefusals(t *testing.T) {
 		{name: "stopped", change: `{"State": {"Running": false}}`, want: "not running"},
 		{name: "paused", change: `{"State": {"Paused": true}}`, want: "paused"},
 		{name: "restarting", change: `{"State": {"Restarting": true}}`, want: "restarting"},
+		{name: "waits for ever", change: `{"Config": {"StopTimeout": -1}}`, want: "--stop-timeout -1"},
+		{name: "waits for a day", change: `{"Config": {"StopTimeout": 86400}}`, want: "--stop-timeout 86400"},
 		{name: "unhealthy", change: `{"State": {"Health": {"Status": "unhealthy"}}}`, want: "health check fails"},
 		{name: "windows", change: `{"Platform": "windows"}`, want: "platform"},
 		{name: "no image", change: `{"Image": ""}`, want: "image"},

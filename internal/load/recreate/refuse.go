@@ -3,7 +3,9 @@ package recreate
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -14,6 +16,9 @@ func quoted(s string) string { return `"` + s + `"` }
 
 // hiddenValue stands where Belay's gate shows no value of an environment (redactEnv).
 const hiddenValue = "(redacted)"
+
+// maxStop is how long a container that moves may take to stop. Engines wait for ever if it is negative.
+const maxStop = time.Hour
 
 func (c *Container) aboutState() (why []Refusal) {
 	st := c.State
@@ -27,6 +32,9 @@ func (c *Container) aboutState() (why []Refusal) {
 	}
 	if st.Health != nil && st.Health.Status == container.Unhealthy {
 		why = append(why, Refusal{"its health check fails: a move would not mend it", ""})
+	}
+	if t := c.Config.StopTimeout; t != nil && (*t < 0 || *t > int(maxStop/time.Second)) {
+		why = append(why, Refusal{"it may take more than an hour to stop (--stop-timeout " + strconv.Itoa(*t) + "), with the move halfway", "make it again with less: docker run --stop-timeout"})
 	}
 	if c.Platform != "" && c.Platform != "linux" {
 		why = append(why, Refusal{"its platform is " + quoted(c.Platform) + ", and only linux is moved", ""})
