@@ -49,8 +49,8 @@ Tags of signatures and attestations are passed over.
 With --state FILE images that the file has are passed over, by their digest: only what
 is new is read, and a scan that was stopped goes on where it was. An image that could
 not be read is tried again the next time. The file says nothing of findings: new records
-about old images take a scan without it. Images that were scanned with other --scanners are
-not done.
+about old images take a scan without it. Images that were scanned with other --scanners, or
+with --packages-only, are not done.
 
 The output is one line an image; with -o json one object a line, as "belay scan -o json"
 has it.
@@ -116,7 +116,7 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 	if _, err := os.Stat(f.Scanner); err != nil {
 		return fmt.Errorf("there is no scanner: install belay-scanner beside belay, or name it with --scanner: %w", err)
 	}
-	if s.state, err = openSweepState(f.state, f.Platform, f.scanners.left()); err != nil {
+	if s.state, err = openSweepState(f.state, f.Platform, f.left()); err != nil {
 		return err
 	}
 	defer s.state.close()
@@ -251,7 +251,7 @@ func (s *sweep) write(scan *report.Scan) error {
 type sweepState struct {
 	done     map[string]bool
 	platform string
-	left     string // out, by --scanners
+	left     string // out, by --scanners or --packages-only
 	f        *os.File
 }
 
@@ -259,7 +259,7 @@ type sweepState struct {
 type sweepLine struct {
 	Digest   string    `json:"digest"`
 	Platform string    `json:"platform,omitempty"`
-	Left     string    `json:"leftOut,omitempty"` // of --scanners
+	Left     string    `json:"leftOut,omitempty"` // of what may be looked for
 	Ref      string    `json:"ref"`
 	Time     time.Time `json:"time"`
 }

@@ -54,11 +54,10 @@ func (s *scannerSet) Set(text string) error {
 }
 
 // left lists what is left out, "" where nothing is.
-func (s *scannerSet) left() string {
-	if *s == nil {
-		return ""
-	}
-	return strings.Join(slices.DeleteFunc(scannerWords(), func(word string) bool { return slices.Contains(*s, word) }), ",")
+func (f *scanFlags) left() string {
+	return strings.Join(slices.DeleteFunc(scannerWords(), func(word string) bool {
+		return !slices.Contains(f.Skip, word) && (word != scannerVuln || !f.packagesOnly)
+	}), ",")
 }
 
 // apply makes the other options of what was chosen.

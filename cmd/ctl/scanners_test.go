@@ -106,3 +106,23 @@ func TestScannersCompletion(t *testing.T) {
 		}
 	}
 }
+
+// TestLeftOut: what was not looked for is told apart, whatever flag it was left out by.
+func TestLeftOut(t *testing.T) {
+	for _, tt := range []struct {
+		f    scanFlags
+		want string
+	}{
+		{scanFlags{}, ""},
+		{scanFlags{packagesOnly: true}, "vuln"},
+		{scanFlags{scanners: scannerSet{scannerVuln}}, strings.Join(inventory.Scanners(), ",")},
+		{scanFlags{scanners: scannerSet{}}, strings.Join(scannerWords(), ",")},
+	} {
+		if err := tt.f.scanners.apply(&tt.f); err != nil {
+			t.Fatal(err)
+		}
+		if got := tt.f.left(); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.f.scanners, got, tt.want)
+		}
+	}
+}

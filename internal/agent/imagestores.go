@@ -20,7 +20,8 @@ func (a *Agent) scanStored(ctx context.Context, id string, o scantarget.Options)
 	t, err := scantarget.OpenImage(ctx, id, o)
 	if missing := err; errors.Is(missing, scantarget.ErrNotFound) {
 		t, _, err = a.openStored(ctx, id, missing, onePlatform)
-		if err == missing { //nolint:errorlint // no store said anything else, which would be joined
+		// No store said anything else, which would be joined.
+		if _, other := errors.AsType[scantarget.OtherDriverError](missing); err == missing && !other { //nolint:errorlint // that very one
 			err = fmt.Errorf("%w: %w", stock.ErrGone, missing)
 		}
 	}

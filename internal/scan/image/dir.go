@@ -142,6 +142,8 @@ func (w *walker) into(d *os.File, name, base string, depth int) error {
 	return w.dir(sub, name, depth)
 }
 
+const noMode = "a file whose mode cannot be told: "
+
 // file reads a regular file if it is wanted. Its size and mode are asked for only
 // where its name alone does not say that it is not.
 func (w *walker) file(d *os.File, name, base string) error {
@@ -154,14 +156,19 @@ func (w *walker) file(d *os.File, name, base string) error {
 		}
 		var st unix.Stat_t
 		err := unix.Fstatat(int(d.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, unix.ENOENT) {
+			return nil // gone
+		}
 		if barred(err) {
 			var f *os.File
 			f, st, err = w.lent.open(name)
 			f.Close()
 		}
-		if err == nil {
-			w.r.rights(w.l, name, fileMode(st.Mode), false)
+		if err != nil {
+			w.l.notes.add(name, noMode+reason(err))
+			return nil
 		}
+		w.r.rights(w.l, name, fileMode(st.Mode), false)
 		return nil
 	}
 	program := false
@@ -178,7 +185,11 @@ func (w *walker) file(d *os.File, name, base string) error {
 	case errors.Is(err, unix.ENOENT):
 		return nil // gone
 	case err != nil && kind == "" && !unknown:
-		w.r.rights(w.l, name, fileMode(st.Mode), false)
+		if st.Mode != 0 {
+			w.r.rights(w.l, name, fileMode(st.Mode), false)
+		} else if rights {
+			w.l.notes.add(name, noMode+reason(err))
+		}
 		if search {
 			w.l.unsearched.add(name, "a file that cannot be opened: "+reason(err))
 		}
@@ -212,8 +223,8 @@ func (w *walker) openRegular(d *os.File, name, base string, want func(*unix.Stat
 	}
 	f, its, e := w.lent.open(name)
 	switch {
-	case barred(e):
-		return nil, st, err
+	case barred(e) || errors.Is(e, unix.ENOENT):
+		return nil, st, err // not where it was listed any more, which is no proof that it is gone
 	case e != nil:
 		return nil, st, e
 	case its.Mode&unix.S_IFMT != unix.S_IFREG:

@@ -125,9 +125,9 @@ const (
 // ErrNoScanner says that this host scans no images.
 var ErrNoScanner = errors.New("no image is scanned on this host: there is no belay-scanner beside the agent; install it, or name it with --scanner")
 
-// ErrGone says that the host has no such image any more. What is known of it is kept, as long as
+// ErrGone says that the host has no such image, or not any more. What is known of it is kept, as long as
 // there is room: it may come back.
-var ErrGone = errors.New("the host does not have the image any more")
+var ErrGone = errors.New("no store of this host that can be read has the image")
 
 var imageID = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 

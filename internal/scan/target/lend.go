@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +18,13 @@ type lender struct {
 	roots  []*os.File // by input
 	ours   int        // the end of the socket
 	theirs *os.File
+	open   func(root int, name string) (fd int, err error)
+	wait   time.Duration // for the end
 }
+
+// lendWait is how long the end of a lender is waited for: opening may hang in the kernel where a
+// network or another process has the files, and no signal ends that.
+const lendWait = 3 * time.Second
 
 // lend gives the scanner's process a lender, if it reads directories. files are those of the process;
 // the scanner's end comes behind them.
@@ -30,10 +37,11 @@ func (t *Target) lend(job *inventory.Job, files []*os.File) (*lender, error) {
 		return nil, fmt.Errorf("make a socket for the scanner: %w", err)
 	}
 	job.LendFD = firstFD + len(files)
-	return &lender{roots: t.files, ours: ends[0], theirs: os.NewFile(uintptr(ends[1]), "lend")}, nil
+	return &lender{roots: t.files, ours: ends[0], theirs: os.NewFile(uintptr(ends[1]), "lend"), open: openBelow, wait: lendWait}, nil
 }
 
-// start serves in a goroutine. stop ends that and waits for it. A nil lender does nothing.
+// start serves in a goroutine. stop ends that and waits for it, but not for a file system that hangs: the
+// goroutine ends by itself when that lets it go. A nil lender does nothing.
 func (l *lender) start() (stop func()) {
 	if l == nil {
 		return func() {}
@@ -45,9 +53,16 @@ func (l *lender) start() (stop func()) {
 	}()
 	return func() {
 		_ = unix.Shutdown(l.ours, unix.SHUT_RDWR) // a read or write that waits ends
-		<-done
-		unix.Close(l.ours)
 		l.theirs.Close()
+		select {
+		case <-done:
+			unix.Close(l.ours)
+		case <-time.After(l.wait):
+			go func() {
+				<-done
+				unix.Close(l.ours) // no sooner: its number could be another's by then
+			}()
+		}
 	}
 }
 
@@ -73,7 +88,7 @@ func (l *lender) serve() {
 func (l *lender) answer(q inventory.Lend) error {
 	fd, err := -1, error(unix.EBADF)
 	if q.Input < len(l.roots) {
-		fd, err = openBelow(int(l.roots[q.Input].Fd()), q.Path)
+		fd, err = l.open(int(l.roots[q.Input].Fd()), q.Path)
 	}
 	errno, with := unix.Errno(0), []byte(nil)
 	switch {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,4 +197,43 @@ func TestLendNonsense(t *testing.T) {
 		}
 		stop()
 	}
+}
+
+// TestLendHangs: a scan ends though a file system does not let its lender go.
+func TestLendHangs(t *testing.T) {
+	tgt, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tgt.Close()
+	job := tgt.job
+	l, err := tgt.lend(&job, tgt.files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangs, let := make(chan struct{}), make(chan struct{})
+	l.wait = 10 * time.Millisecond
+	l.open = func(int, string) (int, error) {
+		close(hangs)
+		<-let
+		return -1, unix.EIO
+	}
+	stop := l.start()
+	q, err := inventory.Lend{Path: "x"}.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(int(l.theirs.Fd()), q); err != nil {
+		t.Fatal(err)
+	}
+	<-hangs
+	stop()
+	close(let)
+	for range 1000 { // its end of the socket is closed then
+		if _, err := unix.FcntlInt(uintptr(l.ours), unix.F_GETFD, 0); errors.Is(err, unix.EBADF) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the lender did not end")
 }
