@@ -170,15 +170,21 @@ func (ns *nodes) describe(ctx context.Context, of string, images []string) (*loa
 func (a *Agent) fillSite(n *loadplan.Node, disks bool) {
 	var st unix.Statfs_t
 	if disks && unix.Statfs(a.cfg.DockerRoot, &st) == nil {
-		n.Site.FreeBytes = int64(min(st.Bavail, math.MaxInt64/uint64(max(st.Bsize, 1)))) * st.Bsize
+		free := int64(min(st.Bavail, math.MaxInt64/uint64(max(st.Bsize, 1)))) * st.Bsize
+		n.Site.FreeBytes = max(free, 1) // 0 is for not known
 	}
 	ports, err := engine.Listening("/proc/self")
 	if err != nil {
 		a.log.Warn("the ports that this host listens on are not described", attr.Error, err.Error())
 	}
-	n.Site.Ports = slices.DeleteFunc(ports, func(p loadplan.Port) bool { // the engine's proxy listens for containers
-		return slices.ContainsFunc(n.Containers, func(c loadplan.Container) bool {
-			return slices.ContainsFunc(c.Net.Ports, func(o loadplan.Port) bool { return o.Port == p.Port && o.Protocol == p.Protocol })
+	n.Site.Ports = notPublished(ports, n.Containers)
+}
+
+// notPublished leaves out the ports that the engine's proxy listens on for containers that run: it listens for no others.
+func notPublished(ports []loadplan.Port, containers []loadplan.Container) []loadplan.Port {
+	return slices.DeleteFunc(ports, func(p loadplan.Port) bool {
+		return slices.ContainsFunc(containers, func(c loadplan.Container) bool {
+			return (c.State == "running" || c.State == "paused") && slices.ContainsFunc(c.Net.Ports, func(o loadplan.Port) bool { return o.Port == p.Port && o.Protocol == p.Protocol })
 		})
 	})
 }

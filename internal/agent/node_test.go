@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,37 @@ func TestCapsOf(t *testing.T) {
 		if capField(&loadplan.Caps{}, name) == nil {
 			t.Errorf("no field for %s", name)
 		}
+	}
+}
+
+// TestNotPublished: what listens is the host's own unless a container that runs has it published.
+func TestNotPublished(t *testing.T) {
+	var containers []loadplan.Container
+	for port, state := range []string{"running", "paused", "exited", "created", "restarting"} {
+		containers = append(containers, loadplan.Container{State: state, Net: loadplan.Net{Ports: []loadplan.Port{{Port: port, Protocol: "tcp"}}}})
+	}
+	var ports []loadplan.Port
+	for port := range 6 {
+		ports = append(ports, loadplan.Port{Port: port, Protocol: "tcp"})
+	}
+	got := notPublished(append(ports, loadplan.Port{Port: 0, Protocol: "udp"}), containers)
+	if want := []loadplan.Port{{Port: 2, Protocol: "tcp"}, {Port: 3, Protocol: "tcp"}, {Port: 4, Protocol: "tcp"}, {Port: 5, Protocol: "tcp"}, {Port: 0, Protocol: "udp"}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestFillSite: a host whose disk is full says so.
+func TestFillSite(t *testing.T) {
+	a := &Agent{cfg: Config{DockerRoot: "/proc"}, log: slog.New(slog.DiscardHandler)} // it has no block that is free
+	var n loadplan.Node
+	a.fillSite(&n, true)
+	if n.Site.FreeBytes != 1 {
+		t.Errorf("got %d", n.Site.FreeBytes)
+	}
+	n = loadplan.Node{}
+	a.fillSite(&n, false)
+	if n.Site.FreeBytes != 0 {
+		t.Errorf("got %d where nothing was asked", n.Site.FreeBytes)
 	}
 }
 

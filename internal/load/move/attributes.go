@@ -23,6 +23,9 @@ const (
 	maxAttributeFiles = 1 << 20
 	maxAttributeTime  = time.Minute
 	maxAttributeNames = 3 // that a refusal names
+	maxAttributePath  = unix.PathMax
+	maxAttributeTodo  = 4 << 20 // bytes of the paths of directories that are still to be looked at
+	maxShown          = 256     // bytes of a name in a refusal
 )
 
 // errNotHere is for a volume whose files are not this process's to look at.
@@ -66,7 +69,7 @@ func (r *run) attributesOf(ctx context.Context, name string) ([]string, error) {
 // lostAttributes returns some files below a directory with the attributes that a copy would lose. It opens directories
 // alone, and none outside: a container may swap its files meanwhile.
 //
-// Errors: [errNotHere]; that there are more than most files, or that they take too long.
+// Errors: [errNotHere]; that there are more than most files, that they take too long, or paths more memory than they should.
 func lostAttributes(ctx context.Context, dir string, most int) (found []string, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -77,11 +80,11 @@ func lostAttributes(ctx context.Context, dir string, most int) (found []string, 
 		names, err := listAttributes(fmt.Sprintf("/proc/self/fd/%d/%s", at.Fd(), name))
 		names = slices.DeleteFunc(names, isCopied)
 		if len(names) > 0 {
-			found = append(found, fmt.Sprintf("%q (%s)", shown, strings.Join(names, ", ")))
+			found = append(found, fmt.Sprintf("%q (%s)", shorten(shown), shorten(strings.Join(names, ", "))))
 		}
 		return err
 	}
-	seen := 0
+	seen, waiting := 0, 0
 	inside := func(rel string) (more []string, err error) {
 		d, err := root.OpenFile(rel, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
@@ -107,6 +110,9 @@ func lostAttributes(ctx context.Context, dir string, most int) (found []string, 
 					return nil, err
 				}
 				if e.IsDir() {
+					if waiting += len(at); len(at) > maxAttributePath || waiting > maxAttributeTodo {
+						return nil, errors.New("its directories are too many or too deep")
+					}
 					more = append(more, at)
 				}
 			}
@@ -124,6 +130,7 @@ func lostAttributes(ctx context.Context, dir string, most int) (found []string, 
 	for todo := []string{"."}; len(todo) > 0 && len(found) < maxAttributeNames; {
 		last := len(todo) - 1
 		rel := todo[last]
+		waiting -= len(rel)
 		more, err := inside(rel)
 		if err != nil {
 			return found, err
@@ -131,6 +138,14 @@ func lostAttributes(ctx context.Context, dir string, most int) (found []string, 
 		todo = append(todo[:last], more...)
 	}
 	return found, nil
+}
+
+// shorten cuts what a container has named.
+func shorten(s string) string {
+	if len(s) <= maxShown {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxShown], "") + "…"
 }
 
 // isCopied reports whether an attribute is in engines' archives, or is the host's own label, which the target's kernel

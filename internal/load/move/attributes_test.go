@@ -75,6 +75,37 @@ func TestLostAttributesBounds(t *testing.T) {
 	}
 }
 
+// TestLostAttributesMemory: a container does not choose how much memory the look at its files takes.
+func TestLostAttributesMemory(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.Repeat("d", 250)
+	for at := root; ; {
+		if err := at.Mkdir(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		next, err := at.OpenRoot(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at != root {
+			at.Close()
+		}
+		if at = next; strings.Count(at.Name(), name) > unix.PathMax/len(name) {
+			at.Close()
+			break
+		}
+	}
+	if _, err := lostAttributes(t.Context(), root.Name(), 100); err == nil || !strings.Contains(err.Error(), "too deep") {
+		t.Errorf("got %v", err)
+	}
+	if got := shorten(strings.Repeat("é", 1000)); len(got) > maxShown+len("…") {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
 // TestAttributes: a volume with attributes is refused before anything stops, unless they may be lost; one that cannot be
 // looked at is noted in the plan.
 func TestAttributes(t *testing.T) {

@@ -328,7 +328,7 @@ func (r *run) movedOn(ctx context.Context) (bool, error) {
 	case !errors.Is(err, errMovedOn), r.j.Stateful && r.j.SourceStopped:
 		return false, err
 	}
-	r.leave("target: the copy, if it is there: it was moved on")
+	r.leave("target: the copy, if it is there: it was moved on, so an instance may run elsewhere beside the source: remove it there, or move it back")
 	return true, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -448,7 +449,7 @@ func TestHistory(t *testing.T) {
 	if _, err := w.mover().Resume(t.Context(), j.ID); err != nil {
 		t.Error(err)
 	}
-	if h := w.journal().History; len(h) != firstEntries+lastEntries || h[0].Text != "begun" || h[len(h)-1].Text != "moved" {
+	if h := w.journal().History; len(h) != firstEntries+lastEntries || !strings.HasPrefix(h[0].Text, "note: ") || h[len(h)-1].Text != "moved" {
 		t.Errorf("%d entries, the first %q, the last %q", len(h), h[0].Text, h[len(h)-1].Text)
 	}
 }
@@ -589,6 +590,40 @@ func TestAbortOnFullDisk(t *testing.T) {
 		if _, err := w.mover().Finish(t.Context(), j.ID); err != nil || w.to.leases() != "" {
 			t.Errorf("got %v; left %q", err, w.to.leases())
 		}
+	}
+}
+
+// TestByTargetVolume: a source that does not answer while it is the target that is looked at is no reason of the target's.
+func TestByTargetVolume(t *testing.T) {
+	for _, target := range []bool{false, true} {
+		w := newWorld(t, true)
+		f := map[bool]*fake{false: w.from, true: w.to}[target]
+		f.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/volumes/records") {
+				rw.WriteHeader(http.StatusInternalServerError)
+				return true
+			}
+			return false
+		}
+		if _, err := w.move(); err == nil || ByTarget(err) != target || strings.Contains(err.Error(), "target: ") != target {
+			t.Errorf("by the target: %v: %v", ByTarget(err), err)
+		}
+	}
+}
+
+// TestNotes: a move says what its plan notes, and its journal keeps it.
+func TestNotes(t *testing.T) {
+	w := newWorld(t, true)
+	var said []string
+	m := w.mover()
+	m.o.Progress = func(e Event) { said = append(said, e.Text) }
+	j, err := m.Move(t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "note: its hostname is its ID, and will be the new one"
+	if !slices.Contains(said, want) || !slices.ContainsFunc(j.History, func(e Entry) bool { return e.Text == want }) {
+		t.Errorf("said %q, history %+v", said, j.History)
 	}
 }
 

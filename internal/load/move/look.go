@@ -66,6 +66,9 @@ func (r *run) look(ctx context.Context, ref string, s Settings, own string) (*Pl
 	var notes []string
 	if recipe != nil {
 		if target, err = r.target(ctx, recipe, own); err != nil {
+			if _, ok := errors.AsType[*sourceError](err); ok {
+				return nil, err
+			}
 			return nil, &TargetError{err}
 		}
 		room, unknown := r.room(ctx, recipe)
@@ -223,6 +226,15 @@ func needs(c, other *recreate.Container) (why []recreate.Refusal) {
 	return why
 }
 
+// sourceError is for a source that could not be asked about what the target is to have.
+type sourceError struct{ err error }
+
+// Error says what.
+func (e *sourceError) Error() string { return "source: " + e.err.Error() }
+
+// Unwrap returns what.
+func (e *sourceError) Unwrap() error { return e.err }
+
 // target says what of the target is in the way.
 func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (why []recreate.Refusal, err error) {
 	no := func(fix, format string, a ...any) {
@@ -323,7 +335,7 @@ func meets(ip string, one bool, want string) bool { return !one || want == "" ||
 func (r *run) networkFits(ctx context.Context, name string) (string, error) {
 	a, err := r.from.Network(ctx, name)
 	if err != nil {
-		return "", err
+		return "", &sourceError{err}
 	}
 	b, err := r.to.Network(ctx, name)
 	if errors.Is(err, engine.ErrNotFound) {
@@ -368,7 +380,7 @@ func (r *run) volumesFit(ctx context.Context, recipe *recreate.Recipe, own strin
 	for _, v := range recipe.Volumes {
 		a, err := r.from.Volume(ctx, v.Name)
 		if err != nil {
-			return fmt.Errorf("source: %w", err)
+			return &sourceError{err}
 		}
 		if a.Driver != "local" {
 			no("", "the volume %q is of driver %q, and only local ones are copied", v.Name, a.Driver)

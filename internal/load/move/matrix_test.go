@@ -396,4 +396,7 @@ func TestKeptMovedOnUnasked(t *testing.T) {
 	if len(w.copies()) != 1 || w.to.leases() != "" {
 		t.Errorf("%d containers on the target, leases %q", len(w.copies()), w.to.leases())
 	}
+	if left := strings.Join(w.journal().LeftBehind, "\n"); !strings.Contains(left, "an instance may run elsewhere") {
+		t.Errorf("left %q", left)
+	}
 }

@@ -254,6 +254,10 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 	}
 	prune(m.o.Dir, m.o.Now())
 	r.j, r.plan = j, p
+	for _, n := range p.Notes {
+		j.note(m.o.Now(), "note: "+n)
+		m.o.Progress(Event{Step: j.Step, Text: "note: " + n})
+	}
 	return j, r.forward(ctx)
 }
 
