@@ -49,8 +49,8 @@ Tags of signatures and attestations are passed over.
 With --state FILE images that the file has are passed over, by their digest: only what
 is new is read, and a scan that was stopped goes on where it was. An image that could
 not be read is tried again the next time. The file says nothing of findings: new records
-about old images take a scan without it. Images that were scanned with other --scanners, or
-with --packages-only, are not done.
+about old images take a scan without it. Images that were scanned with other
+--scanners, or with --packages-only, are not done.
 
 The output is one line an image; with -o json one object a line, as "belay scan -o json"
 has it.
