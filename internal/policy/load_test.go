@@ -71,7 +71,7 @@ func TestLoadEveryField(t *testing.T) {
 			{"node2.example.org", "tcp://node2.example.org:2376", "/etc/belay/ca.pem", "/etc/belay/c.pem", "/etc/belay/k.pem", 8e9, 32 << 30, "arm64", 18},
 			{"node3", "unix:///run/node3.sock", "", "", "", 15e8, 512 << 20, "", 19},
 		},
-		Moves:   MoveSettings{true, true, true, "stream", []string{"/usr/local/sbin/lb", "web"}, 30 * time.Second, time.Minute, 5 * time.Second, time.Hour},
+		Moves:   MoveSettings{true, true, false, true, "stream", []string{"/usr/local/sbin/lb", "web"}, 30 * time.Second, time.Minute, 5 * time.Second, time.Hour},
 		Limits:  MoveLimits{2, 6, 2 * time.Hour},
 		Windows: []Window{{[7]bool{5: true, 6: true}, 22 * 60, 4*60 + 30, 23}, {all, 60, 120, 24}},
 		Alerts:  Alerts{"https://alerts.example.org/belay", "/usr/sbin/sendmail", []string{"ops@example.org"}},
