@@ -46,7 +46,7 @@ spec:
   targets:
     - {name: node2.example.org, engine: "tcp://node2.example.org:2376", ca: /etc/belay/ca.pem, cert: /etc/belay/c.pem, key: /etc/belay/k.pem, cpus: 8, memory: 32Gi, architecture: arm64}
     - {name: node3, engine: "unix:///run/node3.sock", cpus: "1.5", memory: 512Mi}
-  moves: {copyVolumes: true, loseLayer: true, splitNetworks: true, image: stream, hook: [/usr/local/sbin/lb, web], drain: 30s, healthy: 1m, settle: 5s, keep: 1h}
+  moves: {copyVolumes: true, loseLayer: true, loseAttributes: true, splitNetworks: true, image: stream, hook: [/usr/local/sbin/lb, web], drain: 30s, healthy: 1m, settle: 5s, keep: 1h}
   limits: {atOnce: 2, perHour: 6, perContainer: 2h}
   windows:
     - {days: [fri, sat], from: "22:00", to: "04:30"}
@@ -71,7 +71,7 @@ func TestLoadEveryField(t *testing.T) {
 			{"node2.example.org", "tcp://node2.example.org:2376", "/etc/belay/ca.pem", "/etc/belay/c.pem", "/etc/belay/k.pem", 8e9, 32 << 30, "arm64", 18},
 			{"node3", "unix:///run/node3.sock", "", "", "", 15e8, 512 << 20, "", 19},
 		},
-		Moves:   MoveSettings{true, true, false, true, "stream", []string{"/usr/local/sbin/lb", "web"}, 30 * time.Second, time.Minute, 5 * time.Second, time.Hour},
+		Moves:   MoveSettings{true, true, true, true, "stream", []string{"/usr/local/sbin/lb", "web"}, 30 * time.Second, time.Minute, 5 * time.Second, time.Hour},
 		Limits:  MoveLimits{2, 6, 2 * time.Hour},
 		Windows: []Window{{[7]bool{5: true, 6: true}, 22 * 60, 4*60 + 30, 23}, {all, 60, 120, 24}},
 		Alerts:  Alerts{"https://alerts.example.org/belay", "/usr/sbin/sendmail", []string{"ops@example.org"}},
