@@ -352,6 +352,25 @@ func TestTargetRebuilt(t *testing.T) {
 	}
 }
 
+// TestTargetRebuiltUnderWay: a move whose target was made anew while nothing carried it on goes back by itself, as one
+// whose target does not answer.
+func TestTargetRebuiltUnderWay(t *testing.T) {
+	w := newWorld(t, true)
+	w.at = once("copy/end", func() { panic(killed{}) })
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.move()
+	}()
+	w.at = nil
+	w.want(false, 0)
+	w.to.set(func() { w.to.id = "cccccc"; clear(w.to.containers); clear(w.to.volumes) })
+	_, err := w.mover().Resume(t.Context(), w.journal().ID)
+	if errors.As(err, new(*StuckError)) == errors.As(err, new(*BackError)) {
+		t.Errorf("got %v", err)
+	}
+	w.want(true, 0)
+}
+
 // TestTargetGoneBeforeHandOver: a target that is gone while a copy with data starts there keeps the source stopped, until
 // the operator says so.
 func TestTargetGoneBeforeHandOver(t *testing.T) {

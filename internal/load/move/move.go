@@ -480,8 +480,9 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 		return nil, nil, err
 	}
 	r, err := m.open(ctx, j.From, j.To)
-	if err != nil && r != nil && (back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.TargetStarted)) {
-		// Without the target the source can still be restored, if no copy with data can run there.
+	// Without the target the source can still be restored, if no copy with data can run there.
+	alone := back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.TargetStarted)
+	if err != nil && r != nil && alone {
 		r.lost, r.silent = err, engine.MayBeGone(err)
 		r.to, err = engine.Unreachable(j.To, err), nil
 		r.to.Info.ID = j.ToEngine
@@ -493,7 +494,7 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 	r.j = j
 	r.mark()
 	done := func() { r.close(); unlock() }
-	if back || j.Phase == Back {
+	if alone {
 		r.rebuilt(ctx)
 	}
 	if r.from.Info.ID != j.FromEngine || r.to.Info.ID != j.ToEngine {
