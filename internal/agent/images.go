@@ -324,7 +324,7 @@ func (im *images) JudgeImage(ctx context.Context, q *proxy.ImageQuery) policy.Im
 	f := im.facts(img, q.Asked, q.Labels)
 	d := rules.Decide(f, now)
 	if !d.Scan {
-		if d.Rule == "scanned.maxAge" {
+		if d.Stale {
 			im.keeper.Want(img.ID, im.inUse(img.ID)) // or it would be refused for good
 		}
 		return d

@@ -58,6 +58,23 @@ func testImages(t *testing.T, spec string, scan func(context.Context, string, bo
 }
 
 // A scan is waited for within the deadline; each failure has the verdict that is stated.
+// What is refused because it was not scanned is scanned for the next time.
+func TestJudgeImageLater(t *testing.T) {
+	im := testImages(t, "  mode: enforce\n  scanned: {required: true}\n", func(context.Context, string, bool) (*inventory.Result, error) {
+		return &inventory.Result{Schema: inventory.Schema}, nil
+	})
+	q := &proxy.ImageQuery{ID: judgedID, Asked: "shop:1"}
+	if d := im.JudgeImage(t.Context(), q); d.Allowed || d.Rule != "unscanned" {
+		t.Fatalf("got %+v", d)
+	}
+	for im.JudgeImage(t.Context(), q).Rule != "" {
+		if t.Context().Err() != nil {
+			t.Fatal("it is refused still")
+		}
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the keeper tells nobody
+	}
+}
+
 func TestJudgeImage(t *testing.T) {
 	good := func(context.Context, string, bool) (*inventory.Result, error) {
 		return &inventory.Result{Schema: inventory.Schema}, nil

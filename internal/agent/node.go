@@ -214,6 +214,9 @@ func (a *Agent) imageAnswer(ctx context.Context, id string) loadplan.Answer {
 		return loadplan.Answer{Allow: !rules.Enforced(), Why: "ImagePolicies judge images there, and this one cannot be judged: " + err.Error() + "; fix: pull it there"}
 	}
 	d := rules.Decide(a.images.facts(img, id, nil), time.Now())
+	if d.Stale {
+		a.images.keeper.Want(img.ID, a.images.inUse(img.ID)) // for the next time it is asked
+	}
 	return loadplan.Answer{Allow: d.Allowed, Why: d.Reason}
 }
 

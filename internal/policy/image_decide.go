@@ -88,6 +88,8 @@ type ImageDecision struct {
 	// does not end within Deadline.
 	Scan     bool
 	Deadline time.Duration
+	// Stale says that a policy asks what is inside, and the image was not scanned, or too long ago.
+	Stale bool
 }
 
 const maxDetails = 8
@@ -155,6 +157,7 @@ func (s *Images) Decide(img *Image, now time.Time) ImageDecision {
 			if r.scan && (d.Deadline == 0 || p.Spec.Deadline < d.Deadline) {
 				d.Scan, d.Deadline = true, p.Spec.Deadline
 			}
+			d.Stale = d.Stale || r.stale
 			if r.rule == "" {
 				continue
 			}
@@ -200,7 +203,7 @@ func (img *Image) hasDigest(want string) bool {
 type imageRefusal struct {
 	rule, reason     string
 	details, expired []string
-	scan             bool
+	scan, stale      bool
 	// audit says that it is reported only, whatever the mode: it rests on what is not known.
 	audit bool
 }
@@ -252,7 +255,7 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	s, sc := &p.Spec, &img.Scan
 	old := s.ScanMaxAge > 0 && now.Sub(sc.At) > s.ScanMaxAge
 	if sc.At.IsZero() || old {
-		r := imageRefusal{rule: "unscanned", reason: "it was not scanned yet", scan: s.Unscanned == ScanFirst && !sc.Tried}
+		r := imageRefusal{rule: "unscanned", reason: "it was not scanned yet", stale: true, scan: s.Unscanned == ScanFirst && !sc.Tried}
 		switch {
 		case !sc.At.IsZero():
 			r.rule, r.reason = "scanned.maxAge", "its last scan is "+days(now.Sub(sc.At))+" old, more than "+days(s.ScanMaxAge)
