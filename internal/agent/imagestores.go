@@ -82,14 +82,14 @@ func (a *Agent) describeStored(ctx context.Context, ref string) (*containerd.Abo
 //
 // Errors: missing, if none has it; what a containerd said that could have it.
 func (a *Agent) openStored(ctx context.Context, ref string, missing error, accept func(context.Context, *containerd.Store, string) error) (*scantarget.Target, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
 	sockets := containerd.Sockets
 	if a.cfg.Containerd != "" && !slices.Contains(sockets, a.cfg.Containerd) {
 		sockets = append([]string{a.cfg.Containerd}, sockets...)
 	}
 	for _, socket := range sockets {
-		t, digest, err := openInStore(ctx, socket, ref, accept)
+		asked, cancel := context.WithTimeout(ctx, lookTime) // one that hangs leaves the others theirs
+		t, digest, err := openInStore(asked, socket, ref, accept)
+		cancel()
 		if err == nil {
 			return t, digest, nil
 		}
