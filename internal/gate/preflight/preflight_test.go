@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -344,22 +343,6 @@ func TestFindings(t *testing.T) {
 				t.Error("the report does not fail")
 			}
 		})
-	}
-}
-
-func TestHexAddr(t *testing.T) {
-	for in, want := range map[string]string{
-		"0100007F:0947":                         "127.0.0.1:2375",
-		"00000000000000000000000001000000:0948": "[::1]:2376",
-	} {
-		if got, err := hexAddr(in); err != nil || got != netip.MustParseAddrPort(want) {
-			t.Errorf("%s: got %v, %v, want %s", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"", "01:1", "0100007F", "xx00007F:1", "0100007F:zz"} {
-		if got, err := hexAddr(in); err == nil {
-			t.Errorf("%q: got %v", in, got)
-		}
 	}
 }
 

@@ -2,7 +2,6 @@ package preflight
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/belay-project/belay/internal/hostinfo"
 )
 
 // maxFile bounds what is read of one file; /proc/net/unix of a busy host has a few MiB.
@@ -164,7 +165,7 @@ func (l *look) listeners(d *daemon) error {
 			if len(f) < 10 || f[3] != "0A" || !inodes[f[9]] {
 				continue
 			}
-			a, err := hexAddr(f[1])
+			a, err := hostinfo.SocketAddr(f[1])
 			if err != nil {
 				return fmt.Errorf("/proc/net/%s: %w", file, err)
 			}
@@ -206,23 +207,4 @@ func rows(raw []byte) [][]string {
 		}
 	}
 	return out
-}
-
-// hexAddr reads an address of /proc/net/tcp: words of 32 bits in the order of the host,
-// which is little-endian wherever the agent is built for.
-func hexAddr(s string) (netip.AddrPort, error) {
-	host, port, _ := strings.Cut(s, ":")
-	b, err := hex.DecodeString(host)
-	if err != nil || len(b) != 4 && len(b) != 16 {
-		return netip.AddrPort{}, fmt.Errorf("%q is no address", s)
-	}
-	for i := 0; i < len(b); i += 4 {
-		slices.Reverse(b[i : i+4])
-	}
-	p, err := strconv.ParseUint(port, 16, 16)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("%q has no port", s)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(a, uint16(p)), nil
 }

@@ -3,18 +3,16 @@ package engine
 import (
 	"bufio"
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/load/plan"
 )
 
@@ -70,20 +68,16 @@ func listening(protocol string, r io.Reader) (out []plan.Port, err error) {
 		if len(f) < 4 || f[3] != state {
 			continue
 		}
-		host, port, _ := strings.Cut(f[1], ":")
-		b, err := hex.DecodeString(host)
-		n, perr := strconv.ParseUint(port, 16, 16)
-		if err != nil || perr != nil || len(b) != 4 && len(b) != 16 {
-			return nil, fmt.Errorf("address %.80q: want hexadecimal digits", f[1])
+		addr, err := hostinfo.SocketAddr(f[1])
+		if err != nil {
+			return nil, err
 		}
+		n := addr.Port()
 		if n == 0 || protocol == "udp" && n >= ephemeral {
 			continue
 		}
 		p := plan.Port{Port: int(n), Protocol: protocol}
-		for i := 0; i < len(b); i += 4 { // words in the byte order of the host, which is little endian wherever Belay runs
-			slices.Reverse(b[i : i+4])
-		}
-		if ip, _ := netip.AddrFromSlice(b); !ip.IsUnspecified() {
+		if ip := addr.Addr(); !ip.IsUnspecified() {
 			p.IP = ip.Unmap().String()
 		}
 		out = append(out, p)

@@ -262,12 +262,7 @@ func TestTargetRefuses(t *testing.T) {
 	}
 	w.want(false, 1)
 	w.to.set(func() { w.to.answer = nil })
-	w.at = once("back/begin", func() { panic(killed{}) })
-	func() {
-		defer func() { _ = recover() }()
-		_, _ = w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true})
-	}()
-	w.at = nil
+	w.killIn("back/begin", func() error { _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true}); return err })
 	w.to.set(func() {
 		w.to.answer = func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusForbidden); return true }
 	})
@@ -303,12 +298,10 @@ func TestTargetGoneComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.to.set(func() { w.to.down = true })
-	w.at = once("back/begin", func() { panic(killed{}) })
-	func() {
-		defer func() { _ = recover() }()
-		_, _ = w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true})
-	}()
-	w.at = nil
+	w.killIn("back/begin", func() error {
+		_, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true})
+		return err
+	})
 	w.to.set(func() { w.to.down = false; clear(w.to.containers) })
 	if _, err := w.mover().Resume(t.Context(), j.ID); !errors.As(err, new(*BackError)) {
 		t.Errorf("got %v", err)
@@ -356,15 +349,10 @@ func TestTargetRebuilt(t *testing.T) {
 // whose target does not answer.
 func TestTargetRebuiltUnderWay(t *testing.T) {
 	w := newWorld(t, true)
-	w.at = once("copy/end", func() { panic(killed{}) })
-	func() {
-		defer func() { _ = recover() }()
-		_, _ = w.move()
-	}()
-	w.at = nil
+	id := w.kill("copy/end")
 	w.want(false, 0)
 	w.to.set(func() { w.to.id = "cccccc"; clear(w.to.containers); clear(w.to.volumes) })
-	_, err := w.mover().Resume(t.Context(), w.journal().ID)
+	_, err := w.mover().Resume(t.Context(), id)
 	if errors.As(err, new(*StuckError)) == errors.As(err, new(*BackError)) {
 		t.Errorf("got %v", err)
 	}

@@ -441,6 +441,13 @@ type killed struct{}
 // kill moves, and ends the mover at a point as if by SIGKILL.
 func (w *world) kill(point string) string {
 	w.t.Helper()
+	w.killIn(point, func() error { _, err := w.move(); return err })
+	return w.journal().ID
+}
+
+// killIn ends a mover at a point of what it does as if by SIGKILL.
+func (w *world) killIn(point string, do func() error) {
+	w.t.Helper()
 	defer func() { w.at = nil }()
 	w.at = once(point, func() { panic(killed{}) })
 	func() {
@@ -449,10 +456,8 @@ func (w *world) kill(point string) string {
 				panic(p)
 			}
 		}()
-		_, err := w.move()
-		w.t.Fatalf("the mover was not ended at %s: %v", point, err)
+		w.t.Fatalf("the mover was not ended at %s: %v", point, do())
 	}()
-	return w.journal().ID
 }
 
 // TestWorld: moves between the fakes are what they are between engines.

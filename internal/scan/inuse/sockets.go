@@ -2,12 +2,13 @@ package inuse
 
 import (
 	"cmp"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/belay-project/belay/internal/hostinfo"
 )
 
 // Endpoint is what a process listens on.
@@ -84,28 +85,12 @@ func (l listeners) read(name, text string) {
 		if len(f) < 10 || f[3] != stateListen && (proto != "udp" || f[3] != stateClose) {
 			continue
 		}
-		addr, err := address(f[1])
+		addr, err := hostinfo.SocketAddr(f[1])
 		if err != nil || addr.Port() == 0 {
 			continue
 		}
-		l[f[9]] = append(l[f[9]], Endpoint{proto, addr})
+		l[f[9]] = append(l[f[9]], Endpoint{proto, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
 	}
-}
-
-// address reads "0100007F:1F90": 32-bit words in the byte order of the host, which is little
-// endian wherever Belay runs, and the port in hexadecimal.
-func address(s string) (netip.AddrPort, error) {
-	host, port, ok := strings.Cut(s, ":")
-	b, err := hex.DecodeString(host)
-	n, perr := hex.DecodeString(port)
-	if !ok || err != nil || perr != nil || len(n) != 2 || len(b) != 4 && len(b) != 16 {
-		return netip.AddrPort{}, fmt.Errorf("address %.80q: want hexadecimal digits", s)
-	}
-	for i := 0; i < len(b); i += 4 {
-		slices.Reverse(b[i : i+4])
-	}
-	addr, _ := netip.AddrFromSlice(b)
-	return netip.AddrPortFrom(addr.Unmap(), uint16(n[0])<<8|uint16(n[1])), nil
 }
 
 // Port is a port of a container that the engine publishes on the host.
