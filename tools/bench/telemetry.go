@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/tools/lab"
 )
 
@@ -33,6 +34,7 @@ const (
 	telemetryPairs = 12
 	floodRate      = 10_000 // of loop refused
 	floodSeconds   = 30
+	netLog         = "log belay." + string(journal.KindNetwork)
 )
 
 // collector is bin/otlpreceiver, the OpenTelemetry Collector's own receiver, which counts.
@@ -269,7 +271,7 @@ func (b *bench) flood(ctx context.Context, c *collector) (out []figure, err erro
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	wait(ctx, 5*time.Second) // it gives back what its start took
-	before, err := c.took("log belay.net")
+	before, err := c.took(netLog)
 	if err != nil {
 		return nil, err
 	}
@@ -313,7 +315,7 @@ func (b *bench) flood(ctx context.Context, c *collector) (out []figure, err erro
 	for then := -1; exported != then && time.Since(last) < time.Minute; {
 		then = exported
 		wait(ctx, 3*time.Second)
-		if exported, err = c.took("log belay.net"); err != nil {
+		if exported, err = c.took(netLog); err != nil {
 			return nil, err
 		}
 	}
