@@ -83,6 +83,14 @@ func casesD() []bypass {
 			id: "D4", what: "a link that is changed while it is asked", harm: wrote, near: nearMount, only: "none",
 			play: func(s *scene) { s.swapLink(runs(`"Binds":["SRVDIR/swap:/m"]`, write)) },
 		},
+		{
+			id: "D4", what: "a directory that is a link when the container starts", harm: wrote, near: nearMount,
+			play: func(s *scene) { s.turnsSource("turns", true) },
+		},
+		{
+			id: "D4", what: "nothing, and a link when the container starts", harm: wrote, near: nearMount,
+			play: func(s *scene) { s.turnsSource("appears", false) },
+		},
 		{id: "D5", what: "the engine's socket", steps: runs(`"Binds":["ENGINESOCK:/sock"]`, "ls -l /sock"), harm: shows("srw", "the engine's socket is in the container"), near: nearMount},
 		{id: "D5", what: "the directory of the engine's socket", steps: runs(`"Mounts":[{"Type":"bind","Source":"ENGINEDIR","Target":"/m"}]`, "ls -l /m/docker.sock /m"), harm: shows("srw", "the engine's socket is in the container"), near: nearMount},
 		{id: "D5", what: "/proc", steps: runs(`"Binds":["/proc:/m"]`, "ls /m/1/cmdline"), harm: shows("/m/1/cmdline\n", "the host's processes"), near: nearMount},

@@ -284,6 +284,10 @@ func wroteNow(s *scene) string {
 // containers that mount it are made. The engine itself needs no such effort.
 func (s *scene) swapLink(steps []string) {
 	link, tmp := filepath.Join(s.srv, "swap"), filepath.Join(s.srv, "swap.new")
+	_ = os.Remove(link)
+	if err := os.Symlink(filepath.Join(s.srv, "data"), link); err != nil { // before the first request
+		s.t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Second)
 	defer cancel()
 	done := make(chan struct{})
@@ -308,6 +312,32 @@ func (s *scene) swapLink(steps []string) {
 	if !s.guarded {
 		_ = os.Remove(filepath.Join(s.host, "owned")) // as a matter of course: nobody checks
 	}
+}
+
+// turnsSource makes a container with a bind of what name stands for in the allowed directory, a
+// directory or nothing yet, and starts it when a link is in its place.
+func (s *scene) turnsSource(name string, there bool) {
+	source := filepath.Join(s.srv, name)
+	clear := func() {
+		if err := os.RemoveAll(source); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	clear()
+	defer clear()
+	if there {
+		if err := os.Mkdir(source, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	steps := runs(`"Binds":["SRVDIR/`+name+`:/m"]`, "echo x >/m/owned")
+	s.send(steps[0])
+	clear()
+	if err := os.Symlink(s.host, source); err != nil {
+		s.t.Fatal(err)
+	}
+	s.send(steps[1])
+	s.ran("harm")
 }
 
 var nodeID = regexp.MustCompile(`"NodeID":"([a-z0-9]+)"`)

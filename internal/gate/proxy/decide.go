@@ -209,10 +209,16 @@ func starts(action string) bool {
 
 // mayNotStart says why a container that is there must not start; nil: it may.
 func (x *exchange) mayNotStart(f *found) *refusal {
-	if judged := f.Labels[policy.ImageLabel]; judged != "" && judged != f.ImageID {
+	judged := f.Labels[policy.ImageLabel]
+	if judged != "" && judged != f.ImageID {
 		x.c.s.counts.unresolved.Add(1)
 		return &refusal{status: http.StatusConflict, cause: "image_changed",
 			msg: "belay: the image's name was given to another image while the container was created; create it again"}
+	}
+	if judged != "" {
+		if r := x.turned(f); r != nil {
+			return r
+		}
 	}
 	return x.unbound(f)
 }

@@ -43,6 +43,7 @@ type daemon struct {
 	owed             string // value of the label that says what its containers owe
 	started          string // when its containers were started first
 	label            string // one more of their labels
+	bind             string // source of a bind of theirs
 }
 
 type seenRequest struct {
@@ -198,12 +199,16 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		labels[d.label] = "0123456789abcdef"
 	}
 	started := d.started
+	mounts := []any{map[string]string{"Type": "volume", "Source": "/nowhere"}}
+	if d.bind != "" {
+		mounts = append(mounts, map[string]string{"Type": "bind", "Source": d.bind})
+	}
 	d.mu.Unlock()
 	if image == "" {
 		image = "sha256:aa"
 	}
 	writeJSON(w, map[string]any{
-		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1, "StartedAt": started},
+		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1, "StartedAt": started}, "Mounts": mounts,
 		"Config": map[string]any{"Image": "app", "User": user, "Labels": labels, "Env": []string{"TOKEN=x", "A=b"}},
 	})
 }

@@ -36,6 +36,23 @@ func (x *exchange) resolveMounts() *refusal {
 	return nil
 }
 
+// turned refuses the start of a container that the gate had made, if the source of a bind leads
+// elsewhere than when it was judged: [Server] forwards sources without links, and the daemon goes to
+// them by their path again at each start (D4).
+func (x *exchange) turned(f *found) *refusal {
+	for _, source := range f.Binds {
+		real, err := realPath(source)
+		if err == nil && real == source {
+			continue
+		}
+		x.c.s.counts.unresolved.Add(1)
+		x.c.s.o.Log.Warn("the source of a bind has changed since the container was created", attr.ContainerID, f.ID, "source", source, "now", real)
+		return &refusal{status: http.StatusConflict, cause: "mount_changed",
+			msg: fmt.Sprintf("belay: the source of a bind, %q, leads elsewhere than when the container was created; put it back, or create the container again", source)}
+	}
+	return nil
+}
+
 // maxLevels bounds how much of a path may not exist yet.
 const maxLevels = 64
 
@@ -43,8 +60,9 @@ const maxLevels = 64
 // What does not exist is kept as it is: the daemon makes it. Links of /proc that lead
 // elsewhere than their text says are not followed.
 //
-// The daemon mounts by path, a moment later. Whoever can write to a directory on that
-// path can still turn it, so policies allow only roots that their users cannot write to.
+// The daemon mounts by path, a moment later, and again at each start: [exchange.turned]. Whoever can
+// write to a directory on that path can still turn it within that moment, and before a restart that
+// the daemon does by itself, so policies allow only roots that their users cannot write to.
 func realPath(source string) (string, error) {
 	clean := path.Clean(source) // as the daemon does, before it looks
 	rest := ""
