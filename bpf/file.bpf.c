@@ -403,3 +403,16 @@ int BPF_PROG(bl_mod_truncate, const struct path *path)
 {
 	return bl_truncate(path);
 }
+
+/* ftruncate(2), by a descriptor that may be older than the rule. Since 6.2; before, path_truncate. */
+SEC("lsm/file_truncate")
+int BPF_PROG(bl_lsm_ftruncate, struct file *file)
+{
+	return bl_truncate(__builtin_preserve_access_index(&file->f_path));
+}
+
+SEC("fmod_ret/security_file_truncate")
+int BPF_PROG(bl_mod_ftruncate, struct file *file)
+{
+	return bl_truncate(__builtin_preserve_access_index(&file->f_path));
+}

@@ -143,13 +143,93 @@ int BPF_PROG(bl_mod_f_chown, const struct path *path)
 	return bl_files_attributes(path);
 }
 
-/* Extended attributes and ACLs: no path hook, so no mount. Volumes are not judged. */
-static __always_inline int bl_files_xattr(struct dentry *d)
+/* ioctl(2) changes flags of an inode, and what verity and encryption make of them, by a descriptor
+ * that was opened for reading.
+ */
+static __always_inline int bl_files_ioctl(struct file *file, unsigned int cmd)
+{
+	if (!bl_sets_flags(cmd))
+		return 0;
+	return bl_files_attributes(__builtin_preserve_access_index(&file->f_path));
+}
+
+#define BL_FILES_IOCTL(id, hook)							\
+SEC("lsm/" #hook)									\
+int BPF_PROG(bl_lsm_f_##id, struct file *file, unsigned int cmd, unsigned long arg)	\
+{											\
+	return bl_files_ioctl(file, cmd);						\
+}											\
+											\
+SEC("fmod_ret/security_" #hook)								\
+int BPF_PROG(bl_mod_f_##id, struct file *file, unsigned int cmd, unsigned long arg)	\
+{											\
+	return bl_files_ioctl(file, cmd);						\
+}
+
+BL_FILES_IOCTL(ioctl, file_ioctl)
+BL_FILES_IOCTL(ioctl32, file_ioctl_compat)	/* since 6.8; before, file_ioctl */
+
+/* Mounts of one file system that are a container's. */
+#define BL_PLACES	4
+#define BL_MOUNTS_MAX	16384
+
+struct bl_places {
+	__u64 head, at;		/* of the file system's list of mounts */
+	__u64 mnt[BL_PLACES];
+	__u32 ns, n;
+	int lost;
+};
+
+static long bl_find_place(__u32 turn, struct bl_places *s)
+{
+	struct mount *m = (void *)s->at - bpf_core_field_offset(struct mount, mnt_instance);
+	struct mnt_namespace *ns;
+
+	if (s->at == s->head || s->lost)
+		return 1;
+	ns = BPF_CORE_READ(m, mnt_ns);
+	if (BPF_CORE_READ(ns, ns.inum) == s->ns) {
+		if (s->n >= BL_PLACES) {
+			s->lost = 1;
+			return 1;
+		}
+		s->mnt[s->n & (BL_PLACES - 1)] = (__u64)m + bpf_core_field_offset(struct mount, mnt);
+		s->n++;
+	}
+	s->at = (__u64)BPF_CORE_READ(m, mnt_instance.next);
+	if (!s->at)
+		s->lost = 1;
+	return s->lost;
+}
+
+/* Is a dentry at or below another? Deeper than BL_DEPTH it is: the walk then says that it is lost. */
+__noinline int bl_below(__u64 dentry, __u64 top)
+{
+	struct dentry *d = (void *)dentry, *up;
+	__u32 i;
+
+	for (i = 0; i < BL_DEPTH; i++) {
+		if ((__u64)d == top)
+			return 1;
+		up = BPF_CORE_READ(d, d_parent);
+		if (up == d)
+			return 0;
+		d = up;
+	}
+	return 1;
+}
+
+/* Times, extended attributes and ACLs: no path hook, so no mount. On the root file system none is
+ * needed; elsewhere the object is judged at each place where the container has it mounted.
+ */
+static __always_inline int bl_files_dentry(struct dentry *d)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 	struct bl_files_ask q = { .w = &w };
 	struct path path = { .dentry = d };
+	struct bl_places s = {};
+	__u32 i;
 	int go;
 
 	if (!bl_files_used() || !bl_inside(&w, &c))
@@ -158,27 +238,60 @@ static __always_inline int bl_files_xattr(struct dentry *d)
 	go = bl_files_ask(&q, BL_A_ATTRIBUTES);
 	if (go <= 0)
 		return go;
-	bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
+	if (bl_on_root(c, d)) {
+		bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
+		return bl_files_verdict(&q, NULL, BL_H_ATTRIBUTES);
+	}
+	if (!bpf_core_field_exists(struct mount, mnt_instance))
+		return 0;
+	s.ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
+	s.head = (__u64)BPF_CORE_READ(d, d_sb) + bpf_core_field_offset(struct super_block, s_mounts);
+	s.at = (__u64)BPF_CORE_READ(d, d_sb, s_mounts.next);
+	bpf_loop(BL_MOUNTS_MAX, bl_find_place, &s, 0);
+	if (s.at != s.head)
+		s.lost = 1;
+	for (i = 0; i < BL_PLACES && i < s.n; i++) {
+		path.mnt = (void *)s.mnt[i];
+		if (bl_below((__u64)BPF_CORE_READ(&path, dentry), (__u64)BPF_CORE_READ(&path, mnt, mnt_root)))
+			bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
+	}
+	if (s.lost) {
+		bl_count(BL_E_PATH_DEPTH);
+		bl_files_lost(&q, BL_A_ATTRIBUTES);
+	}
 	return bl_files_verdict(&q, NULL, BL_H_ATTRIBUTES);
 }
 
-#define BL_FILES_XATTR(hook)								\
+#define BL_FILES_DENTRY(hook)								\
 SEC("lsm/inode_" #hook)									\
 int BPF_PROG(bl_lsm_f_##hook, void *idmap, struct dentry *dentry)			\
 {											\
-	return bl_files_xattr(dentry);							\
+	return bl_files_dentry(dentry);							\
 }											\
 											\
 SEC("fmod_ret/security_inode_" #hook)							\
 int BPF_PROG(bl_mod_f_##hook, void *idmap, struct dentry *dentry)			\
 {											\
-	return bl_files_xattr(dentry);							\
+	return bl_files_dentry(dentry);							\
 }
 
-BL_FILES_XATTR(setxattr)
-BL_FILES_XATTR(removexattr)
-BL_FILES_XATTR(set_acl)		/* since 6.2; before, setxattr */
-BL_FILES_XATTR(remove_acl)
+BL_FILES_DENTRY(setxattr)
+BL_FILES_DENTRY(removexattr)
+BL_FILES_DENTRY(set_acl)	/* since 6.2; before, setxattr */
+BL_FILES_DENTRY(remove_acl)
+
+/* Times alone: mode, owner and size have path hooks. */
+static __always_inline int bl_files_times(struct dentry *d, struct iattr *attr)
+{
+	__u32 valid = BPF_CORE_READ(attr, ia_valid);
+
+	if (!(valid & (ATTR_ATIME | ATTR_MTIME)) ||
+	    valid & (ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE))
+		return 0;
+	return bl_files_dentry(d);
+}
+
+BL_SETATTR(f_setattr, bl_files_times(dentry, attr))
 
 /* A descriptor that comes over a socket, by pidfd_getfd or from seccomp's supervisor was
  * opened by a task that other rules hold for, or none. Files and directories only: a

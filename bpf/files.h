@@ -100,6 +100,16 @@ static __always_inline int bl_on_root(const struct bl_container *c, struct dentr
 	       BPF_CORE_READ(d, d_sb, s_dev) == c->root_dev;
 }
 
+/* An act whose path could not be found out is denied by whatever is said of such acts. */
+static __always_inline void bl_files_lost(struct bl_files_ask *q, __u32 acts)
+{
+	q->lost = 1;
+	q->hit |= acts & q->p->rules[BL_ENFORCE][BL_R_FILES].opt;
+	q->hit |= (acts & q->p->rules[BL_AUDITED][BL_R_FILES].opt) << BL_A_SHIFT;
+	q->policy[BL_ENFORCE] = q->p->rules[BL_ENFORCE][BL_R_FILES].policy;
+	q->policy[BL_AUDITED] = q->p->rules[BL_AUDITED][BL_R_FILES].policy;
+}
+
 /* Adds to q->hit which of the acts are denied on a path. Its mnt NULL: not known; then only the
  * root file system is judged.
  */
@@ -153,11 +163,7 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct 
 	if (i == BL_RACES)
 		bl_count(BL_E_PATH_RACE);
 lost:
-	q->lost = 1;
-	q->hit |= acts & q->p->rules[BL_ENFORCE][BL_R_FILES].opt;
-	q->hit |= (acts & q->p->rules[BL_AUDITED][BL_R_FILES].opt) << BL_A_SHIFT;
-	q->policy[0] = q->p->rules[BL_ENFORCE][BL_R_FILES].policy;
-	q->policy[1] = q->p->rules[BL_AUDITED][BL_R_FILES].policy;
+	bl_files_lost(q, acts);
 }
 
 /* Decides and reports. object: for the record, NULL if no path is known. */
@@ -220,6 +226,38 @@ static __always_inline int bl_files_mapped(struct bl_who *w, struct bl_container
 	return bl_files_act(w, c, bl_user_path(file),
 			    bl_acts_mapped(!!(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)),
 					   !!(prot & PROT_WRITE), shared), hook);
+}
+
+/* Set by the loader: how many arguments the hook inode_setattr has. Since 6.9 it is given the mount's
+ * mapping of ids too, as security_inode_setattr always is.
+ */
+volatile const __u32 bl_setattr_args;
+
+#define BL_SETATTR(id, act)								\
+SEC("lsm/inode_setattr")								\
+int bl_lsm_##id(__u64 *ctx)								\
+{											\
+	struct dentry *dentry;								\
+	struct iattr *attr;								\
+											\
+	/* verifier: all; ctx itself is not moved: the two ways must not be made one */	\
+	if (bl_setattr_args == 3) {							\
+		dentry = (void *)ctx[1];						\
+		attr = (void *)ctx[2];							\
+		asm volatile("/* 3 */" : "+r"(dentry), "+r"(attr));			\
+	} else {									\
+		dentry = (void *)ctx[0];						\
+		attr = (void *)ctx[1];							\
+		asm volatile("/* 2 */" : "+r"(dentry), "+r"(attr));			\
+	}										\
+	(void)attr;									\
+	return act;									\
+}											\
+											\
+SEC("fmod_ret/security_inode_setattr")							\
+int BPF_PROG(bl_mod_##id, void *idmap, struct dentry *dentry, struct iattr *attr)	\
+{											\
+	return act;									\
 }
 
 #endif

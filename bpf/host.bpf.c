@@ -19,6 +19,13 @@ static __always_inline int bl_host_file(struct file *file, __u8 hook)
 	return bl_host_verdict(&w, c, rules, __builtin_preserve_access_index(&file->f_path), hook);
 }
 
+static __always_inline int bl_host_flags(struct file *file, unsigned int cmd)
+{
+	return bl_sets_flags(cmd) ? bl_host_act(BPF_CORE_READ(file, f_path.mnt),
+						BPF_CORE_READ(file, f_path.dentry), 0,
+						BL_H_ATTRIBUTES) : 0;
+}
+
 /* verifier: 6.12; with lsm/ it must see for itself that this is no other number */
 static __always_inline int bl_host_answer(int err)
 {
@@ -66,6 +73,13 @@ BL_HOST_HOOK(removexattr, inode_removexattr, bl_host_act(NULL, d, 0, BL_H_ATTRIB
 	     void *idmap, struct dentry *d)
 BL_HOST_HOOK(set_acl, inode_set_acl, bl_host_act(NULL, d, 0, BL_H_ATTRIBUTES),
 	     void *idmap, struct dentry *d)		/* since 6.2; before, setxattr */
+
+BL_HOST_HOOK(ioctl, file_ioctl, bl_host_flags(file, cmd), struct file *file, unsigned int cmd)
+BL_HOST_HOOK(ioctl32, file_ioctl_compat, bl_host_flags(file, cmd),
+	     struct file *file, unsigned int cmd)	/* since 6.8; before, file_ioctl */
+
+/* Times, and all that an overlay on top of the object does to it. */
+BL_SETATTR(h_setattr, bl_host_answer(bl_host_act(NULL, dentry, 0, BL_H_ATTRIBUTES)))
 
 static __always_inline int bl_host_two(struct dentry *from, struct dentry *to, __u32 above,
 				       __u8 hook)

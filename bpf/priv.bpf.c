@@ -4,6 +4,7 @@
  * after the start are noted for the drift rule.
  */
 #include "host.h"
+#include "regs.h"
 
 static __always_inline int bl_bpf(int cmd, const union bpf_attr *attr)
 {
@@ -368,6 +369,8 @@ int BPF_PROG(bl_mod_anon_inode, struct inode *inode, const struct qstr *name)
  */
 #define BL_CAP_NOAUDIT	0x02	/* CAP_OPT_NOAUDIT: the kernel asks, not the task */
 
+#define BL_CAP_SYS_ADMIN 21
+
 /* modret is asked before the kernel itself: what the task does not hold is not refused by a rule. */
 static __always_inline int bl_lacks(const struct cred *cred, struct user_namespace *ns, int cap)
 {
@@ -385,6 +388,7 @@ static __always_inline int bl_capable(const struct cred *cred, int cap, unsigned
 	struct bl_container *c = NULL;
 	struct bl_who w = {};
 	__u64 caps = 0;
+	int err;
 
 	if (!bl_confined(&w, &c))
 		return 0;
@@ -392,6 +396,11 @@ static __always_inline int bl_capable(const struct cred *cred, int cap, unsigned
 		bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_effective));
 		if (!c || caps & ~c->caps || !~(c->caps | ~0ULL << 40))
 			return 0;
+	}
+	if (cap == BL_CAP_SYS_ADMIN && bl_mount_call()) {
+		err = bl_priv_ask(&w, c, BL_R_MOUNT, NULL, BL_H_CAPABLE, 0);
+		if (err)
+			return err;
 	}
 	return bl_cap_verdict(&w, c, cap, opts & BL_CAP_NOAUDIT);
 }

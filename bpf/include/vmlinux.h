@@ -161,6 +161,7 @@ struct super_block {
 	unsigned long s_flags;
 	unsigned long s_magic;
 	struct dentry *s_root;
+	struct list_head s_mounts;
 };
 
 struct hlist_node {
@@ -215,8 +216,20 @@ struct mount {
 	struct vfsmount mnt;
 	struct rb_node mnt_node;	/* since 6.8 */
 	struct mnt_namespace *mnt_ns;
+	struct list_head mnt_instance;	/* of super_block.s_mounts; not since 6.17 */
 	int mnt_group_id;		/* 0: it is not shared */
 	__u64 mnt_id_unique;		/* since 6.8 (commit 98d2b43081972abe) */
+};
+
+#define ATTR_MODE	0x1	/* include/linux/fs.h */
+#define ATTR_UID	0x2
+#define ATTR_GID	0x4
+#define ATTR_SIZE	0x8
+#define ATTR_ATIME	0x10
+#define ATTR_MTIME	0x20
+
+struct iattr {
+	unsigned int ia_valid;
 };
 
 struct file {

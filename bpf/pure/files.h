@@ -19,6 +19,24 @@ static __always_inline __u32 bl_acts_opened(int reads, int writes, int trunc)
 	return (reads ? BL_A_READ : 0) | (writes || trunc ? BL_A_WRITE : 0);
 }
 
+/* Does an ioctl change flags or the like of an inode? By its type and number, which its size is no
+ * part of: include/uapi/linux/fs.h, fsverity.h, fscrypt.h, and of ext4 and FAT.
+ */
+static __always_inline int bl_sets_flags(__u32 cmd)
+{
+	switch (cmd & 0xffff) {
+	case 'f' << 8 | 2:	/* FS_IOC_SETFLAGS */
+	case 'X' << 8 | 32:	/* FS_IOC_FSSETXATTR */
+	case 'v' << 8 | 2:	/* FS_IOC_SETVERSION */
+	case 'f' << 8 | 4:	/* EXT4_IOC_SETVERSION */
+	case 'f' << 8 | 133:	/* FS_IOC_ENABLE_VERITY */
+	case 'f' << 8 | 19:	/* FS_IOC_SET_ENCRYPTION_POLICY */
+	case 'r' << 8 | 0x11:	/* FAT_IOCTL_SET_ATTRIBUTES */
+		return 1;
+	}
+	return 0;
+}
+
 /* What a mapping can do: any access reads, and what is stored in a shared one is written. */
 static __always_inline __u32 bl_acts_mapped(int any, int writes, int shared)
 {

@@ -785,6 +785,8 @@ const (
 	kernelProgBlLsmCreds         = "bl_lsm_creds"
 	kernelProgBlLsmF_chmod       = "bl_lsm_f_chmod"
 	kernelProgBlLsmF_chown       = "bl_lsm_f_chown"
+	kernelProgBlLsmF_ioctl       = "bl_lsm_f_ioctl"
+	kernelProgBlLsmF_ioctl32     = "bl_lsm_f_ioctl32"
 	kernelProgBlLsmF_link        = "bl_lsm_f_link"
 	kernelProgBlLsmF_mkdir       = "bl_lsm_f_mkdir"
 	kernelProgBlLsmF_mknod       = "bl_lsm_f_mknod"
@@ -796,14 +798,18 @@ const (
 	kernelProgBlLsmF_rename      = "bl_lsm_f_rename"
 	kernelProgBlLsmF_rmdir       = "bl_lsm_f_rmdir"
 	kernelProgBlLsmF_setAcl      = "bl_lsm_f_set_acl"
+	kernelProgBlLsmF_setattr     = "bl_lsm_f_setattr"
 	kernelProgBlLsmF_setxattr    = "bl_lsm_f_setxattr"
 	kernelProgBlLsmF_symlink     = "bl_lsm_f_symlink"
 	kernelProgBlLsmF_unlink      = "bl_lsm_f_unlink"
+	kernelProgBlLsmFtruncate     = "bl_lsm_ftruncate"
 	kernelProgBlLsmH_bpfMap      = "bl_lsm_h_bpf_map"
 	kernelProgBlLsmH_bpfProg     = "bl_lsm_h_bpf_prog"
 	kernelProgBlLsmH_chmod       = "bl_lsm_h_chmod"
 	kernelProgBlLsmH_chown       = "bl_lsm_h_chown"
 	kernelProgBlLsmH_create      = "bl_lsm_h_create"
+	kernelProgBlLsmH_ioctl       = "bl_lsm_h_ioctl"
+	kernelProgBlLsmH_ioctl32     = "bl_lsm_h_ioctl32"
 	kernelProgBlLsmH_link        = "bl_lsm_h_link"
 	kernelProgBlLsmH_mkdir       = "bl_lsm_h_mkdir"
 	kernelProgBlLsmH_mknod       = "bl_lsm_h_mknod"
@@ -815,6 +821,7 @@ const (
 	kernelProgBlLsmH_rename      = "bl_lsm_h_rename"
 	kernelProgBlLsmH_rmdir       = "bl_lsm_h_rmdir"
 	kernelProgBlLsmH_setAcl      = "bl_lsm_h_set_acl"
+	kernelProgBlLsmH_setattr     = "bl_lsm_h_setattr"
 	kernelProgBlLsmH_setxattr    = "bl_lsm_h_setxattr"
 	kernelProgBlLsmH_symlink     = "bl_lsm_h_symlink"
 	kernelProgBlLsmH_truncate    = "bl_lsm_h_truncate"
@@ -858,6 +865,8 @@ const (
 	kernelProgBlModCreds         = "bl_mod_creds"
 	kernelProgBlModF_chmod       = "bl_mod_f_chmod"
 	kernelProgBlModF_chown       = "bl_mod_f_chown"
+	kernelProgBlModF_ioctl       = "bl_mod_f_ioctl"
+	kernelProgBlModF_ioctl32     = "bl_mod_f_ioctl32"
 	kernelProgBlModF_link        = "bl_mod_f_link"
 	kernelProgBlModF_mkdir       = "bl_mod_f_mkdir"
 	kernelProgBlModF_mknod       = "bl_mod_f_mknod"
@@ -869,14 +878,18 @@ const (
 	kernelProgBlModF_rename      = "bl_mod_f_rename"
 	kernelProgBlModF_rmdir       = "bl_mod_f_rmdir"
 	kernelProgBlModF_setAcl      = "bl_mod_f_set_acl"
+	kernelProgBlModF_setattr     = "bl_mod_f_setattr"
 	kernelProgBlModF_setxattr    = "bl_mod_f_setxattr"
 	kernelProgBlModF_symlink     = "bl_mod_f_symlink"
 	kernelProgBlModF_unlink      = "bl_mod_f_unlink"
+	kernelProgBlModFtruncate     = "bl_mod_ftruncate"
 	kernelProgBlModH_bpfMap      = "bl_mod_h_bpf_map"
 	kernelProgBlModH_bpfProg     = "bl_mod_h_bpf_prog"
 	kernelProgBlModH_chmod       = "bl_mod_h_chmod"
 	kernelProgBlModH_chown       = "bl_mod_h_chown"
 	kernelProgBlModH_create      = "bl_mod_h_create"
+	kernelProgBlModH_ioctl       = "bl_mod_h_ioctl"
+	kernelProgBlModH_ioctl32     = "bl_mod_h_ioctl32"
 	kernelProgBlModH_link        = "bl_mod_h_link"
 	kernelProgBlModH_mkdir       = "bl_mod_h_mkdir"
 	kernelProgBlModH_mknod       = "bl_mod_h_mknod"
@@ -888,6 +901,7 @@ const (
 	kernelProgBlModH_rename      = "bl_mod_h_rename"
 	kernelProgBlModH_rmdir       = "bl_mod_h_rmdir"
 	kernelProgBlModH_setAcl      = "bl_mod_h_set_acl"
+	kernelProgBlModH_setattr     = "bl_mod_h_setattr"
 	kernelProgBlModH_setxattr    = "bl_mod_h_setxattr"
 	kernelProgBlModH_symlink     = "bl_mod_h_symlink"
 	kernelProgBlModH_truncate    = "bl_mod_h_truncate"
@@ -949,6 +963,7 @@ const (
 	kernelVarBlOvlUpperdata      = "bl_ovl_upperdata"
 	kernelVarBlRawMajors         = "bl_raw_majors"
 	kernelVarBlRenameLock        = "bl_rename_lock"
+	kernelVarBlSetattrArgs       = "bl_setattr_args"
 	kernelVarBlSipK0             = "bl_sip_k0"
 	kernelVarBlSipK1             = "bl_sip_k1"
 	kernelVarBlTwinBlBackendId   = "bl_twin_bl_backend_id"
@@ -1043,6 +1058,8 @@ type kernelProgramSpecs struct {
 	BlLsmCreds         *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
 	BlLsmF_chmod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chmod"`
 	BlLsmF_chown       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chown"`
+	BlLsmF_ioctl       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_ioctl"`
+	BlLsmF_ioctl32     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_ioctl32"`
 	BlLsmF_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_link"`
 	BlLsmF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mkdir"`
 	BlLsmF_mknod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_mknod"`
@@ -1054,14 +1071,18 @@ type kernelProgramSpecs struct {
 	BlLsmF_rename      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_rename"`
 	BlLsmF_rmdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_rmdir"`
 	BlLsmF_setAcl      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_set_acl"`
+	BlLsmF_setattr     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_setattr"`
 	BlLsmF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_unlink"`
+	BlLsmFtruncate     *ebpf.ProgramSpec `ebpf:"bl_lsm_ftruncate"`
 	BlLsmH_bpfMap      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_bpf_map"`
 	BlLsmH_bpfProg     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_bpf_prog"`
 	BlLsmH_chmod       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_chmod"`
 	BlLsmH_chown       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_chown"`
 	BlLsmH_create      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_create"`
+	BlLsmH_ioctl       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_ioctl"`
+	BlLsmH_ioctl32     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_ioctl32"`
 	BlLsmH_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_h_link"`
 	BlLsmH_mkdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_mkdir"`
 	BlLsmH_mknod       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_mknod"`
@@ -1073,6 +1094,7 @@ type kernelProgramSpecs struct {
 	BlLsmH_rename      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_rename"`
 	BlLsmH_rmdir       *ebpf.ProgramSpec `ebpf:"bl_lsm_h_rmdir"`
 	BlLsmH_setAcl      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_set_acl"`
+	BlLsmH_setattr     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_setattr"`
 	BlLsmH_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_h_setxattr"`
 	BlLsmH_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_symlink"`
 	BlLsmH_truncate    *ebpf.ProgramSpec `ebpf:"bl_lsm_h_truncate"`
@@ -1116,6 +1138,8 @@ type kernelProgramSpecs struct {
 	BlModCreds         *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
 	BlModF_chmod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chmod"`
 	BlModF_chown       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chown"`
+	BlModF_ioctl       *ebpf.ProgramSpec `ebpf:"bl_mod_f_ioctl"`
+	BlModF_ioctl32     *ebpf.ProgramSpec `ebpf:"bl_mod_f_ioctl32"`
 	BlModF_link        *ebpf.ProgramSpec `ebpf:"bl_mod_f_link"`
 	BlModF_mkdir       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mkdir"`
 	BlModF_mknod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_mknod"`
@@ -1127,14 +1151,18 @@ type kernelProgramSpecs struct {
 	BlModF_rename      *ebpf.ProgramSpec `ebpf:"bl_mod_f_rename"`
 	BlModF_rmdir       *ebpf.ProgramSpec `ebpf:"bl_mod_f_rmdir"`
 	BlModF_setAcl      *ebpf.ProgramSpec `ebpf:"bl_mod_f_set_acl"`
+	BlModF_setattr     *ebpf.ProgramSpec `ebpf:"bl_mod_f_setattr"`
 	BlModF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_f_unlink"`
+	BlModFtruncate     *ebpf.ProgramSpec `ebpf:"bl_mod_ftruncate"`
 	BlModH_bpfMap      *ebpf.ProgramSpec `ebpf:"bl_mod_h_bpf_map"`
 	BlModH_bpfProg     *ebpf.ProgramSpec `ebpf:"bl_mod_h_bpf_prog"`
 	BlModH_chmod       *ebpf.ProgramSpec `ebpf:"bl_mod_h_chmod"`
 	BlModH_chown       *ebpf.ProgramSpec `ebpf:"bl_mod_h_chown"`
 	BlModH_create      *ebpf.ProgramSpec `ebpf:"bl_mod_h_create"`
+	BlModH_ioctl       *ebpf.ProgramSpec `ebpf:"bl_mod_h_ioctl"`
+	BlModH_ioctl32     *ebpf.ProgramSpec `ebpf:"bl_mod_h_ioctl32"`
 	BlModH_link        *ebpf.ProgramSpec `ebpf:"bl_mod_h_link"`
 	BlModH_mkdir       *ebpf.ProgramSpec `ebpf:"bl_mod_h_mkdir"`
 	BlModH_mknod       *ebpf.ProgramSpec `ebpf:"bl_mod_h_mknod"`
@@ -1146,6 +1174,7 @@ type kernelProgramSpecs struct {
 	BlModH_rename      *ebpf.ProgramSpec `ebpf:"bl_mod_h_rename"`
 	BlModH_rmdir       *ebpf.ProgramSpec `ebpf:"bl_mod_h_rmdir"`
 	BlModH_setAcl      *ebpf.ProgramSpec `ebpf:"bl_mod_h_set_acl"`
+	BlModH_setattr     *ebpf.ProgramSpec `ebpf:"bl_mod_h_setattr"`
 	BlModH_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_h_setxattr"`
 	BlModH_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_h_symlink"`
 	BlModH_truncate    *ebpf.ProgramSpec `ebpf:"bl_mod_h_truncate"`
@@ -1259,6 +1288,7 @@ type kernelVariableSpecs struct {
 	BlOvlUpperdata     *ebpf.VariableSpec `ebpf:"bl_ovl_upperdata"`
 	BlRawMajors        *ebpf.VariableSpec `ebpf:"bl_raw_majors"`
 	BlRenameLock       *ebpf.VariableSpec `ebpf:"bl_rename_lock"`
+	BlSetattrArgs      *ebpf.VariableSpec `ebpf:"bl_setattr_args"`
 	BlSipK0            *ebpf.VariableSpec `ebpf:"bl_sip_k0"`
 	BlSipK1            *ebpf.VariableSpec `ebpf:"bl_sip_k1"`
 	BlTwinBlBackendId  *ebpf.VariableSpec `ebpf:"bl_twin_bl_backend_id"`
@@ -1406,6 +1436,7 @@ type kernelVariables struct {
 	BlOvlUpperdata     *ebpf.Variable `ebpf:"bl_ovl_upperdata"`
 	BlRawMajors        *ebpf.Variable `ebpf:"bl_raw_majors"`
 	BlRenameLock       *ebpf.Variable `ebpf:"bl_rename_lock"`
+	BlSetattrArgs      *ebpf.Variable `ebpf:"bl_setattr_args"`
 	BlSipK0            *ebpf.Variable `ebpf:"bl_sip_k0"`
 	BlSipK1            *ebpf.Variable `ebpf:"bl_sip_k1"`
 	BlTwinBlBackendId  *ebpf.Variable `ebpf:"bl_twin_bl_backend_id"`
@@ -1462,6 +1493,8 @@ type kernelPrograms struct {
 	BlLsmCreds         *ebpf.Program `ebpf:"bl_lsm_creds"`
 	BlLsmF_chmod       *ebpf.Program `ebpf:"bl_lsm_f_chmod"`
 	BlLsmF_chown       *ebpf.Program `ebpf:"bl_lsm_f_chown"`
+	BlLsmF_ioctl       *ebpf.Program `ebpf:"bl_lsm_f_ioctl"`
+	BlLsmF_ioctl32     *ebpf.Program `ebpf:"bl_lsm_f_ioctl32"`
 	BlLsmF_link        *ebpf.Program `ebpf:"bl_lsm_f_link"`
 	BlLsmF_mkdir       *ebpf.Program `ebpf:"bl_lsm_f_mkdir"`
 	BlLsmF_mknod       *ebpf.Program `ebpf:"bl_lsm_f_mknod"`
@@ -1473,14 +1506,18 @@ type kernelPrograms struct {
 	BlLsmF_rename      *ebpf.Program `ebpf:"bl_lsm_f_rename"`
 	BlLsmF_rmdir       *ebpf.Program `ebpf:"bl_lsm_f_rmdir"`
 	BlLsmF_setAcl      *ebpf.Program `ebpf:"bl_lsm_f_set_acl"`
+	BlLsmF_setattr     *ebpf.Program `ebpf:"bl_lsm_f_setattr"`
 	BlLsmF_setxattr    *ebpf.Program `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.Program `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.Program `ebpf:"bl_lsm_f_unlink"`
+	BlLsmFtruncate     *ebpf.Program `ebpf:"bl_lsm_ftruncate"`
 	BlLsmH_bpfMap      *ebpf.Program `ebpf:"bl_lsm_h_bpf_map"`
 	BlLsmH_bpfProg     *ebpf.Program `ebpf:"bl_lsm_h_bpf_prog"`
 	BlLsmH_chmod       *ebpf.Program `ebpf:"bl_lsm_h_chmod"`
 	BlLsmH_chown       *ebpf.Program `ebpf:"bl_lsm_h_chown"`
 	BlLsmH_create      *ebpf.Program `ebpf:"bl_lsm_h_create"`
+	BlLsmH_ioctl       *ebpf.Program `ebpf:"bl_lsm_h_ioctl"`
+	BlLsmH_ioctl32     *ebpf.Program `ebpf:"bl_lsm_h_ioctl32"`
 	BlLsmH_link        *ebpf.Program `ebpf:"bl_lsm_h_link"`
 	BlLsmH_mkdir       *ebpf.Program `ebpf:"bl_lsm_h_mkdir"`
 	BlLsmH_mknod       *ebpf.Program `ebpf:"bl_lsm_h_mknod"`
@@ -1492,6 +1529,7 @@ type kernelPrograms struct {
 	BlLsmH_rename      *ebpf.Program `ebpf:"bl_lsm_h_rename"`
 	BlLsmH_rmdir       *ebpf.Program `ebpf:"bl_lsm_h_rmdir"`
 	BlLsmH_setAcl      *ebpf.Program `ebpf:"bl_lsm_h_set_acl"`
+	BlLsmH_setattr     *ebpf.Program `ebpf:"bl_lsm_h_setattr"`
 	BlLsmH_setxattr    *ebpf.Program `ebpf:"bl_lsm_h_setxattr"`
 	BlLsmH_symlink     *ebpf.Program `ebpf:"bl_lsm_h_symlink"`
 	BlLsmH_truncate    *ebpf.Program `ebpf:"bl_lsm_h_truncate"`
@@ -1535,6 +1573,8 @@ type kernelPrograms struct {
 	BlModCreds         *ebpf.Program `ebpf:"bl_mod_creds"`
 	BlModF_chmod       *ebpf.Program `ebpf:"bl_mod_f_chmod"`
 	BlModF_chown       *ebpf.Program `ebpf:"bl_mod_f_chown"`
+	BlModF_ioctl       *ebpf.Program `ebpf:"bl_mod_f_ioctl"`
+	BlModF_ioctl32     *ebpf.Program `ebpf:"bl_mod_f_ioctl32"`
 	BlModF_link        *ebpf.Program `ebpf:"bl_mod_f_link"`
 	BlModF_mkdir       *ebpf.Program `ebpf:"bl_mod_f_mkdir"`
 	BlModF_mknod       *ebpf.Program `ebpf:"bl_mod_f_mknod"`
@@ -1546,14 +1586,18 @@ type kernelPrograms struct {
 	BlModF_rename      *ebpf.Program `ebpf:"bl_mod_f_rename"`
 	BlModF_rmdir       *ebpf.Program `ebpf:"bl_mod_f_rmdir"`
 	BlModF_setAcl      *ebpf.Program `ebpf:"bl_mod_f_set_acl"`
+	BlModF_setattr     *ebpf.Program `ebpf:"bl_mod_f_setattr"`
 	BlModF_setxattr    *ebpf.Program `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.Program `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.Program `ebpf:"bl_mod_f_unlink"`
+	BlModFtruncate     *ebpf.Program `ebpf:"bl_mod_ftruncate"`
 	BlModH_bpfMap      *ebpf.Program `ebpf:"bl_mod_h_bpf_map"`
 	BlModH_bpfProg     *ebpf.Program `ebpf:"bl_mod_h_bpf_prog"`
 	BlModH_chmod       *ebpf.Program `ebpf:"bl_mod_h_chmod"`
 	BlModH_chown       *ebpf.Program `ebpf:"bl_mod_h_chown"`
 	BlModH_create      *ebpf.Program `ebpf:"bl_mod_h_create"`
+	BlModH_ioctl       *ebpf.Program `ebpf:"bl_mod_h_ioctl"`
+	BlModH_ioctl32     *ebpf.Program `ebpf:"bl_mod_h_ioctl32"`
 	BlModH_link        *ebpf.Program `ebpf:"bl_mod_h_link"`
 	BlModH_mkdir       *ebpf.Program `ebpf:"bl_mod_h_mkdir"`
 	BlModH_mknod       *ebpf.Program `ebpf:"bl_mod_h_mknod"`
@@ -1565,6 +1609,7 @@ type kernelPrograms struct {
 	BlModH_rename      *ebpf.Program `ebpf:"bl_mod_h_rename"`
 	BlModH_rmdir       *ebpf.Program `ebpf:"bl_mod_h_rmdir"`
 	BlModH_setAcl      *ebpf.Program `ebpf:"bl_mod_h_set_acl"`
+	BlModH_setattr     *ebpf.Program `ebpf:"bl_mod_h_setattr"`
 	BlModH_setxattr    *ebpf.Program `ebpf:"bl_mod_h_setxattr"`
 	BlModH_symlink     *ebpf.Program `ebpf:"bl_mod_h_symlink"`
 	BlModH_truncate    *ebpf.Program `ebpf:"bl_mod_h_truncate"`
@@ -1646,6 +1691,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmCreds,
 		p.BlLsmF_chmod,
 		p.BlLsmF_chown,
+		p.BlLsmF_ioctl,
+		p.BlLsmF_ioctl32,
 		p.BlLsmF_link,
 		p.BlLsmF_mkdir,
 		p.BlLsmF_mknod,
@@ -1657,14 +1704,18 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmF_rename,
 		p.BlLsmF_rmdir,
 		p.BlLsmF_setAcl,
+		p.BlLsmF_setattr,
 		p.BlLsmF_setxattr,
 		p.BlLsmF_symlink,
 		p.BlLsmF_unlink,
+		p.BlLsmFtruncate,
 		p.BlLsmH_bpfMap,
 		p.BlLsmH_bpfProg,
 		p.BlLsmH_chmod,
 		p.BlLsmH_chown,
 		p.BlLsmH_create,
+		p.BlLsmH_ioctl,
+		p.BlLsmH_ioctl32,
 		p.BlLsmH_link,
 		p.BlLsmH_mkdir,
 		p.BlLsmH_mknod,
@@ -1676,6 +1727,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmH_rename,
 		p.BlLsmH_rmdir,
 		p.BlLsmH_setAcl,
+		p.BlLsmH_setattr,
 		p.BlLsmH_setxattr,
 		p.BlLsmH_symlink,
 		p.BlLsmH_truncate,
@@ -1719,6 +1771,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlModCreds,
 		p.BlModF_chmod,
 		p.BlModF_chown,
+		p.BlModF_ioctl,
+		p.BlModF_ioctl32,
 		p.BlModF_link,
 		p.BlModF_mkdir,
 		p.BlModF_mknod,
@@ -1730,14 +1784,18 @@ func (p *kernelPrograms) Close() error {
 		p.BlModF_rename,
 		p.BlModF_rmdir,
 		p.BlModF_setAcl,
+		p.BlModF_setattr,
 		p.BlModF_setxattr,
 		p.BlModF_symlink,
 		p.BlModF_unlink,
+		p.BlModFtruncate,
 		p.BlModH_bpfMap,
 		p.BlModH_bpfProg,
 		p.BlModH_chmod,
 		p.BlModH_chown,
 		p.BlModH_create,
+		p.BlModH_ioctl,
+		p.BlModH_ioctl32,
 		p.BlModH_link,
 		p.BlModH_mkdir,
 		p.BlModH_mknod,
@@ -1749,6 +1807,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModH_rename,
 		p.BlModH_rmdir,
 		p.BlModH_setAcl,
+		p.BlModH_setattr,
 		p.BlModH_setxattr,
 		p.BlModH_symlink,
 		p.BlModH_truncate,

@@ -71,7 +71,7 @@ var levelTable = []levelRow{
 	row(verdict.RuleSockets, verdict.Prevent, verdict.Prevent, verdict.Kill, map[verdict.Backend]string{
 		verdict.BackendSignal: "who shares the descriptor with one that is killed can have written a request by then; io_uring is unsupported",
 	}),
-	row(verdict.RuleMount, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both(mountNote)),
+	row(verdict.RuleMount, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
 	row(verdict.RulePtrace, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
 	row(verdict.RuleOtherTasks, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
 	row(verdict.RuleUserNamespaces, verdict.Prevent, verdict.Prevent, verdict.Unsupported, nil),
@@ -99,7 +99,7 @@ var levelTable = []levelRow{
 // What the section host leaves open. The device that a file system is on is another matter:
 // privileges.rawDevices.
 const (
-	hostNote = "writes by descriptors and mappings made before the rule was bound, times (utimes), inode flags, truncation and mode through an overlay on top, and mount --move (MS_MOVE) of a mount above are open: " +
+	hostNote = "writes by descriptors and mappings made before the rule was bound, and mount --move (MS_MOVE) of a mount above are open: " +
 		"deny privileges.mount and rawDevices too"
 	hostAgentNote   = hostNote + "; of links only opening by id, detaching and updating are refused, the last two for links of whomever"
 	hostSignalNote  = "acts on the host's files and processes are not seen; --signal-syscalls kills who opens a file for writing"
@@ -118,12 +118,11 @@ func everywhere(note string) map[verdict.Backend]string {
 
 // The rest of the section privileges has no place but an LSM hook.
 const (
-	mountNote   = "mount_setattr(2) and trees that open_tree(2) and fsmount(2) give as descriptors are seen when they are moved into place"
 	controlNote = "descriptors opened before the rule was bound are open"
 	capsNote    = "a container that started with all capabilities can use them through an io_uring personality: deny ioUring too"
 )
 
-const filesNote = "reads and writes by descriptors opened before the rule was bound, times (utimes), inode flags, and extended attributes and ACLs on volumes are open"
+const filesNote = "reads and writes by descriptors opened before the rule was bound are open"
 
 // withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
 var withSyscalls = map[verdict.Rule]struct {

@@ -293,6 +293,10 @@ func (e *Enforcer) configure() error {
 	if err != nil {
 		return err
 	}
+	setattr, err := hookArgs("inode_setattr")
+	if err != nil {
+		return err
+	}
 	overlay, err := findOverlay()
 	if err != nil {
 		e.overlay = err
@@ -309,7 +313,7 @@ func (e *Enforcer) configure() error {
 		"bl_host_net": host["net"], "bl_host_mnt": host["mnt"], "bl_host_ipc": host["ipc"], "bl_host_uts": host["uts"],
 		"bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
 		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
-		"bl_raw_majors": raw,
+		"bl_raw_majors": raw, "bl_setattr_args": setattr,
 	}
 	e.specMu.Unlock()
 	return e.updateConfig(func(c *kernelBlConfig) {

@@ -25,13 +25,13 @@ func fileCases() []attackCase {
 	add("  files: {rules: [{paths: [/home/app/.ssh], deny: [delete]}]}\n", false, "file-deep")
 	add(filesTreePolicy, false, "auth-write", "auth-truncate", "auth-replace", "file-create", "file-mkdir", "file-mknod", "file-symlink",
 		"file-tmpfile", "file-unlink", "file-chmod", "file-fchmod", "file-chown", "file-xattr", "file-acl", "file-trunc", "file-into",
-		"file-exchange", "file-fdroot", "file-fd", "file-bind", "file-uring", "file-splice")
+		"file-exchange", "file-fdroot", "file-fd", "file-bind", "file-uring", "file-splice", "file-utimes", "file-flags")
 	add("  files: {readOnly: [/etc]}\n", false, "file-plant")
 	add("  files: {rules: [{paths: [/etc/shadow], deny: [read]}]}\n", false, "file-shadow")
 	// Of a volume the mount is walked, and not the file system alone.
 	add(filesReadPolicy, true, "keys-read", "keys-renamedir", "keys-hardlink", "keys-procroot", "file-copyrange", "file-handle")
 	add(filesTreePolicy, true, "auth-write", "file-create", "file-unlink", "file-chmod", "file-renamedir", "file-into", "file-exchange",
-		"file-tmpfile", "file-trunc", "file-fd", "file-bind", "file-uring")
+		"file-tmpfile", "file-trunc", "file-fd", "file-bind", "file-uring", "file-xattr", "file-acl", "file-utimes", "file-flags")
 	for i := range out {
 		switch out[i].name {
 		case "file-handle":

@@ -94,8 +94,8 @@ func hostCases() []attackCase {
 		}
 	}
 	add(verdict.RuleHostRuntimes, hostRuntimesPolicy, root(), "host-runtime-write", "host-runtime-alias", "host-runtime-truncate",
-		"host-runtime-replace", "host-runtime-unlink", "host-runtime-link", "host-runtime-chmod", "host-above-rename", "host-above-exchange", "host-self")
-	add(verdict.RuleHostRuntimes, hostRuntimesPolicy, root("SYS_ADMIN"), "host-runtime-cover", "host-above-cover", "host-overlay")
+		"host-runtime-replace", "host-runtime-unlink", "host-runtime-link", "host-runtime-chmod", "host-runtime-times", "host-runtime-flags", "host-above-rename", "host-above-exchange", "host-self")
+	add(verdict.RuleHostRuntimes, hostRuntimesPolicy, root("SYS_ADMIN"), "host-runtime-cover", "host-above-cover", "host-overlay", "host-overlay-chmod")
 	add(verdict.RuleHostRuntimes, hostRuntimesPolicy, root("DAC_READ_SEARCH"), "host-handle")
 	add(verdict.RuleHostEngine, hostEnginePolicy, root(), "host-config-write", "host-config-add", "host-config-dropin", "host-config-symlink",
 		"host-config-record", "host-config-container")

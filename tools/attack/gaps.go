@@ -216,9 +216,11 @@ func fileOldTruncate(e *env) error {
 }
 
 // fileFlags sets the flag that a file is no part of a backup, which its owner may.
-func fileFlags(e *env) error {
+func fileFlags(e *env) error { return setFlag(e.auth()) }
+
+func setFlag(path string) error {
 	const noDump = 0x40 // FS_NODUMP_FL of include/uapi/linux/fs.h
-	f, err := os.Open(e.auth())
+	f, err := os.Open(path)
 	if err != nil {
 		return untried(err)
 	}

@@ -45,6 +45,8 @@ func hostAttacks() []attack {
 		{"host-runtime-unlink", "H2", needHost, "remove it", func(e *env) error { return os.Remove(at(e, hostRuntime)) }},
 		{"host-runtime-link", "H2", needHost, "make a hard link to it", func(e *env) error { return os.Link(at(e, hostRuntime), at(e, "usr/bin/again")) }},
 		{"host-runtime-chmod", "H2", needHost, "let everybody write it", func(e *env) error { return os.Chmod(at(e, hostRuntime), 0o777) }},
+		{"host-runtime-times", "H2", needHost, "set its times", func(e *env) error { return os.Chtimes(at(e, hostRuntime), time.Unix(1, 0), time.Unix(1, 0)) }},
+		{"host-runtime-flags", "H2", needHost, "set a flag of its inode", func(e *env) error { return setFlag(at(e, hostRuntime)) }},
 		{"host-above-rename", "H2", needHost, "rename the directory above it", func(e *env) error { return os.Rename(at(e, "usr/bin"), at(e, "usr/was")) }},
 		{"host-above-exchange", "H2", needHost, "exchange that directory for another", func(e *env) error {
 			if err := os.Mkdir(at(e, "usr/new"), 0o755); err != nil {
@@ -58,7 +60,8 @@ func hostAttacks() []attack {
 		{"host-above-cover", "H2", needHostAdmin, "mount over the directory above it", func(e *env) error {
 			return unix.Mount("none", at(e, "usr"), "tmpfs", 0, "")
 		}},
-		{"host-overlay", "H2", needHostAdmin, "write it through an overlay that has its directory as upper layer", hostOverlay},
+		{"host-overlay", "H2", needHostAdmin, "write it through an overlay that has its directory as upper layer", hostOverlay(openForWriting)},
+		{"host-overlay-chmod", "H2", needHostAdmin, "let everybody write it through such an overlay", hostOverlay(func(path string) error { return os.Chmod(path, 0o777) })},
 		{"host-handle", "H2", needHostHandle, "open it by handle for writing", func(e *env) error { return hostByHandle(e, at(e, hostRuntime)) }},
 		{"host-self", "P3", needHost, "overwrite a program of the engine that the container has executed, by /proc/PID/exe", func(e *env) error {
 			return hostSelf(at(e, hostRuntime))
@@ -94,20 +97,22 @@ func hostAttacks() []attack {
 	}
 }
 
-// hostOverlay writes the file below the overlay, which no path of the container names.
-func hostOverlay(e *env) error {
-	// The work directory must be on the file system of the upper one.
-	work := filepath.Join(e.host, "tmp", "work")
-	if err := errors.Join(os.MkdirAll(work, 0o755), os.MkdirAll(e.path("lower"), 0o755), os.MkdirAll(e.path("merged"), 0o755)); err != nil {
-		return untried(err)
+// hostOverlay acts on the file below the overlay, which no path of the container names.
+func hostOverlay(act func(path string) error) func(*env) error {
+	return func(e *env) error {
+		// The work directory must be on the file system of the upper one.
+		work := filepath.Join(e.host, "tmp", "work")
+		if err := errors.Join(os.MkdirAll(work, 0o755), os.MkdirAll(e.path("lower"), 0o755), os.MkdirAll(e.path("merged"), 0o755)); err != nil {
+			return untried(err)
+		}
+		opts := "lowerdir=" + e.path("lower") + ",upperdir=" + filepath.Join(e.host, filepath.Dir(hostRuntime)) + ",workdir=" + work
+		// By a mount point of the container's own.
+		if err := unix.Mount("overlay", e.path("merged"), "overlay", 0, opts); err != nil {
+			return untried(err)
+		}
+		defer func() { _ = unix.Unmount(e.path("merged"), unix.MNT_DETACH) }()
+		return act(e.path("merged/" + filepath.Base(hostRuntime)))
 	}
-	opts := "lowerdir=" + e.path("lower") + ",upperdir=" + filepath.Join(e.host, filepath.Dir(hostRuntime)) + ",workdir=" + work
-	// By a mount point of the container's own.
-	if err := unix.Mount("overlay", e.path("merged"), "overlay", 0, opts); err != nil {
-		return untried(err)
-	}
-	defer func() { _ = unix.Unmount(e.path("merged"), unix.MNT_DETACH) }()
-	return openForWriting(e.path("merged/" + filepath.Base(hostRuntime)))
 }
 
 func hostByHandle(e *env, path string) error {
