@@ -74,6 +74,8 @@ enum bl_hook {
 	BL_H_ANON_INODE = 46,
 	BL_H_CAPABLE = 47,
 	BL_H_RLIMIT = 48,
+	BL_H_FCNTL = 49,
+	BL_H_IOCTL = 50,
 };
 
 enum bl_layer {

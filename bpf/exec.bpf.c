@@ -78,7 +78,7 @@ static __always_inline int bl_armed(struct bl_who *w, struct bl_container **c)
 		return 1;
 	else if (!(*c)->started)
 		bl_start(*c, w);
-	else if (!(*c)->max_mount && (*c)->started == 2)	/* enrolled while running */
+	else if (!(*c)->max_mount && (*c)->started == 2 && !(*c)->mounted_after)	/* enrolled while running */
 		bl_note_mounts(*c);
 	return 1;
 }

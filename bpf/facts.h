@@ -189,6 +189,12 @@ static __always_inline __u8 bl_overlay_facts(struct inode *inode, struct bl_exec
 	return BL_L_IMAGE;
 }
 
+/* Can any mount but the root's be one that the container has made what it is? */
+static __always_inline int bl_no_mounts(const struct bl_container *c)
+{
+	return c->max_mount ? c->mounted_after & BL_MOVED : c->mounted_after;
+}
+
 static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct vfsmount *m,
 					   struct super_block *sb, struct bl_exec_facts *f)
 {
@@ -202,7 +208,7 @@ static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct 
 	}
 	if (bpf_core_field_exists(struct mount, mnt_id_unique))
 		id = BPF_CORE_READ(real, mnt_id_unique);
-	if (c->max_mount ? id > c->max_mount : c->mounted_after) {
+	if (bl_no_mounts(c) || (c->max_mount && id > c->max_mount)) {
 		f->flags |= BL_F_MOUNTED;
 		return BL_L_MOUNTED;
 	}
@@ -307,7 +313,7 @@ static __always_inline void bl_path_facts(const struct bl_container *c, const st
 		 */
 		ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
 		s->max_mount = c ? c->max_mount : 0;
-		s->no_mounts = c && !c->max_mount && c->mounted_after;
+		s->no_mounts = c && bl_no_mounts(c);
 		s->root_dev = c ? c->root_dev : 0;
 		for (i = 0; i < BL_RACES; i++) {
 			struct bl_path_found try = found;

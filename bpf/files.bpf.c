@@ -228,9 +228,10 @@ static __always_inline int bl_files_dentry(struct dentry *d)
 	struct bl_container *c = NULL;
 	struct bl_files_ask q = { .w = &w };
 	struct path path = { .dentry = d };
+	struct task_struct *t = bpf_get_current_task_btf();
 	struct bl_places s = {};
+	int go, placed = 0;
 	__u32 i;
-	int go;
 
 	if (!bl_files_used() || !bl_inside(&w, &c))
 		return 0;
@@ -244,7 +245,7 @@ static __always_inline int bl_files_dentry(struct dentry *d)
 	}
 	if (!bpf_core_field_exists(struct mount, mnt_instance))
 		return 0;
-	s.ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
+	s.ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(t);
 	s.head = (__u64)BPF_CORE_READ(d, d_sb) + bpf_core_field_offset(struct super_block, s_mounts);
 	s.at = (__u64)BPF_CORE_READ(d, d_sb, s_mounts.next);
 	bpf_loop(BL_MOUNTS_MAX, bl_find_place, &s, 0);
@@ -252,9 +253,17 @@ static __always_inline int bl_files_dentry(struct dentry *d)
 		s.lost = 1;
 	for (i = 0; i < BL_PLACES && i < s.n; i++) {
 		path.mnt = (void *)s.mnt[i];
-		if (bl_below((__u64)BPF_CORE_READ(&path, dentry), (__u64)BPF_CORE_READ(&path, mnt, mnt_root)))
-			bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
+		if (!bl_below((__u64)BPF_CORE_READ(&path, dentry), (__u64)BPF_CORE_READ(&path, mnt, mnt_root)))
+			continue;
+		bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
+		placed = 1;
 	}
+	/* On none of its mounts: taken away by the container, unless it is the kernel's own or the act is
+	 * overlayfs's on a layer, with the credentials of who mounted that.
+	 */
+	if (!placed && !(BPF_CORE_READ(d, d_sb, s_flags) & SB_KERNMOUNT) &&
+	    (__u64)t->cred == (__u64)t->real_cred)
+		s.lost = 1;
 	if (s.lost) {
 		bl_count(BL_E_PATH_DEPTH);
 		bl_files_lost(&q, BL_A_ATTRIBUTES);

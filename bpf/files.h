@@ -135,7 +135,7 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct 
 	}
 	ns = q->c && q->c->started == 2 ? q->c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
 	s->max_mount = q->c ? q->c->max_mount : 0;
-	s->no_mounts = q->c && !q->c->max_mount && q->c->mounted_after;
+	s->no_mounts = q->c && bl_no_mounts(q->c);
 	s->root_dev = q->c ? q->c->root_dev : 0;
 	for (i = 0; i < BL_RACES; i++) {
 		struct bl_path_found found = { .verdict = { BL_ALLOW, BL_ALLOW } };

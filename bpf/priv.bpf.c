@@ -34,9 +34,10 @@ int BPF_PROG(bl_mod_bpf, int cmd, union bpf_attr *attr, unsigned int size)
  */
 #define BL_MS_REMOUNT	32
 #define BL_MS_BIND	4096
+#define BL_MS_MOVE	8192
 #define BL_MS_PROPAGATE	(1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
 
-static __always_inline int bl_mounting(unsigned long flags, const struct path *to, __u8 hook)
+static __always_inline int bl_mounting(unsigned long flags, const struct path *to, int moves, __u8 hook)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
@@ -47,34 +48,52 @@ static __always_inline int bl_mounting(unsigned long flags, const struct path *t
 		return 0;
 	err = bl_priv_ask(&w, c, BL_R_MOUNT, to, hook, 0);
 	if (!err && makes && c)
-		c->mounted_after = 1;
+		c->mounted_after |= BL_MADE;
+	/* A namespace that a runtime inside makes is not what paths are told by. */
+	if (!err && moves && c && c->mnt_ns == bl_mnt_ns(bpf_get_current_task_btf()))
+		c->mounted_after |= BL_MOVED;
 	return err;
+}
+
+/* path_mount comes to MS_MOVE after all others. */
+static __always_inline int bl_ms_moves(unsigned long flags)
+{
+	return flags & BL_MS_MOVE && !(flags & (BL_MS_REMOUNT | BL_MS_BIND | BL_MS_PROPAGATE));
+}
+
+/* Is a mount in its place in a namespace? That of a detached tree has no number. */
+static __always_inline int bl_attached(const struct path *path)
+{
+	struct vfsmount *mnt = BPF_CORE_READ(path, mnt);
+	struct mount *real = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+
+	return !!BPF_CORE_READ(real, mnt_ns, ns.inum);
 }
 
 SEC("lsm/sb_mount")
 int BPF_PROG(bl_lsm_mount, const char *dev, const struct path *path, const char *type,
 	     unsigned long flags, void *data)
 {
-	return bl_mounting(flags, path, BL_H_MOUNT);
+	return bl_mounting(flags, path, bl_ms_moves(flags), BL_H_MOUNT);
 }
 
 SEC("fmod_ret/security_sb_mount")
 int BPF_PROG(bl_mod_mount, const char *dev, const struct path *path, const char *type,
 	     unsigned long flags, void *data)
 {
-	return bl_mounting(flags, path, BL_H_MOUNT);
+	return bl_mounting(flags, path, bl_ms_moves(flags), BL_H_MOUNT);
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(bl_lsm_move_mount, const struct path *from, const struct path *to)
 {
-	return bl_mounting(0, to, BL_H_MOVE_MOUNT);
+	return bl_mounting(0, to, bl_attached(from), BL_H_MOVE_MOUNT);
 }
 
 SEC("fmod_ret/security_move_mount")
 int BPF_PROG(bl_mod_move_mount, const struct path *from, const struct path *to)
 {
-	return bl_mounting(0, to, BL_H_MOVE_MOUNT);
+	return bl_mounting(0, to, bl_attached(from), BL_H_MOVE_MOUNT);
 }
 
 /* A mount that is taken away can bare what it covered: a masked path, a file of the image. */
@@ -93,13 +112,13 @@ int BPF_PROG(bl_mod_umount, struct vfsmount *mnt, int flags)
 SEC("lsm/sb_pivotroot")
 int BPF_PROG(bl_lsm_pivot, const struct path *old, const struct path *new)
 {
-	return bl_priv(BL_R_MOUNT, new, BL_H_PIVOT_ROOT);
+	return bl_mounting(BL_MS_REMOUNT, new, 1, BL_H_PIVOT_ROOT);
 }
 
 SEC("fmod_ret/security_sb_pivotroot")
 int BPF_PROG(bl_mod_pivot, const struct path *old, const struct path *new)
 {
-	return bl_priv(BL_R_MOUNT, new, BL_H_PIVOT_ROOT);
+	return bl_mounting(BL_MS_REMOUNT, new, 1, BL_H_PIVOT_ROOT);
 }
 
 SEC("lsm/userns_create")
@@ -198,6 +217,17 @@ int BPF_PROG(bl_mod_key_new)
 /* include/linux/ptrace.h */
 #define BL_PTRACE_ATTACH	0x02
 
+/* Is a task still a runtime's on its way into a container? */
+static __always_inline int bl_enters(struct task_struct *t)
+{
+	struct task_struct *leader = t->group_leader;
+	struct bl_task *l = bl_label(t);
+
+	if (!l && leader && leader != t)
+		l = bl_label(leader);
+	return l && l->state == BL_ENTERING;
+}
+
 /* The rules on tasks: tracing any, and doing anything to one outside the own container. */
 static __always_inline int bl_other(struct task_struct *t, int attach, __u8 hook)
 {
@@ -210,9 +240,10 @@ static __always_inline int bl_other(struct task_struct *t, int attach, __u8 hook
 		return 0;
 	if (t->tgid == me->tgid)
 		return 0;
-	own = bl_container_of(bl_cgroup_of(t)) == w.container;
+	/* Code that is put into one that still enters would never be judged. */
+	own = bl_container_of(bl_cgroup_of(t)) == w.container && !(attach && bl_enters(t));
 	/* That somebody looks into a process, as monitors do, does the agent no harm. */
-	if (!own && (attach || hook != BL_H_PTRACE) && bl_host_task(t))
+	if ((attach || hook != BL_H_PTRACE) && bl_host_task(t))
 		err = bl_priv_ask(&w, c, BL_R_HOST_AGENT, NULL, hook, 0);
 	if (!err && attach)
 		err = bl_ptrace_ask(&w, c, own, hook);
@@ -335,6 +366,40 @@ int BPF_PROG(bl_mod_rlimit, struct task_struct *p)
 {
 	return bl_other(p, 0, BL_H_RLIMIT);
 }
+
+/* include/uapi/asm-generic/fcntl.h, sockios.h */
+#define BL_F_SETOWN	8
+#define BL_F_SETOWN_EX	15
+#define BL_FIOSETOWN	0x8901
+#define BL_SIOCSPGRP	0x8902
+
+/* Whom a file is to signal is named here: when the signal comes nobody knows any more who asked. */
+static __always_inline int bl_set_owner(int known, int who, __u8 hook)
+{
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (!bl_confined(&w, &c) || (known && bl_own_number(who)) || bl_own_pids(w.container))
+		return 0;
+	return bl_priv_ask(&w, c, BL_R_OTHER_TASKS, NULL, hook, 0);
+}
+
+#define BL_OWNER_HOOK(id, hook, asks, known, number)					\
+SEC("lsm/" #hook)									\
+int BPF_PROG(bl_lsm_##id, struct file *file, unsigned int cmd, unsigned long arg)	\
+{											\
+	return asks ? bl_set_owner(known, arg, number) : 0;				\
+}											\
+											\
+SEC("fmod_ret/security_" #hook)								\
+int BPF_PROG(bl_mod_##id, struct file *file, unsigned int cmd, unsigned long arg)	\
+{											\
+	return asks ? bl_set_owner(known, arg, number) : 0;				\
+}
+
+BL_OWNER_HOOK(fcntl, file_fcntl, cmd == BL_F_SETOWN || cmd == BL_F_SETOWN_EX, cmd == BL_F_SETOWN, BL_H_FCNTL)
+BL_OWNER_HOOK(ioctl, file_ioctl, cmd == BL_FIOSETOWN || cmd == BL_SIOCSPGRP, 0, BL_H_IOCTL)
+BL_OWNER_HOOK(ioctl32, file_ioctl_compat, cmd == BL_FIOSETOWN || cmd == BL_SIOCSPGRP, 0, BL_H_IOCTL)
 
 /* A ring is an anonymous inode of this name: kernels that are supported here need have no
  * hook for io_uring_setup(2) itself.

@@ -253,13 +253,63 @@ static __noinline int bl_proc_control(struct dentry *d)
 	return bl_kernel_control(t, name);
 }
 
-/* What hands tasks or devices to who may write it. */
+/* Of current's PID namespace. */
+static __always_inline struct upid *bl_upid(struct pid *pid)
+{
+	__u64 numbers = (__u64)pid + bpf_core_field_offset(struct pid, numbers);
+
+	return (void *)(numbers + BPF_CORE_READ(pid, level) * bpf_core_type_size(struct upid));
+}
+
+/* Is it 0, or the number by which current's process knows itself? */
+static __noinline int bl_own_number(int who)
+{
+	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), group_leader, thread_pid);
+	struct upid *u = bl_upid(pid);
+
+	return !who || who == BPF_CORE_READ(u, nr);
+}
+
+/* Are all tasks that current can name by a number the container's own? They are if the first one of
+ * their PID namespace is.
+ */
+static __noinline int bl_own_pids(__u64 container)
+{
+	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
+	struct upid *u = bl_upid(pid);
+	struct css_set *set = BPF_CORE_READ(u, ns, child_reaper, cgroups);
+	struct cgroup *cg = BPF_CORE_READ(set, dfl_cgrp);
+	struct cgroup_subsys_state *css;
+	__u64 id, *top;
+
+	if (bl_v1_subsys >= 0 && bl_v1_subsys < 16) {
+		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + bpf_core_field_offset(struct css_set, subsys) + bl_v1_subsys * sizeof(css));
+		cg = BPF_CORE_READ(css, cgroup);
+	}
+	id = BPF_CORE_READ(cg, kn, id);
+	top = bpf_map_lookup_elem(&bl_cgroups, &id);
+	if (!top && cg && bl_overflow())
+		return bl_container_slow((__u64)cg) == container;
+	return top && *top == container;
+}
+
+/* What hands tasks or devices to who may write it. Names are cut at 15: notify_on_release has the
+ * kernel run what a mount option of release_agent says, which nobody writes to a file.
+ */
 static __noinline int bl_cgroup_control(struct dentry *d)
 {
 	char leaf[16] = {};
 
 	bl_name16(leaf, d);
-	return BL_IS(leaf, "release_agent") || BL_IS(leaf, "devices.allow") || BL_IS(leaf, "devices.deny");
+	return BL_IS(leaf, "release_agent") || BL_IS(leaf, "notify_on_relea") || BL_IS(leaf, "devices.allow") || BL_IS(leaf, "devices.deny");
+}
+
+static __noinline int bl_moves_tasks(struct dentry *d)
+{
+	char leaf[16] = {};
+
+	bl_name16(leaf, d);
+	return BL_IS(leaf, "cgroup.procs") || BL_IS(leaf, "cgroup.threads");
 }
 
 /* Does a file of a cgroup 2 tree belong to a cgroup of the container's? All that is written to
@@ -330,7 +380,8 @@ static __always_inline int bl_priv_open(struct bl_who *w, struct bl_container *c
 	if (!p)
 		return -EPERM;
 	if (magic == BL_CGROUP2 && !bl_cgroup_control(d)) {
-		if (bl_own_cgroup(d, w->container))
+		/* Who can name tasks of others pulls them into a cgroup of its own. */
+		if (bl_own_cgroup(d, w->container) && (!bl_moves_tasks(d) || bl_own_pids(w->container)))
 			return 0;
 		rule = BL_R_OTHER_TASKS;
 	}

@@ -68,6 +68,7 @@ enum bpf_map_type {
 #define MNT_READONLY	0x40		/* include/linux/mount.h */
 #define SB_NOUSER	(1UL << 31)	/* include/linux/fs.h */
 #define SB_RDONLY	1
+#define SB_KERNMOUNT	(1 << 22)
 #define AF_UNIX		1
 #define AF_INET		2
 #define AF_INET6	10
@@ -351,9 +352,19 @@ struct task_struct {
 	struct hlist_node pid_links[4];
 };
 
+struct pid_namespace {
+	struct task_struct *child_reaper;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
 struct pid {
 	unsigned int level;
 	struct hlist_head tasks[4];
+	struct upid numbers[1];		/* of each namespace, the last is the innermost */
 };
 
 struct proc_inode {

@@ -381,6 +381,8 @@ const (
 	kernelBlHookBL_H_ANON_INODE   kernelBlHook = 46
 	kernelBlHookBL_H_CAPABLE      kernelBlHook = 47
 	kernelBlHookBL_H_RLIMIT       kernelBlHook = 48
+	kernelBlHookBL_H_FCNTL        kernelBlHook = 49
+	kernelBlHookBL_H_IOCTL        kernelBlHook = 50
 )
 
 type kernelBlHostIs struct {
@@ -802,6 +804,7 @@ const (
 	kernelProgBlLsmF_setxattr    = "bl_lsm_f_setxattr"
 	kernelProgBlLsmF_symlink     = "bl_lsm_f_symlink"
 	kernelProgBlLsmF_unlink      = "bl_lsm_f_unlink"
+	kernelProgBlLsmFcntl         = "bl_lsm_fcntl"
 	kernelProgBlLsmFtruncate     = "bl_lsm_ftruncate"
 	kernelProgBlLsmH_bpfMap      = "bl_lsm_h_bpf_map"
 	kernelProgBlLsmH_bpfProg     = "bl_lsm_h_bpf_prog"
@@ -827,6 +830,8 @@ const (
 	kernelProgBlLsmH_truncate    = "bl_lsm_h_truncate"
 	kernelProgBlLsmH_umount      = "bl_lsm_h_umount"
 	kernelProgBlLsmH_unlink      = "bl_lsm_h_unlink"
+	kernelProgBlLsmIoctl         = "bl_lsm_ioctl"
+	kernelProgBlLsmIoctl32       = "bl_lsm_ioctl32"
 	kernelProgBlLsmIoprio        = "bl_lsm_ioprio"
 	kernelProgBlLsmKey           = "bl_lsm_key"
 	kernelProgBlLsmKeyNew        = "bl_lsm_key_new"
@@ -882,6 +887,7 @@ const (
 	kernelProgBlModF_setxattr    = "bl_mod_f_setxattr"
 	kernelProgBlModF_symlink     = "bl_mod_f_symlink"
 	kernelProgBlModF_unlink      = "bl_mod_f_unlink"
+	kernelProgBlModFcntl         = "bl_mod_fcntl"
 	kernelProgBlModFtruncate     = "bl_mod_ftruncate"
 	kernelProgBlModH_bpfMap      = "bl_mod_h_bpf_map"
 	kernelProgBlModH_bpfProg     = "bl_mod_h_bpf_prog"
@@ -907,6 +913,8 @@ const (
 	kernelProgBlModH_truncate    = "bl_mod_h_truncate"
 	kernelProgBlModH_umount      = "bl_mod_h_umount"
 	kernelProgBlModH_unlink      = "bl_mod_h_unlink"
+	kernelProgBlModIoctl         = "bl_mod_ioctl"
+	kernelProgBlModIoctl32       = "bl_mod_ioctl32"
 	kernelProgBlModIoprio        = "bl_mod_ioprio"
 	kernelProgBlModKey           = "bl_mod_key"
 	kernelProgBlModKeyNew        = "bl_mod_key_new"
@@ -1075,6 +1083,7 @@ type kernelProgramSpecs struct {
 	BlLsmF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_f_unlink"`
+	BlLsmFcntl         *ebpf.ProgramSpec `ebpf:"bl_lsm_fcntl"`
 	BlLsmFtruncate     *ebpf.ProgramSpec `ebpf:"bl_lsm_ftruncate"`
 	BlLsmH_bpfMap      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_bpf_map"`
 	BlLsmH_bpfProg     *ebpf.ProgramSpec `ebpf:"bl_lsm_h_bpf_prog"`
@@ -1100,6 +1109,8 @@ type kernelProgramSpecs struct {
 	BlLsmH_truncate    *ebpf.ProgramSpec `ebpf:"bl_lsm_h_truncate"`
 	BlLsmH_umount      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_umount"`
 	BlLsmH_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_unlink"`
+	BlLsmIoctl         *ebpf.ProgramSpec `ebpf:"bl_lsm_ioctl"`
+	BlLsmIoctl32       *ebpf.ProgramSpec `ebpf:"bl_lsm_ioctl32"`
 	BlLsmIoprio        *ebpf.ProgramSpec `ebpf:"bl_lsm_ioprio"`
 	BlLsmKey           *ebpf.ProgramSpec `ebpf:"bl_lsm_key"`
 	BlLsmKeyNew        *ebpf.ProgramSpec `ebpf:"bl_lsm_key_new"`
@@ -1155,6 +1166,7 @@ type kernelProgramSpecs struct {
 	BlModF_setxattr    *ebpf.ProgramSpec `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.ProgramSpec `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_f_unlink"`
+	BlModFcntl         *ebpf.ProgramSpec `ebpf:"bl_mod_fcntl"`
 	BlModFtruncate     *ebpf.ProgramSpec `ebpf:"bl_mod_ftruncate"`
 	BlModH_bpfMap      *ebpf.ProgramSpec `ebpf:"bl_mod_h_bpf_map"`
 	BlModH_bpfProg     *ebpf.ProgramSpec `ebpf:"bl_mod_h_bpf_prog"`
@@ -1180,6 +1192,8 @@ type kernelProgramSpecs struct {
 	BlModH_truncate    *ebpf.ProgramSpec `ebpf:"bl_mod_h_truncate"`
 	BlModH_umount      *ebpf.ProgramSpec `ebpf:"bl_mod_h_umount"`
 	BlModH_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_h_unlink"`
+	BlModIoctl         *ebpf.ProgramSpec `ebpf:"bl_mod_ioctl"`
+	BlModIoctl32       *ebpf.ProgramSpec `ebpf:"bl_mod_ioctl32"`
 	BlModIoprio        *ebpf.ProgramSpec `ebpf:"bl_mod_ioprio"`
 	BlModKey           *ebpf.ProgramSpec `ebpf:"bl_mod_key"`
 	BlModKeyNew        *ebpf.ProgramSpec `ebpf:"bl_mod_key_new"`
@@ -1510,6 +1524,7 @@ type kernelPrograms struct {
 	BlLsmF_setxattr    *ebpf.Program `ebpf:"bl_lsm_f_setxattr"`
 	BlLsmF_symlink     *ebpf.Program `ebpf:"bl_lsm_f_symlink"`
 	BlLsmF_unlink      *ebpf.Program `ebpf:"bl_lsm_f_unlink"`
+	BlLsmFcntl         *ebpf.Program `ebpf:"bl_lsm_fcntl"`
 	BlLsmFtruncate     *ebpf.Program `ebpf:"bl_lsm_ftruncate"`
 	BlLsmH_bpfMap      *ebpf.Program `ebpf:"bl_lsm_h_bpf_map"`
 	BlLsmH_bpfProg     *ebpf.Program `ebpf:"bl_lsm_h_bpf_prog"`
@@ -1535,6 +1550,8 @@ type kernelPrograms struct {
 	BlLsmH_truncate    *ebpf.Program `ebpf:"bl_lsm_h_truncate"`
 	BlLsmH_umount      *ebpf.Program `ebpf:"bl_lsm_h_umount"`
 	BlLsmH_unlink      *ebpf.Program `ebpf:"bl_lsm_h_unlink"`
+	BlLsmIoctl         *ebpf.Program `ebpf:"bl_lsm_ioctl"`
+	BlLsmIoctl32       *ebpf.Program `ebpf:"bl_lsm_ioctl32"`
 	BlLsmIoprio        *ebpf.Program `ebpf:"bl_lsm_ioprio"`
 	BlLsmKey           *ebpf.Program `ebpf:"bl_lsm_key"`
 	BlLsmKeyNew        *ebpf.Program `ebpf:"bl_lsm_key_new"`
@@ -1590,6 +1607,7 @@ type kernelPrograms struct {
 	BlModF_setxattr    *ebpf.Program `ebpf:"bl_mod_f_setxattr"`
 	BlModF_symlink     *ebpf.Program `ebpf:"bl_mod_f_symlink"`
 	BlModF_unlink      *ebpf.Program `ebpf:"bl_mod_f_unlink"`
+	BlModFcntl         *ebpf.Program `ebpf:"bl_mod_fcntl"`
 	BlModFtruncate     *ebpf.Program `ebpf:"bl_mod_ftruncate"`
 	BlModH_bpfMap      *ebpf.Program `ebpf:"bl_mod_h_bpf_map"`
 	BlModH_bpfProg     *ebpf.Program `ebpf:"bl_mod_h_bpf_prog"`
@@ -1615,6 +1633,8 @@ type kernelPrograms struct {
 	BlModH_truncate    *ebpf.Program `ebpf:"bl_mod_h_truncate"`
 	BlModH_umount      *ebpf.Program `ebpf:"bl_mod_h_umount"`
 	BlModH_unlink      *ebpf.Program `ebpf:"bl_mod_h_unlink"`
+	BlModIoctl         *ebpf.Program `ebpf:"bl_mod_ioctl"`
+	BlModIoctl32       *ebpf.Program `ebpf:"bl_mod_ioctl32"`
 	BlModIoprio        *ebpf.Program `ebpf:"bl_mod_ioprio"`
 	BlModKey           *ebpf.Program `ebpf:"bl_mod_key"`
 	BlModKeyNew        *ebpf.Program `ebpf:"bl_mod_key_new"`
@@ -1708,6 +1728,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmF_setxattr,
 		p.BlLsmF_symlink,
 		p.BlLsmF_unlink,
+		p.BlLsmFcntl,
 		p.BlLsmFtruncate,
 		p.BlLsmH_bpfMap,
 		p.BlLsmH_bpfProg,
@@ -1733,6 +1754,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmH_truncate,
 		p.BlLsmH_umount,
 		p.BlLsmH_unlink,
+		p.BlLsmIoctl,
+		p.BlLsmIoctl32,
 		p.BlLsmIoprio,
 		p.BlLsmKey,
 		p.BlLsmKeyNew,
@@ -1788,6 +1811,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModF_setxattr,
 		p.BlModF_symlink,
 		p.BlModF_unlink,
+		p.BlModFcntl,
 		p.BlModFtruncate,
 		p.BlModH_bpfMap,
 		p.BlModH_bpfProg,
@@ -1813,6 +1837,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlModH_truncate,
 		p.BlModH_umount,
 		p.BlModH_unlink,
+		p.BlModIoctl,
+		p.BlModIoctl32,
 		p.BlModIoprio,
 		p.BlModKey,
 		p.BlModKeyNew,

@@ -29,13 +29,15 @@ func fileCases() []attackCase {
 	add("  files: {readOnly: [/etc]}\n", false, "file-plant")
 	add("  files: {rules: [{paths: [/etc/shadow], deny: [read]}]}\n", false, "file-shadow")
 	// Of a volume the mount is walked, and not the file system alone.
-	add(filesReadPolicy, true, "keys-read", "keys-renamedir", "keys-hardlink", "keys-procroot", "file-copyrange", "file-handle")
+	add(filesReadPolicy, true, "keys-read", "keys-renamedir", "keys-hardlink", "keys-procroot", "file-copyrange", "file-handle", "file-move")
 	add(filesTreePolicy, true, "auth-write", "file-create", "file-unlink", "file-chmod", "file-renamedir", "file-into", "file-exchange",
 		"file-tmpfile", "file-trunc", "file-fd", "file-bind", "file-uring", "file-xattr", "file-acl", "file-utimes", "file-flags")
 	for i := range out {
 		switch out[i].name {
 		case "file-handle":
 			out[i].flags = []string{"--uid", "0", "--cap-add", "DAC_READ_SEARCH"}
+		case "file-move":
+			out[i].flags = asAdmin
 		case "file-plant", "file-shadow":
 			out[i].flags = []string{"--uid", "0"}
 		}

@@ -39,7 +39,7 @@ func privilegeCases() []attackCase {
 	add("rawDevices: deny", verdict.RuleRawDevices, root("SYS_RAWIO"), "priv-devmem", "priv-kcore")
 	add("kernelControl: deny", verdict.RuleKernelControl, root(), "priv-corepattern", "priv-sysrq", "priv-modprobe")
 	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_ADMIN"), "priv-binfmt", "priv-sysfs")
-	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_ADMIN"), "priv-releaseagent", "priv-ueventhelper")
+	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_ADMIN"), "priv-releaseagent", "priv-notify", "priv-ueventhelper")
 	add("kernelControl: deny", verdict.RuleKernelControl, append(root(), "--net", "host", "--ipc", "host", "--uts", "host"), "priv-hostnet", "priv-hostipc", "priv-hostname")
 	add("kernelControl: deny", verdict.RuleKernelControl, root("SYS_RESOURCE"), "priv-hostuser")
 	out[len(out)-1].needs = sysResource

@@ -34,6 +34,8 @@ func sceneCases() []attackCase {
 	}
 	out = append(out, attackCase{name: "i2-rmdir", bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
 	one("i2-entering", "a program put into a container, whose task the container's root moves to another cgroup before it is executed", verdict.RuleDrift, driftPolicy, sceneEntering)
+	out = append(out, attackCase{name: "p5-entering", id: "P5", about: "trace a task that enters the container, before it executes its program", rule: verdict.RulePtrace,
+		policy: "  privileges: {ptrace: own}\n", scene: sceneTraceEntering, want: bySignal(unsupported)})
 	one("i3-reuse", "a container with the id of one that was bound to a loose policy, and is gone", verdict.RuleAsRoot, rootPolicy, sceneReuse)
 	one("i4-start", "20 containers whose first program is the forbidden one", verdict.RuleAsRoot, rootPolicy, sceneStart)
 	one("i5-stop", "a dropped program executed when the container is told to stop", verdict.RuleDrift, driftPolicy, sceneStop)
@@ -79,34 +81,69 @@ func sceneEntering(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	t.Helper()
 	h.enact(t, c.document(guarded))
 	asRoot := []string{"--uid", "0"}
-	ctr := h.run(t, slices.Concat(asRoot, []string{"--detach", "--bind", cgroupMount(t) + ":/cg"}), "/bin/sleep", "1000")
+	e := h.entering(t, slices.Concat(asRoot, []string{"--bind", cgroupMount(t) + ":/cg"}))
+	h.exec(t, e.id, asRoot, "/bin/sh", "-c", "cd /cg/"+h.scope+"/"+e.id+" && mkdir other && for p in $(cat cgroup.procs); do echo $p > other/cgroup.procs; done")
+	moved, err := os.ReadFile(filepath.Join(cgroupMount(t), h.scope, e.id, "other", "cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := e.goOn(t)
+	if !slices.Contains(strings.Fields(string(moved)), e.pid) {
+		t.Fatalf("%s has not been moved; in the other cgroup are %q", e.pid, moved)
+	}
+	return h.seen(r, c.rule)
+}
+
+// sceneTraceEntering: such a task is traced by who is inside.
+func sceneTraceEntering(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	h.enact(t, c.document(guarded))
+	e := h.entering(t, hostPID)
+	r := h.exec(t, e.id, []string{"--uid", "0"}, "/bin/attack", "--pid", e.pid, "priv-other-ptrace")
+	e.goOn(t)
+	r.id = e.id
+	return h.seen(r, c.rule)
+}
+
+// entrant is a task that has entered a container, where it waits with its program, a dropped one.
+type entrant struct {
+	id, pid string // of the container; its own
+	cmd     *exec.Cmd
+	goes    io.Writer
+	out     *strings.Builder
+}
+
+// entering starts a container with these flags, and a task that enters it.
+func (h *host) entering(t *testing.T, flags []string) entrant {
+	t.Helper()
+	asRoot := []string{"--uid", "0"}
+	ctr := h.run(t, slices.Concat(flags, []string{"--detach"}), "/bin/sleep", "1000")
 	ran(t, ctr)
-	defer h.remove(t, ctr.id)
+	t.Cleanup(func() { h.remove(t, ctr.id) })
 	ran(t, h.exec(t, ctr.id, asRoot, "/bin/cp", "/bin/id", "/tmp/id"))
-	enters := exec.Command(bin("ctr"), "exec", "--state", filepath.Join(h.dir, "ctr"), "--id", ctr.id, "--uid", "0", "--pause", "--", "/tmp/id")
-	var out strings.Builder
-	enters.Stdout, enters.Stderr = &out, &out
-	goes, err := enters.StdinPipe()
+	e := entrant{id: ctr.id, out: &strings.Builder{}}
+	e.cmd = exec.Command(bin("ctr"), "exec", "--state", filepath.Join(h.dir, "ctr"), "--id", ctr.id, "--uid", "0", "--pause", "--", "/tmp/id")
+	e.cmd.Stdout, e.cmd.Stderr = e.out, e.out
+	goes, err := e.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := enters.Start(); err != nil {
+	e.goes = goes
+	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	entering := h.second(t, ctr.id)
-	h.exec(t, ctr.id, asRoot, "/bin/sh", "-c", "cd /cg/"+h.scope+"/"+ctr.id+" && mkdir other && for p in $(cat cgroup.procs); do echo $p > other/cgroup.procs; done")
-	moved, err := os.ReadFile(filepath.Join(cgroupMount(t), h.scope, ctr.id, "other", "cgroup.procs"))
-	if err != nil {
+	e.pid = h.second(t, ctr.id)
+	return e
+}
+
+// goOn lets it execute its program, and waits for its end.
+func (e entrant) goOn(t *testing.T) result {
+	t.Helper()
+	if _, err := io.WriteString(e.goes, "!"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(goes, "!"); err != nil {
-		t.Fatal(err)
-	}
-	_ = enters.Wait() // its code is read below
-	if !slices.Contains(strings.Fields(string(moved)), entering) {
-		t.Fatalf("%s has not been moved; in the other cgroup are %q", entering, moved)
-	}
-	return h.seen(result{id: ctr.id, code: enters.ProcessState.ExitCode(), out: out.String()}, c.rule)
+	_ = e.cmd.Wait() // its code is read below
+	return result{id: e.id, code: e.cmd.ProcessState.ExitCode(), out: e.out.String()}
 }
 
 // second waits for a second process in a container's mount namespace, and returns its number.

@@ -129,18 +129,20 @@ func (l *lab) play(t *testing.T, a attack, args ...string) (string, int) {
 		all = append(all, "--cap-add", "SYS_ADMIN", "--cap-add", "SYS_CHROOT", "--cap-add", "SYS_PTRACE", "--pid", "host")
 	case needSocket:
 		all = append(all, "--bind", answering(t)+":/run/engine")
-	case needVolume, needHandle, needTwice:
+	case needVolume, needHandle, needTwice, needMove:
 		home := filepath.Join(t.TempDir(), "home")
 		if out, err := exec.Command("cp", "-a", filepath.Join(l.rootfs, "home/app"), home).CombinedOutput(); err != nil {
 			t.Fatalf("copy the home: %v\n%s", err, out)
 		}
 		all = append(all, "--bind", home+":/home/app")
-		if a.needs == needHandle {
+		switch a.needs {
+		case needHandle:
 			all = append(all, "--cap-add", "DAC_READ_SEARCH")
-		} else {
-			if a.needs == needTwice {
-				all, words = append(all, "--bind", home+":/twice:ro"), []string{"--at", "/twice"}
-			}
+		case needMove:
+			all = append(all, "--cap-add", "SYS_ADMIN")
+		case needTwice:
+			all, words = append(all, "--bind", home+":/twice:ro", "--uid", "1000"), []string{"--at", "/twice"}
+		default:
 			all = append(all, "--uid", "1000")
 		}
 	default:
@@ -225,6 +227,8 @@ var kernelHas = map[string]string{
 	"priv-devmem":        "a kernel with CONFIG_DEVMEM",
 	"priv-kcore":         "a kernel with CONFIG_PROC_KCORE",
 	"priv-releaseagent":  "a kernel with cgroups of version 1",
+	"priv-notify":        "a kernel with cgroups of version 1",
+	"priv-other-pull":    "a cgroup v2 hierarchy",
 	"priv-ueventhelper":  "a kernel with CONFIG_UEVENT_HELPER",
 	"priv-hostuser":      "CAP_SYS_RESOURCE",
 	"file-flags":         "a file system with inode flags",

@@ -21,6 +21,7 @@ import (
 func gapAttacks() []attack {
 	return []attack{
 		{"priv-releaseagent", "P2", needAdmin, "open the release_agent of a cgroup hierarchy for writing", privReleaseAgent},
+		{"priv-notify", "P2", needAdmin, "open notify_on_release of a cgroup hierarchy that was mounted with a release_agent", privNotify},
 		{"priv-ueventhelper", "P2", needAdmin, "open the path of the kernel's uevent helper for writing", func(e *env) error {
 			if err := openForWriting("/proc/sys/kernel/hotplug"); err == nil || refused(err) {
 				return err
@@ -39,10 +40,13 @@ func gapAttacks() []attack {
 		}},
 		{"priv-other-sched", "P5", needOther, "give a process of another container another scheduler", func(e *env) error { return onOther(e, schedule) }},
 		{"priv-other-ioprio", "P5", needOther, "give a process of another container another I/O priority", func(e *env) error { return onOther(e, ioPriority) }},
+		{"priv-other-sigio", "P5", needOther, "have a process of another container sent a signal when something can be read (F_SETOWN)", func(e *env) error { return onOther(e, sigio) }},
+		{"priv-other-pull", "P5", needJoin, "move a process of another container to the own cgroup", privPull},
 		{"priv-setattr", "F5", needAdmin, "change the flags of a mount by mount_setattr", privSetAttr},
 		{"priv-detached", "F5", needAdmin, "make a file system and use it by its descriptor alone", privDetached},
 		{"file-oldread", "F3", "", "read the key by a descriptor opened before the rule", fileOldRead},
 		{"file-oldwrite", "F3", "", "write by a descriptor opened before the rule", fileOldWrite},
+		{"file-move", "F1", needMove, "read the key after its volume was moved (MS_MOVE)", fileMove},
 		{"file-oldtrunc", "F2", "", "truncate by a descriptor opened before the rule", fileOldTruncate},
 		{"file-utimes", "F2", "", "set the times of a file of the tree", func(e *env) error { return os.Chtimes(e.auth(), time.Unix(1, 0), time.Unix(1, 0)) }},
 		{"file-flags", "F2", "", "set an inode flag of a file of the tree", fileFlags},
@@ -55,10 +59,24 @@ func gapAttacks() []attack {
 
 // privReleaseAgent takes a hierarchy of version 1 that is there, or else makes one without a controller.
 func privReleaseAgent(e *env) error {
+	options, err := hierarchy()
+	if err != nil {
+		return untried(err)
+	}
+	return inHierarchy(e, options, "release_agent")
+}
+
+// privNotify makes a hierarchy: of one that is there the option is ignored.
+func privNotify(e *env) error {
+	return inHierarchy(e, "none,name=belay-notify,release_agent=/nowhere", "notify_on_release")
+}
+
+// hierarchy names one of version 1, as mount options.
+func hierarchy() (string, error) {
 	options := "none,name=belay-attack"
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
-		return untried(err)
+		return "", err
 	}
 	for line := range strings.Lines(string(text)) {
 		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[1] != "" {
@@ -68,6 +86,10 @@ func privReleaseAgent(e *env) error {
 			}
 		}
 	}
+	return options, nil
+}
+
+func inHierarchy(e *env, options, file string) error {
 	dir := e.path("v1")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return untried(err)
@@ -76,7 +98,7 @@ func privReleaseAgent(e *env) error {
 		return untried(fmt.Errorf("mount cgroup %s: %w", options, err))
 	}
 	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	return openForWriting(filepath.Join(dir, "release_agent"))
+	return openForWriting(filepath.Join(dir, file))
 }
 
 // settingOf opens a setting, and writes nothing.
@@ -289,4 +311,50 @@ func netLeftSocket(e *env) error {
 	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
 		return inCgroup(e, toRoot, func() error { return unix.Sendto(fd, []byte("x"), 0, inet4(at)) })
 	})
+}
+
+// privPull takes the process back to where it was.
+func privPull(e *env) error {
+	return onOther(e, func(pid int) error {
+		return inCgroupTree(e, func(tree string) error {
+			of := func(pid string) (string, error) {
+				text, err := os.ReadFile("/proc/" + pid + "/cgroup")
+				if err != nil {
+					return "", untried(err)
+				}
+				for line := range strings.Lines(string(text)) {
+					if name, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+						return filepath.Join(tree, name, "cgroup.procs"), nil
+					}
+				}
+				return "", untried(errors.New("no cgroup of version 2"))
+			}
+			own, err := of("self")
+			if err != nil {
+				return err
+			}
+			was, err := of(fmt.Sprint(pid))
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(own, []byte(fmt.Sprint(pid)), 0); err != nil {
+				return err
+			}
+			return untried(os.WriteFile(was, []byte(fmt.Sprint(pid)), 0))
+		})
+	})
+}
+
+// fileMove leaves the volume where it was.
+func fileMove(e *env) error {
+	to := e.path("moved")
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return untried(err)
+	}
+	if err := unix.Mount(e.home, to, "", unix.MS_MOVE, ""); err != nil {
+		return untried(err)
+	}
+	defer func() { _ = unix.Mount(to, e.home, "", unix.MS_MOVE, "") }()
+	_, err := os.ReadFile(filepath.Join(to, ".ssh/id_rsa"))
+	return err
 }

@@ -82,7 +82,7 @@ func hostAttacks() []attack {
 		{"host-agent-unlink", "H1", needHost, "remove its program", func(e *env) error { return os.Remove(at(e, hostAgent)) }},
 		{"host-agent-signal", "H4", needAgent, "signal the agent", func(e *env) error { return unix.Kill(e.agent, unix.SIGWINCH) }},
 		{"host-agent-stop", "H4", needAgent, "stop it", func(e *env) error { return unix.Kill(e.agent, unix.SIGSTOP) }},
-		{"host-agent-sigio", "H4", needAgent, "have it sent a signal when something can be read (F_SETOWN)", func(e *env) error { return hostSigio(e.agent) }},
+		{"host-agent-sigio", "H4", needAgent, "have it sent a signal when something can be read (F_SETOWN)", func(e *env) error { return sigio(e.agent) }},
 		{"host-agent-trace", "H4", needAgent, "trace it", func(e *env) error { return unix.PtraceSeize(e.agent) }},
 		{"host-agent-mem", "H4", needAgent, "open its memory", func(e *env) error { return readMemory(e.agent) }},
 		{"host-agent-nice", "H4", needAgent, "give it another priority", func(e *env) error { return unix.Setpriority(unix.PRIO_PROCESS, e.agent, 19) }},
@@ -155,8 +155,8 @@ func hostSelf(program string) error {
 	return untried(err)
 }
 
-// hostSigio makes a process the owner of a socket, and writes to the other end: it must be stopped then.
-func hostSigio(pid int) error {
+// sigio makes a process the owner of a socket, and writes to the other end: it must be stopped then.
+func sigio(pid int) error {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		return untried(err)
@@ -164,7 +164,9 @@ func hostSigio(pid int) error {
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
 	for _, c := range [][2]int{{unix.F_SETOWN, pid}, {unix.F_SETSIG, int(unix.SIGSTOP)}, {unix.F_SETFL, unix.O_ASYNC | unix.O_NONBLOCK}} {
-		if _, err := unix.FcntlInt(uintptr(fds[0]), c[0], c[1]); err != nil {
+		if _, err := unix.FcntlInt(uintptr(fds[0]), c[0], c[1]); refused(err) {
+			return err
+		} else if err != nil {
 			return untried(err)
 		}
 	}

@@ -46,6 +46,7 @@ const (
 	needAbstract = "abstract"
 	needRaw      = "raw"    // user 0 with CAP_NET_RAW
 	needHandle   = "handle" // user 0 with CAP_DAC_READ_SEARCH, and --home is a volume
+	needMove     = "move"   // user 0 with CAP_SYS_ADMIN, and --home is a volume
 	needAdmin    = "admin"  // user 0 with CAP_SYS_ADMIN
 	needModule   = "module" // user 0 with CAP_SYS_MODULE
 	needPerf     = "perf"   // user 0 with CAP_PERFMON

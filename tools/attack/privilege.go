@@ -60,6 +60,11 @@ func privilegeAttacks() []attack {
 
 // privCgroup opens what moves tasks into the root of the tree, and writes nothing.
 func privCgroup(e *env) error {
+	return inCgroupTree(e, func(tree string) error { return openForWriting(tree + "/cgroup.procs") })
+}
+
+// inCgroupTree acts with the tree of version 2 mounted at a place of its own.
+func inCgroupTree(e *env, act func(tree string) error) error {
 	tree := e.path("tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return untried(err)
@@ -68,7 +73,7 @@ func privCgroup(e *env) error {
 		return untried(fmt.Errorf("mount cgroup2: %w", err))
 	}
 	defer func() { _ = unix.Unmount(tree, unix.MNT_DETACH) }()
-	return openForWriting(tree + "/cgroup.procs")
+	return act(tree)
 }
 
 // reached takes any answer but a refusal for a win: the call came to where the kernel looks at
