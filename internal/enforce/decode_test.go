@@ -135,7 +135,7 @@ func TestABI(t *testing.T) {
 			t.Errorf("hook %d has no name", i)
 		}
 	}
-	if len(hookNames) != int(kernelBlHookBL_H_RLIMIT)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
+	if len(hookNames) != int(kernelBlHookBL_H_IOCTL)+1 || len(layerNames) != int(kernelBlLayerBL_L_PLAIN)+1 {
 		t.Error("a hook or layer has no name in decode.go")
 	}
 	for i, r := range verdict.Rules() {
