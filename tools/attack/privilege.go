@@ -118,10 +118,10 @@ func onChild(act func(pid int) error) error {
 		_ = unix.PtraceDetach(c.Process.Pid)
 		_ = c.Wait()
 	}()
-	// Until its exec is over the child has this process's own memory, which is no attack. Its
-	// status can be read by everybody.
+	// Until its exec is over, and its program is there and waits, the child has this process's own
+	// memory, which is no attack, or none. Its status can be read by everybody.
 	for range 1000 {
-		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.Process.Pid)); err == nil && string(comm) == "sleep\n" {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.Process.Pid)); err == nil && strings.Contains(string(stat), "(sleep) S ") {
 			return act(c.Process.Pid)
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -99,7 +99,7 @@ for run in "${runs[@]}"; do
 done
 while [ ${#pids[@]} -gt 0 ]; do collect; done
 lines=${lines#:}
-if [ -n "${ATTACKS:-}" ] && [ "$lines" != page ] && ! tr : '\n' <<<"$lines" | xargs -r cat 2>/dev/null | grep -q .; then
+if [ -n "${ATTACKS:-}" ] && [ "$lines" != page ] && ! tr : '\n' <<<"$lines" | xargs -r cat 2>/dev/null | grep . >/dev/null; then # not -q: cat would die of the pipe
 	echo "attack.sh: nothing was played: no attack is named as ATTACKS has it: $ATTACKS" >&2
 	exit 64
 fi
