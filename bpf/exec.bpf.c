@@ -30,6 +30,7 @@ static __always_inline void bl_start(struct bl_container *c, struct bl_who *w)
 	c->root_kuid = bl_ns_root((__u64)BPF_CORE_READ(t, cred, user_ns));
 	bpf_probe_read_kernel(&c->caps, 8, __builtin_preserve_access_index(&t->cred->cap_bset));
 	c->max_mount = bl_max_mount((__u64)BPF_CORE_READ(t, nsproxy, mnt_ns));
+	c->sees_others = bl_own_number() != 1;
 	c->started = 2;
 	if (w->label)
 		w->label->flags |= BL_T_INIT_TREE;

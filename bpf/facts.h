@@ -189,10 +189,27 @@ static __always_inline __u8 bl_overlay_facts(struct inode *inode, struct bl_exec
 	return BL_L_IMAGE;
 }
 
+/* The number of a process in the PID namespace that it is in, and that namespace. */
+static __always_inline struct upid *bl_upid(struct pid *pid)
+{
+	__u64 numbers = (__u64)pid + bpf_core_field_offset(struct pid, numbers);
+
+	return (void *)(numbers + BPF_CORE_READ(pid, level) * bpf_core_type_size(struct upid));
+}
+
+/* By which current's process knows itself. */
+static __noinline int bl_own_number(void)
+{
+	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), group_leader, thread_pid);
+	struct upid *u = bl_upid(pid);
+
+	return BPF_CORE_READ(u, nr);
+}
+
 /* Can any mount but the root's be one that the container has made what it is? */
 static __always_inline int bl_no_mounts(const struct bl_container *c)
 {
-	return c->max_mount ? c->mounted_after & BL_MOVED : c->mounted_after;
+	return c->moved || (!c->max_mount && c->mounted_after);
 }
 
 static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct vfsmount *m,

@@ -169,39 +169,6 @@ int BPF_PROG(bl_mod_f_##id, struct file *file, unsigned int cmd, unsigned long a
 BL_FILES_IOCTL(ioctl, file_ioctl)
 BL_FILES_IOCTL(ioctl32, file_ioctl_compat)	/* since 6.8; before, file_ioctl */
 
-/* Mounts of one file system that are a container's. */
-#define BL_PLACES	4
-#define BL_MOUNTS_MAX	16384
-
-struct bl_places {
-	__u64 head, at;		/* of the file system's list of mounts */
-	__u64 mnt[BL_PLACES];
-	__u32 ns, n;
-	int lost;
-};
-
-static long bl_find_place(__u32 turn, struct bl_places *s)
-{
-	struct mount *m = (void *)s->at - bpf_core_field_offset(struct mount, mnt_instance);
-	struct mnt_namespace *ns;
-
-	if (s->at == s->head || s->lost)
-		return 1;
-	ns = BPF_CORE_READ(m, mnt_ns);
-	if (BPF_CORE_READ(ns, ns.inum) == s->ns) {
-		if (s->n >= BL_PLACES) {
-			s->lost = 1;
-			return 1;
-		}
-		s->mnt[s->n & (BL_PLACES - 1)] = (__u64)m + bpf_core_field_offset(struct mount, mnt);
-		s->n++;
-	}
-	s->at = (__u64)BPF_CORE_READ(m, mnt_instance.next);
-	if (!s->at)
-		s->lost = 1;
-	return s->lost;
-}
-
 /* Is a dentry at or below another? Deeper than BL_DEPTH it is: the walk then says that it is lost. */
 __noinline int bl_below(__u64 dentry, __u64 top)
 {
@@ -219,18 +186,61 @@ __noinline int bl_below(__u64 dentry, __u64 top)
 	return 1;
 }
 
+/* The places where a container has an object of a file system mounted. */
+#define BL_PLACES	4
+#define BL_MOUNTS_MAX	16384
+
+struct bl_places {
+	__u64 head, at;		/* of the file system's list of mounts; at 0: it broke while it was read */
+	__u64 dentry;
+	__u64 mnt[BL_PLACES];
+	__u32 ns, n;		/* n may be BL_PLACES + 1: more than are looked at */
+};
+
+static long bl_find_place(__u32 turn, struct bl_places *s)
+{
+	struct mount *m = (void *)s->at - bpf_core_field_offset(struct mount, mnt_instance);
+
+	if (!s->at || s->at == s->head || s->n > BL_PLACES)
+		return 1;
+	if (BPF_CORE_READ(m, mnt_ns, ns.inum) == s->ns && bl_below(s->dentry, (__u64)BPF_CORE_READ(m, mnt.mnt_root))) {
+		if (s->n < BL_PLACES)
+			s->mnt[s->n & (BL_PLACES - 1)] = (__u64)m + bpf_core_field_offset(struct mount, mnt);
+		s->n++;
+	}
+	s->at = (__u64)BPF_CORE_READ(m, mnt_instance.next);
+	return 0;
+}
+
+/* Finds them. Returns 0 if not all could be. */
+static __always_inline int bl_find_places(struct dentry *d, struct bl_places *s)
+{
+	int i;
+
+	s->dentry = (__u64)d;
+	s->head = (__u64)BPF_CORE_READ(d, d_sb) + bpf_core_field_offset(struct super_block, s_mounts);
+	for (i = 0; i < BL_RACES; i++) {
+		s->n = 0;
+		s->at = (__u64)BPF_CORE_READ(d, d_sb, s_mounts.next);
+		bpf_loop(BL_MOUNTS_MAX, bl_find_place, s, 0);
+		if (s->at)
+			return s->at == s->head && s->n <= BL_PLACES;
+	}
+	return 0;
+}
+
 /* Times, extended attributes and ACLs: no path hook, so no mount. On the root file system none is
  * needed; elsewhere the object is judged at each place where the container has it mounted.
  */
 static __always_inline int bl_files_dentry(struct dentry *d)
 {
+	struct task_struct *t = bpf_get_current_task_btf();
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 	struct bl_files_ask q = { .w = &w };
 	struct path path = { .dentry = d };
-	struct task_struct *t = bpf_get_current_task_btf();
 	struct bl_places s = {};
-	int go, placed = 0;
+	int go, all;
 	__u32 i;
 
 	if (!bl_files_used() || !bl_inside(&w, &c))
@@ -243,28 +253,23 @@ static __always_inline int bl_files_dentry(struct dentry *d)
 		bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
 		return bl_files_verdict(&q, NULL, BL_H_ATTRIBUTES);
 	}
-	if (!bpf_core_field_exists(struct mount, mnt_instance))
+	/* What overlayfs does to its layers. And kernels on which this cannot be told: see hooks.go. */
+	if (bl_lent(t->cred, c) || !bpf_core_field_exists(struct mount, mnt_instance) ||
+	    !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop))
 		return 0;
 	s.ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(t);
-	s.head = (__u64)BPF_CORE_READ(d, d_sb) + bpf_core_field_offset(struct super_block, s_mounts);
-	s.at = (__u64)BPF_CORE_READ(d, d_sb, s_mounts.next);
-	bpf_loop(BL_MOUNTS_MAX, bl_find_place, &s, 0);
-	if (s.at != s.head)
-		s.lost = 1;
+	all = bl_find_places(d, &s);
 	for (i = 0; i < BL_PLACES && i < s.n; i++) {
 		path.mnt = (void *)s.mnt[i];
-		if (!bl_below((__u64)BPF_CORE_READ(&path, dentry), (__u64)BPF_CORE_READ(&path, mnt, mnt_root)))
-			continue;
 		bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
-		placed = 1;
 	}
-	/* On none of its mounts: taken away by the container, unless it is the kernel's own or the act is
-	 * overlayfs's on a layer, with the credentials of who mounted that.
+	/* On none of its mounts: the container has taken that away, unless it is the kernel's own or a layer
+	 * of an overlay that was mounted inside.
 	 */
-	if (!placed && !(BPF_CORE_READ(d, d_sb, s_flags) & SB_KERNMOUNT) &&
+	if (!s.n && !(BPF_CORE_READ(d, d_sb, s_flags) & SB_KERNMOUNT) &&
 	    (__u64)t->cred == (__u64)t->real_cred)
-		s.lost = 1;
-	if (s.lost) {
+		all = 0;
+	if (!all) {
 		bl_count(BL_E_PATH_DEPTH);
 		bl_files_lost(&q, BL_A_ATTRIBUTES);
 	}

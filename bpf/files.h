@@ -94,6 +94,19 @@ static __always_inline int bl_files_ask(struct bl_files_ask *q, __u32 acts)
 			  q->p->rules[BL_AUDITED][BL_R_FILES].opt));
 }
 
+/* The acts of overlayfs for itself run with the credentials of who mounted it. Are these such? They have
+ * capabilities that the container did not start with, or the container started with all.
+ */
+static __always_inline int bl_lent(const struct cred *cred, const struct bl_container *c)
+{
+	__u64 caps = 0;
+
+	if ((__u64)cred == (__u64)bpf_get_current_task_btf()->real_cred)
+		return 0;
+	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_effective));
+	return !c || caps & ~c->caps || !~(c->caps | ~0ULL << 40);
+}
+
 static __always_inline int bl_on_root(const struct bl_container *c, struct dentry *d)
 {
 	return c && c->started == 2 && c->root_magic == OVERLAYFS_SUPER_MAGIC &&
@@ -228,14 +241,14 @@ static __always_inline int bl_files_mapped(struct bl_who *w, struct bl_container
 					   !!(prot & PROT_WRITE), shared), hook);
 }
 
-/* Set by the loader: how many arguments the hook inode_setattr has. Since 6.9 it is given the mount's
- * mapping of ids too, as security_inode_setattr always is.
+/* Set by the loader: how many arguments the backend's hook of setattr has. Since 6.9, and
+ * security_inode_setattr since 6.0, it is given the mount's mapping of ids too.
  */
 volatile const __u32 bl_setattr_args;
 
-#define BL_SETATTR(id, act)								\
-SEC("lsm/inode_setattr")								\
-int bl_lsm_##id(__u64 *ctx)								\
+#define BL_SETATTR_HOOK(section, name, act)						\
+SEC(section)										\
+int name(__u64 *ctx)									\
 {											\
 	struct dentry *dentry;								\
 	struct iattr *attr;								\
@@ -252,12 +265,10 @@ int bl_lsm_##id(__u64 *ctx)								\
 	}										\
 	(void)attr;									\
 	return act;									\
-}											\
-											\
-SEC("fmod_ret/security_inode_setattr")							\
-int BPF_PROG(bl_mod_##id, void *idmap, struct dentry *dentry, struct iattr *attr)	\
-{											\
-	return act;									\
 }
+
+#define BL_SETATTR(id, act)								\
+BL_SETATTR_HOOK("lsm/inode_setattr", bl_lsm_##id, act)					\
+BL_SETATTR_HOOK("fmod_ret/security_inode_setattr", bl_mod_##id, act)
 
 #endif

@@ -26,10 +26,6 @@ enum bl_net_ns {
 	BL_NET_HOST = 2,
 };
 
-/* What was done to a container's mounts after its start. */
-#define BL_MADE		1	/* one was made: told by its id where these are unique (since 6.8) */
-#define BL_MOVED	2	/* one that was there got another place, or another is the root: no id tells */
-
 /* Value of bl_containers. The kernel side writes it; the agent only when it enrols
  * a container that ran before. Everything after started is valid once it is 2.
  */
@@ -45,9 +41,10 @@ struct bl_container {
 	__u32 root_magic;
 	__u32 mnt_ns;		/* inode number of pid 1's mount namespace */
 	__u32 root_kuid;	/* uid 0 of the container's user namespace, as the host sees it */
-	__u8 mounted_after;	/* BL_MADE, BL_MOVED */
+	__u8 mounted_after;	/* a mount was made after the start (kernels without unique mount ids) */
 	__u8 listened;		/* listen(2) was called on a socket of IP: never taken back */
-	__u8 pad2[2];
+	__u8 moved;		/* a mount got another place after the start, or another is the root: no id tells */
+	__u8 sees_others;	/* its first task is not the first of its PID namespace */
 	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
 	__u8 net;		/* bl_net_ns */

@@ -37,7 +37,8 @@ int BPF_PROG(bl_mod_bpf, int cmd, union bpf_attr *attr, unsigned int size)
 #define BL_MS_MOVE	8192
 #define BL_MS_PROPAGATE	(1 << 17 | 1 << 18 | 1 << 19 | 1 << 20)
 
-static __always_inline int bl_mounting(unsigned long flags, const struct path *to, int moves, __u8 hook)
+/* from: the mount namespace in which a mount is given another place; 0: none is. */
+static __always_inline int bl_mounting(unsigned long flags, const struct path *to, __u32 from, __u8 hook)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
@@ -48,52 +49,53 @@ static __always_inline int bl_mounting(unsigned long flags, const struct path *t
 		return 0;
 	err = bl_priv_ask(&w, c, BL_R_MOUNT, to, hook, 0);
 	if (!err && makes && c)
-		c->mounted_after |= BL_MADE;
+		c->mounted_after = 1;
 	/* A namespace that a runtime inside makes is not what paths are told by. */
-	if (!err && moves && c && c->mnt_ns == bl_mnt_ns(bpf_get_current_task_btf()))
-		c->mounted_after |= BL_MOVED;
+	if (!err && from && c && c->mnt_ns == from)
+		c->moved = 1;
 	return err;
 }
 
 /* path_mount comes to MS_MOVE after all others. */
-static __always_inline int bl_ms_moves(unsigned long flags)
+static __always_inline __u32 bl_ms_from(unsigned long flags)
 {
-	return flags & BL_MS_MOVE && !(flags & (BL_MS_REMOUNT | BL_MS_BIND | BL_MS_PROPAGATE));
+	if (!(flags & BL_MS_MOVE) || flags & (BL_MS_REMOUNT | BL_MS_BIND | BL_MS_PROPAGATE))
+		return 0;
+	return bl_mnt_ns(bpf_get_current_task_btf());
 }
 
-/* Is a mount in its place in a namespace? That of a detached tree has no number. */
-static __always_inline int bl_attached(const struct path *path)
+static __always_inline __u32 bl_ns_of(const struct path *path)
 {
 	struct vfsmount *mnt = BPF_CORE_READ(path, mnt);
 	struct mount *real = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 
-	return !!BPF_CORE_READ(real, mnt_ns, ns.inum);
+	return BPF_CORE_READ(real, mnt_ns, ns.inum);
 }
 
 SEC("lsm/sb_mount")
 int BPF_PROG(bl_lsm_mount, const char *dev, const struct path *path, const char *type,
 	     unsigned long flags, void *data)
 {
-	return bl_mounting(flags, path, bl_ms_moves(flags), BL_H_MOUNT);
+	return bl_mounting(flags, path, bl_ms_from(flags), BL_H_MOUNT);
 }
 
 SEC("fmod_ret/security_sb_mount")
 int BPF_PROG(bl_mod_mount, const char *dev, const struct path *path, const char *type,
 	     unsigned long flags, void *data)
 {
-	return bl_mounting(flags, path, bl_ms_moves(flags), BL_H_MOUNT);
+	return bl_mounting(flags, path, bl_ms_from(flags), BL_H_MOUNT);
 }
 
 SEC("lsm/move_mount")
 int BPF_PROG(bl_lsm_move_mount, const struct path *from, const struct path *to)
 {
-	return bl_mounting(0, to, bl_attached(from), BL_H_MOVE_MOUNT);
+	return bl_mounting(0, to, bl_ns_of(from), BL_H_MOVE_MOUNT);
 }
 
 SEC("fmod_ret/security_move_mount")
 int BPF_PROG(bl_mod_move_mount, const struct path *from, const struct path *to)
 {
-	return bl_mounting(0, to, bl_attached(from), BL_H_MOVE_MOUNT);
+	return bl_mounting(0, to, bl_ns_of(from), BL_H_MOVE_MOUNT);
 }
 
 /* A mount that is taken away can bare what it covered: a masked path, a file of the image. */
@@ -112,13 +114,13 @@ int BPF_PROG(bl_mod_umount, struct vfsmount *mnt, int flags)
 SEC("lsm/sb_pivotroot")
 int BPF_PROG(bl_lsm_pivot, const struct path *old, const struct path *new)
 {
-	return bl_mounting(BL_MS_REMOUNT, new, 1, BL_H_PIVOT_ROOT);
+	return bl_mounting(BL_MS_REMOUNT, new, bl_ns_of(new), BL_H_PIVOT_ROOT);
 }
 
 SEC("fmod_ret/security_sb_pivotroot")
 int BPF_PROG(bl_mod_pivot, const struct path *old, const struct path *new)
 {
-	return bl_mounting(BL_MS_REMOUNT, new, 1, BL_H_PIVOT_ROOT);
+	return bl_mounting(BL_MS_REMOUNT, new, bl_ns_of(new), BL_H_PIVOT_ROOT);
 }
 
 SEC("lsm/userns_create")
@@ -379,7 +381,7 @@ static __always_inline int bl_set_owner(int known, int who, __u8 hook)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	if (!bl_confined(&w, &c) || (known && bl_own_number(who)) || bl_own_pids(w.container))
+	if (!bl_confined(&w, &c) || (known && (!who || who == bl_own_number())) || bl_own_pids(w.container))
 		return 0;
 	return bl_priv_ask(&w, c, BL_R_OTHER_TASKS, NULL, hook, 0);
 }
@@ -428,9 +430,8 @@ int BPF_PROG(bl_mod_anon_inode, struct inode *inode, const struct qstr *name)
 	return bl_anon_inode(name);
 }
 
-/* Capabilities that are not to be used, whoever has them. The acts of overlayfs for itself run
- * with the credentials of who mounted it, which are no use of the task's: those have
- * capabilities that the container did not start with, or the container started with all.
+/* Capabilities that are not to be used, whoever has them; of credentials that are lent, it is no use
+ * of the task's.
  */
 #define BL_CAP_NOAUDIT	0x02	/* CAP_OPT_NOAUDIT: the kernel asks, not the task */
 
@@ -449,19 +450,12 @@ static __always_inline int bl_lacks(const struct cred *cred, struct user_namespa
 
 static __always_inline int bl_capable(const struct cred *cred, int cap, unsigned int opts)
 {
-	struct task_struct *t = bpf_get_current_task_btf();
 	struct bl_container *c = NULL;
 	struct bl_who w = {};
-	__u64 caps = 0;
 	int err;
 
-	if (!bl_confined(&w, &c))
+	if (!bl_confined(&w, &c) || bl_lent(cred, c))
 		return 0;
-	if ((__u64)cred != (__u64)t->real_cred) {
-		bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&cred->cap_effective));
-		if (!c || caps & ~c->caps || !~(c->caps | ~0ULL << 40))
-			return 0;
-	}
 	if (cap == BL_CAP_SYS_ADMIN && bl_mount_call()) {
 		err = bl_priv_ask(&w, c, BL_R_MOUNT, NULL, BL_H_CAPABLE, 0);
 		if (err)

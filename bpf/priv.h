@@ -253,22 +253,6 @@ static __noinline int bl_proc_control(struct dentry *d)
 	return bl_kernel_control(t, name);
 }
 
-/* Of current's PID namespace. */
-static __always_inline struct upid *bl_upid(struct pid *pid)
-{
-	__u64 numbers = (__u64)pid + bpf_core_field_offset(struct pid, numbers);
-
-	return (void *)(numbers + BPF_CORE_READ(pid, level) * bpf_core_type_size(struct upid));
-}
-
-/* Is it 0, or the number by which current's process knows itself? */
-static __noinline int bl_own_number(int who)
-{
-	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), group_leader, thread_pid);
-	struct upid *u = bl_upid(pid);
-
-	return !who || who == BPF_CORE_READ(u, nr);
-}
 
 /* Are all tasks that current can name by a number the container's own? They are if the first one of
  * their PID namespace is.
@@ -380,8 +364,10 @@ static __always_inline int bl_priv_open(struct bl_who *w, struct bl_container *c
 	if (!p)
 		return -EPERM;
 	if (magic == BL_CGROUP2 && !bl_cgroup_control(d)) {
-		/* Who can name tasks of others pulls them into a cgroup of its own. */
-		if (bl_own_cgroup(d, w->container) && (!bl_moves_tasks(d) || bl_own_pids(w->container)))
+		/* Who can name tasks of others pulls them into a cgroup of its own. Whom a number names is
+		 * found out at the write, in another PID namespace maybe than that of who opens.
+		 */
+		if (bl_own_cgroup(d, w->container) && !(bl_moves_tasks(d) && (!c || c->sees_others)))
 			return 0;
 		rule = BL_R_OTHER_TASKS;
 	}

@@ -56,7 +56,7 @@ static __always_inline int bl_is_32(void)
 static __always_inline int bl_mount_call(void)
 {
 	void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	long call;
+	__u32 call;	/* of what a task puts above 32 bits the kernel takes no notice */
 
 	if (bl_is_x86())
 		call = BPF_CORE_READ((struct pt_regs___x86 *)regs, orig_ax) & ~BL_X32_BIT;
@@ -94,13 +94,13 @@ static __always_inline __u64 bl_exec_argv(void)
 		return 0;
 	}
 	if (bl_is_32()) {
-		switch (BPF_CORE_READ(x, orig_ax)) {
+		switch ((__u32)BPF_CORE_READ(x, orig_ax)) {
 		case 11: return (__u32)BPF_CORE_READ(x, cx);
 		case 358: return (__u32)BPF_CORE_READ(x, dx);
 		}
 		return 0;
 	}
-	switch (BPF_CORE_READ(x, orig_ax) & ~BL_X32_BIT) {
+	switch ((__u32)BPF_CORE_READ(x, orig_ax) & ~BL_X32_BIT) {
 	case 59: case 520: return BPF_CORE_READ(x, si);
 	case 322: case 545: return BPF_CORE_READ(x, dx);
 	}

@@ -38,6 +38,10 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
+enum bpf_func_id {
+	BPF_FUNC_loop = 181,	/* since 5.17 */
+};
+
 #define BPF_ANY			0
 #define BPF_NOEXIST		1
 #define BPF_F_NO_PREALLOC	1

@@ -105,6 +105,7 @@ func (e *Enforcer) carryStates(old *ebpf.Map, noted bool) error {
 		case err == nil && olderState(&was, &is):
 			was.Listened |= is.Listened
 			was.MountedAfter |= is.MountedAfter
+			was.Moved |= is.Moved
 			err = states.Update(id, was, ebpf.UpdateExist)
 		}
 		if errors.Is(err, unix.E2BIG) {
@@ -129,7 +130,7 @@ func olderState(was, is *kernelBlContainer) bool {
 	case is.Started != containerStarted:
 		return true
 	}
-	return is.StartNs > was.StartNs+sameStart || was.Listened > is.Listened || was.MountedAfter > is.MountedAfter
+	return is.StartNs > was.StartNs+sameStart || was.Listened > is.Listened || was.MountedAfter > is.MountedAfter || was.Moved > is.Moved
 }
 
 // sameStart is within what two agents' programs note of one exec.

@@ -26,6 +26,7 @@ func TestOlderState(t *testing.T) {
 		{"both saw the first exec", started, with(func(c *kernelBlContainer) { c.StartNs += 1000 }), false},
 		{"the first exec is being noted", started, kernelBlContainer{Started: containerStarting}, false},
 		{"listened meanwhile", with(func(c *kernelBlContainer) { c.Listened = 1 }), started, true},
+		{"moved meanwhile", with(func(c *kernelBlContainer) { c.Moved = 1 }), started, true},
 		{"mounted meanwhile", with(func(c *kernelBlContainer) { c.MountedAfter = 1 }), started, true},
 		{"the same", started, started, false},
 		{"these saw more", started, with(func(c *kernelBlContainer) { c.Listened = 1 }), false},

@@ -205,6 +205,7 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 	c.RootKuid = rootKuid(proc + "/uid_map")
 	c.StartNs = startedNs(proc + "/stat")
 	c.Caps = boundingSet(proc + "/status")
+	c.SeesOthers = flag(!firstInPIDs(proc + "/status"))
 	// Mounts made before now cannot be told from those present at the start.
 	c.MaxMount = 0
 	// Nor can anyone tell whether it has listened: its start is over, as far as that ends it.
@@ -351,6 +352,13 @@ func boundingSet(file string) uint64 {
 		return ^uint64(0)
 	}
 	return n
+}
+
+// firstInPIDs tells whether a process is the first of its PID namespace.
+func firstInPIDs(file string) bool {
+	v, _ := statusField(file, "NSpid:")
+	fields := strings.Fields(v)
+	return len(fields) > 0 && fields[len(fields)-1] == "1"
 }
 
 // startedNs returns a process's start since boot in nanoseconds, 1 if unknown: long ago.

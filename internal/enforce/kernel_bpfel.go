@@ -145,7 +145,8 @@ type kernelBlContainer struct {
 	RootKuid     uint32
 	MountedAfter uint8
 	Listened     uint8
-	Pad2         [2]uint8
+	Moved        uint8
+	SeesOthers   uint8
 	UserLevel    uint8
 	Class        uint8
 	Net          uint8

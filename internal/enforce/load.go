@@ -293,7 +293,11 @@ func (e *Enforcer) configure() error {
 	if err != nil {
 		return err
 	}
-	setattr, err := hookArgs("inode_setattr")
+	hook := "security_inode_setattr"
+	if e.backend == verdict.BackendLSM {
+		hook = "bpf_lsm_inode_setattr"
+	}
+	setattr, err := argsOf(hook)
 	if err != nil {
 		return err
 	}

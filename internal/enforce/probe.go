@@ -195,23 +195,23 @@ func kernelSymbol(name string) uint64 {
 	return 0
 }
 
-// hookArgs returns how many arguments an LSM hook has here, 0 if there is none of that name.
+// argsOf returns how many arguments a function of the kernel has here, 0 if there is none of that name.
 //
 // Source: the kernel's BTF.
-func hookArgs(name string) (uint32, error) {
+func argsOf(name string) (uint32, error) {
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
 		return 0, fmt.Errorf("read the kernel's BTF: %w", err)
 	}
 	var fn *btf.Func
-	if err := spec.TypeByName("bpf_lsm_"+name, &fn); errors.Is(err, btf.ErrNotFound) {
+	if err := spec.TypeByName(name, &fn); errors.Is(err, btf.ErrNotFound) {
 		return 0, nil
 	} else if err != nil {
-		return 0, fmt.Errorf("find the hook %s: %w", name, err)
+		return 0, fmt.Errorf("find %s: %w", name, err)
 	}
 	proto, ok := fn.Type.(*btf.FuncProto)
 	if !ok {
-		return 0, fmt.Errorf("the hook %s has no arguments in BTF: %w", name, ErrUnsupported)
+		return 0, fmt.Errorf("%s has no arguments in BTF: %w", name, ErrUnsupported)
 	}
 	return uint32(len(proto.Params)), nil
 }

@@ -1,6 +1,10 @@
 package kernel
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,6 +72,41 @@ func TestFilesAudited(t *testing.T) {
 	h := get(t)
 	for _, c := range fileCases() {
 		t.Run(c.title(), func(t *testing.T) { audited(t, h, c) })
+	}
+}
+
+// Times and attributes on volumes are ordinary work, with more mounts of one file system than an object is
+// looked for on; and so is what overlayfs does with them on a layer of that file system.
+func TestFilesQuietAttributes(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("tree", "enforce", "  files: {readOnly: [/home/app/.ssh]}\n"))
+	dir := filepath.Join(h.dir, "quiet-"+newID()[:8])
+	upper := filepath.Join(dir, "upper")
+	if err := os.MkdirAll(upper, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{"--uid", "0", "--cap-add", "SYS_ADMIN", "--upper", upper}
+	for i := range 6 {
+		v := filepath.Join(dir, strconv.Itoa(i))
+		if err := os.Mkdir(v, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		flags = append(flags, "--bind", fmt.Sprintf("%s:/v%d", v, i))
+	}
+	for name, script := range map[string]string{
+		"volume":  "for v in 0 1 5; do echo x > /v$v/a && touch -d '2020-01-01 00:00:00' /v$v/a && ls -l /v$v/a | grep -q 2020 && cp -p /v$v/a /v$v/b && tar cf /v$v/t -C /v$v a && tar xf /v$v/t -C /tmp; done",
+		"copy-up": "echo x >> /home/app/bin/id && mkdir /home/app/new && mv /home/app/bin /home/app/was && rm -r /home/app/was && mkdir /home/app/bin && touch -d '2020-01-01 00:00:00' /etc/passwd && ls -l /etc/passwd | grep -q 2020",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, d := range []string{"upper", "work"} {
+				if err := os.RemoveAll(filepath.Join(upper, d)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := h.run(t, flags, "/bin/sh", "-c", script)
+			ran(t, r)
+			h.none(t, r.id)
+		})
 	}
 }
 

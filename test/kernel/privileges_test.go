@@ -25,7 +25,7 @@ func privilegeCases() []attackCase {
 			out = append(out, attackCase{name: n, rule: rule, policy: "  privileges: {" + field + "}\n", flags: flags, want: bySignal(unsupported)})
 		}
 	}
-	add("mount: deny", verdict.RuleMount, root("SYS_ADMIN"), "priv-mount", "priv-bind", "priv-remount", "priv-umount", "priv-movemount", "priv-move", "priv-pivot", "priv-setattr", "priv-detached")
+	add("mount: deny", verdict.RuleMount, root("SYS_ADMIN"), "priv-mount", "priv-bind", "priv-remount", "priv-umount", "priv-movemount", "priv-move", "priv-pivot", "priv-setattr", "priv-setattr-high", "priv-clonetree", "priv-detached")
 	add("ptrace: deny", verdict.RulePtrace, nil, "priv-ptrace", "priv-mem", "priv-traceme")
 	add("otherTasks: deny", verdict.RuleOtherTasks, append(root("SYS_NICE", "SYS_PTRACE"), "--pid", "host"), "priv-signal", "priv-nice", "priv-environ")
 	add("otherTasks: deny", verdict.RuleOtherTasks, root("SYS_ADMIN"), "priv-cgroup")

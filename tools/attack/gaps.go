@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -41,8 +42,11 @@ func gapAttacks() []attack {
 		{"priv-other-sched", "P5", needOther, "give a process of another container another scheduler", func(e *env) error { return onOther(e, schedule) }},
 		{"priv-other-ioprio", "P5", needOther, "give a process of another container another I/O priority", func(e *env) error { return onOther(e, ioPriority) }},
 		{"priv-other-sigio", "P5", needOther, "have a process of another container sent a signal when something can be read (F_SETOWN)", func(e *env) error { return onOther(e, sigio) }},
-		{"priv-other-pull", "P5", needJoin, "move a process of another container to the own cgroup", privPull},
+		{"priv-other-pull", "P5", needJoin, "move a process of another container to the own cgroup", privPull(os.OpenFile)},
+		{"priv-other-pull-nested", "P5", needJoin, "the same, the file opened in a PID namespace of one's own", privPull(openNested)},
 		{"priv-setattr", "F5", needAdmin, "change the flags of a mount by mount_setattr", privSetAttr},
+		{"priv-setattr-high", "F5", needAdmin, "the same, the call's number with bits that the kernel takes no notice of", privSetAttrHigh},
+		{"priv-clonetree", "F5", needAdmin, "clone a tree of mounts and use it by its descriptor alone", privCloneTree},
 		{"priv-detached", "F5", needAdmin, "make a file system and use it by its descriptor alone", privDetached},
 		{"file-oldread", "F3", "", "read the key by a descriptor opened before the rule", fileOldRead},
 		{"file-oldwrite", "F3", "", "write by a descriptor opened before the rule", fileOldWrite},
@@ -171,12 +175,29 @@ func ioPriority(pid int) error {
 	return nil
 }
 
-func privSetAttr(*env) error {
-	err := unix.MountSetattr(unix.AT_FDCWD, "/proc", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODIRATIME})
-	if errors.Is(err, unix.ENOSYS) {
-		return untried(err)
+func privSetAttr(*env) error { return setAttr(unix.SYS_MOUNT_SETATTR) }
+
+// privSetAttrHigh: of a call's number x86 looks at 32 bits.
+func privSetAttrHigh(*env) error { return setAttr(1<<32 | unix.SYS_MOUNT_SETATTR) }
+
+func setAttr(call uintptr) error {
+	attr, path := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODIRATIME}, []byte("/proc\x00")
+	_, _, errno := unix.Syscall6(call, uintptr(unix.AT_FDCWD&(1<<64-1)), uintptr(unsafe.Pointer(&path[0])), 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.ENOSYS:
+		return untried(errno)
 	}
-	return err
+	return errno
+}
+
+func privCloneTree(*env) error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 func privDetached(*env) error {
@@ -314,35 +335,70 @@ func netLeftSocket(e *env) error {
 }
 
 // privPull takes the process back to where it was.
-func privPull(e *env) error {
-	return onOther(e, func(pid int) error {
-		return inCgroupTree(e, func(tree string) error {
-			of := func(pid string) (string, error) {
-				text, err := os.ReadFile("/proc/" + pid + "/cgroup")
+func privPull(open func(name string, flag int, perm os.FileMode) (*os.File, error)) func(*env) error {
+	return func(e *env) error {
+		return onOther(e, func(pid int) error {
+			return inCgroupTree(e, func(tree string) error {
+				own, err := procsOf(tree, "self")
 				if err != nil {
-					return "", untried(err)
+					return untried(err)
 				}
-				for line := range strings.Lines(string(text)) {
-					if name, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-						return filepath.Join(tree, name, "cgroup.procs"), nil
-					}
+				was, err := procsOf(tree, strconv.Itoa(pid))
+				if err != nil {
+					return untried(err)
 				}
-				return "", untried(errors.New("no cgroup of version 2"))
-			}
-			own, err := of("self")
-			if err != nil {
-				return err
-			}
-			was, err := of(fmt.Sprint(pid))
-			if err != nil {
-				return err
-			}
-			if err := os.WriteFile(own, []byte(fmt.Sprint(pid)), 0); err != nil {
-				return err
-			}
-			return untried(os.WriteFile(was, []byte(fmt.Sprint(pid)), 0))
+				f, err := open(own, os.O_WRONLY, 0)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				if _, err := f.WriteString(strconv.Itoa(pid)); err != nil {
+					return err
+				}
+				return untried(os.WriteFile(was, []byte(strconv.Itoa(pid)), 0))
+			})
 		})
-	})
+	}
+}
+
+// procsOf names the list of tasks of a process's cgroup.
+func procsOf(tree, pid string) (string, error) {
+	text, err := os.ReadFile("/proc/" + pid + "/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			return filepath.Join(tree, name, "cgroup.procs"), nil
+		}
+	}
+	return "", errors.New("no cgroup of version 2")
+}
+
+// openNested has a child open a file for writing, the first process of a PID namespace, and takes the
+// descriptor from it.
+func openNested(name string, _ int, _ os.FileMode) (*os.File, error) {
+	c := exec.Command("/bin/sh", "-c", "exec 3>"+name+" && echo && read x")
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	in, err1 := c.StdinPipe()
+	out, err2 := c.StdoutPipe()
+	if err := errors.Join(err1, err2, c.Start()); err != nil {
+		return nil, untried(err)
+	}
+	defer func() { _, _ = in.Close(), c.Wait() }()
+	if n, _ := out.Read(make([]byte, 1)); n == 0 {
+		return nil, fmt.Errorf("%w: the child cannot open it", errRefused)
+	}
+	child, err := unix.PidfdOpen(c.Process.Pid, 0)
+	if err != nil {
+		return nil, untried(err)
+	}
+	defer unix.Close(child)
+	fd, err := unix.PidfdGetfd(child, 3, 0)
+	if err != nil {
+		return nil, untried(err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // fileMove leaves the volume where it was.

@@ -105,7 +105,7 @@ func setup(f *runFlags) error {
 	}
 	dir := filepath.Join(f.State, f.ID)
 	merged := filepath.Join(dir, "merged")
-	if err := mountOverlay(f.Rootfs, filepath.Join(dir, "layers"), merged); err != nil {
+	if err := mountOverlay(f.Rootfs, filepath.Join(dir, "layers"), merged, f.Upper); err != nil {
 		return err
 	}
 	if err := mountBasics(merged); err != nil {
@@ -151,9 +151,11 @@ func openBinds(list []string) ([]bind, error) {
 }
 
 // mountOverlay puts the container's layers together. The writable one is on a tmpfs
-// that only this mount namespace has, so it ends with the container.
-func mountOverlay(lower, layers, merged string) error {
-	if err := mount("tmpfs", layers, "tmpfs", 0, "mode=755"); err != nil {
+// that only this mount namespace has, so it ends with the container, unless there is a place for it.
+func mountOverlay(lower, layers, merged, place string) error {
+	if place != "" {
+		layers = place
+	} else if err := mount("tmpfs", layers, "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
 	upper, work := filepath.Join(layers, "upper"), filepath.Join(layers, "work")

@@ -19,7 +19,7 @@ type runFlags struct {
 	Userns, Detach           bool
 	IntoCgroup               bool
 	Net, PIDNS, IPC, UTS     string
-	Leak                     string
+	Leak, Upper              string
 	Args                     []string
 }
 
@@ -64,6 +64,7 @@ func parseRun(args []string) (*runFlags, error) {
 	fs.StringVar(&f.IPC, "ipc", "own", "own (namespace) or host")
 	fs.StringVar(&f.UTS, "uts", "own", "own (namespace) or host")
 	fs.StringVar(&f.Leak, "leak", "", "a directory of the host that CMD has as working directory, as of a runtime that leaves one open (CVE-2024-21626)")
+	fs.StringVar(&f.Upper, "upper", "", "an empty directory of the host for the writable layer, as an engine's (default: a tmpfs of its own)")
 	if err := parseFlags(fs, args); err != nil {
 		return nil, err
 	}
