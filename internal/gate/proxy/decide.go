@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -208,7 +209,7 @@ func starts(action string) bool {
 }
 
 // mayNotStart says why a container that is there must not start; nil: it may.
-func (x *exchange) mayNotStart(f *found) *refusal {
+func (x *exchange) mayNotStart(ctx context.Context, f *found) *refusal {
 	judged := f.Labels[policy.ImageLabel]
 	if judged != "" && judged != f.ImageID {
 		x.c.s.counts.unresolved.Add(1)
@@ -216,7 +217,7 @@ func (x *exchange) mayNotStart(f *found) *refusal {
 			msg: "belay: the image's name was given to another image while the container was created; create it again"}
 	}
 	if judged != "" {
-		if r := x.turned(f); r != nil {
+		if r := x.turned(ctx, f); r != nil {
 			return r
 		}
 	}
@@ -248,7 +249,7 @@ func (x *exchange) resolve() *refusal {
 			return &refusal{status: http.StatusForbidden, cause: "unresolved", msg: "belay: " + err.Error()}
 		}
 		if f.Kind == apicall.ResourceContainer && starts(call.Action) {
-			x.hold = x.mayNotStart(f)
+			x.hold = x.mayNotStart(ctx, f)
 		}
 		if call.Action == "container.exec" && f.Kind == apicall.ResourceContainer {
 			x.resolveUser(f)

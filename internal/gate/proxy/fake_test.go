@@ -43,7 +43,7 @@ type daemon struct {
 	owed             string // value of the label that says what its containers owe
 	started          string // when its containers were started first
 	label            string // one more of their labels
-	bind             string // source of a bind of theirs
+	bind, device     string // source of a bind of theirs; device of a volume of theirs
 }
 
 type seenRequest struct {
@@ -140,6 +140,8 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		for _, id := range []string{idWeb, idDB, "gone"} {
 			writeJSON(w, map[string]any{"Type": "network", "Action": "connect", "Actor": map[string]any{"ID": "net1", "Attributes": map[string]string{"name": "shared", "container": id}}})
 		}
+	case p == "/volumes/vol" && d.device != "":
+		writeJSON(w, map[string]any{"Name": "vol", "Driver": "local", "Options": map[string]string{"type": "none", "o": "rw,bind", "device": d.device}})
 	case p == "/networks/net1":
 		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
 	case p == "/v1.27/networks", p == "/networks":
@@ -199,7 +201,7 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 		labels[d.label] = "0123456789abcdef"
 	}
 	started := d.started
-	mounts := []any{map[string]string{"Type": "volume", "Source": "/nowhere"}}
+	mounts := []any{map[string]string{"Type": "volume", "Source": "/nowhere", "Name": "vol"}}
 	if d.bind != "" {
 		mounts = append(mounts, map[string]string{"Type": "bind", "Source": d.bind})
 	}

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,19 +40,38 @@ func (x *exchange) resolveMounts() *refusal {
 
 // turned refuses the start of a container that the gate had made, if the source of a bind leads
 // elsewhere than when it was judged: [Server] forwards sources without links, and the daemon goes to
-// them by their path again at each start (D4).
-func (x *exchange) turned(f *found) *refusal {
-	for _, source := range f.Binds {
+// them by their path again at each start (D4). A volume that is a bind is made by another request and
+// has the device that this one said, links and all: it starts from none that has any.
+func (x *exchange) turned(ctx context.Context, f *found) *refusal {
+	sources := f.Binds
+	for _, name := range f.Volumes {
+		v, err := x.c.s.findVolume(ctx, name)
+		switch {
+		case errors.Is(err, errNotFound):
+			continue // the daemon makes it anew, with no options
+		case err != nil:
+			x.c.s.counts.unresolved.Add(1)
+			return &refusal{status: http.StatusServiceUnavailable, cause: "unresolved", msg: "belay: a volume of the container: " + err.Error()}
+		case v.binds():
+			sources = append(sources, v.Options["device"])
+		}
+	}
+	for _, source := range sources {
 		real, err := realPath(source)
 		if err == nil && real == source {
 			continue
 		}
 		x.c.s.counts.unresolved.Add(1)
-		x.c.s.o.Log.Warn("the source of a bind has changed since the container was created", attr.ContainerID, f.ID, "source", source, "now", real)
+		x.c.s.o.Log.Warn("the source of a mount leads over a link", attr.ContainerID, f.ID, "source", source, "now", real)
 		return &refusal{status: http.StatusConflict, cause: "mount_changed",
-			msg: fmt.Sprintf("belay: the source of a bind, %q, leads elsewhere than when the container was created; put it back, or create the container again", source)}
+			msg: fmt.Sprintf("belay: the source of a mount, %q, leads over a link, to %q now: put it back as it was when the container was created; or create the container, and what it has the mount from, again without the link", source, real)}
 	}
 	return nil
+}
+
+// binds tells whether a volume is a bind of a path of the host.
+func (f *found) binds() bool {
+	return path.IsAbs(f.Options["device"]) && slices.ContainsFunc(strings.Split(f.Options["o"], ","), func(o string) bool { return o == "bind" || o == "rbind" })
 }
 
 // maxLevels bounds how much of a path may not exist yet.

@@ -34,7 +34,7 @@ type found struct {
 	User           string            // of an image's configuration, or a container's own
 	PID            int               // of a container that runs
 	Ran            bool              // a container that has been started before
-	Binds          []string          // of a container: the sources of its binds
+	Binds, Volumes []string          // of a container: the sources of its binds, the names of its volumes
 	Options        map[string]string // of a volume's driver
 	Driver         string
 }
@@ -140,7 +140,7 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 			Image, User string
 			Labels      map[string]string
 		}
-		Mounts []struct{ Type, Source string }
+		Mounts []struct{ Type, Source, Name string }
 	}
 	if err := s.get(ctx, "/containers/", name, "/json", &a); err != nil {
 		return nil, err
@@ -148,16 +148,19 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	if !isID(a.ID) {
 		return nil, fmt.Errorf("the daemon gives %q for the id of a container", a.ID)
 	}
-	var binds []string
+	var binds, volumes []string
 	for _, m := range a.Mounts {
-		if m.Type == "bind" {
+		switch m.Type {
+		case "bind":
 			binds = append(binds, m.Source)
+		case "volume":
+			volumes = append(volumes, m.Name)
 		}
 	}
 	return &found{
 		Kind: apicall.ResourceContainer, ID: a.ID, Names: []string{strings.TrimPrefix(a.Name, "/")}, Labels: a.Config.Labels,
 		Image: a.Config.Image, ImageID: a.Image, User: a.Config.User, PID: a.State.Pid,
-		Binds: binds, Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
+		Binds: binds, Volumes: volumes, Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
 	}, nil
 }
 

@@ -32,41 +32,49 @@ func TestVolumeDeviceIsResolved(t *testing.T) {
 	}
 }
 
-// The source of a bind that leads elsewhere than when the container was made: it does not start.
+// The source of a bind, or of a volume that is one, that leads elsewhere than when the container was made:
+// it does not start.
 func TestTurnedBind(t *testing.T) {
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	source := filepath.Join(dir, "data")
-	g := startGate(t, own)
-	g.d.bind = source
-	starts := func(what string, want int) {
-		t.Helper()
-		for _, path := range []string{"/containers/web/start", "/containers/web/restart"} {
-			if status, body := do(t, g.client(t), "POST", path, ""); status != want {
-				t.Errorf("%s: %s: %d, %s", what, path, status, body)
+	for name, has := range map[string]func(*daemon, string){
+		"bind":   func(d *daemon, source string) { d.bind = source },
+		"volume": func(d *daemon, source string) { d.device = source },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, err := filepath.EvalSymlinks(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-	}
-	starts("nothing there yet", 204)
-	if err := os.Mkdir(source, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	starts("a directory", 204)
-	if err := errors.Join(os.Remove(source), os.Symlink("/etc", source)); err != nil {
-		t.Fatal(err)
-	}
-	starts("a link", 409)
-	if err := errors.Join(os.Remove(source), os.Symlink("nowhere", source)); err != nil {
-		t.Fatal(err)
-	}
-	starts("a link to nothing", 409)
-	if got := g.counter("gate_unresolved"); got != 4 {
-		t.Errorf("counted %d", got)
-	}
-	// What stops or removes it is not held.
-	if status, body := do(t, g.client(t), "POST", "/containers/web/stop", ""); status != 204 {
-		t.Errorf("stop: %d, %s", status, body)
+			source := filepath.Join(dir, "data")
+			g := startGate(t, own)
+			has(g.d, source)
+			starts := func(what string, want int) {
+				t.Helper()
+				for _, path := range []string{"/containers/web/start", "/containers/web/restart"} {
+					if status, body := do(t, g.client(t), "POST", path, ""); status != want {
+						t.Errorf("%s: %s: %d, %s", what, path, status, body)
+					}
+				}
+			}
+			starts("nothing there yet", 204)
+			if err := os.Mkdir(source, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			starts("a directory", 204)
+			if err := errors.Join(os.Remove(source), os.Symlink("/etc", source)); err != nil {
+				t.Fatal(err)
+			}
+			starts("a link", 409)
+			if err := errors.Join(os.Remove(source), os.Symlink("nowhere", source)); err != nil {
+				t.Fatal(err)
+			}
+			starts("a link to nothing", 409)
+			if got := g.counter("gate_unresolved"); got != 4 {
+				t.Errorf("counted %d", got)
+			}
+			// What stops or removes it is not held.
+			if status, body := do(t, g.client(t), "POST", "/containers/web/stop", ""); status != 204 {
+				t.Errorf("stop: %d, %s", status, body)
+			}
+		})
 	}
 }
