@@ -213,8 +213,10 @@ static long bl_find_place(__u32 turn, struct bl_places *s)
 }
 
 /* Finds them. Returns 0 if not all could be. */
-static __always_inline int bl_find_places(struct dentry *d, struct bl_places *s)
+static __always_inline int bl_find_places(const struct path *path, struct bl_places *s)
 {
+	/* verifier: all; a kernel pointer is no number to a global function, one that was read is */
+	struct dentry *d = BPF_CORE_READ(path, dentry);
 	int i;
 
 	s->dentry = (__u64)d;
@@ -258,7 +260,7 @@ static __always_inline int bl_files_dentry(struct dentry *d)
 	    !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop))
 		return 0;
 	s.ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(t);
-	all = bl_find_places(d, &s);
+	all = bl_find_places(&path, &s);
 	for (i = 0; i < BL_PLACES && i < s.n; i++) {
 		path.mnt = (void *)s.mnt[i];
 		bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
