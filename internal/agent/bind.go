@@ -277,18 +277,25 @@ func (b *binder) ended(id ident.ContainerID) {
 		}
 	}
 	c, ok := b.registry.Get(id)
-	if !ok || !b.late[id] && !b.a.images.denies(c, b.labels(c)) || b.a.started(id) {
+	if !ok || !b.late[id] && !b.a.images.denies(c, b.labels(c)) {
 		return
 	}
-	b.dirty = b.dirty || b.late[id]
-	b.late[id] = false
+	started, err := b.a.started(id)
+	if started {
+		return
+	}
+	if err == nil {
+		b.dirty = b.dirty || b.late[id]
+		b.late[id] = false
+	}
 	_ = b.bind(c) // reported there
 }
 
 // bind gives one container its policy. b.mu is held.
 func (b *binder) bind(c workload.Container) error {
 	if _, seen := b.late[c.ID]; !seen {
-		b.late[c.ID] = b.a.started(c.ID)
+		started, err := b.a.started(c.ID)
+		b.late[c.ID] = started || err != nil // nothing loosens by what is not known
 	}
 	if n := b.names[c.ID]; c.Name != "" && !slices.Contains(n, c.Name) && len(n) < maxNames {
 		b.names[c.ID] = append(n, c.Name)
@@ -384,14 +391,16 @@ func subject(c workload.Container, late bool) policy.Subject {
 }
 
 // started tells whether the kernel has seen the container's first exec.
-func (a *Agent) started(id ident.ContainerID) bool {
+//
+// Errors: the kernel does not tell.
+func (a *Agent) started(id ident.ContainerID) (bool, error) {
 	key, err := id.Bytes()
 	if err != nil {
-		return true
+		return false, err
 	}
 	list, err := a.kernel.Containers()
 	if err != nil {
-		return true
+		return false, err
 	}
-	return slices.ContainsFunc(list, func(c enforce.ContainerState) bool { return c.ID == key && c.Started })
+	return slices.ContainsFunc(list, func(c enforce.ContainerState) bool { return c.ID == key && c.Started }), nil
 }

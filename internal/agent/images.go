@@ -30,7 +30,9 @@ type images struct {
 	keeper *stock.Keeper
 	// look asks a runtime about an image.
 	look func(ctx context.Context, runtime, ref string) (workload.Image, error)
-	wake chan struct{} // something changed that decisions rest on
+	// started is [Agent.started].
+	started func(id ident.ContainerID) (bool, error)
+	wake    chan struct{} // something changed that decisions rest on
 
 	// mu guards what follows. It is taken under binder.mu, never the other way.
 	mu    sync.Mutex
@@ -69,7 +71,7 @@ const (
 func (a *Agent) openImages() error {
 	im := &images{
 		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
-		told: map[ident.ContainerID]string{},
+		told: map[ident.ContainerID]string{}, started: a.started,
 	}
 	if a.docker != nil || a.cfg.Containerd != "" {
 		im.look = a.lookImage

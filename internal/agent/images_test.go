@@ -37,7 +37,7 @@ func testImages(t *testing.T, spec string, scan func(context.Context, string, bo
 	a.binder = newBinder(a)
 	im := &images{
 		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
-		told: map[ident.ContainerID]string{},
+		told: map[ident.ContainerID]string{}, started: func(ident.ContainerID) (bool, error) { return false, nil },
 		look: func(_ context.Context, _, ref string) (workload.Image, error) {
 			if ref != judgedID {
 				return workload.Image{}, workload.ErrNoImage
@@ -345,6 +345,32 @@ func TestRecalled(t *testing.T) {
 			c.ImageDigest = "sha256:" + strings.Repeat("b", 64)
 			if d := after.decide(c, nil); d.Allowed || d.Rule != "lookup" {
 				t.Errorf("never seen: %+v", d)
+			}
+		})
+	}
+}
+
+// A denied image is held unless its container is known to run: not where the kernel does not tell.
+func TestHeldUnlessStarted(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		started bool
+		err     error
+		held    bool
+	}{
+		{"not started", false, nil, true},
+		{"runs", true, nil, false},
+		{"the kernel does not tell", false, errors.New("list containers: no memory"), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			im := testImages(t, "  mode: enforce\n  nonRoot: true\n", nil)
+			im.started = func(ident.ContainerID) (bool, error) { return tt.started, tt.err }
+			c := workload.Container{ID: ident.ContainerID(strings.Repeat("c", 64)), Runtime: workload.RuntimeDocker, ImageDigest: judgedID}
+			if rp := im.binding(c, nil); (rp != nil) != tt.held || im.isHeld(c.ID) != tt.held {
+				t.Errorf("bound to %+v", rp)
+			}
+			if n := im.a.health.Counter("starts_unknown").Load(); (n == 1) != (tt.err != nil) {
+				t.Errorf("starts_unknown is %d", n)
 			}
 		})
 	}
