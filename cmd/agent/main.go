@@ -57,7 +57,7 @@ func runCommand() *cobra.Command {
 	var cfg agent.Config
 	var unload bool
 	var tls, scanTLS proxy.TLSOptions
-	var logFormat, logLevel, memoryMax, cpuMax string
+	var config, logFormat, logLevel, memoryMax, cpuMax string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Enforce until stopped; what was enforced stays enforced after that",
@@ -67,9 +67,15 @@ Stopping the agent, or killing it, does not stop enforcement: the kernel side is
 pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 		Example: `  belay-agent run
   belay-agent run --policy-dir ./policies --cgroup-scope /docker
+  belay-agent run --config /etc/belay/agent.yaml
   belay-agent run --unload`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config != "" {
+				if err := fromFile(cmd.Flags(), config); err != nil {
+					return err
+				}
+			}
 			log, err := logger(logFormat, logLevel)
 			if err != nil {
 				return err
@@ -121,6 +127,7 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&config, "config", "", "file of flags as YAML, without their dashes (run-dir: /run/belay); those of the command line win (default: none)")
 	f.StringVar(&cfg.RunDir, "run-dir", "/run/belay", "lock, pins and sockets")
 	f.StringVar(&cfg.StateDir, "state-dir", "/var/lib/belay", "journal and what is known of containers")
 	f.StringVar(&cfg.PolicyDir, "policy-dir", "/etc/belay/policies", "policy files (*.yaml), read again when they change")

@@ -66,3 +66,15 @@ func TestLayerCache(t *testing.T) {
 		t.Errorf("no size: %d, %s", code, msg)
 	}
 }
+
+// TestPurgeTakesCache: a purge of the package leaves nothing that the command has written for root.
+func TestPurgeTakesCache(t *testing.T) {
+	script, err := os.ReadFile("../../deploy/package/postremove.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, purge, _ := strings.Cut(string(script), "purge)")
+	if !strings.Contains(purge, " "+filepath.Dir(rootLayers)+"\n") {
+		t.Errorf("%s is not removed by: %s", filepath.Dir(rootLayers), purge)
+	}
+}

@@ -65,10 +65,14 @@ func TestUnderstands(t *testing.T) {
 	for line, want := range map[string]string{
 		"do it --all -o json": "", "do it -a --output=text": "", "do it -- -x": "", "do -": "",
 		"do it --none": "no flag --none", "do it -x": "no flag -x", "undo it": "unknown command",
+		"both sub": "", "both subb": "no command \"subb\"", "both NAME": "", "both web --help": "",
 		"do it -o junit": "want text or json", "do it --output=xml": "want text or json", "do it -o": "want text or json",
 	} {
 		root := tree()
 		root.Commands()[0].Flags().VarP(new(modes), "output", "o", "a form")
+		both := &cobra.Command{Use: "both NAME", Run: func(*cobra.Command, []string) {}}
+		both.AddCommand(&cobra.Command{Use: "sub", Run: func(*cobra.Command, []string) {}})
+		root.AddCommand(both)
 		err := Understands(root, strings.Fields(line))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", line, err, want)

@@ -26,7 +26,8 @@ func Understands(root *cobra.Command, args []string) error {
 		case arg == "--":
 			return nil
 		case !strings.HasPrefix(arg, "-") || name == "":
-			if i == 0 && cmd.HasSubCommands() && !cmd.Runnable() {
+			// One that takes arguments too is not given a mere word: that would be meant as a command.
+			if i == 0 && cmd.HasSubCommands() && (!cmd.Runnable() || len(rest) == 1 && isWord(arg)) {
 				return fmt.Errorf("%s has no command %q", cmd.CommandPath(), arg)
 			}
 			continue
@@ -53,3 +54,6 @@ func Understands(root *cobra.Command, args []string) error {
 	}
 	return nil
 }
+
+// isWord tells whether an argument looks like a command's name.
+func isWord(arg string) bool { return strings.Trim(arg, "abcdefghijklmnopqrstuvwxyz-") == "" }

@@ -8,7 +8,7 @@ remove | 0)
 	reload
 	;;
 purge)
-	rm -rf --one-file-system /run/belay /var/lib/belay /etc/belay
+	rm -rf --one-file-system /run/belay /var/lib/belay /etc/belay /var/cache/belay
 	# Drop-ins are in the administrator's tree: only ours, and the folder if it is empty then.
 	rm -f /etc/systemd/system/belay-agent.service.d/gate.conf
 	rmdir /etc/systemd/system/belay-agent.service.d 2>/dev/null || true

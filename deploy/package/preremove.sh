@@ -38,7 +38,13 @@ flag() { # flag NAME DEFAULT
 	done
 	echo "$value"
 }
-run=$(flag --run-dir /run/belay) state=$(flag --state-dir /var/lib/belay)
+config=$(flag --config '')
+kept() { # kept NAME DEFAULT: of the file of flags that they name
+	value=
+	[ ! -r "$config" ] || value=$(sed -n "s/^$1:[[:space:]]*[\"']*\([^[:space:]\"'#]*\).*/\1/p" "$config")
+	echo "${value:-$2}"
+}
+run=$(flag --run-dir "$(kept run-dir /run/belay)") state=$(flag --state-dir "$(kept state-dir /var/lib/belay)")
 # Of an agent before the flags were changed, what is in the default place stays until the next reboot.
 earlier=/run/belay
 [ "$earlier" != "$run" ] || earlier=

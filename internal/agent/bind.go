@@ -51,6 +51,8 @@ type remembered struct {
 	Container workload.Container `json:"container"`
 	Late      bool               `json:"late,omitempty"`
 	Names     []string           `json:"names,omitempty"`
+	// Image is what its runtime said of its image; nil: nothing, or it stands at another container.
+	Image *rememberedImage `json:"image,omitempty"`
 }
 
 func newBinder(a *Agent) *binder {
@@ -66,8 +68,11 @@ func newBinder(a *Agent) *binder {
 // recall binds what was known when the last agent ended. A file that cannot be read is
 // reported, and costs no more than what the runtimes will say again.
 func (b *binder) recall() error {
-	// All is read before anything is bound: a container must not lose its gate's half.
-	return errors.Join(b.recallGate(), b.recallKnown(), b.rebind())
+	// All is read before anything is bound: a container must not lose its gate's half, nor
+	// be denied its start for what is known of its image.
+	err := errors.Join(b.recallGate(), b.recallKnown())
+	b.a.images.prepare()
+	return errors.Join(err, b.rebind())
 }
 
 func (b *binder) recallKnown() error {
@@ -88,6 +93,7 @@ func (b *binder) recallKnown() error {
 		}
 		b.registry.Apply(workload.Change{Kind: workload.Upsert, Runtime: k.Container.Runtime, Cause: "recalled", Container: k.Container})
 		b.late[k.Container.ID], b.names[k.Container.ID] = k.Late, k.Names
+		b.a.images.recall(k.Container.Runtime, k.Image)
 	}
 	return nil
 }
@@ -100,9 +106,13 @@ func (b *binder) remember() error {
 		b.mu.Unlock()
 		return nil
 	}
-	known := []remembered{}
+	known, said := []remembered{}, map[imageKey]bool{}
 	for _, c := range b.registry.List() {
-		known = append(known, remembered{c, b.late[c.ID], b.names[c.ID]})
+		k := remembered{Container: c, Late: b.late[c.ID], Names: b.names[c.ID]}
+		if key := (imageKey{c.Runtime, c.ImageDigest}); !said[key] {
+			said[key], k.Image = true, b.a.images.remembered(key)
+		}
+		known = append(known, k)
 	}
 	raw, err := json.Marshal(known)
 	b.dirty = false
@@ -117,6 +127,13 @@ func (b *binder) remember() error {
 		return fmt.Errorf("remember the known containers: %w", err)
 	}
 	return nil
+}
+
+// imageSaid notes that something new was said of an image, which is remembered too.
+func (b *binder) imageSaid() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dirty = true
 }
 
 // keep writes the known containers a moment after each change, until ctx ends.
@@ -260,18 +277,25 @@ func (b *binder) ended(id ident.ContainerID) {
 		}
 	}
 	c, ok := b.registry.Get(id)
-	if !ok || !b.late[id] && !b.a.images.denies(c, b.labels(c)) || b.a.started(id) {
+	if !ok || !b.late[id] && !b.a.images.denies(c, b.labels(c)) {
 		return
 	}
-	b.dirty = b.dirty || b.late[id]
-	b.late[id] = false
+	started, err := b.a.started(id)
+	if started {
+		return
+	}
+	if err == nil {
+		b.dirty = b.dirty || b.late[id]
+		b.late[id] = false
+	}
 	_ = b.bind(c) // reported there
 }
 
 // bind gives one container its policy. b.mu is held.
 func (b *binder) bind(c workload.Container) error {
 	if _, seen := b.late[c.ID]; !seen {
-		b.late[c.ID] = b.a.started(c.ID)
+		started, err := b.a.started(c.ID)
+		b.late[c.ID] = started || err != nil // nothing loosens by what is not known
 	}
 	if n := b.names[c.ID]; c.Name != "" && !slices.Contains(n, c.Name) && len(n) < maxNames {
 		b.names[c.ID] = append(n, c.Name)
@@ -367,14 +391,16 @@ func subject(c workload.Container, late bool) policy.Subject {
 }
 
 // started tells whether the kernel has seen the container's first exec.
-func (a *Agent) started(id ident.ContainerID) bool {
+//
+// Errors: the kernel does not tell.
+func (a *Agent) started(id ident.ContainerID) (bool, error) {
 	key, err := id.Bytes()
 	if err != nil {
-		return true
+		return false, err
 	}
 	list, err := a.kernel.Containers()
 	if err != nil {
-		return true
+		return false, err
 	}
-	return slices.ContainsFunc(list, func(c enforce.ContainerState) bool { return c.ID == key && c.Started })
+	return slices.ContainsFunc(list, func(c enforce.ContainerState) bool { return c.ID == key && c.Started }), nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
@@ -56,7 +57,7 @@ func (im *images) binding(c workload.Container, labels map[string]string) *polic
 	_, held := im.held[c.ID]
 	im.mu.Unlock()
 	// One that was bound before its start stays so: its start is what was refused.
-	if !held && im.a.started(c.ID) {
+	if !held && im.runs(c.ID) {
 		im.tell(c, &d)
 		return nil
 	}
@@ -66,6 +67,16 @@ func (im *images) binding(c workload.Container, labels map[string]string) *polic
 	im.mu.Unlock()
 	im.tell(c, &d)
 	return rp
+}
+
+// runs tells whether a container has started for certain.
+func (im *images) runs(id ident.ContainerID) bool {
+	started, err := im.started(id)
+	if err != nil {
+		im.a.health.Counter("starts_unknown").Add(1)
+		im.a.log.Error("whether a container has started is not known: its image counts as that of one which has not", attr.ContainerID, string(id), attr.Error, err.Error())
+	}
+	return started
 }
 
 // gone forgets a container.
@@ -165,7 +176,7 @@ func (b *binder) bindDenied() {
 	defer b.mu.Unlock()
 	for _, c := range b.registry.List() {
 		d := b.a.images.decide(c, b.labels(c))
-		if held := b.a.images.isHeld(c.ID); !d.Allowed != held && (held || !b.a.started(c.ID)) {
+		if held := b.a.images.isHeld(c.ID); !d.Allowed != held && (held || !b.a.images.runs(c.ID)) {
 			_ = b.bind(c) // reported there
 		}
 		b.a.images.tell(c, &d)

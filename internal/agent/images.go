@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -28,13 +30,22 @@ type images struct {
 	keeper *stock.Keeper
 	// look asks a runtime about an image.
 	look func(ctx context.Context, runtime, ref string) (workload.Image, error)
-	wake chan struct{} // something changed that decisions rest on
+	// started is [Agent.started].
+	started func(id ident.ContainerID) (bool, error)
+	wake    chan struct{} // something changed that decisions rest on
 
 	// mu guards what follows. It is taken under binder.mu, never the other way.
 	mu    sync.Mutex
 	known map[imageKey]knownImage
 	held  map[ident.ContainerID]*policy.RuntimePolicy
 	told  map[ident.ContainerID]string // decision that a record tells of
+}
+
+// rememberedImage is what an engine said of an image, as the state directory keeps it. Its Unread is
+// the text of the image's own.
+type rememberedImage struct {
+	workload.Image
+	Unread string `json:",omitempty"`
 }
 
 // imageKey is an image by its ID, and whoever was asked about it: what one runtime says, as of names
@@ -60,7 +71,7 @@ const (
 func (a *Agent) openImages() error {
 	im := &images{
 		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
-		told: map[ident.ContainerID]string{},
+		told: map[ident.ContainerID]string{}, started: a.started,
 	}
 	if a.docker != nil || a.cfg.Containerd != "" {
 		im.look = a.lookImage
@@ -140,6 +151,51 @@ func (im *images) nudge() {
 	case im.wake <- struct{}{}:
 	default:
 	}
+}
+
+// remembered returns what the state directory is to keep of an image; nil: nothing is known.
+func (im *images) remembered(key imageKey) *rememberedImage {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	k, ok := im.known[key]
+	if !ok {
+		return nil
+	}
+	r := &rememberedImage{Image: k.Image}
+	if k.Unread != nil {
+		r.Unread = k.Unread.Error()
+	}
+	return r
+}
+
+// recall takes in what an earlier agent was told of an image: containers that start before their
+// runtime answers, as after a reboot, are judged by it. It is asked about again as soon as that can be.
+func (im *images) recall(runtime string, r *rememberedImage) {
+	if r == nil {
+		return
+	}
+	img := r.Image
+	if r.Unread != "" {
+		img.Unread = errors.New(r.Unread)
+	}
+	im.know(runtime, knownImage{Image: img})
+}
+
+// prepareTime bounds how long a start waits for what is in the images of the containers that are recalled.
+const prepareTime = time.Minute
+
+// prepare matches the images of the containers that are recalled, if a policy asks what is inside.
+func (im *images) prepare() {
+	if !im.rules().NeedScan() {
+		return
+	}
+	ids := map[string]bool{}
+	for _, c := range im.a.binder.registry.List() {
+		ids[c.ImageDigest] = true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), prepareTime)
+	defer cancel()
+	im.keeper.Prepare(ctx, slices.Collect(maps.Keys(ids)))
 }
 
 // policiesChanged has all decisions made anew.
@@ -267,13 +323,23 @@ func (im *images) ask(ctx context.Context, runtime, ref string) (workload.Image,
 		im.a.log.Warn("an image's configuration is not known: rules about it deny", attr.ImageDigest, img.ID, attr.Error, img.Unread.Error())
 	}
 	im.keeper.Renew(img.ID, img.Manifest, im.inUse(img.ID))
+	if im.know(runtime, knownImage{img, time.Now()}) {
+		im.a.binder.imageSaid()
+	}
+	return img, nil
+}
+
+// know keeps what a runtime said of an image, and tells whether that is something new.
+func (im *images) know(runtime string, k knownImage) bool {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	if len(im.known) >= maxKnown {
 		clear(im.known) // they are asked about again
 	}
-	im.known[imageKey{runtime, img.ID}] = knownImage{img, time.Now()}
-	return img, nil
+	key := imageKey{runtime, k.ID}
+	old, ok := im.known[key]
+	im.known[key] = k
+	return !ok || !reflect.DeepEqual(old.Image, k.Image)
 }
 
 // facts puts together what policies see of an image.

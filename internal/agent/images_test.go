@@ -37,7 +37,7 @@ func testImages(t *testing.T, spec string, scan func(context.Context, string, bo
 	a.binder = newBinder(a)
 	im := &images{
 		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},
-		told: map[ident.ContainerID]string{},
+		told: map[ident.ContainerID]string{}, started: func(ident.ContainerID) (bool, error) { return false, nil },
 		look: func(_ context.Context, _, ref string) (workload.Image, error) {
 			if ref != judgedID {
 				return workload.Image{}, workload.ErrNoImage
@@ -299,5 +299,79 @@ func TestLookImageOfContainerd(t *testing.T) {
 	began := time.Now()
 	if _, err := a.lookImage(t.Context(), workload.RuntimeContainerd, judgedID); !errors.Is(err, containerd.ErrUnreachable) || time.Since(began) > lookTime/4 {
 		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+}
+
+// A container that an earlier agent knew is judged by what its engine said then, until the engine answers:
+// after a reboot it starts before that. One that was never seen is not known.
+func TestRecalled(t *testing.T) {
+	digests := []string{"registry.example.com/shop@" + judgedID}
+	for _, tt := range []struct {
+		name, spec string
+		says       workload.Image
+		rule       string // empty: allowed
+	}{
+		{"allowed", "registries: [registry.example.com/**]", workload.Image{Digests: digests}, ""},
+		{"denied", "registries: [other.example.com/**]", workload.Image{Digests: digests}, "registries"},
+		{"by its configuration", "nonRoot: true", workload.Image{User: "1000"}, ""},
+		{"its configuration was not read", "nonRoot: true", workload.Image{Unread: errors.New("here for 2 platforms")}, "configuration"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			spec := "  mode: enforce\n  " + tt.spec + "\n"
+			before := testImages(t, spec, nil)
+			tt.says.ID = judgedID
+			before.look = func(context.Context, string, string) (workload.Image, error) { return tt.says, nil }
+			c := workload.Container{ID: ident.ContainerID(strings.Repeat("c", 64)), Runtime: workload.RuntimeDocker, ImageDigest: judgedID, State: workload.StateRunning}
+			ch := workload.Change{Kind: workload.Upsert, Runtime: c.Runtime, Container: c}
+			before.a.binder.registry.Apply(ch)
+			before.seen(ch)
+			if err := before.a.binder.remember(); err != nil {
+				t.Fatal(err)
+			}
+
+			after := testImages(t, spec, nil)
+			after.look = func(context.Context, string, string) (workload.Image, error) {
+				return workload.Image{}, errors.New("the engine has not started yet")
+			}
+			after.a.cfg.StateDir = before.a.cfg.StateDir
+			after.a.binder = newBinder(after.a)
+			if err := after.a.binder.recallKnown(); err != nil {
+				t.Fatal(err)
+			}
+			after.learn(t.Context(), c.Runtime, c.ImageDigest) // which fails
+			if d := after.decide(c, nil); d.Allowed != (tt.rule == "") || d.Rule != tt.rule {
+				t.Errorf("recalled: %+v", d)
+			}
+			c.ImageDigest = "sha256:" + strings.Repeat("b", 64)
+			if d := after.decide(c, nil); d.Allowed || d.Rule != "lookup" {
+				t.Errorf("never seen: %+v", d)
+			}
+		})
+	}
+}
+
+// A denied image is held unless its container is known to run: not where the kernel does not tell.
+func TestHeldUnlessStarted(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		started bool
+		err     error
+		held    bool
+	}{
+		{"not started", false, nil, true},
+		{"runs", true, nil, false},
+		{"the kernel does not tell", false, errors.New("list containers: no memory"), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			im := testImages(t, "  mode: enforce\n  nonRoot: true\n", nil)
+			im.started = func(ident.ContainerID) (bool, error) { return tt.started, tt.err }
+			c := workload.Container{ID: ident.ContainerID(strings.Repeat("c", 64)), Runtime: workload.RuntimeDocker, ImageDigest: judgedID}
+			if rp := im.binding(c, nil); (rp != nil) != tt.held || im.isHeld(c.ID) != tt.held {
+				t.Errorf("bound to %+v", rp)
+			}
+			if n := im.a.health.Counter("starts_unknown").Load(); (n == 1) != (tt.err != nil) {
+				t.Errorf("starts_unknown is %d", n)
+			}
+		})
 	}
 }

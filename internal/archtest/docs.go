@@ -117,7 +117,7 @@ func withoutBlocks(text string) string {
 	return out.String()
 }
 
-// Command is one call of a program in a fenced block of a page.
+// Command is one call of a program in a fenced block, or in the prose, of a page.
 type Command struct {
 	Where string   // page:line
 	Args  []string // without the program
@@ -144,23 +144,36 @@ func Understood(tree fs.FS, program string, atLeast int, understands func(args [
 }
 
 // Commands returns how the pages' blocks of sh and console call a program, and the steps of pipelines in blocks
-// of yaml and groovy. Only what is written after $ or # counts in console, where output stands too.
+// of yaml and groovy. Only what is written after $ or # counts in console, where output stands too. In prose it
+// is code that begins with the program.
 func Commands(pages map[string]string, program string) []Command {
 	var out []Command
 	for page, text := range pages {
-		lang, more := "", ""
+		fenced, lang, more := false, "", ""
+		take := func(line int, code string) {
+			for _, words := range callsIn(code) {
+				if path.Base(words[0]) == program {
+					out = append(out, Command{Where: fmt.Sprintf("%s:%d", page, line), Args: words[1:]})
+				}
+			}
+		}
 		for i, line := range strings.Split(text, "\n") {
 			trimmed := strings.TrimSpace(line)
 			if after, fence := strings.CutPrefix(trimmed, "```"); fence {
-				if lang == "" {
+				if fenced = !fenced; fenced {
 					lang = after
-				} else {
-					lang = ""
 				}
 				more = ""
 				continue
 			}
 			switch {
+			case !fenced:
+				for _, code := range inline.FindAllString(line, -1) {
+					if code = strings.Trim(code, "`"); strings.HasPrefix(code, program+" ") {
+						take(i+1, code)
+					}
+				}
+				continue
 			case lang == "console" && more == "":
 				prompt := strings.TrimPrefix(strings.TrimPrefix(trimmed, "$ "), "# ")
 				if prompt == trimmed {
@@ -182,11 +195,7 @@ func Commands(pages map[string]string, program string) []Command {
 				continue
 			}
 			more = ""
-			for _, words := range callsIn(trimmed) {
-				if path.Base(words[0]) == program {
-					out = append(out, Command{Where: fmt.Sprintf("%s:%d", page, i+1), Args: words[1:]})
-				}
-			}
+			take(i+1, trimmed)
 		}
 	}
 	slices.SortFunc(out, func(a, b Command) int { return strings.Compare(a.Where, b.Where) })

@@ -48,14 +48,14 @@ func TestDeadLinks(t *testing.T) {
 }
 
 func TestCommandsOf(t *testing.T) {
-	text := "```sh\nbelay doctor || [ $? = 4 ]  # belay no\nX=1 sudo /usr/bin/belay scan 'a b' --fail-on \\\n  high >belay\n```\n" +
+	text := "Say `belay scan -o json` or ``sudo belay`` or `belay`; not `belayed x`, nor `--flag belay x`.\n```sh\nbelay doctor || [ $? = 4 ]  # belay no\nX=1 sudo /usr/bin/belay scan 'a b' --fail-on \\\n  high >belay\n```\n" +
 		"```console\n$ belay status\nbelay is output\n```\n```yaml\nbelay: no\n- run: build -t x . && belay scan 'a' -o junit\n- belay ci list\n# - belay version\n- name: belay\n```\n" +
 		"```groovy\nsh 'belay ci scan \"$X\" >y'\necho 'belay no'\n```\n"
 	var got []string
 	for _, c := range Commands(map[string]string{"x.md": text}, "belay") {
 		got = append(got, c.Where+" "+strings.Join(c.Args, "|"))
 	}
-	if want := []string{"x.md:12 scan|a|-o|junit", "x.md:13 ci|list", "x.md:14 version", "x.md:18 ci|scan|$X", "x.md:2 doctor", "x.md:4 scan|a b|--fail-on|high", "x.md:7 status"}; !slices.Equal(got, want) {
+	if want := []string{"x.md:1 scan|-o|json", "x.md:13 scan|a|-o|junit", "x.md:14 ci|list", "x.md:15 version", "x.md:19 ci|scan|$X", "x.md:3 doctor", "x.md:5 scan|a b|--fail-on|high", "x.md:8 status"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -88,6 +88,24 @@ func TestBuildTags(t *testing.T) {
 		}
 		if !regexp.MustCompile(`-tags"?,? "?grpcnotrace`).Match(raw) {
 			t.Errorf("%s does not build with -tags grpcnotrace", file)
+		}
+	}
+}
+
+// TestReport: the report of a full test has a row for each of its stages, also for those that were not run.
+func TestReport(t *testing.T) {
+	raw, err := os.ReadFile(root + "/tools/ci/full.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages := regexp.MustCompile(`(?m)^stage (\S+) "([^"]+)"`).FindAllStringSubmatch(string(raw), -1)
+	if len(stages) < 10 {
+		t.Fatalf("found %d stages", len(stages))
+	}
+	report := pages(t)["docs/test-report.md"]
+	for _, s := range stages {
+		if !strings.Contains(report, "\n| "+s[1]+" | "+s[2]+" | ") {
+			t.Errorf("docs/test-report.md has no row for the stage %s (%s)", s[1], s[2])
 		}
 	}
 }

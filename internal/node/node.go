@@ -324,7 +324,7 @@ func (o *Options) wanted() (map[string]file, error) {
 }
 
 // fixed are flags that Remove, the unit and the probes know the value of.
-var fixed = []string{"--run-dir", "--state-dir", "--policy-dir", "--scanner", "--unload"}
+var fixed = []string{"--config", "--run-dir", "--state-dir", "--policy-dir", "--scanner", "--unload"}
 
 // environment is the file of the unit that holds the agent's flags. systemd splits the value at white
 // space and takes quotes and backslashes for its own, so that a flag with one of them is refused.

@@ -102,7 +102,7 @@ type FindingRule struct {
 type ImageException struct {
 	Vulnerability string   // any of its names
 	Packages      []string // globs
-	Images        []string // image globs or digests
+	Images        []string // digests: IDs or those of registries
 	Until         time.Time
 	Reason        string
 	Line          int

@@ -425,7 +425,7 @@ func (p *ImagePolicy) waived(img *Image, f *ImageFinding, now time.Time) (ok boo
 	for i := range p.Spec.Exceptions {
 		e := &p.Spec.Exceptions[i]
 		if e.Vulnerability != "" && !slices.Contains(f.IDs, e.Vulnerability) || len(e.Packages) > 0 && !f.of(e.Packages) ||
-			len(e.Images) > 0 && !slices.ContainsFunc(e.Images, img.is) {
+			len(e.Images) > 0 && !slices.ContainsFunc(e.Images, img.hasDigest) {
 			continue
 		}
 		if !now.After(e.Until) {
@@ -434,15 +434,6 @@ func (p *ImagePolicy) waived(img *Image, f *ImageFinding, now time.Time) (ok boo
 		over = fmt.Sprintf("the exception for %s ended on %s (%s)", f.IDs[0], e.Until.Format(time.DateOnly), e.Reason)
 	}
 	return false, over
-}
-
-// is tells whether a digest or glob of an exception names the image. Anybody may give it
-// another name, so what waives goes by the registry's digests alone.
-func (img *Image) is(what string) bool {
-	if strings.HasPrefix(what, "sha256:") {
-		return img.hasDigest(what)
-	}
-	return slices.ContainsFunc(img.Digests, func(d string) bool { return matchImage(what, d) })
 }
 
 // from tells whether the image comes from one of the registries: by a registry's digest,

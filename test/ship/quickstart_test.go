@@ -78,7 +78,7 @@ func TestQuickStart(t *testing.T) {
 	}
 
 	h.stopAgent(t)
-	if r := h.sh(ctx, "docker rm -f first && apt purge -y belay"); r.code != 0 {
+	if r := h.sh(ctx, "docker rm -f first && install -D /dev/null /var/cache/belay/layers/kept && apt purge -y belay"); r.code != 0 {
 		t.Fatalf("purge: exit status %d: %s", r.code, r.text)
 	}
 	h.agent = nil // there is nothing of it to take away
@@ -284,7 +284,7 @@ func (h *host) stopAgent(t *testing.T) {
 // files lists what a package may leave nothing of; apt's and dpkg's own logs, lists and backups change by themselves.
 func (h *host) files(t *testing.T) string {
 	t.Helper()
-	r := h.sh(t.Context(), `apt-get -qq check; find / /run -xdev \( -path /root -o -path /tmp -o -path /var/log -o -path /var/cache -o -path '/var/lib/dpkg/*-old' -o -path /var/lib/dpkg/triggers \
+	r := h.sh(t.Context(), `apt-get -qq check; find / /run -xdev \( -path /root -o -path /tmp -o -path /var/log -o \( -path '/var/cache/*' ! -path /var/cache/belay ! -path '/var/cache/belay/*' \) -o -path '/var/lib/dpkg/*-old' -o -path /var/lib/dpkg/triggers \
 		-o -path /var/lib/apt \) -prune -o -printf '%p %y %m %U:%G %l\n' | sort`)
 	if r.code != 0 {
 		t.Fatal(r.text)

@@ -26,8 +26,8 @@ root_denied() {
 user_runs() { [ "$(docker exec -u 1000 allowed /bin/busybox id -u)" = 1000 ]; }
 # What a package may leave nothing of. Docker's own, logs and caches change by themselves.
 list() {
-	(cd / && find etc usr var/lib root opt srv -xdev \( -path var/lib/docker -o -path var/lib/containerd -o -path 'var/lib/dpkg/*-old' -o -path var/lib/dpkg/triggers \
-		-o -path var/lib/systemd -o -path 'etc/docker' -o -path root/.docker -o -name '*.cache' -o -path var/lib/dpkg/info -o -path var/lib/dpkg/status \) -prune -o -printf '%p %y %m %U:%G %l\n' | sort)
+	(cd / && find etc usr var/lib var/cache root opt srv -xdev \( -path var/lib/docker -o -path var/lib/containerd -o -path 'var/lib/dpkg/*-old' -o -path var/lib/dpkg/triggers \
+		-o -path var/lib/systemd -o -path 'etc/docker' -o -path root/.docker -o \( -path 'var/cache/*' ! -path var/cache/belay ! -path 'var/cache/belay/*' \) -o -name '*.cache' -o -path var/lib/dpkg/info -o -path var/lib/dpkg/status \) -prune -o -printf '%p %y %m %U:%G %l\n' | sort)
 }
 mounts() { awk '{ print $2, $3 }' /proc/mounts | grep -vE 'docker|containerd|/run/user|credentials' | sort; }
 units() { systemctl list-unit-files --no-legend --no-pager | awk '{ print $1, $2 }' | grep -v '\.mount' | sort; }
@@ -90,6 +90,7 @@ second_boot() {
 	root_denied || fail "docker exec -u 0 runs after the upgrade"
 	user_runs || fail "docker exec -u 1000 does not run"
 	step "upgraded"
+	mkdir -p /var/cache/belay/layers && : >/var/cache/belay/layers/kept || fail "a cache as a scan of root's leaves it"
 	DEBIAN_FRONTEND=noninteractive dpkg -P belay || fail "purge"
 	await 60 docker version || fail "docker does not answer after the purge"
 	[ "$(docker inspect -f '{{.State.Pid}}' allowed)" = "$pid" ] || fail "the purge restarted a container"

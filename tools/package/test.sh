@@ -36,6 +36,7 @@ grep -q log-allowed "$work/root/etc/belay/agent.conf" || fail "removal took the 
 [ ! -e "$work/root/usr/sbin/belay-agent" ] || fail "removal left the agent"
 inroot dpkg -i --force-confold /tmp/belay.deb >/dev/null
 [ -L "$work/root/etc/systemd/system/docker.service.wants/belay-agent.service" ] || fail "installing after a removal does not enable the agent"
+mkdir -p "$work/root/var/cache/belay/layers" && : >"$work/root/var/cache/belay/layers/kept" # as a scan of root's
 inroot dpkg -P belay >/dev/null 2>&1
 list >"$work/after"
 diff "$work/before" "$work/after" || fail "purge left the above"

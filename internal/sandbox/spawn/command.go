@@ -23,7 +23,7 @@ var ErrUntrusted = errors.New("others than root may change it")
 // Command runs a program of the host that the operator has named, with an input, and waits for
 // it. Unlike [Run] it has the host's network and files, since mail goes there: it is for what
 // root has chosen, never for what reads hostile bytes of a form that matters. It has an empty
-// environment but for PATH, and ends, with all that
+// environment but for PATH, none of the caller's protection from being killed for memory, and ends, with all that
 // it has started in its process group, after the timeout; 0: it ends by itself, or with ctx.
 //
 // Errors: [ErrUntrusted]; [*LimitError] at the timeout; [*ExitError] if it failed.
@@ -92,22 +92,22 @@ func CommandIn(ctx context.Context, l Limits, path string, args []string, input 
 
 // runIn runs a program in a cgroup, or, without one, in ours.
 func runIn(cmd *exec.Cmd, cg *cgroup) error {
-	if cg == nil {
-		return cmd.Run()
-	}
-	if cg.v2 {
+	if cg != nil && cg.v2 {
 		dir, err := os.Open(cg.dir)
 		if err != nil {
 			return err
 		}
 		defer dir.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
-		return cmd.Run()
 	}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	if err := cg.add(cmd.Process.Pid); err != nil {
+	err := raiseOOM(cmd.Process.Pid, 0)
+	if err == nil && cg != nil && !cg.v2 {
+		err = cg.add(cmd.Process.Pid)
+	}
+	if err != nil {
 		return errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	return cmd.Wait()

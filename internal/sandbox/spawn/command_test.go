@@ -2,6 +2,7 @@ package spawn
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,5 +120,29 @@ func TestCommandIn(t *testing.T) {
 	}
 	if _, err := os.Stat(left.dir); err == nil {
 		t.Error("a cgroup of nobody stays")
+	}
+}
+
+// TestCommandUnprotected: what keeps the caller from being killed for memory is not the program's.
+func TestCommandUnprotected(t *testing.T) {
+	own, err := os.ReadFile(oomScore("self"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = os.WriteFile(oomScore("self"), []byte("-900"), 0)
+	testneed.Need(t, "cap-sys-resource", err == nil, fmt.Sprint("protection from the kernel's killer is given: ", err))
+	t.Cleanup(func() {
+		if err := os.WriteFile(oomScore("self"), own, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	for caller, want := range map[string]string{"-900": "0", "300": "300"} {
+		if err := os.WriteFile(oomScore("self"), []byte(caller), 0); err != nil {
+			t.Fatal(err)
+		}
+		err := Command(t.Context(), "/bin/sh", []string{"-c", "sleep 0.3; cat /proc/$$/oom_score_adj >&2; exit 1"}, nil, time.Minute)
+		if exit, ok := errors.AsType[*ExitError](err); !ok || exit.Stderr != want {
+			t.Errorf("of a caller with %s: got %v, want %s", caller, err, want)
+		}
 	}
 }

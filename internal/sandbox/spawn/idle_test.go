@@ -19,6 +19,7 @@ import (
 type seen struct {
 	threads    []string // scheduler and class of block devices, of each
 	namespaces int      // that are not this process's
+	oom        string   // how soon it is killed where the host has no memory left
 	files      map[string]string
 }
 
@@ -64,6 +65,11 @@ func lookAt(pid string) (*seen, error) {
 			s.namespaces++
 		}
 	}
+	oom, err := os.ReadFile("/proc/" + pid + "/oom_score_adj")
+	if err != nil {
+		return nil, err
+	}
+	s.oom = strings.TrimSpace(string(oom))
 	b, err := os.ReadFile("/proc/" + pid + "/cgroup")
 	if err != nil {
 		return nil, err
@@ -125,6 +131,9 @@ func TestHeld(t *testing.T) {
 				if got != want {
 					t.Errorf("a thread has scheduler and class %q, want %q: %q", got, want, s.threads)
 				}
+			}
+			if s.oom != "500" {
+				t.Errorf("its score for the kernel's killer is raised by %s, want 500", s.oom)
 			}
 			if rep.Namespaces != (s.namespaces == 4) {
 				t.Errorf("%d namespaces of its own, and the report says %v", s.namespaces, rep.Namespaces)

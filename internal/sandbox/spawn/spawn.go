@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -156,8 +157,39 @@ func try(ctx context.Context, o Options, flags uintptr) (*child, error) {
 	if c.out, err = cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
-	return c, cmd.Start()
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := raiseOOM(cmd.Process.Pid, oomFirst); err != nil {
+		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+	}
+	return c, nil
 }
+
+// oomFirst has the child killed before what the host is for, where it has no memory left.
+const oomFirst = 500
+
+// raiseOOM raises the score by which the kernel chooses whom to kill for memory to at least that (from
+// -1000, never, to 1000: proc_pid_oom_score_adj(5)). A child inherits ours, and the agent's is low.
+func raiseOOM(pid, score int) error {
+	raw, err := os.ReadFile(oomScore("self"))
+	if err != nil {
+		return fmt.Errorf("read the OOM score: %w", err)
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	if err != nil {
+		return fmt.Errorf("read the OOM score: %w", err)
+	}
+	if own >= score {
+		return nil
+	}
+	if err := os.WriteFile(oomScore(strconv.Itoa(pid)), []byte(strconv.Itoa(score)), 0); err != nil {
+		return fmt.Errorf("raise the OOM score: %w", err)
+	}
+	return nil
+}
+
+func oomScore(pid string) string { return "/proc/" + pid + "/oom_score_adj" }
 
 // talk puts the child into its cgroup, gives it its input and reads its output. The
 // child is waited for by verdict.

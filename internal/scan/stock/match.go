@@ -85,6 +85,22 @@ func (k *Keeper) reload(ctx context.Context) {
 	k.o.Log.Info("a vulnerability database is in use", attr.File, k.o.DB, attr.Count, n)
 }
 
+// Prepare matches the inventories of some images before [Keeper.Run], which matches all: for who cannot
+// wait for that. What keeps the database or an inventory from being read is told by Run.
+func (k *Keeper) Prepare(ctx context.Context, ids []string) {
+	db, err := vulndb.Open(k.o.DB)
+	if err != nil {
+		return
+	}
+	k.db = db
+	defer k.closeDB() // Run opens it as one that is new to it
+	for _, id := range ids {
+		if m, res, err := k.read(id); err == nil {
+			k.match(ctx, m, res)
+		}
+	}
+}
+
 // sameFile tells whether a path still has the file that it had.
 func sameFile(a, b os.FileInfo) bool {
 	if !os.SameFile(a, b) || a.Size() != b.Size() || !a.ModTime().Equal(b.ModTime()) {

@@ -824,3 +824,32 @@ func TestDatabaseLater(t *testing.T) {
 		t.Errorf("counted %d times, want a broken one once, and the former one in use", n)
 	}
 }
+
+// What a start waits for is matched before Run, which finds nothing new in it.
+func TestPrepare(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	for _, id := range []string{imgA, imgB} {
+		if err := w.Ensure(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop()
+	buildDB(t, w.o.DB, record("DSA-1", "openssl", "2"), record("DSA-2", "openssl", "3"))
+	k, err := Open(w.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Prepare(t.Context(), []string{imgA, "sha256:unknown"})
+	a, _ := k.State(imgA)
+	b, _ := k.State(imgB)
+	if a.Database.IsZero() || len(a.Findings) != 2 || !b.Database.IsZero() {
+		t.Errorf("asked for: %+v, not asked for: %+v", a, b)
+	}
+	w.run(t)
+	eventually(t, "the rest is matched", func() bool { return w.Ready() && findings(w, imgB) != "" })
+	if got := w.said(); got != "a:DSA-2 b:DSA-2" {
+		t.Errorf("told %q", got)
+	}
+}
