@@ -182,7 +182,7 @@ func (im *images) recall(runtime string, r *rememberedImage) {
 }
 
 // prepareTime bounds how long a start waits for what is in the images of the containers that are recalled.
-const prepareTime = time.Minute
+const prepareTime = 15 * time.Second
 
 // prepare matches the images of the containers that are recalled, if a policy asks what is inside.
 func (im *images) prepare() {
