@@ -119,8 +119,8 @@ type Options struct {
 	Agent  Agent
 	// Preflight looks for ways around the gate; nil: there is no Docker to look at.
 	Preflight func(ctx context.Context) preflight.Report
-	// DatabaseBuilt returns when the vulnerability database was made.
-	DatabaseBuilt func() (time.Time, error)
+	// DatabaseAsOf returns of which time the vulnerability database is.
+	DatabaseAsOf func() (time.Time, error)
 
 	RunDir   string // /run/belay
 	StateDir string // /var/lib/belay

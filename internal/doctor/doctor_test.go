@@ -119,7 +119,7 @@ func (p *patient) examine(t *testing.T) Report {
 	t.Helper()
 	o := p.opt
 	o.Root, o.System, o.Agent, o.Now = p.files, &p.system, &p.agent, func() time.Time { return now }
-	o.DatabaseBuilt = func() (time.Time, error) { return p.built, p.builtErr }
+	o.DatabaseAsOf = func() (time.Time, error) { return p.built, p.builtErr }
 	o.Preflight = func(context.Context) preflight.Report { return preflight.Report{Findings: p.preflight} }
 	return Run(t.Context(), o)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	gocvss20 "github.com/pandatix/go-cvss/20"
 	gocvss30 "github.com/pandatix/go-cvss/30"
@@ -16,6 +17,7 @@ import (
 // osvRecord is what we use of a record. Source: https://ossf.github.io/osv-schema/.
 type osvRecord struct {
 	ID        string        `json:"id"`
+	Modified  any           `json:"modified"`
 	Withdrawn string        `json:"withdrawn"`
 	Aliases   []string      `json:"aliases"`
 	Upstream  []string      `json:"upstream"`
@@ -69,6 +71,15 @@ func parseRecord(b []byte) (r *osvRecord, ok bool, err error) {
 		return nil, false, fmt.Errorf("a record with the ID %.40q", r.ID)
 	}
 	return r, r.Withdrawn == "", nil
+}
+
+// modified is when the record was last changed, empty where it does not say so.
+func (r *osvRecord) modified() string {
+	text, ok := r.Modified.(string)
+	if _, err := time.Parse(time.RFC3339, text); !ok || err != nil {
+		return ""
+	}
+	return text
 }
 
 // vulnerability is the record without what it affects.
