@@ -129,9 +129,17 @@ func (t *terminal) copyDB(from, to string) error {
 	return nil
 }
 
+// writeLeftOut tells of records that a database should have.
+func (t *terminal) writeLeftOut(st *vulndb.Status) {
+	if st.BadRecords > 0 {
+		fmt.Fprintf(t.out, "! left out: %s; the build named some\n", count(st.BadRecords, "record that cannot be read", "records that cannot be read"))
+	}
+}
+
 // writeDB tells what a database is.
 func (t *terminal) writeDB(path string, st *vulndb.Status) {
 	fmt.Fprintf(t.out, "%s: built %s, as of %s, %d records about %d packages, %s\n", clean(path), t.ago(st.Built), t.ago(st.AsOf), st.Records, st.Packages, mebibytes(st.Bytes))
+	t.writeLeftOut(st)
 }
 
 func dbExportCommand(t *terminal) *cobra.Command {
@@ -166,7 +174,8 @@ func dbVerifyCommand(t *terminal) *cobra.Command {
 		Use:   "verify",
 		Short: "Check the database by its checksum, and each record in it",
 		Long: `verify checks the checksum and decodes every record. The exit status is 1 if the
-database is missing, was altered or makes no sense. The checksum tells of accidents: it
+database is missing, was altered or makes no sense. Records that could not be read when
+it was built are not in it: their number is told. The checksum tells of accidents: it
 is no signature, and who can write the file can write another.`,
 		Example: `  belay db verify --db ./vuln.db`,
 		Args:    noArguments,
@@ -184,6 +193,7 @@ is no signature, and who can write the file can write another.`,
 				return t.writeJSON(st)
 			}
 			fmt.Fprintf(t.out, "%s: all of %d records about %d packages are in order\n", clean(path), st.Records, st.Packages)
+			t.writeLeftOut(&st)
 			return nil
 		},
 	}

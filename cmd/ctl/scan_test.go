@@ -164,6 +164,29 @@ func TestDBCommands(t *testing.T) {
 	}
 }
 
+// TestDBLeftOut: what could not be read when a database was built is told as long as there is that database.
+func TestDBLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	db, copied := filepath.Join(dir, "vuln.db"), filepath.Join(dir, "copied.db")
+	osv := filepath.Join(dir, "osv")
+	if err := os.MkdirAll(osv, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(osv, "N-1.json"), `{"id":"N-1","affected":[{"package":{"ecosystem":"npm","name":"a"},"versions":["1.0.0"]}]}`)
+	write(t, filepath.Join(osv, "N-2.json"), `{"id":"N-2","affected":"oops"}`)
+	for _, args := range [][]string{
+		{"db", "import", osv, "--db", db}, {"db", "status", "--db", db}, {"db", "verify", "--db", db}, {"db", "export", copied, "--db", db}, {"db", "status", "--db", copied},
+	} {
+		code, out, msg := belay(t, args...)
+		if code != exitOK || !strings.Contains(out, "left out: 1 record that cannot be read") {
+			t.Errorf("%v: exit status %d, %s%s", args, code, out, msg)
+		}
+	}
+	if _, out, _ := belay(t, "db", "verify", "--db", db, "-o", "json"); !strings.Contains(out, `"badRecords": 1`) {
+		t.Errorf("got %s", out)
+	}
+}
+
 // asOf is the time of which a database's data are.
 func asOf(t *testing.T, db string) time.Time {
 	t.Helper()

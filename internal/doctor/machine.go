@@ -239,7 +239,7 @@ func (e *examination) checkDisk(id, dir string) {
 
 func (e *examination) checkScanner() {
 	const id = "scan.database"
-	asOf, err := e.DatabaseAsOf()
+	asOf, leftOut, err := e.Database()
 	age := e.Now().Sub(asOf)
 	switch {
 	case missing(err):
@@ -250,6 +250,9 @@ func (e *examination) checkScanner() {
 		e.add(id, Warn, fmt.Sprintf("the vulnerability database is %d days old", int(age.Hours()/24)), "", "belay db update, best each day by a timer")
 	case age < -clockSlack:
 		e.add(id, Warn, "the vulnerability database is of the future: a clock is wrong", "", "see clock.synchronised, then belay db update")
+	case leftOut > 0:
+		e.add(id, Warn, fmt.Sprintf("the vulnerability database lacks %d records that could not be read: what they are about is not found", leftOut), "",
+			"belay db update, or import once more, which names some of them; tell their publisher")
 	default:
 		e.add(id, OK, fmt.Sprintf("the vulnerability database is %d hours old", max(0, int(age.Hours()))), "", "")
 	}

@@ -82,7 +82,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if s.rep.Records == 0 {
 		return s.rep, fmt.Errorf("there is no OSV record below %s: want ECOSYSTEM/all.zip or ECOSYSTEM/ID.json", o.Dir)
 	}
-	s.rep.AsOf = s.asOf(o.AsOf)
+	s.rep.AsOf, s.b.meta.BadRecords = s.asOf(o.AsOf), s.rep.BadRecords
 	b, err := s.b.encode(o.Now, s.rep.AsOf)
 	if err != nil {
 		return s.rep, err
@@ -104,7 +104,7 @@ type sources struct {
 	singles map[digest]compiled
 	single  bytes.Buffer    // the part of files of their own
 	fresh   bool            // it has what the former one had not
-	named   bool            // the archive is the last of b.sources
+	named   bool            // the archive is the last of b.meta.Sources
 	seen    map[string]bool // IDs: a record may be in an archive and beside it
 	newest  time.Time       // record, by its own word
 	changed time.Time       // the newest file of a record that has none
@@ -125,14 +125,14 @@ const maxNamed = 200
 // source names a file that was read.
 func (s *sources) source(path string) {
 	st, err := os.Stat(path)
-	if s.named = err == nil && len(s.b.sources) < maxNamed; !s.named {
+	if s.named = err == nil && len(s.b.meta.Sources) < maxNamed; !s.named {
 		return
 	}
 	name := filepath.Base(path)
 	if name == "all.zip" {
 		name = filepath.Base(filepath.Dir(path))
 	}
-	s.b.sources = append(s.b.sources, Source{Name: name, Time: st.ModTime().UTC().Truncate(time.Second)})
+	s.b.meta.Sources = append(s.b.meta.Sources, Source{Name: name, Time: st.ModTime().UTC().Truncate(time.Second)})
 }
 
 // add takes one record in. One that is broken is counted; an archive that is broken
@@ -309,7 +309,7 @@ func (s *sources) record(c *compiled) {
 	}
 	s.b.records = append(s.b.records, v)
 	if s.named {
-		s.b.sources[len(s.b.sources)-1].Records++
+		s.b.meta.Sources[len(s.b.meta.Sources)-1].Records++
 	}
 }
 

@@ -53,12 +53,14 @@ var ErrBroken = errors.New("the vulnerability database is broken: build it again
 type builder struct {
 	keys    map[string][]affected
 	records []Vulnerability
-	sources []Source
+	meta    metadata
 }
 
 // metadata is the last part.
 type metadata struct {
 	Sources []Source `json:"sources"`
+	// BadRecords are those that were left out, since they could not be read.
+	BadRecords int `json:"badRecords"`
 }
 
 // encode returns the whole file.
@@ -81,7 +83,7 @@ func (b *builder) encode(built, asOf time.Time) ([]byte, error) {
 		putU32(&index, texts.Len())
 		b.records[i].put(&texts)
 	}
-	meta, err := json.Marshal(metadata{b.sources})
+	meta, err := json.Marshal(b.meta)
 	if err != nil {
 		return nil, err
 	}
@@ -509,6 +511,7 @@ type Status struct {
 	Packages   int            `json:"packages"`
 	Ecosystems map[string]int `json:"ecosystems"` // packages by ecosystem
 	Sources    []Source       `json:"sources,omitempty"`
+	BadRecords int            `json:"badRecords"` // that could not be read, and are not in it
 }
 
 // Source is one file that a database was built from.
@@ -522,7 +525,7 @@ type Source struct {
 
 // Status reads through all of the database.
 func (db *DB) Status() Status {
-	s := Status{Built: db.built, AsOf: db.asOf, Bytes: db.size, Records: db.nRecs, Packages: db.nKeys, Ecosystems: map[string]int{}, Sources: db.meta.Sources}
+	s := Status{Built: db.built, AsOf: db.asOf, Bytes: db.size, Records: db.nRecs, Packages: db.nKeys, Ecosystems: map[string]int{}, Sources: db.meta.Sources, BadRecords: db.meta.BadRecords}
 	for i := range db.nKeys {
 		eco, _, _ := strings.Cut(string(db.key(i)), "\x00")
 		s.Ecosystems[eco]++
@@ -535,6 +538,9 @@ func (db *DB) Built() time.Time { return db.built }
 
 // AsOf returns of which time the data are: by it, and not by when they were compiled, they are old.
 func (db *DB) AsOf() time.Time { return db.asOf }
+
+// BadRecords returns how many records could not be read when the database was built.
+func (db *DB) BadRecords() int { return db.meta.BadRecords }
 
 // Verify decodes every record of every package: a file may have the right checksum and
 // yet make no sense.
