@@ -81,7 +81,7 @@ func (t *terminal) scanAttached(ctx context.Context, f *scanFlags, name string, 
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 			st := db.Status()
-			s = report.New(name, t.now(), s.Inventory, &report.Database{Built: st.Built, Records: st.Records}, &m)
+			s = report.New(name, t.now(), s.Inventory, &report.Database{Built: st.Built, AsOf: st.AsOf, Records: st.Records}, &m)
 			s.Attached = bill.Attached
 		}
 		s.Attached.Used = true

@@ -104,8 +104,8 @@ func (t *terminal) buildDB(cmd *cobra.Command, f *dbFlags) error {
 	if t.output == formatJSON {
 		return t.writeJSON(rep)
 	}
-	fmt.Fprintf(t.out, "%s: %d records about %d packages in %s, %s withdrawn; built in %s\n",
-		clean(f.path), rep.Records, rep.Packages, mebibytes(rep.Bytes), count(rep.Withdrawn, "one", "others"), time.Since(start).Round(time.Millisecond))
+	fmt.Fprintf(t.out, "%s: %d records about %d packages, as of %s, in %s, %s withdrawn; built in %s\n",
+		clean(f.path), rep.Records, rep.Packages, t.ago(rep.AsOf), mebibytes(rep.Bytes), count(rep.Withdrawn, "one", "others"), time.Since(start).Round(time.Millisecond))
 	if rep.BadRecords+rep.BadVersions > 0 {
 		fmt.Fprintf(t.out, "! left out: %s, %s\n", count(rep.BadRecords, "record that cannot be read", "records that cannot be read"),
 			count(rep.BadVersions, "version that cannot be ordered", "versions that cannot be ordered"))
@@ -129,9 +129,17 @@ func (t *terminal) copyDB(from, to string) error {
 	return nil
 }
 
+// writeLeftOut tells of records that a database should have.
+func (t *terminal) writeLeftOut(st *vulndb.Status) {
+	if st.BadRecords > 0 {
+		fmt.Fprintf(t.out, "! left out: %s; the build named some\n", count(st.BadRecords, "record that cannot be read", "records that cannot be read"))
+	}
+}
+
 // writeDB tells what a database is.
 func (t *terminal) writeDB(path string, st *vulndb.Status) {
-	fmt.Fprintf(t.out, "%s: built %s, %d records about %d packages, %s\n", clean(path), t.ago(st.Built), st.Records, st.Packages, mebibytes(st.Bytes))
+	fmt.Fprintf(t.out, "%s: built %s, as of %s, %d records about %d packages, %s\n", clean(path), t.ago(st.Built), t.ago(st.AsOf), st.Records, st.Packages, mebibytes(st.Bytes))
+	t.writeLeftOut(st)
 }
 
 func dbExportCommand(t *terminal) *cobra.Command {
@@ -166,7 +174,8 @@ func dbVerifyCommand(t *terminal) *cobra.Command {
 		Use:   "verify",
 		Short: "Check the database by its checksum, and each record in it",
 		Long: `verify checks the checksum and decodes every record. The exit status is 1 if the
-database is missing, was altered or makes no sense. The checksum tells of accidents: it
+database is missing, was altered or makes no sense. Records that could not be read when
+it was built are not in it: their number is told. The checksum tells of accidents: it
 is no signature, and who can write the file can write another.`,
 		Example: `  belay db verify --db ./vuln.db`,
 		Args:    noArguments,
@@ -184,6 +193,7 @@ is no signature, and who can write the file can write another.`,
 				return t.writeJSON(st)
 			}
 			fmt.Fprintf(t.out, "%s: all of %d records about %d packages are in order\n", clean(path), st.Records, st.Packages)
+			t.writeLeftOut(&st)
 			return nil
 		},
 	}
@@ -197,10 +207,12 @@ func dbStatusCommand(t *terminal) *cobra.Command {
 		Use:   "status",
 		Short: "Tell what the database holds and how old it is",
 		Long: `status checks the database by its checksum and counts the packages that it has records
-about, by ecosystem, with the age of each file it was built from. The exit status is 1
-if it is missing or broken.`,
+about, by ecosystem, with the age of each file it was built from. "As of" is when the
+publisher was last asked by "belay db update", or for records of a folder when the newest
+of them was changed: by that a database is old. The exit status is 1 if it is missing or
+broken.`,
 		Example: `  belay db status
-  belay db status -o json | jq .built`,
+  belay db status -o json | jq .asOf`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			db, err := openDB(path)

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -41,6 +42,7 @@ func dbUpdateCommand(t *terminal) *cobra.Command {
 it downloads the archive of each ecosystem, then the records that changed, or the
 archive again if they are many. Downloads that break go on from where they stopped. What
 an update compiled is kept in the same folder, and only what changed is compiled again.
+An update that finds nothing new notes in the database that it was asked for.
 
 Checksums are those of the bucket, and it is believed over TLS: there is no signature.
 Plain http is for a server at 127.0.0.1 alone. When anything fails the former database
@@ -125,8 +127,9 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
 	m := t.meter()
+	was, _ := feed.Checked(f.cache)
 	rep, err := feed.Update(ctx, feed.Options{
-		Dir: f.cache, URL: f.from, Ecosystems: f.ecosystems, Extras: extras,
+		Dir: f.cache, URL: f.from, Ecosystems: f.ecosystems, Extras: extras, Now: t.now(),
 		Progress: func(line string) { m.end(); fmt.Fprintln(t.err, clean(line)) },
 		Far:      m.downloads,
 	})
@@ -134,31 +137,40 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	if err != nil {
 		return fmt.Errorf("%w; the former database stays", err)
 	}
-	if len(rep.Same) == len(f.ecosystems)+len(extras) && t.current(f.path, f.cache) {
+	unlock, err := feed.Lock(f.cache)
+	if err != nil {
+		return fmt.Errorf("compile the database: %w; the former one stays", err)
+	}
+	defer unlock()
+	asOf, oldest := feed.Checked(f.cache)
+	if !slices.Contains(f.ecosystems, oldest) {
+		fmt.Fprintf(t.err, "! the database is as old as its records of %s, which were last asked for %s: name it in --ecosystems, or delete %s\n",
+			clean(oldest), t.ago(asOf), clean(filepath.Join(feed.Records(f.cache), oldest)))
+	}
+	if len(rep.Same) == len(f.ecosystems)+len(extras) && current(f.path, f.cache, was) {
+		if err := vulndb.Confirm(f.path, asOf); err != nil {
+			return err
+		}
 		if t.output == formatJSON {
 			return t.writeJSON(rep)
 		}
 		fmt.Fprintf(t.out, "%s: nothing changed\n", clean(f.path))
 		return nil
 	}
-	unlock, err := feed.Lock(f.cache)
-	if err != nil {
-		return fmt.Errorf("compile the database: %w; the former one stays", err)
-	}
-	defer unlock()
-	f.build.Dir = feed.Records(f.cache)
+	f.build.Dir, f.build.AsOf = feed.Records(f.cache), asOf
 	fmt.Fprintf(t.err, "compiling after %s of downloads\n", mebibytes(int(rep.Bytes)))
 	return t.buildDB(cmd, &f.dbFlags)
 }
 
-// current reports whether the database was compiled after the copy's last change.
-func (t *terminal) current(path, cache string) bool {
+// current reports whether the database was compiled of the copy, after its last change: one from elsewhere
+// is not of the time at which the copy was checked before.
+func current(path, cache string, checked time.Time) bool {
 	db, err := vulndb.Open(path)
 	if err != nil {
 		return false
 	}
 	defer db.Close()
-	return !db.Built().Before(feed.Changed(cache).Truncate(time.Second))
+	return db.AsOf().Equal(checked) && !db.Built().Before(feed.Changed(cache).Truncate(time.Second))
 }
 
 // extras are the files to join to records. Where to look for them is set in f.build.

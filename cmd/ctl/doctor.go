@@ -82,13 +82,13 @@ func (t *terminal) examine(ctx context.Context, f *doctorFlags) (doctor.Report, 
 		Root: os.DirFS("/"), System: doctor.Host{}, Agent: t.client(),
 		RunDir: run, StateDir: f.stateDir, Journal: f.journal, Scanner: f.scanner,
 		Version: versionOf(info).Version, Canary: f.canary, Only: f.only, Now: t.now,
-		DatabaseBuilt: func() (time.Time, error) {
+		Database: func() (asOf time.Time, leftOut int, err error) {
 			db, err := vulndb.Open(f.db)
 			if err != nil {
-				return time.Time{}, err
+				return time.Time{}, 0, err
 			}
 			defer db.Close()
-			return db.Status().Built, nil
+			return db.AsOf(), db.BadRecords(), nil
 		},
 	}
 	if socket, ok := strings.CutPrefix(f.dockerHost, "unix://"); ok {

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,9 +50,10 @@ Tags of signatures and attestations are passed over.
 
 With --state FILE images that the file has are passed over, by their digest: only what
 is new is read, and a scan that was stopped goes on where it was. An image that could
-not be read is tried again the next time. The file says nothing of findings: new records
-about old images take a scan without it. Images that were scanned with other
---scanners, or with --packages-only, are not done.
+not be read is tried again the next time, and with --fail-on so is one that did not pass
+by the same rule: the same expression, flags and contents of files. The file says nothing
+of findings: new records about old images take a scan without it. Images that were
+scanned with other --scanners, or with --packages-only, are not done.
 
 The output is one line an image; with -o json one object a line, as "belay scan -o json"
 has it.
@@ -116,7 +119,11 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 	if _, err := os.Stat(f.Scanner); err != nil {
 		return fmt.Errorf("there is no scanner: install belay-scanner beside belay, or name it with --scanner: %w", err)
 	}
-	if s.state, err = openSweepState(f.state, f.Platform, f.left()); err != nil {
+	rule, err := f.ruleDigest()
+	if err != nil {
+		return err
+	}
+	if s.state, err = openSweepState(f.state, sweepLine{Platform: f.Platform, Left: f.left(), Passed: rule}); err != nil {
 		return err
 	}
 	defer s.state.close()
@@ -215,12 +222,35 @@ func (s *sweep) image(ctx context.Context, ref string) error {
 		return err
 	}
 	s.scanned++
-	if v := s.f.verdict(scan, s.rules); v != nil {
+	v := s.f.verdict(scan, s.rules)
+	if v != nil {
 		if old, ok := errors.AsType[statusError](s.verdict); !ok || old.code != exitFindings {
 			s.verdict = v
 		}
 	}
-	return s.state.add(img.Digest, ref, s.t.now())
+	return s.state.add(img.Digest, ref, s.t.now(), v == nil)
+}
+
+// ruleDigest names what decides whether an image passes; "" is nothing.
+func (f *scanFlags) ruleDigest() (string, error) {
+	if f.failOn == "" {
+		return "", nil
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %t %t", f.failOn, f.fixable, f.allowIncomplete)
+	for flag, files := range [][]string{{f.ignore}, {f.baseline}, f.vex, f.bases} {
+		for _, name := range files {
+			if name == "" {
+				continue
+			}
+			digest, err := fileDigest(name)
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(h, " %d %s", flag, digest)
+		}
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func (s *sweep) write(scan *report.Scan) error {
@@ -249,17 +279,17 @@ func (s *sweep) write(scan *report.Scan) error {
 // sweepState is the images that were done: a file of one JSON object a line, to which is
 // only added. The zero value forgets.
 type sweepState struct {
-	done     map[string]bool
-	platform string
-	left     string // out, by --scanners or --packages-only
-	f        *os.File
+	done map[string]bool
+	want sweepLine // what a line must say for its image to be done
+	f    *os.File
 }
 
 // sweepLine is one line of the file.
 type sweepLine struct {
 	Digest   string    `json:"digest"`
 	Platform string    `json:"platform,omitempty"`
-	Left     string    `json:"leftOut,omitempty"` // of what may be looked for
+	Left     string    `json:"leftOut,omitempty"` // of what may be looked for, by --scanners or --packages-only
+	Passed   string    `json:"passed,omitempty"`  // the digest of the rule by which it did
 	Ref      string    `json:"ref"`
 	Time     time.Time `json:"time"`
 }
@@ -274,8 +304,8 @@ var (
 
 const maxSweepLine = 16 << 10
 
-func openSweepState(name, platform, left string) (*sweepState, error) {
-	s := &sweepState{done: map[string]bool{}, platform: platform, left: left}
+func openSweepState(name string, want sweepLine) (*sweepState, error) {
+	s := &sweepState{done: map[string]bool{}, want: want}
 	if name == "" {
 		return s, nil
 	}
@@ -312,7 +342,7 @@ func (s *sweepState) read(f *os.File) error {
 		if err != nil || l.Digest == "" || !whole {
 			return fmt.Errorf("line %d is none of 'belay registry scan' (%w)", n, errors.Join(errNoLine, err))
 		}
-		if l.Platform == s.platform && l.Left == s.left {
+		if l.Platform == s.want.Platform && l.Left == s.want.Left && (s.want.Passed == "" || l.Passed == s.want.Passed) {
 			s.done[l.Digest] = true
 		}
 	}
@@ -324,13 +354,19 @@ func (s *sweepState) read(f *os.File) error {
 
 func (s *sweepState) has(digest string) bool { return s.done[digest] }
 
-func (s *sweepState) add(digest, ref string, at time.Time) error {
+// add notes an image that was scanned: this scan is done with it, whether it passed or not.
+func (s *sweepState) add(digest, ref string, at time.Time, passed bool) error {
 	s.done[digest] = true
 	if s.f == nil {
 		return nil
 	}
+	line := s.want
+	line.Digest, line.Ref, line.Time = digest, ref, at.UTC()
+	if !passed {
+		line.Passed = ""
+	}
 	var b bytes.Buffer
-	if err := json.NewEncoder(&b).Encode(sweepLine{digest, s.platform, s.left, ref, at.UTC()}); err != nil {
+	if err := json.NewEncoder(&b).Encode(line); err != nil {
 		return err
 	}
 	if _, err := s.f.Write(b.Bytes()); err != nil {

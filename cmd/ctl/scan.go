@@ -292,7 +292,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 		uses = t.usesOf(ctx, f.running, res)
 	}
 	st := db.Status()
-	s := report.New(name, t.now(), res, &report.Database{Built: st.Built, Records: st.Records}, &found)
+	s := report.New(name, t.now(), res, &report.Database{Built: st.Built, AsOf: st.AsOf, Records: st.Records}, &found)
 	attachUses(s, uses)
 	return s, nil
 }
@@ -392,7 +392,7 @@ func noteLine(n inventory.Note) string {
 
 func (t *terminal) writeFindings(s *report.Scan) {
 	if len(s.Findings) == 0 {
-		fmt.Fprintf(t.out, "no known vulnerabilities, by %d records built %s\n", s.Database.Records, t.ago(s.Database.Built))
+		fmt.Fprintf(t.out, "no known vulnerabilities, by %d records as of %s\n", s.Database.Records, t.ago(s.Database.AsOf))
 		return
 	}
 	columns := []string{"SEVERITY", "VULNERABILITY", "PACKAGE", "INSTALLED", "FIXED IN", "WHERE"}

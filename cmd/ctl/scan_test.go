@@ -164,6 +164,100 @@ func TestDBCommands(t *testing.T) {
 	}
 }
 
+// TestDBLeftOut: what could not be read when a database was built is told as long as there is that database.
+func TestDBLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	db, copied := filepath.Join(dir, "vuln.db"), filepath.Join(dir, "copied.db")
+	osv := filepath.Join(dir, "osv")
+	if err := os.MkdirAll(osv, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(osv, "N-1.json"), `{"id":"N-1","affected":[{"package":{"ecosystem":"npm","name":"a"},"versions":["1.0.0"]}]}`)
+	write(t, filepath.Join(osv, "N-2.json"), `{"id":"N-2","affected":"oops"}`)
+	for _, args := range [][]string{
+		{"db", "import", osv, "--db", db}, {"db", "status", "--db", db}, {"db", "verify", "--db", db}, {"db", "export", copied, "--db", db}, {"db", "status", "--db", copied},
+	} {
+		code, out, msg := belay(t, args...)
+		if code != exitOK || !strings.Contains(out, "left out: 1 record that cannot be read") {
+			t.Errorf("%v: exit status %d, %s%s", args, code, out, msg)
+		}
+	}
+	if _, out, _ := belay(t, "db", "verify", "--db", db, "-o", "json"); !strings.Contains(out, `"badRecords": 1`) {
+		t.Errorf("got %s", out)
+	}
+}
+
+// asOf is the time of which a database's data are.
+func asOf(t *testing.T, db string) time.Time {
+	t.Helper()
+	_, out, msg := belay(t, "db", "status", "--db", db, "-o", "json")
+	var st struct{ AsOf time.Time }
+	if err := json.Unmarshal([]byte(out), &st); err != nil {
+		t.Fatalf("%v: %s%s", err, out, msg)
+	}
+	return st.AsOf
+}
+
+// TestDBAsOf: old records that are compiled today are old, and what has not changed since it was
+// last asked for is not.
+func TestDBAsOf(t *testing.T) {
+	dir := t.TempDir()
+	old, db, cache := filepath.Join(dir, "old"), filepath.Join(dir, "vuln.db"), filepath.Join(dir, "cache")
+	for _, eco := range []string{"npm", "PyPI"} {
+		if err := os.MkdirAll(filepath.Join(old, eco), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		record := `{"id":"` + eco + `-1","modified":"2023-05-06T07:08:09.123Z","affected":[{"package":{"ecosystem":"` + eco + `","name":"a"},"versions":["1.0.0"]}]}`
+		var archive bytes.Buffer
+		z := zip.NewWriter(&archive)
+		w, err := z.Create(eco + "-1.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(w, record)
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(old, eco, "all.zip"), archive.String())
+		write(t, filepath.Join(old, eco, "modified_id.csv"), "2023-05-06T07:08:09Z,"+eco+"-1\n")
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		http.FileServer(http.Dir(old)).ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	day := time.Now().UTC().Truncate(time.Second).Add(time.Minute) // after all that the copy is made of
+	of2023 := time.Date(2023, 5, 6, 7, 8, 9, 0, time.UTC)
+	update := func(ecosystems string) []string {
+		return []string{"db", "update", "--from", server.URL, "--db", db, "--cache", cache, "--ecosystems", ecosystems}
+	}
+	for _, tt := range []struct {
+		name      string
+		now, asOf time.Time
+		args      []string
+		out, msg  string
+	}{
+		{"imported", day, of2023, []string{"db", "import", old, "--db", db}, "2 records", ""},
+		{"of a folder", day, of2023, []string{"db", "update", "--from", old, "--cache", filepath.Join(dir, "c"), "--db", db}, "2 records", ""},
+		{"asked for", day, day, update("npm,PyPI"), "2 records", ""},
+		{"asked for again", day.Add(time.Hour), day.Add(time.Hour), update("npm,PyPI"), "nothing changed", ""},
+		{"one is not asked for", day.Add(2 * time.Hour), day.Add(time.Hour), update("npm"), "nothing changed", "PyPI"},
+		{"both are again", day.Add(3 * time.Hour), day.Add(3 * time.Hour), update("npm,PyPI"), "nothing changed", ""},
+		{"imported in its place", day.Add(4 * time.Hour), of2023, []string{"db", "import", old, "--db", db}, "2 records", ""},
+		{"which no check makes new", day.Add(5 * time.Hour), day.Add(5 * time.Hour), update("npm,PyPI"), "2 records", ""},
+		{"verified", day.Add(5 * time.Hour), day.Add(5 * time.Hour), []string{"db", "verify", "--db", db}, "in order", ""},
+	} {
+		var out, msg bytes.Buffer
+		code := run(t.Context(), &terminal{out: &out, err: &msg, now: func() time.Time { return tt.now }}, tt.args)
+		if code != exitOK || !strings.Contains(out.String(), tt.out) || !strings.Contains(msg.String(), tt.msg) {
+			t.Errorf("%s: exit status %d, %s%s, want %q, %q", tt.name, code, out.String(), msg.String(), tt.out, tt.msg)
+		}
+		if got := asOf(t, db); !got.Equal(tt.asOf) {
+			t.Errorf("%s: its data are of %s, want %s", tt.name, got, tt.asOf)
+		}
+	}
+}
+
 // TestDBUpdate: from a server in the bucket's layout; nothing is done twice, and a
 // server that is gone leaves the database.
 func TestDBUpdate(t *testing.T) {

@@ -50,6 +50,8 @@ func TestScanConfig(t *testing.T) {
 		{"no configuration to see, allowed", f.root, []string{"--fail-on", secret, "--allow-incomplete"}, exitOK, "", ""},
 		{"json", bad, []string{"-o", "json"}, exitOK, `"misconfigurations": [`, ""},
 		{"junit", bad, []string{"-o", "junit", "--fail-on", secret}, exitFindings, `failures="1"`, ""},
+		{"junit, no configuration to see", f.root, []string{"-o", "junit", "--fail-on", secret}, exitIncomplete, "which this target does not show", "does not show"},
+		{"junit, allowed", f.root, []string{"-o", "junit", "--fail-on", secret, "--allow-incomplete"}, exitOK, `failures="0"`, ""},
 	} {
 		args := append([]string{"scan", tt.target, "--db", f.db, "--scanner", f.scanner}, tt.args...)
 		code, out, msg := belay(t, args...)

@@ -65,7 +65,7 @@ func (t *terminal) writeScan(s *report.Scan, f *scanFlags, rules *scanRules) err
 		if err != nil {
 			return err
 		}
-		return s.WriteJUnit(t.out, report.Verdict{Fails: fails, FailsConfig: config, AllowIncomplete: f.allowIncomplete})
+		return s.WriteJUnit(t.out, report.Verdict{Fails: fails, FailsConfig: config, AllowIncomplete: f.allowIncomplete, Incomplete: f.unjudged(s, rules)})
 	case "text":
 		t.writeScanText(s)
 		return nil

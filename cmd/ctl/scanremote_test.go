@@ -159,6 +159,29 @@ func TestRegistryScan(t *testing.T) {
 	if code != exitFindings || strings.Count(out, "\n") != 1 || !strings.Contains(msg, "1 image scanned, 1 done before") {
 		t.Errorf("with a state: %d\n%s%s", code, out, msg)
 	}
+	// What did not pass is not done for --fail-on; what passed is, for the same rule.
+	ignore := filepath.Join(t.TempDir(), "ignore.yaml")
+	if err := os.WriteFile(ignore, []byte("ignore: []\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	passes := []string{"--fail-on", `name == "none"`}
+	for _, c := range []struct {
+		name   string
+		rule   []string
+		status int
+		said   string
+	}{
+		{"failed before", []string{"--fail-on", "high"}, exitFindings, "1 image scanned"},
+		{"another rule", passes, exitOK, "1 image scanned"},
+		{"passed by this rule", passes, exitOK, "0 images scanned, 2 done before"},
+		{"passed by another rule", []string{"--fail-on", "high"}, exitFindings, "1 image scanned"},
+		{"passed with nothing accepted", append(passes, "--ignore", ignore), exitOK, "1 image scanned"},
+		{"failed, and no rule", nil, exitOK, "0 images scanned, 2 done before"},
+	} {
+		if code, out, msg = sweep(append(c.rule, r.host, "--repo", "team/*", "--state", state)...); code != c.status || !strings.Contains(msg, c.said) {
+			t.Errorf("%s: %d, want %d and %q\n%s%s", c.name, code, c.status, c.said, out, msg)
+		}
+	}
 	if err := os.WriteFile(filepath.Join(f.root, "new"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -170,15 +170,29 @@ func (f *scanFlags) judge(s *report.Scan, rules *scanRules, n int, kind string) 
 	if !s.Complete && !f.allowIncomplete {
 		return statusError{exitIncomplete, fmt.Errorf("%s: not all of it could be read and matched, so it does not pass; --allow-incomplete lets it", s.Target)}
 	}
-	if left := unlooked(rules.fail, s.Database != nil, s.Inventory.Skipped); left != "" && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on may be about what was not looked for (%s); --allow-incomplete lets it pass", s.Target, left)}
-	}
-	if rules.fail.AboutConfig() && !s.Inventory.ConfigRead && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on is about the image's configuration, which this target does not show; --allow-incomplete lets it pass", s.Target)}
-	}
-	if u := s.Inventory.Unsearched; rules.fail.AboutConfig() && u != nil && !f.allowIncomplete {
-		return statusError{exitIncomplete, fmt.Errorf("%s: --fail-on has the word misconfiguration, and %s not searched for secrets (%s: %s); --allow-incomplete lets it pass",
-			s.Target, count(u.Count, "file was", "files were"), u.Path, u.Text)}
+	if why := f.unjudged(s, rules); why != "" {
+		return statusError{exitIncomplete, fmt.Errorf("%s: %s; --allow-incomplete lets it pass", s.Target, why)}
 	}
 	return nil
+}
+
+// unjudged says what --fail-on may be about that was not looked at, so that the scan does not pass; "" if
+// there is nothing.
+func (f *scanFlags) unjudged(s *report.Scan, rules *scanRules) string {
+	if rules.fail == nil || f.allowIncomplete {
+		return ""
+	}
+	if left := unlooked(rules.fail, s.Database != nil, s.Inventory.Skipped); left != "" {
+		return fmt.Sprintf("--fail-on may be about what was not looked for (%s)", left)
+	}
+	if !rules.fail.AboutConfig() {
+		return ""
+	}
+	if !s.Inventory.ConfigRead {
+		return "--fail-on is about the image's configuration, which this target does not show"
+	}
+	if u := s.Inventory.Unsearched; u != nil {
+		return fmt.Sprintf("--fail-on has the word misconfiguration, and %s not searched for secrets (%s: %s)", count(u.Count, "file was", "files were"), u.Path, u.Text)
+	}
+	return ""
 }

@@ -71,7 +71,7 @@ func (a *Agent) serveScans(ctx context.Context) error {
 	svc, err := ci.Open(ci.Options{
 		Access: scanAccess{a.manager}, Images: newScanImages(a), Identify: id.Of, Verify: a.tokens.Verify,
 		Dir: a.cfg.scansDir(), Registries: a.cfg.ScanRegistries, WebhookHosts: a.cfg.ScanWebhookHosts, Version: a.cfg.Version,
-		Database: a.databaseBuilt, Health: a.health, Log: a.log,
+		Database: a.databaseAsOf, Health: a.health, Log: a.log,
 	})
 	if err != nil {
 		return err
@@ -281,14 +281,14 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform, authority string
 	return res, img.Digest, err
 }
 
-// databaseBuilt tells when the vulnerability database was built.
-func (a *Agent) databaseBuilt() (time.Time, error) {
+// databaseAsOf tells of which time the vulnerability database is.
+func (a *Agent) databaseAsOf() (time.Time, error) {
 	db, err := vulndb.Open(a.cfg.VulnDB)
 	if err != nil {
 		return time.Time{}, err
 	}
 	defer db.Close()
-	return db.Status().Built, nil
+	return db.AsOf(), nil
 }
 
 // Match implements [ci.Images]. It opens the database anew: the next scan sees what was
@@ -311,5 +311,5 @@ func (s *scanImages) Match(ctx context.Context, res *inventory.Result) (_ *repor
 		return nil, nil, fmt.Errorf("match its packages: %w", err)
 	}
 	st := db.Status()
-	return &report.Database{Built: st.Built, Records: st.Records}, &m, nil
+	return &report.Database{Built: st.Built, AsOf: st.AsOf, Records: st.Records}, &m, nil
 }

@@ -119,8 +119,9 @@ type Options struct {
 	Agent  Agent
 	// Preflight looks for ways around the gate; nil: there is no Docker to look at.
 	Preflight func(ctx context.Context) preflight.Report
-	// DatabaseBuilt returns when the vulnerability database was made.
-	DatabaseBuilt func() (time.Time, error)
+	// Database returns of which time the vulnerability database is, and how many records were left out
+	// of it since they could not be read.
+	Database func() (asOf time.Time, leftOut int, err error)
 
 	RunDir   string // /run/belay
 	StateDir string // /var/lib/belay

@@ -72,6 +72,7 @@ type patient struct {
 	preflight []preflight.Finding
 	built     time.Time
 	builtErr  error
+	leftOut   int // records
 	opt       Options
 }
 
@@ -119,7 +120,7 @@ func (p *patient) examine(t *testing.T) Report {
 	t.Helper()
 	o := p.opt
 	o.Root, o.System, o.Agent, o.Now = p.files, &p.system, &p.agent, func() time.Time { return now }
-	o.DatabaseBuilt = func() (time.Time, error) { return p.built, p.builtErr }
+	o.Database = func() (time.Time, int, error) { return p.built, p.leftOut, p.builtErr }
 	o.Preflight = func(context.Context) preflight.Report { return preflight.Report{Findings: p.preflight} }
 	return Run(t.Context(), o)
 }
@@ -364,6 +365,7 @@ var machineIllnesses = []illness{
 	{"broken database", func(p *patient) { p.builtErr = errors.New("no") }, "scan.database", Warn, "db verify"},
 	{"old database", func(p *patient) { p.built = now.Add(-8 * 24 * time.Hour) }, "scan.database", Warn, "db update"},
 	{"database of tomorrow", func(p *patient) { p.built = now.Add(24 * time.Hour) }, "scan.database", Warn, "clock"},
+	{"database without some records", func(p *patient) { p.leftOut = 2 }, "scan.database", Warn, "publisher"},
 	{"no scanner", drop("usr/bin/belay-scanner"), "scan.scanner", Warn, "install"},
 	{"scanner is no program", func(p *patient) { p.files["usr/bin/belay-scanner"].Mode = 0o644 }, "scan.scanner", Warn, "install"},
 	{"scanner for all", func(p *patient) { p.files["usr/bin/belay-scanner"].Mode = 0o757 }, "scan.scanner", Fail, "chmod"},

@@ -239,8 +239,8 @@ func (e *examination) checkDisk(id, dir string) {
 
 func (e *examination) checkScanner() {
 	const id = "scan.database"
-	built, err := e.DatabaseBuilt()
-	age := e.Now().Sub(built)
+	asOf, leftOut, err := e.Database()
+	age := e.Now().Sub(asOf)
 	switch {
 	case missing(err):
 		e.add(id, Warn, "there is no vulnerability database: no image is matched", "", "belay db update, or belay db import on a host without network")
@@ -249,7 +249,10 @@ func (e *examination) checkScanner() {
 	case age > databaseOld:
 		e.add(id, Warn, fmt.Sprintf("the vulnerability database is %d days old", int(age.Hours()/24)), "", "belay db update, best each day by a timer")
 	case age < -clockSlack:
-		e.add(id, Warn, "the vulnerability database was made in the future: a clock is wrong", "", "see clock.synchronised, then belay db update")
+		e.add(id, Warn, "the vulnerability database is of the future: a clock is wrong", "", "see clock.synchronised, then belay db update")
+	case leftOut > 0:
+		e.add(id, Warn, fmt.Sprintf("the vulnerability database lacks %d records that could not be read: what they are about is not found", leftOut), "",
+			"belay db update, or import once more, which names some of them; tell their publisher")
 	default:
 		e.add(id, OK, fmt.Sprintf("the vulnerability database is %d hours old", max(0, int(age.Hours()))), "", "")
 	}

@@ -42,7 +42,7 @@ type ImageScan struct {
 	// failed.
 	Tried bool
 	Err   string
-	// Database is when the vulnerability database was built; zero: there is none, and
+	// Database is of which time the vulnerability database is; zero: there is none, and
 	// Findings say nothing.
 	Database time.Time
 	// Complete says that all was read and all was matched.
@@ -285,7 +285,7 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	case sc.Database.IsZero():
 		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
-		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: build a new one"}
+		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: belay db update, or import newer records"}
 	}
 	r := p.judgeFindings(img, now)
 	if r.rule != "" && !r.audit {

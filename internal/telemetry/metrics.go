@@ -34,7 +34,7 @@ type Observed struct {
 	Loads      []LoadLevel
 	Outputs    []OutputCount
 	Own        OwnCaps
-	Database   time.Time // when the vulnerability database was built; zero: there is none
+	Database   time.Time // of which time the vulnerability database is; zero: there is none
 }
 
 // MapFill is how full a map of the kernel side is.
@@ -203,7 +203,7 @@ func (t *Telemetry) register(m metric.Meter) error {
 		{&o.used, "belay.map.entries", "{entry}", "Entries of a map of the kernel side"},
 		{&o.max, "belay.map.limit", "{entry}", "Entries that the map can have"},
 		{&o.age, "belay.scan.age", "s", "Time since an image was read by the scanner"},
-		{&o.dbAge, "belay.vulndb.age", "s", "Time since the vulnerability database was built"},
+		{&o.dbAge, "belay.vulndb.age", "s", "Age of the vulnerability database's data"},
 		{&o.memory, "process.memory.usage", "By", "Resident memory of the agent"},
 		{&o.queued, "belay.telemetry.queued", "{item}", "Items that wait to be sent, by signal"},
 		{&o.journal, "belay.journal.size", "By", "Size of the journal"},

@@ -88,7 +88,7 @@ type Options struct {
 	// results; "*" is all with TLS, none: no webhook.
 	WebhookHosts []string
 	Version      string
-	// Database tells when the vulnerability database was built; nil: nobody knows.
+	// Database tells of which time the vulnerability database is; nil: nobody knows.
 	Database func() (time.Time, error)
 
 	Workers     int           // scans at a time; 1

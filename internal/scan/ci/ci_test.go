@@ -291,7 +291,7 @@ func TestConfigVerdicts(t *testing.T) {
 			if r := w.wait("alice", id); r.Verdict != tt.verdict {
 				t.Errorf("%q, want %q", r.Verdict, tt.verdict)
 			}
-			want := map[bool]string{true: `failures="1"`, false: `failures="0"`}[tt.verdict == VerdictFail]
+			want := map[bool]string{true: `failures="0"`, false: `failures="1"`}[tt.verdict == VerdictPass]
 			if code, text := w.call("alice", "GET", "/v1/scans/"+id+"?format=junit", "", nil, nil); code != 200 || !strings.Contains(text, want) {
 				t.Errorf("junit: %d, %s, want %s", code, text, want)
 			}

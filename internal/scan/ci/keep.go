@@ -166,6 +166,9 @@ func writeJUnit(rep *report.Scan, w io.Writer, _ string, scan *Scan) error {
 		}
 		v.FailsConfig[i] = yes
 	}
+	if !scan.AllowIncomplete {
+		v.Incomplete = unseen(rule, rep)
+	}
 	return rep.WriteJUnit(w, v)
 }
 

@@ -280,14 +280,13 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 			sum.counts.Failing++
 		}
 	}
-	unseen, err := s.makeConfig(j, rep, sum.counts)
-	if err != nil {
+	if err := s.makeConfig(j, rep, sum.counts); err != nil {
 		return nil, err
 	}
 	switch {
 	case sum.counts.Failing > 0:
 		sum.verdict = VerdictFail
-	case (!rep.Complete || unseen) && !j.scan.AllowIncomplete:
+	case (!rep.Complete || unseen(j.rule, rep) != "") && !j.scan.AllowIncomplete:
 		sum.verdict = VerdictIncomplete
 	default:
 		sum.verdict = VerdictPass
@@ -296,16 +295,15 @@ func (s *Service) make(ctx context.Context, j *job) (*summary, error) {
 	return sum, err
 }
 
-// makeConfig counts what is wrong with the configuration and the files and fails the scan. unseen:
-// the rule has a word about that, and not all of it could be looked at.
-func (s *Service) makeConfig(j *job, rep *report.Scan, counts *Counts) (unseen bool, err error) {
+// makeConfig counts what is wrong with the configuration and the files and fails the scan.
+func (s *Service) makeConfig(j *job, rep *report.Scan, counts *Counts) error {
 	for i := range rep.Misconfigurations {
 		if m := &rep.Misconfigurations[i]; !m.Ordinary() {
 			counts.accept(m.Ignored, m.Known)
 		}
 	}
 	if j.rule == nil || !j.rule.AboutConfig() {
-		return false, nil
+		return nil
 	}
 	for i := range rep.Misconfigurations {
 		m := &rep.Misconfigurations[i]
@@ -314,13 +312,30 @@ func (s *Service) makeConfig(j *job, rep *report.Scan, counts *Counts) (unseen b
 		}
 		yes, err := j.rule.FailsConfig(m)
 		if err != nil {
-			return true, err
+			return err
 		}
 		if yes {
 			counts.Failing++
 		}
 	}
-	return !rep.Inventory.ConfigRead || rep.Inventory.Unsearched != nil || len(rep.Inventory.Skipped) > 0, nil
+	return nil
+}
+
+// unseen says what could not be looked at of the configuration and the files, about which the rule
+// has a word, so that the scan does not pass; "" if there is nothing.
+func unseen(rule *accept.Rule, rep *report.Scan) string {
+	inv := rep.Inventory
+	switch {
+	case rule == nil || !rule.AboutConfig():
+		return ""
+	case !inv.ConfigRead:
+		return "failOn is about the image's configuration, which is not shown"
+	case inv.Unsearched != nil:
+		return "failOn has the word misconfiguration, and files were not searched for secrets: " + inv.Unsearched.Path + ": " + inv.Unsearched.Text
+	case len(inv.Skipped) > 0:
+		return "failOn may be about what was not looked for: " + strings.Join(inv.Skipped, ", ")
+	}
+	return ""
 }
 
 // read has the image read where it is: on this host, or else in its registry.

@@ -58,6 +58,8 @@ type Options struct {
 	Progress func(line string)
 	// Far is told, often, how far a download is; nil for nobody.
 	Far func(Far)
+	// Now is when the publisher is asked.
+	Now time.Time
 	// Retry is the pause before the second try, doubled for the third; 0 is a second.
 	Retry time.Duration
 }
@@ -145,7 +147,47 @@ func Update(ctx context.Context, o Options) (Report, error) {
 			return u.rep, fmt.Errorf("update %s: %w", x.Name, err)
 		}
 	}
-	return u.rep, nil
+	return u.rep, u.checked()
+}
+
+// checkedFile has, by ecosystem, when its publisher was last asked for all of it.
+const checkedFile = "checked.json"
+
+// readChecked is empty if there is none or it is broken: then nobody asked.
+func readChecked(dir string) map[string]time.Time {
+	out := map[string]time.Time{}
+	b, err := os.ReadFile(filepath.Join(dir, checkedFile))
+	if err != nil || json.Unmarshal(b, &out) != nil {
+		return map[string]time.Time{}
+	}
+	return out
+}
+
+// checked notes that all ecosystems of o were asked for.
+func (u *update) checked() error {
+	all := readChecked(u.Dir)
+	for _, eco := range u.Ecosystems {
+		all[eco] = u.Now.UTC().Truncate(time.Second)
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(filepath.Join(u.Dir, checkedFile), b, 0o644)
+}
+
+// Checked returns when the publisher was last asked for the ecosystem of a copy that was asked for least
+// lately, and which that is: zero if it never was, or there is none.
+func Checked(dir string) (at time.Time, eco string) {
+	all := readChecked(dir)
+	archives, _ := filepath.Glob(filepath.Join(Records(dir), "*", "all.zip")) //nolint:errcheck // the pattern is well formed
+	for _, path := range archives {
+		name := filepath.Base(filepath.Dir(path))
+		if eco == "" || all[name].Before(at) {
+			at, eco = all[name], name
+		}
+	}
+	return at, eco
 }
 
 // Lock keeps other processes from changing the copy in a folder, which there must be: who compiles it must see

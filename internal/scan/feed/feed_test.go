@@ -139,6 +139,41 @@ func TestIncremental(t *testing.T) {
 	}
 }
 
+// TestChecked: a copy is as old as its ecosystem that was asked for least lately; one that there is not
+// counts for nothing, and an update that fails changes nothing.
+func TestChecked(t *testing.T) {
+	b, dir := newBucket(t), t.TempDir()
+	day := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	b.files["/Go/all.zip"], b.files["/Go/modified_id.csv"] = b.files["/npm/all.zip"], b.files["/npm/modified_id.csv"]
+	for i, tt := range []struct {
+		ecosystems []string
+		fails      bool
+		at         time.Time
+		oldest     string
+	}{
+		{[]string{"none"}, true, time.Time{}, ""},
+		{[]string{"Go", "npm"}, false, day.Add(time.Hour), "Go"},
+		{[]string{"Go"}, false, day.Add(time.Hour), "npm"},
+		{[]string{"npm", "none"}, true, day.Add(time.Hour), "npm"},
+		{[]string{"npm"}, false, day.Add(2 * time.Hour), "Go"},
+	} {
+		o := b.options(dir)
+		o.Ecosystems, o.Now = tt.ecosystems, day.Add(time.Duration(i)*time.Hour)
+		if _, err := Update(t.Context(), o); (err != nil) != tt.fails {
+			t.Fatalf("%v: %v", tt.ecosystems, err)
+		}
+		if at, oldest := Checked(dir); !at.Equal(tt.at) || oldest != tt.oldest {
+			t.Errorf("after %v: %s of %q, want %s of %q", tt.ecosystems, at, oldest, tt.at, tt.oldest)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, checkedFile), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if at, _ := Checked(dir); !at.IsZero() {
+		t.Errorf("a file that is broken tells of %s", at)
+	}
+}
+
 // TestFaults: a download that fails leaves the copy as it was, and one that fails once
 // succeeds the second time.
 func TestFaults(t *testing.T) {

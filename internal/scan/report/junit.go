@@ -20,6 +20,9 @@ type Verdict struct {
 	FailsConfig map[int]bool
 	// AllowIncomplete lets a scan pass of which something could not be read or matched.
 	AllowIncomplete bool
+	// Incomplete is why a scan does not pass that was read and matched whole, as one in which
+	// something was not looked for that the rule may be about; empty is nothing.
+	Incomplete string
 }
 
 // The parts of JUnit's XML that CI servers read. There is no standard; source: the schema
@@ -59,7 +62,7 @@ type (
 // WriteJUnit writes the scan as JUnit XML: a test case for each finding, which fails if v
 // has it, and is skipped with the reason if it is ignored or known; one for each
 // misconfiguration; one that passes for each package without findings, if they were matched; and one that
-// fails if not all was read and matched.
+// fails if not all was read and matched, or v says why the scan does not pass all the same.
 func (s *Scan) WriteJUnit(w io.Writer, v Verdict) error {
 	suite := junitSuite{junitSums: junitSums{Name: visible(s.Target)}, Timestamp: s.Time.Format("2006-01-02T15:04:05")}
 	found := map[int]bool{}
@@ -82,7 +85,7 @@ func (s *Scan) WriteJUnit(w io.Writer, v Verdict) error {
 		}
 		suite.add(c)
 	}
-	suite.add(s.junitComplete(v.AllowIncomplete))
+	suite.add(s.junitComplete(v))
 	all := junitSuites{junitSums: suite.junitSums, Suites: []junitSuite{suite}}
 	all.Name = "belay scan"
 	if _, err := io.WriteString(w, xml.Header); err != nil {
@@ -150,21 +153,23 @@ func (s *Scan) describe(f *vulndb.Finding) string {
 	return strings.Join(parts, "; ")
 }
 
-func (s *Scan) junitComplete(allowed bool) junitCase {
+func (s *Scan) junitComplete(v Verdict) junitCase {
 	c := junitCase{Class: "belay scan", Name: "everything was read and matched"}
 	if s.Database == nil {
 		c.Name = "everything was read"
 	}
-	if s.Complete {
+	r := &junitResult{Message: "not all could be read and matched", Text: visible(strings.Join(s.notes(), "; "))}
+	switch {
+	case s.Complete && v.Incomplete == "":
+		return c
+	case s.Complete:
+		r.Message = visible(v.Incomplete)
+	case v.AllowIncomplete:
+		c.Skipped = r
 		return c
 	}
-	r := &junitResult{Message: "not all could be read and matched", Text: visible(strings.Join(s.notes(), "; "))}
-	if allowed {
-		c.Skipped = r
-	} else {
-		r.Type = "incomplete"
-		c.Failure = r
-	}
+	r.Type = "incomplete"
+	c.Failure = r
 	return c
 }
 

@@ -63,6 +63,7 @@ type Attached struct {
 // Database tells with what was matched.
 type Database struct {
 	Built   time.Time `json:"built"`
+	AsOf    time.Time `json:"asOf,omitzero"` // of which time its data are
 	Records int       `json:"records"`
 }
 

@@ -45,10 +45,13 @@ func TestJUnit(t *testing.T) {
 		{"fails, incomplete", Verdict{Fails: map[int]bool{0: true}}, 2},
 		{"incomplete is allowed", Verdict{Fails: map[int]bool{0: true}, AllowIncomplete: true}, 1},
 		{"nothing fails", Verdict{AllowIncomplete: true}, 0},
+		{"not looked for", Verdict{Incomplete: evil}, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var b bytes.Buffer
-			if err := example().WriteJUnit(&b, tt.verdict); err != nil {
+			s := example()
+			s.Complete = s.Complete || tt.verdict.Incomplete != ""
+			if err := s.WriteJUnit(&b, tt.verdict); err != nil {
 				t.Fatal(err)
 			}
 			var got junitSuites

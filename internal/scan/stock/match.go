@@ -26,7 +26,7 @@ func (k *Keeper) reload(ctx context.Context) {
 	info, err := os.Stat(k.o.DB)
 	if err != nil {
 		// One that is gone is used no more only when the agent starts anew: it may be on its
-		// way. What it was built at is known, and policies ask.
+		// way. Of which time it is is known, and policies ask.
 		return
 	}
 	if k.dbFile != nil && sameFile(k.dbFile, info) {
@@ -67,7 +67,7 @@ func (k *Keeper) reload(ctx context.Context) {
 		if !first && !s.Database.IsZero() && !touched(s.ID) {
 			k.mu.Lock()
 			if now := k.states[s.ID]; now != nil {
-				now.Database = db.Built()
+				now.Database = db.AsOf()
 			}
 			k.mu.Unlock()
 			continue
@@ -260,7 +260,7 @@ func (k *Keeper) match(ctx context.Context, m *meta, res *inventory.Result) {
 	}
 	k.mu.Lock()
 	if s := k.states[m.ID]; s != nil {
-		s.Findings, s.Database, s.Matched = findings, k.db.Built(), now
+		s.Findings, s.Database, s.Matched = findings, k.db.AsOf(), now
 		s.Complete = res.Complete() && len(matches.Notes) == 0 && len(matches.Findings) <= maxFindings
 		notes := slices.Concat(res.Notes, matches.Notes)
 		if len(matches.Findings) > maxFindings {

@@ -82,7 +82,7 @@ type State struct {
 	OS       string
 	Count    int // of packages
 	Matched  time.Time
-	// Database is when the database was built that Findings are by; zero: not matched.
+	// Database is of which time the data are that Findings are by; zero: not matched.
 	Database time.Time
 	Complete bool
 	Notes    []inventory.Note

@@ -267,6 +267,29 @@ func TestRematch(t *testing.T) {
 	}
 }
 
+// What was asked for again and is the same is as new as that, for images that are matched already too.
+func TestConfirmedDatabase(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
+	w := open(t, dir, func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil })
+	asked := time.Now().UTC().Truncate(time.Second).Add(time.Hour)
+	for _, id := range []string{imgA, imgB} {
+		if err := w.Ensure(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		if id == imgB {
+			break // matched after it
+		}
+		if err := vulndb.Confirm(w.o.DB, asked); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the later time", func() bool { s, _ := w.State(imgA); return s.Database.Equal(asked) })
+	}
+	if s, _ := w.State(imgB); !s.Database.Equal(asked) || w.o.Health.Counter("rematched").Load() != 0 {
+		t.Errorf("the second is by a database of %s, want %s; %d matched again", s.Database, asked, w.o.Health.Counter("rematched").Load())
+	}
+}
+
 // A database that is broken, or cut short under the mapping, is given up and does not end
 // the agent.
 func TestBrokenDatabase(t *testing.T) {

@@ -30,6 +30,9 @@ type BuildOptions struct {
 	// Parts keeps what was compiled for the next build; the zero value keeps nothing.
 	Parts Parts
 	Now   time.Time
+	// AsOf is when the publisher was last seen to have no more than Dir. Zero: nobody asked, and the
+	// newest record tells, or its file where none has a time.
+	AsOf time.Time
 }
 
 // BuildReport tells what went into a database.
@@ -38,6 +41,8 @@ type BuildReport struct {
 	Withdrawn int `json:"withdrawn"` // records that their source took back
 	Packages  int `json:"packages"`
 	Bytes     int `json:"bytes"`
+	// AsOf is that of [Status].
+	AsOf time.Time `json:"asOf"`
 	// Reused are the archives that an earlier build had compiled.
 	Reused int `json:"reused,omitempty"`
 	// BadRecords could not be read, BadVersions not be ordered.
@@ -58,7 +63,7 @@ const (
 // Records that cannot be read are counted and left out; errors are those of files, of
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
-	s := &sources{ctx: ctx.Err, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
+	s := &sources{ctx: ctx.Err, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
 	var err error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
@@ -77,7 +82,8 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if s.rep.Records == 0 {
 		return s.rep, fmt.Errorf("there is no OSV record below %s: want ECOSYSTEM/all.zip or ECOSYSTEM/ID.json", o.Dir)
 	}
-	b, err := s.b.encode(o.Now)
+	s.rep.AsOf, s.b.meta.BadRecords = s.asOf(o.AsOf), s.rep.BadRecords
+	b, err := s.b.encode(o.Now, s.rep.AsOf)
 	if err != nil {
 		return s.rep, err
 	}
@@ -88,6 +94,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 // sources is one build.
 type sources struct {
 	ctx func() error
+	now time.Time
 	b   builder
 	columns
 	parts   Parts
@@ -97,8 +104,11 @@ type sources struct {
 	singles map[digest]compiled
 	single  bytes.Buffer    // the part of files of their own
 	fresh   bool            // it has what the former one had not
-	named   bool            // the archive is the last of b.sources
+	named   bool            // the archive is the last of b.meta.Sources
 	seen    map[string]bool // IDs: a record may be in an archive and beside it
+	newest  time.Time       // record, by its own word
+	changed time.Time       // the newest file of a record that has none
+	dated   string          // the last file that was looked at for that
 	rep     BuildReport
 	bytes   int64
 }
@@ -115,14 +125,14 @@ const maxNamed = 200
 // source names a file that was read.
 func (s *sources) source(path string) {
 	st, err := os.Stat(path)
-	if s.named = err == nil && len(s.b.sources) < maxNamed; !s.named {
+	if s.named = err == nil && len(s.b.meta.Sources) < maxNamed; !s.named {
 		return
 	}
 	name := filepath.Base(path)
 	if name == "all.zip" {
 		name = filepath.Base(filepath.Dir(path))
 	}
-	s.b.sources = append(s.b.sources, Source{Name: name, Time: st.ModTime().UTC().Truncate(time.Second)})
+	s.b.meta.Sources = append(s.b.meta.Sources, Source{Name: name, Time: st.ModTime().UTC().Truncate(time.Second)})
 }
 
 // add takes one record in. One that is broken is counted; an archive that is broken
@@ -225,6 +235,37 @@ func (s *sources) keep() {
 	s.parts.prune(s.used)
 }
 
+// date notes when a record, or its file, was last changed. One of the future is wrong, and would make all
+// data new.
+func (s *sources) date(path string, c *compiled) {
+	at, err := time.Parse(time.RFC3339, c.modified)
+	latest := &s.newest
+	if err != nil {
+		if path == s.dated {
+			return
+		}
+		s.dated, latest = path, &s.changed
+		st, err := os.Stat(path)
+		if err != nil {
+			return
+		}
+		at = st.ModTime()
+	}
+	if at.After(*latest) && !at.After(s.now) {
+		*latest = at.UTC().Truncate(time.Second)
+	}
+}
+
+// asOf is of which time the data are. asked is when their publisher was.
+func (s *sources) asOf(asked time.Time) time.Time {
+	for _, at := range []time.Time{asked, s.newest, s.changed} {
+		if !at.IsZero() {
+			return at.UTC().Truncate(time.Second)
+		}
+	}
+	return time.Unix(0, 0).UTC() // as old as can be
+}
+
 // take takes a compiled record in.
 func (s *sources) take(path string, c *compiled) error {
 	if s.bytes += int64(c.size); s.bytes > MaxBytes || len(s.b.records) > MaxRecords {
@@ -237,6 +278,7 @@ func (s *sources) take(path string, c *compiled) error {
 		}
 		return nil
 	}
+	s.date(path, c)
 	if s.seen[c.id] {
 		return nil
 	}
@@ -267,7 +309,7 @@ func (s *sources) record(c *compiled) {
 	}
 	s.b.records = append(s.b.records, v)
 	if s.named {
-		s.b.sources[len(s.b.sources)-1].Records++
+		s.b.meta.Sources[len(s.b.meta.Sources)-1].Records++
 	}
 }
 

@@ -207,7 +207,7 @@ func TestCopy(t *testing.T) {
 // TestVerify: a file with the right checksum and no sense in it is found.
 func TestVerify(t *testing.T) {
 	b := builder{keys: map[string][]affected{"e\x00n": {{record: 7}}}, records: []Vulnerability{{ID: "x"}}}
-	file, err := b.encode(time.Unix(1, 0))
+	file, err := b.encode(time.Unix(1, 0), time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

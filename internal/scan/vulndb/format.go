@@ -22,7 +22,7 @@ import (
 
 // The file: a header of fixed size, then a body that its checksum covers.
 //
-//	header  magic, version, time of the build, sizes of the five parts, counts, SHA-256 of the body
+//	header  magic, version, times of the build and of the data, sizes of the five parts, counts, SHA-256 of the body
 //	keys    offsets of entries by their key, sorted: little-endian uint32
 //	entries key, then what each record says of that package
 //	records offsets of records, by number: little-endian uint32
@@ -33,8 +33,10 @@ import (
 // have their length before them.
 const (
 	magic      = "BELAYVDB"
-	formatNow  = 3
-	headerSize = 8 + 4 + 8 + 7*4 + sha256.Size
+	formatNow  = 4
+	headerSize = 8 + 4 + 8 + 8 + 7*4 + sha256.Size
+	builtAt    = 8 + 4
+	asOfAt     = builtAt + 8
 	maxFile    = MaxFile
 )
 
@@ -51,11 +53,18 @@ var ErrBroken = errors.New("the vulnerability database is broken: build it again
 type builder struct {
 	keys    map[string][]affected
 	records []Vulnerability
-	sources []Source
+	meta    metadata
+}
+
+// metadata is the last part.
+type metadata struct {
+	Sources []Source `json:"sources"`
+	// BadRecords are those that were left out, since they could not be read.
+	BadRecords int `json:"badRecords"`
 }
 
 // encode returns the whole file.
-func (b *builder) encode(now time.Time) ([]byte, error) {
+func (b *builder) encode(built, asOf time.Time) ([]byte, error) {
 	names := make([]string, 0, len(b.keys))
 	for k := range b.keys {
 		names = append(names, k)
@@ -74,7 +83,7 @@ func (b *builder) encode(now time.Time) ([]byte, error) {
 		putU32(&index, texts.Len())
 		b.records[i].put(&texts)
 	}
-	meta, err := json.Marshal(b.sources)
+	meta, err := json.Marshal(b.meta)
 	if err != nil {
 		return nil, err
 	}
@@ -82,18 +91,47 @@ func (b *builder) encode(now time.Time) ([]byte, error) {
 	if size > maxFile-headerSize {
 		return nil, fmt.Errorf("the database would have %d bytes, more than %d", size, maxFile)
 	}
-	body := slices.Concat(keys.Bytes(), entries.Bytes(), index.Bytes(), texts.Bytes(), meta)
 	var out bytes.Buffer
 	out.WriteString(magic)
 	putU32(&out, formatNow)
-	out.Write(binary.LittleEndian.AppendUint64(nil, uint64(now.Unix())))
+	for _, at := range []time.Time{built, asOf} {
+		out.Write(binary.LittleEndian.AppendUint64(nil, seconds(at)))
+	}
 	for _, n := range []int{keys.Len(), entries.Len(), index.Len(), texts.Len(), len(meta), len(names), len(b.records)} {
 		putU32(&out, n)
 	}
-	sum := sha256.Sum256(append(slices.Clone(out.Bytes()), body...))
-	out.Write(sum[:])
-	out.Write(body)
-	return out.Bytes(), nil
+	out.Write(make([]byte, sha256.Size))
+	file := slices.Concat(out.Bytes(), keys.Bytes(), entries.Bytes(), index.Bytes(), texts.Bytes(), meta)
+	copy(file[headerSize-sha256.Size:], checksum(file))
+	return file, nil
+}
+
+// seconds are those since 1970, 0 for what was before.
+func seconds(at time.Time) uint64 { return uint64(max(0, at.Unix())) }
+
+// checksum is that of a whole file.
+func checksum(file []byte) []byte {
+	h := sha256.New()
+	h.Write(file[:headerSize-sha256.Size])
+	h.Write(file[headerSize:])
+	return h.Sum(nil)
+}
+
+// Confirm writes into the database at path that its data were all that there is at a later time. The file
+// changes in one step. Errors: those of [Open], and of the file.
+func Confirm(path string, asOf time.Time) error {
+	db, err := Open(path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if seconds(asOf) == seconds(db.asOf) {
+		return nil
+	}
+	file := slices.Clone(db.file)
+	binary.LittleEndian.PutUint64(file[asOfAt:], seconds(asOf))
+	copy(file[headerSize-sha256.Size:], checksum(file))
+	return atomicfile.WriteFile(path, file, 0o644)
 }
 
 func putU32(w *bytes.Buffer, n int) { w.Write(binary.LittleEndian.AppendUint32(nil, uint32(n))) }
@@ -157,11 +195,11 @@ func (a *affected) put(w *bytes.Buffer) {
 
 // DB is an open database. Safe for concurrent use until [DB.Close].
 type DB struct {
-	built         time.Time
+	built, asOf   time.Time
 	size          int
 	keys, entries []byte
 	index, texts  []byte
-	sources       []Source
+	meta          metadata
 	nKeys, nRecs  int
 	file          []byte
 	release       func()
@@ -207,24 +245,22 @@ func load(b []byte) (*DB, error) {
 	}
 	var n [7]int
 	for i := range n {
-		n[i] = int(binary.LittleEndian.Uint32(b[20+4*i:]))
+		n[i] = int(binary.LittleEndian.Uint32(b[asOfAt+8+4*i:]))
 	}
 	body := b[headerSize:]
 	if n[0]+n[1]+n[2]+n[3]+n[4] != len(body) || n[0] != 4*n[5] || n[2] != 4*n[6] {
 		return nil, ErrBroken
 	}
-	h := sha256.New()
-	h.Write(b[:headerSize-sha256.Size])
-	h.Write(body)
-	if !bytes.Equal(h.Sum(nil), b[headerSize-sha256.Size:headerSize]) {
+	if !bytes.Equal(checksum(b), b[headerSize-sha256.Size:headerSize]) {
 		return nil, ErrBroken
 	}
-	db := &DB{built: time.Unix(int64(binary.LittleEndian.Uint64(b[12:])), 0).UTC(), size: len(b), file: b, nKeys: n[5], nRecs: n[6]}
+	at := func(offset int) time.Time { return time.Unix(int64(binary.LittleEndian.Uint64(b[offset:])), 0).UTC() }
+	db := &DB{built: at(builtAt), asOf: at(asOfAt), size: len(b), file: b, nKeys: n[5], nRecs: n[6]}
 	db.keys, body = body[:n[0]], body[n[0]:]
 	db.entries, body = body[:n[1]], body[n[1]:]
 	db.index, body = body[:n[2]], body[n[2]:]
 	db.texts, body = body[:n[3]], body[n[3]:]
-	if err := json.Unmarshal(body, &db.sources); err != nil {
+	if err := json.Unmarshal(body, &db.meta); err != nil {
 		return nil, ErrBroken
 	}
 	return db, nil
@@ -467,12 +503,15 @@ func (c *cursor) vulnerability() Vulnerability {
 
 // Status tells what a database holds.
 type Status struct {
-	Built      time.Time      `json:"built"`
+	Built time.Time `json:"built"`
+	// AsOf is when the data were last known to be all that there is: [BuildOptions.AsOf].
+	AsOf       time.Time      `json:"asOf"`
 	Bytes      int            `json:"bytes"`
 	Records    int            `json:"records"`
 	Packages   int            `json:"packages"`
 	Ecosystems map[string]int `json:"ecosystems"` // packages by ecosystem
 	Sources    []Source       `json:"sources,omitempty"`
+	BadRecords int            `json:"badRecords"` // that could not be read, and are not in it
 }
 
 // Source is one file that a database was built from.
@@ -486,7 +525,7 @@ type Source struct {
 
 // Status reads through all of the database.
 func (db *DB) Status() Status {
-	s := Status{Built: db.built, Bytes: db.size, Records: db.nRecs, Packages: db.nKeys, Ecosystems: map[string]int{}, Sources: db.sources}
+	s := Status{Built: db.built, AsOf: db.asOf, Bytes: db.size, Records: db.nRecs, Packages: db.nKeys, Ecosystems: map[string]int{}, Sources: db.meta.Sources, BadRecords: db.meta.BadRecords}
 	for i := range db.nKeys {
 		eco, _, _ := strings.Cut(string(db.key(i)), "\x00")
 		s.Ecosystems[eco]++
@@ -496,6 +535,12 @@ func (db *DB) Status() Status {
 
 // Built returns when the database was compiled.
 func (db *DB) Built() time.Time { return db.built }
+
+// AsOf returns of which time the data are: by it, and not by when they were compiled, they are old.
+func (db *DB) AsOf() time.Time { return db.asOf }
+
+// BadRecords returns how many records could not be read when the database was built.
+func (db *DB) BadRecords() int { return db.meta.BadRecords }
 
 // Verify decodes every record of every package: a file may have the right checksum and
 // yet make no sense.

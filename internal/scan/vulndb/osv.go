@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	gocvss20 "github.com/pandatix/go-cvss/20"
 	gocvss30 "github.com/pandatix/go-cvss/30"
@@ -15,18 +16,35 @@ import (
 
 // osvRecord is what we use of a record. Source: https://ossf.github.io/osv-schema/.
 type osvRecord struct {
-	ID        string        `json:"id"`
-	Withdrawn string        `json:"withdrawn"`
-	Aliases   []string      `json:"aliases"`
-	Upstream  []string      `json:"upstream"`
-	Summary   string        `json:"summary"`
-	Details   string        `json:"details"`
-	Severity  []osvSeverity `json:"severity"`
-	Affected  []osvAffected `json:"affected"`
-	Database  struct {
+	ID        string           `json:"id"`
+	Modified  optional[string] `json:"modified"`
+	Withdrawn string           `json:"withdrawn"`
+	Aliases   []string         `json:"aliases"`
+	Upstream  []string         `json:"upstream"`
+	Summary   optional[string] `json:"summary"`
+	Details   optional[string] `json:"details"`
+	Severity  severities       `json:"severity"`
+	Affected  []osvAffected    `json:"affected"`
+	Database  optional[struct {
 		Severity any `json:"severity"`
-	} `json:"database_specific"`
+	}] `json:"database_specific"`
 }
+
+// optional is a part without which a record is still of use: one that is not of its form is as if it were
+// not there, and loses no finding.
+type optional[T any] struct{ value T }
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (o *optional[T]) UnmarshalJSON(b []byte) error {
+	var v T
+	if json.Unmarshal(b, &v) == nil {
+		o.value = v
+	}
+	return nil
+}
+
+// severities are a list of which each is read by itself.
+type severities = optional[[]optional[osvSeverity]]
 
 type osvSeverity struct {
 	Type  string `json:"type"`
@@ -38,18 +56,18 @@ type osvAffected struct {
 		Ecosystem string `json:"ecosystem"`
 		Name      string `json:"name"`
 	} `json:"package"`
-	Severity []osvSeverity `json:"severity"`
+	Severity severities `json:"severity"`
 	Ranges   []struct {
 		Type   string              `json:"type"`
 		Events []map[string]string `json:"events"`
 	} `json:"ranges"`
 	Versions  []string `json:"versions"`
-	Ecosystem struct {
+	Ecosystem optional[struct {
 		Urgency  any `json:"urgency"`
 		Severity any `json:"severity"`
 		// Imports are read of records of Go alone: others may have another thing there.
-		Imports imports `json:"imports"`
-	} `json:"ecosystem_specific"`
+		Imports optional[[]osvImport] `json:"imports"`
+	}] `json:"ecosystem_specific"`
 }
 
 // Bounds on a record: longer ones are broken or made to hurt.
@@ -71,11 +89,19 @@ func parseRecord(b []byte) (r *osvRecord, ok bool, err error) {
 	return r, r.Withdrawn == "", nil
 }
 
+// modified is when the record was last changed, empty where it does not say so.
+func (r *osvRecord) modified() string {
+	if _, err := time.Parse(time.RFC3339, r.Modified.value); err != nil {
+		return ""
+	}
+	return r.Modified.value
+}
+
 // vulnerability is the record without what it affects.
 func (r *osvRecord) vulnerability() Vulnerability {
-	v := Vulnerability{ID: r.ID, Summary: r.Summary}
+	v := Vulnerability{ID: r.ID, Summary: r.Summary.value}
 	if v.Summary == "" {
-		v.Summary, _, _ = strings.Cut(strings.TrimSpace(r.Details), "\n")
+		v.Summary, _, _ = strings.Cut(strings.TrimSpace(r.Details.value), "\n")
 	}
 	if len(v.Summary) > maxSummary {
 		v.Summary = v.Summary[:maxSummary]
@@ -99,18 +125,18 @@ func (r *osvRecord) vulnerability() Vulnerability {
 // severity takes the highest CVSS score, or else the source's own word.
 func (r *osvRecord) severity() (Severity, float64) {
 	best := -1.0
-	lists := [][]osvSeverity{r.Severity}
-	words := []any{r.Database.Severity}
+	lists := []severities{r.Severity}
+	words := []any{r.Database.value.Severity}
 	for i := range r.Affected {
 		lists = append(lists, r.Affected[i].Severity)
-		words = append(words, r.Affected[i].Ecosystem.Severity, r.Affected[i].Ecosystem.Urgency)
+		words = append(words, r.Affected[i].Ecosystem.value.Severity, r.Affected[i].Ecosystem.value.Urgency)
 	}
 	for _, list := range lists {
-		for _, s := range list {
-			if score, err := cvss(s.Score); err == nil {
+		for _, s := range list.value {
+			if score, err := cvss(s.value.Score); err == nil {
 				best = max(best, score)
 			}
-			words = append(words, s.Score) // Ubuntu's type has a word for a score
+			words = append(words, s.value.Score) // Ubuntu's type has a word for a score
 		}
 	}
 	if best >= 0 {
@@ -164,7 +190,7 @@ func cvss(vector string) (float64, error) {
 func (a *osvAffected) affects() (out affected, bad int) {
 	eco := a.Package.Ecosystem
 	out.imports = a.imports()
-	if s, ok := a.Ecosystem.Urgency.(string); ok && s == "end-of-life" {
+	if s, ok := a.Ecosystem.value.Urgency.(string); ok && s == "end-of-life" {
 		out.state = stateCode(StateEndOfLife)
 	}
 	for _, r := range a.Ranges {

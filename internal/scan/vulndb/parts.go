@@ -74,7 +74,8 @@ type compiled struct {
 	size     int // bytes of JSON
 	bad      string
 	id       string
-	gone     bool // withdrawn
+	modified string // when the record was, in RFC 3339
+	gone     bool   // withdrawn
 	v        Vulnerability
 	upstream []string
 	packages []compiledPackage
@@ -92,7 +93,7 @@ func compileRecord(b []byte) compiled {
 	if err != nil {
 		return compiled{size: len(b), bad: err.Error()}
 	}
-	c := compiled{size: len(b), id: rec.ID, gone: !ok}
+	c := compiled{size: len(b), id: rec.ID, modified: rec.modified(), gone: !ok}
 	if c.gone {
 		return c
 	}
@@ -127,11 +128,13 @@ func (c *compiled) put(w *bytes.Buffer) {
 	case c.gone:
 		w.WriteByte(compiledGone)
 		putInt(w, c.size)
+		putText(w, c.modified)
 		putText(w, c.id)
 		return
 	}
 	w.WriteByte(compiledGood)
 	putInt(w, c.size)
+	putText(w, c.modified)
 	c.v.put(w)
 	putTexts(w, c.upstream)
 	putInt(w, c.versions)
@@ -152,9 +155,11 @@ func (c *cursor) compiled() (out compiled) {
 	case compiledBad:
 		out.bad = c.text()
 	case compiledGone:
+		out.modified = c.text()
 		out.id, out.gone = c.text(), true
 		c.broken = c.broken || out.id == ""
 	case compiledGood:
+		out.modified = c.text()
 		out.v = c.vulnerability()
 		out.id = out.v.ID
 		out.upstream = c.list()

@@ -3,6 +3,7 @@ package vulndb
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -134,6 +135,80 @@ func TestParts(t *testing.T) {
 	w.built("what is joined is joined anew", 2)
 	w.program = "2"
 	w.built("another program", 0)
+}
+
+// TestAsOf: a database is of the time at which its publisher was asked, else of its newest record, else of
+// the newest file, and never of the future.
+func TestAsOf(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	file, epoch := now.Add(-48*time.Hour), time.Unix(0, 0).UTC()
+	dated := func(id, modified string) string {
+		return `{"id":"` + id + `","modified":` + modified + `,"affected":[{"package":{"ecosystem":"PyPI","name":"a"},` + upTo2 + `}]}`
+	}
+	for _, tt := range []struct {
+		name    string
+		records []string
+		asked   time.Time
+		file    time.Time
+		want    time.Time
+	}{
+		{"asked", []string{dated("1", `"2023-01-02T00:00:00Z"`)}, now.Add(-time.Hour), file, now.Add(-time.Hour)},
+		{"the newest record", []string{dated("1", `"2023-01-02T00:00:00Z"`), dated("2", `"2023-01-03T01:00:00.5+01:00"`)}, time.Time{}, file, time.Date(2023, 1, 3, 0, 0, 0, 0, time.UTC)},
+		{"one that was withdrawn", []string{dated("1", `"2023-01-02T00:00:00Z"`), `{"id":"2","modified":"2024-01-02T00:00:00Z","withdrawn":"2024-01-02T00:00:00Z"}`}, time.Time{}, file, time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC)},
+		{"one of the future", []string{dated("1", `"2023-01-02T00:00:00Z"`), dated("2", `"2033-01-02T00:00:00Z"`)}, time.Time{}, file, time.Date(2023, 1, 2, 0, 0, 0, 0, time.UTC)},
+		{"one without a time", []string{dated("1", `"2023-01-02T00:00:00Z"`), rec("2", "PyPI", "b", upTo2)}, time.Time{}, file, time.Date(2023, 1, 2, 0, 0, 0, 0, time.UTC)},
+		{"no times that can be read", []string{dated("1", `5`), dated("2", `"yesterday"`)}, time.Time{}, file, file},
+		{"a file of the future", []string{dated("1", `5`)}, time.Time{}, now.Add(time.Hour), epoch},
+	} {
+		w := newPartsWorld(t)
+		w.o = BuildOptions{Walk: osvdir.Walk, Dir: t.TempDir(), Parts: w.o.Parts, Now: now, AsOf: tt.asked}
+		w.zip("PyPI", tt.records...)
+		if err := os.Chtimes(filepath.Join(w.o.Dir, "PyPI/all.zip"), tt.file, tt.file); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "vuln.db")
+		for _, again := range []string{"", ", compiled before"} {
+			if rep, err := Build(t.Context(), path, w.o); err != nil || !rep.AsOf.Equal(tt.want) {
+				t.Errorf("%s%s: the report says %s, %v, want %s", tt.name, again, rep.AsOf, err, tt.want)
+			}
+			db, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !db.AsOf().Equal(tt.want) || !db.Built().Equal(now) {
+				t.Errorf("%s%s: got %s, built %s, want %s", tt.name, again, db.AsOf(), db.Built(), tt.want)
+			}
+			db.Close()
+		}
+	}
+}
+
+// TestConfirm: a database that was confirmed says the same, of a later time.
+func TestConfirm(t *testing.T) {
+	w := newPartsWorld(t)
+	w.o.Now = time.Unix(1, 0)
+	path := filepath.Join(t.TempDir(), "vuln.db")
+	if _, err := Build(t.Context(), path, w.o); err != nil {
+		t.Fatal(err)
+	}
+	before := mustRead(t, path)
+	if err := Confirm(path, time.Unix(5, 0)); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Verify(); err != nil || !db.AsOf().Equal(time.Unix(5, 0)) || !db.Built().Equal(time.Unix(1, 0)) || !bytes.Equal(mustRead(t, path)[headerSize:], before[headerSize:]) {
+		t.Errorf("%v, as of %s, built %s", err, db.AsOf(), db.Built())
+	}
+	if err := os.WriteFile(path, before[:len(before)-1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Confirm(path, time.Unix(6, 0)); !errors.Is(err, ErrBroken) {
+		t.Errorf("one that is cut off: %v", err)
+	}
 }
 
 // TestPartsTracker: Debian's tracker is read once, and anew when it changes.

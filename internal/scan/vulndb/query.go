@@ -48,7 +48,10 @@ func query(o inventory.OS, p *inventory.Package) (ecosystems []string, names []w
 				version = version[:i] + "-" + version[i+1:]
 			}
 		}
-		return distribution(o), []wanted{{name, version}}
+		if p.Kind == inventory.KindApk {
+			return apkDistribution(o), []wanted{{name, version}}
+		}
+		return debDistribution(o), []wanted{{name, version}}
 	}
 	return nil, plain
 }
@@ -87,16 +90,25 @@ func groupless(p *inventory.Package) bool {
 // ubuntuPro begins the ecosystems whose fixes only subscribers get.
 const ubuntuPro = "Ubuntu:Pro:"
 
-// distribution returns OSV's names for a release. Source:
+// debDistribution returns OSV's names for a release whose packages are Debian's kind. An image says itself
+// which release it is: the packages of another kind would be looked up where they never are. Source:
 // https://ossf.github.io/osv-schema/, "Defined Ecosystems".
-func distribution(o inventory.OS) []string {
-	major, rest, _ := strings.Cut(o.VersionID, ".")
-	minor, _, _ := strings.Cut(rest, ".")
+func debDistribution(o inventory.OS) []string {
+	major, _, _ := strings.Cut(o.VersionID, ".")
 	switch {
 	case o.ID == "debian" && major != "":
 		return []string{"Debian:" + major}
 	case o.ID == "ubuntu" && o.VersionID != "":
 		return []string{"Ubuntu:" + o.VersionID + ":LTS", "Ubuntu:" + o.VersionID, ubuntuPro + o.VersionID + ":LTS"}
+	}
+	return nil
+}
+
+// apkDistribution is debDistribution for the releases of apk.
+func apkDistribution(o inventory.OS) []string {
+	major, rest, _ := strings.Cut(o.VersionID, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	switch {
 	case o.ID == "alpine" && strings.Contains(minor, "_alpha"):
 		return []string{"Alpine:edge"} // which calls itself 3.21_alpha20240807
 	case o.ID == "alpine" && minor != "":

@@ -79,6 +79,27 @@ func TestInventoryTraps(t *testing.T) {
 	}
 }
 
+// TestForeignPackages: a package of another distribution's kind than the release says is looked up nowhere,
+// and that is said: the image chooses what its os-release says.
+func TestForeignPackages(t *testing.T) {
+	db := build(t, rec("D-1", "Debian:12", "bash", upTo2), rec("A-1", "Alpine:v3.20", "bash", upTo2), rec("W-1", "Wolfi", "bash", upTo2), rec("R-1", "Rocky Linux:9", "bash", upTo2))
+	systems := map[string]inventory.OS{
+		inventory.KindDeb: debian12, inventory.KindApk: {ID: "alpine", VersionID: "3.20.1"}, inventory.KindRPM: {ID: "rocky", VersionID: "9.3"}, "wolfi": {ID: "wolfi", VersionID: "20230201"},
+	}
+	for _, kind := range []string{inventory.KindDeb, inventory.KindApk, inventory.KindRPM} {
+		for of, system := range systems {
+			m, err := db.Match(t.Context(), &inventory.Result{OS: system, Packages: []inventory.Package{{Kind: kind, Name: "bash", Version: "1"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			own := kind == of || kind == inventory.KindApk && of == "wolfi"
+			if (len(m.Findings) == 1) != own || (len(m.Notes) == 0) != own {
+				t.Errorf("a package of %s on %s: findings %v, notes %v", kind, system.ID, m.Findings, m.Notes)
+			}
+		}
+	}
+}
+
 // TestGroupless: an archive that no advisory could name is said.
 func TestGroupless(t *testing.T) {
 	db := build(t, rec("M-1", "Maven", "a:b", upTo2))

@@ -3,7 +3,6 @@ package vulndb
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -56,22 +55,10 @@ type osvImport struct {
 	Symbols []string `json:"symbols"`
 }
 
-// imports are a record's.
-type imports []osvImport
-
-// UnmarshalJSON implements [json.Unmarshaler]. What is no such list names nothing: no record is lost for it.
-func (l *imports) UnmarshalJSON(b []byte) error {
-	var list []osvImport
-	if json.Unmarshal(b, &list) == nil {
-		*l = list
-	}
-	return nil
-}
-
 // imports is what stands in the file of the packages and functions that a record names: empty for
 // none. One that cannot be kept makes nothing known, since it would be missing.
 func (a *osvAffected) imports() []byte {
-	list := a.Ecosystem.Imports
+	list := a.Ecosystem.value.Imports.value
 	if a.Package.Ecosystem != "Go" || len(list) == 0 || len(list) > maxImports {
 		return nil
 	}

@@ -9,6 +9,31 @@ import (
 
 // TestReleaseTraps: releases, streams and rebuilds of distributions, with what is noted where
 // nothing can be told.
+// TestOptional: a part that a record need not have loses the record nothing but itself.
+func TestOptional(t *testing.T) {
+	for _, part := range []string{
+		`"modified":{}`, `"summary":5`, `"details":[]`, `"severity":"oops"`, `"severity":[5]`, `"severity":[{"type":"CVSS_V3","score":9.8}]`, `"database_specific":"x"`, `"database_specific":["x"]`,
+	} {
+		db := build(t, `{"id":"P-1",`+part+`,"affected":[{"package":{"ecosystem":"PyPI","name":"a"},`+upTo2+`}]}`)
+		m, err := db.Match(t.Context(), &inventory.Result{Packages: []inventory.Package{{Kind: inventory.KindPython, Name: "a", Version: "1"}}})
+		if err != nil || len(m.Findings) != 1 || m.Findings[0].Severity != SeverityUnknown || m.Findings[0].Summary != "" {
+			t.Errorf("%s: got %+v, %v", part, m.Findings, err)
+		}
+	}
+	for _, part := range []string{`"severity":5`, `"ecosystem_specific":"x"`, `"ecosystem_specific":{"imports":5,"urgency":[]}`} {
+		db := build(t, rec("G-1", "Go", "m", upTo2+","+part))
+		m, err := db.Match(t.Context(), &inventory.Result{Packages: []inventory.Package{{Kind: inventory.KindGo, Name: "m", Version: "1.0.0"}}})
+		if err != nil || len(m.Findings) != 1 {
+			t.Errorf("%s: got %+v, %v", part, m.Findings, err)
+		}
+	}
+	// One of a list is as good as it was.
+	db := build(t, `{"id":"P-1","severity":[{"type":5,"score":7},{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],"affected":[{"package":{"ecosystem":"PyPI","name":"a"},`+upTo2+`}]}`)
+	if v, err := db.record(0); err != nil || v.Severity != SeverityCritical {
+		t.Errorf("got %+v, %v", v, err)
+	}
+}
+
 func TestReleaseTraps(t *testing.T) {
 	apk := func(version string) inventory.Package {
 		return inventory.Package{Kind: inventory.KindApk, Name: "a", Version: version, Source: "a", SourceVersion: version}

@@ -201,7 +201,7 @@ func TestBuildKeepsTheOld(t *testing.T) {
 func TestOpenBroken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "vuln.db")
 	b := builder{keys: map[string][]affected{"e\x00n": {{record: 0, versions: [][]byte{[]byte("1")}}}}, records: []Vulnerability{{ID: "x"}}}
-	good, err := b.encode(time.Unix(1, 0))
+	good, err := b.encode(time.Unix(1, 0), time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -395,7 +395,7 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		src, c := sources{b: builder{keys: map[string][]affected{}}}, compileRecord([]byte(s))
 		src.record(&c)
-		b, err := src.b.encode(time.Unix(1, 0))
+		b, err := src.b.encode(time.Unix(1, 0), time.Unix(1, 0))
 		if err != nil {
 			t.Fatal(err)
 		}
