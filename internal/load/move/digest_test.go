@@ -114,3 +114,48 @@ func TestDigestOfDirectory(t *testing.T) {
 		t.Errorf("got %s, %v; its archive has %s", got, err, want)
 	}
 }
+
+// TestCompared: a copy counts if its gate says the digest that was sent, and then nothing of it is read back. Where the gate says
+// none or another it is read back, and that decides. A copy that is damaged never starts, and the source runs on.
+func TestCompared(t *testing.T) {
+	for _, c := range []struct {
+		name, says     string
+		damaged, reads bool
+	}{
+		{"by the gate", "own", false, false},
+		{"without a gate", "", false, true},
+		{"by an engine that has less of a file", "sha256-sum:00:1", false, true},
+		{"damaged, by the gate", "own", true, true},
+		{"damaged, without a gate", "", true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, true)
+			w.to.says = c.says
+			read := false
+			w.to.before = func(method, path string) {
+				if method != "GET" || !strings.HasSuffix(path, "/archive") && !strings.HasSuffix(path, "/digest") {
+					return
+				}
+				read = read || strings.HasSuffix(path, "/archive")
+				if c.damaged {
+					w.to.set(func() { w.to.volumes["records"].data = "fir\x00t" })
+				}
+			}
+			_, err := w.move()
+			if read != c.reads {
+				t.Errorf("read back: %v", read)
+			}
+			if !c.damaged {
+				w.want(false, 1)
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			w.want(true, 0)
+			if err == nil || !strings.Contains(err.Error(), "the copy is not the same") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
