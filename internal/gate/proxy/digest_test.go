@@ -113,6 +113,21 @@ func TestDigest(t *testing.T) {
 	}
 }
 
+// TestDigestUnmanaged: without any policy those get a digest whom the daemon would listen to.
+func TestDigestUnmanaged(t *testing.T) {
+	for gid, want := range map[int]int{os.Getgid(): 200, -1: 403} {
+		if want == 403 && os.Geteuid() == 0 {
+			continue // root passes always
+		}
+		g := startGate(t, "", func(o *Options) { o.GID = gid })
+		g.withVolume(t)
+		status, body := do(t, g.client(t), "GET", digestPrefix+"web/digest?path=/data", "")
+		if status != want || strings.Contains(body, "sha256-sum") != (want == 200) {
+			t.Errorf("group %d: got %d %s", gid, status, body)
+		}
+	}
+}
+
 // TestDigestUnreadable: what cannot be looked at is told in the answer, with the reason; a link in the place of a volume is not followed.
 func TestDigestUnreadable(t *testing.T) {
 	g := startGate(t, digestPolicy)
