@@ -118,6 +118,7 @@ var Packages = []Package{
 	{Path: "internal/health", Row: RowCore},
 	{Path: "internal/load/plan", Row: RowCore},
 	{Path: "internal/load/recreate", Row: RowCore},
+	{Path: "internal/load/treedigest", Row: RowCore},
 	{Path: "internal/revision", Row: RowCore},
 
 	{Path: "internal/scan/inventory", Row: RowVocabulary},

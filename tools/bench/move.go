@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/move"
 	"github.com/belay-project/belay/internal/load/recreate"
@@ -28,7 +29,7 @@ import (
 const moveText = `
 Moves between two private engines of this machine. Unavailability is the longest time between two answers of a web server that is asked
 without a pause, by a client that goes where the hook says, or, without one, to the copy as soon as the source refuses it;
-beside it the longest of a calm while. A volume of one file and 1,000 small ones is copied by a move (its step ` + "`copy`" + `, which compares both sides too) and by
+beside it the longest of a calm while. A volume of one file and 1,000 small ones is copied by a move (its step ` + "`copy`" + `, which compares both sides too), to a gate and to a plain engine, and by
 ` + "`tar | tar`" + ` between the same two folders, and by ` + "`docker cp | docker cp`" + `, the engines' own pipe. The whole move has its least
 possible settle time, and is held against ` + "`docker save | docker load`" + ` and a ` + "`docker run`" + `. Medians of five, taken in turn.
 `
@@ -109,8 +110,8 @@ func (m *moves) clear(ctx context.Context) error {
 	return nil
 }
 
-// move moves the container, and tells of each point of it.
-func (m *moves) move(ctx context.Context, s move.Settings, at func(point string), hook func([]byte)) error {
+// move moves the container to an address of the target, and tells of each point of it.
+func (m *moves) move(ctx context.Context, to string, s move.Settings, at func(point string), hook func([]byte)) error {
 	s.Image, s.Settle, s.Healthy, s.Keep = "stream", time.Millisecond, time.Minute, time.Hour
 	dir, err := os.MkdirTemp(m.b.dir, "moves-")
 	if err != nil {
@@ -120,7 +121,7 @@ func (m *moves) move(ctx context.Context, s move.Settings, at func(point string)
 		hook(input)
 		return nil
 	}}
-	_, err = move.New(o).Move(ctx, moveName, engine.Address{URL: m.from.Host()}, engine.Address{URL: m.to.Host()}, s)
+	_, err = move.New(o).Move(ctx, moveName, engine.Address{URL: m.from.Host()}, engine.Address{URL: to}, s)
 	return err
 }
 
@@ -135,7 +136,7 @@ func (m *moves) whole(ctx context.Context) ([]figure, error) {
 			return nil, err
 		}
 		began := time.Now()
-		if err := m.move(ctx, move.Settings{}, nil, nil); err != nil {
+		if err := m.move(ctx, m.to.Host(), move.Settings{}, nil, nil); err != nil {
 			return nil, err
 		}
 		moved = append(moved, time.Since(began).Seconds())
@@ -308,7 +309,7 @@ func (m *moves) moveUnder(ctx context.Context, c *client, hook bool) (err error)
 		s.Hook, s.Drain = []string{"/lb"}, 500*time.Millisecond
 	}
 	var other error
-	err = m.move(ctx, s, func(point string) {
+	err = m.move(ctx, m.to.Host(), s, func(point string) {
 		if point == string(move.StepHealthy)+"/end" && !hook {
 			var p *place
 			if p, other = placeOf(ctx, m.to); other == nil {
@@ -329,10 +330,16 @@ func (m *moves) moveUnder(ctx context.Context, c *client, hook bool) (err error)
 
 // volume measures the copy of a volume against pipes of other programs.
 func (m *moves) volume(ctx context.Context) ([]figure, error) {
-	var ours, tar, cp []float64
+	var ours, gated, tar, cp []float64
 	if err := m.clear(ctx); err != nil {
 		return nil, err
 	}
+	gate := filepath.Join(m.b.dir, "move-gate.sock")
+	stop, err := openGate(gate, m.to.Socket)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	if err := docker(ctx, m.from, "volume create records"); err != nil {
 		return nil, err
 	}
@@ -343,27 +350,20 @@ func (m *moves) volume(ctx context.Context) ([]figure, error) {
 		return nil, err
 	}
 	for range moveRounds {
-		if err := m.clear(ctx); err != nil {
-			return nil, err
-		}
-		if err := docker(ctx, m.from, "run -d --stop-signal KILL --name "+moveName+" -v records:/data "+moveImage); err != nil {
-			return nil, err
-		}
-		var began time.Time
-		if err := m.move(ctx, move.Settings{Rules: recreate.Rules{CopyVolumes: true}}, func(point string) {
-			switch point {
-			case string(move.StepCopy) + "/begin":
-				began = time.Now()
-			case string(move.StepCopy) + "/end":
-				ours = append(ours, time.Since(began).Seconds())
+		for _, to := range []struct {
+			url   string
+			times *[]float64
+		}{{"unix://" + gate, &gated}, {m.to.Host(), &ours}} {
+			took, err := m.copied(ctx, to.url)
+			if err != nil {
+				return nil, err
 			}
-		}, nil); err != nil {
-			return nil, err
+			*to.times = append(*to.times, took)
 		}
 		if err := docker(ctx, m.to, "volume create plain", "create --name plain -v plain:/data "+moveImage); err != nil {
 			return nil, err
 		}
-		began = time.Now()
+		began := time.Now()
 		if err := pipe(exec.CommandContext(ctx, "tar", "-C", dir(m.from, "records"), "-c", "."), exec.CommandContext(ctx, "tar", "-C", dir(m.to, "plain"), "-x")); err != nil {
 			return nil, err
 		}
@@ -384,10 +384,45 @@ func (m *moves) volume(ctx context.Context) ([]figure, error) {
 	return []figure{
 		plain("A volume of 260 MiB: tar | tar", "%.2f s", median(tar)),
 		plain("… docker cp | docker cp", "%.2f s", median(cp)),
-		plain("… the copy of a move, compared on both sides", "%.2f s", median(ours)),
+		plain("… the copy of a move to a plain engine, compared on both sides", "%.2f s", median(ours)),
 		plain("… its speed by that of tar | tar", "%.2f", median(tar)/median(ours)),
 		atLeast("… its speed by that of docker cp | docker cp", median(cp)/median(ours), 0.8, "%.2f"),
+		plain("… the copy of a move to a gate, which compares it there", "%.2f s", median(gated)),
+		plain("… its speed by that of tar | tar", "%.2f", median(tar)/median(gated)),
+		atLeast("… its speed by that of docker cp | docker cp", median(cp)/median(gated), 0.8, "%.2f"),
 	}, nil
+}
+
+// copied moves the container with its volume to an address of the target, and returns how many seconds the copy took.
+func (m *moves) copied(ctx context.Context, to string) (took float64, err error) {
+	if err := m.clear(ctx); err != nil {
+		return 0, err
+	}
+	if err := docker(ctx, m.from, "run -d --stop-signal KILL --name "+moveName+" -v records:/data "+moveImage); err != nil {
+		return 0, err
+	}
+	var began time.Time
+	err = m.move(ctx, to, move.Settings{Rules: recreate.Rules{CopyVolumes: true}}, func(point string) {
+		switch point {
+		case string(move.StepCopy) + "/begin":
+			began = time.Now()
+		case string(move.StepCopy) + "/end":
+			took = time.Since(began).Seconds()
+		}
+	}, nil)
+	return took, err
+}
+
+// openGate opens a gate without policies before an engine.
+func openGate(socket, upstream string) (stop func(), err error) {
+	g, err := proxy.Listen(proxy.Options{Upstream: upstream, Socket: socket, Workload: hostOnly{}})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = g.Run(ctx) })
+	return func() { cancel(); wg.Wait(); g.Close() }, nil
 }
 
 // fill writes a file of 256 MiB and 1,000 of 4 KiB.

@@ -8,7 +8,7 @@ type counters struct {
 	noIdentity, refused, malformed, http2, limited, rate         *health.Counter
 	daemonErrors, unfiltered, unresolved, acceptErrors, canceled *health.Counter
 	bound, bindErrors, unremoved, unbound                        *health.Counter
-	imageDenied, imageWould, cordoned, described                 *health.Counter
+	imageDenied, imageWould, cordoned, described, digests        *health.Counter
 	replaced                                                     *health.Counter
 	streams, hidden, elevated, noSession, grpcRefused            *health.Counter
 	tokens, tokenWrong, tokenLimited                             *health.Counter
@@ -46,6 +46,7 @@ func (c *counters) init(r *health.Registry) {
 		{&c.imageWould, "gate_image_would_deny"}, // forwarded, since the image policy that denies audits
 		{&c.cordoned, "gate_cordoned"},           // refused: new containers on a node that is full, or cordoned by hand
 		{&c.described, "gate_node_described"},    // descriptions of the node that were given
+		{&c.digests, "gate_volume_digests"},      // digests of volumes that were made
 		{&c.replaced, "gate_socket_replaced"},    // mounts of the daemon's socket that became ones of the gate's
 		{&c.streams, "gate_streams"},             // connections that became raw streams
 		{&c.hidden, "gate_hidden"},               // things left out of lists and events

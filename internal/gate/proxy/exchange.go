@@ -61,8 +61,11 @@ func (x *exchange) run(c *conn) (keep bool) {
 	if r == nil && c.req.Path == NodePath {
 		return x.describe()
 	}
+	if container, ok := digested(c.req.Path); r == nil && ok {
+		return x.digestVolume(container)
+	}
 	if r == nil {
-		r = x.judge()
+		r = x.judge(c.req.Path)
 	}
 	if r != nil {
 		return x.deny(r)
@@ -85,12 +88,12 @@ func (x *exchange) admit() *refusal {
 	return x.authenticate()
 }
 
-// judge does all that comes before the daemon is sent anything that acts.
-func (x *exchange) judge() *refusal {
+// judge does all that comes before the daemon is sent anything that acts, for the request in c.req as one for path.
+func (x *exchange) judge(path string) *refusal {
 	c := x.c
 	s := c.s
 	var err error
-	if x.match, err = dockerapi.FindRoute(c.req.Method, c.req.Path); err != nil {
+	if x.match, err = dockerapi.FindRoute(c.req.Method, path); err != nil {
 		return x.unparsed(err)
 	}
 	x.ev.Action = x.match.Route.Action

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -36,14 +37,16 @@ type daemon struct {
 	// mu guards what follows.
 	mu               sync.Mutex
 	seen             []seenRequest
-	image            string // of its containers; sha256:aa
-	version, cgroups string // what it says of itself
-	user             string // of its containers
-	stays            bool   // nothing can be removed
-	owed             string // value of the label that says what its containers owe
-	started          string // when its containers were started first
-	label            string // one more of their labels
-	bind, device     string // source of a bind of theirs; device of a volume of theirs
+	image            string         // of its containers; sha256:aa
+	version, cgroups string         // what it says of itself
+	user             string         // of its containers
+	stays            bool           // nothing can be removed
+	owed             string         // value of the label that says what its containers owe
+	started          string         // when its containers were started first
+	label            string         // one more of their labels
+	bind, device     string         // source of a bind of theirs; device of a volume of theirs
+	more             map[string]any // of what is said of its containers
+	volume           map[string]any // what is said of its one volume, records
 }
 
 type seenRequest struct {
@@ -115,6 +118,10 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		})
 	case strings.HasPrefix(p, "/containers/") && strings.HasSuffix(p, "/json"):
 		d.inspect(w, strings.TrimSuffix(strings.TrimPrefix(p, "/containers/"), "/json"))
+	case p == "/volumes/records":
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		writeJSON(w, d.volume)
 	case p == "/exec/"+idEx+"/json":
 		writeJSON(w, map[string]any{"ID": idEx, "ContainerID": idDB})
 	case strings.HasPrefix(p, "/images/") && strings.HasSuffix(p, "/json"):
@@ -200,7 +207,7 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 	if d.label != "" {
 		labels[d.label] = "0123456789abcdef"
 	}
-	started := d.started
+	started, more := d.started, d.more
 	mounts := []any{map[string]string{"Type": "volume", "Source": "/nowhere", "Name": "vol"}}
 	if d.bind != "" {
 		mounts = append(mounts, map[string]string{"Type": "bind", "Source": d.bind})
@@ -209,10 +216,12 @@ func (d *daemon) inspect(w http.ResponseWriter, name string) {
 	if image == "" {
 		image = "sha256:aa"
 	}
-	writeJSON(w, map[string]any{
+	out := map[string]any{
 		"Id": id, "Name": "/" + name, "Image": image, "State": map[string]any{"Pid": 1, "StartedAt": started}, "Mounts": mounts,
 		"Config": map[string]any{"Image": "app", "User": user, "Labels": labels, "Env": []string{"TOKEN=x", "A=b"}},
-	})
+	}
+	maps.Copy(out, more)
+	writeJSON(w, out)
 }
 
 // hijack echoes what it reads, then says how many bytes came, and ends.

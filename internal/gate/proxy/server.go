@@ -55,6 +55,7 @@ type Server struct {
 	guesses   guesses
 	builds    claims
 	sessions  sessions
+	digests   chan struct{}               // as many as are made at one time
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
@@ -81,7 +82,7 @@ func Listen(o Options) (*Server, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, open: map[*conn]struct{}{}}
+	s := &Server{o: o, open: map[*conn]struct{}{}, digests: make(chan struct{}, digestsAtOnce)}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.up = &upstream{path: o.Upstream, tickets: o.Tickets}
 	s.who.Workload, s.who.Proc = o.Workload, o.proc

@@ -139,6 +139,20 @@ func (w *world) journal(id, phase, step, err string) {
 	}
 }
 
+// busy has somebody work at a move by hand, until the file is closed.
+func (w *world) busy(id string) *os.File {
+	w.t.Helper()
+	f, err := os.Create(filepath.Join(w.dir, id+".lock"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		w.t.Fatal(err)
+	}
+	return f
+}
+
 // steps lets time pass, and waits for movers at each step.
 func (w *world) steps(n int) {
 	for range n {
@@ -508,14 +522,7 @@ func TestByHand(t *testing.T) {
 	w.journal(id, phaseMoving, "copy", "")
 	w.journal(busy, phaseMoving, "copy", "")
 	w.journal(done, phaseKept, "commit", "")
-	f, err := os.Create(filepath.Join(w.dir, busy+".lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	f := w.busy(busy)
 	w.mover = func(*world, []string) error { return errors.New("exit status 1: target: connection refused") }
 	w.steps(3)
 	if len(w.args) < 2 || slices.ContainsFunc(w.args, func(a []string) bool { return idOf(a) != id }) {
@@ -541,6 +548,32 @@ func TestByHand(t *testing.T) {
 	}
 	if h := w.health.Snapshot(); strings.Contains(fmt.Sprint(h), "connection refused") {
 		t.Errorf("health says %+v", h)
+	}
+}
+
+// TestOwnByHand: a move of the agent's own that an operator carries on by hand has not stopped, and no mover comes in between;
+// once nobody works at it any more it is carried on.
+func TestOwnByHand(t *testing.T) {
+	w := newWorld(t, migrating)
+	w.mover = func(w *world, args []string) error {
+		w.journal(idOf(args), phaseMoving, "copy", "")
+		return errors.New("exit status 1: target: connection refused")
+	}
+	w.step()
+	id := w.c.Status().Moves[0].ID
+	f := w.busy(id)
+	began := len(w.args)
+	w.steps(30)
+	if m := w.c.Status().Moves[0]; len(w.args) != began || m.Error != "" || m.Step != "copy" {
+		t.Errorf("movers %q, move %+v", w.args[began:], m)
+	}
+	if h := fmt.Sprint(w.health.Snapshot()); strings.Contains(h, "has stopped") {
+		t.Errorf("health %s", h)
+	}
+	f.Close()
+	w.steps(6)
+	if len(w.args) == began || !strings.Contains(w.c.Status().Moves[0].Error, "connection refused") {
+		t.Errorf("movers %q, move %+v", w.args[began:], w.c.Status().Moves[0])
 	}
 }
 

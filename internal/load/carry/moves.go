@@ -196,11 +196,14 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 		if c.known(m.ID, nil) {
 			continue
 		}
-		if c.o.NoMover {
-			c.leave(m)
-			continue
+		switch {
+		case isLocked(c.o.Dir, m.ID): // somebody carries it on by hand
+			c.leave(m, "")
+		case c.o.NoMover:
+			c.leave(m, noMover+": belay move resume "+m.ID)
+		default:
+			c.resume(ctx, m.ID, movers)
 		}
-		c.resume(ctx, m.ID, movers)
 	}
 	if look && !c.o.NoMover {
 		c.lookForStrays()
@@ -218,8 +221,8 @@ func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup)
 	c.start(ctx, id, []string{"move", "resume", id, "--state-dir", c.o.Dir}, movers)
 }
 
-// leave leaves a move to whoever carries it on by hand, and says that it wants that while nobody does.
-func (c *Carrier) leave(m *Move) {
+// leave starts no mover for a move for a while; why says what it waits for, if nobody works at it.
+func (c *Carrier) leave(m *Move, why string) {
 	p, err := readProgress(c.o.Dir, m.ID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -228,11 +231,10 @@ func (c *Carrier) leave(m *Move) {
 	if err == nil {
 		m.Step, m.Back = p.Step, p.Phase == phaseBack
 	}
-	if isLocked(c.o.Dir, m.ID) {
-		m.Error, m.Tries = "", 0
-		return
+	m.Error, m.Tries = why, 0
+	if why != "" {
+		m.Tries = 1
 	}
-	m.Error, m.Tries = noMover+": belay move resume "+m.ID, 1
 }
 
 // known looks whether the journal of a move that no mover works at says how it ended.

@@ -71,8 +71,10 @@ type Engine struct {
 
 	http *http.Client
 	base string
-	sign func(h http.Header, method, target string)
-	dead error
+	// version is before the path of all that is the engine's own.
+	version string
+	sign    func(h http.Header, method, target string)
+	dead    error
 	// trace is the W3C trace context that requests are sent with; nil: none.
 	trace atomic.Pointer[string]
 	// stall is how long a stream may stand still, work how long while the engine works; 0: stallAfter and workTime.
@@ -141,7 +143,7 @@ func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method,
 		e.Close()
 		return nil, fmt.Errorf("engine %s: %w", a.URL, &unaskedError{err})
 	}
-	e.base += "/v1." + strconv.Itoa(e.API)
+	e.version = "/v1." + strconv.Itoa(e.API)
 	if err := e.ask(ctx, "ask what it has", "GET", "/info", nil, nil, &e.Info); err != nil {
 		e.Close()
 		return nil, fmt.Errorf("engine %s: %w", a.URL, err)
@@ -286,6 +288,9 @@ func (e *Engine) send(ctx context.Context, what, method, path string, q url.Valu
 		return nil, fmt.Errorf("%s: %w", what, e.dead)
 	}
 	u := e.base + path
+	if !strings.HasPrefix(path, gatePrefix) {
+		u = e.base + e.version + path
+	}
 	if len(q) > 0 {
 		u += "?" + q.Encode()
 	}

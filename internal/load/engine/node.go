@@ -12,6 +12,9 @@ import (
 	"github.com/belay-project/belay/internal/load/plan"
 )
 
+// gatePrefix begins the paths that are not the engine's but those of a gate before it.
+const gatePrefix = "/belay/"
+
 // NodePath is where a gate describes its node, and says whether images may run there.
 const NodePath = "/belay/v1/node"
 

@@ -121,3 +121,48 @@ func TestStalled(t *testing.T) {
 		t.Errorf("a slow write: %v", err)
 	}
 }
+
+// TestTreeDigest: a gate's answer may take as long as it tells how far it is; one that stops, ends early or is no answer is an error.
+func TestTreeDigest(t *testing.T) {
+	const stall = 300 * time.Millisecond
+	const want = "sha256-sum:00:1"
+	for _, c := range []struct{ name, answer, says string }{
+		{"slow", strings.Repeat("{\"bytes\":1}\n|", 6) + "{\"digest\":\"" + want + "\"}\n", ""},
+		{"stalled", "{\"bytes\":1}\n||||||||||||", errStalled.Error()},
+		{"cut", "{\"bytes\":1}\n", "unexpected EOF"},
+		{"an error", "{\"error\":\"too deep\"}\n", "the gate says: too deep"},
+		{"no JSON", "what?\n", "read the answer"},
+		{"without an end", strings.Repeat("x", maxDigestLine+1), "token too long"},
+		{"none", "", "it is not there"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case strings.HasSuffix(r.URL.Path, "/version"):
+					_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
+				case strings.HasSuffix(r.URL.Path, "/info"):
+					_, _ = io.WriteString(w, `{}`)
+				case c.answer == "" || r.URL.Path != "/belay/v1/containers/c/digest" || r.URL.Query().Get("path") != "/v":
+					w.WriteHeader(http.StatusNotFound)
+				default:
+					for part := range strings.SplitSeq(c.answer, "|") {
+						_, _ = io.WriteString(w, part)
+						_ = http.NewResponseController(w).Flush()
+						time.Sleep(stall / 3)
+					}
+				}
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.stall = stall
+			got, err := e.TreeDigest(t.Context(), "c", "/v")
+			switch {
+			case c.says == "" && (got != want || err != nil):
+				t.Errorf("got %s, %v", got, err)
+			case c.says != "" && (err == nil || c.name == "none" && !errors.Is(err, ErrNotFound) || c.name != "none" && !strings.Contains(err.Error(), c.says)):
+				t.Errorf("got %s, %v, want %s", got, err, c.says)
+			}
+		})
+	}
+}

@@ -31,6 +31,7 @@ type fake struct {
 	host string // its own name
 	free int64  // what its gate says that it has free; 0: it has none
 	port int    // that its host listens on
+	says string // digest that its gate says of a volume: "own" of what is there; "": it says none
 
 	mu         sync.Mutex
 	id         string
@@ -86,7 +87,7 @@ func (f *fake) set(change func()) {
 // ServeHTTP implements [http.Handler].
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
-	if rest, ok := strings.CutPrefix(path, "/v1."); ok {
+	if rest, ok := strings.CutPrefix(path, "/v1."); ok && !strings.Contains(path, "/belay/") { // which has no version
 		_, path, _ = strings.Cut(rest, "/")
 		path = "/" + path
 	}
@@ -130,6 +131,9 @@ func (f *fake) serve(r *http.Request, parts []string) (int, any) {
 	case "images":
 		return 200, map[string]any{"Id": "sha256:aa", "RepoTags": []string{"web:1"}, "Config": map[string]any{}, "RootFS": map[string]any{"Type": "layers", "Layers": []string{"sha256:l"}}}
 	case "belay":
+		if strings.HasSuffix(r.URL.Path, "/digest") {
+			return f.serveDigest(parts[3])
+		}
 		if f.free == 0 {
 			return refuse(404, "page not found")
 		}
@@ -151,6 +155,19 @@ func (f *fake) serve(r *http.Request, parts []string) (int, any) {
 		return f.serveContainer(r, parts[1:])
 	}
 	return refuse(404, "page not found")
+}
+
+func (f *fake) serveDigest(container string) (int, any) {
+	c := f.find(container)
+	if f.says == "" || c == nil {
+		return refuse(404, "page not found")
+	}
+	said := f.says
+	if said == "own" {
+		_, packed := f.act(&http.Request{Method: "GET"}, c, "archive")
+		said, _ = digestTree(bytes.NewReader(packed.([]byte)))
+	}
+	return 200, fmt.Appendf(nil, "{\"bytes\":1}\n{\"digest\":%q}\n", said)
 }
 
 func (f *fake) serveVolume(r *http.Request, parts []string) (int, any) {
