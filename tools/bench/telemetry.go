@@ -30,7 +30,7 @@ a result: the 95 % interval of that median has the target in it.
 const floodText = `
 A container is refused 10,000 connections a second under an agent within its default caps, which sends a record of each, with logs, traces and metrics, by OTLP
 to the OpenTelemetry Collector's receiver on this machine. It does so over gRPC, where the agent encodes logs itself, and then over HTTP, where the exporter does.
-Dropped is what the agent counts so: in the kernel's ring, in the journal, on the way to the collector.
+Dropped is what the agent counts so: in the kernel's ring, in the journal, on the way to the collector. Then records of such connections are made what is sent, 512 at a time, by both, in processor time.
 `
 
 const (
@@ -161,7 +161,15 @@ func floods(ctx context.Context, b *bench) (out []figure, err error) {
 			return out, fmt.Errorf("over %s: %w", w.over, err)
 		}
 	}
-	return out, nil
+	m, err := b.gobench(ctx, filepath.Join(b.bin, "telemetry.test"), "^BenchmarkLogs$", "3s")
+	if err != nil {
+		return out, err
+	}
+	ours, theirs := m["Logs/encoded cpu-ns/record"], m["Logs/exporter cpu-ns/record"]
+	return append(out,
+		plain("A record as a log: encoded by the agent, by the exporter", "%.1f, %.1f µs", ours/1000, theirs/1000),
+		plain("… allocations", "%.0f, %.0f", m["Logs/encoded allocs/op"]/512, m["Logs/exporter allocs/op"]/512),
+		atMost("… the agent's time, by the exporter's", ours/theirs, 0.25, "%.2f")), nil
 }
 
 // onAndOff measures what the gate answers and what executes, with and without telemetry.
