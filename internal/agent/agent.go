@@ -43,6 +43,7 @@ type Agent struct {
 	cfg      Config
 	log      *slog.Logger
 	host     hostinfo.Info
+	booted   bootTime
 	since    time.Time
 	lock     *os.File
 	policies *policies

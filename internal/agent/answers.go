@@ -95,7 +95,7 @@ func (a *Agent) containers() []control.Container {
 func (a *Agent) container(id ident.ContainerID, st enforce.ContainerState) control.Container {
 	c := control.Container{ID: string(id), Cgroup: st.Cgroup, PID: st.PID, Build: st.Build, Lost: st.Lost, Policy: "floor"}
 	if st.Started {
-		c.Armed = wallTime(st.StartedSinceBoot)
+		c.Armed = a.booted.wallTime(st.StartedSinceBoot)
 	}
 	if known, ok := a.binder.registry.Get(id); ok {
 		c.Name, c.Image, c.ImageDigest, c.Runtime = known.Name, known.Image, known.ImageDigest, known.Runtime

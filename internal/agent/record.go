@@ -77,7 +77,7 @@ func (a *Agent) followScripts(ctx context.Context) error {
 // describe turns a kernel event into a record.
 func (a *Agent) describe(ev *enforce.Event) *journal.Record {
 	r := &journal.Record{
-		BootID: a.host.BootID, Host: a.host.Hostname, Time: wallTime(ev.SinceBoot), Kind: journal.Kind(ev.Type.String()),
+		BootID: a.host.BootID, Host: a.host.Hostname, Time: a.booted.wallTime(ev.SinceBoot), Kind: journal.Kind(ev.Type.String()),
 		Hook: ev.Hook, Decision: ev.Decision, Backend: a.kernel.Backend(),
 	}
 	host := a.ofHost(ev)
@@ -142,6 +142,7 @@ func describeProcess(ev *enforce.Event) *journal.Process {
 			p.Executable.Layer = journal.Layer(ev.Layer)
 		}
 	}
+	p.Ancestors = make([]journal.Ancestor, 0, len(ev.Ancestors))
 	for _, x := range ev.Ancestors {
 		p.Ancestors = append(p.Ancestors, journal.Ancestor{PID: x.PID, StartNS: uint64(x.StartedSinceBoot), UID: x.UID, Comm: x.Comm})
 	}
@@ -269,15 +270,6 @@ func (a *Agent) judgeScript(ev *enforce.Event, r *journal.Record) bool {
 		return true
 	}
 	return false
-}
-
-// wallTime turns a CLOCK_BOOTTIME time into one of the wall clock as it stands now.
-func wallTime(sinceBoot time.Duration) time.Time {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return time.Now()
-	}
-	return time.Now().Add(sinceBoot - time.Duration(ts.Nano()))
 }
 
 // lostToCaps counts records about what was allowed that were left out near the agent's own caps.

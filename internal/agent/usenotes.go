@@ -26,7 +26,7 @@ func (u *uses) told(ev *enforce.Event) {
 		return
 	}
 	u.a.health.Counter("use_told").Add(1)
-	now, at := time.Now(), wallTime(ev.SinceBoot)
+	now, at := time.Now(), u.a.booted.wallTime(ev.SinceBoot)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	by := u.of[ev.Container]

@@ -26,22 +26,29 @@ func WithoutSecrets(r *Record) *Record {
 	return &out
 }
 
+// hideSecrets copies args only if it changes one: records come by the ten thousand, and hardly any has a secret.
 func hideSecrets(args []string) (out []string, changed bool) {
-	out = slices.Clone(args)
+	out = args
 	next := false // the value of an option stands in the argument after it
 	for i, arg := range args {
+		shown := arg
 		switch name, value, ok := strings.Cut(arg, "="); {
 		case next && !strings.HasPrefix(arg, "-"):
-			out[i] = hidden
+			shown = hidden
 		case ok && secretname.Variable(dashes(name), value):
-			out[i] = name + "=" + hidden
+			shown = name + "=" + hidden
 		case secretname.Token(arg):
-			out[i] = hidden
-		case strings.Contains(arg, "://"):
-			out[i] = hidePassword(arg)
+			shown = hidden
+		case strings.Contains(arg, "://") && strings.Contains(arg, "@"):
+			shown = hidePassword(arg)
 		}
 		next = strings.HasPrefix(arg, "-") && !strings.Contains(arg, "=") && secretname.Looks(dashes(arg))
-		changed = changed || out[i] != arg
+		if shown != arg {
+			if !changed {
+				out, changed = slices.Clone(args), true
+			}
+			out[i] = shown
+		}
 	}
 	return out, changed
 }

@@ -39,7 +39,7 @@ type Options struct {
 	Log                   *slog.Logger     // required
 
 	Queue      int           // records that wait at most; 4096
-	Batch      int           // of one export, at most; 512
+	Batch      int           // of one export of logs, at most; 1024. Of spans an eighth
 	Linger     time.Duration // longest wait for a batch to fill; 1 s
 	RetryFirst time.Duration // first wait after a failed export, doubled up to RetryMost; 500 ms
 	RetryMost  time.Duration // 15 s
@@ -94,7 +94,7 @@ func (o *Options) setDefaults() error {
 		o.Queue = 4096
 	}
 	if o.Batch <= 0 {
-		o.Batch = 512
+		o.Batch = 1024
 	}
 	for _, d := range []struct {
 		to  *time.Duration

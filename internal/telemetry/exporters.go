@@ -37,7 +37,7 @@ func (o *Options) logExporter(ctx context.Context, p *plan) (sdklog.Exporter, er
 		if p.tls != nil {
 			opts = append(opts, otlploggrpc.WithTLSCredentials(credentials.NewTLS(p.tls)))
 		}
-		return otlploggrpc.New(ctx, opts...)
+		return newGRPCLogs(ctx, opts...)
 	}
 	opts := []otlploghttp.Option{otlploghttp.WithRetry(otlploghttp.RetryConfig{})}
 	if o.Endpoint != "" {

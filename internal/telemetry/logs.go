@@ -2,8 +2,8 @@ package telemetry
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -30,7 +30,9 @@ type logSink struct {
 	provider *sdklog.LoggerProvider
 	blank    sdklog.Record // of the resource and the scope: a logger adds attributes one by one, each time looking at all before it
 	enc      *journal.Encoder
+	item     logItem
 	batch    []sdklog.Record
+	encoded  []byte // the batch of an exporter that takes it so
 
 	// of is the first record of the batch that is being sent, and done how many of that the
 	// collector has: a batch that is tried again goes on there.
@@ -57,8 +59,8 @@ func (s *logSink) send(ctx context.Context, batch []entry) error {
 	}
 	var partial error
 	for s.done < len(batch) {
-		n := s.fill(batch[s.done:])
-		switch err := s.exporter.Export(ctx, s.batch); {
+		n, err := s.export(ctx, batch[s.done:])
+		switch {
 		case err != nil && isPartial(err):
 			partial = err
 		case err != nil:
@@ -70,17 +72,23 @@ func (s *logSink) send(ctx context.Context, batch []entry) error {
 	return partial
 }
 
-// fill gathers the beginning of a batch, and tells how many that are.
-func (s *logSink) fill(batch []entry) (n int) {
-	s.batch = s.batch[:0]
+// export exports the beginning of a batch, and tells how many that are.
+func (s *logSink) export(ctx context.Context, batch []entry) (n int, err error) {
 	now := time.Now()
-	for size := 0; n < len(batch) && size < maxExport; n++ {
-		rec := s.record(batch[n], now)
-		// What is in attributes is in the body too.
-		size += 2*len(rec.Body().AsString()) + 512
-		s.batch = append(s.batch, rec)
+	if e, ok := s.exporter.(encodedExporter); ok {
+		for s.encoded = s.encoded[:0]; n < len(batch) && len(s.encoded) < maxExport; n++ {
+			s.encoded = s.describe(batch[n], now).appendTo(s.encoded)
+		}
+		return n, e.exportEncoded(ctx, s.blank, s.encoded)
 	}
-	return n
+	s.batch = s.batch[:0]
+	for size := 0; n < len(batch) && size < maxExport; n++ {
+		item := s.describe(batch[n], now)
+		s.batch = append(s.batch, item.record(&s.blank))
+		// What is in attributes is in the body too.
+		size += 2*len(item.body) + 512
+	}
+	return n, s.exporter.Export(ctx, s.batch)
 }
 
 // OnEmit, Enabled, Shutdown and ForceFlush implement [sdklog.Processor]: it keeps the one record
@@ -99,23 +107,47 @@ func (s *logSink) Shutdown(ctx context.Context) error { return s.exporter.Shutdo
 // ForceFlush implements [sdklog.Processor].
 func (s *logSink) ForceFlush(context.Context) error { return nil }
 
-// record is a record of the journal as a log record, observed now. Its body is the event as JSON, as
-// docs/event-schema.md has it but for secrets in arguments.
-func (s *logSink) record(e entry, now time.Time) sdklog.Record {
-	r, out := e.r, s.blank.Clone()
-	out.SetTimestamp(r.Time)
-	out.SetObservedTimestamp(now)
-	out.SetTraceID(e.span.TraceID())
-	out.SetSpanID(e.span.SpanID())
-	out.SetTraceFlags(e.span.TraceFlags())
-	out.SetEventName("belay." + string(r.Kind))
-	sev, text := severity(r)
-	out.SetSeverity(sev)
-	out.SetSeverityText(text)
-	if body, err := s.enc.Encode(journal.WithoutSecrets(r)); err == nil {
-		out.SetBody(attribute.StringValue(string(body)))
+// logItem is what a log record says.
+type logItem struct {
+	at, observed time.Time
+	span         trace.SpanContext
+	event        string
+	severity     log.Severity
+	severityText string
+	body         []byte // nil: none
+	attributes   []attribute.KeyValue
+}
+
+// describe is a record of the journal as a log record, observed now, and valid until the next. Its body is the event as
+// JSON, as docs/event-schema.md has it but for secrets in arguments.
+func (s *logSink) describe(e entry, now time.Time) *logItem {
+	i, r := &s.item, e.r
+	i.at, i.observed, i.span = r.Time, now, e.span
+	i.event = "belay." + string(r.Kind)
+	i.severity, i.severityText = severity(r)
+	i.attributes = recordAttributes(i.attributes[:0], r)
+	var err error
+	if i.body, err = s.enc.Encode(journal.WithoutSecrets(r)); err != nil {
+		i.body = nil
 	}
-	out.SetAttributes(recordAttributes(r)...)
+	return i
+}
+
+// record is i as the SDK has it, with the resource and the scope of blank.
+func (i *logItem) record(blank *sdklog.Record) sdklog.Record {
+	out := blank.Clone()
+	out.SetTimestamp(i.at)
+	out.SetObservedTimestamp(i.observed)
+	out.SetTraceID(i.span.TraceID())
+	out.SetSpanID(i.span.SpanID())
+	out.SetTraceFlags(i.span.TraceFlags())
+	out.SetEventName(i.event)
+	out.SetSeverity(i.severity)
+	out.SetSeverityText(i.severityText)
+	if i.body != nil {
+		out.SetBody(attribute.StringValue(string(i.body)))
+	}
+	out.SetAttributes(i.attributes...)
 	return out
 }
 
@@ -133,9 +165,8 @@ func severity(r *journal.Record) (log.Severity, string) {
 	return log.SeverityInfo, "INFO"
 }
 
-// recordAttributes are what a collector filters and counts by.
-func recordAttributes(r *journal.Record) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, 24)
+// recordAttributes appends what a collector filters and counts by.
+func recordAttributes(kv []attribute.KeyValue, r *journal.Record) []attribute.KeyValue {
 	kv = append(kv,
 		semconv.LogRecordUID(uid(r)),
 		attribute.String("belay.boot.id", r.BootID),
@@ -148,10 +179,10 @@ func recordAttributes(r *journal.Record) []attribute.KeyValue {
 	kv = text(kv, "belay.backend", string(r.Backend))
 	kv = text(kv, "belay.hook", r.Hook)
 	if p := r.Policy; p != nil {
-		kv = append(kv, policyAttributes(p)...)
+		kv = policyAttributes(kv, p)
 	}
 	if c := r.Container; c != nil {
-		kv = append(kv, containerAttributes(c)...)
+		kv = containerAttributes(kv, c)
 	}
 	if p := r.Process; p != nil {
 		kv = append(kv, semconv.ProcessPID(int(p.PID)), semconv.ProcessRealUserID(int(p.UID)), semconv.ProcessUserID(int(p.EUID)))
@@ -168,7 +199,7 @@ func recordAttributes(r *journal.Record) []attribute.KeyValue {
 		}
 	}
 	if a := r.API; a != nil {
-		kv = append(kv, apiAttributes(a)...)
+		kv = apiAttributes(kv, a)
 	}
 	if l := r.Load; l != nil {
 		kv = text(text(text(kv, "belay.load.event", l.Event), "belay.load.cap", l.Cap), "belay.load.where", l.Where)
@@ -199,17 +230,16 @@ func clean(kv []attribute.KeyValue) []attribute.KeyValue {
 }
 
 // uid names a record for good: it is the same in the journal, in a log and after a replay.
-func uid(r *journal.Record) string { return fmt.Sprintf("%s:%d", r.BootID, r.Seq) }
+func uid(r *journal.Record) string { return r.BootID + ":" + strconv.FormatUint(r.Seq, 10) }
 
-func policyAttributes(p *journal.Policy) []attribute.KeyValue {
-	return []attribute.KeyValue{
+func policyAttributes(kv []attribute.KeyValue, p *journal.Policy) []attribute.KeyValue {
+	return append(kv,
 		attribute.String("belay.policy.name", p.Name), attribute.String("belay.policy.rule", p.Rule),
 		attribute.String("belay.policy.mode", p.Mode), attribute.String("belay.policy.revision", p.Revision),
-	}
+	)
 }
 
-func containerAttributes(c *journal.Container) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, 5)
+func containerAttributes(kv []attribute.KeyValue, c *journal.Container) []attribute.KeyValue {
 	kv = text(kv, string(semconv.ContainerIDKey), string(c.ID))
 	kv = text(kv, string(semconv.ContainerNameKey), c.Name)
 	kv = text(kv, string(semconv.ContainerImageNameKey), c.Image)
@@ -217,8 +247,7 @@ func containerAttributes(c *journal.Container) []attribute.KeyValue {
 	return text(kv, "belay.container.class", c.Class)
 }
 
-func apiAttributes(a *journal.API) []attribute.KeyValue {
-	kv := make([]attribute.KeyValue, 0, 10)
+func apiAttributes(kv []attribute.KeyValue, a *journal.API) []attribute.KeyValue {
 	kv = text(kv, "belay.api.action", a.Action)
 	// Methods of the wire are the caller's; the conventions want the unknown ones apart.
 	method := "_OTHER"

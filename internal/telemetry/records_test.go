@@ -35,6 +35,22 @@ func denial(seq uint64) *journal.Record {
 	}
 }
 
+// refusal is a record of a refused connection, as a flood of them has it.
+func refusal(seq uint64) *journal.Record {
+	return &journal.Record{
+		Schema: journal.Schema, BootID: "0f8fad5b-d9cb-469f-a165-70867728950e", Seq: seq, Time: at, Host: "node-1", Kind: journal.KindNetwork,
+		Container: &journal.Container{ID: containerID, CgroupID: 4711, Class: "container"},
+		Process: &journal.Process{
+			PID: 4242, TID: 4242, StartNS: 123456789012, UID: 1000, EUID: 1000, GID: 1000, EGID: 1000, Comm: "loop", Cwd: "/", Args: []string{"/bin/loop", "refused", "300000"},
+			Executable: &journal.Executable{Path: "/bin/loop", Layer: journal.LayerUnknown},
+			Ancestors:  []journal.Ancestor{{PID: 4200, StartNS: 123456780000, Comm: "ctr"}, {PID: 1, StartNS: 10, Comm: "systemd"}},
+		},
+		Policy: &journal.Policy{Name: "bench", Revision: "2f1d5b7e9c3a", Rule: "network.connect", Mode: "enforce"},
+		Hook:   "cgroup_connect", Object: &journal.Object{Type: "socket", Addr: "127.0.0.1", Port: 22, Protocol: "tcp"},
+		Decision: verdict.Denied, Errno: 1, Level: "prevent", Backend: verdict.BackendLSM,
+	}
+}
+
 func call(trace string) *journal.Record {
 	return &journal.Record{
 		BootID: "boot", Seq: 9, Time: at, Kind: journal.KindAPI, Decision: verdict.Allowed,
@@ -52,7 +68,8 @@ func find(kv []attribute.KeyValue, key string) (string, bool) {
 }
 
 func TestLogRecord(t *testing.T) {
-	r := newLogSink(new(countingExporter)).record(entry{r: denial(41)}, at)
+	s := newLogSink(new(countingExporter))
+	r := s.describe(entry{r: denial(41)}, at).record(&s.blank)
 	var kv []attribute.KeyValue
 	r.WalkAttributes(func(a attribute.KeyValue) bool { kv = append(kv, a); return true })
 	for key, want := range map[string]string{
@@ -85,7 +102,7 @@ func TestAttributesOnce(t *testing.T) {
 	r.Anchor, r.Image = &journal.Anchor{Seq: 1}, &journal.Image{ID: "sha256:1", Event: "found"}
 	r.Event = "e"
 	seen := map[attribute.Key]bool{}
-	for _, kv := range recordAttributes(r) {
+	for _, kv := range recordAttributes(nil, r) {
 		if seen[kv.Key] {
 			t.Errorf("%s comes twice", kv.Key)
 		}
@@ -104,10 +121,7 @@ func TestSecretsStay(t *testing.T) {
 	}
 	r := denial(1)
 	r.Process.Args = slices.Clone(args)
-	body := func() string {
-		rec := newLogSink(new(countingExporter)).record(entry{r: r}, at)
-		return rec.Body().AsString()
-	}()
+	body := string(newLogSink(new(countingExporter)).describe(entry{r: r}, at).body)
 	for _, secret := range []string{"hunter2", "k123", "s456", "ghp_", "pw789"} {
 		if strings.Contains(body, secret) {
 			t.Errorf("%s is in %s", secret, body)

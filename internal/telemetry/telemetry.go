@@ -111,8 +111,8 @@ func (t *Telemetry) open(ctx context.Context, p *plan) error {
 		if t.spanTo, err = t.o.spanExporter(ctx, p); err != nil {
 			return describe(traces, err)
 		}
-		// The span of a life can be 10 KiB: a quarter of a batch stays below what collectors take.
-		t.spans = pump.New(t.o.pump(max(1, t.o.Batch/4)), t.spanTo.ExportSpans, func(err error) { t.told(traces, err) })
+		// The span of a life can be 10 KiB: an eighth of a batch stays below what collectors take.
+		t.spans = pump.New(t.o.pump(max(1, t.o.Batch/8)), t.spanTo.ExportSpans, func(err error) { t.told(traces, err) })
 		opts := append(tracerOptions(), sdktrace.WithResource(res), sdktrace.WithSpanProcessor(spanSink{t.spans}))
 		t.provider = sdktrace.NewTracerProvider(opts...)
 		t.tracer.Tracer = t.provider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL))

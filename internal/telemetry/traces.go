@@ -97,12 +97,12 @@ func (t *tracer) call(r *journal.Record) trace.SpanContext {
 	if r.API.Action != "" {
 		name += " " + r.API.Action
 	}
-	kv := append(apiAttributes(r.API), attribute.String("belay.decision", string(r.Decision)))
+	kv := append(apiAttributes(make([]attribute.KeyValue, 0, 20), r.API), attribute.String("belay.decision", string(r.Decision)))
 	if r.Policy != nil {
-		kv = append(kv, policyAttributes(r.Policy)...)
+		kv = policyAttributes(kv, r.Policy)
 	}
 	if r.Container != nil { // the caller's
-		kv = append(kv, containerAttributes(r.Container)...)
+		kv = containerAttributes(kv, r.Container)
 	}
 	_, span := t.Start(ctx, name, trace.WithTimestamp(r.Time), trace.WithSpanKind(trace.SpanKindServer),
 		trace.WithAttributes(clean(kv)...))
@@ -152,7 +152,7 @@ func (t *tracer) lifeEvent(r *journal.Record) trace.SpanContext {
 			}
 			l = new(life)
 			l.ctx, l.span = t.Start(context.Background(), "container", trace.WithTimestamp(r.Time),
-				trace.WithAttributes(clean(text(containerAttributes(r.Container), "belay.backend", string(r.Backend)))...))
+				trace.WithAttributes(clean(text(containerAttributes(nil, r.Container), "belay.backend", string(r.Backend)))...))
 			t.lives[id] = l
 		}
 		name := "container starting" // its cgroup is there, and nothing of its own runs
@@ -162,7 +162,7 @@ func (t *tracer) lifeEvent(r *journal.Record) trace.SpanContext {
 		if l.stage != nil {
 			l.stage.End(trace.WithTimestamp(r.Time))
 		}
-		l.span.SetAttributes(clean(containerAttributes(r.Container))...) // what is known has grown
+		l.span.SetAttributes(clean(containerAttributes(nil, r.Container))...) // what is known has grown
 		l.span.AddEvent(r.Event, trace.WithTimestamp(r.Time))
 		_, l.stage = t.Start(l.ctx, name, trace.WithTimestamp(r.Time), trace.WithAttributes(semconv.ContainerID(string(id))))
 		return l.span.SpanContext()
@@ -170,7 +170,7 @@ func (t *tracer) lifeEvent(r *journal.Record) trace.SpanContext {
 		if l == nil {
 			return trace.SpanContext{}
 		}
-		l.span.SetAttributes(clean(containerAttributes(r.Container))...)
+		l.span.SetAttributes(clean(containerAttributes(nil, r.Container))...)
 		l.span.AddEvent("stop", trace.WithTimestamp(r.Time))
 		l.end(r.Time)
 		delete(t.lives, id)

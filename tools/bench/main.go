@@ -47,6 +47,7 @@ var sections = []section{
 	{"watch", "Watching the load of a node", watchText, watching},
 	{"plan", "Planning which containers leave full nodes", planText, plans},
 	{"telemetry", "Telemetry", telemetryText, telemetries},
+	{"flood", "A flood of events exported", floodText, floods},
 	{"move", "Moving a container to another engine", moveText, moveTimes},
 	{"scan", "Scanning", scanText, scans},
 }

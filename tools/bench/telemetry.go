@@ -25,9 +25,12 @@ Two agents stand before one private engine and on containers of their own: one s
 OpenTelemetry Collector's receiver on this machine, whose processor time is in the figures too; the other sends nothing. Both record every
 allowed exec. They are measured in turns of a second or less whose order alternates, with a pause after each in which what waits is sent; a ratio is the median of those of the pairs. "open" as
 a result: the 95 % interval of that median has the target in it.
+`
 
-Then a container is refused 10,000 connections a second under an agent within its default caps, which sends a record of each. Dropped is what the agent counts so: in
-the kernel's ring, in the journal, on the way to the collector.
+const floodText = `
+A container is refused 10,000 connections a second under an agent within its default caps, which sends a record of each, with logs, traces and metrics, by OTLP
+to the OpenTelemetry Collector's receiver on this machine. It does so over gRPC, where the agent encodes logs itself, and then over HTTP, where the exporter does.
+Dropped is what the agent counts so: in the kernel's ring, in the journal, on the way to the collector. Then records of such connections are made what is sent, 512 at a time, by both, in processor time.
 `
 
 const (
@@ -39,8 +42,8 @@ const (
 
 // collector is bin/otlpreceiver, the OpenTelemetry Collector's own receiver, which counts.
 type collector struct {
-	cmd           *exec.Cmd
-	grpc, control string // addresses
+	cmd                *exec.Cmd
+	grpc, web, control string // addresses
 }
 
 func (b *bench) startCollector() (*collector, error) {
@@ -65,6 +68,8 @@ func (b *bench) startCollector() (*collector, error) {
 		switch k, v, _ := strings.Cut(f, "="); k {
 		case "grpc":
 			c.grpc = v
+		case "http":
+			c.web = v
 		case "control":
 			c.control = v
 		}
@@ -137,9 +142,34 @@ func telemetries(ctx context.Context, b *bench) (out []figure, err error) {
 		return nil, err
 	}
 	defer c.stop()
-	flood, ferr := b.flood(ctx, c)
-	ratios, err := b.onAndOff(ctx, c)
-	return append(ratios, flood...), errors.Join(ferr, err)
+	return b.onAndOff(ctx, c)
+}
+
+func floods(ctx context.Context, b *bench) (out []figure, err error) {
+	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
+		return nil, err
+	}
+	c, err := b.startCollector()
+	if err != nil {
+		return nil, err
+	}
+	defer c.stop()
+	for _, w := range []struct{ over, protocol, address string }{{"gRPC", "grpc", c.grpc}, {"HTTP", "http/protobuf", c.web}} {
+		figs, err := b.flood(ctx, c, w.over, "--otlp-protocol", w.protocol, "--otlp-endpoint", "http://"+w.address)
+		out = append(out, figs...)
+		if err != nil {
+			return out, fmt.Errorf("over %s: %w", w.over, err)
+		}
+	}
+	m, err := b.gobench(ctx, filepath.Join(b.bin, "telemetry.test"), "^BenchmarkLogs$", "3s")
+	if err != nil {
+		return out, err
+	}
+	ours, theirs := m["Logs/encoded cpu-ns/record"], m["Logs/exporter cpu-ns/record"]
+	return append(out,
+		plain("A record as a log: encoded by the agent, by the exporter", "%.1f, %.1f µs", ours/1000, theirs/1000),
+		plain("… allocations", "%.0f, %.0f", m["Logs/encoded allocs/op"]/512, m["Logs/exporter allocs/op"]/512),
+		atMost("… the agent's time, by the exporter's", ours/theirs, 0.25, "%.2f")), nil
 }
 
 // onAndOff measures what the gate answers and what executes, with and without telemetry.
@@ -259,13 +289,12 @@ func pairsOf(ctx context.Context, c *collector, what, unit, name string, measure
 }
 
 // flood has an agent under its caps export as many events a second as are promised.
-func (b *bench) flood(ctx context.Context, c *collector) (out []figure, err error) {
+func (b *bench) flood(ctx context.Context, c *collector, over string, otlp ...string) (out []figure, err error) {
 	prom, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	s, err := b.startSide(ctx, "flood", "--docker-host", "none", "--cpu-max", "50%", "--memory-max", "256M",
-		"--otlp-endpoint", "http://"+c.grpc, "--otlp-protocol", "grpc", "--prometheus", prom)
+	s, err := b.startSide(ctx, "flood-"+over, append(otlp, "--docker-host", "none", "--cpu-max", "50%", "--memory-max", "256M", "--prometheus", prom)...)
 	if err != nil {
 		return nil, err
 	}
@@ -336,7 +365,7 @@ func (b *bench) flood(ctx context.Context, c *collector) (out []figure, err erro
 	}
 	slices.Sort(causes)
 	out = append(out,
-		plain("Events a second offered, under the agent's caps", "%.0f/s for %.0f s", offered/took.Seconds(), took.Seconds()),
+		plain("Over "+over+": events a second offered, under the agent's caps", "%.0f/s for %.0f s", offered/took.Seconds(), took.Seconds()),
 		atLeast("… exported, of those offered", 100*float64(exported)/offered, 100, "%.2f %%"),
 		plain("… dropped, by cause", "%s", strings.Join(append(causes, "all "+strconv.FormatFloat(dropped, 'f', 0, 64)), ", ")),
 		atMost("… neither exported nor counted as dropped", max(0, offered-float64(exported)-dropped), 0, "%.0f"),

@@ -13,4 +13,5 @@ for p in vulndb stock; do
 	go test -c -trimpath -o bin/$p.test ./internal/scan/$p
 done
 go test -c -trimpath -o bin/load.test ./test/load
+go test -c -trimpath -o bin/telemetry.test ./internal/telemetry
 exec bin/bench "$@"
