@@ -24,7 +24,7 @@ const (
 )
 
 const (
-	digestsAtOnce = 2
+	digestsAtOnce = 1
 	// tellEvery is the time between two signs of a look that goes on.
 	tellEvery = time.Second
 	// digestShare is the part of a processor that a look takes, one in so many: the agent has half of one, and callers wait for it.
@@ -60,7 +60,7 @@ func (x *exchange) digestVolume(container string) (keep bool) {
 	case c.s.digests <- struct{}{}:
 		defer func() { <-c.s.digests }()
 	default:
-		return x.deny(&refusal{status: http.StatusTooManyRequests, cause: "digests", retryAfter: true, msg: "belay: the gate looks at other volumes already"})
+		return x.deny(&refusal{status: http.StatusTooManyRequests, cause: "digests", retryAfter: true, msg: "belay: the gate looks at another volume already"})
 	}
 	c.s.counts.digests.Add(1)
 	x.count(http.StatusOK)
@@ -95,11 +95,22 @@ func (s *Server) volumeDir(ctx context.Context, container, at string) (string, e
 				Target        string
 				VolumeOptions struct{ Subpath string }
 			}
+			VolumesFrom []string
+			Tmpfs       map[string]string
 		}
 		Mounts []struct{ Type, Name, Source, Destination, Driver string }
 	}
 	if err := s.get(ctx, "/containers/", container, "/json", &a); err != nil {
 		return "", err
+	}
+	// Of another's volume it may have a part, which nothing here says; and a tmpfs can lie over a volume.
+	if len(a.HostConfig.VolumesFrom) > 0 {
+		return "", errNoVolume
+	}
+	for to := range a.HostConfig.Tmpfs {
+		if to = path.Clean(to); to == at || strings.HasPrefix(to, at+"/") {
+			return "", errNoVolume
+		}
 	}
 	for i := range a.HostConfig.Mounts {
 		if m := &a.HostConfig.Mounts[i]; path.Clean(m.Target) == at && m.VolumeOptions.Subpath != "" {

@@ -76,6 +76,8 @@ func TestDigest(t *testing.T) {
 		{"a part", "GET", "web" + data, func(d *daemon) {
 			d.more["HostConfig"] = map[string]any{"Mounts": []any{map[string]any{"Target": "/data", "VolumeOptions": map[string]any{"Subpath": "sub"}}}}
 		}, 501, "no whole volume"},
+		{"of another container", "GET", "web" + data, func(d *daemon) { d.more["HostConfig"] = map[string]any{"VolumesFrom": []string{"db"}} }, 501, "no whole volume"},
+		{"under a tmpfs", "GET", "web" + data, func(d *daemon) { d.more["HostConfig"] = map[string]any{"Tmpfs": map[string]string{"/data/": ""}} }, 501, "no whole volume"},
 		{"with a mount in it", "GET", "web" + data, func(d *daemon) {
 			d.more["Mounts"] = append(d.more["Mounts"].([]any), map[string]any{"Type": "tmpfs", "Destination": "/data/in"})
 		}, 501, "no whole volume"},
