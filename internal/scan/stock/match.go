@@ -85,6 +85,9 @@ func (k *Keeper) reload(ctx context.Context) {
 	k.o.Log.Info("a vulnerability database is in use", attr.File, k.o.DB, attr.Count, n)
 }
 
+// prepareTime is what one image may take of the time of all that are prepared.
+const prepareTime = 3 * time.Second
+
 // Prepare matches the inventories of some images before [Keeper.Run], which matches all: for who cannot
 // wait for that. What keeps the database or an inventory from being read is told by Run.
 func (k *Keeper) Prepare(ctx context.Context, ids []string) {
@@ -95,8 +98,13 @@ func (k *Keeper) Prepare(ctx context.Context, ids []string) {
 	k.db = db
 	defer k.closeDB() // Run opens it as one that is new to it
 	for _, id := range ids {
+		if ctx.Err() != nil {
+			return
+		}
 		if m, res, err := k.read(id); err == nil {
-			k.match(ctx, m, res)
+			one, cancel := context.WithTimeout(ctx, prepareTime)
+			k.match(one, m, res)
+			cancel()
 		}
 	}
 }
