@@ -38,24 +38,19 @@ flag() { # flag NAME DEFAULT
 	done
 	echo "$value"
 }
-config=$(flag --config '')
-kept() { # kept NAME DEFAULT: of the file of flags that they name
-	value=
-	[ ! -r "$config" ] || value=$(sed -n "s/^$1:[[:space:]]*[\"']*\([^[:space:]\"'#]*\).*/\1/p" "$config")
-	echo "${value:-$2}"
-}
-run=$(flag --run-dir "$(kept run-dir /run/belay)") state=$(flag --state-dir "$(kept state-dir /var/lib/belay)")
-# Of an agent before the flags were changed, what is in the default place stays until the next reboot.
-earlier=/run/belay
-[ "$earlier" != "$run" ] || earlier=
-for dir in "$run" $earlier; do
-	[ -d "$dir/bpf" ] || continue
-	belay-agent run --unload --run-dir "$dir" --state-dir "$state" || {
+config=$(flag --config '') run=$(flag --run-dir '') state=$(flag --state-dir '')
+[ -e "$config" ] || config=
+unload() { # unload [FLAG...]: nothing, where there is no kernel side
+	command -v belay-agent >/dev/null || [ -d /run/belay/bpf ] || return 0
+	belay-agent run --unload ${config:+"--config=$config"} ${state:+"--state-dir=$state"} "$@" || {
 		echo "belay: the kernel's side could not be removed, so the package stays; see above" >&2
 		[ -z "$active" ] || systemctl start $unit || true
 		exit 1
 	}
-done
+}
+unload ${run:+"--run-dir=$run"}
+# Of an agent before the flags were changed, what is in the default place would stay until the next reboot.
+[ ! -d /run/belay/bpf ] || unload --run-dir=/run/belay
 if [ "$1" = remove ]; then
 	mkdir -p /var/lib/belay && chmod 750 /var/lib/belay && : >/var/lib/belay/removed
 fi
