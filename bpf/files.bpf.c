@@ -255,11 +255,11 @@ static __always_inline int bl_files_dentry(struct dentry *d)
 		bl_files_judge(&q, &path, BL_A_ATTRIBUTES);
 		return bl_files_verdict(&q, NULL, BL_H_ATTRIBUTES);
 	}
-	/* What overlayfs does to its layers. And kernels on which this cannot be told: see hooks.go. */
+	/* What overlayfs does to its layers. And kernels that do not tell: docs/kernel-support.md. */
 	if (bl_lent(t->cred, c) || !bpf_core_field_exists(struct mount, mnt_instance) ||
 	    !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_loop))
 		return 0;
-	s.ns = c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(t);
+	s.ns = bl_files_ns(c);
 	all = bl_find_places(&path, &s);
 	for (i = 0; i < BL_PLACES && i < s.n; i++) {
 		path.mnt = (void *)s.mnt[i];

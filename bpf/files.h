@@ -123,6 +123,12 @@ static __always_inline void bl_files_lost(struct bl_files_ask *q, __u32 acts)
 	q->policy[BL_AUDITED] = q->p->rules[BL_AUDITED][BL_R_FILES].policy;
 }
 
+/* The mount namespace by which paths off the root file system are told. */
+static __always_inline __u32 bl_files_ns(const struct bl_container *c)
+{
+	return c && c->started == 2 ? c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
+}
+
 /* Adds to q->hit which of the acts are denied on a path. Its mnt NULL: not known; then only the
  * root file system is judged.
  */
@@ -146,7 +152,7 @@ static __always_inline void bl_files_judge(struct bl_files_ask *q, const struct 
 		bl_count(BL_E_SCRATCH);
 		goto lost;
 	}
-	ns = q->c && q->c->started == 2 ? q->c->mnt_ns : bl_mnt_ns(bpf_get_current_task_btf());
+	ns = bl_files_ns(q->c);
 	s->max_mount = q->c ? q->c->max_mount : 0;
 	s->no_mounts = q->c && bl_no_mounts(q->c);
 	s->root_dev = q->c ? q->c->root_dev : 0;

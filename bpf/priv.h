@@ -254,6 +254,16 @@ static __noinline int bl_proc_control(struct dentry *d)
 }
 
 
+/* Is a cgroup, with its id, the container's? */
+static __always_inline int bl_cgroup_is(struct cgroup *cg, __u64 id, __u64 container)
+{
+	__u64 *top = bpf_map_lookup_elem(&bl_cgroups, &id);
+
+	if (!top && cg && bl_overflow())
+		return bl_container_slow((__u64)cg) == container;
+	return top && *top == container;
+}
+
 /* Are all tasks that current can name by a number the container's own? They are if the first one of
  * their PID namespace is.
  */
@@ -264,17 +274,12 @@ static __noinline int bl_own_pids(__u64 container)
 	struct css_set *set = BPF_CORE_READ(u, ns, child_reaper, cgroups);
 	struct cgroup *cg = BPF_CORE_READ(set, dfl_cgrp);
 	struct cgroup_subsys_state *css;
-	__u64 id, *top;
 
 	if (bl_v1_subsys >= 0 && bl_v1_subsys < 16) {
 		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + bpf_core_field_offset(struct css_set, subsys) + bl_v1_subsys * sizeof(css));
 		cg = BPF_CORE_READ(css, cgroup);
 	}
-	id = BPF_CORE_READ(cg, kn, id);
-	top = bpf_map_lookup_elem(&bl_cgroups, &id);
-	if (!top && cg && bl_overflow())
-		return bl_container_slow((__u64)cg) == container;
-	return top && *top == container;
+	return bl_cgroup_is(cg, BPF_CORE_READ(cg, kn, id), container);
 }
 
 /* What hands tasks or devices to who may write it. Names are cut at 15: notify_on_release has the
@@ -303,12 +308,8 @@ static __noinline int bl_own_cgroup(struct dentry *d, __u64 container)
 {
 	struct kernfs_node *dir = BPF_CORE_READ(d, d_parent, d_inode, i_private);
 	struct cgroup *cg = BPF_CORE_READ(dir, priv);
-	__u64 id = BPF_CORE_READ(dir, id), *top;
 
-	top = bpf_map_lookup_elem(&bl_cgroups, &id);
-	if (!top && cg && bl_overflow())
-		return bl_container_slow((__u64)cg) == container;
-	return top && *top == container;
+	return bl_cgroup_is(cg, BPF_CORE_READ(dir, id), container);
 }
 
 /* Set by the loader: majors below 512 of devices that pass commands to disks, by their names. */
