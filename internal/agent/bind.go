@@ -68,11 +68,15 @@ func newBinder(a *Agent) *binder {
 // recall binds what was known when the last agent ended. A file that cannot be read is
 // reported, and costs no more than what the runtimes will say again.
 func (b *binder) recall() error {
-	// All is read before anything is bound: a container must not lose its gate's half, nor
-	// be denied its start for what is known of its image.
+	return errors.Join(b.recallAll(), b.rebind())
+}
+
+// recallAll reads all that is remembered, before anything is bound: a container must not lose its gate's
+// half, nor be denied its start for what is known of its image.
+func (b *binder) recallAll() error {
 	err := errors.Join(b.recallGate(), b.recallKnown())
 	b.a.images.prepare()
-	return errors.Join(err, b.rebind())
+	return err
 }
 
 func (b *binder) recallKnown() error {

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,7 +18,9 @@ import (
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/osvdir"
 	"github.com/belay-project/belay/internal/scan/stock"
+	"github.com/belay-project/belay/internal/scan/vulndb"
 	"github.com/belay-project/belay/internal/workload"
 )
 
@@ -52,7 +56,8 @@ func testImages(t *testing.T, spec string, scan func(context.Context, string, bo
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- im.keeper.Run(ctx) }()
+	keeper := im.keeper // a test may take another
+	go func() { done <- keeper.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return im
 }
@@ -345,6 +350,59 @@ func TestRecalled(t *testing.T) {
 			c.ImageDigest = "sha256:" + strings.Repeat("b", 64)
 			if d := after.decide(c, nil); d.Allowed || d.Rule != "lookup" {
 				t.Errorf("never seen: %+v", d)
+			}
+		})
+	}
+}
+
+// So it is by what is inside: an inventory that was made before is matched before anything is bound.
+func TestRecalledFindings(t *testing.T) {
+	for _, tt := range []struct {
+		name, pkg string
+		held      bool
+	}{{"no finding", "zlib", false}, {"a finding", "openssl", true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, records := t.TempDir(), t.TempDir()
+			o := stock.Options{Dir: filepath.Join(dir, "i"), DB: filepath.Join(dir, "vuln.db"), Health: health.New(nil), Scan: func(context.Context, string, bool) (*inventory.Result, error) {
+				return &inventory.Result{Schema: inventory.Schema, OS: inventory.OS{ID: "debian", VersionID: "12"}, Layers: []inventory.Layer{{}},
+					Packages: []inventory.Package{{Kind: inventory.KindDeb, Name: tt.pkg, Version: "1", Source: tt.pkg, SourceVersion: "1", Path: "x"}}}, nil
+			}}
+			record := `{"id":"DSA-1","modified":"2026-01-02T00:00:00Z","affected":[{"package":{"ecosystem":"Debian:12","name":"openssl"},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"2"}]}]}],"database_specific":{"severity":"CRITICAL"}}`
+			if err := os.WriteFile(filepath.Join(records, "DSA-1.json"), []byte(record), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := vulndb.Build(t.Context(), o.DB, vulndb.BuildOptions{Walk: osvdir.Walk, Dir: records, Now: time.Now()}); err != nil {
+				t.Fatal(err)
+			}
+			earlier, err := stock.Open(o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- earlier.Run(ctx) }()
+			err = earlier.Ensure(ctx, judgedID)
+			stop()
+			<-done
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			im := testImages(t, "  mode: enforce\n  findings: [{severity: high}]\n", nil)
+			if im.keeper, err = stock.Open(o); err != nil {
+				t.Fatal(err)
+			}
+			c := workload.Container{ID: ident.ContainerID(strings.Repeat("c", 64)), Runtime: workload.RuntimeDocker, ImageDigest: judgedID}
+			known, err := json.Marshal([]remembered{{Container: c, Image: &rememberedImage{Image: workload.Image{ID: judgedID}}}})
+			if err == nil {
+				err = os.WriteFile(im.a.binder.file, known, 0o600)
+			}
+			if err = errors.Join(err, im.a.binder.recallAll()); err != nil {
+				t.Fatal(err)
+			}
+			if rp := im.binding(c, nil); (rp != nil) != tt.held {
+				d := im.decide(c, nil)
+				t.Errorf("held: %v, by %s: %s", rp != nil, d.Rule, d.Reason)
 			}
 		})
 	}
