@@ -37,15 +37,16 @@ type Options struct {
 	// Final tells whether an error means that the batch must not be tried again; nil: those
 	// that wrap [ErrRefused].
 	Final func(error) bool
-	// Partial tells whether an error means that a batch is done with, but for so many items of
-	// it that were refused; nil: those that are a [Partly].
+	// Partial tells whether an error that is no [Partly] means that a batch is done with, but for so many
+	// items of it that were refused; nil: none does.
 	Partial func(error) (refused int, ok bool)
 }
 
-// Partly says that of a batch all was sent but Refused items, which never can be.
+// Partly says that of a batch all was sent but Refused items, which never can be, and the last Left
+// ones, which Err is about then: they are tried again alone.
 type Partly struct {
-	Refused int
-	Err     error
+	Refused, Left int
+	Err           error
 }
 
 // Error implements error.
@@ -75,13 +76,7 @@ func (o Options) withDefaults() Options {
 		o.Final = func(err error) bool { return errors.Is(err, ErrRefused) }
 	}
 	if o.Partial == nil {
-		o.Partial = func(err error) (int, bool) {
-			p, ok := errors.AsType[*Partly](err)
-			if !ok {
-				return 0, false
-			}
-			return p.Refused, true
-		}
+		o.Partial = func(error) (int, bool) { return 0, false }
 	}
 	return o
 }
@@ -98,8 +93,8 @@ type Pump[T any] struct {
 	full, refused, givenUp, abandoned atomic.Uint64
 }
 
-// New returns a pump. Send sends one batch, which it must not keep; told hears how each try
-// went, nil being well.
+// New returns a pump. Send sends one batch, which it must not keep; an error that is no [Partly] says
+// that all of it is left. Told hears how each try went, nil being well.
 func New[T any](o Options, send func(context.Context, []T) error, told func(error)) *Pump[T] {
 	o = o.withDefaults()
 	return &Pump[T]{o: o, in: make(chan T, o.Queue), send: send, told: told}
@@ -204,24 +199,21 @@ func (p *Pump[T]) take(batch []T) []T {
 	return batch
 }
 
-// deliver sends a batch, again and again with growing waits, until it is sent, refused for
+// deliver sends a batch, again and again with growing waits, until all of it is sent, refused for
 // good, or given up. After ctx has ended it tries as long as last lives.
 func (p *Pump[T]) deliver(ctx, last context.Context, batch []T) {
-	n := uint64(len(batch))
 	began, wait := time.Now(), p.o.RetryFirst
 	for {
 		err := p.send(last, batch)
 		p.told(err)
-		if err == nil {
-			p.sent.Add(n)
+		refused, left := p.outcome(err, len(batch))
+		p.sent.Add(uint64(len(batch) - refused - left)) //nolint:gosec // not negative
+		p.refused.Add(uint64(refused))                  //nolint:gosec // not negative
+		if left == 0 {
 			return
 		}
-		if k, ok := p.o.Partial(err); ok {
-			k := uint64(min(max(k, 0), len(batch))) //nolint:gosec // bounded
-			p.sent.Add(n - k)
-			p.refused.Add(k)
-			return
-		}
+		batch = batch[len(batch)-left:]
+		n := uint64(left)
 		switch {
 		case p.o.Final(err):
 			p.refused.Add(n)
@@ -240,6 +232,20 @@ func (p *Pump[T]) deliver(ctx, last context.Context, batch []T) {
 		}
 		wait = min(2*wait, p.o.RetryMost)
 	}
+}
+
+// outcome is how many of n items were refused, and how many are left, by what send returned.
+func (p *Pump[T]) outcome(err error, n int) (refused, left int) {
+	if err == nil {
+		return 0, 0
+	}
+	if e, ok := errors.AsType[*Partly](err); ok {
+		refused, left = e.Refused, e.Left
+	} else if refused, ok = p.o.Partial(err); !ok {
+		return 0, n
+	}
+	left = min(max(left, 0), n)
+	return min(max(refused, 0), n-left), left
 }
 
 // sleep waits for d, or less if ctx ends meanwhile. It returns false if last has ended.

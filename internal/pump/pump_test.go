@@ -103,6 +103,42 @@ func TestPartly(t *testing.T) {
 	}
 }
 
+// TestLeft: what was sent of a batch, or refused, is not sent again with the rest, and counts for what it is.
+func TestLeft(t *testing.T) {
+	away, no := errors.New("away"), fmt.Errorf("no: %w", ErrRefused)
+	for _, tt := range []struct {
+		name    string
+		answers []error // the last one to all that come later
+		sent    uint64
+		cause   string // of what is left
+		batches string
+	}{
+		{name: "sent at last", answers: []error{&Partly{Refused: 1, Left: 2, Err: away}, away, nil}, sent: 4, batches: "[1 2 3 4 5] [4 5] [4 5] "},
+		{name: "refused at last", answers: []error{&Partly{Left: 2, Err: away}, &Partly{Left: 1, Err: no}}, sent: 4, batches: "[1 2 3 4 5] [4 5] "},
+		{name: "given up", answers: []error{&Partly{Refused: 1, Left: 3, Err: away}, &Partly{Left: 3, Err: away}}, sent: 1, cause: CauseGivenUp},
+		{name: "wrong numbers", answers: []error{&Partly{Refused: 9, Left: 2, Err: away}, &Partly{Refused: -1, Left: -1, Err: away}}, sent: 2, batches: "[1 2 3 4 5] [4 5] "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, batches := 0, ""
+				p := New(Options{}, func(_ context.Context, batch []int) error {
+					batches += fmt.Sprint(batch, " ")
+					n++
+					return tt.answers[min(n, len(tt.answers))-1]
+				}, func(error) {})
+				p.Deliver(t.Context(), []int{1, 2, 3, 4, 5})
+				d := p.Drops()
+				if p.Sent() != tt.sent || p.Sent()+sum(d) != 5 || tt.cause != "" && d[tt.cause] != 3 {
+					t.Errorf("sent %d, dropped %v", p.Sent(), d)
+				}
+				if tt.batches != "" && batches != tt.batches {
+					t.Errorf("got %s", batches)
+				}
+			})
+		})
+	}
+}
+
 // TestOrdinary: ordinary items leave a quarter of the queue to the others, and offering
 // allocates nothing.
 func TestOrdinary(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 )
 
 // Logs come by the ten thousand, and the exporters make objects of every attribute, which protobuf then reads
-// twice by reflection: four fifths of what an export costs. Over gRPC the exporter is therefore given one record,
+// twice by reflection: four fifths of what encoding costs. Over gRPC the exporter is therefore given one record,
 // for its resource and scope, and [putEncoded] puts what was encoded here in its place, on the way into the call.
 // All else, from endpoints to partial success, stays the exporter's. The exporter over HTTP has no such place.
 

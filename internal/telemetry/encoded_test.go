@@ -159,7 +159,7 @@ func TestEncodedSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = newLogSink(e).send(t.Context(), []entry{{r: denial(1)}, {r: denial(2)}, {r: refusal(3)}})
-	if err == nil || !isPartial(err) || rejected(err) != 1 {
+	if partly, ok := errors.AsType[*pump.Partly](err); !ok || partly.Refused != 1 || partly.Left != 0 {
 		t.Errorf("got %v, want a partial success with one rejected", err)
 	}
 	_ = e.Shutdown(t.Context())
@@ -184,7 +184,7 @@ func TestEncodedForNobody(t *testing.T) {
 // TestEncodingIsCheap: a record on its way to a collector allocates the texts of its number, its name and its event, and
 // nothing for each attribute.
 func TestEncodingIsCheap(t *testing.T) {
-	s := newLogSink(new(countingExporter))
+	s := newLogSink(new(scriptedExporter))
 	e := entry{r: refusal(123456)}
 	n := testing.AllocsPerRun(1000, func() { s.encoded = s.describe(e, at).appendTo(s.encoded[:0]) })
 	if n > 3 {

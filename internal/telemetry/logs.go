@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -33,11 +34,6 @@ type logSink struct {
 	item     logItem
 	batch    []sdklog.Record
 	encoded  []byte // the batch of an exporter that takes it so
-
-	// of is the first record of the batch that is being sent, and done how many of that the
-	// collector has: a batch that is tried again goes on there.
-	of   *journal.Record
-	done int
 }
 
 // maxExport bounds the bytes of one export, by estimate: collectors refuse gRPC messages of
@@ -52,24 +48,27 @@ func newLogSink(e sdklog.Exporter, opts ...sdklog.LoggerProviderOption) *logSink
 	return s
 }
 
-// send exports a batch, in parts if it is large. Those that have no JSON form go without a body.
+// send exports a batch, in parts if it is large. Those that have no JSON form go without a body. A part that is refused
+// for good takes no other along.
 func (s *logSink) send(ctx context.Context, batch []entry) error {
-	if s.of != batch[0].r {
-		s.of, s.done = batch[0].r, 0
-	}
-	var partial error
-	for s.done < len(batch) {
-		n, err := s.export(ctx, batch[s.done:])
+	refused, why := 0, error(nil)
+	for len(batch) > 0 {
+		n, err := s.export(ctx, batch)
 		switch {
-		case err != nil && isPartial(err):
-			partial = err
-		case err != nil:
-			return err
+		case err == nil:
+		case isPartial(err):
+			refused, why = refused+min(rejected(err), n), err
+		case isFinal(err):
+			refused, why = refused+n, err
+		default:
+			return &pump.Partly{Refused: refused, Left: len(batch), Err: err}
 		}
-		s.done += n
+		batch = batch[n:]
 	}
-	s.of = nil
-	return partial
+	if why != nil {
+		return &pump.Partly{Refused: refused, Err: why}
+	}
+	return nil
 }
 
 // export exports the beginning of a batch, and tells how many that are.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,9 +14,12 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -68,7 +72,7 @@ func find(kv []attribute.KeyValue, key string) (string, bool) {
 }
 
 func TestLogRecord(t *testing.T) {
-	s := newLogSink(new(countingExporter))
+	s := newLogSink(new(scriptedExporter))
 	r := s.describe(entry{r: denial(41)}, at).record(&s.blank)
 	var kv []attribute.KeyValue
 	r.WalkAttributes(func(a attribute.KeyValue) bool { kv = append(kv, a); return true })
@@ -121,7 +125,7 @@ func TestSecretsStay(t *testing.T) {
 	}
 	r := denial(1)
 	r.Process.Args = slices.Clone(args)
-	body := string(newLogSink(new(countingExporter)).describe(entry{r: r}, at).body)
+	body := string(newLogSink(new(scriptedExporter)).describe(entry{r: r}, at).body)
 	for _, secret := range []string{"hunter2", "k123", "s456", "ghp_", "pw789"} {
 		if strings.Contains(body, secret) {
 			t.Errorf("%s is in %s", secret, body)
@@ -135,55 +139,87 @@ func TestSecretsStay(t *testing.T) {
 	}
 }
 
-// countingExporter takes all but the exports that fail says.
-type countingExporter struct {
-	sizes []int
-	fail  func(n int) bool
+// scriptedExporter answers each export with the next of answers, and takes all that come after those.
+type scriptedExporter struct {
+	answers []error
+	sizes   []int // of the bodies of each export
+	took    int   // records
 }
 
-func (c *countingExporter) Export(_ context.Context, rs []sdklog.Record) error {
+func (c *scriptedExporter) Export(_ context.Context, rs []sdklog.Record) error {
 	size := 0
 	for i := range rs {
 		size += len(rs[i].Body().AsString())
 	}
 	c.sizes = append(c.sizes, size)
-	if c.fail(len(c.sizes)) {
-		return errors.New("away")
+	var err error
+	if n := len(c.sizes); n <= len(c.answers) {
+		err = c.answers[n-1]
 	}
-	return nil
+	switch {
+	case err == nil:
+		c.took += len(rs)
+	case isPartial(err):
+		c.took += len(rs) - min(rejected(err), len(rs))
+	}
+	return err
 }
-func (*countingExporter) Shutdown(context.Context) error   { return nil }
-func (*countingExporter) ForceFlush(context.Context) error { return nil }
+func (*scriptedExporter) Shutdown(context.Context) error   { return nil }
+func (*scriptedExporter) ForceFlush(context.Context) error { return nil }
 
-// TestLongRecords: records that a container made long go in exports that a collector takes,
-// and a batch that failed half-way goes on where it was.
+// longBatch is so many records that a container made long: some 100 of them fill an export.
+func longBatch(n int) []entry {
+	batch := make([]entry, n)
+	for i := range batch {
+		batch[i].r = denial(uint64(i)) //nolint:gosec // an index
+		batch[i].r.Message = strings.Repeat("x", 15<<10)
+	}
+	return batch
+}
+
+// TestLongRecords: long records go in exports that a collector takes, and a batch that failed half-way goes on where
+// it was.
 func TestLongRecords(t *testing.T) {
-	c := &countingExporter{fail: func(n int) bool { return n == 2 }}
-	s := newLogSink(c)
-	var batch []entry
-	for i := range 512 {
-		r := denial(uint64(i))
-		r.Message = strings.Repeat("x", 15<<10)
-		batch = append(batch, entry{r: r})
-	}
-	if err := s.send(t.Context(), batch); err == nil {
-		t.Fatal("the second export failed, and the batch is told as sent")
-	}
-	first := len(c.sizes)
-	if err := s.send(t.Context(), batch); err != nil {
-		t.Fatal(err)
-	}
-	total := 0
-	for i, size := range c.sizes {
+	c := &scriptedExporter{answers: []error{nil, errors.New("away")}}
+	p := pump.New((&Options{RetryFirst: time.Millisecond}).pump(512), newLogSink(c).send, func(error) {})
+	p.Deliver(t.Context(), longBatch(512))
+	for _, size := range c.sizes {
 		if size > maxExport {
 			t.Errorf("an export of %d bytes", size)
 		}
-		if i != 1 {
-			total += size
-		}
 	}
-	if first != 2 || total < 512*15<<10 || total > 512*17<<10 {
-		t.Errorf("exports of %v bytes, the batch failed after %d: want each record once", c.sizes, first)
+	if len(c.sizes) < 4 || c.took != 512 || p.Sent() != 512 {
+		t.Errorf("%d records in exports of %v bytes, %d told as sent: want each record once", c.took, c.sizes, p.Sent())
+	}
+}
+
+// TestPartsAreCounted: a batch that goes in parts counts as sent what the collector took, whatever became of the rest.
+func TestPartsAreCounted(t *testing.T) {
+	rejects := func(n int) error { return fmt.Errorf("OTLP partial success: too old (%d log records rejected)", n) }
+	away, no := status.Error(codes.Unavailable, "away"), status.Error(codes.InvalidArgument, "no")
+	const all = 250 // three parts
+	for _, tt := range []struct {
+		name    string
+		answers []error
+		giveUp  time.Duration
+		dropped string // cause of all that was not taken
+		exports int
+	}{
+		{name: "two parts with some rejected", answers: []error{rejects(3), rejects(2)}, dropped: pump.CauseRefused, exports: 3},
+		{name: "more rejected than there are", answers: []error{rejects(1000), nil, nil}, dropped: pump.CauseRefused, exports: 3},
+		{name: "some rejected, then away for a while", answers: []error{rejects(3), away}, dropped: pump.CauseRefused, exports: 4},
+		{name: "a part refused for good", answers: []error{nil, no}, dropped: pump.CauseRefused, exports: 3},
+		{name: "away until it is given up", answers: []error{nil, away}, giveUp: 1, dropped: pump.CauseGivenUp, exports: 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := &scriptedExporter{answers: tt.answers}
+			p := pump.New((&Options{RetryFirst: time.Millisecond, GiveUp: tt.giveUp}).pump(all), newLogSink(c).send, func(error) {})
+			p.Deliver(t.Context(), longBatch(all))
+			took := uint64(c.took) //nolint:gosec // not negative
+			if len(c.sizes) != tt.exports || p.Sent() != took || p.Drops()[tt.dropped] != all-took {
+				t.Errorf("%d exports (want %d), %d records taken: sent %d, dropped %v", len(c.sizes), tt.exports, took, p.Sent(), p.Drops())
+			}
+		})
 	}
 }
 
