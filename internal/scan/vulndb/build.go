@@ -30,7 +30,7 @@ type BuildOptions struct {
 	// Parts keeps what was compiled for the next build; the zero value keeps nothing.
 	Parts Parts
 	Now   time.Time
-	// AsOf is when the publisher was last seen to have no more than Dir. Zero: nobody asked, and the
+	// AsOf is up to when Dir lacks nothing of its publisher. Zero: nobody asked, and the
 	// newest record tells, or its file where none has a time.
 	AsOf time.Time
 }
