@@ -144,7 +144,7 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	defer unlock()
 	asOf, oldest := feed.Checked(f.cache)
 	if !slices.Contains(f.ecosystems, oldest) {
-		fmt.Fprintf(t.err, "! the database is as old as its records of %s, which were last asked for %s: name it in --ecosystems, or delete %s\n",
+		fmt.Fprintf(t.err, "! the database is as old as its records of %s, which were last up to date %s: name it in --ecosystems, or delete %s\n",
 			clean(oldest), t.ago(asOf), clean(filepath.Join(feed.Records(f.cache), oldest)))
 	}
 	if len(rep.Same) == len(f.ecosystems)+len(extras) && current(f.path, f.cache, was) {

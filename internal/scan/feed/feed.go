@@ -9,6 +9,7 @@ package feed
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -101,6 +102,9 @@ type state struct {
 // Records is the folder of OSV records of a copy.
 func Records(dir string) string { return filepath.Join(dir, "osv") }
 
+// statePath is where the [state] of an ecosystem is.
+func statePath(dir, eco string) string { return filepath.Join(dir, "state", eco+".json") }
+
 // ExtraFile is the path of an extra file of a copy.
 func ExtraFile(dir, name string) string { return filepath.Join(dir, "extra", name) }
 
@@ -154,7 +158,7 @@ func Update(ctx context.Context, o Options) (Report, error) {
 // last asked.
 const checkedFile = "checked.json"
 
-// readChecked is empty if there is none or it is broken: then nobody asked.
+// readChecked is empty if there is none or it is broken: then nothing was noted.
 func readChecked(dir string) map[string]time.Time {
 	out := map[string]time.Time{}
 	b, err := os.ReadFile(filepath.Join(dir, checkedFile))
@@ -178,17 +182,19 @@ func (u *update) checked() error {
 }
 
 // Checked returns up to when a copy lacks nothing, which is that of its oldest ecosystem, and which that is:
-// zero if nobody asked for it, or there is none.
+// zero if there is none. Where nobody noted it, the newest record tells that the copy is known to have, and
+// without that it is 1970.
 func Checked(dir string) (at time.Time, eco string) {
 	all := readChecked(dir)
 	archives, _ := filepath.Glob(filepath.Join(Records(dir), "*", "all.zip")) //nolint:errcheck // the pattern is well formed
 	for _, path := range archives {
 		name := filepath.Base(filepath.Dir(path))
-		if eco == "" || all[name].Before(at) {
-			at, eco = all[name], name
+		of := cmp.Or(all[name], readState(statePath(dir, name)).Cursor, time.Unix(0, 0).UTC())
+		if eco == "" || of.Before(at) {
+			at, eco = of, name
 		}
 	}
-	return at, eco
+	return at.Truncate(time.Second), eco
 }
 
 // Lock keeps other processes from changing the copy in a folder, which there must be: who compiles it must see
@@ -241,13 +247,13 @@ func (u *update) address(eco, name string) string {
 // unless what the server has is an older archive.
 func (u *update) ecosystem(ctx context.Context, eco string) (time.Time, error) {
 	dir := filepath.Join(Records(u.Dir), eco)
-	archive, statePath := filepath.Join(dir, "all.zip"), filepath.Join(u.Dir, "state", eco+".json")
-	for _, d := range []string{dir, filepath.Dir(statePath)} {
+	archive, known := filepath.Join(dir, "all.zip"), statePath(u.Dir, eco)
+	for _, d := range []string{dir, filepath.Dir(known)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return time.Time{}, err
 		}
 	}
-	st := readState(statePath)
+	st := readState(known)
 	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
 		st = state{} // the copy is gone, whatever is said of it
 	}
@@ -295,7 +301,7 @@ func (u *update) ecosystem(ctx context.Context, eco string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	return upTo, atomicfile.WriteFile(statePath, b, 0o644)
+	return upTo, atomicfile.WriteFile(known, b, 0o644)
 }
 
 // readState is empty if there is none or it is broken: then all is downloaded again.

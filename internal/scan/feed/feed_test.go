@@ -166,11 +166,22 @@ func TestChecked(t *testing.T) {
 			t.Errorf("after %v: %s of %q, want %s of %q", tt.ecosystems, at, oldest, tt.at, tt.oldest)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, checkedFile), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if at, _ := Checked(dir); !at.IsZero() {
-		t.Errorf("a file that is broken tells of %s", at)
+	// Of what nobody noted, the last record that the copy is known to have tells; of what is not known at all, nothing.
+	newest := time.Date(2025, 12, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		broken string
+		at     time.Time
+		oldest string
+	}{
+		{checkedFile, newest, "Go"},
+		{filepath.Join("state", "npm.json"), time.Unix(0, 0), "npm"},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, tt.broken), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if at, oldest := Checked(dir); !at.Equal(tt.at) || oldest != tt.oldest {
+			t.Errorf("with a broken %s: %s of %q, want %s of %q", tt.broken, at, oldest, tt.at, tt.oldest)
+		}
 	}
 }
 
