@@ -126,7 +126,7 @@ func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path str
 		return fmt.Errorf("%s: %w; the former database stays", ref, err)
 	}
 	if newer {
-		if err := notOlder(fresh, path); err != nil {
+		if err := notOlder(fresh, path, t.now()); err != nil {
 			return fmt.Errorf("%s: %w", ref, err)
 		}
 	}
@@ -219,23 +219,31 @@ func unpackDB(ctx context.Context, a *registry.Artifact, m *meter, packed, fresh
 }
 
 // notOlder fails if one database has older data than another, or the same and was built before it: a
-// registry that shows yesterday's must not make findings vanish unseen.
-func notOlder(fresh, path string) error {
-	now, err := vulndb.Open(path)
-	if err != nil {
-		return nil //nolint:nilerr // any is better than none, or one that is broken
-	}
-	defer now.Close()
+// registry that shows yesterday's must not make findings vanish unseen. One of the future is not taken: how
+// old it is nobody knows, and it would keep all others out.
+func notOlder(fresh, path string, now time.Time) error {
 	next, err := vulndb.Open(fresh)
 	if err != nil {
 		return fmt.Errorf("%w; the former database stays", err)
 	}
 	defer next.Close()
-	if cmp.Or(next.AsOf().Compare(now.AsOf()), next.Built().Compare(now.Built())) < 0 {
+	latest := now.Add(time.Hour) // clocks differ
+	if next.AsOf().After(latest) {
+		return fmt.Errorf("its data are of %s, which is in the future: a clock is wrong; the former database stays", next.AsOf().Format(time.RFC3339))
+	}
+	here, err := vulndb.Open(path)
+	if err != nil {
+		return nil //nolint:nilerr // any is better than none, or one that is broken
+	}
+	defer here.Close()
+	if here.AsOf().After(latest) {
+		return nil
+	}
+	if cmp.Or(next.AsOf().Compare(here.AsOf()), next.Built().Compare(here.Built())) < 0 {
 		times := func(db *vulndb.DB) string {
 			return fmt.Sprintf("are of %s and it was built %s", db.AsOf().Format(time.RFC3339), db.Built().Format(time.RFC3339))
 		}
-		return fmt.Errorf("its data %s, those of the one in place, which stays, %s: 'belay db import' takes an older one", times(next), times(now))
+		return fmt.Errorf("its data %s, those of the one in place, which stays, %s: 'belay db import' takes an older one", times(next), times(here))
 	}
 	return nil
 }

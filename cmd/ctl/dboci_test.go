@@ -95,19 +95,22 @@ func TestDBArtifact(t *testing.T) {
 }
 
 // TestDBArtifactOlder: the older of two databases is the one of older data, and of equal data the one that was
-// built before.
+// built before. What is of the future is not known to be newer.
 func TestDBArtifactOlder(t *testing.T) {
 	r := newTestRegistry(t)
-	day := func(n int) time.Time { return time.Date(2026, 3, n, 0, 0, 0, 0, time.UTC) }
+	day := func(n int) time.Time { return time.Date(2024, 3, n, 0, 0, 0, 0, time.UTC) }
+	const future = 100_000
 	for _, tt := range []struct {
 		name                                       string
 		hereBuilt, hereAsOf, thereBuilt, thereAsOf int // days
 		older                                      string
 	}{
 		{"newer data, built before", 2, 2, 1, 5, ""},
-		{"older data, built later", 2, 2, 3, 1, "its data are of 2026-03-01T00:00:00Z and it was built 2026-03-03T00:00:00Z, those of the one in place, which stays, are of 2026-03-02T00:00:00Z and it was built 2026-03-02T00:00:00Z"},
+		{"older data, built later", 2, 2, 3, 1, "its data are of 2024-03-01T00:00:00Z and it was built 2024-03-03T00:00:00Z, those of the one in place, which stays, are of 2024-03-02T00:00:00Z and it was built 2024-03-02T00:00:00Z"},
 		{"equal data, built later", 2, 1, 3, 1, ""},
 		{"equal data, built before", 3, 1, 2, 1, "its data are of"},
+		{"data of the future", 2, 2, 3, future, "a clock is wrong"},
+		{"data of the future in place", 2, future, 1, 1, ""},
 	} {
 		made := func(id string, built, asOf int) string {
 			path := builtDB(t, id, day(built))

@@ -250,6 +250,9 @@ func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
 	return p.judgeScan(img, now)
 }
 
+// clockSlack is how far ahead of this host's clock that of a database may be.
+const clockSlack = time.Hour
+
 // judgeScan asks what is inside.
 func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	s, sc := &p.Spec, &img.Scan
@@ -284,6 +287,8 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	switch {
 	case sc.Database.IsZero():
 		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
+	case s.DatabaseMaxAge > 0 && sc.Database.Sub(now) > clockSlack:
+		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is of the future, so that its age is not known: a clock is wrong; fix: set it right, then belay db update"}
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: belay db update, or import newer records"}
 	}

@@ -32,8 +32,8 @@ type BuildOptions struct {
 	// Parts keeps what was compiled for the next build; the zero value keeps nothing.
 	Parts Parts
 	Now   time.Time
-	// AsOf is up to when Dir lacks nothing of its publisher. Zero: nobody asked, and of each folder the
-	// newest record tells, or its file where none has a time; the oldest counts.
+	// AsOf is up to when Dir lacks nothing of its publisher. Zero, or later than Now: that is not known, and
+	// of each folder the newest record tells, or its file where none has a time; the oldest counts.
 	AsOf time.Time
 }
 
@@ -87,7 +87,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 		return s.rep, fmt.Errorf("there is no OSV record below %s: want ECOSYSTEM/all.zip or ECOSYSTEM/ID.json", o.Dir)
 	}
 	s.rep.AsOf = o.AsOf.UTC().Truncate(time.Second)
-	if o.AsOf.IsZero() {
+	if o.AsOf.IsZero() || o.AsOf.After(o.Now) {
 		s.rep.AsOf, s.rep.Oldest = s.oldest()
 	}
 	s.b.meta.BadRecords = s.rep.BadRecords

@@ -153,6 +153,7 @@ func TestAsOf(t *testing.T) {
 		want    time.Time
 	}{
 		{"asked", []string{dated("1", `"2023-01-02T00:00:00Z"`)}, now.Add(-time.Hour), file, now.Add(-time.Hour)},
+		{"asked in the future", []string{dated("1", `"2023-01-02T00:00:00Z"`)}, now.Add(time.Hour), file, time.Date(2023, 1, 2, 0, 0, 0, 0, time.UTC)},
 		{"the newest record", []string{dated("1", `"2023-01-02T00:00:00Z"`), dated("2", `"2023-01-03T01:00:00.5+01:00"`)}, time.Time{}, file, time.Date(2023, 1, 3, 0, 0, 0, 0, time.UTC)},
 		{"one that was withdrawn", []string{dated("1", `"2023-01-02T00:00:00Z"`), `{"id":"2","modified":"2024-01-02T00:00:00Z","withdrawn":"2024-01-02T00:00:00Z"}`}, time.Time{}, file, time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC)},
 		{"one of the future", []string{dated("1", `"2023-01-02T00:00:00Z"`), dated("2", `"2033-01-02T00:00:00Z"`)}, time.Time{}, file, time.Date(2023, 1, 2, 0, 0, 0, 0, time.UTC)},
