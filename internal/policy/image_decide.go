@@ -45,6 +45,8 @@ type ImageScan struct {
 	// Database is of which time the vulnerability database is; zero: there is none, and
 	// Findings say nothing.
 	Database time.Time
+	// Unmatched says why there is no Database where the host has one.
+	Unmatched string
 	// Complete says that all was read and all was matched.
 	Complete bool
 	Findings []ImageFinding
@@ -285,6 +287,8 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 		return imageRefusal{}
 	}
 	switch {
+	case sc.Database.IsZero() && sc.Unmatched != "":
+		return imageRefusal{rule: "database", reason: "the vulnerability database is of no use for it: " + sc.Unmatched}
 	case sc.Database.IsZero():
 		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
 	case s.DatabaseMaxAge > 0 && sc.Database.Sub(now) > clockSlack:

@@ -160,6 +160,21 @@ func secretsIn(kinds ...string) func(*Image) {
 	}
 }
 
+// TestImageNoDatabase: a refusal for the lack of a database says whether there is one.
+func TestImageNoDatabase(t *testing.T) {
+	for unmatched, want := range map[string]string{
+		"":                "the host has no vulnerability database; fix: belay db update",
+		"it has format 3": "the vulnerability database is of no use for it: it has format 3",
+	} {
+		img := cleanImage()
+		img.Scan.Database, img.Scan.Unmatched = time.Time{}, unmatched
+		d := imageSet(t, imagePolicy("p", "  mode: enforce\n  findings: [{severity: high}]\n")).Images().Decide(img, imageNow)
+		if d.Word() != ExpectDenied || d.Rule != "database" || !strings.Contains(d.Reason, want) {
+			t.Errorf("%q: %s by %q: %s", unmatched, d.Word(), d.Rule, d.Reason)
+		}
+	}
+}
+
 // What a rule about use does not know it reports, in enforce mode too; a rule that is met for
 // certain, and one of another policy, denies beside it and is the one that is named.
 func TestImageUseUnknown(t *testing.T) {
