@@ -106,6 +106,9 @@ func (t *terminal) buildDB(cmd *cobra.Command, f *dbFlags) error {
 	}
 	fmt.Fprintf(t.out, "%s: %d records about %d packages, as of %s, in %s, %s withdrawn; built in %s\n",
 		clean(f.path), rep.Records, rep.Packages, t.ago(rep.AsOf), mebibytes(rep.Bytes), count(rep.Withdrawn, "one", "others"), time.Since(start).Round(time.Millisecond))
+	if rep.Oldest != "" {
+		fmt.Fprintf(t.out, "! it is as old as its records of %s, the newest of which was changed %s\n", clean(rep.Oldest), t.ago(rep.AsOf))
+	}
 	if rep.BadRecords+rep.BadVersions > 0 {
 		fmt.Fprintf(t.out, "! left out: %s, %s\n", count(rep.BadRecords, "record that cannot be read", "records that cannot be read"),
 			count(rep.BadVersions, "version that cannot be ordered", "versions that cannot be ordered"))

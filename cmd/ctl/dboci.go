@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -85,8 +86,8 @@ func repositoryOf(ref string) string {
 	return ref
 }
 
-// pullDB takes a database from a registry. With newer one that was built before the one in place
-// is refused, and the same is not fetched.
+// pullDB takes a database from a registry. With newer one that is older than the one in place is
+// refused, and the same is not fetched.
 func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path string, newer bool) error {
 	client := reg.client()
 	defer client.Close()
@@ -125,7 +126,7 @@ func (t *terminal) pullDB(ctx context.Context, reg *registryFlags, ref, path str
 		return fmt.Errorf("%s: %w; the former database stays", ref, err)
 	}
 	if newer {
-		if err := notOlder(fresh, path); err != nil {
+		if err := notOlder(fresh, path, t.now()); err != nil {
 			return fmt.Errorf("%s: %w", ref, err)
 		}
 	}
@@ -217,22 +218,32 @@ func unpackDB(ctx context.Context, a *registry.Artifact, m *meter, packed, fresh
 	return out.Close()
 }
 
-// notOlder fails if one database was built before another: a registry that shows yesterday's must not
-// make findings vanish unseen.
-func notOlder(fresh, path string) error {
-	now, err := vulndb.Open(path)
-	if err != nil {
-		return nil //nolint:nilerr // any is better than none, or one that is broken
-	}
-	defer now.Close()
+// notOlder fails if one database has older data than another, or the same and was built before it: a
+// registry that shows yesterday's must not make findings vanish unseen. One of the future is not taken: how
+// old it is nobody knows, and it would keep all others out.
+func notOlder(fresh, path string, now time.Time) error {
 	next, err := vulndb.Open(fresh)
 	if err != nil {
 		return fmt.Errorf("%w; the former database stays", err)
 	}
 	defer next.Close()
-	if next.Built().Before(now.Built()) {
-		return fmt.Errorf("it was built %s, and the one in place %s, which stays: 'belay db import' takes an older one",
-			next.Built().Format(time.RFC3339), now.Built().Format(time.RFC3339))
+	latest := now.Add(time.Hour) // clocks differ
+	if next.AsOf().After(latest) {
+		return fmt.Errorf("its data are of %s, which is in the future: a clock is wrong; the former database stays", next.AsOf().Format(time.RFC3339))
+	}
+	here, err := vulndb.Open(path)
+	if err != nil {
+		return nil //nolint:nilerr // any is better than none, or one that is broken
+	}
+	defer here.Close()
+	if here.AsOf().After(latest) {
+		return nil
+	}
+	if cmp.Or(next.AsOf().Compare(here.AsOf()), next.Built().Compare(here.Built())) < 0 {
+		times := func(db *vulndb.DB) string {
+			return fmt.Sprintf("are of %s and it was built %s", db.AsOf().Format(time.RFC3339), db.Built().Format(time.RFC3339))
+		}
+		return fmt.Errorf("its data %s, those of the one in place, which stays, %s: 'belay db import' takes an older one", times(next), times(here))
 	}
 	return nil
 }

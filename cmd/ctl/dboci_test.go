@@ -94,6 +94,47 @@ func TestDBArtifact(t *testing.T) {
 	run("plain http", exitFailed, "former database stays", "db", "import", ociPrefix+"192.0.2.1:5000/a:1", "--db", in)
 }
 
+// TestDBArtifactOlder: the older of two databases is the one of older data, and of equal data the one that was
+// built before. What is of the future is not known to be newer.
+func TestDBArtifactOlder(t *testing.T) {
+	r := newTestRegistry(t)
+	day := func(n int) time.Time { return time.Date(2024, 3, n, 0, 0, 0, 0, time.UTC) }
+	const future = 100_000
+	for _, tt := range []struct {
+		name                                       string
+		hereBuilt, hereAsOf, thereBuilt, thereAsOf int // days
+		older                                      string
+	}{
+		{"newer data, built before", 2, 2, 1, 5, ""},
+		{"older data, built later", 2, 2, 3, 1, "its data are of 2024-03-01T00:00:00Z and it was built 2024-03-03T00:00:00Z, those of the one in place, which stays, are of 2024-03-02T00:00:00Z and it was built 2024-03-02T00:00:00Z"},
+		{"equal data, built later", 2, 1, 3, 1, ""},
+		{"equal data, built before", 3, 1, 2, 1, "its data are of"},
+		{"data of the future", 2, 2, 3, future, "a clock is wrong"},
+		{"data of the future in place", 2, future, 1, 1, ""},
+	} {
+		made := func(id string, built, asOf int) string {
+			path := builtDB(t, id, day(built))
+			if err := vulndb.Confirm(path, day(asOf)); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+		here, there := made("N-1", tt.hereBuilt, tt.hereAsOf), made("N-2", tt.thereBuilt, tt.thereAsOf)
+		want := contents(t, there)
+		if tt.older != "" {
+			want = contents(t, here)
+		}
+		ref := ociPrefix + r.host + "/older:1"
+		if code, _, msg := belay(t, "db", "export", ref, "--db", there); code != exitOK {
+			t.Fatal(msg)
+		}
+		code, _, msg := belay(t, "db", "update", "--from", ref, "--db", here)
+		if (code != exitOK) != (tt.older != "") || !strings.Contains(msg, tt.older) || !bytes.Equal(contents(t, here), want) {
+			t.Errorf("%s: exit status %d, %s", tt.name, code, msg)
+		}
+	}
+}
+
 // TestDBArtifactBroken: what is cut off, altered, another artifact or no database at all leaves the
 // former database as it was, and no file beside it.
 func TestDBArtifactBroken(t *testing.T) {

@@ -49,7 +49,7 @@ Plain http is for a server at 127.0.0.1 alone. When anything fails the former da
 stays. With --from, CISA, FIRST and Debian are asked only where their address is given.
 
 From oci:// it takes a database that "belay db export" has put into a registry, whole, if
-it is another than the one in place and was not built before it.`,
+it is another than the one in place and its data are not older.`,
 		Example: `  belay db update
   belay db update --ecosystems Debian,Go
   belay db update --from https://mirror.example.org/osv --kev-url https://mirror.example.org/kev.json
@@ -144,7 +144,7 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	defer unlock()
 	asOf, oldest := feed.Checked(f.cache)
 	if !slices.Contains(f.ecosystems, oldest) {
-		fmt.Fprintf(t.err, "! the database is as old as its records of %s, which were last asked for %s: name it in --ecosystems, or delete %s\n",
+		fmt.Fprintf(t.err, "! the database is as old as its records of %s, which were last up to date %s: name it in --ecosystems, or delete %s\n",
 			clean(oldest), t.ago(asOf), clean(filepath.Join(feed.Records(f.cache), oldest)))
 	}
 	if len(rep.Same) == len(f.ecosystems)+len(extras) && current(f.path, f.cache, was) {

@@ -51,9 +51,10 @@ Tags of signatures and attestations are passed over.
 With --state FILE images that the file has are passed over, by their digest: only what
 is new is read, and a scan that was stopped goes on where it was. An image that could
 not be read is tried again the next time, and with --fail-on so is one that did not pass
-by the same rule: the same expression, flags and contents of files. The file says nothing
-of findings: new records about old images take a scan without it. Images that were
-scanned with other --scanners, or with --packages-only, are not done.
+by the same rule: the same expression, flags and contents of files, and no entry of
+--ignore that has expired since. The file says nothing of findings: new records about old
+images take a scan without it. Images that were scanned with other --scanners, or with
+--packages-only, are not done.
 
 The output is one line an image; with -o json one object a line, as "belay scan -o json"
 has it.
@@ -119,11 +120,7 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 	if _, err := os.Stat(f.Scanner); err != nil {
 		return fmt.Errorf("there is no scanner: install belay-scanner beside belay, or name it with --scanner: %w", err)
 	}
-	rule, err := f.ruleDigest()
-	if err != nil {
-		return err
-	}
-	if s.state, err = openSweepState(f.state, sweepLine{Platform: f.Platform, Left: f.left(), Passed: rule}); err != nil {
+	if s.state, err = openSweepState(f.state, sweepLine{Platform: f.Platform, Left: f.left(), Passed: f.ruleDigest(rules, t.now())}); err != nil {
 		return err
 	}
 	defer s.state.close()
@@ -231,26 +228,26 @@ func (s *sweep) image(ctx context.Context, ref string) error {
 	return s.state.add(img.Digest, ref, s.t.now(), v == nil)
 }
 
-// ruleDigest names what decides whether an image passes; "" is nothing.
-func (f *scanFlags) ruleDigest() (string, error) {
-	if f.failOn == "" {
-		return "", nil
+// ruleDigest names what decides at a time whether an image passes; "" is nothing.
+func (f *scanFlags) ruleDigest(r *scanRules, now time.Time) string {
+	if r.fail == nil {
+		return ""
 	}
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %t %t", f.failOn, f.fixable, f.allowIncomplete)
-	for flag, files := range [][]string{{f.ignore}, {f.baseline}, f.vex, f.bases} {
-		for _, name := range files {
-			if name == "" {
-				continue
-			}
-			digest, err := fileDigest(name)
-			if err != nil {
-				return "", err
-			}
-			fmt.Fprintf(h, " %d %s", flag, digest)
-		}
+	if r.ignores != nil {
+		fmt.Fprintf(h, " ignore %x", r.ignores.Digest(now))
 	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+	if r.baseline != nil {
+		fmt.Fprintf(h, " baseline %x", r.baseline.Digest)
+	}
+	if r.vex != nil {
+		fmt.Fprintf(h, " vex %x", r.vex.Digest)
+	}
+	if r.bases != nil {
+		fmt.Fprintf(h, " base %x", r.bases.Digest)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
 func (s *sweep) write(scan *report.Scan) error {

@@ -198,16 +198,16 @@ func asOf(t *testing.T, db string) time.Time {
 	return st.AsOf
 }
 
-// TestDBAsOf: old records that are compiled today are old, and what has not changed since it was
-// last asked for is not.
+// TestDBAsOf: old records that are compiled today are old, beside newer ones too, and what has not changed
+// since it was last asked for is not.
 func TestDBAsOf(t *testing.T) {
 	dir := t.TempDir()
 	old, db, cache := filepath.Join(dir, "old"), filepath.Join(dir, "vuln.db"), filepath.Join(dir, "cache")
-	for _, eco := range []string{"npm", "PyPI"} {
+	for eco, day := range map[string]string{"npm": "2024-05-06", "PyPI": "2023-05-06"} {
 		if err := os.MkdirAll(filepath.Join(old, eco), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		record := `{"id":"` + eco + `-1","modified":"2023-05-06T07:08:09.123Z","affected":[{"package":{"ecosystem":"` + eco + `","name":"a"},"versions":["1.0.0"]}]}`
+		record := `{"id":"` + eco + `-1","modified":"` + day + `T07:08:09.123Z","affected":[{"package":{"ecosystem":"` + eco + `","name":"a"},"versions":["1.0.0"]}]}`
 		var archive bytes.Buffer
 		z := zip.NewWriter(&archive)
 		w, err := z.Create(eco + "-1.json")
@@ -219,7 +219,7 @@ func TestDBAsOf(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, filepath.Join(old, eco, "all.zip"), archive.String())
-		write(t, filepath.Join(old, eco, "modified_id.csv"), "2023-05-06T07:08:09Z,"+eco+"-1\n")
+		write(t, filepath.Join(old, eco, "modified_id.csv"), day+"T07:08:09Z,"+eco+"-1\n")
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"1"`)
@@ -237,7 +237,7 @@ func TestDBAsOf(t *testing.T) {
 		args      []string
 		out, msg  string
 	}{
-		{"imported", day, of2023, []string{"db", "import", old, "--db", db}, "2 records", ""},
+		{"imported", day, of2023, []string{"db", "import", old, "--db", db}, "it is as old as its records of PyPI", ""},
 		{"of a folder", day, of2023, []string{"db", "update", "--from", old, "--cache", filepath.Join(dir, "c"), "--db", db}, "2 records", ""},
 		{"asked for", day, day, update("npm,PyPI"), "2 records", ""},
 		{"asked for again", day.Add(time.Hour), day.Add(time.Hour), update("npm,PyPI"), "nothing changed", ""},
@@ -245,8 +245,16 @@ func TestDBAsOf(t *testing.T) {
 		{"both are again", day.Add(3 * time.Hour), day.Add(3 * time.Hour), update("npm,PyPI"), "nothing changed", ""},
 		{"imported in its place", day.Add(4 * time.Hour), of2023, []string{"db", "import", old, "--db", db}, "2 records", ""},
 		{"which no check makes new", day.Add(5 * time.Hour), day.Add(5 * time.Hour), update("npm,PyPI"), "2 records", ""},
-		{"verified", day.Add(5 * time.Hour), day.Add(5 * time.Hour), []string{"db", "verify", "--db", db}, "in order", ""},
+		{"one is not asked for, and nobody noted when it was", day.Add(6 * time.Hour), of2023, update("npm"), "2 records", "PyPI"},
+		{"again", day.Add(7 * time.Hour), of2023, update("npm"), "nothing changed", "PyPI"},
+		{"both are once more", day.Add(8 * time.Hour), day.Add(8 * time.Hour), update("npm,PyPI"), "nothing changed", ""},
+		{"verified", day.Add(8 * time.Hour), day.Add(8 * time.Hour), []string{"db", "verify", "--db", db}, "in order", ""},
 	} {
+		if strings.Contains(tt.name, "nobody noted") {
+			if err := os.Remove(filepath.Join(cache, "checked.json")); err != nil {
+				t.Fatal(err)
+			}
+		}
 		var out, msg bytes.Buffer
 		code := run(t.Context(), &terminal{out: &out, err: &msg, now: func() time.Time { return tt.now }}, tt.args)
 		if code != exitOK || !strings.Contains(out.String(), tt.out) || !strings.Contains(msg.String(), tt.msg) {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 )
@@ -136,6 +138,104 @@ func TestNamesRegistry(t *testing.T) {
 		if got := namesRegistry(name); got != want {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
+	}
+}
+
+// TestRegistryScanAccepted: an image that passed since a finding was accepted is scanned again when that has
+// expired, and when something else is accepted, also where the file can be read but once.
+func TestRegistryScanAccepted(t *testing.T) {
+	f := newScanFixture(t)
+	r := newTestRegistry(t)
+	r.push(t, "team/app", "v1", f.root)
+	accepted := "ignore:\n- id: CVE-2024-28085\n  reason: no wall\n  expires: 2027-03-01\n- id: CVE-1\n  reason: x\n  expires: 2027-02-01\n"
+	file := filepath.Join(t.TempDir(), "ignore.yaml")
+	if err := os.WriteFile(file, []byte(accepted), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pipe := func(text string) string {
+		out, in, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { out.Close() })
+		if _, err := in.WriteString(text); err != nil || in.Close() != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("/dev/fd/%d", out.Fd())
+	}
+	state, piped := filepath.Join(t.TempDir(), "seen.jsonl"), filepath.Join(t.TempDir(), "piped.jsonl")
+	day := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name          string
+		now           time.Time
+		state, ignore string
+		code          int
+		said          string
+	}{
+		{"accepted", day, state, file, exitOK, "1 image scanned"},
+		{"accepted still", day.AddDate(0, 0, 30), state, file, exitOK, "1 done before"},
+		{"another has expired", day.AddDate(0, 1, 1), state, file, exitOK, "1 image scanned"},
+		{"and no more than that", day.AddDate(0, 1, 2), state, file, exitOK, "1 done before"},
+		{"on the last day", time.Date(2027, 3, 1, 23, 59, 59, 0, time.UTC), state, file, exitOK, "1 done before"},
+		{"expired", time.Date(2027, 3, 2, 0, 0, 0, 0, time.UTC), state, file, exitFindings, "1 image scanned"},
+		{"expired still", day.AddDate(0, 3, 0), state, file, exitFindings, "1 image scanned"},
+		{"accepted by a pipe", day, piped, pipe(accepted), exitOK, "1 image scanned"},
+		{"again", day, piped, pipe(accepted), exitOK, "1 done before"},
+		{"another pipe", day, piped, pipe("ignore: []\n"), exitFindings, "1 image scanned"},
+	} {
+		var out, msg bytes.Buffer
+		code := run(t.Context(), &terminal{out: &out, err: &msg, now: func() time.Time { return tt.now }, layers: filepath.Join(t.TempDir(), "layers")}, []string{
+			"registry", "scan", r.host, "--db", f.db, "--scanner", f.scanner, "--platform", "linux/amd64", "--rate", "0",
+			"--state", tt.state, "--fail-on", "high", "--ignore", tt.ignore,
+		})
+		if code != tt.code || !strings.Contains(msg.String(), tt.said) {
+			t.Errorf("%s: exit status %d, want %d and %q\n%s%s", tt.name, code, tt.code, tt.said, out.String(), msg.String())
+		}
+	}
+}
+
+// TestRuleDigest: whatever decides whether an image passes is in the digest of the rule, the text of each file too.
+func TestRuleDigest(t *testing.T) {
+	file := func(text string) string {
+		p := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	baseline := file(`{"schema":"belay.dev/scan/v1","database":{},"findings":[]}`)
+	other := file(`{"schema":"belay.dev/scan/v1","database":{},"findings":[] }`)
+	statements := `{"@context":"https://openvex.dev/ns/v0.2.0","@id":"x","author":"me","timestamp":"2026-01-01T00:00:00Z","version":1,"statements":[` +
+		`{"vulnerability":{"name":"CVE-%d"},"products":[{"@id":"pkg:golang/a@v1"}],"status":"fixed"}]}`
+	base := `{"schema":"belay.dev/bases/v1","bases":[{"name":%q,"diffIds":["sha256:` + strings.Repeat("a", 64) + `"]}]}`
+	one, two := file(fmt.Sprintf(statements, 1)), file(fmt.Sprintf(statements, 2))
+	seen := map[string]string{}
+	for name, f := range map[string]scanFlags{
+		"alone": {}, "fixable": {fixable: true}, "incomplete": {allowIncomplete: true},
+		"ignore": {ignore: file("ignore: []\n")}, "another ignore": {ignore: file("ignore: [] \n")},
+		"baseline": {baseline: baseline}, "another baseline": {baseline: other},
+		"vex": {vex: []string{one}}, "another vex": {vex: []string{two}}, "two": {vex: []string{one, two}},
+		"base": {bases: []string{file(fmt.Sprintf(base, "a"))}}, "another base": {bases: []string{file(fmt.Sprintf(base, "b"))}},
+	} {
+		f.failOn = "high"
+		digest := func() string {
+			rules, err := f.rules()
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return f.ruleDigest(rules, time.Unix(1, 0))
+		}
+		d := digest()
+		if again := digest(); again != d {
+			t.Errorf("%s: %s, and then %s", name, d, again)
+		}
+		if before := seen[d]; before != "" {
+			t.Errorf("%s has the digest of %s", name, before)
+		}
+		seen[d] = name
+	}
+	if d := new(scanFlags).ruleDigest(&scanRules{}, time.Time{}); d != "" {
+		t.Errorf("without --fail-on it is %s", d)
 	}
 }
 

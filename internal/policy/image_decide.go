@@ -45,6 +45,8 @@ type ImageScan struct {
 	// Database is of which time the vulnerability database is; zero: there is none, and
 	// Findings say nothing.
 	Database time.Time
+	// Unmatched says why there is no Database where the host has one.
+	Unmatched string
 	// Complete says that all was read and all was matched.
 	Complete bool
 	Findings []ImageFinding
@@ -250,6 +252,9 @@ func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
 	return p.judgeScan(img, now)
 }
 
+// clockSlack is how far ahead of this host's clock that of a database may be.
+const clockSlack = time.Hour
+
 // judgeScan asks what is inside.
 func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	s, sc := &p.Spec, &img.Scan
@@ -282,8 +287,12 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 		return imageRefusal{}
 	}
 	switch {
+	case sc.Database.IsZero() && sc.Unmatched != "":
+		return imageRefusal{rule: "database", reason: "the vulnerability database is of no use for it: " + sc.Unmatched}
 	case sc.Database.IsZero():
 		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
+	case s.DatabaseMaxAge > 0 && sc.Database.Sub(now) > clockSlack:
+		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is of the future, so that its age is not known: a clock is wrong; fix: set it right, then belay db update"}
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: belay db update, or import newer records"}
 	}

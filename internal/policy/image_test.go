@@ -121,6 +121,9 @@ func TestImageDecide(t *testing.T) {
 		{"old scan", "scanned: {required: true, maxAge: 30m}", nil, "scanned.maxAge"},
 		{"no database", "findings: [{severity: high}]", func(i *Image) { i.Scan.Database = time.Time{} }, "database"},
 		{"old database", "findings: [{severity: high}]\n  databaseMaxAge: 30m", nil, "databaseMaxAge"},
+		{"database of the future", "findings: [{severity: high}]\n  databaseMaxAge: 30m", func(i *Image) { i.Scan.Database = imageNow.Add(61 * time.Minute) }, "databaseMaxAge"},
+		{"database of a clock that is ahead", "findings: [{severity: high}]\n  databaseMaxAge: 30m", func(i *Image) { i.Scan.Database = imageNow.Add(59 * time.Minute) }, ""},
+		{"database of the future, of any age", "findings: [{severity: high}]", func(i *Image) { i.Scan.Database = imageNow.Add(61 * time.Minute) }, ""},
 		{"incomplete", "findings: [{severity: high}]", func(i *Image) { i.Scan.Complete = false }, "incomplete"},
 		{"incomplete allowed", "findings: [{severity: high}]\n  incomplete: allow", func(i *Image) { i.Scan.Complete = false }, ""},
 		{"not selected", "selector: {images: [other]}\n  nonRoot: true", func(i *Image) { i.User = "" }, ""},
@@ -153,6 +156,21 @@ func secretsIn(kinds ...string) func(*Image) {
 	return func(i *Image) {
 		for _, k := range kinds {
 			i.Scan.Secrets = append(i.Scan.Secrets, ImageSecret{Kind: k, What: "a private key", Where: "root/key:1"})
+		}
+	}
+}
+
+// TestImageNoDatabase: a refusal for the lack of a database says whether there is one.
+func TestImageNoDatabase(t *testing.T) {
+	for unmatched, want := range map[string]string{
+		"":                "the host has no vulnerability database; fix: belay db update",
+		"it has format 3": "the vulnerability database is of no use for it: it has format 3",
+	} {
+		img := cleanImage()
+		img.Scan.Database, img.Scan.Unmatched = time.Time{}, unmatched
+		d := imageSet(t, imagePolicy("p", "  mode: enforce\n  findings: [{severity: high}]\n")).Images().Decide(img, imageNow)
+		if d.Word() != ExpectDenied || d.Rule != "database" || !strings.Contains(d.Reason, want) {
+			t.Errorf("%q: %s by %q: %s", unmatched, d.Word(), d.Rule, d.Reason)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package accept
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ type place struct{ id, kind, name, path string }
 
 // Baseline has the findings and misconfigurations of an earlier scan.
 type Baseline struct {
+	Digest [sha256.Size]byte // of its text
 	known  map[place]bool
 	faults map[inventory.FaultPlace][]inventory.Misconfiguration
 }
@@ -124,7 +126,7 @@ func ParseBaseline(b []byte) (*Baseline, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Baseline{known: map[place]bool{}, faults: map[inventory.FaultPlace][]inventory.Misconfiguration{}}
+	out := &Baseline{Digest: sha256.Sum256(b), known: map[place]bool{}, faults: map[inventory.FaultPlace][]inventory.Misconfiguration{}}
 	for _, f := range s.Faults {
 		m := inventory.Misconfiguration{ID: f.ID, Severity: f.Severity, Text: f.Text, Where: f.Where, Count: f.Count}
 		out.faults[m.Place()] = append(out.faults[m.Place()], m)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ type Ignore struct {
 
 // Ignores are those of a file.
 type Ignores struct {
+	text [sha256.Size]byte
 	list []*Ignore
 	byID map[string][]*Ignore // each list as in the file
 }
@@ -83,7 +85,7 @@ func ParseIgnores(path string, b []byte) (*Ignores, error) {
 	if list.Kind != yaml.SequenceNode {
 		return nil, at(list, "ignore: want a list")
 	}
-	out := &Ignores{byID: map[string][]*Ignore{}}
+	out := &Ignores{text: sha256.Sum256(b), byID: map[string][]*Ignore{}}
 	for _, n := range list.Content {
 		if n.Kind != yaml.MappingNode {
 			return nil, at(n, "want %s", ignoreFields)
@@ -143,6 +145,19 @@ func (g *Ignores) add(ig *Ignore) {
 	g.list = append(g.list, ig)
 	g.byID[ig.ID] = append(g.byID[ig.ID], ig)
 }
+
+// Digest names what is ignored at a time: by the text, and by which of its rules have expired.
+func (g *Ignores) Digest(now time.Time) [sha256.Size]byte {
+	var last time.Time // of one text it tells of all
+	for _, ig := range g.list {
+		if ig.expired(now) && ig.Expires.After(last) {
+			last = ig.Expires
+		}
+	}
+	return sha256.Sum256(last.AppendFormat(g.text[:], time.RFC3339))
+}
+
+func (ig *Ignore) expired(now time.Time) bool { return !ig.Expires.IsZero() && !now.Before(ig.Expires) }
 
 // Marked is what rules and baselines mark: the findings and misconfigurations of one scan.
 type Marked struct {
@@ -236,7 +251,7 @@ func (w *walk) first(ctx context.Context, rules []*Ignore, matches func(*Ignore)
 			continue
 		}
 		ig.used = true
-		if !ig.Expires.IsZero() && !w.now.Before(ig.Expires) {
+		if ig.expired(w.now) {
 			w.expired[ig] = true
 			continue
 		}

@@ -9,6 +9,7 @@ package feed
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -101,6 +102,9 @@ type state struct {
 // Records is the folder of OSV records of a copy.
 func Records(dir string) string { return filepath.Join(dir, "osv") }
 
+// statePath is where the [state] of an ecosystem is.
+func statePath(dir, eco string) string { return filepath.Join(dir, "state", eco+".json") }
+
 // ExtraFile is the path of an extra file of a copy.
 func ExtraFile(dir, name string) string { return filepath.Join(dir, "extra", name) }
 
@@ -114,7 +118,7 @@ var recordName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,200}$`)
 //
 // Errors: [ErrBusy]; those of ctx, the network and the files.
 func Update(ctx context.Context, o Options) (Report, error) {
-	u := &update{Options: o}
+	u := &update{Options: o, upTo: map[string]time.Time{}}
 	base, err := url.Parse(o.URL)
 	if err != nil || base.Host == "" {
 		return u.rep, fmt.Errorf("%q is no address of a bucket: want https://HOST/PATH", o.URL)
@@ -137,7 +141,7 @@ func Update(ctx context.Context, o Options) (Report, error) {
 	defer unlock()
 	for _, eco := range o.Ecosystems {
 		u.what = eco
-		if err := u.ecosystem(ctx, eco); err != nil {
+		if u.upTo[eco], err = u.ecosystem(ctx, eco); err != nil {
 			return u.rep, fmt.Errorf("update %s: %w", eco, err)
 		}
 	}
@@ -150,10 +154,11 @@ func Update(ctx context.Context, o Options) (Report, error) {
 	return u.rep, u.checked()
 }
 
-// checkedFile has, by ecosystem, when its publisher was last asked for all of it.
+// checkedFile has, by ecosystem, up to when its copy lacks nothing: in most cases when its publisher was
+// last asked.
 const checkedFile = "checked.json"
 
-// readChecked is empty if there is none or it is broken: then nobody asked.
+// readChecked is empty if there is none or it is broken: then nothing was noted.
 func readChecked(dir string) map[string]time.Time {
 	out := map[string]time.Time{}
 	b, err := os.ReadFile(filepath.Join(dir, checkedFile))
@@ -163,11 +168,11 @@ func readChecked(dir string) map[string]time.Time {
 	return out
 }
 
-// checked notes that all ecosystems of o were asked for.
+// checked notes up to when the ecosystems of o lack nothing.
 func (u *update) checked() error {
 	all := readChecked(u.Dir)
 	for _, eco := range u.Ecosystems {
-		all[eco] = u.Now.UTC().Truncate(time.Second)
+		all[eco] = u.upTo[eco].UTC().Truncate(time.Second)
 	}
 	b, err := json.Marshal(all)
 	if err != nil {
@@ -176,18 +181,20 @@ func (u *update) checked() error {
 	return atomicfile.WriteFile(filepath.Join(u.Dir, checkedFile), b, 0o644)
 }
 
-// Checked returns when the publisher was last asked for the ecosystem of a copy that was asked for least
-// lately, and which that is: zero if it never was, or there is none.
+// Checked returns up to when a copy lacks nothing, which is that of its oldest ecosystem, and which that is:
+// zero if there is none. Where nobody noted it, the newest record tells that the copy is known to have, and
+// without that it is 1970.
 func Checked(dir string) (at time.Time, eco string) {
 	all := readChecked(dir)
 	archives, _ := filepath.Glob(filepath.Join(Records(dir), "*", "all.zip")) //nolint:errcheck // the pattern is well formed
 	for _, path := range archives {
 		name := filepath.Base(filepath.Dir(path))
-		if eco == "" || all[name].Before(at) {
-			at, eco = all[name], name
+		of := cmp.Or(all[name], readState(statePath(dir, name)).Cursor, time.Unix(0, 0).UTC())
+		if eco == "" || of.Before(at) {
+			at, eco = of, name
 		}
 	}
-	return at, eco
+	return at.Truncate(time.Second), eco
 }
 
 // Lock keeps other processes from changing the copy in a folder, which there must be: who compiles it must see
@@ -215,7 +222,8 @@ type update struct {
 	Options
 	client *client
 	rep    Report
-	what   string // is being downloaded
+	what   string               // is being downloaded
+	upTo   map[string]time.Time // by ecosystem: its copy lacks nothing that was published before
 }
 
 func (u *update) far(done, all int64, records bool) {
@@ -235,16 +243,17 @@ func (u *update) address(eco, name string) string {
 	return strings.TrimSuffix(u.URL, "/") + "/" + url.PathEscape(eco) + "/" + url.PathEscape(name)
 }
 
-// ecosystem brings one ecosystem up to date.
-func (u *update) ecosystem(ctx context.Context, eco string) error {
+// ecosystem brings one ecosystem up to date, and returns up to when its copy lacks nothing: that is now,
+// unless what the server has is an older archive.
+func (u *update) ecosystem(ctx context.Context, eco string) (time.Time, error) {
 	dir := filepath.Join(Records(u.Dir), eco)
-	archive, statePath := filepath.Join(dir, "all.zip"), filepath.Join(u.Dir, "state", eco+".json")
-	for _, d := range []string{dir, filepath.Dir(statePath)} {
+	archive, known := filepath.Join(dir, "all.zip"), statePath(u.Dir, eco)
+	for _, d := range []string{dir, filepath.Dir(known)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
-			return err
+			return time.Time{}, err
 		}
 	}
-	st := readState(statePath)
+	st := readState(known)
 	if _, err := os.Stat(archive); errors.Is(err, fs.ErrNotExist) {
 		st = state{} // the copy is gone, whatever is said of it
 	}
@@ -256,36 +265,43 @@ func (u *update) ecosystem(ctx context.Context, eco string) error {
 	})
 	if errors.Is(err, errSame) {
 		u.rep.Same = append(u.rep.Same, eco)
-		return nil
+		return u.Now, nil
 	}
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	next := state{List: meta.etag, Cursor: newest}
-	if st.Cursor.IsZero() || len(changed) > maxSingle {
+	next, upTo := state{List: meta.etag, Cursor: newest}, u.Now
+	all := st.Cursor.IsZero() || len(changed) > maxSingle
+	if !all {
+		u.say("%s: %d changed", eco, len(changed))
+		gone, err := u.records(ctx, eco, filepath.Join(dir, "changed"), changed)
+		if err != nil {
+			return time.Time{}, err
+		}
+		// A record that is gone was taken back. The list goes back to one that the copy has: if that is gone
+		// too, with all, this is a mirror of archives alone.
+		all = gone > 0 && gone == len(changed)
+	}
+	if all {
 		u.say("%s: all records", eco)
 		at, err := u.archive(ctx, eco, archive)
 		if err != nil {
-			return err
+			return time.Time{}, err
 		}
 		if !at.IsZero() && at.Add(-lag).Before(newest) {
-			// What changed since the archive was made comes one by one, now or next time.
-			next = state{Cursor: at.Add(-lag)}
+			// What changed since the archive was made comes the next time.
+			next, upTo = state{Cursor: at.Add(-lag)}, at.Add(-lag)
+			u.say("%s: there are changes since the archive was made, which the next update fetches", eco)
 		}
 		if err := os.RemoveAll(filepath.Join(dir, "changed")); err != nil {
-			return err
-		}
-	} else {
-		u.say("%s: %d changed", eco, len(changed))
-		if err := u.records(ctx, eco, filepath.Join(dir, "changed"), changed); err != nil {
-			return err
+			return time.Time{}, err
 		}
 	}
 	b, err := json.Marshal(next)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	return atomicfile.WriteFile(statePath, b, 0o644)
+	return upTo, atomicfile.WriteFile(known, b, 0o644)
 }
 
 // readState is empty if there is none or it is broken: then all is downloaded again.
@@ -338,10 +354,10 @@ func (u *update) archive(ctx context.Context, eco, path string) (time.Time, erro
 	return at.modified, err
 }
 
-// records downloads records one by one.
-func (u *update) records(ctx context.Context, eco, dir string, ids []string) error {
+// records downloads records one by one, and returns how many there are not.
+func (u *update) records(ctx context.Context, eco, dir string, ids []string) (gone int, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return 0, err
 	}
 	for i, id := range ids {
 		u.far(int64(i), int64(len(ids)), true)
@@ -354,22 +370,23 @@ func (u *update) records(ctx context.Context, eco, dir string, ids []string) err
 			return err
 		})
 		if status, ok := errors.AsType[*StatusError](err); ok && status.Code == 404 {
-			u.rep.Gone++
+			gone++
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", id, err)
+			return gone, fmt.Errorf("%s: %w", id, err)
 		}
 		if err := atomicfile.WriteFileUnsynced(filepath.Join(dir, id+".json"), body, 0o644); err != nil {
-			return err
+			return gone, err
 		}
 		u.rep.Records++
 	}
+	u.rep.Gone += gone
 	names := make([]string, len(ids))
 	for i, id := range ids {
 		names[i] = id + ".json"
 	}
-	return atomicfile.Sync(dir, names)
+	return gone, atomicfile.Sync(dir, names)
 }
 
 // extra brings another file up to date.

@@ -166,11 +166,74 @@ func TestChecked(t *testing.T) {
 			t.Errorf("after %v: %s of %q, want %s of %q", tt.ecosystems, at, oldest, tt.at, tt.oldest)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, checkedFile), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
+	// Of what nobody noted, the last record that the copy is known to have tells; of what is not known at all, nothing.
+	newest := time.Date(2025, 12, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		broken string
+		at     time.Time
+		oldest string
+	}{
+		{checkedFile, newest, "Go"},
+		{filepath.Join("state", "npm.json"), time.Unix(0, 0), "npm"},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, tt.broken), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if at, oldest := Checked(dir); !at.Equal(tt.at) || oldest != tt.oldest {
+			t.Errorf("with a broken %s: %s of %q, want %s of %q", tt.broken, at, oldest, tt.at, tt.oldest)
+		}
 	}
-	if at, _ := Checked(dir); !at.IsZero() {
-		t.Errorf("a file that is broken tells of %s", at)
+}
+
+// TestLacking: a copy is no newer than what it holds, however fresh the list of changes is.
+func TestLacking(t *testing.T) {
+	made := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) // the archive
+	fresh := func(n int) []byte {
+		var list strings.Builder
+		for i := range n {
+			fmt.Fprintf(&list, "2026-03-01T00:00:00Z,N-%d\n", i)
+		}
+		return []byte(list.String() + "2025-12-01T00:00:00Z,N-1\n")
+	}
+	for _, tt := range []struct {
+		name string
+		// Of two updates: which list there is, and up to when the copy lacks nothing; zero is when it was asked for.
+		lists    [2][]byte
+		upTo     [2]time.Time
+		archives int // that were fetched
+	}{
+		{"an old archive, then what changed", [2][]byte{fresh(1), fresh(1)}, [2]time.Time{made.Add(-lag), {}}, 1},
+		{"an old archive again, for too many", [2][]byte{fresh(maxSingle + 1), fresh(maxSingle + 1)}, [2]time.Time{made.Add(-lag), made.Add(-lag)}, 2},
+		{"an archive that was new", [2][]byte{fresh(0), fresh(maxSingle + 1)}, [2]time.Time{{}, made.Add(-lag)}, 2},
+		{"some records are gone", [2][]byte{fresh(0), fresh(3)}, [2]time.Time{{}, {}}, 1},
+		{"all are", [2][]byte{fresh(0), []byte("2026-03-01T00:00:00Z,N-8\n2025-12-01T00:00:00Z,N-9\n")}, [2]time.Time{{}, made.Add(-lag)}, 2},
+		{"all are, and the archive is new", [2][]byte{fresh(0), []byte("2025-12-02T00:00:00Z,N-8\n2025-12-01T00:00:00Z,N-9\n")}, [2]time.Time{{}, {}}, 2},
+		{"nothing changed", [2][]byte{fresh(0), fresh(0)}, [2]time.Time{{}, {}}, 1},
+	} {
+		b, dir := newBucket(t), t.TempDir()
+		b.at = made
+		b.files["/npm/N-0.json"], b.files["/npm/N-1.json"] = []byte(record("N-0", "1.0.0")), []byte(record("N-1", "1.0.0"))
+		archives := 0
+		for i, list := range tt.lists {
+			o := b.options(dir)
+			o.Now = made.AddDate(0, 6, i)
+			b.files["/npm/modified_id.csv"] = list
+			rep, err := Update(t.Context(), o)
+			if err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			archives += rep.Archives
+			want := tt.upTo[i]
+			if want.IsZero() {
+				want = o.Now
+			}
+			if got, _ := Checked(dir); !got.Equal(want) {
+				t.Errorf("%s, update %d: the copy lacks nothing up to %s, want %s", tt.name, i+1, got, want)
+			}
+		}
+		if archives != tt.archives {
+			t.Errorf("%s: %d archives were fetched, want %d", tt.name, archives, tt.archives)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -194,6 +195,14 @@ func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+// Chain returns the digest of what another is of, and of a text behind it.
+func Chain(sum [sha256.Size]byte, text []byte) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write(sum[:])
+	h.Write(text)
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // Check fails for a result that is not within its bounds: lists, texts, indices. What it does

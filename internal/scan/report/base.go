@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,7 +54,10 @@ func (b *Base) Title() string {
 }
 
 // Bases are images that others may be built on.
-type Bases struct{ list []knownBase }
+type Bases struct {
+	Digest [sha256.Size]byte // of all texts, in their order
+	list   []knownBase
+}
 
 type knownBase struct {
 	Name    string   `json:"name"`
@@ -93,6 +97,7 @@ func (b *Bases) read(path string) error {
 	if err != nil {
 		return err
 	}
+	b.Digest = inventory.Chain(b.Digest, all)
 	list := []knownBase{}
 	if IsReport(all[:min(len(all), HeadBytes)]) {
 		s, err := Read(bytes.NewReader(all))

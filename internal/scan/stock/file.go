@@ -191,7 +191,7 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 		k.states[m.ID] = s
 	}
 	if k.db == nil || s.Database.IsZero() || s.Other(res.Digest) {
-		s.Database, s.Findings, s.Complete = time.Time{}, nil, false
+		s.Database, s.Unmatched, s.Findings, s.Complete = time.Time{}, "", nil, false
 		s.Notes = slices.Clone(res.Notes[:min(len(res.Notes), maxNotes)])
 	} // else the last match stands until the next one, which follows, takes its place
 	s.Manifest, s.by = res.Digest, m.Scanner

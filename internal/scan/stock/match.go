@@ -27,6 +27,7 @@ func (k *Keeper) reload(ctx context.Context) {
 	if err != nil {
 		// One that is gone is used no more only when the agent starts anew: it may be on its
 		// way. Of which time it is is known, and policies ask.
+		k.without(err)
 		return
 	}
 	if k.dbFile != nil && sameFile(k.dbFile, info) {
@@ -43,12 +44,14 @@ func (k *Keeper) reload(ctx context.Context) {
 			k.o.Health.Counter("vulndb_unreadable").Add(1)
 			k.o.Log.Error("the vulnerability database is not used; the former one stays", attr.Error, text)
 		}
+		k.without(err)
 		return
 	}
 	k.dbErr = ""
 	first := k.db == nil
 	k.closeDB()
 	k.db = db
+	k.without(nil)
 	touched, err := k.touched()
 	if err != nil {
 		k.broken(err)
@@ -93,6 +96,7 @@ const prepareTime = 3 * time.Second
 func (k *Keeper) Prepare(ctx context.Context, ids []string) {
 	db, err := vulndb.Open(k.o.DB)
 	if err != nil {
+		k.without(err)
 		return
 	}
 	k.db = db
@@ -126,11 +130,22 @@ func (k *Keeper) closeDB() {
 	}
 }
 
+// without notes why no database is in use, if none is, for policies to tell.
+func (k *Keeper) without(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.unused = ""
+	if k.db == nil && err != nil && !errors.Is(err, os.ErrNotExist) {
+		k.unused = short(err.Error())
+	}
+}
+
 // broken gives a database up.
 func (k *Keeper) broken(err error) {
 	k.o.Health.Counter("vulndb_unreadable").Add(1)
 	k.o.Log.Error("the vulnerability database is not used any more", attr.Error, err.Error())
 	k.closeDB()
+	k.without(err)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, s := range k.states {
@@ -268,7 +283,7 @@ func (k *Keeper) match(ctx context.Context, m *meta, res *inventory.Result) {
 	}
 	k.mu.Lock()
 	if s := k.states[m.ID]; s != nil {
-		s.Findings, s.Database, s.Matched = findings, k.db.AsOf(), now
+		s.Findings, s.Database, s.Unmatched, s.Matched = findings, k.db.AsOf(), "", now
 		s.Complete = res.Complete() && len(matches.Notes) == 0 && len(matches.Findings) <= maxFindings
 		notes := slices.Concat(res.Notes, matches.Notes)
 		if len(matches.Findings) > maxFindings {
@@ -299,7 +314,8 @@ func (k *Keeper) unmatched(id string, err error) {
 	defer k.mu.Unlock()
 	if s := k.states[id]; s != nil {
 		s.Database, s.Findings, s.Complete = time.Time{}, nil, false
-		s.Notes = append(slices.Clone(s.Notes), inventory.Note{Text: "it could not be matched: " + short(err.Error()), Count: 1})
+		s.Unmatched = "it could not be matched: " + short(err.Error())
+		s.Notes = append(slices.Clone(s.Notes), inventory.Note{Text: s.Unmatched, Count: 1})
 	}
 }
 

@@ -84,9 +84,11 @@ type State struct {
 	Matched  time.Time
 	// Database is of which time the data are that Findings are by; zero: not matched.
 	Database time.Time
-	Complete bool
-	Notes    []inventory.Note
-	Findings []policy.ImageFinding
+	// Unmatched is as in [policy.ImageScan].
+	Unmatched string
+	Complete  bool
+	Notes     []inventory.Note
+	Findings  []policy.ImageFinding
 	// Secrets and Unsearched are as in [policy.ImageScan].
 	Secrets    []policy.ImageSecret
 	Unsearched string
@@ -105,7 +107,7 @@ func (s *State) Other(manifest string) bool {
 
 // Scan returns the state as policies ask for it.
 func (s *State) Scan() policy.ImageScan {
-	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Complete: s.Complete, Findings: s.Findings, Secrets: s.Secrets, Unsearched: s.Unsearched}
+	return policy.ImageScan{At: s.At, Err: s.Err, Database: s.Database, Unmatched: s.Unmatched, Complete: s.Complete, Findings: s.Findings, Secrets: s.Secrets, Unsearched: s.Unsearched}
 }
 
 // Bounds.
@@ -144,6 +146,7 @@ type Keeper struct {
 	first   map[string]int64 // vulnerability to Unix time of its first sight here
 	dirty   bool             // first is not on the disk
 	lost    bool             // first could not be read: nothing has a grace
+	unused  string           // why no database is in use where there is one
 	queue   [5][]string      // urgent; in use, others; and again for their age or the scanner: in use, others
 	waiting map[string]chan struct{}
 	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
@@ -205,7 +208,11 @@ func (k *Keeper) State(id string) (State, bool) {
 	if s == nil {
 		return State{}, false
 	}
-	return *s, true
+	out := *s
+	if out.Database.IsZero() {
+		out.Unmatched = cmp.Or(k.unused, out.Unmatched)
+	}
+	return out, true
 }
 
 // Inventory reads the inventory of an image back.

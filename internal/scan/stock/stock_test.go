@@ -312,6 +312,58 @@ func TestBrokenDatabase(t *testing.T) {
 	}
 }
 
+// What keeps a database from being used is told with each image that is denied for it: a missing one is none.
+func TestUnmatched(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	k, err := Open(Options{Dir: filepath.Join(dir, "i"), DB: db, Health: health.New(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.closeDB()
+	if err := k.keep(t.Context(), imgA, result("openssl")); err != nil {
+		t.Fatal(err)
+	}
+	good := filepath.Join(dir, "good.db")
+	buildDB(t, good, record("DSA-1", "openssl", "2"))
+	body, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := bytes.Clone(body)
+	former[8] = 3 // the format
+	for _, tt := range []struct {
+		name string
+		body []byte // nil: no file
+		want string
+	}{
+		{"none", nil, ""},
+		{"another format", former, "it has format 3"},
+		{"gone", nil, ""},
+		{"cut off", body[:len(body)-1], "broken"},
+		{"a good one", body, ""},
+		{"a broken one after it", body[:len(body)-1], ""},
+	} {
+		if err := os.Remove(db); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if tt.body != nil {
+			if err := os.WriteFile(db, tt.body, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k.reload(t.Context())
+		s, _ := k.State(imgA)
+		if got := s.Scan().Unmatched; (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	k.unmatched(imgA, errors.New("too slow"))
+	if s, _ := k.State(imgA); s.Scan().Unmatched != "it could not be matched: too slow" {
+		t.Errorf("got %q", s.Scan().Unmatched)
+	}
+}
+
 // Inventories that were altered, cut or are somebody else's are not believed.
 func TestDamagedInventory(t *testing.T) {
 	dir := t.TempDir()

@@ -9,6 +9,7 @@ package vex
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,8 +68,9 @@ type purl struct{ packageurl.PackageURL }
 
 // Documents are the statements of all files.
 type Documents struct {
-	list []*statement
-	used map[*statement]bool
+	Digest [sha256.Size]byte // of all texts, in their order
+	list   []*statement
+	used   map[*statement]bool
 }
 
 // Read reads files of either form.
@@ -109,6 +111,7 @@ func (d *Documents) With(other *Documents) *Documents {
 	out := &Documents{used: map[*statement]bool{}}
 	for _, o := range []*Documents{d, other} {
 		if o != nil {
+			out.Digest = inventory.Chain(out.Digest, o.Digest[:])
 			out.list = append(out.list, o.list...)
 		}
 	}
@@ -137,6 +140,7 @@ func (d *Documents) parse(name string, b []byte) error {
 	for _, s := range list {
 		s.where = name + ", " + s.where
 	}
+	d.Digest = inventory.Chain(d.Digest, b)
 	d.list = append(d.list, list...)
 	return err
 }

@@ -2,11 +2,13 @@ package vulndb
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,8 +32,8 @@ type BuildOptions struct {
 	// Parts keeps what was compiled for the next build; the zero value keeps nothing.
 	Parts Parts
 	Now   time.Time
-	// AsOf is when the publisher was last seen to have no more than Dir. Zero: nobody asked, and the
-	// newest record tells, or its file where none has a time.
+	// AsOf is up to when Dir lacks nothing of its publisher. Zero, or later than Now: that is not known, and
+	// of each folder the newest record tells, or its file where none has a time; the oldest counts.
 	AsOf time.Time
 }
 
@@ -43,6 +45,8 @@ type BuildReport struct {
 	Bytes     int `json:"bytes"`
 	// AsOf is that of [Status].
 	AsOf time.Time `json:"asOf"`
+	// Oldest is the folder whose records AsOf is by, where nobody was asked and there are several.
+	Oldest string `json:"oldest,omitempty"`
 	// Reused are the archives that an earlier build had compiled.
 	Reused int `json:"reused,omitempty"`
 	// BadRecords could not be read, BadVersions not be ordered.
@@ -63,7 +67,7 @@ const (
 // Records that cannot be read are counted and left out; errors are those of files, of
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
-	s := &sources{ctx: ctx.Err, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}}
+	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}, newest: map[string]*newest{}}
 	var err error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
@@ -82,7 +86,11 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if s.rep.Records == 0 {
 		return s.rep, fmt.Errorf("there is no OSV record below %s: want ECOSYSTEM/all.zip or ECOSYSTEM/ID.json", o.Dir)
 	}
-	s.rep.AsOf, s.b.meta.BadRecords = s.asOf(o.AsOf), s.rep.BadRecords
+	s.rep.AsOf = o.AsOf.UTC().Truncate(time.Second)
+	if o.AsOf.IsZero() || o.AsOf.After(o.Now) {
+		s.rep.AsOf, s.rep.Oldest = s.oldest()
+	}
+	s.b.meta.BadRecords = s.rep.BadRecords
 	b, err := s.b.encode(o.Now, s.rep.AsOf)
 	if err != nil {
 		return s.rep, err
@@ -94,6 +102,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 // sources is one build.
 type sources struct {
 	ctx func() error
+	dir string
 	now time.Time
 	b   builder
 	columns
@@ -102,13 +111,14 @@ type sources struct {
 	archive string          // that is being read
 	part    *archivePart    // of it; nil if it is not to be kept
 	singles map[digest]compiled
-	single  bytes.Buffer    // the part of files of their own
-	fresh   bool            // it has what the former one had not
-	named   bool            // the archive is the last of b.meta.Sources
-	seen    map[string]bool // IDs: a record may be in an archive and beside it
-	newest  time.Time       // record, by its own word
-	changed time.Time       // the newest file of a record that has none
-	dated   string          // the last file that was looked at for that
+	single  bytes.Buffer       // the part of files of their own
+	fresh   bool               // it has what the former one had not
+	named   bool               // the archive is the last of b.meta.Sources
+	seen    map[string]bool    // IDs: a record may be in an archive and beside it
+	newest  map[string]*newest // by folder
+	dating  string             // the file that the last record came of
+	dated   *newest            // of its folder
+	statted bool               // it was looked at
 	rep     BuildReport
 	bytes   int64
 }
@@ -235,35 +245,69 @@ func (s *sources) keep() {
 	s.parts.prune(s.used)
 }
 
+// newest is when the records of a folder were last changed.
+type newest struct {
+	record time.Time // by the word of one
+	file   time.Time // of a record that has none
+}
+
 // date notes when a record, or its file, was last changed. One of the future is wrong, and would make all
 // data new.
 func (s *sources) date(path string, c *compiled) {
+	if path != s.dating {
+		folder := s.folder(path)
+		if s.newest[folder] == nil {
+			s.newest[folder] = &newest{}
+		}
+		s.dating, s.dated, s.statted = path, s.newest[folder], false
+	}
 	at, err := time.Parse(time.RFC3339, c.modified)
-	latest := &s.newest
+	latest := &s.dated.record
 	if err != nil {
-		if path == s.dated {
+		if s.statted {
 			return
 		}
-		s.dated, latest = path, &s.changed
+		s.statted = true
 		st, err := os.Stat(path)
 		if err != nil {
 			return
 		}
-		at = st.ModTime()
+		at, latest = st.ModTime(), &s.dated.file
 	}
 	if at.After(*latest) && !at.After(s.now) {
 		*latest = at.UTC().Truncate(time.Second)
 	}
 }
 
-// asOf is of which time the data are. asked is when their publisher was.
-func (s *sources) asOf(asked time.Time) time.Time {
-	for _, at := range []time.Time{asked, s.newest, s.changed} {
-		if !at.IsZero() {
-			return at.UTC().Truncate(time.Second)
+// folder is that of an archive, and of a record of its own the uppermost: an ecosystem's.
+func (s *sources) folder(path string) string {
+	rel, err := filepath.Rel(s.dir, path)
+	if err != nil {
+		rel = path
+	}
+	if filepath.Ext(rel) == ".zip" {
+		return filepath.Dir(rel)
+	}
+	if top, _, ok := strings.Cut(rel, "/"); ok {
+		return top
+	}
+	return "."
+}
+
+// oldest is of which time the data are where nobody was asked: that of the folder whose newest record is
+// the oldest. folder is empty where there is but one.
+func (s *sources) oldest() (at time.Time, folder string) {
+	for _, name := range slices.Sorted(maps.Keys(s.newest)) {
+		n := s.newest[name]
+		of := cmp.Or(n.record, n.file, time.Unix(0, 0).UTC()) // at worst as old as can be
+		if folder == "" || of.Before(at) {
+			at, folder = of, name
 		}
 	}
-	return time.Unix(0, 0).UTC() // as old as can be
+	if len(s.newest) < 2 {
+		folder = ""
+	}
+	return at, folder
 }
 
 // take takes a compiled record in.

@@ -153,6 +153,7 @@ func TestAsOf(t *testing.T) {
 		want    time.Time
 	}{
 		{"asked", []string{dated("1", `"2023-01-02T00:00:00Z"`)}, now.Add(-time.Hour), file, now.Add(-time.Hour)},
+		{"asked in the future", []string{dated("1", `"2023-01-02T00:00:00Z"`)}, now.Add(time.Hour), file, time.Date(2023, 1, 2, 0, 0, 0, 0, time.UTC)},
 		{"the newest record", []string{dated("1", `"2023-01-02T00:00:00Z"`), dated("2", `"2023-01-03T01:00:00.5+01:00"`)}, time.Time{}, file, time.Date(2023, 1, 3, 0, 0, 0, 0, time.UTC)},
 		{"one that was withdrawn", []string{dated("1", `"2023-01-02T00:00:00Z"`), `{"id":"2","modified":"2024-01-02T00:00:00Z","withdrawn":"2024-01-02T00:00:00Z"}`}, time.Time{}, file, time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC)},
 		{"one of the future", []string{dated("1", `"2023-01-02T00:00:00Z"`), dated("2", `"2033-01-02T00:00:00Z"`)}, time.Time{}, file, time.Date(2023, 1, 2, 0, 0, 0, 0, time.UTC)},
@@ -179,6 +180,48 @@ func TestAsOf(t *testing.T) {
 				t.Errorf("%s%s: got %s, built %s, want %s", tt.name, again, db.AsOf(), db.Built(), tt.want)
 			}
 			db.Close()
+		}
+	}
+}
+
+// TestAsOfFolders: a database of a folder is as old as the ecosystem in it whose newest record is oldest.
+func TestAsOfFolders(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	dated := func(id string, year int) string {
+		return fmt.Sprintf(`{"id":%q,"modified":"%d-01-02T00:00:00Z","affected":[{"package":{"ecosystem":"PyPI","name":"a"},%s}]}`, id, year, upTo2)
+	}
+	undated := rec("U", "PyPI", "b", upTo2)
+	for _, tt := range []struct {
+		name   string
+		zips   map[string][]string
+		files  map[string]string
+		want   int // year
+		oldest string
+	}{
+		{"one of long ago", map[string][]string{"Debian": {dated("1", 2023), dated("2", 2019)}, "npm": {dated("3", 2026)}}, nil, 2023, "Debian"},
+		{"renewed by a record beside its archive", map[string][]string{"Debian": {dated("1", 2023)}, "npm": {dated("3", 2025)}}, map[string]string{"Debian/changed/4.json": dated("4", 2026)}, 2025, "npm"},
+		{"one without times, of a file of 2022", map[string][]string{"Debian": {undated}, "npm": {dated("3", 2025)}}, nil, 2022, "Debian"},
+		{"records alone", nil, map[string]string{"Debian/1.json": dated("1", 2023), "npm/a/3.json": dated("3", 2025), "npm/b/4.json": dated("4", 2020)}, 2023, "Debian"},
+		{"a folder within", map[string][]string{"osv/Debian": {dated("1", 2023)}, "osv/npm": {dated("3", 2025)}}, nil, 2023, "osv/Debian"},
+		{"one alone", map[string][]string{"Debian": {dated("1", 2023)}}, nil, 2023, ""},
+	} {
+		w := newPartsWorld(t)
+		w.o = BuildOptions{Walk: osvdir.Walk, Dir: t.TempDir(), Parts: w.o.Parts, Now: now}
+		for eco, records := range tt.zips {
+			w.zip(eco, records...)
+			at := time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC)
+			if err := os.Chtimes(filepath.Join(w.o.Dir, eco, "all.zip"), at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for path, record := range tt.files {
+			w.put(path, []byte(record))
+		}
+		for _, again := range []string{"", ", compiled before"} {
+			rep, err := Build(t.Context(), filepath.Join(t.TempDir(), "vuln.db"), w.o)
+			if err != nil || rep.AsOf.Year() != tt.want || rep.Oldest != tt.oldest {
+				t.Errorf("%s%s: %s of %q, %v, want %d of %q", tt.name, again, rep.AsOf, rep.Oldest, err, tt.want, tt.oldest)
+			}
 		}
 	}
 }
