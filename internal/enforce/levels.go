@@ -122,7 +122,7 @@ const (
 	capsNote    = "a container that started with all capabilities can use them through an io_uring personality: deny ioUring too"
 )
 
-const filesNote = "reads and writes by descriptors opened before the rule was bound are open"
+const filesNote = "reads and writes by descriptors opened before the rule was bound are open; before Linux 5.17 and since 6.17 so are times, extended attributes and ACLs on volumes"
 
 // withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
 var withSyscalls = map[verdict.Rule]struct {
