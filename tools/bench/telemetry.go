@@ -46,7 +46,11 @@ type collector struct {
 	grpc, web, control string // addresses
 }
 
+// startCollector also makes the root of the containers that are measured with it.
 func (b *bench) startCollector() (*collector, error) {
+	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
+		return nil, err
+	}
 	c := &collector{cmd: exec.Command(filepath.Join(b.bin, "otlpreceiver"))}
 	c.cmd.Stderr = b.log
 	if _, err := c.cmd.StdinPipe(); err != nil { // it ends with its input, and so with this process
@@ -134,9 +138,6 @@ func (s *side) loop(ctx context.Context, what string, n int) (float64, error) {
 }
 
 func telemetries(ctx context.Context, b *bench) (out []figure, err error) {
-	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
-		return nil, err
-	}
 	c, err := b.startCollector()
 	if err != nil {
 		return nil, err
@@ -146,9 +147,6 @@ func telemetries(ctx context.Context, b *bench) (out []figure, err error) {
 }
 
 func floods(ctx context.Context, b *bench) (out []figure, err error) {
-	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
-		return nil, err
-	}
 	c, err := b.startCollector()
 	if err != nil {
 		return nil, err
