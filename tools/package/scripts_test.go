@@ -61,34 +61,47 @@ func (h *host) run(t *testing.T, script string, args ...string) (int, []string) 
 
 const agent = "belay-agent.service"
 
-// unload is the call that takes the kernel's side away.
-func (h *host) unload(run, state string) string {
-	return "belay-agent run --unload --run-dir " + h.root + run + " --state-dir " + h.root + state
+// takesAway is what a belay-agent does that unloads from the default place.
+const takesAway = "rm -r ${0%/bin/belay-agent}/run/belay/bpf"
+
+// unload is the call that takes the kernel's side away, with the flags that tell where it is.
+func unload(flags ...string) string {
+	return strings.Join(append([]string{"belay-agent run --unload"}, flags...), " ")
 }
 
-// TestRemovalElsewhere: the kernel's side is taken from where agent.conf has it, and from where it is by default.
+// TestRemovalElsewhere: the kernel's side is taken from where the agent's flags have it, and then from where it
+// is by default, if there is one still.
 func TestRemovalElsewhere(t *testing.T) {
-	for _, tt := range []struct{ name, conf, run, state string }{
-		{"as it ships", "#BELAY_AGENT_FLAGS=--run-dir @/run/no\nBELAY_AGENT_FLAGS=\n", "/run/belay", "/var/lib/belay"},
-		{"two words", "BELAY_AGENT_FLAGS=--log-allowed --run-dir @/run/other --state-dir @/srv/belay\n", "/run/other", "/srv/belay"},
-		{"one word, in quotes", `BELAY_AGENT_FLAGS="--run-dir=@/run/other --prometheus 127.0.0.1:9464"`, "/run/other", "/var/lib/belay"},
-		{"the last counts", "BELAY_AGENT_FLAGS=--run-dir=@/run/no\nBELAY_AGENT_FLAGS=--run-dir=@/run/no --run-dir @/run/other", "/run/other", "/var/lib/belay"},
-		{"a pattern is a word", "BELAY_AGENT_FLAGS=--guard-allow=* * --run-dir", "/run/belay", "/var/lib/belay"},
+	for _, tt := range []struct {
+		name, conf string
+		flags      []string // of the first call, with @ for the root
+		left       bool     // whether the default place has something after the first call
+	}{
+		{"as it ships", "#BELAY_AGENT_FLAGS=--run-dir @/run/no\nBELAY_AGENT_FLAGS=\n", nil, false},
+		{"two words", "BELAY_AGENT_FLAGS=--log-allowed --run-dir @/run/other --state-dir @/srv/belay\n", []string{"--state-dir=@/srv/belay", "--run-dir=@/run/other"}, true},
+		{"one word, in quotes", `BELAY_AGENT_FLAGS="--run-dir=@/run/other --prometheus 127.0.0.1:9464"`, []string{"--run-dir=@/run/other"}, true},
+		{"nothing in the default place", "BELAY_AGENT_FLAGS=--run-dir=@/run/other", []string{"--run-dir=@/run/other"}, false},
+		{"the last counts", "BELAY_AGENT_FLAGS=--run-dir=@/run/no\nBELAY_AGENT_FLAGS=--run-dir=@/run/no --run-dir @/run/other", []string{"--run-dir=@/run/other"}, true},
+		{"a pattern is a word", "BELAY_AGENT_FLAGS=--guard-allow=* * --run-dir", nil, false},
+		{"a file of flags", "BELAY_AGENT_FLAGS=--config @/etc/belay/agent.conf", []string{"--config=@/etc/belay/agent.conf"}, true},
+		{"a file of flags that is gone", "BELAY_AGENT_FLAGS=--config @/etc/belay/no", nil, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := newHost(t, nil)
-			if err := os.MkdirAll(filepath.Join(h.root, tt.run, "bpf"), 0o755); err != nil {
-				t.Fatal(err)
+			agent := map[string]string{}
+			if !tt.left {
+				agent["belay-agent"] = takesAway
 			}
-			conf := strings.ReplaceAll(tt.conf, "@", h.root)
-			if err := os.WriteFile(filepath.Join(h.root, "etc/belay/agent.conf"), []byte(conf), 0o644); err != nil {
+			h := newHost(t, agent)
+			below := func(s string) string { return strings.ReplaceAll(s, "@", h.root) }
+			if err := os.WriteFile(filepath.Join(h.root, "etc/belay/agent.conf"), []byte(below(tt.conf)), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			code, calls := h.run(t, "preremove.sh", "remove")
 			got := slices.DeleteFunc(calls, func(c string) bool { return !strings.HasPrefix(c, "belay-agent ") })
-			want := []string{h.unload(tt.run, tt.state)}
-			if tt.run != "/run/belay" { // what an agent before has left there
-				want = append(want, h.unload("/run/belay", tt.state))
+			want := []string{below(unload(tt.flags...))}
+			if tt.left {
+				again := slices.DeleteFunc(slices.Clone(tt.flags), func(f string) bool { return strings.HasPrefix(f, "--run-dir=") })
+				want = append(want, below(unload(append(again, "--run-dir=@/run/belay")...)))
 			}
 			if code != 0 || !slices.Equal(got, want) {
 				t.Errorf("status %d, called %q, want %q", code, got, want)
@@ -100,9 +113,9 @@ func TestRemovalElsewhere(t *testing.T) {
 // TestRemoval: an agent whose kernel side cannot be removed stays installed, enabled and running.
 func TestRemoval(t *testing.T) {
 	t.Run("removed", func(t *testing.T) {
-		h := newHost(t, nil)
+		h := newHost(t, map[string]string{"belay-agent": takesAway})
 		code, calls := h.run(t, "preremove.sh", "remove")
-		want := []string{"systemctl is-active -q " + agent, "systemctl stop " + agent, h.unload("/run/belay", "/var/lib/belay"), "systemctl disable " + agent}
+		want := []string{"systemctl is-active -q " + agent, "systemctl stop " + agent, unload(), "systemctl disable " + agent}
 		if code != 0 || !slices.Equal(calls, want) {
 			t.Errorf("status %d, called %q, want %q", code, calls, want)
 		}
