@@ -277,6 +277,25 @@ func TestChroot(t *testing.T) {
 	}
 }
 
+// TestRemoveRefuses: what would leave Docker to nobody is refused before anything is stopped.
+func TestRemoveRefuses(t *testing.T) {
+	for _, tt := range []struct{ name, file, text, want string }{
+		{"the gate is in place", "var/lib/belay/gate.json", "{}", "disable-gate"},
+		{"the daemon asks the plugin", "etc/docker/daemon.json", `{"authorization-plugins": ["belay"]}`, "authorization-plugins"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, a := world(t)
+			install(t, o)
+			a.calls = nil
+			put(t, o.Root, tt.file, tt.text)
+			if err := Remove(t.Context(), o); err == nil || !strings.Contains(err.Error(), tt.want) || len(a.calls) != 0 {
+				t.Errorf("Remove = %v, asked %q; want an error with %q, and nothing asked", err, a.calls, tt.want)
+			}
+			read(t, o, "opt/belay/bin/belay-agent")
+		})
+	}
+}
+
 // TestTwoAtOnce: while one process is at work another changes nothing, and none is kept out afterwards.
 func TestTwoAtOnce(t *testing.T) {
 	o, a := world(t)

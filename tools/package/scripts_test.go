@@ -17,7 +17,7 @@ func newHost(t *testing.T, programs map[string]string) *host {
 	t.Helper()
 	h := &host{root: t.TempDir()}
 	h.calls = filepath.Join(h.root, "calls")
-	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system", "etc/belay"} {
+	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system", "etc/belay", "etc/docker"} {
 		if err := os.MkdirAll(filepath.Join(h.root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func (h *host) run(t *testing.T, script string, args ...string) (int, []string) 
 		t.Fatal(err)
 	}
 	text := string(raw)
-	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/etc/belay/", "/usr/sbin/"} {
+	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/etc/belay/", "/etc/docker/", "/usr/sbin/"} {
 		text = strings.ReplaceAll(text, " "+dir, " "+h.root+dir)
 		text = strings.ReplaceAll(text, "="+dir, "="+h.root+dir)
 		text = strings.ReplaceAll(text, ">"+dir, ">"+h.root+dir)
@@ -143,6 +143,24 @@ func TestRemoval(t *testing.T) {
 			t.Errorf("status %d, called %q", code, calls)
 		}
 	})
+	for _, tt := range []struct {
+		name, conf string
+		asks       bool
+	}{
+		{"the daemon asks the plugin", "{\n  \"authorization-plugins\": [\n    \"belay\"\n  ]\n}\n", true},
+		{"the daemon asks no plugin", `{"live-restore": true}`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t, map[string]string{"belay": "exit 1", "belay-agent": takesAway})
+			if err := os.WriteFile(filepath.Join(h.root, "etc/docker/daemon.json"), []byte(tt.conf), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, calls := h.run(t, "preremove.sh", "remove")
+			if refused := code != 0 && slices.Equal(calls, []string{"belay disable-gate"}); refused != tt.asks || !tt.asks && code != 0 {
+				t.Errorf("status %d, called %q", code, calls)
+			}
+		})
+	}
 	t.Run("dpkg takes the removal back", func(t *testing.T) {
 		if code, calls := newHost(t, nil).run(t, "postinstall.sh", "abort-remove"); code != 0 || calls[len(calls)-1] != "systemctl start "+agent {
 			t.Errorf("status %d, called %q", code, calls)
