@@ -206,6 +206,8 @@ func secretive() *patient {
 	p.files["etc/group"] = file("docker-" + plainSecret + ":x:998:" + plainSecret)
 	p.preflight = []preflight.Finding{{ID: "daemon.tcp", Severity: preflight.Fail, What: plainSecret, Why: "why", Fix: plainSecret}}
 	p.builtErr = errors.New(plainSecret)
+	p.opt.RunDir, p.opt.StateDir, p.opt.Journal = "/home/"+plainSecret+"/run", "/home/"+plainSecret, "/srv/"+plainSecret
+	p.files["home/"+plainSecret+"/run/docker.sock"] = socket(0o660, 0)
 	p.system.clockErr, p.system.aclErr = errors.New(plainSecret), errors.New(plainSecret)
 	return p
 }
