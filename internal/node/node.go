@@ -250,19 +250,8 @@ func Remove(ctx context.Context, o Options) error {
 	if err := dispensable(root); err != nil {
 		return fmt.Errorf("%w; nothing was removed", err)
 	}
-	// A call that was interrupted may have taken the unit away, which the first thing was to stop.
-	if _, serr := root.Lstat(units + "/" + agentUnit); !errors.Is(serr, fs.ErrNotExist) {
-		err = o.systemctl(ctx, "disable", "--now", agentUnit)
-	}
-	if _, serr := root.Stat(binaries + "/belay-agent"); serr == nil {
-		uctx, cancel := context.WithTimeout(ctx, o.Timeout)
-		defer cancel()
-		// By systemd, which may unmount: this process has next to no capability.
-		err = errors.Join(err, o.host.run(uctx, "/usr/bin/systemd-run", "--quiet", "--collect", "--wait", "--unit=belay-unload",
-			"/"+binaries+"/belay-agent", "run", "--unload"))
-	}
-	if err != nil {
-		return fmt.Errorf("end enforcement: %w; nothing was removed", err)
+	if err := o.end(ctx, root); err != nil {
+		return err
 	}
 	for _, name := range append(old.Files, manifest) {
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -272,6 +261,44 @@ func Remove(ctx context.Context, o Options) error {
 	_ = root.Remove(binaries) // somebody else's files may be in them
 	_ = root.Remove(dir)
 	return o.systemctl(ctx, "daemon-reload")
+}
+
+// end stops the agent, ends enforcement and takes the unit out of the boot, in this order: until all of it has
+// succeeded the node is one with an agent, which is started again.
+func (o *Options) end(ctx context.Context, root *os.Root) error {
+	// A call that was interrupted may have taken the unit away, or the agent.
+	unit, agent := there(root, units+"/"+agentUnit), there(root, binaries+"/belay-agent")
+	var err error
+	if unit {
+		err = o.systemctl(ctx, "stop", agentUnit)
+	}
+	if err == nil && agent {
+		uctx, cancel := context.WithTimeout(ctx, o.Timeout)
+		defer cancel()
+		// By systemd, which may unmount: this process has next to no capability.
+		err = o.host.run(uctx, "/usr/bin/systemd-run", "--quiet", "--collect", "--wait", "--unit=belay-unload",
+			"/"+binaries+"/belay-agent", "run", "--unload")
+	}
+	if err == nil && unit {
+		err = o.systemctl(ctx, "disable", agentUnit)
+	}
+	if err == nil {
+		return nil
+	}
+	if !unit {
+		return fmt.Errorf("end enforcement: %w; nothing was removed", err)
+	}
+	// The caller may be gone (an interrupt); the agent must come back all the same.
+	if serr := o.systemctl(context.WithoutCancel(ctx), "start", agentUnit); serr != nil {
+		return fmt.Errorf("end enforcement: %w; nothing was removed, and the agent does not start again: %w; fix: see journalctl -u belay-agent on the host", err, serr)
+	}
+	return fmt.Errorf("end enforcement: %w; nothing was removed, and the agent runs again", err)
+}
+
+// there tells whether the host has a file; what cannot be looked at counts as there.
+func there(root *os.Root, name string) bool {
+	_, err := root.Lstat(name)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // dispensable says why Docker would be reachable by nobody without the agent.
