@@ -252,11 +252,14 @@ metadata:
 spec:
   selector:
     imageDigest: "sha256:`+strings.Repeat("0123456789abcdef", 4)+`"
+    namespace: "belay-system"
   mode: enforce
   loosen: true
   exec:
     asRoot: allow
     drift: allow
+  host:
+    agent: allow
 `)
 	install(t, o)
 }
