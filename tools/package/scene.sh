@@ -83,8 +83,11 @@ second_boot() {
 	[ "$(docker inspect -f '{{.State.Running}}' forbidden)" != true ] || fail "the forbidden container is up after the reboot"
 	step "rebooted: the agent was ready $(((c - a) / 1000)) ms before containerd started; the forbidden container did not run"
 	local pid=$(docker inspect -f '{{.State.Pid}}' allowed) agent=$(systemctl show -p MainPID --value belay-agent)
-	DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /belay.deb || fail "upgrade"
+	DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /next.deb || fail "upgrade"
 	await 120 belay status || fail "the agent does not enforce after the upgrade"
+	local next=$(dpkg-deb -f /next.deb Version)
+	[ "$next" != "$(dpkg-deb -f /belay.deb Version)" ] || fail "$next is no upgrade"
+	belay status -o json | grep -cF "\"$next\"" >/dev/null || fail "the agent that runs is not $next"
 	[ "$(systemctl show -p MainPID --value belay-agent)" != "$agent" ] || fail "the upgrade did not restart the agent"
 	[ "$(docker inspect -f '{{.State.Pid}}' allowed)" = "$pid" ] || fail "the upgrade restarted a container"
 	root_denied || fail "docker exec -u 0 runs after the upgrade"
