@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // host is a root in which a script of the package runs, with programs that only note how they were called.
@@ -181,6 +183,16 @@ func TestUnit(t *testing.T) {
 	head, service, _ := strings.Cut(string(raw), "\n[Service]\n")
 	if !strings.Contains(head, "\nStartLimitIntervalSec=0\n") || !strings.Contains(service, "\nRestart=always\n") {
 		t.Error("systemd gives the agent up after some failures")
+	}
+}
+
+// TestUnitScore: the unit is no more exposed than docs/install.md says: 6.0, in tenths and with one of them to spare.
+func TestUnitScore(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	testneed.Need(t, "systemd-analyze", err == nil, "it reads units: apt-get install systemd")
+	out, err := exec.CommandContext(t.Context(), analyze, "security", "--no-pager", "--offline=yes", "--threshold=61", "../../deploy/systemd/"+agent).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
