@@ -196,6 +196,28 @@ func TestUnitScore(t *testing.T) {
 	}
 }
 
+// TestScenesAreStages: make test-full has a stage for each script that plays the package.
+func TestScenesAreStages(t *testing.T) {
+	full, err := os.ReadFile("../ci/full.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, all, _ := strings.Cut(string(full), "${STAGES:-")
+	all, _, _ = strings.Cut(all, "}")
+	for stage, scene := range map[string]string{"package": "tools/package/test.sh", "booted": "tools/package/booted.sh"} {
+		script, err := os.ReadFile("../ci/" + stage + ".sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(strings.Split(string(script), "\n"), func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), scene+" ") }) {
+			t.Errorf("tools/ci/%s.sh does not play %s", stage, scene)
+		}
+		if !strings.Contains(string(full), "\nstage "+stage+" ") || !slices.Contains(strings.Fields(all), stage) {
+			t.Errorf("tools/ci/full.sh has no stage %s", stage)
+		}
+	}
+}
+
 // TestQuickStartIsPlayed: the scene on a booted Debian runs what the quick start tells to run.
 func TestQuickStartIsPlayed(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/install.md")
