@@ -128,6 +128,7 @@ var Packages = []Package{
 	{Path: "internal/hooksig", Row: RowVocabulary},
 	{Path: "internal/programpages", Row: RowVocabulary},
 	{Path: "internal/pump", Row: RowVocabulary},
+	{Path: "internal/daemonjson", Row: RowVocabulary},
 	{Path: "internal/secretname", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},
