@@ -42,7 +42,7 @@ type Options struct {
 
 // sink writes records somewhere. One goroutine uses it.
 type sink interface {
-	// send sends a batch. One that failed is sent again: a sink may go on where it was.
+	// send sends a batch. What is left of it by a [pump.Partly], or all of it after another error, is sent again.
 	send(ctx context.Context, batch []*journal.Record) error
 	// close gives back what send has opened.
 	close() error
@@ -275,18 +275,10 @@ func (s *Outputs) tell() {
 	s.o.Health.SetOK(component)
 }
 
-// progress is how far a batch that is tried again has come.
+// progress is how far one send has come in its batch.
 type progress struct {
-	of            *journal.Record // its first record
-	done, refused int
+	done, refused int   // done: with those that were refused
 	why           error // of the last that was refused
-}
-
-// begin is called with each batch that is to be sent.
-func (p *progress) begin(batch []*journal.Record) {
-	if p.of != batch[0] {
-		*p = progress{of: batch[0]}
-	}
 }
 
 // refuse counts the next record as one that never can be sent.
@@ -296,12 +288,13 @@ func (p *progress) refuse(err error) {
 	p.why = err
 }
 
-// end is what send returns once all of a batch is done with.
-func (p *progress) end() error {
-	n, why := p.refused, p.why
-	*p = progress{}
-	if n == 0 {
-		return nil
+// end is what a send of n records returns, which goes no further for err; nil: all are done with.
+func (p *progress) end(n int, err error) error {
+	switch {
+	case err != nil:
+		return &pump.Partly{Refused: p.refused, Left: n - p.done, Err: err}
+	case p.refused > 0:
+		return &pump.Partly{Refused: p.refused, Err: fmt.Errorf("%d records were not taken: %w", p.refused, p.why)}
 	}
-	return &pump.Partly{Refused: n, Err: fmt.Errorf("%d records were not taken: %w", n, why)}
+	return nil
 }

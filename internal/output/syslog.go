@@ -126,7 +126,11 @@ type datagrams struct {
 }
 
 func (s *datagrams) send(ctx context.Context, batch []*journal.Record) error {
-	s.begin(batch)
+	s.progress = progress{}
+	return s.end(len(batch), s.write(ctx, batch))
+}
+
+func (s *datagrams) write(ctx context.Context, batch []*journal.Record) error {
 	if s.conn == nil {
 		c, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, s.network, s.addr)
 		if err != nil {
@@ -155,7 +159,7 @@ func (s *datagrams) send(ctx context.Context, batch []*journal.Record) error {
 		}
 		s.done++
 	}
-	return s.end()
+	return nil
 }
 
 func (s *datagrams) close() error {

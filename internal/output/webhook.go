@@ -107,7 +107,7 @@ func readSecret(path string, longest int64) ([]byte, error) {
 // receiver refuses for good is posted in halves, so that one record that it cannot take, or a bound
 // lower than ours, takes no others along.
 func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
-	s.begin(batch)
+	s.progress = progress{}
 	for s.done < len(batch) {
 		n := s.fill(batch[s.done:])
 		if n == 0 {
@@ -123,10 +123,10 @@ func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
 		case final:
 			s.refuse(err)
 		default:
-			return err
+			return s.end(len(batch), err)
 		}
 	}
-	return s.end()
+	return s.end(len(batch), nil)
 }
 
 // fill makes the body of as many records as fit, and tells how many that are.
