@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/hooksig"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/pump"
@@ -231,6 +233,26 @@ func TestWebhookParts(t *testing.T) {
 	}
 	if h.got.distinct() != 200 {
 		t.Errorf("%d of 200", h.got.distinct())
+	}
+}
+
+// TestExposedWebhook: that events leave this machine without TLS is in the log, wherever the URL is from.
+func TestExposedWebhook(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "url")
+	for url, want := range map[string]bool{"http://192.0.2.1/T0K3N": true, "https://192.0.2.1/T0K3N": false, "http://127.0.0.1/T0K3N": false} {
+		if err := os.WriteFile(path, []byte(url+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, target := range []string{url, "@" + path} {
+			var log syncBuffer
+			_, err := Open(Options{Specs: []string{"webhook:" + target + ",secret=" + secretFile(t)}, Health: health.New(nil), Log: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said := log.String(); strings.Contains(said, "without TLS") != want || strings.Contains(said, "T0K3N") {
+				t.Errorf("%s of %s: %s", target, url, said)
+			}
+		}
 	}
 }
 
