@@ -56,7 +56,7 @@ type Telemetry struct {
 	meter *sdkmetric.MeterProvider // nil: metrics are off
 	prom  *promServer              // nil: there is no endpoint
 
-	// mu guards troubles and lastLog.
+	// mu guards troubles, what health is told of them, and lastLog.
 	mu       sync.Mutex
 	troubles map[signal]string
 	lastLog  time.Time
@@ -354,14 +354,17 @@ func (t *Telemetry) told(s signal, err error) {
 		return
 	}
 	t.mu.Lock()
-	_, was := t.troubles[s]
-	delete(t.troubles, s)
-	well := len(t.troubles) == 0
-	t.mu.Unlock()
-	if was && well {
-		t.o.Health.SetOK(component)
-		t.log.Info("telemetry is sent again")
+	defer t.mu.Unlock()
+	if _, was := t.troubles[s]; !was {
+		return
 	}
+	delete(t.troubles, s)
+	for _, other := range t.troubles {
+		t.o.Health.SetDegraded(component, other)
+		return
+	}
+	t.o.Health.SetOK(component)
+	t.log.Info("telemetry is sent again")
 }
 
 // logEvery bounds how often a collector that is away is in the log.
@@ -373,8 +376,8 @@ func (t *Telemetry) trouble(s signal, err error) {
 	msg = msg[:min(len(msg), longest)] // the collector chose it
 	t.mu.Lock()
 	t.troubles[s] = msg
-	t.mu.Unlock()
 	t.o.Health.SetDegraded(component, msg)
+	t.mu.Unlock()
 	t.say(errors.New(msg))
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -62,8 +63,8 @@ func tracerOptions() []sdktrace.TracerProviderOption {
 type tracer struct {
 	trace.Tracer
 	lives map[ident.ContainerID]*life
-	// missed counts lives that were not followed, for want of room.
-	missed uint64
+	// missed counts lives that were not followed from their beginning, for want of room.
+	missed atomic.Uint64
 }
 
 // life is the open span of a container, and that of the stage it is in.
@@ -147,7 +148,9 @@ func (t *tracer) lifeEvent(r *journal.Record) trace.SpanContext {
 	case journal.EventCreated, journal.EventFirstExec:
 		if l == nil {
 			if len(t.lives) >= maxLives {
-				t.missed++
+				if r.Event == journal.EventCreated {
+					t.missed.Add(1)
+				}
 				return trace.SpanContext{}
 			}
 			l = new(life)
