@@ -8,7 +8,7 @@ var boards = []*board{
 		uid: "belay-enforcement", title: "Belay / Enforcement", text: "What is enforced where, what was denied, and what was not seen.",
 		rows: []row{
 			{"In force", []panel{
-				{title: "Enforcing", text: "1 while a test denial works and policies are in force.", kind: "stat", width: 8, unit: "short", warn: 1, low: true,
+				{title: "Enforcing", text: "1 while a test denial works and a policy is in force.", kind: "stat", width: 8, unit: "short", warn: 1, low: true,
 					queries: []query{{`min by (instance, belay_backend) (belay_enforcing_ratio{` + at + `})`, "{{instance}} {{belay_backend}}"}}},
 				{title: "Containers", kind: "stat", width: 4, unit: "short", queries: []query{{`sum(belay_containers{` + at + `})`, "containers"}}},
 				{title: "What hosts can do about a rule", text: "3 prevent, 2 kill, 1 detect, 0 unsupported; the weakest of the hosts.", kind: "table",
