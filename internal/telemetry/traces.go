@@ -229,7 +229,8 @@ type Operation struct {
 	Err        error
 }
 
-func (t *tracer) operation(op *Operation) {
+// operation makes the span of an operation, and returns it: the histogram's exemplar.
+func (t *tracer) operation(op *Operation) trace.SpanContext {
 	kv := make([]attribute.KeyValue, 0, len(op.Attributes))
 	for k, v := range op.Attributes {
 		kv = text(kv, k, v)
@@ -242,6 +243,7 @@ func (t *tracer) operation(op *Operation) {
 	}
 	failed(span, op.Err)
 	span.End(trace.WithTimestamp(op.End))
+	return span.SpanContext()
 }
 
 // failed makes an error the status of a span.
