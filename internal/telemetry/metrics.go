@@ -253,6 +253,9 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		}
 	}
 	count(o.dropped, t.missed.Load(), attribute.String("belay.signal", "records"), attribute.String("belay.cause", pump.CauseQueueFull))
+	if t.spans != nil {
+		count(o.dropped, t.tracer.missed.Load(), attribute.String("belay.signal", "traces"), attribute.String("belay.cause", causeLivesFull))
+	}
 	o.process(ob)
 	if t.o.Observe == nil {
 		return nil

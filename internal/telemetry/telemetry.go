@@ -333,7 +333,11 @@ func (t *Telemetry) Spans() Counts {
 	if t == nil || t.spans == nil {
 		return Counts{}
 	}
-	return Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
+	c := Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
+	missed := t.tracer.missed.Load()
+	c.Offered += missed
+	c.Dropped[causeLivesFull] = missed
+	return c
 }
 
 // PrometheusAddr is where the endpoint listens; nil: it does not.
