@@ -44,10 +44,36 @@ func TestFloodLeavesRoomForDenials(t *testing.T) {
 	if tel.logOf.Waiting() != waiting+1 {
 		t.Errorf("a denial after %d waiting logs was dropped", waiting)
 	}
+	call := &journal.Record{Kind: journal.KindAPI, Decision: verdict.Allowed, API: &journal.API{Action: "container.list"}}
+	for range 100 {
+		tel.tracer.take(call)
+	}
+	waiting = tel.spans.Waiting()
+	refused := *call
+	refused.Decision = verdict.Denied
+	tel.tracer.take(&refused)
+	if tel.spans.Waiting() != waiting+1 {
+		t.Errorf("a refusal after %d waiting spans was dropped", waiting)
+	}
+	tel.tracer.take(lifeRecord(journal.EventCreated, 1))
+	tel.tracer.take(denial(1))
+	tel.tracer.take(lifeRecord(journal.EventGone, 1))
+	if tel.spans.Waiting() != waiting+2 {
+		t.Errorf("the life of a container with a denial was dropped, or its stage was not, with %d spans waiting", tel.spans.Waiting())
+	}
 	// Of 101 that were taken those count that did not get into the first queue; 101 were handled.
 	if c := tel.Logs(); c.Offered != uint64(101-len(tel.in))+101 || c.Dropped["queue_full"] != uint64(101-len(tel.in))+uint64(101-tel.logOf.Waiting()) {
 		t.Errorf("drops are not counted: %+v", c)
 	}
+}
+
+// lifeRecord tells of the container of [denial], or of another one for another n.
+func lifeRecord(event string, n int) *journal.Record {
+	id := containerID
+	if n != 1 {
+		id = ident.ContainerID(fmt.Sprintf("%064x", n))
+	}
+	return &journal.Record{Kind: journal.KindContainer, Event: event, Time: at, Container: &journal.Container{ID: id}}
 }
 
 // TestHealthOfSignals: health is degraded while a signal is in trouble, and for its reason, whatever another one has to tell at that moment.

@@ -178,16 +178,17 @@ func (t *Telemetry) Did(op Operation) {
 	if t == nil {
 		return
 	}
+	var sc trace.SpanContext
+	if t.tracer.Tracer != nil {
+		sc = t.tracer.operation(&op)
+	}
 	if t.inst.scan != nil {
 		outcome := "ok"
 		if op.Err != nil {
 			outcome = "failed"
 		}
-		t.inst.scan.Record(context.Background(), op.End.Sub(op.Start).Seconds(),
+		t.inst.scan.Record(trace.ContextWithSpanContext(context.Background(), sc), op.End.Sub(op.Start).Seconds(),
 			metric.WithAttributes(attribute.String("belay.operation", op.Name), attribute.String("belay.outcome", outcome)))
-	}
-	if t.tracer.Tracer != nil {
-		t.tracer.operation(&op)
 	}
 }
 
@@ -332,7 +333,11 @@ func (t *Telemetry) Spans() Counts {
 	if t == nil || t.spans == nil {
 		return Counts{}
 	}
-	return Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
+	c := Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
+	missed := t.tracer.missed.Load()
+	c.Offered += missed
+	c.Dropped[causeLivesFull] = missed
+	return c
 }
 
 // PrometheusAddr is where the endpoint listens; nil: it does not.
