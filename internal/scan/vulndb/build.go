@@ -67,7 +67,7 @@ const (
 // Records that cannot be read are counted and left out; errors are those of files, of
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
-	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}, newest: map[string]*newest{}}
+	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}, newest: map[string]*newest{}, folders: map[string]*naming{}}
 	var err error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
@@ -90,7 +90,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if o.AsOf.IsZero() || o.AsOf.After(o.Now) {
 		s.rep.AsOf, s.rep.Oldest = s.oldest()
 	}
-	s.b.meta.BadRecords = s.rep.BadRecords
+	s.b.meta.BadRecords, s.b.meta.Whole = s.rep.BadRecords, s.whole()
 	b, err := s.b.encode(o.Now, s.rep.AsOf)
 	if err != nil {
 		return s.rep, err
@@ -116,8 +116,10 @@ type sources struct {
 	named   bool               // the archive is the last of b.meta.Sources
 	seen    map[string]bool    // IDs: a record may be in an archive and beside it
 	newest  map[string]*newest // by folder
+	folders map[string]*naming // by path
 	dating  string             // the file that the last record came of
 	dated   *newest            // of its folder
+	names   *naming            // of its folder
 	statted bool               // it was looked at
 	rep     BuildReport
 	bytes   int64
@@ -259,7 +261,7 @@ func (s *sources) date(path string, c *compiled) {
 		if s.newest[folder] == nil {
 			s.newest[folder] = &newest{}
 		}
-		s.dating, s.dated, s.statted = path, s.newest[folder], false
+		s.dating, s.dated, s.names, s.statted = path, s.newest[folder], s.naming(path), false
 	}
 	at, err := time.Parse(time.RFC3339, c.modified)
 	latest := &s.dated.record
@@ -294,6 +296,65 @@ func (s *sources) folder(path string) string {
 	return "."
 }
 
+// naming are the ecosystems that the records of a folder name.
+type naming struct {
+	path  []string        // names of the folder and of those above it
+	own   map[string]bool // those that path has
+	alone map[string]bool // those that a record names and no other
+}
+
+// naming is that of a file's folder.
+func (s *sources) naming(path string) *naming {
+	dir, err := filepath.Rel(s.dir, filepath.Dir(path))
+	if err != nil {
+		dir = filepath.Dir(path)
+	}
+	if s.folders[dir] == nil {
+		s.folders[dir] = &naming{path: strings.Split(dir, "/"), own: map[string]bool{}, alone: map[string]bool{}}
+	}
+	return s.folders[dir]
+}
+
+// note notes which ecosystems a record names.
+func (n *naming) note(c *compiled) {
+	alone, several := "", false
+	for i := range c.packages {
+		ecosystem := c.packages[i].ecosystem
+		for _, name := range n.path {
+			if belongs(ecosystem, name) {
+				n.own[name] = true
+			}
+		}
+		name, _, _ := strings.Cut(ecosystem, ":")
+		several = several || alone != "" && alone != name
+		alone = name
+	}
+	if alone != "" && !several {
+		n.alone[alone] = true
+	}
+}
+
+// belongs reports whether an ecosystem is that of a name, or a release of it.
+func belongs(ecosystem, name string) bool {
+	rest, ok := strings.CutPrefix(ecosystem, name)
+	return ok && (rest == "" || rest[0] == ':')
+}
+
+// whole are the ecosystems whose records were taken: those that folders are called by. A record of PyPI may
+// name a package of npm, which is not to pass for what npm has. In a folder with another name it is those
+// that a record names and no other.
+func (s *sources) whole() []string {
+	all := map[string]bool{}
+	for _, f := range s.folders {
+		if len(f.own) > 0 {
+			maps.Copy(all, f.own)
+		} else {
+			maps.Copy(all, f.alone)
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
 // oldest is of which time the data are where nobody was asked: that of the folder whose newest record is
 // the oldest. folder is empty where there is but one.
 func (s *sources) oldest() (at time.Time, folder string) {
@@ -323,6 +384,7 @@ func (s *sources) take(path string, c *compiled) error {
 		return nil
 	}
 	s.date(path, c)
+	s.names.note(c)
 	if s.seen[c.id] {
 		return nil
 	}

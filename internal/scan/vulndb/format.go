@@ -59,6 +59,9 @@ type builder struct {
 // metadata is the last part.
 type metadata struct {
 	Sources []Source `json:"sources"`
+	// Whole are the ecosystems whose own records were taken: of others there are but those that name
+	// one of these, too.
+	Whole []string `json:"whole"`
 	// BadRecords are those that were left out, since they could not be read.
 	BadRecords int `json:"badRecords"`
 }
@@ -445,8 +448,11 @@ func (db *DB) lookup(ecosystem, name string) (entry, error) {
 	return e, nil
 }
 
-// has reports whether there is any package of an ecosystem.
+// has reports whether the records of an ecosystem were taken, and there is any package of it.
 func (db *DB) has(ecosystem string) bool {
+	if !slices.ContainsFunc(db.meta.Whole, func(name string) bool { return belongs(ecosystem, name) }) {
+		return false
+	}
 	i := db.search(ecosystem, "")
 	if i == db.nKeys {
 		return false
