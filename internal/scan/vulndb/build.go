@@ -67,7 +67,7 @@ const (
 // Records that cannot be read are counted and left out; errors are those of files, of
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
-	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}, newest: map[string]*newest{}, folders: map[string]*naming{}}
+	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]taken{}, dropped: map[int]bool{}, newest: map[string]*newest{}, folders: map[string]*naming{}}
 	var err error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
@@ -77,6 +77,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
 	}
 	s.keep()
+	s.b.drop(s.dropped)
 	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
 		if path != "" {
 			s.source(path)
@@ -114,7 +115,8 @@ type sources struct {
 	single  bytes.Buffer       // the part of files of their own
 	fresh   bool               // it has what the former one had not
 	named   bool               // the archive is the last of b.meta.Sources
-	seen    map[string]bool    // IDs: a record may be in an archive and beside it
+	seen    map[string]taken   // by ID: a record may be in an archive and beside it, or in two
+	dropped map[int]bool       // numbers of records for which others were taken
 	newest  map[string]*newest // by folder
 	folders map[string]*naming // by path
 	dating  string             // the file that the last record came of
@@ -385,16 +387,44 @@ func (s *sources) take(path string, c *compiled) error {
 	}
 	s.date(path, c)
 	s.names.note(c)
-	if s.seen[c.id] {
-		return nil
+	changed, _ := time.Parse(time.RFC3339, c.modified) //nolint:errcheck // zero is before all others
+	if was, twice := s.seen[c.id]; twice {
+		if was.changed.IsZero() || !changed.After(was.changed) {
+			return nil
+		}
+		s.drop(was)
 	}
-	s.seen[c.id] = true // also if it was withdrawn: an older archive may not know
-	if c.gone {
+	now := taken{changed: changed, record: -1, source: -1}
+	if c.gone { // noted, too: another archive may not know
 		s.rep.Withdrawn++
-		return nil
+	} else {
+		now.record = len(s.b.records)
+		if s.named {
+			now.source = len(s.b.meta.Sources) - 1
+			s.b.meta.Sources[now.source].Records++
+		}
+		s.record(c)
 	}
-	s.record(c)
+	s.seen[c.id] = now
 	return nil
+}
+
+// taken is a record that was taken in, or noted as withdrawn.
+type taken struct {
+	changed        time.Time // zero: it does not say
+	record, source int       // numbers; -1: none
+}
+
+// drop gives a record up for one that was changed later.
+func (s *sources) drop(was taken) {
+	if was.record < 0 {
+		s.rep.Withdrawn--
+		return
+	}
+	s.dropped[was.record] = true
+	if was.source >= 0 {
+		s.b.meta.Sources[was.source].Records--
+	}
 }
 
 func (s *sources) record(c *compiled) {
@@ -414,9 +444,6 @@ func (s *sources) record(c *compiled) {
 		}
 	}
 	s.b.records = append(s.b.records, v)
-	if s.named {
-		s.b.meta.Sources[len(s.b.meta.Sources)-1].Records++
-	}
 }
 
 // cveFirst orders names of one vulnerability: CVE numbers first.

@@ -66,6 +66,31 @@ type metadata struct {
 	BadRecords int `json:"badRecords"`
 }
 
+// drop takes records out, by their numbers. Those after them get others.
+func (b *builder) drop(gone map[int]bool) {
+	if len(gone) == 0 {
+		return
+	}
+	numbers := make([]int, len(b.records))
+	kept := b.records[:0]
+	for i, v := range b.records {
+		numbers[i] = len(kept)
+		if !gone[i] {
+			kept = append(kept, v)
+		}
+	}
+	b.records = kept
+	for key, list := range b.keys {
+		list = slices.DeleteFunc(list, func(a affected) bool { return gone[a.record] })
+		for i := range list {
+			list[i].record = numbers[list[i].record]
+		}
+		if b.keys[key] = list; len(list) == 0 {
+			delete(b.keys, key)
+		}
+	}
+}
+
 // encode returns the whole file.
 func (b *builder) encode(built, asOf time.Time) ([]byte, error) {
 	names := make([]string, 0, len(b.keys))
