@@ -577,6 +577,26 @@ func TestRenewOld(t *testing.T) {
 	}
 }
 
+// A scan of the future, made while the clock was wrong, is none for policies: the image is scanned again.
+func TestRenewFuture(t *testing.T) {
+	c := &clock{}
+	c.unix.Store(time.Now().Unix())
+	var scans atomic.Int32
+	w := &world{}
+	dir := t.TempDir()
+	w.o = Options{
+		Dir: filepath.Join(dir, "i"), DB: filepath.Join(dir, "no"), Poll: 10 * time.Millisecond, Now: c.now, Health: health.New(nil),
+		MaxAge: func() time.Duration { return 7 * 24 * time.Hour }, InUse: func(string) bool { return true },
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) { scans.Add(1); return result("openssl"), nil },
+	}
+	w.run(t)
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(-48 * time.Hour)
+	eventually(t, "the scan anew", func() bool { s, _ := w.State(imgA); return scans.Load() == 2 && !s.At.After(c.now()) })
+}
+
 // By its age alone an image is scanned again that is in use or wanted: a host keeps many that nobody
 // asks for. One that has left the host is none that failed, and comes back when it is wanted.
 func TestRenewGone(t *testing.T) {
