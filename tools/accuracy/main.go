@@ -41,7 +41,7 @@ func run(ctx context.Context, data, out string) error {
 	if err != nil {
 		return err
 	}
-	traps, err := runTraps(ctx)
+	traps, err := runTraps(ctx, ".")
 	if err != nil {
 		return err
 	}
@@ -350,9 +350,10 @@ func readVectors(dir string) ([]vector, error) {
 }
 
 // runTraps runs the tests of traps of all packages and returns the names of those that passed, by
-// package and test.
-func runTraps(ctx context.Context) (map[string][]string, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "Traps$", "./internal/scan/...")
+// package and test. root is that of the repository.
+func runTraps(ctx context.Context, root string) (map[string][]string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-run", "Traps$", "./internal/scan/...")
+	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {
