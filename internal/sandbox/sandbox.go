@@ -30,8 +30,8 @@ const (
 	PieceLandlock     = "landlock"     // only the given directories can be opened
 	PieceSeccomp      = "seccomp"      // no sockets, programs, processes, ptrace, mounts, writes to files
 	PieceRlimits      = "rlimits"      // memory, processor time, open files, no file growth, no core
-	PieceNamespaces   = "namespaces"   // an empty network; the caller makes them
-	PieceCgroup       = "cgroup"       // the memory cap for the page cache too; the caller makes it
+	PieceNamespaces   = "namespaces"   // an empty network, and a cap on threads where the user has one of its own; the caller makes them
+	PieceCgroup       = "cgroup"       // the memory cap for the page cache too, and a cap on threads; the caller makes it
 )
 
 // Pieces lists those that may be given up by name, in the order in which they are set.

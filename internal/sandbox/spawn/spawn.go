@@ -54,7 +54,7 @@ type Report struct {
 
 // LimitError says that the child was killed at a cap.
 type LimitError struct {
-	What string // "time" or "memory"
+	What string // "time", "memory" or "thread"
 	Cap  string // with its unit
 }
 
@@ -77,6 +77,9 @@ const DefaultTimeout = 10 * time.Minute
 
 const maxStderr = 4 << 10
 
+// maxThreads bounds the threads of a child, in its cgroup, or in its user namespace where it has that instead.
+const maxThreads = 64
+
 // Run starts the program and waits for it.
 //
 // Errors: [*LimitError] at a cap, [*ExitError] if it failed, the error of
@@ -89,7 +92,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	cg, err := newCgroup("belay-scan-", o.MemoryMax, o.Idle)
+	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
 	if err != nil && !errors.Is(err, errNoCgroup) {
 		return Report{}, err
 	}
@@ -160,10 +163,23 @@ func try(ctx context.Context, o Options, flags uintptr) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err := raiseOOM(cmd.Process.Pid, oomFirst); err != nil {
+	err = raiseOOM(cmd.Process.Pid, oomFirst)
+	if err == nil && flags&unix.CLONE_NEWUSER != 0 {
+		err = limitThreads(cmd.Process.Pid)
+	}
+	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	return c, nil
+}
+
+// limitThreads caps the threads of a child in a user namespace of its own, where its user has no others (Linux 5.14;
+// user_namespaces(7)).
+func limitThreads(pid int) error {
+	if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: maxThreads, Max: maxThreads}, nil); err != nil {
+		return fmt.Errorf("cap its threads: %w", err)
+	}
+	return nil
 }
 
 // oomFirst has the child killed before what the host is for, where it has no memory left.
@@ -239,6 +255,9 @@ func (c *child) verdict(ctx, timed context.Context, cg *cgroup, o Options, talke
 	case failed && exit.ExitCode() == 2 && strings.Contains(stderr, "out of memory"):
 		// RLIMIT_DATA: the Go runtime dies with this sentence.
 		return &LimitError{What: "memory", Cap: mebibytes(o.MemoryMax)}
+	case failed && exit.ExitCode() == 2 && strings.Contains(stderr, "failed to create new OS thread"):
+		// So does it at the cap of threads.
+		return &LimitError{What: "thread", Cap: strconv.Itoa(maxThreads)}
 	case failed && !(signalled(exit, syscall.SIGKILL) && talked != nil):
 		return &ExitError{Status: exit.Error(), Code: exit.ExitCode(), Stderr: stderr}
 	case talked != nil:

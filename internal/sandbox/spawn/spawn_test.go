@@ -10,13 +10,20 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/belay-project/belay/internal/testneed"
 )
 
+// escapeEnv names tools/escape for a test that cannot build it.
+const escapeEnv = "BELAY_TEST_BUILT_ESCAPE"
+
 var buildEscape = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(escapeEnv); path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", "belay-escape")
 	if err != nil {
 		return "", err
@@ -30,7 +37,7 @@ var buildEscape = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := buildEscape(); err == nil {
+	if path, err := buildEscape(); err == nil && os.Getenv(escapeEnv) == "" {
 		os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)
@@ -114,6 +121,68 @@ func TestMemoryCapWithoutCgroup(t *testing.T) {
 	limit, ok := errors.AsType[*LimitError](err)
 	if !ok || limit.What != "memory" {
 		t.Errorf("a process that takes all memory: %v, want a memory cap", err)
+	}
+}
+
+// TestThreadCap: a process that makes threads without end takes none of its host's.
+func TestThreadCap(t *testing.T) {
+	breed := func(t *testing.T) {
+		var said []byte
+		rep, err := escape(t, "breed", Options{Timeout: time.Minute, Output: func(r io.Reader) (err error) {
+			said, err = io.ReadAll(io.LimitReader(r, 100))
+			return err
+		}})
+		testneed.Need(t, "userns", rep.Namespaces || rep.Cgroup, "a cgroup, or a user namespace of its own")
+		limit, ok := errors.AsType[*LimitError](err)
+		if !ok || limit.What != "thread" || limit.Cap != "64" {
+			t.Errorf("a process that makes threads without end: %q, %v, want a cap of 64 threads", said, err)
+		}
+	}
+	t.Run("as it is", breed)
+	t.Run("unprivileged", func(t *testing.T) {
+		if os.Geteuid() == 0 {
+			again(t, "^TestThreadCap$/^unprivileged$", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
+			return
+		}
+		breed(t)
+	})
+}
+
+// again runs a test once more in a process of its own, and skips where that is skipped.
+func again(t *testing.T, test string, attr *syscall.SysProcAttr) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	escape, err := buildEscape()
+	if err != nil {
+		t.Fatalf("build tools/escape: %v", err)
+	}
+	dir, err := os.MkdirTemp("", "again") // that of a test is its user's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o1777); err != nil {
+		t.Fatal(err)
+	}
+	copied := map[string]string{self: filepath.Join(dir, "spawn.test"), escape: filepath.Join(dir, "escape")}
+	for from, to := range copied {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, b, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), copied[self], "-test.v", "-test.run", test)
+	cmd.Dir, cmd.Env, cmd.SysProcAttr = dir, append(os.Environ(), "TMPDIR="+dir, escapeEnv+"="+copied[escape]), attr
+	out, err := cmd.CombinedOutput()
+	testneed.Need(t, "userns", err != nil || !strings.Contains(string(out), "--- SKIP"), string(out))
+	if err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("in a process of its own: %v\n%s", err, out)
 	}
 }
 
