@@ -44,6 +44,9 @@ type Options struct {
 	MemoryMax int64
 	// Idle asks the cgroup for the lowest share of the processor and of block devices.
 	Idle bool
+	// Without lists pieces that may be missing where the caller is privileged: "namespaces", "cgroup". Who is not has
+	// those that can be had.
+	Without []string
 }
 
 // Report says how the child was held from outside.
@@ -93,7 +96,10 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		o.Timeout = DefaultTimeout
 	}
 	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
-	if err != nil && !errors.Is(err, errNoCgroup) {
+	if errors.Is(err, errNoCgroup) {
+		err = o.lacks("cgroup", err)
+	}
+	if err != nil {
 		return Report{}, err
 	}
 	if cg != nil {
@@ -110,6 +116,23 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	return rep, p.verdict(ctx, timed, cg, o, err)
 }
 
+// lacks returns the error about a piece that cannot be had, if it must be.
+func (o *Options) lacks(piece string, why error) error {
+	if !privileged() || slices.Contains(o.Without, piece) {
+		return nil
+	}
+	return fmt.Errorf("the sandbox piece %q cannot be had here: %w; to go on without it, name it: --sandbox-without %s", piece, why, piece)
+}
+
+// privileged reports whether this process may make namespaces and cgroups on a kernel that has them. Root of a
+// container mostly may not: it counts as any user does.
+func privileged() bool {
+	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	err := unix.Capget(hdr, &caps[0])
+	return os.Geteuid() == 0 && (err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0)
+}
+
 // child is a started program, with our ends of its pipes.
 type child struct {
 	cmd        *exec.Cmd
@@ -120,7 +143,7 @@ type child struct {
 }
 
 // start starts the program in namespaces of its own; where an unprivileged caller may
-// not make them, without.
+// not make them, or one that is gave them up, without.
 func start(ctx context.Context, o Options) (*child, error) {
 	flags := uintptr(unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS)
 	if os.Geteuid() != 0 {
@@ -132,6 +155,9 @@ func start(ctx context.Context, o Options) (*child, error) {
 	}
 	p, err := try(ctx, o, flags)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {
+		if err := o.lacks("namespaces", err); err != nil {
+			return nil, err
+		}
 		p, err = try(ctx, o, 0)
 	}
 	if err != nil {

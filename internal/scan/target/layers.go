@@ -137,7 +137,7 @@ func (l *layerReader) read(ctx context.Context, blob io.Reader) (holds []byte, g
 		Skip: l.o.Skip, Without: l.o.Without, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
 	}
 	_, err = spawn.Run(ctx, spawn.Options{
-		Path: l.o.Scanner, Files: []*os.File{from}, Timeout: l.o.Timeout, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
+		Path: l.o.Scanner, Files: []*os.File{from}, Timeout: l.o.Timeout, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle, Without: l.o.Without,
 		Input: func(cgroup bool) ([]byte, error) {
 			job.Cgroup = cgroup
 			return json.Marshal(job)
