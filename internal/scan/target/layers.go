@@ -17,6 +17,7 @@ import (
 
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // Layers keeps what layers hold, by the digest of their bytes and the version of the scanner
@@ -194,9 +195,10 @@ func (l layoutBlobs) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, e
 	if err != nil {
 		return nil, err
 	}
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
 		f.Close()
 		return nil, fmt.Errorf("%s in the layout: %w", a.Digest, errors.Join(err, fs.ErrInvalid))
 	}
-	return f, nil
+	return pagecache.Reader(f, st.Size()), nil
 }
