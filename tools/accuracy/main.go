@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,7 +49,38 @@ func run(ctx context.Context, data, out string) error {
 	if err := os.WriteFile(out, m.page(traps), 0o644); err != nil {
 		return err
 	}
-	return m.failure()
+	return errors.Join(m.failure(), m.uncompared(incomparable))
+}
+
+// incomparable says of which ecosystems of the feeds no record can be compared with an answer, and why.
+var incomparable = map[string]string{
+	"AlmaLinux": "no answer is about its packages",
+	"Alpine":    "the feed ends in 2020 with release 3.11, and the answers about those releases name later records",
+	"Bitnami":   "no answer is about its packages",
+	"Debian":    "the feed has release 12, and the answers are about 9 and 10",
+	"crates.io": "the answers about its packages name no record",
+	"npm":       "the feed, which is of two other databases, has none of the four records that the answers name",
+}
+
+// uncompared is an ecosystem of the feeds of which no record is compared and no reason tells why, or a reason that is
+// none any more.
+func (m *measurement) uncompared(reasons map[string]string) error {
+	var errs []error
+	for _, eco := range slices.Sorted(maps.Keys(m.records)) {
+		if r := m.rows[eco]; reasons[eco] == "" && (r == nil || r.found == 0) {
+			errs = append(errs, fmt.Errorf("%s: no record is compared, and nothing says why", eco))
+		}
+	}
+	for eco := range reasons {
+		switch r := m.rows[eco]; {
+		case m.records[eco] == 0:
+			errs = append(errs, fmt.Errorf("%s: the feeds have none, and a reason says why none is compared", eco))
+		case r != nil && r.found > 0:
+			errs = append(errs, fmt.Errorf("%s: %d records are compared, and a reason says why none is", eco, r.found))
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
 }
 
 // measurement is all that is measured but the traps.

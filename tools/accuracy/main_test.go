@@ -23,7 +23,7 @@ func TestAccuracy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.failure(); err != nil {
+	if err := errors.Join(m.failure(), m.uncompared(incomparable)); err != nil {
 		t.Error(err)
 	}
 	traps, err := runTraps(t.Context(), "../..")
@@ -36,6 +36,16 @@ func TestAccuracy(t *testing.T) {
 	}
 	if diff := cmp.Diff(strings.Split(string(page), "\n"), strings.Split(string(m.page(traps)), "\n")); diff != "" {
 		t.Errorf("docs/accuracy.md is not what is measured now: run make accuracy (- is the page)\n%s", diff)
+	}
+}
+
+// TestUncompared: an ecosystem of the feeds of which no record is compared has a reason, and one that is compared none.
+func TestUncompared(t *testing.T) {
+	m := &measurement{records: map[string]int{"Go": 1, "PyPI": 1, "npm": 1, "Debian": 1}, rows: map[string]*row{"Go": {found: 1}, "PyPI": {}, "Maven": {}, "Debian": {found: 1}}}
+	err := m.uncompared(map[string]string{"npm": "x", "Debian": "x", "Hex": "x"})
+	want := "Debian: 1 records are compared, and a reason says why none is\nHex: the feeds have none, and a reason says why none is compared\nPyPI: no record is compared, and nothing says why"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
