@@ -123,6 +123,7 @@ var Packages = []Package{
 
 	{Path: "internal/scan/inventory", Row: RowVocabulary},
 	{Path: "internal/scan/osvdir", Row: RowVocabulary},
+	{Path: "internal/scan/pagecache", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/ratelimit", Row: RowVocabulary},
 	{Path: "internal/hooksig", Row: RowVocabulary},
