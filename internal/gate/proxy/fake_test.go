@@ -45,6 +45,7 @@ type daemon struct {
 	started          string         // when its containers were started first
 	label            string         // one more of their labels
 	bind, device     string         // source of a bind of theirs; device of a volume of theirs
+	netCreated       string         // when its network was made
 	more             map[string]any // of what is said of its containers
 	volume           map[string]any // what is said of its one volume, records
 }
@@ -150,7 +151,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "/volumes/vol" && d.device != "":
 		writeJSON(w, map[string]any{"Name": "vol", "Driver": "local", "Options": map[string]string{"type": "none", "o": "rw,bind", "device": d.device}})
 	case p == "/networks/net1":
-		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
+		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared", "Created": d.netCreated})
 	case p == "/v1.27/networks", p == "/networks":
 		members := map[string]any{idWeb: map[string]any{"Name": "web"}, idDB: map[string]any{"Name": "db"}}
 		writeJSON(w, []any{map[string]any{"Id": "net1", "Name": "shared", "Containers": members}})
