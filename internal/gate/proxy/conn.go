@@ -157,6 +157,7 @@ func (c *conn) survive() {
 	c.s.o.Log.Error("serving a request failed inside the gate", attr.Error, fmt.Sprint(v), attr.Stack, string(debug.Stack()))
 	c.abort()
 	c.held.leave()
+	c.x.told.leave()
 	c.report("internal_failure", http.StatusInternalServerError, "an internal failure")
 }
 

@@ -128,6 +128,7 @@ func (x *exchange) seesEvent(b []byte) (bool, error) {
 func (x *exchange) labelsOf(kind apicall.ResourceKind, id string) map[string]string {
 	ctx, cancel := x.lookup()
 	defer cancel()
+	defer x.told.leave()
 	f, err := x.c.s.find(ctx, kind, id)
 	if err != nil {
 		return nil
@@ -139,6 +140,7 @@ func (x *exchange) labelsOf(kind apicall.ResourceKind, id string) map[string]str
 func (x *exchange) seesContainer(id string) bool {
 	ctx, cancel := x.lookup()
 	defer cancel()
+	defer x.told.leave()
 	f, err := x.c.s.findContainer(ctx, id)
 	if err != nil {
 		x.c.s.counts.hidden.Add(1)

@@ -61,6 +61,8 @@ type Policies func() Rules
 // Rules is what a set of access policies answers; *policy.Access is one.
 type Rules interface {
 	Decide(call *apicall.Call, now time.Time) policy.AccessDecision
+	// Grants tells whether any rule could let the caller do an action, whatever it is about.
+	Grants(sub *apicall.Subject, action string) bool
 	// VisibleTo tells whether the caller may see a thing in the answer to a call that
 	// was allowed with Scope.Filter.
 	VisibleTo(call *apicall.Call, res *apicall.Resource, now time.Time) bool

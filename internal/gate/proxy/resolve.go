@@ -20,8 +20,9 @@ var (
 	errNotResolved = errors.New("things of this kind have no names to resolve")
 )
 
-// inspectBytes bounds what the daemon says about one thing.
-const inspectBytes = 16 << 20
+// inspectBytes bounds what the daemon says about one thing: it says twice what the largest
+// request may have said.
+const inspectBytes = 8 << 20
 
 // found is what the daemon knows of a thing.
 type found struct {
@@ -101,6 +102,9 @@ func (s *Server) get(ctx context.Context, prefix, name, suffix string, into any)
 		return errNotFound
 	case status != http.StatusOK:
 		return fmt.Errorf("the daemon cannot say what %q is: status %d", name, status)
+	}
+	if grow := growOf(ctx); grow != nil && len(body) > freeAnswer && !grow(decodedCost*len(body)) {
+		return fmt.Errorf("%w: %q: %w", errDaemon, name, errNoRoom)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("the daemon's answer about %q: %w", name, err)

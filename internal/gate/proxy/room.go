@@ -30,6 +30,9 @@ const (
 	freeBody   = 16 << 10
 	freeHead   = 16 << 10
 	freeAnswer = 32 << 10
+
+	// decodedCost is what JSON becomes in memory at most, in its own size: a map of short labels.
+	decodedCost = 4
 )
 
 // hold is what one request has of a room. The zero value has nothing.
