@@ -40,7 +40,7 @@ type exchange struct {
 	owed string
 	hold *refusal // of a start that policies allow
 
-	told     hold              // of the memory for what the daemon says of what is judged
+	told     hold              // of the memory for what the daemon says of what is judged, and answers in the end
 	see      *apicall.Resource // scratch for filters
 	bodyRead bool              // the client's body was read to its end
 	b        *backend
@@ -370,8 +370,10 @@ func growOf(ctx context.Context) func(n int) bool {
 	if !ok {
 		return nil
 	}
-	return func(n int) bool { return x.told.grow(&x.c.s.answers, x.c.caller.key, n) }
+	return x.growTold
 }
+
+func (x *exchange) growTold(n int) bool { return x.told.grow(&x.c.s.answers, x.c.caller.key, n) }
 
 func (x *exchange) daemonGone(err error) *refusal {
 	if errors.Is(err, errNoRoom) {

@@ -424,7 +424,6 @@ func appendMembers(dst, body []byte, visible map[string]bool) ([]byte, error) {
 func (x *exchange) visibleContainers() (map[string]bool, error) {
 	ctx, cancel := x.lookup()
 	defer cancel()
-	defer x.told.leave()
 	status, body, err := x.c.s.up.ask(ctx, "/containers/json?all=1", x.c.s.o.Limits.FilterBytes)
 	if err != nil {
 		return nil, err

@@ -152,7 +152,7 @@ type Limits struct {
 	ConnsPerCaller int // 2048
 	// Rate is requests per second of one caller, with Burst at once; 0: no bound.
 	Rate, Burst float64
-	// FilterBytes bounds an answer that is filtered in memory; 64 MiB.
+	// FilterBytes bounds an answer that is filtered in memory; 16 MiB.
 	FilterBytes int
 }
 
@@ -185,7 +185,7 @@ func (l *Limits) fill() {
 		{&l.BodyBytes, 4 << 20},
 		{&l.Conns, 8192},
 		{&l.ConnsPerCaller, 2048},
-		{&l.FilterBytes, 64 << 20},
+		{&l.FilterBytes, 16 << 20},
 	} {
 		if *d.to <= 0 {
 			*d.to = d.def
