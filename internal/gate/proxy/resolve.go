@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"path"
 	"strings"
 	"time"
 
@@ -326,8 +325,11 @@ func noteVolume(facts *apicall.Facts, name string, f *found) {
 	}
 	device := f.Options["device"]
 	real := device
-	if path.IsAbs(device) {
+	switch {
+	case f.binds():
 		real, _ = realPath(device) // unresolved: every check on it fails
+	case device != "tmpfs":
+		real = "" // a file system's options can name any place, as lowerdir does
 	}
 	facts.HostMounts = append(facts.HostMounts, apicall.HostMount{
 		Via: "volume", Source: device, Resolved: real, Driver: f.Driver, Options: f.Options, Target: name,
