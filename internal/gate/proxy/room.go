@@ -20,6 +20,9 @@ const (
 	// Of answers that are filtered.
 	answerRoom, answerRoomEach = 48 << 20, 12 << 20
 
+	// Raw streams, each with two buffers of [copyBuffer].
+	streamRoom, streamRoomEach = 512, 320
+
 	// Of messages of BuildKit's: twice the largest.
 	messageRoom, messageRoomEach = 48 << 20, 32 << 20
 	// Of those that are not whole: the largest, and what its frames cost.

@@ -48,6 +48,7 @@ type Server struct {
 	messages  room // of BuildKit's
 	coming    room // of those that are not whole
 	answers   room
+	streams   room // raw ones, by number
 	shaking   room // handshakes, by address
 	counts    counters
 	images    images
@@ -89,6 +90,7 @@ func Listen(o Options) (*Server, error) {
 	s.callers.limits = &s.o.Limits
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
+	s.streams.all, s.streams.each = streamRoom, streamRoomEach
 	s.messages.all, s.messages.each = messageRoom, messageRoomEach
 	s.coming.all, s.coming.each = comingRoom, comingRoomEach
 	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach
