@@ -45,6 +45,7 @@ type daemon struct {
 	started          string         // when its containers were started first
 	label            string         // one more of their labels
 	bind, device     string         // source of a bind of theirs; device of a volume of theirs
+	events           string         // what it says of those, instead of its own
 	netCreated       string         // when its network was made
 	more             map[string]any // of what is said of its containers
 	volume           map[string]any // what is said of its one volume, records
@@ -138,6 +139,8 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "/events" && r.RequestURI == imageEvents:
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
+	case p == "/events" && d.events != "":
+		io.WriteString(w, d.events)
 	case p == "/events":
 		for _, id := range []string{idWeb, idDB} {
 			owner := map[string]string{idWeb: me(), idDB: "uid:4294967294"}[id]
