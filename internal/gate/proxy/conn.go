@@ -112,7 +112,7 @@ func (c *conn) serve() {
 		return
 	}
 	c.peer, c.sub = sub, sub
-	k, ok := c.s.callers.open(callerKey(&c.peer))
+	k, ok := c.s.callers.open(&c.peer)
 	if !ok {
 		c.s.counts.limited.Add(1)
 		c.refuse(&refusal{status: http.StatusTooManyRequests, cause: "too_many_connections", msg: "belay: too many connections are open"})

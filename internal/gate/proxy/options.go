@@ -148,8 +148,8 @@ type Limits struct {
 	// SendTime is how long a streamed request body may make no progress; 5 min.
 	SendTime time.Duration
 
-	Conns          int // open connections, of all callers; 8192
-	ConnsPerCaller int // 2048
+	Conns          int // open connections, of all callers; 8192. Root of the host alone has the last 64
+	ConnsPerCaller int // 2048; of all containers together too
 	// Rate is requests per second of one caller, with Burst at once; 0: no bound.
 	Rate, Burst float64
 	// FilterBytes bounds an answer that is filtered in memory; 16 MiB.

@@ -87,7 +87,7 @@ func Listen(o Options) (*Server, error) {
 	s.life, s.end = context.WithCancel(context.Background())
 	s.up = &upstream{path: o.Upstream, tickets: o.Tickets}
 	s.who.Workload, s.who.Proc = o.Workload, o.proc
-	s.callers.limits = &s.o.Limits
+	s.callers = newCallers(&s.o.Limits)
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
 	s.streams.all, s.streams.each = streamRoom, streamRoomEach
