@@ -188,6 +188,7 @@ func (e *Enforcer) lookAtPhases() error {
 		if !s.Started || info == nil || len(info.holds) == 0 {
 			continue
 		}
+		first := set
 		for _, p := range info.table {
 			if uint64(now-s.StartedSinceBoot) < p.FromNs {
 				continue
@@ -198,15 +199,20 @@ func (e *Enforcer) lookAtPhases() error {
 		}
 		in[s.Cgroup] = set
 		was, known := e.phases[s.Cgroup]
-		moved = moved || known && was != set
+		if !known {
+			was = first
+		}
+		moved = moved || was != set
 	}
-	e.phases = in
 	moved = moved && e.asksOfHeld()
 	e.mu.Unlock()
-	if !moved {
-		return nil
+	if moved {
+		if err := e.lookAtDescriptors(); err != nil {
+			return err
+		}
 	}
-	return e.lookAtDescriptors()
+	e.phases = in
+	return nil
 }
 
 // lookAgain looks again while some container holds descriptors that its rules deny, and where a look has failed.
@@ -249,11 +255,12 @@ func (e *Enforcer) lookAtDescriptors() error {
 // descriptors judged or not.
 func (e *Enforcer) settle(round uint64, cache *btf.Cache) error {
 	var gone []uint64
-	var cgroup, seen uint64
+	var cgroup uint64
+	var h kernelBlHolder
 	var c kernelBlContainer
 	it := e.maps["bl_holders"].Iterate()
-	for it.Next(&cgroup, &seen) {
-		if seen+1 < round || errors.Is(e.maps["bl_containers"].Lookup(cgroup, &c), ebpf.ErrKeyNotExist) {
+	for it.Next(&cgroup, &h) {
+		if h.Round+1 < round || errors.Is(e.maps["bl_containers"].Lookup(cgroup, &c), ebpf.ErrKeyNotExist) {
 			gone = append(gone, cgroup)
 		}
 	}
@@ -274,9 +281,10 @@ func (e *Enforcer) settle(round uint64, cache *btf.Cache) error {
 
 // holders counts the containers that hold descriptors which their rules deny.
 func (e *Enforcer) holders() (n int, err error) {
-	var cgroup, round uint64
+	var cgroup uint64
+	var h kernelBlHolder
 	it := e.maps["bl_holders"].Iterate()
-	for it.Next(&cgroup, &round) {
+	for it.Next(&cgroup, &h) {
 		n++
 	}
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
@@ -287,6 +295,8 @@ func (e *Enforcer) holders() (n int, err error) {
 
 // judgeHeld attaches the programs that judge what is done by descriptors, or takes them away.
 func (e *Enforcer) judgeHeld(on bool, cache *btf.Cache) error {
+	e.guardMu.Lock() // of what is guarded as the enforcer's own
+	defer e.guardMu.Unlock()
 	e.attachMu.Lock()
 	defer e.attachMu.Unlock()
 	for _, h := range hooks {
@@ -300,7 +310,7 @@ func (e *Enforcer) judgeHeld(on bool, cache *btf.Cache) error {
 			if err := e.attachOne(h, e.links, cache); err != nil {
 				return fmt.Errorf("hook %s: %w", h.name, err)
 			}
-			e.attached = append(e.attached, h)
+			e.attached, e.ownFrom = append(e.attached, h), ""
 			e.opts.Log.Info("a container holds descriptors that its rules deny: what is done by them is judged until it does not", "hook", h.name)
 		default:
 			if err := os.Remove(filepath.Join(e.links, h.program)); err != nil {

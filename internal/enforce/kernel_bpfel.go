@@ -337,6 +337,12 @@ const (
 	kernelBlGuardModeBL_GUARD_ENFORCE kernelBlGuardMode = 2
 )
 
+type kernelBlHolder struct {
+	_      structs.HostLayout
+	Round  uint64
+	ToldNs uint64
+}
+
 type kernelBlHook uint32
 
 const (

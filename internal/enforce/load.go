@@ -99,15 +99,16 @@ type Enforcer struct {
 	badLooks   atomic.Uint64 // at descriptors
 	canaries   sync.Map      // ident.ContainerID to time.Time
 
-	// heldMu makes one look at descriptors at a time; look asks for one.
+	// heldMu makes one look at descriptors at a time, and guards phases: by container's cgroup, which set held
+	// in its phase at the last. It is taken before mu, guardMu and attachMu. look asks for a look.
 	heldMu sync.Mutex
+	phases map[uint64]uint32
 	look   chan struct{}
 
-	// mu guards the sets, what has changed of them, and by container's cgroup which set held in its phase.
+	// mu guards the sets, and what has changed of them.
 	mu      sync.Mutex
 	sets    setTable
 	changed changes
-	phases  map[uint64]uint32
 }
 
 // perLoad tells maps that belong to one load of some programs from those that hold the
