@@ -250,6 +250,30 @@ func TestSingleRecord(t *testing.T) {
 	}
 }
 
+// TestFormerFormat: a file of the format before does not say of which ecosystems it has the records: it is not opened,
+// and so not taken for current.
+func TestFormerFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vuln.db")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "P-1.json"), []byte(rec("P-1", "PyPI", "a", upTo2)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Build(t.Context(), path, BuildOptions{Walk: osvdir.Walk, Dir: dir, Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(magic)] = 4
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "format 4") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func zipOf(t *testing.T, files map[string]string) string {
 	t.Helper()
 	var b bytes.Buffer
