@@ -125,12 +125,17 @@ func (o *Options) lacks(piece string, why error) error {
 }
 
 // privileged reports whether this process may make namespaces and cgroups on a kernel that has them. Root of a
-// container mostly may not: it counts as any user does.
+// container mostly may not, nor may that of a user namespace, whose capabilities are for what the namespace owns: they
+// count as any user does. Source: user_namespaces(7).
 func privileged() bool {
 	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	err := unix.Capget(hdr, &caps[0])
-	return os.Geteuid() == 0 && (err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0)
+	if os.Geteuid() != 0 || err == nil && caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return false
+	}
+	users, err := os.ReadFile("/proc/self/uid_map")
+	return err != nil || slices.Equal(strings.Fields(string(users)), []string{"0", "0", "4294967295"})
 }
 
 // child is a started program, with our ends of its pipes.
