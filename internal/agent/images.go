@@ -346,7 +346,7 @@ func (im *images) know(runtime string, k knownImage) bool {
 func (im *images) facts(img workload.Image, asked string, labels map[string]string) *policy.Image {
 	f := &policy.Image{
 		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: img.Unread == nil,
-		Created: img.Created, User: img.User, Env: img.Env,
+		Created: img.Created, User: img.User, Env: img.Env, NotBefore: im.keeper.Built(),
 	}
 	s, ok := im.keeper.State(img.ID)
 	switch {

@@ -458,6 +458,47 @@ func TestFirstSeenAhead(t *testing.T) {
 	}
 }
 
+// A clock that is before the making of the database is behind, as after a boot without a battery for it: first sights
+// stay, and what is scanned or first seen meanwhile is of when the database was made.
+func TestClockBehind(t *testing.T) {
+	dir := t.TempDir()
+	db := filepath.Join(dir, "vuln.db")
+	buildDB(t, db, record("DSA-1", "openssl", "2"), record("DSA-2", "curl", "2"))
+	built := time.Now()
+	c := &clock{}
+	match := func(now time.Time, id, pkg string) State {
+		t.Helper()
+		c.unix.Store(now.Unix())
+		w := &world{o: Options{
+			Dir: filepath.Join(dir, "inventories"), DB: db, Poll: 10 * time.Millisecond, Now: c.now, Health: health.New(nil),
+			MaxAge: func() time.Duration { return 24 * time.Hour }, InUse: func(string) bool { return true },
+			Scan: func(context.Context, string, bool) (*inventory.Result, error) { return result(pkg), nil },
+		}}
+		w.run(t)
+		defer w.stop()
+		if _, known := w.State(id); !known {
+			w.Want(id, true)
+		}
+		eventually(t, "a match", func() bool { s, _ := w.State(id); return len(s.Findings) == 1 })
+		time.Sleep(50 * time.Millisecond) // scans that are old are made again
+		s, _ := w.State(id)
+		return s
+	}
+	later := built.Add(48 * time.Hour)
+	match(later, imgA, "openssl")
+	for _, now := range []time.Time{time.Unix(1000, 0), later.Add(time.Hour)} {
+		if s := match(now, imgA, "openssl"); s.Findings[0].FirstSeen.Unix() != later.Unix() || s.At.Unix() != later.Unix() {
+			t.Errorf("at %s: first seen %s, scanned %s; want %s", now, s.Findings[0].FirstSeen, s.At, later)
+		}
+	}
+	s := match(time.Unix(1000, 0), imgB, "curl")
+	for _, got := range []time.Time{s.At, s.Findings[0].FirstSeen} {
+		if got.After(built) || built.Sub(got) > time.Hour {
+			t.Errorf("new while the clock is behind: %s, want when the database was made, about %s", got, built)
+		}
+	}
+}
+
 // Who waits goes before the background, whose scan is put off once; a failure is told, and
 // not tried again at once.
 func TestQueue(t *testing.T) {
@@ -537,7 +578,7 @@ func TestSubscriptionIsNoFix(t *testing.T) {
 	k := &Keeper{lost: true}
 	for state, want := range map[string]string{vulndb.StateFixed: "2", vulndb.StateSubscription: ""} {
 		f := &vulndb.Finding{IDs: []string{"A"}, Fixed: "2", State: state}
-		if got := k.finding(f, result("openssl"), time.Now()).Fixed; got != want {
+		if got := k.finding(f, result("openssl"), time.Now(), false).Fixed; got != want {
 			t.Errorf("%s: fixed in %q, want %q", state, got, want)
 		}
 	}
