@@ -95,10 +95,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
-	if errors.Is(err, errNoCgroup) {
-		err = o.lacks("cgroup", err)
-	}
+	cg, err := o.cgroup()
 	if err != nil {
 		return Report{}, err
 	}
@@ -114,6 +111,26 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	rep := Report{Namespaces: p.namespaces, Cgroup: cg != nil}
 	err = p.talk(cg, o)
 	return rep, p.verdict(ctx, timed, cg, o, err)
+}
+
+// Probe tells beforehand why [Run] would start nothing for want of a cgroup, unless that is named in without. Namespaces
+// every kernel has that runs containers.
+func Probe(without []string) error {
+	o := Options{MemoryMax: 64 << 20, Without: without}
+	cg, err := o.cgroup()
+	if cg != nil {
+		cg.remove()
+	}
+	return err
+}
+
+// cgroup makes that of a run; nil where it may be missing.
+func (o *Options) cgroup() (*cgroup, error) {
+	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
+	if errors.Is(err, errNoCgroup) {
+		err = o.lacks("cgroup", err)
+	}
+	return cg, err
 }
 
 // lacks returns the error about a piece that cannot be had, if it must be.

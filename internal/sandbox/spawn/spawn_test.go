@@ -230,6 +230,12 @@ func TestWithoutAPiece(t *testing.T) {
 	if err := makeBare(bare); err != nil {
 		t.Fatal(err)
 	}
+	for _, without := range [][]string{nil, {bare}} {
+		want := bare == "cgroup" && without == nil
+		if err := Probe(without); (err != nil) != want || want && !strings.Contains(err.Error(), "no such file") {
+			t.Errorf("looked at beforehand, without %q: %v", without, err)
+		}
+	}
 	rep, err := escape(t, "report", Options{})
 	if bare == "privilege" {
 		if err != nil || rep != (Report{}) {
