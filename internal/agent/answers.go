@@ -48,6 +48,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 	s.Factor = a.factorStatus()
 	s.Guard = a.guardStatus()
 	s.Outputs = a.outputStatus()
+	s.ScannerError = a.images.scannerErr
 	s.Enforcing, s.Why = a.enforcing()
 	return s, nil
 }
