@@ -30,6 +30,9 @@ const (
 	heldAgainEvery = time.Minute
 	// heldAfter is how long changes are gathered before descriptors are looked at.
 	heldAfter = 200 * time.Millisecond
+	// heldIdle is how many times as long as a look took none follows: where containers start all the time, looking takes
+	// a twentieth of a processor at most.
+	heldIdle = 20
 	// phasesEvery is the time between two looks at which phase containers are in.
 	phasesEvery = 5 * time.Second
 )
@@ -80,27 +83,37 @@ func (e *Enforcer) followHeld(ctx context.Context) error {
 	defer phases.Stop()
 	defer again.Stop()
 	for {
-		wait := time.Duration(0)
 		look := e.LookBack
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.look:
-			wait = heldAfter
+			pause(ctx, heldAfter)
 		case <-phases.C:
 			look = e.lookAtPhases
 		case <-again.C:
 			look = e.lookAgain
 		}
-		select {
-		case <-ctx.Done():
+		began := time.Now()
+		err := look()
+		if ctx.Err() != nil {
 			return nil
-		case <-time.After(wait):
 		}
-		if err := look(); err != nil {
+		if err != nil {
 			e.badLooks.Add(1)
 			e.opts.Log.Warn("descriptors that containers opened before their rules could not be looked at; it is tried again", "error", err.Error())
 		}
+		pause(ctx, min(heldIdle*time.Since(began), heldAgainEvery))
+	}
+}
+
+// pause waits for a time, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 

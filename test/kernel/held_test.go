@@ -141,7 +141,7 @@ func TestHeldFromPhase(t *testing.T) {
 	if got := tell("4"); got != "4 passed" {
 		t.Fatalf("while it starts: %q", got)
 	}
-	for range 600 {
+	for range 2400 {
 		if h.judged(t) {
 			break
 		}
