@@ -37,18 +37,26 @@ static __always_inline int bl_held_ask(struct task_struct *task, struct bl_files
 	return q->c && q->c->started == 2 ? bl_files_ask(q, acts) : 0;
 }
 
-static __always_inline void bl_note_holder(const struct bl_who *w)
+static __always_inline void bl_note_holder(const struct bl_who *w, __u32 what)
 {
-	struct bl_holder *old = bpf_map_lookup_elem(&bl_holders, &w->container), h = {};
+	struct bl_holder *old = bpf_map_lookup_elem(&bl_holders, &w->container), h = { .what = what };
 	__u64 *round = bl_global(BL_G_ROUND);
 
 	if (round && old) {
 		old->round = *round;
+		old->what |= what;
 		return;
 	}
 	h.round = round ? *round : 0;
 	if (!round || bpf_map_update_elem(&bl_holders, &w->container, &h, BPF_ANY))
 		bl_count(BL_E_HELD);
+}
+
+/* What a ring can hold that the container's rules deny. files: they say something on those. */
+static __always_inline __u32 bl_in_ring(const struct bl_files_ask *q, int files)
+{
+	return (files ? BL_HELD_FILES : 0) |
+	       (q->p && bl_rule_slot(q->p, BL_R_PACKET_SOCKETS) != BL_SLOTS ? BL_HELD_SOCKETS : 0);
 }
 
 /* Is a socket one that rule packetSockets is about? */
@@ -70,25 +78,25 @@ int bl_find_held(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct bl_who w = {};
 	struct bl_files_ask q = { .w = &w };
-	int go, ring, socket;
-	__u32 acts;
+	__u32 acts, what = 0;
+	int go, ring;
 
 	if (!task || !file)
 		return 0;
 	ring = bl_is_ring(BPF_CORE_READ(file, f_path.dentry, d_name.name));
-	socket = bl_held_socket(file);
 	acts = ring ? BL_A_READ | BL_A_WRITE : bl_file_acts(file);
 	go = bl_held_ask(task, &q, acts);
-	if ((ring || socket) && q.p && bl_rule_slot(q.p, BL_R_PACKET_SOCKETS) != BL_SLOTS) {
-		bl_note_holder(&w);
-		return 0;
+	if (ring) {
+		what = bl_in_ring(&q, go);
+	} else if (bl_held_socket(file)) {
+		what = bl_in_ring(&q, 0);
+	} else if (go && bl_held_path(q.c, file)) {
+		if (go > 0)
+			bl_files_judge(&q, __builtin_preserve_access_index(&file->f_path), acts);
+		what = go < 0 || q.hit ? BL_HELD_FILES : 0;
 	}
-	if (!go || (!ring && !bl_held_path(q.c, file)))
-		return 0;
-	if (go > 0 && !ring)
-		bl_files_judge(&q, __builtin_preserve_access_index(&file->f_path), acts);
-	if (go < 0 || ring || q.hit)
-		bl_note_holder(&w);
+	if (what)
+		bl_note_holder(&w, what);
 	return 0;
 }
 
@@ -99,12 +107,15 @@ int bl_find_rings(struct bpf_iter__task *ctx)
 	struct task_struct *task = ctx->task;
 	struct bl_who w = {};
 	struct bl_files_ask q = { .w = &w };
+	__u32 what;
+	int files;
 
 	if (!task || !bpf_core_field_exists(task->io_uring) || !BPF_CORE_READ(task, io_uring))
 		return 0;
-	if (bl_held_ask(task, &q, BL_A_READ | BL_A_WRITE) ||
-	    (q.p && bl_rule_slot(q.p, BL_R_PACKET_SOCKETS) != BL_SLOTS))
-		bl_note_holder(&w);
+	files = bl_held_ask(task, &q, BL_A_READ | BL_A_WRITE);
+	what = bl_in_ring(&q, files);
+	if (what)
+		bl_note_holder(&w, what);
 	return 0;
 }
 
@@ -143,6 +154,16 @@ int BPF_PROG(bl_mod_f_receive, struct file *file)
  */
 #define BL_HELD_TOLD_NS	1000000000ULL
 
+static __always_inline int bl_held_told(struct bl_holder *h)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (now - h->told_ns < BL_HELD_TOLD_NS)
+		return 1;
+	h->told_ns = now;
+	return 0;
+}
+
 static __always_inline int bl_files_held(struct file *file, int mask)
 {
 	__u32 acts = (mask & MAY_READ ? BL_A_READ : 0) | (mask & (MAY_WRITE | MAY_APPEND) ? BL_A_WRITE : 0);
@@ -150,7 +171,6 @@ static __always_inline int bl_files_held(struct file *file, int mask)
 	struct bl_container *c = NULL;
 	struct bl_files_ask q = { .w = &w };
 	struct bl_holder *h;
-	__u64 now;
 	int go;
 
 	if (!bl_confined(&w, &c))
@@ -163,12 +183,8 @@ static __always_inline int bl_files_held(struct file *file, int mask)
 	if (go <= 0)
 		return go;
 	bl_files_judge(&q, __builtin_preserve_access_index(&file->f_path), acts);
-	if (q.hit && !(q.hit & BL_ACTS)) {
-		now = bpf_ktime_get_boot_ns();
-		if (now - h->told_ns < BL_HELD_TOLD_NS)
-			return 0;
-		h->told_ns = now;
-	}
+	if (q.hit && !(q.hit & BL_ACTS) && bl_held_told(h))
+		return 0;
 	return bl_files_verdict(&q, __builtin_preserve_access_index(&file->f_path), BL_H_PERMISSION);
 }
 
@@ -184,14 +200,22 @@ int BPF_PROG(bl_mod_f_held, struct file *file, int mask)
 	return bl_files_held(file, mask);
 }
 
-/* And a packet socket's frames. What one shares with the kernel (PACKET_RX_RING) no call shows. */
+/* And a packet socket's frames. What such a socket shares with the kernel (PACKET_RX_RING) no call shows. */
 static __always_inline int bl_socket_held(struct socket *sock, __u8 number)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
+	struct bl_policy *p;
+	struct bl_holder *h;
+	__u32 set = 0;
 
-	if (!bl_below_ip(BPF_CORE_READ(sock, sk, __sk_common.skc_family)) || !bl_confined(&w, &c) ||
-	    !bpf_map_lookup_elem(&bl_holders, &w.container))
+	if (!bl_below_ip(BPF_CORE_READ(sock, sk, __sk_common.skc_family)) || !bl_confined(&w, &c))
+		return 0;
+	h = bpf_map_lookup_elem(&bl_holders, &w.container);
+	if (!h)
+		return 0;
+	p = bl_policy_of(c, &set);
+	if (p && bl_rule_slot(p, BL_R_PACKET_SOCKETS) == BL_AUDITED && bl_held_told(h))
 		return 0;
 	return bl_priv_ask(&w, c, BL_R_PACKET_SOCKETS, NULL, number, 0);
 }

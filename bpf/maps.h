@@ -110,6 +110,13 @@ struct {
 struct bl_holder {
 	__u64 round;	/* in which it was last found to be one (BL_G_ROUND) */
 	__u64 told_ns;	/* since boot: when what was only noted was last told */
+	__u32 what;	/* BL_HELD_* */
+	__u32 pad;
+};
+
+enum bl_held {
+	BL_HELD_FILES = 1,
+	BL_HELD_SOCKETS = 2,
 };
 
 struct {
