@@ -137,6 +137,7 @@ func TestRouteFacts(t *testing.T) {
 		{name: "D6 configuration of another network", call: post("/networks/create", "", `{"Name":"n","ConfigFrom":{"Network":"m"}}`), resources: []string{"network:m"}},
 		{name: "D19 connect", call: post("/networks/n/connect", "", `{"Container":"c","EndpointConfig":{"Links":["db:x"]}}`), facts: apicall.Facts{Networks: []string{"n"}}, resources: []string{"network:n", "container:c", "container:db"}},
 		{name: "D6 connect to the host", call: post("/networks/host/connect", "", `{"Container":"c"}`), facts: apicall.Facts{Namespaces: []string{"net=host"}}},
+		{name: "D19 connect by an id", call: post("/networks/n/connect", "", `{"Container":"c","EndpointConfig":{"NetworkID":"victim"}}`), facts: apicall.Facts{Networks: []string{"n", "victim"}}, resources: []string{"network:n", "network:victim", "container:c"}},
 		{name: "D19 connect of nothing", call: post("/networks/n/connect", "", `{"EndpointConfig":{}}`), code: CodeBadValue},
 		{name: "D19 disconnect", call: post("/networks/n/disconnect", "", `{"Container":"c","Force":true}`), facts: apicall.Facts{Force: true}, resources: []string{"network:n", "container:c"}},
 		{name: "D17 plugin pull", call: post("/plugins/pull", "remote=evil/p:1&name=local", `[{"Name":"mount","Description":"d","Value":["/"]},{"Name":"allow-all-devices","Value":["true"]},{"Name":"x"}]`),
