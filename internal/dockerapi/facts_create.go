@@ -123,6 +123,13 @@ func (r *Request) readRuntime(hc *container.HostConfig, n *node) {
 	if hc.ContainerIDFile != "" {
 		f.Paths = append(f.Paths, hc.ContainerIDFile)
 	}
+	// In networks that users define they are names that a resolver answers to, and no container is looked
+	// for; there, and in endpoints, they stay as they are: it knows no ids.
+	//
+	// Source: moby, daemon/daemon_unix.go (registerLinks).
+	if mode := string(hc.NetworkMode); mode != "" && userDefined(mode) {
+		return
+	}
 	for i, link := range hc.Links {
 		r.readLink(link, n.get("Links"), i)
 	}

@@ -135,7 +135,7 @@ func TestRouteFacts(t *testing.T) {
 			facts: apicall.Facts{Name: "n", Driver: "macvlan", DriverOptions: map[string]string{"parent": "eth0"}, IPAMDriver: "evil", Attachable: true, Scope: "swarm"}},
 		{name: "D6 host network", call: post("/networks/create", "", `{"Name":"n","Driver":"host"}`), facts: apicall.Facts{Namespaces: []string{"net=host"}}},
 		{name: "D6 configuration of another network", call: post("/networks/create", "", `{"Name":"n","ConfigFrom":{"Network":"m"}}`), resources: []string{"network:m"}},
-		{name: "D19 connect", call: post("/networks/n/connect", "", `{"Container":"c","EndpointConfig":{"Links":["db:x"]}}`), facts: apicall.Facts{Networks: []string{"n"}}, resources: []string{"network:n", "container:c", "container:db"}},
+		{name: "D19 connect", call: post("/networks/n/connect", "", `{"Container":"c","EndpointConfig":{"Links":["db:x"]}}`), facts: apicall.Facts{Networks: []string{"n"}}, resources: []string{"network:n", "container:c"}},
 		{name: "D6 connect to the host", call: post("/networks/host/connect", "", `{"Container":"c"}`), facts: apicall.Facts{Namespaces: []string{"net=host"}}},
 		{name: "D19 connect by an id", call: post("/networks/n/connect", "", `{"Container":"c","EndpointConfig":{"NetworkID":"victim"}}`), facts: apicall.Facts{Networks: []string{"n", "victim"}}, resources: []string{"network:n", "network:victim", "container:c"}},
 		{name: "D19 connect of nothing", call: post("/networks/n/connect", "", `{"EndpointConfig":{}}`), code: CodeBadValue},

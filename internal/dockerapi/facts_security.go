@@ -201,9 +201,6 @@ func (r *Request) readEndpoint(name string, e *network.EndpointSettings, n *node
 		return
 	}
 	f := &r.Call.Facts
-	for i, link := range e.Links {
-		r.readLink(link, n.get("Links"), i)
-	}
 	for s := range strings.SplitSeq(e.DriverOpts[endpointSysctls], ",") {
 		if key, value, ok := strings.Cut(s, "="); ok {
 			if f.Sysctls == nil {

@@ -274,6 +274,8 @@ func TestSetResource(t *testing.T) {
 			body: `{"Image":"i","HostConfig":{"NetworkMode":"container:` + id + `","PidMode":"container:` + id + `","VolumesFrom":["` + id + `:ro"],"Links":["` + id + `:db","` + id + `:web"]}}`},
 		{name: "B6 networks", call: create(`{"Image":"i","HostConfig":{"NetworkMode":"back"},"NetworkingConfig":{"EndpointsConfig":{"back":{}}}}`), target: "/v1.44/containers/create",
 			body: `{"Image":"i","HostConfig":{"NetworkMode":"` + id + `"},"NetworkingConfig":{"EndpointsConfig":{"` + id + `":{"NetworkID":"` + id + `"}}}}`},
+		{name: "links that are names", call: create(`{"Image":"i","HostConfig":{"NetworkMode":"back","Links":["web:db"]},"NetworkingConfig":{"EndpointsConfig":{"back":{"Links":["web:db"]}}}}`), target: "/v1.44/containers/create",
+			body: `{"Image":"i","HostConfig":{"NetworkMode":"` + id + `","Links":["web:db"]},"NetworkingConfig":{"EndpointsConfig":{"` + id + `":{"Links":["web:db"],"NetworkID":"` + id + `"}}}}`},
 		{name: "a network without an endpoint", call: host(`{"NetworkMode":"back"}`), target: "/v1.44/containers/create",
 			body: `{"Image":"i","HostConfig":{"NetworkMode":"` + id + `"},"NetworkingConfig":{"EndpointsConfig":{"` + id + `":{"NetworkID":"` + id + `"}}}}`},
 		{name: "no endpoint, an id of the client's, the default network", call: create(`{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"back":null,"bridge":{"NetworkID":"x"},"n2":{"NetworkID":"victim"}}}}`), target: "/v1.44/containers/create",

@@ -72,14 +72,15 @@ func TestNetworksAreJoinedByID(t *testing.T) {
 		want              int
 		sent              string
 	}{
-		"a mode":                      {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1"}}`, 201, byID},
-		"an id of the client's":       {all, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"` + idDB + `"}}}}`, 400, ""},
-		"another's id, by connect":    {all, "networks/net1/connect", `{"Container":"web","EndpointConfig":{"NetworkID":"` + idDB + `"}}`, 404, ""},
-		"connect":                     {all, "networks/net1/connect", `{"Container":"web"}`, 204, byID},
-		"one that the rules leave":    {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"net2"}}}}`, 403, ""},
-		"the same, by its other id":   {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"shared"}}}}`, 201, byID},
-		"one that nobody has made":    {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 400, ""},
-		"one of a swarm, on a worker": {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 201, `"NetworkMode":"ghost"`},
+		"a mode":                       {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1"}}`, 201, byID},
+		"an id of the client's":        {all, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"` + idDB + `"}}}}`, 400, ""},
+		"another's id, by connect":     {all, "networks/net1/connect", `{"Container":"web","EndpointConfig":{"NetworkID":"` + idDB + `"}}`, 404, ""},
+		"links to one that is to come": {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1","Links":["c5:c5"]}}`, 201, `"Links":["c5:c5"]`},
+		"connect":                      {all, "networks/net1/connect", `{"Container":"web"}`, 204, byID},
+		"one that the rules leave":     {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"net2"}}}}`, 403, ""},
+		"the same, by its other id":    {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"shared"}}}}`, 201, byID},
+		"one that nobody has made":     {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 400, ""},
+		"one of a swarm, on a worker":  {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 201, `"NetworkMode":"ghost"`},
 	} {
 		g := startGate(t, c.rules)
 		if strings.HasSuffix(name, "worker") {
