@@ -209,6 +209,9 @@ func (x *exchange) absent() *refusal {
 		if call.Action == "network.disconnect" && res.Kind == apicall.ResourceContainer {
 			continue // by force, of a container that is gone
 		}
+		if call.Action == "network.create" && call.Facts.Scope == "swarm" {
+			continue // each node has the configuration that it takes
+		}
 		status := http.StatusNotFound
 		if call.Action == "container.create" {
 			status = http.StatusBadRequest
