@@ -101,7 +101,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	d.seen = append(d.seen, seenRequest{r.Method, r.RequestURI, string(body), r.Header.Clone()})
 	d.mu.Unlock()
 	switch p := r.URL.Path; {
-	case hijacks:
+	case hijacks && !strings.Contains(string(body), `"Detach":true`):
 		d.hijack(w, r)
 	case p == "/_ping":
 		io.WriteString(w, "OK")

@@ -20,8 +20,9 @@ const (
 	// Of answers that are filtered.
 	answerRoom, answerRoomEach = 48 << 20, 12 << 20
 
-	// Raw streams, each with two buffers of [copyBuffer].
-	streamRoom, streamRoomEach = 512, 320
+	// Raw streams of all but root, and of one share of [shareOf]: 60 MiB of [streamBuffers], and three
+	// shares, so that containers and users without a name leave as much for others.
+	streamRoom, streamRoomEach = 1920, 640
 
 	// Of messages of BuildKit's: twice the largest.
 	messageRoom, messageRoomEach = 48 << 20, 32 << 20
