@@ -49,6 +49,7 @@ type Server struct {
 	messages  room // of BuildKit's
 	coming    room // of those that are not whole
 	answers   room
+	lookups   room
 	streams   ratelimit.Places // raw ones
 	shaking   room             // handshakes, by address
 	counts    counters
@@ -91,6 +92,7 @@ func Listen(o Options) (*Server, error) {
 	s.callers = newCallers(&s.o.Limits)
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
+	s.lookups.all, s.lookups.each = lookupRoom, lookupRoomEach
 	s.streams.Shared, s.streams.Most = streamRoom, streamRoomEach
 	s.messages.all, s.messages.each = messageRoom, messageRoomEach
 	s.coming.all, s.coming.each = comingRoom, comingRoomEach
