@@ -83,9 +83,6 @@ func isWhole(b []byte) bool {
 	return n > 2 && b[n-1] == '\n' && (b[n-2] == ']' || b[n-2] == '}')
 }
 
-// takeTime bounds how long a client may take an answer in that is held for it.
-const takeTime = time.Minute
-
 // sendHeld sends what is in the connection's buffer. A client that takes its time with much
 // of it must not keep others from theirs.
 func (x *exchange) sendHeld() (int, error) {
@@ -93,7 +90,7 @@ func (x *exchange) sendHeld() (int, error) {
 	if x.shown.n == 0 {
 		return c.nc.Write(c.out)
 	}
-	_ = c.nc.SetWriteDeadline(time.Now().Add(takeTime))
+	_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.o.Limits.TakeTime))
 	defer func() { _ = c.nc.SetWriteDeadline(time.Time{}) }()
 	return c.nc.Write(c.out)
 }
