@@ -1,0 +1,126 @@
+package move
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/belay-project/belay/internal/load/recreate"
+)
+
+// A group is several containers that move as one: there is one journal of all, and a step is done for all of them before the
+// next one begins. What a single move asks of its source or its copy, a group asks of all: it has data if one has, its sources
+// rest if all do, and its copy may have run if one may. So a group goes on, or back, as one.
+
+// members returns the containers that move, in the order in which they start: whoever needs another comes after it.
+func (j *Journal) members() []*Member { return append([]*Member{&j.Member}, j.With...) }
+
+// Names returns the names of the containers that move.
+func (j *Journal) Names() string {
+	var names []string
+	for _, m := range j.members() {
+		names = append(names, m.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// sourceStopped reports whether a source may have been stopped.
+func (j *Journal) sourceStopped() bool {
+	return slices.ContainsFunc(j.members(), func(m *Member) bool { return m.SourceStopped })
+}
+
+// copyStarted reports whether a copy may have been started.
+func (j *Journal) copyStarted() bool {
+	return slices.ContainsFunc(j.members(), func(m *Member) bool { return m.TargetStarted })
+}
+
+// moves reports whether the container with an ID is one of those that move.
+func (j *Journal) moves(id string) bool {
+	return slices.ContainsFunc(j.members(), func(m *Member) bool { return m.Container == id })
+}
+
+// group returns the containers that move, as they were called.
+func (j *Journal) group() (g recreate.Group) {
+	for _, m := range j.members() {
+		g = append(g, recreate.Peer{ID: m.Container, Name: m.Name})
+	}
+	return g
+}
+
+// copyOf returns the ID of the copy of a container, or "".
+func (j *Journal) copyOf(id string) string {
+	for _, m := range j.members() {
+		if m.Container == id {
+			return m.Target
+		}
+	}
+	return ""
+}
+
+// each does something for all containers in the order in which they start.
+func (r *run) each(do func(m *Member) error) error { return r.inTurn(r.j.members(), do) }
+
+// eachBack does something for all containers in the order in which they stop: whoever needs another before that.
+func (r *run) eachBack(do func(m *Member) error) error {
+	members := r.j.members()
+	slices.Reverse(members)
+	return r.inTurn(members, do)
+}
+
+func (r *run) inTurn(members []*Member, do func(m *Member) error) error {
+	at := string(r.j.Step)
+	if r.j.Phase == Back {
+		at = "back"
+	}
+	for _, m := range members {
+		err := do(m)
+		switch {
+		case len(r.j.With) == 0 && err == nil:
+			continue
+		case len(r.j.With) == 0:
+			return err
+		case err != nil:
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+		r.o.At(at + "/member")
+	}
+	return nil
+}
+
+// tryEach does something for all members in turn, for those after one that failed too: what serves is better than nothing.
+func (r *run) tryEach(members []*Member, do func(m *Member) error) error {
+	var errs []error
+	for _, m := range members {
+		errs = append(errs, r.inTurn([]*Member{m}, do))
+	}
+	return errors.Join(errs...)
+}
+
+// inOrder puts containers into the order in which they start: that in which they were named, but for those that need others.
+func inOrder(cs []*recreate.Container) ([]*recreate.Container, error) {
+	g := groupOf(cs)
+	var out []*recreate.Container
+	placed := map[string]bool{}
+	for len(out) < len(cs) {
+		i := slices.IndexFunc(cs, func(c *recreate.Container) bool {
+			return !placed[c.ID] && !slices.ContainsFunc(c.Needed(), func(n recreate.Need) bool {
+				p, ok := g.Find(n.Ref)
+				return ok && !placed[p.ID]
+			})
+		})
+		if i < 0 {
+			return nil, errors.New("they need each other in a circle, and none can start first")
+		}
+		placed[cs[i].ID] = true
+		out = append(out, cs[i])
+	}
+	return out, nil
+}
+
+func groupOf(cs []*recreate.Container) (g recreate.Group) {
+	for _, c := range cs {
+		g = append(g, recreate.Peer{ID: c.ID, Name: c.ShortName()})
+	}
+	return g
+}
