@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -68,32 +70,37 @@ func (e *Enforcer) enrol() error {
 }
 
 // armFound labels the tasks of enrolled cgroups.
-func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps) }
+func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps, nil) }
 
-// walkTasks runs a program once for every task. Twice: a task that the first walk had not
+// walkTasks runs a program once for every task, or every descriptor of each. Twice: a task that the first walk had not
 // come to yet can have forked one that it had passed.
-func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map) error {
+func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *btf.Cache) error {
 	spec, err := e.object()
 	if err != nil {
 		return err
 	}
-	coll, err := loadProgram(spec, program, maps, nil)
+	coll, err := loadProgram(spec, program, maps, cache)
 	if err != nil {
 		return err
 	}
 	defer coll.Close()
 	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[program]})
 	if err != nil {
-		return fmt.Errorf("label running tasks: %w", err)
+		return fmt.Errorf("walk tasks: %w", err)
 	}
 	defer it.Close()
+	end := time.Now().Add(walkTime)
 	for range 2 {
 		r, err := it.Open()
 		if err != nil {
-			return fmt.Errorf("label running tasks: %w", err)
+			return fmt.Errorf("walk tasks: %w", err)
 		}
-		if _, err = io.Copy(io.Discard, r); err != nil {
-			return errors.Join(fmt.Errorf("label running tasks: %w", err), r.Close())
+		// A walk that has told nothing in a million steps pauses, and goes on with the next read.
+		for _, err = io.Copy(io.Discard, r); errors.Is(err, unix.EAGAIN) && time.Now().Before(end); {
+			_, err = io.Copy(io.Discard, r)
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("walk tasks: %w", err), r.Close())
 		}
 		if err := r.Close(); err != nil {
 			return err
@@ -101,6 +108,9 @@ func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map) error {
 	}
 	return nil
 }
+
+// walkTime bounds a walk: how much there is to walk containers have a part in.
+const walkTime = time.Minute
 
 // armProgram is run by the agent itself and never attached.
 const armProgram = "bl_arm_found"

@@ -2,7 +2,7 @@
 /*
  * prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it; uringsend sends,
  * uringconnect connects. sqpoll, sqpollwrite and sqpollsend have a thread of the kernel do it, as which the
- * act is none of this one's.
+ * act is none of this one's. uringheld writes a file that the ring alone holds.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -146,6 +146,38 @@ int do_uringwrite(char **argv)
 int do_sqpollwrite(char **argv)
 {
 	return write_by(argv, IORING_SETUP_SQPOLL);
+}
+
+/* uringheld FILE TEXT GO: the ring takes FILE over; when GO is there, which GO.ready asks for, if it is named, it
+ * writes TEXT to FILE, of which there is no descriptor.
+ */
+int do_uringheld(char **argv)
+{
+	struct io_uring_sqe sqe = { .opcode = IORING_OP_WRITE, .flags = IOSQE_FIXED_FILE, .off = (__u64)-1 };
+	int fd = open(argv[0], O_WRONLY | O_APPEND), i;
+	struct ring r = {};
+	char ready[4096];
+
+	if (fd < 0 || ring_open(&r) || syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_FILES, &fd, 1) < 0)
+		return lost("io_uring") + 1;
+	close(fd);
+	snprintf(ready, sizeof(ready), "%s.ready", argv[2]);
+	if (*argv[2] && (fd = open(ready, O_CREAT | O_WRONLY, 0644)) < 0)
+		return lost(ready) + 1;
+	for (i = 0; *argv[2] && access(argv[2], F_OK); i++) {
+		if (i == 6000)
+			return lost(argv[2]) + 1;
+		usleep(10000);
+	}
+	sqe.addr = (uintptr_t)argv[1];
+	sqe.len = (uint32_t)strlen(argv[1]);
+	i = ring_do(&r, &sqe);
+	if (i < 0) {
+		errno = -i;
+		return lost("write by a file of io_uring");
+	}
+	printf("uid=uring\n");
+	return 0;
 }
 
 /* uringsend PORT: a datagram to 127.0.0.1 with no system call for sockets but socket(2). */
