@@ -261,7 +261,7 @@ func (r *run) restore(ctx context.Context, there []*Member) error {
 	if len(there) == 0 {
 		return nil
 	}
-	if err := r.tryEach(there, func(m *Member) error { return r.serveAgain(ctx, m) }); err != nil {
+	if err := r.tryEach(there, func(m *Member, failed recreate.Group) error { return r.serveAgain(ctx, m, failed) }); err != nil {
 		return err
 	}
 	if r.j.HandedOver {
@@ -275,7 +275,7 @@ func (r *run) restore(ctx context.Context, there []*Member) error {
 	return r.save()
 }
 
-func (r *run) serveAgain(ctx context.Context, m *Member) error {
+func (r *run) serveAgain(ctx context.Context, m *Member, failed recreate.Group) error {
 	c, err := r.from.Container(ctx, m.Container)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
@@ -301,6 +301,9 @@ func (r *run) serveAgain(ctx context.Context, m *Member) error {
 	if m.StoppedAt == "" {
 		// A stop may be under way still: one that is interrupted goes on in the engine, and
 		// would end what is started now.
+		if err := r.stopJoiners(ctx, r.from, sourceID, m); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
 		if err := r.from.Stop(ctx, m.Container, stopSeconds(c)); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
@@ -312,13 +315,7 @@ func (r *run) serveAgain(ctx context.Context, m *Member) error {
 			return err
 		}
 	}
-	if err := r.from.Start(ctx, m.Container); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	if err := r.from.SetRestart(ctx, m.Container, m.Restart); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return nil
+	return r.startSource(ctx, m, failed)
 }
 
 // takeTraffic brings the sources their traffic again, once those are healthy that were stopped.

@@ -1,11 +1,13 @@
 package move
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/recreate"
 )
 
@@ -88,13 +90,59 @@ func (r *run) inTurn(members []*Member, do func(m *Member) error) error {
 	return nil
 }
 
-// tryEach does something for all members in turn, for those after one that failed too: what serves is better than nothing.
-func (r *run) tryEach(members []*Member, do func(m *Member) error) error {
+// tryEach does something for those of the group that are there, for those after one that failed too: what serves is better than
+// nothing. It is told of those that failed before, or are not there.
+func (r *run) tryEach(there []*Member, do func(m *Member, failed recreate.Group) error) error {
+	var failed recreate.Group
+	for _, m := range r.j.members() {
+		if !slices.Contains(there, m) {
+			failed = append(failed, recreate.Peer{ID: m.Container, Name: m.Name})
+		}
+	}
 	var errs []error
-	for _, m := range members {
-		errs = append(errs, r.inTurn([]*Member{m}, do))
+	for _, m := range there {
+		if err := r.inTurn([]*Member{m}, func(m *Member) error { return do(m, failed) }); err != nil {
+			errs = append(errs, err)
+			failed = append(failed, recreate.Peer{ID: m.Container, Name: m.Name})
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// What tells an engine which container of a member is meant.
+func sourceID(m *Member) string { return m.Container }
+func copyID(m *Member) string   { return m.Target }
+
+// stopJoiners stops those of a group that run in a namespace of one of them, which is about to be stopped or started: they would
+// stay in that of its last run, cut off. They are to be started after it.
+func (r *run) stopJoiners(ctx context.Context, e *engine.Engine, id func(*Member) string, of *Member) error {
+	if len(r.j.With) == 0 {
+		return nil
+	}
+	owners := recreate.Group{{ID: id(of), Name: of.Name}}
+	var joiners []*recreate.Container
+	for _, m := range r.j.members() { // in this order, so that owners has those through whom one joins another
+		c, err := e.Container(ctx, id(m))
+		if errors.Is(err, engine.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(c.Joined(), func(ref string) bool { _, ok := owners.Find(ref); return ok }) {
+			continue
+		}
+		owners = append(owners, recreate.Peer{ID: c.ID, Name: c.ShortName()})
+		if c.State.Running {
+			joiners = append(joiners, c)
+		}
+	}
+	for _, c := range slices.Backward(joiners) {
+		if err := e.Stop(ctx, c.ID, stopSeconds(c)); err != nil {
+			return fmt.Errorf("%s, which has its namespace: %w", c.ShortName(), err)
+		}
+	}
+	return nil
 }
 
 // inOrder puts containers into the order in which they start: that in which they were named, but for those that need others.

@@ -1,6 +1,7 @@
 package move
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -493,34 +494,92 @@ func TestGroupCopyEnds(t *testing.T) {
 	w.want(true, 0)
 }
 
-// TestGroupFullDisk: of a group whose journal cannot be written those serve again that were stopped, if no copy has started.
+// again returns an At that does something when a point is come to for the nth time, from 1.
+func again(point string, nth int, do func()) func(string) {
+	return func(p string) {
+		if p == point {
+			if nth--; nth == 0 {
+				do()
+			}
+		}
+	}
+}
+
+// TestGroupFullDisk: of a group whose journal cannot be written those serve again that were stopped, if no copy has started. It is
+// carried on, or taken back, when there is room again; whoever has the network of another has that of its last run.
 func TestGroupFullDisk(t *testing.T) {
-	for _, at := range []string{"stop-source/policy", "stop-source/member", "copy/volume", "start/begin"} {
+	for _, c := range []struct {
+		at  string
+		nth int
+	}{{"stop-source/policy", 1}, {"stop-source/member", 1}, {"stop-source/policy", 2}, {"copy/volume", 1}, {"start/begin", 1}} {
+		for _, abort := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s %d, abort %v", c.at, c.nth, abort), func(t *testing.T) {
+				w := newGroup(t, true)
+				w.at = again(c.at, c.nth, func() {
+					if err := os.Rename(w.dir, w.dir+"-full"); err != nil {
+						t.Error(err)
+					}
+				})
+				if _, err := w.move(); !errors.As(err, new(*StuckError)) || !errors.Is(err, errJournal) {
+					t.Fatalf("got %v", err)
+				}
+				w.want(true, 0)
+				if err := os.Rename(w.dir+"-full", w.dir); err != nil {
+					t.Fatal(err)
+				}
+				id, end := w.journal().ID, w.mover().Resume
+				if abort {
+					end = func(ctx context.Context, id string) (*Journal, error) { return w.mover().Abort(ctx, id, Allow{}) }
+				}
+				if _, err := end(t.Context(), id); err != nil && !errors.As(err, new(*BackError)) {
+					t.Fatal(err)
+				}
+				if j := w.journal(); j.Phase == Kept && !abort {
+					w.want(false, 1)
+				} else {
+					w.want(true, 0)
+				}
+			})
+		}
+	}
+}
+
+// TestGroupNotStopped: a source that does not stop on the way back is stopped and started with whoever has its network, once it does;
+// until then those do not run in what is about to end.
+func TestGroupNotStopped(t *testing.T) {
+	w := newGroup(t, true)
+	db := w.group["db"]
+	w.from.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+		no := strings.HasSuffix(r.URL.Path, "/"+db.id+"/stop")
+		if no {
+			rw.WriteHeader(http.StatusInternalServerError)
+		}
+		return no
+	}
+	if _, err := w.move(); !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), "agent: db, whose namespace it has") {
+		t.Errorf("got %v", err)
+	}
+	if w.group["agent"].running {
+		t.Error("it runs in a network that is about to end")
+	}
+	w.from.set(func() { w.from.answer = nil })
+	if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*BackError)) {
+		t.Errorf("got %v", err)
+	}
+	w.want(true, 0)
+}
+
+// TestGroupCopyStartedAgain: a copy that has ended and is started by who carries the move on is started with those that have its
+// network.
+func TestGroupCopyStartedAgain(t *testing.T) {
+	for _, at := range []string{"start/end", "keep/end"} {
 		w := newGroup(t, true)
-		w.at = once(at, func() {
-			if err := os.Rename(w.dir, w.dir+"-full"); err != nil {
-				t.Error(err)
-			}
-		})
-		if _, err := w.move(); !errors.As(err, new(*StuckError)) || !errors.Is(err, errJournal) {
-			t.Fatalf("%s: got %v", at, err)
+		id := w.kill(at)
+		w.to.set(func() { w.to.stop(w.to.find("db")) })
+		if _, err := w.mover().Resume(t.Context(), id); err != nil {
+			t.Errorf("%s: %v", at, err)
 		}
-		for name, c := range w.group {
-			if !c.running {
-				t.Errorf("%s: %s does not run", at, name)
-			}
-		}
-		if err := os.Rename(w.dir+"-full", w.dir); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.mover().Resume(t.Context(), w.journal().ID); err != nil && !errors.As(err, new(*BackError)) {
-			t.Fatalf("%s: %v", at, err)
-		}
-		if j := w.journal(); j.Phase == Kept {
-			w.want(false, 1)
-		} else {
-			w.want(true, 0)
-		}
+		w.want(false, 1)
 	}
 }
 

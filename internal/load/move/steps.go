@@ -126,16 +126,38 @@ func (r *run) serveMeanwhile(ctx context.Context, cause error) error {
 	if !r.j.Stateful && r.j.HandedOver && r.copyThere(ctx) {
 		return cause
 	}
-	err := r.tryEach(r.j.members(), func(m *Member) error {
+	err := r.tryEach(r.j.members(), func(m *Member, failed recreate.Group) error {
 		if !m.SourceStopped {
 			return nil
 		}
-		return errors.Join(r.from.Start(ctx, m.Container), r.from.SetRestart(ctx, m.Container, m.Restart))
+		return r.startSource(ctx, m, failed)
 	})
 	if err != nil {
 		return errors.Join(cause, fmt.Errorf("source: it is stopped: %w", err))
 	}
 	return fmt.Errorf("%w; the source was started again meanwhile", cause)
+}
+
+// startSource starts a source again, if those serve whose namespaces it has, and gives it its restart policy.
+func (r *run) startSource(ctx context.Context, m *Member, failed recreate.Group) error {
+	c, err := r.from.Container(ctx, m.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	for _, ref := range c.Joined() {
+		if owner, ok := failed.Find(ref); ok {
+			return fmt.Errorf("%s, whose namespace it has, does not serve", owner.Name)
+		}
+	}
+	if !c.State.Running {
+		if err := r.stopJoiners(ctx, r.from, sourceID, m); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	if err := errors.Join(r.from.Start(ctx, m.Container), r.from.SetRestart(ctx, m.Container, m.Restart)); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
 }
 
 // copyThere reports whether the copy serves, as far as its engine says.
@@ -624,6 +646,15 @@ func (r *run) startCopy(ctx context.Context, m *Member) error {
 	if err := r.save(); err != nil {
 		m.TargetStarted = was
 		return err
+	}
+	c, err := r.to.Container(ctx, m.Target)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if !c.State.Running {
+		if err := r.stopJoiners(ctx, r.to, copyID, m); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
 	}
 	if err := r.to.Start(ctx, m.Target); err != nil {
 		return fmt.Errorf("target: %w", err)

@@ -24,8 +24,8 @@ import (
 )
 
 // fake is an engine that keeps containers, volumes and networks in memory, and answers what a move
-// asks. It models states and times of containers, names, labels, and what is in a volume; not health,
-// addresses or images.
+// asks. It models states and times of containers, names, labels, what is in a volume, and of which run of another container one
+// has the network; health by the time since the start alone; not addresses or images.
 type fake struct {
 	url  string
 	host string // its own name
@@ -54,6 +54,7 @@ type fakeContainer struct {
 	running           bool
 	started, finished string
 	starts            int
+	joined            int // which start of the container whose network it has that was
 }
 
 type fakeVolume struct {
@@ -323,6 +324,9 @@ func (f *fake) start(c *fakeContainer) {
 	if !c.running {
 		c.running, c.started = true, stamp()
 		c.starts++
+		if other := f.find(joins(c.host)); other != nil {
+			c.joined = other.starts
+		}
 		if f.starts != nil {
 			f.starts()
 		}
@@ -336,6 +340,28 @@ func (f *fake) stop(c *fakeContainer) {
 		}
 		c.running, c.finished = false, stamp()
 	}
+}
+
+// cut reports whether a container runs in the network of another one that has ended since, and may have been started again.
+func (f *fake) cut(c *fakeContainer) bool {
+	to := joins(c.host)
+	other := f.find(to)
+	return c.running && to != "" && (other == nil || !other.running || other.starts != c.joined)
+}
+
+// healthAfter is how long a container with a health check takes to be healthy.
+const healthAfter = 300 * time.Millisecond
+
+// health returns that of a container with a health check, or nil.
+func (f *fake) health(c *fakeContainer) any {
+	if c.config["Healthcheck"] == nil {
+		return nil
+	}
+	status := "starting"
+	if at, err := time.Parse(time.RFC3339Nano, c.started); err == nil && time.Since(at) > healthAfter {
+		status = "healthy"
+	}
+	return map[string]any{"Status": status}
 }
 
 // joins returns the container whose network another one has.
@@ -394,7 +420,7 @@ func (f *fake) inspection(c *fakeContainer) map[string]any {
 	}
 	return map[string]any{
 		"Id": c.id, "Name": "/" + c.name, "Image": c.image, "Platform": "linux", "Config": c.config, "HostConfig": c.host, "Mounts": mounts,
-		"State":           map[string]any{"Status": status, "Running": c.running, "StartedAt": c.started, "FinishedAt": c.finished},
+		"State":           map[string]any{"Status": status, "Running": c.running, "StartedAt": c.started, "FinishedAt": c.finished, "Health": f.health(c)},
 		"NetworkSettings": map[string]any{"Networks": c.networks},
 	}
 }
@@ -488,6 +514,15 @@ func (w *world) want(source bool, copies int) {
 		if c.running {
 			n++
 		}
+	}
+	for _, f := range []*fake{w.from, w.to} {
+		f.set(func() {
+			for _, c := range f.containers {
+				if f.cut(c) {
+					w.t.Errorf("%s of engine %s has the network of a run that has ended", c.name, f.id)
+				}
+			}
+		})
 	}
 	w.from.mu.Lock()
 	defer w.from.mu.Unlock()

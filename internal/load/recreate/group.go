@@ -35,12 +35,10 @@ const TogetherFix = "move both as one: belay move with both names"
 
 // Needed returns what c needs of other containers, each with what it needs them for: it is not made, or started, without them.
 func (c *Container) Needed() (needed []Need) {
-	h := c.HostConfig
-	for _, mode := range []string{string(h.NetworkMode), string(h.PidMode), string(h.IpcMode)} {
-		if ref, ok := strings.CutPrefix(mode, joined); ok {
-			needed = append(needed, Need{ref, "shares a namespace with it"})
-		}
+	for _, ref := range c.Joined() {
+		needed = append(needed, Need{ref, "shares a namespace with it"})
 	}
+	h := c.HostConfig
 	for _, l := range h.Links {
 		needed = append(needed, Need{linked(l), "names it by --link"})
 	}
@@ -57,6 +55,18 @@ func (c *Container) Needed() (needed []Need) {
 		needed = append(needed, Need{ref, "has its volumes (--volumes-from)"})
 	}
 	return needed
+}
+
+// Joined returns the containers whose namespaces c has. It stays in those that they had when it started: once they end it is cut off,
+// also when they are started again.
+func (c *Container) Joined() (refs []string) {
+	h := c.HostConfig
+	for _, mode := range []string{string(h.NetworkMode), string(h.PidMode), string(h.IpcMode)} {
+		if ref, ok := strings.CutPrefix(mode, joined); ok {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
 }
 
 // Need is one thing that a container has of another.
