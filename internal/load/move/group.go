@@ -145,18 +145,24 @@ func (r *run) stopJoiners(ctx context.Context, e *engine.Engine, id func(*Member
 	return nil
 }
 
-// inOrder puts containers into the order in which they start: that in which they were named, but for those that need others.
+// inOrder puts containers into the order in which they start: that in which they were named, but for those that need others, or
+// name them by links, which may go round in a circle.
 func inOrder(cs []*recreate.Container) ([]*recreate.Container, error) {
 	g := groupOf(cs)
 	var out []*recreate.Container
 	placed := map[string]bool{}
+	waits := func(ref string) bool {
+		p, ok := g.Find(ref)
+		return ok && !placed[p.ID]
+	}
+	ready := func(c *recreate.Container) bool {
+		return !placed[c.ID] && !slices.ContainsFunc(c.Needed(), func(n recreate.Need) bool { return waits(n.Ref) })
+	}
 	for len(out) < len(cs) {
-		i := slices.IndexFunc(cs, func(c *recreate.Container) bool {
-			return !placed[c.ID] && !slices.ContainsFunc(c.Needed(), func(n recreate.Need) bool {
-				p, ok := g.Find(n.Ref)
-				return ok && !placed[p.ID]
-			})
-		})
+		i := slices.IndexFunc(cs, func(c *recreate.Container) bool { return ready(c) && !slices.ContainsFunc(c.Named(), waits) })
+		if i < 0 {
+			i = slices.IndexFunc(cs, ready)
+		}
 		if i < 0 {
 			return nil, errors.New("they need each other in a circle, and none can start first")
 		}

@@ -404,33 +404,63 @@ func TestGroupSourceRemoved(t *testing.T) {
 	}
 }
 
-// TestInOrder: whoever needs another starts after it, and else they start as they were named.
+// TestLinkOnNetwork: a container that names another one by a link on a network of the user's is started without that one too. As any
+// other on that network it is a reason against a move only while it runs, and the other's operator has not given it up.
+func TestLinkOnNetwork(t *testing.T) {
+	link := func(w *world) {
+		w.group["web"].networks = map[string]any{"shop": map[string]any{"Links": []string{"api:backend"}}}
+		delete(w.group, "web")
+	}
+	for _, c := range []struct {
+		name string
+		do   func(w *world)
+		want string
+	}{
+		{name: "it runs", do: func(*world) {}, want: `"web" is on its network "shop"`},
+		{name: "the networks are split", do: func(w *world) { w.s.SplitNetworks = true }},
+		{name: "it does not run", do: func(w *world) { w.from.stop(w.from.find("web")) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newGroup(t, false)
+			link(w)
+			c.do(w)
+			_, err := w.move()
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// TestInOrder: whoever needs another, or names it by a link, starts after it, and else they start as they were named.
 func TestInOrder(t *testing.T) {
-	of := func(id, name, mode string, links ...string) *recreate.Container {
-		quoted := "[]"
-		if len(links) > 0 {
-			quoted = `["` + strings.Join(links, `","`) + `"]`
-		}
-		c, err := recreate.Read(fmt.Appendf(nil, `{"Id":%q,"Name":%q,"Config":{},"State":{},"NetworkSettings":{},"HostConfig":{"NetworkMode":%q,"Links":%s}}`, strings.Repeat(id, 64), "/"+name, mode, quoted))
+	of := func(id, name, host, network string) *recreate.Container {
+		c, err := recreate.Read(fmt.Appendf(nil, `{"Id":%q,"Name":%q,"Config":{},"State":{},"NetworkSettings":{"Networks":{"shop":{%s}}},"HostConfig":{%s}}`, strings.Repeat(id, 64), "/"+name, network, host))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c
 	}
-	a, b, c := of("a", "app", "bridge", "/db:/app/db"), of("b", "db", "bridge"), of("c", "agent", "container:"+strings.Repeat("a", 64))
-	got, err := inOrder([]*recreate.Container{c, a, of("d", "web", "bridge"), b})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, x := range got {
-		names = append(names, x.ShortName())
-	}
-	if strings.Join(names, " ") != "web db app agent" {
-		t.Errorf("order %v", names)
-	}
-	if _, err := inOrder([]*recreate.Container{a, of("b", "db", "container:app")}); err == nil {
-		t.Error("a circle has an order")
+	db, web := of("b", "db", "", ""), of("d", "web", "", "")
+	app, agent := of("a", "app", `"Links":["/db:/app/db"]`, ""), of("c", "agent", `"NetworkMode":"container:`+strings.Repeat("a", 64)+`"`, "")
+	here, there := of("e", "here", "", `"Links":["there:t"]`), of("f", "there", "", `"Links":["here:h"]`)
+	for _, c := range []struct {
+		cs   []*recreate.Container
+		want string
+	}{
+		{[]*recreate.Container{agent, app, web, db}, "web db app agent"},
+		{[]*recreate.Container{of("e", "cron", "", `"Links":["db:d"]`), db}, "db cron"},
+		{[]*recreate.Container{here, there, web}, "web here there"},
+		{[]*recreate.Container{app, of("b", "db", `"NetworkMode":"container:app"`, "")}, "in a circle"},
+	} {
+		got, err := inOrder(c.cs)
+		var names []string
+		for _, x := range got {
+			names = append(names, x.ShortName())
+		}
+		if strings.Join(names, " ") != c.want && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("order %v, %v; want %s", names, err, c.want)
+		}
 	}
 }
 

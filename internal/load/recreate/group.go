@@ -42,14 +42,6 @@ func (c *Container) Needed() (needed []Need) {
 	for _, l := range h.Links {
 		needed = append(needed, Need{linked(l), "names it by --link"})
 	}
-	for _, e := range c.NetworkSettings.Networks {
-		if e == nil {
-			continue
-		}
-		for _, l := range e.Links {
-			needed = append(needed, Need{linked(l), "names it by --link"})
-		}
-	}
 	for _, f := range h.VolumesFrom {
 		ref, _, _ := strings.Cut(f, ":")
 		needed = append(needed, Need{ref, "has its volumes (--volumes-from)"})
@@ -64,6 +56,19 @@ func (c *Container) Joined() (refs []string) {
 	for _, mode := range []string{string(h.NetworkMode), string(h.PidMode), string(h.IpcMode)} {
 		if ref, ok := strings.CutPrefix(mode, joined); ok {
 			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// Named returns the containers that c names by links on networks of the user's: it is made, and started, without them too.
+func (c *Container) Named() (refs []string) {
+	for _, e := range c.NetworkSettings.Networks {
+		if e == nil {
+			continue
+		}
+		for _, l := range e.Links {
+			refs = append(refs, linked(l))
 		}
 	}
 	return refs
