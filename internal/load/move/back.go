@@ -256,12 +256,24 @@ func started(c *recreate.Container) bool {
 // restoreSources gives the sources their names, their restart policies and their traffic again.
 func (r *run) restoreSources(ctx context.Context) error { return r.restore(ctx, r.j.members()) }
 
-// restore does so with those sources that are there.
+// restore does so with those sources that are there, each once those before it are healthy by their own checks, as far as that comes
+// to be: it may need them.
 func (r *run) restore(ctx context.Context, there []*Member) error {
 	if len(there) == 0 {
 		return nil
 	}
-	if err := r.tryEach(there, func(m *Member, failed recreate.Group) error { return r.serveAgain(ctx, m, failed) }); err != nil {
+	var before *Member
+	err := r.tryEach(there, func(m *Member, failed recreate.Group) error {
+		if before != nil && m.SourceStopped {
+			r.giveTime(ctx, before)
+		}
+		err := r.serveAgain(ctx, m, failed)
+		if err == nil {
+			before = m
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if r.j.HandedOver {
@@ -269,10 +281,57 @@ func (r *run) restore(ctx context.Context, there []*Member) error {
 			return err
 		}
 	}
+	if err := r.sourcesRun(ctx, there); err != nil {
+		return err
+	}
 	for _, m := range there {
 		m.SourceStopped = false // whatever becomes of it from here on is not this move's
 	}
 	return r.save()
+}
+
+// giveTime waits until a source is healthy, if it has a health check.
+func (r *run) giveTime(ctx context.Context, m *Member) {
+	ctx, cancel := context.WithTimeout(ctx, defaultHealthy)
+	defer cancel()
+	check, err := r.checked(ctx, m)
+	if err == nil && check {
+		err = await(ctx, r.from, m.Container, true, &r.j.Settings, time.Now())
+	}
+	if err != nil {
+		r.j.note(r.o.Now(), "the source "+m.Name+" is not waited for any longer: "+err.Error())
+	}
+}
+
+// checked reports whether a source has a health check.
+func (r *run) checked(ctx context.Context, m *Member) (bool, error) {
+	c, err := r.from.Container(ctx, m.Container)
+	if err != nil {
+		return false, err
+	}
+	img, err := r.from.Image(ctx, c.Image)
+	if err != nil {
+		return false, err
+	}
+	return recreate.Of(c, img, r.from.Host()).Check, nil
+}
+
+// sourcesRun fails if one that was started again has ended, and names it: it is not as it was.
+func (r *run) sourcesRun(ctx context.Context, there []*Member) error {
+	var errs []error
+	for _, m := range there {
+		if !m.SourceStopped {
+			continue
+		}
+		c, err := r.from.Container(ctx, m.Container)
+		if err == nil && !c.State.Running {
+			err = fmt.Errorf("%s has ended with status %d since it was started again: docker logs says why; if it may be lost: docker rm %s", m.Name, c.State.ExitCode, m.Name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("source: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (r *run) serveAgain(ctx context.Context, m *Member, failed recreate.Group) error {
@@ -325,15 +384,11 @@ func (r *run) takeTraffic(ctx context.Context, there []*Member) error {
 		if !m.SourceStopped {
 			return nil
 		}
-		c, err := r.from.Container(ctx, m.Container)
+		check, err := r.checked(ctx, m)
 		if err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
-		img, err := r.from.Image(ctx, c.Image)
-		if err != nil {
-			return fmt.Errorf("source: %w", err)
-		}
-		if err := await(ctx, r.from, m.Container, recreate.Of(c, img, r.from.Host()).Check, &r.j.Settings, began); err != nil {
+		if err := await(ctx, r.from, m.Container, check, &r.j.Settings, began); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
 		return nil

@@ -282,20 +282,22 @@ func TestGroupRefused(t *testing.T) {
 	}
 }
 
+// refuses has an engine fail at the request of a kind that comes after so many others.
+func refuses(method, end string, after int) func(w http.ResponseWriter, r *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != method || !strings.HasSuffix(r.URL.Path, end) || strings.HasPrefix(r.URL.Query().Get("name"), "belay-move-") {
+			return false
+		}
+		if after--; after != -1 {
+			return false
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	}
+}
+
 // TestGroupMemberFails: whichever of a group fails, all go back, and none that served was stopped without need.
 func TestGroupMemberFails(t *testing.T) {
-	refuses := func(method, end string, after int) func(w http.ResponseWriter, r *http.Request) bool {
-		return func(w http.ResponseWriter, r *http.Request) bool {
-			if r.Method != method || !strings.HasSuffix(r.URL.Path, end) || strings.HasPrefix(r.URL.Query().Get("name"), "belay-move-") {
-				return false
-			}
-			if after--; after != -1 {
-				return false
-			}
-			w.WriteHeader(http.StatusInternalServerError)
-			return true
-		}
-	}
 	for _, c := range []struct {
 		name             string
 		stateful         bool
@@ -610,6 +612,63 @@ func TestGroupCopyStartedAgain(t *testing.T) {
 			t.Errorf("%s: %v", at, err)
 		}
 		w.want(false, 1)
+	}
+}
+
+// TestGroupBackInTurn: on the way back too a source with a health check has to be healthy before the next one starts; one that is not
+// keeps the others from serving no longer than that takes.
+func TestGroupBackInTurn(t *testing.T) {
+	for _, heals := range []bool{true, false} {
+		w := newGroup(t, true)
+		db, agent := w.group["db"], w.group["agent"]
+		db.config["Healthcheck"] = map[string]any{"Test": []string{"CMD", "true"}}
+		w.s.Healthy = 2 * healthAfter
+		w.at = once("copy/begin", func() {
+			w.from.set(func() { w.from.unwell = !heals; w.to.answer = refuses("PUT", "/archive", 0) })
+		})
+		w.from.starts = func() {
+			if at, err := time.Parse(time.RFC3339Nano, db.started); agent.running && (err != nil || time.Since(at) < healthAfter) {
+				t.Errorf("the second starts at once: %v", err)
+			}
+		}
+		if _, err := w.move(); !errors.As(err, new(*BackError)) {
+			t.Fatalf("got %v", err)
+		}
+		w.want(true, 0)
+	}
+}
+
+// TestBackDoesNotRun: a source that ends when it has been started again is not as it was: it is named, and the move is not taken back
+// until it runs.
+func TestBackDoesNotRun(t *testing.T) {
+	for _, c := range []struct {
+		name, ends string
+		world      func(*testing.T, bool) *world
+		stateful   bool
+	}{
+		{"one", "web", newWorld, true},
+		{"one without volumes", "web", newWorld, false},
+		{"of a group", "agent", newGroup, true},
+		{"of a group without volumes", "api", newGroup, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := c.world(t, c.stateful)
+			w.s.Hook = nil
+			if c.stateful {
+				w.to.answer = refuses("PUT", "/archive", 0)
+			} else {
+				w.from.answer = refuses("POST", "/rename", 0)
+			}
+			w.from.starts = func() { w.from.stop(w.group[c.ends]) }
+			if _, err := w.move(); !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), c.ends+" has ended with status 0") {
+				t.Errorf("got %v", err)
+			}
+			w.from.set(func() { w.from.starts = nil })
+			if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*BackError)) {
+				t.Errorf("got %v", err)
+			}
+			w.want(true, 0)
+		})
 	}
 }
 

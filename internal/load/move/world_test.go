@@ -40,6 +40,7 @@ type fake struct {
 	volumes    map[string]*fakeVolume
 	networks   map[string]map[string]any
 	changes    []map[string]any
+	unwell     bool                                              // no health check succeeds
 	down       bool                                              // it answers nobody
 	before     func(method, path string)                         // is called before a request, without mu
 	answer     func(w http.ResponseWriter, r *http.Request) bool // answers in its place
@@ -358,7 +359,7 @@ func (f *fake) health(c *fakeContainer) any {
 		return nil
 	}
 	status := "starting"
-	if at, err := time.Parse(time.RFC3339Nano, c.started); err == nil && time.Since(at) > healthAfter {
+	if at, err := time.Parse(time.RFC3339Nano, c.started); err == nil && time.Since(at) > healthAfter && !f.unwell {
 		status = "healthy"
 	}
 	return map[string]any{"Status": status}
