@@ -19,7 +19,7 @@ import (
 // It returns a [*BackError] with cause once it is done, and a [*StuckError] where it could not
 // be. A source with data is started only when the copy is known not to run.
 func (r *run) back(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.j.backTime())
 	defer cancel()
 	failedAt := r.j.Step
 	r.j.Phase, r.j.Error = Back, cut(cause.Error())

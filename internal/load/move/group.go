@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/recreate"
@@ -26,6 +27,9 @@ func (j *Journal) Names() string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// backTime is how long the way back may take.
+func (j *Journal) backTime() time.Duration { return time.Duration(len(j.members())) * backTimeout }
 
 // sourceStopped reports whether a source may have been stopped.
 func (j *Journal) sourceStopped() bool {

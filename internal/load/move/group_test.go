@@ -689,6 +689,28 @@ func TestGroupWritesNotLost(t *testing.T) {
 	if c := w.to.find("db"); !errors.As(err, new(*StuckError)) || c == nil || !c.running || db.running {
 		t.Fatalf("got %v; phase %s, the source runs: %v", err, w.journal().Phase, db.running)
 	}
+// TestGroupBackTime: the time that the way back has grows with the number of those that go back.
+func TestGroupBackTime(t *testing.T) {
+	for _, w := range []*world{newWorld(t, false), newGroup(t, false)} {
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var left time.Duration
+		m := New(Options{Dir: w.dir, RunHook: func(ctx context.Context, _ string, _ []string, _ []byte, _ time.Duration) error {
+			end, _ := ctx.Deadline()
+			left = time.Until(end)
+			return nil
+		}})
+		if _, err := m.Abort(t.Context(), j.ID, Allow{}); err != nil {
+			t.Fatal(err)
+		}
+		if want := time.Duration(len(w.group)) * backTimeout; left < want-time.Minute || left > want {
+			t.Errorf("%d go back in %s; want %s", len(w.group), left, want)
+		}
+	}
+}
+
 	w.to.set(func() { w.to.stop(w.to.find("db")) })
 	w.to.remove(w.to.find("db"))
 	if _, err := w.mover().Resume(t.Context(), id); !errors.As(err, new(*GoneError)) || !db.running {

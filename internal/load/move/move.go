@@ -81,7 +81,7 @@ const (
 	defaultHealthy = 5 * time.Minute
 	defaultSettle  = 10 * time.Second
 	hookTimeout    = 2 * time.Minute
-	backTimeout    = 15 * time.Minute
+	backTimeout    = 15 * time.Minute // for each container
 )
 
 // Errors that callers tell apart.

@@ -781,7 +781,7 @@ func (r *run) commit() error {
 	if r.j.Settings.Keep > 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), backTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.j.backTime())
 	defer cancel()
 	return r.finish(ctx)
 }
