@@ -91,8 +91,8 @@ func (r *run) sources(ctx context.Context) (there []*Member, err error) {
 
 // withoutSource ends a move whose source somebody has removed, or of a group at least one. Then the copy is the last of its
 // container: one that runs takes over, and one that does not is left for somebody to decide on, unless it never ran and the
-// source did until it was removed. A group takes over if all its copies run. It goes back to the sources that are there
-// if nothing is lost with the copies.
+// source did until it was removed. A group takes over if all its copies run. If none has ever run it goes back to the sources that
+// are there, whatever becomes of the copy of the one that is not.
 func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member) error {
 	type todo = []func(context.Context) error
 	stuck := func(err error) error {
@@ -106,6 +106,12 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member)
 		return &GoneError{ID: r.j.ID, Step: failedAt, Target: true, Others: len(there) > 0}
 	}
 	gone := slices.DeleteFunc(r.j.members(), func(m *Member) bool { return slices.Contains(there, m) })
+	serve := len(there) > 0 && !r.j.copyStarted() // nothing is lost with copies that have never run
+	if serve {
+		if err := restore(ctx); err != nil {
+			return stuck(fmt.Errorf(", and the others do not all serve again: %w; fix: what is in the way, or docker rm here those that do not", err))
+		}
+	}
 	all, last, err := r.copiesRun(ctx, gone)
 	switch {
 	case err != nil:
@@ -122,6 +128,8 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member)
 		if err := r.endBack(ctx, failedAt, Finished, errSourceGone.Error()+": the copy has taken over", do); err != nil {
 			return err
 		}
+	case last != "" && serve:
+		return stuck(fmt.Errorf(", the others serve again, and the copy %q on the target, which has never run, is the last of its container; fix: docker rm it there, once it may be lost", last))
 	case last != "" && len(r.j.With) > 0:
 		return stuck(fmt.Errorf(", not all copies of the group run on the target, and %q there is the last of its container or has run and written; fix: docker start all of them there, or docker rm those that may be lost", last))
 	case last != "":
@@ -163,14 +171,14 @@ func (r *run) copiesRun(ctx context.Context, gone []*Member) (all bool, last str
 func (r *run) leaveSources(ctx context.Context, there []*Member) error {
 	slices.Reverse(there)
 	return r.inTurn(there, func(m *Member) error {
-		if r.j.Stateful {
-			if err := r.sourceRests(ctx, m); err != nil {
-				return err
-			}
-		}
 		c, err := r.from.Container(ctx, m.Container)
 		if err != nil {
 			return fmt.Errorf("source: %w", err)
+		}
+		if r.j.Stateful {
+			if err := r.sourceRests(ctx, m); err != nil {
+				return fmt.Errorf("%w; fix: docker rm -f %s here, with what it has written since, and the copies take over", err, c.ShortName())
+			}
 		}
 		if c.State.Running {
 			m.SourceStopped = true

@@ -406,6 +406,57 @@ func TestGroupSourceRemoved(t *testing.T) {
 	}
 }
 
+// TestGroupStoppedSourceRemoved: of a group of which no copy has ever run, those serve again whose sources are there, though one was
+// removed after it had stopped. Its copy is the last of it, and stays until somebody has decided; the target need not answer.
+func TestGroupStoppedSourceRemoved(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		w := newGroup(t, true)
+		db := w.group["db"]
+		w.at = once("copy/end", func() {
+			w.from.remove(w.group["agent"])
+			w.to.set(func() { w.to.down = lost })
+		})
+		_, err := w.move()
+		w.at = nil
+		if !errors.As(err, new(*StuckError)) || strings.Contains(err.Error(), "start all") || !lost && !strings.Contains(err.Error(), `docker rm it there`) {
+			t.Errorf("got %v", err)
+		}
+		w.to.set(func() { w.to.down = false })
+		if c := w.to.find("agent"); c == nil || c.running || !db.running {
+			t.Fatalf("the other serves: %v, the copy %+v", db.running, c)
+		}
+		if _, err = w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*StuckError)) || db.starts != 2 {
+			t.Errorf("got %v; it was started %d times", err, db.starts)
+		}
+		w.to.remove(w.to.find("agent"))
+		if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*GoneError)) || !db.running || len(w.copies()) != 0 || w.from.leases()+w.to.leases() != "" {
+			t.Errorf("got %v; the other runs: %v, %d copies, left %s%s", err, db.running, len(w.copies()), w.from.leases(), w.to.leases())
+		}
+		if w.to.volumes["records"] == nil {
+			t.Error("the volume is gone with its copy")
+		}
+	}
+}
+
+// TestGroupSourceBesideCopies: copies that run do not take over from a source that somebody has started beside them; once that is removed,
+// as the message says, they do.
+func TestGroupSourceBesideCopies(t *testing.T) {
+	w := newGroup(t, true)
+	w.at = once("healthy/begin", func() {
+		w.from.remove(w.group["agent"])
+		w.from.set(func() { w.from.start(w.group["db"]) })
+	})
+	_, err := w.move()
+	w.at = nil
+	if !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), "docker rm -f db") {
+		t.Errorf("got %v", err)
+	}
+	w.from.remove(w.group["db"])
+	if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*GoneError)) || len(w.copies()) != 2 || w.journal().Phase != Finished {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestLinkOnNetwork: a container that names another one by a link on a network of the user's is started without that one too. As any
 // other on that network it is a reason against a move only while it runs, and the other's operator has not given it up.
 func TestLinkOnNetwork(t *testing.T) {
@@ -638,6 +689,28 @@ func TestGroupBackInTurn(t *testing.T) {
 	}
 }
 
+// TestGroupBackTime: the time that the way back has grows with the number of those that go back.
+func TestGroupBackTime(t *testing.T) {
+	for _, w := range []*world{newWorld(t, false), newGroup(t, false)} {
+		j, err := w.move()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var left time.Duration
+		m := New(Options{Dir: w.dir, RunHook: func(ctx context.Context, _ string, _ []string, _ []byte, _ time.Duration) error {
+			end, _ := ctx.Deadline()
+			left = time.Until(end)
+			return nil
+		}})
+		if _, err := m.Abort(t.Context(), j.ID, Allow{}); err != nil {
+			t.Fatal(err)
+		}
+		if want := time.Duration(len(w.group)) * backTimeout; left < want-time.Minute || left > want {
+			t.Errorf("%d go back in %s; want %s", len(w.group), left, want)
+		}
+	}
+}
+
 // TestBackDoesNotRun: a source that ends when it has been started again is not as it was: it is named, and the move is not taken back
 // until it runs.
 func TestBackDoesNotRun(t *testing.T) {
@@ -689,28 +762,6 @@ func TestGroupWritesNotLost(t *testing.T) {
 	if c := w.to.find("db"); !errors.As(err, new(*StuckError)) || c == nil || !c.running || db.running {
 		t.Fatalf("got %v; phase %s, the source runs: %v", err, w.journal().Phase, db.running)
 	}
-// TestGroupBackTime: the time that the way back has grows with the number of those that go back.
-func TestGroupBackTime(t *testing.T) {
-	for _, w := range []*world{newWorld(t, false), newGroup(t, false)} {
-		j, err := w.move()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var left time.Duration
-		m := New(Options{Dir: w.dir, RunHook: func(ctx context.Context, _ string, _ []string, _ []byte, _ time.Duration) error {
-			end, _ := ctx.Deadline()
-			left = time.Until(end)
-			return nil
-		}})
-		if _, err := m.Abort(t.Context(), j.ID, Allow{}); err != nil {
-			t.Fatal(err)
-		}
-		if want := time.Duration(len(w.group)) * backTimeout; left < want-time.Minute || left > want {
-			t.Errorf("%d go back in %s; want %s", len(w.group), left, want)
-		}
-	}
-}
-
 	w.to.set(func() { w.to.stop(w.to.find("db")) })
 	w.to.remove(w.to.find("db"))
 	if _, err := w.mover().Resume(t.Context(), id); !errors.As(err, new(*GoneError)) || !db.running {
