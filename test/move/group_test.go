@@ -23,7 +23,7 @@ func (w *world) runGroup(t *testing.T) {
 	ok(t, w.from, "commit", "--change", "EXPOSE 80", made, exposed)
 	ok(t, w.from, "rm", made)
 	w.run(t, "writer", "--restart", "always", "--network", "container:db", "--pid", "container:db", "-v", "records:/data", exposed,
-		"sh", "-c", "i=0; while :; do i=$((i+1)); wget -q -O - http://127.0.0.1/cgi-bin/append?$i || exit 1; done")
+		"sh", "-c", "until wget -q -O /dev/null http://127.0.0.1/; do sleep 1; done; i=0; while :; do i=$((i+1)); wget -q -O - http://127.0.0.1/cgi-bin/append?$i || exit 1; done")
 	w.run(t, "app", "--restart", "always", "--link", "db:store", "--volumes-from", "db:ro", image)
 	eventually(t, func() bool { return strings.Contains(w.from.Docker(t.Context(), "logs", "writer").Stdout, "ok 5") })
 }
