@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -151,21 +152,18 @@ func TestMatrixGroupKept(t *testing.T) {
 						w.from.set(func() { w.from.down = is && f.from })
 						w.to.set(func() { w.to.down = is && f.to })
 					}
+					var came bool
 					w.at = nth(i, func() {
+						came = true
 						down(true)
 						if f.dies {
 							panic(killed{})
 						}
 					})
-					func() {
-						defer func() {
-							if p := recover(); p != nil && p != any(killed{}) {
-								panic(p)
-							}
-						}()
-						_, _ = w.mover().Abort(t.Context(), id, Allow{LoseWrites: true})
-					}()
-					w.at = nil
+					mayBeKilled(func() { _, _ = w.mover().Abort(t.Context(), id, Allow{LoseWrites: true}) })
+					if w.at = nil; !came {
+						t.Fatal("the fault did not come")
+					}
 					if w.journal().Phase == Back {
 						_, _ = w.mover().Resume(t.Context(), id)
 					}
@@ -663,6 +661,60 @@ func TestGroupCopyStartedAgain(t *testing.T) {
 			t.Errorf("%s: %v", at, err)
 		}
 		w.want(false, 1)
+	}
+}
+
+// TestGroupOfThree: of three that go back, of which one does not start, those serve again that need it not, with a fault of the
+// mover at each point of that; once it starts all serve, with the networks that they share.
+func TestGroupOfThree(t *testing.T) {
+	three := func(t *testing.T, fails string) *world {
+		t.Helper()
+		w := newGroup(t, true)
+		c := w.from.add("cache", map[string]any{"Image": "web:1"}, map[string]any{"NetworkMode": "bridge", "RestartPolicy": map[string]any{"Name": "always"}, "CgroupnsMode": "private"}, nil)
+		w.from.start(c)
+		w.group["cache"] = c
+		w.to.answer = refuses("PUT", "/archive", 0)
+		w.from.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			no := strings.HasSuffix(r.URL.Path, "/"+w.group[fails].id+"/start")
+			if no {
+				rw.WriteHeader(http.StatusInternalServerError)
+			}
+			return no
+		}
+		return w
+	}
+	for fails, serve := range map[string]string{"cache": "agent db", "db": "cache", "agent": "cache db"} {
+		w := three(t, fails)
+		points := pointsIn(w, func() {
+			if _, err := w.move(); !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), fails+": source: start container") {
+				t.Errorf("got %v", err)
+			}
+		})
+		for i := slices.Index(points, "back/begin"); i < len(points); i++ {
+			w := three(t, fails)
+			came := false
+			w.at = nth(i, func() { came = true; panic(killed{}) })
+			mayBeKilled(func() { _, _ = w.move() })
+			if w.at = nil; !came {
+				t.Fatal("the fault did not come")
+			}
+			id := w.journal().ID
+			_, err := w.mover().Resume(t.Context(), id)
+			var running []string
+			for _, name := range slices.Sorted(maps.Keys(w.group)) {
+				if w.group[name].running {
+					running = append(running, name)
+				}
+			}
+			if got := strings.Join(running, " "); got != serve || !errors.As(err, new(*StuckError)) {
+				t.Errorf("without %s, killed at %s: %s serve: %v", fails, points[i], got, err)
+			}
+			w.from.set(func() { w.from.answer = nil })
+			if _, err := w.mover().Resume(t.Context(), id); !errors.As(err, new(*BackError)) {
+				t.Errorf("without %s, killed at %s: %v", fails, points[i], err)
+			}
+			w.want(true, 0)
+		}
 	}
 }
 

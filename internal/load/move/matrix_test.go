@@ -90,21 +90,18 @@ func tryMatrix(t *testing.T, w *world, f lose, at func(do func()) func(string)) 
 		w.from.set(func() { w.from.down = is && f.from })
 		w.to.set(func() { w.to.down = is && f.to })
 	}
+	var came bool
 	w.at = at(func() {
+		came = true
 		down(true)
 		if f.dies {
 			panic(killed{})
 		}
 	})
-	func() {
-		defer func() {
-			if p := recover(); p != nil && p != any(killed{}) {
-				panic(p)
-			}
-		}()
-		_, _ = w.move()
-	}()
-	w.at = nil
+	mayBeKilled(func() { _, _ = w.move() })
+	if w.at = nil; !came {
+		t.Fatal("the fault did not come")
+	}
 	_, _ = w.mover().Resume(t.Context(), w.journal().ID) // as the agent does, before it is mended
 	if j := w.journal(); f.to && !f.from && (j.Phase == Forward || j.Phase == Back) && !(stateful && j.copyStarted()) {
 		w.from.mu.Lock()
@@ -179,12 +176,7 @@ func tryKept(t *testing.T, stateful, gone, dies bool, point string) {
 		t.Fatal(err)
 	}
 	abort := func(may Allow) (err error) {
-		defer func() {
-			if p := recover(); p != nil && p != any(killed{}) {
-				panic(p)
-			}
-		}()
-		_, err = w.mover().Abort(t.Context(), j.ID, may)
+		mayBeKilled(func() { _, err = w.mover().Abort(t.Context(), j.ID, may) })
 		return err
 	}
 	lost := func() {
@@ -200,6 +192,9 @@ func tryKept(t *testing.T, stateful, gone, dies bool, point string) {
 	}
 	err = abort(Allow{LoseWrites: true})
 	w.at = nil
+	if !w.to.down {
+		t.Fatal("the fault did not come")
+	}
 	if point == "" && stateful {
 		if !errors.Is(err, ErrTargetLost) || w.journal().Phase != Kept {
 			t.Errorf("got %v, phase %s", err, w.journal().Phase)

@@ -564,6 +564,16 @@ func once(point string, do func()) func(string) {
 // killed is the panic by which a mover ends as if by SIGKILL.
 type killed struct{}
 
+// mayBeKilled does something that may end so.
+func mayBeKilled(do func()) {
+	defer func() {
+		if p := recover(); p != nil && p != any(killed{}) {
+			panic(p)
+		}
+	}()
+	do()
+}
+
 // kill moves, and ends the mover at a point as if by SIGKILL.
 func (w *world) kill(point string) string {
 	w.t.Helper()
@@ -576,14 +586,7 @@ func (w *world) killIn(point string, do func() error) {
 	w.t.Helper()
 	defer func() { w.at = nil }()
 	w.at = once(point, func() { panic(killed{}) })
-	func() {
-		defer func() {
-			if p := recover(); p != nil && p != any(killed{}) {
-				panic(p)
-			}
-		}()
-		w.t.Fatalf("the mover was not ended at %s: %v", point, do())
-	}()
+	mayBeKilled(func() { w.t.Fatalf("the mover was not ended at %s: %v", point, do()) })
 }
 
 // TestWorld: moves between the fakes are what they are between engines.
