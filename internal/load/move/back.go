@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -131,7 +132,7 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member)
 	case last != "" && serve:
 		return stuck(fmt.Errorf(", the others serve again, and the copy %q on the target, which has never run, is the last of its container; fix: docker rm it there, once it may be lost", last))
 	case last != "" && len(r.j.With) > 0:
-		return stuck(fmt.Errorf(", not all copies of the group run on the target, and %q there is the last of its container or has run and written; fix: docker start all of them there, or docker rm those that may be lost", last))
+		return stuck(fmt.Errorf(", not all copies of the group run on the target, and %q there is the last of its container or has run and written; fix: docker restart %s there, in this order, or docker rm those that may be lost", last, strings.ReplaceAll(r.j.Names(), ",", "")))
 	case last != "":
 		return stuck(fmt.Errorf(", and its copy %q on the target, which does not run, is the last of it; fix: docker start or docker rm it there", last))
 	default:
@@ -142,10 +143,11 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member)
 	return &GoneError{ID: r.j.ID, Step: failedAt, Copy: all, Others: !all && len(there) > 0}
 }
 
-// copiesRun reports whether all copies run, and names one that must not be removed. It is the last of its container, whose source
+// copiesRun reports whether all copies run, with each other, and names one that must not be removed. It is the last of its container, whose source
 // is gone, and has run, or the source did not run any more when it was removed; or it has run and written.
 func (r *run) copiesRun(ctx context.Context, gone []*Member) (all bool, last string, err error) {
 	all = true
+	var before []*recreate.Container
 	err = r.each(func(m *Member) error {
 		id, err := r.findTarget(ctx, m)
 		if err != nil || id == "" {
@@ -157,7 +159,8 @@ func (r *run) copiesRun(ctx context.Context, gone []*Member) (all bool, last str
 			return fmt.Errorf("target: %w", err)
 		}
 		m.Target = id
-		all = all && c.State.Running
+		all = all && c.State.Running && !cutOff(c, before)
+		before = append(before, c)
 		if slices.Contains(gone, m) && (m.SourceStopped || started(c)) || r.j.Stateful && started(c) {
 			last = c.ShortName()
 		}

@@ -149,6 +149,19 @@ func (r *run) stopJoiners(ctx context.Context, e *engine.Engine, id func(*Member
 	return nil
 }
 
+// cutOff reports whether a container has a namespace of an earlier run of one of those that start before it.
+func cutOff(c *recreate.Container, before []*recreate.Container) bool {
+	began := func(c *recreate.Container) time.Time {
+		at, _ := time.Parse(time.RFC3339Nano, c.State.StartedAt)
+		return at
+	}
+	return slices.ContainsFunc(c.Joined(), func(ref string) bool {
+		return slices.ContainsFunc(before, func(o *recreate.Container) bool {
+			return recreate.Peer{ID: o.ID, Name: o.ShortName()}.Is(ref) && began(o).After(began(c))
+		})
+	})
+}
+
 // inOrder puts containers into the order in which they start: that in which they were named, but for those that need others, or
 // name them by links, which may go round in a circle.
 func inOrder(cs []*recreate.Container) ([]*recreate.Container, error) {

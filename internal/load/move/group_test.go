@@ -416,7 +416,7 @@ func TestGroupStoppedSourceRemoved(t *testing.T) {
 		})
 		_, err := w.move()
 		w.at = nil
-		if !errors.As(err, new(*StuckError)) || strings.Contains(err.Error(), "start all") || !lost && !strings.Contains(err.Error(), `docker rm it there`) {
+		if !errors.As(err, new(*StuckError)) || strings.Contains(err.Error(), "docker restart") || !lost && !strings.Contains(err.Error(), `docker rm it there`) {
 			t.Errorf("got %v", err)
 		}
 		w.to.set(func() { w.to.down = false })
@@ -433,6 +433,34 @@ func TestGroupStoppedSourceRemoved(t *testing.T) {
 		if w.to.volumes["records"] == nil {
 			t.Error("the volume is gone with its copy")
 		}
+	}
+}
+
+// TestGroupCopyCutOff: copies of which one has the network of an earlier run of another do not take over from a source that is gone,
+// until both have been started as the message says.
+func TestGroupCopyCutOff(t *testing.T) {
+	w := newGroup(t, true)
+	w.at = once("start/end", func() {
+		w.from.remove(w.group["agent"])
+		w.to.set(func() { w.to.stop(w.to.find("db")) })
+	})
+	_, err := w.move()
+	w.at = nil
+	if !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), "docker restart db agent there") {
+		t.Errorf("got %v", err)
+	}
+	w.to.set(func() { w.to.start(w.to.find("db")) })
+	if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*StuckError)) {
+		t.Errorf("got %v", err)
+	}
+	w.to.set(func() {
+		for _, name := range []string{"db", "agent"} {
+			w.to.stop(w.to.find(name))
+			w.to.start(w.to.find(name))
+		}
+	})
+	if _, err := w.mover().Resume(t.Context(), w.journal().ID); !errors.As(err, new(*GoneError)) || w.journal().Phase != Finished {
+		t.Errorf("got %v", err)
 	}
 }
 
