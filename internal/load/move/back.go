@@ -143,8 +143,8 @@ func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member)
 	return &GoneError{ID: r.j.ID, Step: failedAt, Copy: all, Others: !all && len(there) > 0}
 }
 
-// copiesRun reports whether all copies run, with each other, and names one that must not be removed. It is the last of its container, whose source
-// is gone, and has run, or the source did not run any more when it was removed; or it has run and written.
+// copiesRun reports whether all copies run, none cut off from another, and names one that must not be removed. It is the last of its
+// container, whose source is gone, and has run, or the source did not run any more when it was removed; or it has run and written.
 func (r *run) copiesRun(ctx context.Context, gone []*Member) (all bool, last string, err error) {
 	all = true
 	var before []*recreate.Container

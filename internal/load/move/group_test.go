@@ -755,7 +755,8 @@ func TestGroupBackInTurn(t *testing.T) {
 		db.config["Healthcheck"] = map[string]any{"Test": []string{"CMD", "true"}}
 		w.s.Healthy = 2 * healthAfter
 		w.at = once("copy/begin", func() {
-			w.from.set(func() { w.from.unwell = !heals; w.to.answer = refuses("PUT", "/archive", 0) })
+			w.from.set(func() { w.from.unwell = !heals })
+			w.to.set(func() { w.to.answer = refuses("PUT", "/archive", 0) })
 		})
 		w.from.starts = func() {
 			if at, err := time.Parse(time.RFC3339Nano, db.started); agent.running && (err != nil || time.Since(at) < healthAfter) {
