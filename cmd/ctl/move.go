@@ -27,14 +27,19 @@ type moveFlags struct {
 func moveCommand(t *terminal) *cobra.Command {
 	f := &moveFlags{}
 	cmd := &cobra.Command{
-		Use:   "move CONTAINER --to ENGINE",
-		Short: "Move a container to another Docker engine; needs no agent",
+		Use:   "move CONTAINER... --to ENGINE",
+		Short: "Move a container, or several as one, to another Docker engine; needs no agent",
 		Long: `move makes a container again on another engine, from the same image and with the same
 configuration, and stops it here. What cannot be moved is refused, with all reasons.
 
 A container without volumes goes on here until the copy there is healthy and --hook has
 brought it the traffic. One with volumes is stopped before they are copied, and its copy
 starts once both sides have been compared: there is never more than one writer.
+
+Several containers move as one: they may need each other, by a namespace, volumes, links
+or a network of their own. Each step is done for all of them before the next one begins,
+and if one fails all go back. They start in the order in which they are named, but for
+those that need another, which start after it. There is one ID for all.
 
 The source is kept, stopped and renamed, for the time of --keep; its volumes stay also
 after that. If a step fails, what was done is taken back and the source serves on. A move
@@ -46,17 +51,18 @@ The hook is a program of root's, with its first arguments. It gets hand-over or 
 as the last one and the addresses of both sides as JSON on its standard input.`,
 		Example: `  belay move web --to tcp://b:2376 --tlscacert ca.pem --tlscert c.pem --tlskey k.pem --dry-run
   belay move web --to unix:///run/b.sock --hook "/usr/local/bin/lb web" --drain 30s
-  belay move db --to unix:///run/b.sock --copy-volumes`,
+  belay move db --to unix:///run/b.sock --copy-volumes
+  belay move db exporter --to unix:///run/b.sock --copy-volumes`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
-			case len(args) != 1:
-				return errors.New("want one CONTAINER")
+			case len(args) == 0:
+				return errors.New("want one CONTAINER, or several that move as one")
 			case f.to.URL == "":
 				return errors.New("want --to unix:///path or --to tcp://host:port")
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return t.move(cmd.Context(), args[0], f) },
+		RunE: func(cmd *cobra.Command, args []string) error { return t.move(cmd.Context(), args, f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.to.URL, "to", "", "`engine` to move to: unix:///path or tcp://host:port")
@@ -129,16 +135,16 @@ func (f *moveFlags) complete() error {
 	return nil
 }
 
-func (t *terminal) move(ctx context.Context, container string, f *moveFlags) error {
+func (t *terminal) move(ctx context.Context, containers []string, f *moveFlags) error {
 	if err := f.complete(); err != nil {
 		return err
 	}
 	m := t.mover(f)
 	if !f.dryRun {
-		j, err := m.Move(ctx, container, f.from, f.to, f.s)
+		j, err := m.Move(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
 		return t.moved(j, notBegun(j, err))
 	}
-	p, err := m.Look(ctx, container, f.from, f.to, f.s)
+	p, err := m.Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
 	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
 		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
 			return err
@@ -174,24 +180,38 @@ func notBegun(j *move.Journal, err error) error {
 
 func (t *terminal) writeMovePlan(p *move.Plan) {
 	kind := "without volumes: it goes on here until the copy has its traffic"
-	if p.Stateful {
+	switch group := len(p.With) > 0; {
+	case group && p.Stateful:
+		kind = "as one, with volumes: all are stopped while those are copied"
+	case group:
+		kind = "as one, without volumes: they go on here until the copies have their traffic"
+	case p.Stateful:
 		kind = "with volumes: it is stopped while they are copied"
 	}
-	fmt.Fprintf(t.out, "%s can be moved, %s\n", clean(p.Name), kind)
+	names := p.Name
+	for _, w := range p.With {
+		names += ", " + w.Name
+	}
+	fmt.Fprintf(t.out, "%s can be moved, %s\n", clean(names), kind)
 	tb := t.table("  ")
-	tb.row(plain("image"), plain(p.ImageName))
-	for _, v := range p.Volumes {
-		what := v.Name
-		if v.Anonymous {
-			what += " (anonymous)"
+	for _, m := range append([]*move.Plan{p}, p.With...) {
+		if len(p.With) > 0 {
+			tb.row(plain("container"), plain(m.Name))
 		}
-		tb.row(plain("volume"), plain(what+" at "+v.Destination))
-	}
-	for _, n := range p.Networks {
-		tb.row(plain("network"), plain(n))
-	}
-	for _, port := range p.Ports {
-		tb.row(plain("port"), plain(port))
+		tb.row(plain("image"), plain(m.ImageName))
+		for _, v := range m.Volumes {
+			what := v.Name
+			if v.Anonymous {
+				what += " (anonymous)"
+			}
+			tb.row(plain("volume"), plain(what+" at "+v.Destination))
+		}
+		for _, n := range m.Networks {
+			tb.row(plain("network"), plain(n))
+		}
+		for _, port := range m.Ports {
+			tb.row(plain("port"), plain(port))
+		}
 	}
 	for _, n := range p.Notes {
 		tb.row(plain("note"), plain(n))
@@ -218,7 +238,7 @@ func (t *terminal) moved(j *move.Journal, err error) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "move %s: %s is %s\n", j.ID, clean(j.Name), j.Phase)
+	fmt.Fprintf(t.out, "move %s: %s is %s\n", j.ID, clean(j.Names()), j.Phase)
 	if j.Phase == move.Kept {
 		fmt.Fprintf(t.out, "  the source is kept, stopped, until %s; then: belay move finish %s\n", j.KeepUntil.Format(time.DateTime), j.ID)
 	}
@@ -321,7 +341,7 @@ have stopped, and want resume or abort; "moved" keeps its source.`,
 				if j.Phase == move.Kept || j.Phase == move.Finished || j.Phase == move.RolledBack {
 					state = plain(string(j.Phase))
 				}
-				tb.row(plain(j.ID), plain(j.Name), plain(j.To.URL), state, plain(string(j.Step)), plain(t.ago(j.Began)), plain(orDash(j.Error)))
+				tb.row(plain(j.ID), plain(j.Names()), plain(j.To.URL), state, plain(string(j.Step)), plain(t.ago(j.Began)), plain(orDash(j.Error)))
 			}
 			tb.writeTo(t.out)
 			return err

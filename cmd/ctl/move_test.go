@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/belay-project/belay/internal/load/move"
 )
 
 // TestMoveStatus: where it is the target that keeps a move from being begun, the exit status says so. The agent goes by it.
@@ -46,6 +48,18 @@ func TestMoveStatus(t *testing.T) {
 		args := append([]string{"move", "web", "--from", c.from, "--to", c.to, "--state-dir", filepath.Join(dir, "moves")}, c.more...)
 		if got := run(t.Context(), &terminal{in: strings.NewReader(""), out: io.Discard, err: io.Discard, now: time.Now}, args); got != c.want {
 			t.Errorf("%v: exit status %d, want %d", args, got, c.want)
+		}
+	}
+}
+
+// TestGroupPlan: the plan of a group says what each of it takes.
+func TestGroupPlan(t *testing.T) {
+	var out strings.Builder
+	tm := &terminal{out: &out, now: time.Now}
+	tm.writeMovePlan(&move.Plan{Name: "db", Stateful: true, ImageName: "db:1", Steps: move.Steps(true), With: []*move.Plan{{Name: "agent", ImageName: "agent:1"}}})
+	for _, want := range []string{"db, agent can be moved, as one, with volumes", "container  db", "image      db:1", "container  agent", "image      agent:1"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
 }

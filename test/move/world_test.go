@@ -36,6 +36,7 @@ const envKill = "BELAY_TEST_MOVE_JOB"
 // job is what a mover in a process of its own does.
 type job struct {
 	Dir, Container, From, To, KillAt, Resume string
+	With                                     []string // that move with the container as one
 	Settings                                 move.Settings
 }
 
@@ -85,7 +86,7 @@ func runJob(text string) int {
 	if j.Resume != "" {
 		_, err = m.Abort(context.Background(), j.Resume, move.Allow{})
 	} else {
-		_, err = m.Move(context.Background(), j.Container, engine.Address{URL: j.From}, engine.Address{URL: j.To}, j.Settings)
+		_, err = m.Move(context.Background(), j.Container, engine.Address{URL: j.From}, engine.Address{URL: j.To}, j.Settings, j.With...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -16,7 +16,7 @@ import (
 type progress struct {
 	Schema    string    `json:"schema"`
 	ID        string    `json:"id"`
-	Name      string    `json:"name"`
+	Name      string    `json:"name"` // of a group the first
 	Phase     string    `json:"phase"`
 	Step      string    `json:"step"`
 	Error     string    `json:"error"`
@@ -46,6 +46,7 @@ const (
 
 const (
 	moveSchema   = "belay.dev/move/v1"
+	groupSchema  = "belay.dev/move-group/v1"
 	maxMoverFile = 4 << 20
 )
 
@@ -75,7 +76,7 @@ func readProgress(dir, id string) (*progress, error) {
 	if err := json.Unmarshal(b, p); err != nil {
 		return nil, fmt.Errorf("journal of move %s: %w", id, err)
 	}
-	if p.Schema != moveSchema || p.ID != id {
+	if p.Schema != moveSchema && p.Schema != groupSchema || p.ID != id {
 		return nil, fmt.Errorf("journal of move %s: it is not of this version of belay", id)
 	}
 	return p, nil

@@ -14,9 +14,10 @@ import (
 func TestSteps(t *testing.T) {
 	dir, begin := t.TempDir(), time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	at := func(s int) time.Time { return begin.Add(time.Duration(s) * time.Second) }
+	schema := moveSchema
 	write := func(id, history string) {
 		t.Helper()
-		text := `{"schema": "` + moveSchema + `", "id": "` + id + `", "history": [` + history + `]}`
+		text := `{"schema": "` + schema + `", "id": "` + id + `", "history": [` + history + `]}`
 		if err := os.WriteFile(filepath.Join(dir, id+".json"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -66,6 +67,16 @@ func TestSteps(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+	schema = groupSchema
+	write("a1", entry(1, "copy", "begun"))
+	if got, err := Steps(dir, "a1", begin, at(9)); err != nil || len(got) != 1 {
+		t.Errorf("of a group: %v, %v", got, err)
+	}
+	schema = "belay.dev/move/v9"
+	write("a1", entry(1, "copy", "begun"))
+	if _, err := Steps(dir, "a1", begin, at(9)); err == nil {
+		t.Error("a journal of another form is read")
 	}
 	if _, err := Steps(dir, "b2", begin, begin); !errors.Is(err, errNeverBegun) {
 		t.Errorf("no journal: %v", err)

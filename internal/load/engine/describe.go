@@ -236,7 +236,7 @@ func (d *describer) rest(ctx context.Context, c *plan.Container, in *recreate.Co
 		c.Other = append(c.Other, "its image is no longer on this host")
 		return nil
 	}
-	_, why := recreate.Make(in, img, d.e.Host(), recreate.Rules{CopyVolumes: true, LoseLayer: true, Compose: true})
+	_, why := recreate.Make(in, img, d.e.Host(), recreate.Rules{CopyVolumes: true, LoseLayer: true, Compose: true}, nil)
 	for _, r := range why {
 		c.Other = append(c.Other, r.String())
 	}

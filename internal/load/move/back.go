@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -19,7 +20,7 @@ import (
 // It returns a [*BackError] with cause once it is done, and a [*StuckError] where it could not
 // be. A source with data is started only when the copy is known not to run.
 func (r *run) back(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.j.backTime())
 	defer cancel()
 	failedAt := r.j.Step
 	r.j.Phase, r.j.Error = Back, cut(cause.Error())
@@ -32,19 +33,19 @@ func (r *run) back(ctx context.Context, cause error) error {
 	if err := r.copyRan(ctx); err != nil {
 		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
 	}
-	switch err := r.sourceThere(ctx); {
-	case errors.Is(err, errSourceGone):
-		return r.withoutSource(ctx, failedAt)
+	switch there, err := r.sources(ctx); {
+	case err == nil && len(there) < len(r.j.members()):
+		return r.withoutSource(ctx, failedAt, there)
 	case err != nil:
 		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: errors.Join(err, cause)}
 	}
-	order := []func(context.Context) error{r.restoreSource, r.removeTarget}
-	if r.j.Stateful && r.j.TargetStarted {
-		order = []func(context.Context) error{r.removeTarget, r.restoreSource}
+	order := []func(context.Context) error{r.restoreSources, r.removeTarget}
+	if r.j.Stateful && r.j.copyStarted() {
+		order = []func(context.Context) error{r.removeTarget, r.restoreSources}
 	}
 	order = append(order, r.cleanTarget, r.cleanSource, r.release)
 	if r.j.TargetGone && r.silent {
-		order = []func(context.Context) error{r.restoreSource, r.leaveTarget, r.cleanSource, r.releaseSource}
+		order = []func(context.Context) error{r.restoreSources, r.leaveTarget, r.cleanSource, r.releaseSources}
 	}
 	if err := r.endBack(ctx, failedAt, RolledBack, "taken back", order); err != nil {
 		return err
@@ -59,7 +60,7 @@ func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text stri
 		if err := do(ctx); err != nil {
 			r.j.note(r.o.Now(), "stuck: "+err.Error())
 			_ = r.j.write(r.o.Dir) // the phase is there already
-			serves := phase == RolledBack && !r.j.SourceStopped && !r.j.HandedOver
+			serves := phase == RolledBack && !r.j.sourceStopped() && !r.j.HandedOver
 			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Serves: serves, Lost: r.silent, Err: err}
 		}
 		r.o.At("back/step")
@@ -74,68 +75,138 @@ func (r *run) endBack(ctx context.Context, failedAt Step, phase Phase, text stri
 
 var errSourceGone = errors.New("somebody has removed the source")
 
-// sourceThere fails if there is no source to go back to.
-func (r *run) sourceThere(ctx context.Context) error {
-	_, err := r.from.Container(ctx, r.j.Container)
-	if errors.Is(err, engine.ErrNotFound) {
-		return errSourceGone
-	}
-	if err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return nil
+// sources returns those that move of which the source is there.
+func (r *run) sources(ctx context.Context) (there []*Member, err error) {
+	err = r.each(func(m *Member) error {
+		_, err := r.from.Container(ctx, m.Container)
+		switch {
+		case err == nil:
+			there = append(there, m)
+		case !errors.Is(err, engine.ErrNotFound):
+			return fmt.Errorf("source: %w", err)
+		}
+		return nil
+	})
+	return there, err
 }
 
-// withoutSource ends a move whose source somebody has removed. Then the copy is the last of the container: one
-// that runs takes over, and one that does not is left for somebody to decide on, unless it never ran and the
-// source did until it was removed.
-func (r *run) withoutSource(ctx context.Context, failedAt Step) error {
+// withoutSource ends a move whose source somebody has removed, or of a group at least one. Then the copy is the last of its
+// container: one that runs takes over, and one that does not is left for somebody to decide on, unless it never ran and the
+// source did until it was removed. A group takes over if all its copies run. If none has ever run it goes back to the sources that
+// are there, whatever becomes of the copy of the one that is not.
+func (r *run) withoutSource(ctx context.Context, failedAt Step, there []*Member) error {
+	type todo = []func(context.Context) error
+	stuck := func(err error) error {
+		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Lost: r.silent, Err: fmt.Errorf("%w%w", errSourceGone, err)}
+	}
+	restore := func(ctx context.Context) error { return r.restore(ctx, there) }
 	if r.j.TargetGone && r.silent {
-		if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and the target is gone", []func(context.Context) error{r.leaveTarget, r.cleanSource, r.releaseSource}); err != nil {
+		if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and the target is gone", todo{restore, r.leaveTarget, r.cleanSource, r.releaseSources}); err != nil {
 			return err
 		}
-		return &GoneError{ID: r.j.ID, Step: failedAt, Target: true}
+		return &GoneError{ID: r.j.ID, Step: failedAt, Target: true, Others: len(there) > 0}
 	}
-	id, err := r.findTarget(ctx)
-	if err != nil {
-		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Lost: r.silent, Err: errors.Join(errSourceGone, err)}
-	}
-	var c *recreate.Container
-	if id != "" {
-		if c, err = r.to.Container(ctx, id); err != nil {
-			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: fmt.Errorf("%w; target: %w", errSourceGone, err)}
+	gone := slices.DeleteFunc(r.j.members(), func(m *Member) bool { return slices.Contains(there, m) })
+	serve := len(there) > 0 && !r.j.copyStarted() // nothing is lost with copies that have never run
+	if serve {
+		if err := restore(ctx); err != nil {
+			return stuck(fmt.Errorf(", and the others do not all serve again: %w; fix: what is in the way, or docker rm here those that do not", err))
 		}
 	}
-	gone := func() error { return &GoneError{ID: r.j.ID, Step: failedAt, Copy: c != nil && c.State.Running} }
+	all, last, err := r.copiesRun(ctx, gone)
 	switch {
-	case c != nil && c.State.Running:
-		if err := r.noSuccessor(ctx); err != nil {
-			return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: fmt.Errorf("%w, but the copy does not take over: %w", errSourceGone, err)}
+	case err != nil:
+		return stuck(fmt.Errorf("; %w", err))
+	case all:
+		if err := r.inTurn(gone, func(m *Member) error { return r.noSuccessor(ctx, m) }); err != nil {
+			return stuck(fmt.Errorf(", but the copy does not take over: %w", err))
 		}
-		r.j.Target = id
-		if err := r.endBack(ctx, failedAt, Finished, errSourceGone.Error()+": the copy has taken over", []func(context.Context) error{r.takeOver, r.cleanTargetHelpers, r.cleanSource, r.release}); err != nil {
+		leave := func(ctx context.Context) error { return r.leaveSources(ctx, there) }
+		do := todo{r.takeOver, leave, r.cleanTargetHelpers, r.cleanSource, r.release}
+		if r.j.Stateful { // whatever runs beside the copies would write too
+			do = todo{leave, r.takeOver, r.cleanTargetHelpers, r.cleanSource, r.release}
+		}
+		if err := r.endBack(ctx, failedAt, Finished, errSourceGone.Error()+": the copy has taken over", do); err != nil {
 			return err
 		}
-		return gone()
-	case c != nil && (r.j.SourceStopped || started(c)):
-		return &StuckError{ID: r.j.ID, Step: failedAt, Back: true, Err: fmt.Errorf("%w, and its copy %q on the target, which does not run, is the last of it; fix: docker start or docker rm it there", errSourceGone, c.ShortName())}
+	case last != "" && serve:
+		return stuck(fmt.Errorf(", the others serve again, and the copy %q on the target, which has never run, is the last of its container; fix: docker rm it there, once it may be lost", last))
+	case last != "" && len(r.j.With) > 0:
+		return stuck(fmt.Errorf(", not all copies of the group run on the target, and %q there is the last of its container or has run and written; fix: docker restart %s there, in this order, or docker rm those that may be lost", last, strings.ReplaceAll(r.j.Names(), ",", "")))
+	case last != "":
+		return stuck(fmt.Errorf(", and its copy %q on the target, which does not run, is the last of it; fix: docker start or docker rm it there", last))
+	default:
+		if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and no copy has its place", todo{r.removeTarget, restore, r.cleanTarget, r.cleanSource, r.release}); err != nil {
+			return err
+		}
 	}
-	if err := r.endBack(ctx, failedAt, RolledBack, errSourceGone.Error()+", and no copy has its place", []func(context.Context) error{r.removeTarget, r.cleanTarget, r.cleanSource, r.release}); err != nil {
-		return err
-	}
-	return gone()
+	return &GoneError{ID: r.j.ID, Step: failedAt, Copy: all, Others: !all && len(there) > 0}
+}
+
+// copiesRun reports whether all copies run, none cut off from another, and names one that must not be removed. It is the last of its
+// container, whose source is gone, and has run, or the source did not run any more when it was removed; or it has run and written.
+func (r *run) copiesRun(ctx context.Context, gone []*Member) (all bool, last string, err error) {
+	all = true
+	var before []*recreate.Container
+	err = r.each(func(m *Member) error {
+		id, err := r.findTarget(ctx, m)
+		if err != nil || id == "" {
+			all = false
+			return err
+		}
+		c, err := r.to.Container(ctx, id)
+		if err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		m.Target = id
+		all = all && c.State.Running && !cutOff(c, before)
+		before = append(before, c)
+		if slices.Contains(gone, m) && (m.SourceStopped || started(c)) || r.j.Stateful && started(c) {
+			last = c.ShortName()
+		}
+		return nil
+	})
+	return all, last, err
+}
+
+// leaveSources has the sources that are there rest, stopped: the copies take over, and those of the group that are gone cannot
+// be brought back.
+func (r *run) leaveSources(ctx context.Context, there []*Member) error {
+	slices.Reverse(there)
+	return r.inTurn(there, func(m *Member) error {
+		c, err := r.from.Container(ctx, m.Container)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if r.j.Stateful {
+			if err := r.sourceRests(ctx, m); err != nil {
+				return fmt.Errorf("%w; fix: docker rm -f %s here, with what it has written since, and the copies take over", err, c.ShortName())
+			}
+		}
+		if c.State.Running {
+			m.SourceStopped = true
+			if err := r.save(); err != nil {
+				return err
+			}
+			if err := errors.Join(r.from.SetRestart(ctx, m.Container, noRestart), r.from.Stop(ctx, m.Container, stopSeconds(c))); err != nil {
+				return fmt.Errorf("source: %w", err)
+			}
+		}
+		r.leave("source: container " + c.ShortName() + ", stopped: its copy has taken over with the group")
+		return nil
+	})
 }
 
 // noSuccessor fails if the source was not only removed but made again, as compose does: then that one
 // serves, and the copy would be a second.
-func (r *run) noSuccessor(ctx context.Context) error {
-	c, err := r.from.Container(ctx, r.j.Name)
+func (r *run) noSuccessor(ctx context.Context, m *Member) error {
+	c, err := r.from.Container(ctx, m.Name)
 	switch {
 	case errors.Is(err, engine.ErrNotFound):
 	case err != nil:
 		return fmt.Errorf("source: %w", err)
-	case c.ShortName() == r.j.Name: // and not one whose ID begins like that
-		return fmt.Errorf("source: another container called %q has its place; fix: remove that one, or the copy on the target", r.j.Name)
+	case c.ShortName() == m.Name: // and not one whose ID begins like that
+		return fmt.Errorf("source: another container called %q has its place; fix: remove that one, or the copy on the target", m.Name)
 	}
 	if !r.j.Stateful {
 		return nil
@@ -146,15 +217,17 @@ func (r *run) noSuccessor(ctx context.Context) error {
 	return nil
 }
 
-// takeOver gives the copy the traffic and the restart policy, as the rest of the move would have.
+// takeOver gives the copies the traffic and the restart policies, as the rest of the move would have.
 func (r *run) takeOver(ctx context.Context) error {
 	if err := r.handOver(ctx); err != nil {
 		return err
 	}
-	if err := r.to.SetRestart(ctx, r.j.Target, r.j.Restart); err != nil {
-		return fmt.Errorf("target: %w", err)
-	}
-	return nil
+	return r.each(func(m *Member) error {
+		if err := r.to.SetRestart(ctx, m.Target, m.Restart); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		return nil
+	})
 }
 
 func (r *run) cleanTargetHelpers(ctx context.Context) error {
@@ -168,16 +241,20 @@ const lostAfter = 20 * time.Second
 // and has then written to its volumes. A target that does not answer is asked later, before anything
 // there is removed.
 func (r *run) copyRan(ctx context.Context) error {
-	if r.j.TargetStarted || r.j.Target == "" {
-		return nil
-	}
 	short, cancel := context.WithTimeout(ctx, lostAfter)
 	defer cancel()
-	c, err := r.to.Container(short, r.j.Target)
-	if err != nil || !started(c) {
+	ran := false
+	for _, m := range r.j.members() {
+		if m.TargetStarted || m.Target == "" {
+			continue
+		}
+		if c, err := r.to.Container(short, m.Target); err == nil && started(c) {
+			m.TargetStarted, ran = true, true
+		}
+	}
+	if !ran {
 		return nil
 	}
-	r.j.TargetStarted = true
 	return r.save()
 }
 
@@ -187,68 +264,148 @@ func started(c *recreate.Container) bool {
 	return c.State.StartedAt != "" && (err != nil || at.Year() > 1)
 }
 
-// restoreSource gives the source its name, its restart policy and its traffic again.
-func (r *run) restoreSource(ctx context.Context) error {
-	if err := r.serveAgain(ctx); err != nil {
+// restoreSources gives the sources their names, their restart policies and their traffic again.
+func (r *run) restoreSources(ctx context.Context) error { return r.restore(ctx, r.j.members()) }
+
+// restore does so with those sources that are there, each once those before it are healthy by their own checks, as far as that comes
+// to be: it may need them.
+func (r *run) restore(ctx context.Context, there []*Member) error {
+	if len(there) == 0 {
+		return nil
+	}
+	var before *Member
+	err := r.tryEach(there, func(m *Member, failed recreate.Group) error {
+		if before != nil && m.SourceStopped {
+			r.giveTime(ctx, before)
+		}
+		err := r.serveAgain(ctx, m, failed)
+		if err == nil {
+			before = m
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
-	r.j.SourceStopped = false // whatever becomes of it from here on is not this move's
-	return r.save()
-}
-
-func (r *run) serveAgain(ctx context.Context) error {
-	c, err := r.from.Container(ctx, r.j.Container)
-	if err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	if r.j.SourceStopped {
-		// Another move may have taken it since: then it runs elsewhere.
-		if name := c.ShortName(); name != r.j.Name && name != r.j.keptName() {
-			return fmt.Errorf("source: it is called %q now, and may run elsewhere; if it does not: docker start %s", name, name)
-		}
-		if err := r.lease(ctx); err != nil {
+	if r.j.HandedOver {
+		if err := r.takeTraffic(ctx, there); err != nil {
 			return err
 		}
 	}
-	if c.ShortName() == r.j.keptName() {
-		if err := r.from.Rename(ctx, r.j.Container, r.j.Name); err != nil {
+	if err := r.sourcesRun(ctx, there); err != nil {
+		return err
+	}
+	for _, m := range there {
+		m.SourceStopped = false // whatever becomes of it from here on is not this move's
+	}
+	return r.save()
+}
+
+// giveTime waits until a source is healthy, if it has a health check.
+func (r *run) giveTime(ctx context.Context, m *Member) {
+	ctx, cancel := context.WithTimeout(ctx, defaultHealthy)
+	defer cancel()
+	check, err := r.checked(ctx, m)
+	if err == nil && check {
+		err = await(ctx, r.from, m.Container, true, &r.j.Settings, time.Now())
+	}
+	if err != nil {
+		r.j.note(r.o.Now(), "the source "+m.Name+" is not waited for any longer: "+err.Error())
+	}
+}
+
+// checked reports whether a source has a health check.
+func (r *run) checked(ctx context.Context, m *Member) (bool, error) {
+	c, err := r.from.Container(ctx, m.Container)
+	if err != nil {
+		return false, err
+	}
+	img, err := r.from.Image(ctx, c.Image)
+	if err != nil {
+		return false, err
+	}
+	return recreate.Of(c, img, r.from.Host()).Check, nil
+}
+
+// sourcesRun fails if one that was started again has ended, and names it: it is not as it was.
+func (r *run) sourcesRun(ctx context.Context, there []*Member) error {
+	var errs []error
+	for _, m := range there {
+		if !m.SourceStopped {
+			continue
+		}
+		c, err := r.from.Container(ctx, m.Container)
+		if err == nil && !c.State.Running {
+			err = fmt.Errorf("%s has ended with status %d since it was started again: docker logs says why; if it may be lost: docker rm %s", m.Name, c.State.ExitCode, m.Name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("source: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) serveAgain(ctx context.Context, m *Member, failed recreate.Group) error {
+	c, err := r.from.Container(ctx, m.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	if m.SourceStopped {
+		// Another move may have taken it since: then it runs elsewhere.
+		if name := c.ShortName(); name != m.Name && name != r.j.keptName(m) {
+			return fmt.Errorf("source: it is called %q now, and may run elsewhere; if it does not: docker start %s", name, name)
+		}
+		if err := r.lease(ctx, m); err != nil {
+			return err
+		}
+	}
+	if c.ShortName() == r.j.keptName(m) {
+		if err := r.from.Rename(ctx, m.Container, m.Name); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
 	}
-	if r.j.SourceStopped {
-		r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "start the source again"})
-		if r.j.StoppedAt == "" {
-			// A stop may be under way still: one that is interrupted goes on in the engine, and
-			// would end what is started now.
-			if err := r.from.Stop(ctx, r.j.Container, stopSeconds(c)); err != nil {
-				return fmt.Errorf("source: %w", err)
-			}
-			if c, err = r.from.Container(ctx, r.j.Container); err != nil {
-				return fmt.Errorf("source: %w", err)
-			}
-			r.j.StoppedAt = c.State.FinishedAt // the next try does not stop what this one starts
-			if err := r.save(); err != nil {
-				return err
-			}
-		}
-		if err := r.from.Start(ctx, r.j.Container); err != nil {
-			return fmt.Errorf("source: %w", err)
-		}
-		if err := r.from.SetRestart(ctx, r.j.Container, r.j.Restart); err != nil {
-			return fmt.Errorf("source: %w", err)
-		}
-	}
-	if !r.j.HandedOver {
+	if !m.SourceStopped {
 		return nil
 	}
-	if r.j.SourceStopped {
-		img, err := r.from.Image(ctx, c.Image)
+	r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "start the source " + m.Name + " again"})
+	if m.StoppedAt == "" {
+		// A stop may be under way still: one that is interrupted goes on in the engine, and
+		// would end what is started now.
+		if err := r.stopJoiners(ctx, r.from, sourceID, m); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if err := r.from.Stop(ctx, m.Container, stopSeconds(c)); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if c, err = r.from.Container(ctx, m.Container); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		m.StoppedAt = c.State.FinishedAt // the next try does not stop what this one starts
+		if err := r.save(); err != nil {
+			return err
+		}
+	}
+	return r.startSource(ctx, m, failed)
+}
+
+// takeTraffic brings the sources their traffic again, once those are healthy that were stopped.
+func (r *run) takeTraffic(ctx context.Context, there []*Member) error {
+	began := time.Now()
+	err := r.inTurn(there, func(m *Member) error {
+		if !m.SourceStopped {
+			return nil
+		}
+		check, err := r.checked(ctx, m)
 		if err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
-		if err := await(ctx, r.from, r.j.Container, recreate.Of(c, img, r.from.Host()).Check, &r.j.Settings); err != nil {
+		if err := await(ctx, r.from, m.Container, check, &r.j.Settings, began); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if err := r.hook(ctx, handBack); err != nil {
 		return err
@@ -277,11 +434,20 @@ func (r *run) removeTarget(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
-	if on, err := r.movedOn(ctx); err != nil {
+	err = r.each(func(m *Member) error {
+		on, err := r.movedOn(ctx, m)
+		if on {
+			list = slices.DeleteFunc(list, func(c container.Summary) bool { return c.ID == m.Target })
+		}
 		return err
-	} else if on {
-		list = slices.DeleteFunc(list, func(c container.Summary) bool { return c.ID == r.j.Target })
+	})
+	if err != nil {
+		return err
 	}
+	started := func(c container.Summary) int { // in which order; helpers are in none
+		return slices.IndexFunc(r.j.members(), func(m *Member) bool { return c.Labels[recreate.LabelOrigin] == m.Container })
+	}
+	slices.SortStableFunc(list, func(a, b container.Summary) int { return started(b) - started(a) })
 	r.o.Progress(Event{Step: r.j.Step, Back: true, Text: "remove the copy from the target"})
 	for i := range list {
 		id := list[i].ID
@@ -309,36 +475,38 @@ func (r *run) removeTarget(ctx context.Context) error {
 
 // movedOn asks what an abort of a move that was done could not ask of a target that did not answer: whether the
 // copy was moved on since. One that was is another move's to keep. While a source with data is stopped it stays so.
-func (r *run) movedOn(ctx context.Context) (bool, error) {
+func (r *run) movedOn(ctx context.Context, m *Member) (bool, error) {
 	if !r.j.CopyUnasked {
 		return false, nil
 	}
-	if err := r.leaseCopy(ctx); err != nil {
+	if err := r.leaseCopy(ctx, m); err != nil {
 		return false, fmt.Errorf("its copy is being moved on: %w", err)
 	}
 	if r.j.TargetGone {
-		if _, err := r.to.Container(ctx, r.j.Target); errors.Is(err, engine.ErrNotFound) {
+		if _, err := r.to.Container(ctx, m.Target); errors.Is(err, engine.ErrNotFound) {
 			return false, nil // the operator vouches for it
 		}
 	}
-	err := r.copyIsThere(ctx)
+	err := r.copyIsThere(ctx, m)
 	switch {
 	case err == nil:
 		return false, nil
-	case !errors.Is(err, errMovedOn), r.j.Stateful && r.j.SourceStopped:
+	case !errors.Is(err, errMovedOn), r.j.Stateful && r.j.sourceStopped():
 		return false, err
 	}
-	r.leave("target: the copy, if it is there: it was moved on, so an instance may run elsewhere beside the source: remove it there, or move it back")
+	r.leave("target: the copy of " + m.Name + ", if it is there: it was moved on, so an instance may run elsewhere beside the source: remove it there, or move it back")
 	return true, nil
 }
 
 // leaveTarget says what stays on a target that is gone.
 func (r *run) leaveTarget(context.Context) error {
-	what := "target: container " + r.j.Name + ", with its restart policy: should that host ever come back, docker rm -f " + r.j.Name + " there before it has a network"
-	if r.j.Target == "" {
-		what = "target: whatever bears the label " + recreate.LabelMove + "=" + r.j.ID
+	for _, m := range r.j.members() {
+		what := "target: container " + m.Name + ", with its restart policy: should that host ever come back, docker rm -f " + m.Name + " there before it has a network"
+		if m.Target == "" {
+			what = "target: whatever bears the label " + recreate.LabelMove + "=" + r.j.ID
+		}
+		r.leave(what)
 	}
-	r.leave(what)
 	for i := range r.j.Volumes {
 		r.leave("target: volume " + r.j.Volumes[i].Name + ", with what the copy may have written")
 	}
@@ -378,9 +546,9 @@ func (r *run) cleanTarget(ctx context.Context) error {
 		}
 		switch {
 		case v.Labels[recreate.LabelMove] != r.j.ID:
-		case r.j.SourceStopped: // nobody knows whether the source's volumes were removed with it
+		case r.j.sourceStopped(): // nobody knows whether the source's volumes were removed with it
 			r.leave("target: volume " + name + ", a copy of the removed source's; if nothing needs that: docker volume rm there")
-		case r.j.TargetStarted:
+		case r.j.copyStarted():
 			r.leave("target: volume " + name + ", to which the copy may have written; if nothing needs that: docker volume rm there")
 		default:
 			if err := r.to.RemoveVolume(ctx, name); err != nil {

@@ -12,9 +12,14 @@ import (
 
 // hookInput is what a hook reads from its standard input.
 type hookInput struct {
-	Schema    string   `json:"schema"`
-	Move      string   `json:"move"`
-	Phase     string   `json:"phase"` // hand-over or hand-back
+	Schema string `json:"schema"`
+	Move   string `json:"move"`
+	Phase  string `json:"phase"` // hand-over or hand-back
+	hookMember
+	With []hookMember `json:"with,omitempty"` // the others of a group
+}
+
+type hookMember struct {
 	Container string   `json:"container"`
 	Source    hookSide `json:"source"`
 	Target    hookSide `json:"target"`
@@ -27,7 +32,7 @@ type hookSide struct {
 	Ports     []string          `json:"ports"`     // published, as "8080->80/tcp"
 }
 
-// handOver has the hook take the traffic to the target. It may be called again for one move.
+// handOver has the hook take the traffic to the target, once for all that move. It may be called again for one move.
 func (r *run) handOver(ctx context.Context) error {
 	if len(r.j.Settings.Hook) == 0 {
 		return nil
@@ -43,13 +48,25 @@ func (r *run) handOver(ctx context.Context) error {
 const handBack = "hand-back"
 
 func (r *run) hook(ctx context.Context, phase string) error {
-	in := hookInput{Schema: "belay.dev/move-hook/v1", Move: r.j.ID, Phase: phase, Container: r.j.Name}
-	var err error
-	if in.Source, err = side(ctx, r.from, r.j.Container); err != nil && !errors.Is(err, engine.ErrNotFound) {
-		return fmt.Errorf("source: %w", err)
-	}
-	if in.Target, err = r.targetSide(ctx, phase == handBack); err != nil {
-		return fmt.Errorf("target: %w", err)
+	in := hookInput{Schema: "belay.dev/move-hook/v1", Move: r.j.ID, Phase: phase}
+	err := r.each(func(m *Member) error {
+		h := hookMember{Container: m.Name}
+		var err error
+		if h.Source, err = side(ctx, r.from, m.Container); err != nil && !errors.Is(err, engine.ErrNotFound) {
+			return fmt.Errorf("source: %w", err)
+		}
+		if h.Target, err = r.targetSide(ctx, m, phase == handBack); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		if m == &r.j.Member {
+			in.hookMember = h
+		} else {
+			in.With = append(in.With, h)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	b, err := json.Marshal(in)
 	if err != nil {
@@ -68,13 +85,13 @@ func (r *run) hook(ctx context.Context, phase string) error {
 
 // targetSide describes the copy. The way back does not wait for a target that is lost: it is why the traffic
 // comes back.
-func (r *run) targetSide(ctx context.Context, back bool) (hookSide, error) {
+func (r *run) targetSide(ctx context.Context, m *Member, back bool) (hookSide, error) {
 	if back {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, lostAfter)
 		defer cancel()
 	}
-	s, err := side(ctx, r.to, r.j.Target)
+	s, err := side(ctx, r.to, m.Target)
 	if back || errors.Is(err, engine.ErrNotFound) {
 		return s, nil
 	}

@@ -13,31 +13,31 @@ import (
 
 // bringImage has the target get the image: it is there, it is pulled by digest, or it comes as
 // a stream from the source.
-func (r *run) bringImage(ctx context.Context) error {
-	if _, err := r.imageRef(ctx); err == nil || !errors.Is(err, errNoImage) {
+func (r *run) bringImage(ctx context.Context, p *Plan) error {
+	if _, err := r.imageRef(ctx, p); err == nil || !errors.Is(err, errNoImage) {
 		return err
 	}
 	how := r.j.Settings.Image
 	var pulled error
 	if how != "stream" {
-		if pulled = r.pull(ctx); pulled == nil {
+		if pulled = r.pull(ctx, p); pulled == nil {
 			return nil
 		}
 	}
 	if how == "pull" {
 		return fmt.Errorf("target: the image cannot be pulled: %w; fix: --image stream sends it from here", pulled)
 	}
-	return r.stream(ctx)
+	return r.stream(ctx, p)
 }
 
 var errNoImage = errors.New("the image is not there")
 
 // imageRef returns a name by which the target has the image: the operator's, if it stands for
 // the same image there.
-func (r *run) imageRef(ctx context.Context) (string, error) {
-	refs := []string{r.plan.Recipe.Request.Image, r.plan.Image.ID}
-	refs = append(refs, r.plan.Image.RepoDigests...)
-	refs = append(refs, r.plan.Image.RepoTags...)
+func (r *run) imageRef(ctx context.Context, p *Plan) (string, error) {
+	refs := []string{p.Recipe.Request.Image, p.Image.ID}
+	refs = append(refs, p.Image.RepoDigests...)
+	refs = append(refs, p.Image.RepoTags...)
 	for _, ref := range refs {
 		if ref == "" {
 			continue
@@ -49,19 +49,19 @@ func (r *run) imageRef(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("target: %w", err)
 		}
-		if recreate.SameImage(r.plan.Image, img) {
-			if ref == r.plan.Recipe.Request.Image {
+		if recreate.SameImage(p.Image, img) {
+			if ref == p.Recipe.Request.Image {
 				return ref, nil
 			}
 			return img.ID, nil
 		}
 	}
-	return r.untagged(ctx)
+	return r.untagged(ctx, p)
 }
 
 // untagged looks among all images for one without a name: engines that let containerd keep
 // images give the same content another ID.
-func (r *run) untagged(ctx context.Context) (string, error) {
+func (r *run) untagged(ctx context.Context, p *Plan) (string, error) {
 	ids, err := r.to.Images(ctx)
 	if err != nil {
 		return "", fmt.Errorf("target: %w", err)
@@ -74,7 +74,7 @@ func (r *run) untagged(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("target: %w", err)
 		}
-		if recreate.SameImage(r.plan.Image, img) {
+		if recreate.SameImage(p.Image, img) {
 			return id, nil
 		}
 	}
@@ -82,15 +82,15 @@ func (r *run) untagged(ctx context.Context) (string, error) {
 }
 
 // pull tries all digests under which the source knows the image.
-func (r *run) pull(ctx context.Context) error {
+func (r *run) pull(ctx context.Context, p *Plan) error {
 	errs := []error{errors.New("the source knows no digest of a registry for it")}
-	for _, d := range r.plan.Image.RepoDigests {
+	for _, d := range p.Image.RepoDigests {
 		r.o.Progress(Event{Step: StepImage, Text: "pull " + d})
 		if err := r.to.Pull(ctx, d); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		if _, err := r.imageRef(ctx); err == nil {
+		if _, err := r.imageRef(ctx, p); err == nil {
 			return nil
 		}
 		errs = append(errs, fmt.Errorf("%s is another image there", d))
@@ -99,8 +99,8 @@ func (r *run) pull(ctx context.Context) error {
 }
 
 // stream sends the image from the source to the target.
-func (r *run) stream(ctx context.Context) error {
-	name, err := r.saveAs(ctx)
+func (r *run) stream(ctx context.Context, p *Plan) error {
+	name, err := r.saveAs(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -110,12 +110,12 @@ func (r *run) stream(ctx context.Context) error {
 	}
 	defer body.Close()
 	in := &counter{r: body, tell: func(n int64) {
-		r.o.Progress(Event{Step: StepImage, Text: "send " + name, Bytes: n, Total: r.plan.Image.Size, CopiedBytes: true})
+		r.o.Progress(Event{Step: StepImage, Text: "send " + name, Bytes: n, Total: p.Image.Size, CopiedBytes: true})
 	}}
 	if _, err := r.to.Load(ctx, in); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
-	if _, err := r.imageRef(ctx); err != nil {
+	if _, err := r.imageRef(ctx, p); err != nil {
 		return fmt.Errorf("after it was sent: %w", err)
 	}
 	return nil
@@ -123,10 +123,10 @@ func (r *run) stream(ctx context.Context) error {
 
 // saveAs returns the name to save the image under. With its name it has that on the target too,
 // unless the target has given it to another image, which would lose it.
-func (r *run) saveAs(ctx context.Context) (string, error) {
-	ref := r.plan.Recipe.Request.Image
+func (r *run) saveAs(ctx context.Context, p *Plan) (string, error) {
+	ref := p.Recipe.Request.Image
 	for _, tag := range []string{ref, ref + ":latest"} {
-		if !slices.Contains(r.plan.Image.RepoTags, tag) {
+		if !slices.Contains(p.Image.RepoTags, tag) {
 			continue
 		}
 		_, err := r.to.Image(ctx, tag)
@@ -137,7 +137,7 @@ func (r *run) saveAs(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("target: %w", err)
 		}
 	}
-	return r.plan.Image.ID, nil
+	return p.Image.ID, nil
 }
 
 // counter counts what is read through it, and tells every megabyte.

@@ -73,22 +73,21 @@ type Journal struct {
 	Ended time.Time `json:"ended,omitzero"`
 	Error string    `json:"error,omitempty"`
 
-	Container string         `json:"container"` // ID on the source
-	Name      string         `json:"name"`
-	From      engine.Address `json:"from"`
-	To        engine.Address `json:"to"`
+	// Member is the container that moves; of a group the first in the order in which they start, and With are the others.
+	Member
+	With []*Member `json:"with,omitempty"`
+
+	From engine.Address `json:"from"`
+	To   engine.Address `json:"to"`
 	// FromEngine and ToEngine are the engines' own IDs.
 	FromEngine string   `json:"fromEngine"`
 	ToEngine   string   `json:"toEngine"`
 	Settings   Settings `json:"settings"`
-	Stateful   bool     `json:"stateful"`
+	// Stateful says that it has data, or one of a group has: then none of them starts there before all have stopped here.
+	Stateful bool `json:"stateful"`
 
-	// Restart is the restart policy that the source had.
-	Restart container.RestartPolicy `json:"restart"`
-	// What follows is true from before the deed: it may have been done.
-	SourceStopped bool `json:"sourceStopped,omitempty"`
-	TargetStarted bool `json:"targetStarted,omitempty"`
-	HandedOver    bool `json:"handedOver,omitempty"`
+	// HandedOver is true from before the deed: it may have been done.
+	HandedOver bool `json:"handedOver,omitempty"`
 	// CopyUnasked says that a move that was done is taken back without having asked the target whether the copy was moved on.
 	CopyUnasked bool `json:"copyUnasked,omitempty"`
 	// TargetGone is the operator's word that the target never runs the copy again: see [Allow].
@@ -96,13 +95,27 @@ type Journal struct {
 
 	Networks []string        `json:"networks,omitempty"` // that this move makes on the target
 	Volumes  []JournalVolume `json:"volumes,omitempty"`
-	Target   string          `json:"target,omitempty"` // the container's ID there
-	// StoppedAt is when the source stopped, by its engine: a source that ran again has another.
-	StoppedAt string    `json:"stoppedAt,omitempty"`
+
 	KeepUntil time.Time `json:"keepUntil,omitzero"`
 	// LeftBehind are things that were kept on purpose, in words.
 	LeftBehind []string `json:"leftBehind,omitempty"`
 	History    []Entry  `json:"history"`
+}
+
+// Member is what is kept of one container that moves.
+type Member struct {
+	Container string `json:"container"` // ID on the source
+	Name      string `json:"name"`
+	// Restart is the restart policy that the source had.
+	Restart container.RestartPolicy `json:"restart"`
+	// What follows is true from before the deed: it may have been done.
+	SourceStopped bool   `json:"sourceStopped,omitempty"`
+	TargetStarted bool   `json:"targetStarted,omitempty"`
+	Target        string `json:"target,omitempty"` // the container's ID there
+	// StoppedAt is when the source stopped, by its engine: a source that ran again has another.
+	StoppedAt string `json:"stoppedAt,omitempty"`
+
+	plan *Plan // what the copy is made from, read from the source by each process; nil on the way back
 }
 
 // JournalVolume is what is kept of one volume.
@@ -120,8 +133,12 @@ type Entry struct {
 	Text string    `json:"text,omitempty"`
 }
 
-// journalSchema is of this form of the file; another is refused.
-const journalSchema = "belay.dev/move/v1"
+// Forms of the file; another is refused. That of a group is one that whoever knows of no groups does not take for a move of its
+// first container alone.
+const (
+	journalSchema = "belay.dev/move/v1"
+	groupSchema   = "belay.dev/move-group/v1"
+)
 
 // maxJournal bounds what is read: a history has some tens of lines for each try.
 const maxJournal = 4 << 20
@@ -130,22 +147,30 @@ func newJournal(p *Plan, from, to engine.Address, s Settings, now time.Time) *Jo
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails: crypto/rand
 	j := &Journal{
-		Schema: journalSchema, ID: hex.EncodeToString(b[:]), Phase: Forward, Began: now, Container: p.Recipe.ID, Name: p.Recipe.Name,
-		From: from, To: to, Settings: s, Stateful: p.Recipe.Stateful(), Restart: p.Recipe.Restart,
+		Schema: journalSchema, ID: hex.EncodeToString(b[:]), Phase: Forward, Began: now, From: from, To: to, Settings: s,
 	}
-	j.Step = Steps(j.Stateful)[0]
-	for _, v := range p.Recipe.Volumes {
-		if !slices.ContainsFunc(j.Volumes, func(x JournalVolume) bool { return x.Name == v.Name }) {
-			j.Volumes = append(j.Volumes, JournalVolume{Name: v.Name})
+	for i, p := range p.all() {
+		m := &Member{Container: p.Recipe.ID, Name: p.Recipe.Name, Restart: p.Recipe.Restart, plan: p}
+		if i == 0 {
+			j.Member = *m
+		} else {
+			j.With, j.Schema = append(j.With, m), groupSchema
+		}
+		j.Stateful = j.Stateful || p.Recipe.Stateful()
+		for _, v := range p.Recipe.Volumes {
+			if !slices.ContainsFunc(j.Volumes, func(x JournalVolume) bool { return x.Name == v.Name }) {
+				j.Volumes = append(j.Volumes, JournalVolume{Name: v.Name})
+			}
 		}
 	}
+	j.Step = Steps(j.Stateful)[0]
 	return j
 }
 
 // noReturn reports whether going back could lose what the target wrote.
 func (j *Journal) noReturn() bool {
 	steps := Steps(j.Stateful)
-	return j.Stateful && j.TargetStarted && (j.Phase == Kept || slices.Index(steps, j.Step) >= slices.Index(steps, StepHandOver))
+	return j.Stateful && j.copyStarted() && (j.Phase == Kept || slices.Index(steps, j.Step) >= slices.Index(steps, StepHandOver))
 }
 
 // onTheWayBack is added to the number of a step that is taken back.
@@ -164,7 +189,7 @@ func (j *Journal) trace() string {
 }
 
 // keptName is the name of a source that was moved.
-func (j *Journal) keptName() string { return j.Name + keptMark + j.ID[:8] }
+func (j *Journal) keptName(m *Member) string { return m.Name + keptMark + j.ID[:8] }
 
 const keptMark = "-moved-"
 
@@ -234,7 +259,12 @@ func parseJournal(id string, b []byte) (*Journal, error) {
 	if err := json.Unmarshal(b, j); err != nil {
 		return nil, fmt.Errorf("journal of move %s: %w", id, err)
 	}
-	if j.Schema != journalSchema || j.ID != id || !slices.Contains(Steps(j.Stateful), j.Step) || len(j.Container) < 12 || j.Name == "" {
+	schema := journalSchema
+	if len(j.With) > 0 {
+		schema = groupSchema
+	}
+	bad := func(m *Member) bool { return m == nil || len(m.Container) < 12 || m.Name == "" }
+	if j.Schema != schema || j.ID != id || !slices.Contains(Steps(j.Stateful), j.Step) || slices.ContainsFunc(j.members(), bad) {
 		return nil, fmt.Errorf("journal of move %s: it is not of this version of belay", id)
 	}
 	return j, nil

@@ -29,68 +29,151 @@ type Plan struct {
 	Volumes   []recreate.Volume `json:"volumes,omitempty"`
 	Networks  []string          `json:"networks,omitempty"`
 	Ports     []string          `json:"ports,omitempty"`
-	Steps     []Step            `json:"steps"`
+	Steps     []Step            `json:"steps,omitempty"`
 	Notes     []string          `json:"notes,omitempty"`
+	// With are the others of a group, in the order in which they start after this one. Steps and Notes are those of the whole
+	// group, and so is Stateful.
+	With []*Plan `json:"with,omitempty"`
 }
+
+// all returns the plans of all containers that move.
+func (p *Plan) all() []*Plan { return append([]*Plan{p}, p.With...) }
 
 // maxOthers bounds how many containers of the source are looked at for what they need of the
 // one that moves.
 const maxOthers = 1000
 
-// look says what the move of a container takes, or why it is not moved: for reasons of the
-// container, of others that need it, and of the target. own is the ID of a move whose things
+// look says what the move of a container, or of several as one, takes, or why it is not moved: for reasons of the
+// containers, of others that need them, and of the target. own is the ID of a move whose things
 // on the target are its own.
-func (r *run) look(ctx context.Context, ref string, s Settings, own string) (*Plan, error) {
-	c, err := r.from.Container(ctx, ref)
+func (r *run) look(ctx context.Context, refs []string, s Settings, own string) (*Plan, error) {
+	cs, err := r.named(ctx, refs)
 	if err != nil {
+		return nil, err
+	}
+	g := groupOf(cs)
+	var plans []*Plan
+	var why []recreate.Refusal
+	var byTarget bool
+	whole := new(recreate.Recipe) // what all of them take together
+	for _, c := range cs {
+		img, err := r.from.Image(ctx, c.Image)
+		if err != nil {
+			return nil, fmt.Errorf("source: %w", err)
+		}
+		recipe, its, target, err := r.lookAt(ctx, c, img, s, g, own)
+		if err != nil {
+			return nil, err
+		}
+		byTarget = byTarget || len(target) > 0
+		for _, refusal := range slices.Concat(its, target) {
+			if len(cs) > 1 {
+				refusal.Reason = fmt.Sprintf("%q: %s", c.ShortName(), refusal.Reason)
+			}
+			why = append(why, refusal)
+		}
+		if recipe != nil {
+			plans = append(plans, newPlan(recipe, img))
+			whole.Volumes, whole.Ports = add(whole.Volumes, recipe.Volumes), append(whole.Ports, recipe.Ports...)
+		}
+	}
+	room, notes := r.room(ctx, whole)
+	byTarget = byTarget || len(room) > 0
+	why = append(why, room...)
+	if !s.LoseAttributes {
+		attributes, unknown := r.attributes(ctx, whole)
+		why, notes = append(why, attributes...), append(notes, unknown...)
+	}
+	if len(why) > 0 {
+		names := make([]string, 0, len(g))
+		for _, p := range g {
+			names = append(names, p.Name)
+		}
+		return nil, &RefusedError{Container: strings.Join(names, ", "), Refusals: why, Target: byTarget}
+	}
+	return asOne(plans, notes), nil
+}
+
+// named returns the containers that are named, in the order in which they start.
+func (r *run) named(ctx context.Context, refs []string) (cs []*recreate.Container, err error) {
+	for _, ref := range refs {
+		c, err := r.from.Container(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("source: %w", err)
+		}
+		if slices.ContainsFunc(cs, func(o *recreate.Container) bool { return o.ID == c.ID }) {
+			return nil, fmt.Errorf("source: %q is named twice", ref)
+		}
+		cs = append(cs, c)
+	}
+	if cs, err = inOrder(cs); err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	img, err := r.from.Image(ctx, c.Image)
-	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+	return cs, nil
+}
+
+// add adds the volumes that are not there yet.
+func add(to, volumes []recreate.Volume) []recreate.Volume {
+	for _, v := range volumes {
+		if !slices.ContainsFunc(to, func(o recreate.Volume) bool { return o.Name == v.Name }) {
+			to = append(to, v)
+		}
 	}
-	recipe, why := recreate.Make(c, img, r.from.Host(), s.Rules)
-	others, err := r.others(ctx, c, s)
+	return to
+}
+
+// lookAt looks at one of the containers that move: what it is made from, and why it is not moved for reasons of its own, of
+// others that need it, and of the target.
+func (r *run) lookAt(ctx context.Context, c *recreate.Container, img *image.InspectResponse, s Settings, g recreate.Group, own string) (recipe *recreate.Recipe, why, target []recreate.Refusal, err error) {
+	recipe, why = recreate.Make(c, img, r.from.Host(), s.Rules, g)
+	others, err := r.others(ctx, c, s, g)
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		return nil, nil, nil, fmt.Errorf("source: %w", err)
 	}
 	why = append(why, others...)
 	if !s.LoseLayer {
 		layer, err := r.layer(ctx, c)
 		if err != nil {
-			return nil, fmt.Errorf("source: %w", err)
+			return nil, nil, nil, fmt.Errorf("source: %w", err)
 		}
 		why = append(why, layer...)
 	}
-	var target []recreate.Refusal
-	var notes []string
-	if recipe != nil {
-		if target, err = r.target(ctx, recipe, own); err != nil {
-			if _, ok := errors.AsType[*sourceError](err); ok {
-				return nil, err
-			}
-			return nil, &TargetError{err}
+	if recipe == nil {
+		return nil, why, nil, nil
+	}
+	if target, err = r.target(ctx, recipe, own); err != nil {
+		if _, ok := errors.AsType[*sourceError](err); ok {
+			return nil, nil, nil, err
 		}
-		room, unknown := r.room(ctx, recipe)
-		target, notes = append(target, room...), unknown
-		why = append(why, target...)
+		return nil, nil, nil, &TargetError{err}
 	}
-	if recipe != nil && !s.LoseAttributes {
-		attributes, unknown := r.attributes(ctx, recipe)
-		why, notes = append(why, attributes...), append(notes, unknown...)
+	return recipe, why, target, nil
+}
+
+// asOne makes one plan of those of all containers that move, and of notes on the whole.
+func asOne(plans []*Plan, notes []string) *Plan {
+	lead := plans[0]
+	lead.With = plans[1:]
+	var all []string
+	for _, p := range plans {
+		for _, n := range p.Notes {
+			if len(plans) > 1 {
+				n = p.Name + ": " + n
+			}
+			all = append(all, n)
+		}
+		p.Notes = nil
 	}
-	if len(why) > 0 {
-		return nil, &RefusedError{Container: c.ShortName(), Refusals: why, Target: len(target) > 0}
-	}
-	p := newPlan(recipe, img)
-	p.Notes = slices.Concat(p.Notes, notes)
-	return p, nil
+	lead.Notes = append(all, notes...)
+	lead.Stateful = slices.ContainsFunc(plans, func(p *Plan) bool { return p.Recipe.Stateful() })
+	lead.Steps = Steps(lead.Stateful)
+	return lead
 }
 
 func newPlan(recipe *recreate.Recipe, img *image.InspectResponse) *Plan {
 	p := &Plan{
 		Recipe: recipe, Image: img, Container: recipe.ID, Name: recipe.Name, Stateful: recipe.Stateful(), ImageName: recipe.Request.Image,
-		Volumes: recipe.Volumes, Networks: recipe.Networks, Steps: Steps(recipe.Stateful()), Notes: recipe.Notes,
+		Volumes: recipe.Volumes, Networks: recipe.Networks, Notes: recipe.Notes,
 	}
 	for _, port := range recipe.Ports {
 		p.Ports = append(p.Ports, port.String())
@@ -98,22 +181,31 @@ func newPlan(recipe *recreate.Recipe, img *image.InspectResponse) *Plan {
 	return p
 }
 
-// again makes the plan of a move that has begun: its source may be stopped and renamed.
-func (r *run) again(ctx context.Context) (*Plan, error) {
-	c, err := r.from.Container(ctx, r.j.Container)
+// again makes the plan of a move that has begun: its sources may be stopped and renamed.
+func (r *run) again(ctx context.Context) error {
+	stateful := false
+	err := r.each(func(m *Member) error {
+		c, err := r.from.Container(ctx, m.Container)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		img, err := r.from.Image(ctx, c.Image)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		recipe := recreate.Of(c, img, r.from.Host())
+		recipe.Name, recipe.Restart = m.Name, m.Restart
+		stateful = stateful || recipe.Stateful()
+		m.plan = newPlan(recipe, img)
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		return err
 	}
-	img, err := r.from.Image(ctx, c.Image)
-	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+	if stateful != r.j.Stateful {
+		return errors.New("source: it is another than when the move began")
 	}
-	recipe := recreate.Of(c, img, r.from.Host())
-	recipe.Name, recipe.Restart = r.j.Name, r.j.Restart
-	if recipe.Stateful() != r.j.Stateful {
-		return nil, errors.New("source: it is another than when the move began")
-	}
-	return newPlan(recipe, img), nil
+	return nil
 }
 
 // layer says what a container has written to its own layer, which stays behind.
@@ -136,8 +228,8 @@ func (r *run) layer(ctx context.Context, c *recreate.Container) ([]recreate.Refu
 	}}, nil
 }
 
-// others says which containers here need the one that moves, or are needed by it.
-func (r *run) others(ctx context.Context, c *recreate.Container, s Settings) (why []recreate.Refusal, err error) {
+// others says which containers here, but for those that move with it, need the one that moves.
+func (r *run) others(ctx context.Context, c *recreate.Container, s Settings, g recreate.Group) (why []recreate.Refusal, err error) {
 	list, err := r.from.Containers(ctx, nil)
 	if err != nil {
 		return nil, err
@@ -150,7 +242,8 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings) (wh
 		return nil, err
 	}
 	for i := range list {
-		if list[i].ID == c.ID || r.j != nil && list[i].Labels[recreate.LabelMove] == r.j.ID {
+		moves := slices.ContainsFunc(g, func(p recreate.Peer) bool { return p.ID == list[i].ID })
+		if moves || r.j != nil && list[i].Labels[recreate.LabelMove] == r.j.ID {
 			continue
 		}
 		o, err := r.from.Container(ctx, list[i].ID)
@@ -168,7 +261,7 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings) (wh
 			if slices.Contains(local, name) {
 				why = append(why, recreate.Refusal{
 					Reason: fmt.Sprintf("%q is on its network %q, which is on this host alone: by their names they would no longer find each other", o.ShortName(), name),
-					Fix:    "--split-networks, if they do not need that",
+					Fix:    recreate.TogetherFix + "; or --split-networks, if they do not need that",
 				})
 			}
 		}
@@ -195,27 +288,13 @@ func (r *run) localNetworks(ctx context.Context, c *recreate.Container) (names [
 
 // needs says what other has of c.
 func needs(c, other *recreate.Container) (why []recreate.Refusal) {
-	isIt := func(ref string) bool {
-		ref = strings.TrimPrefix(ref, "/")
-		return ref != "" && (ref == c.ShortName() || len(ref) >= 12 && strings.HasPrefix(c.ID, ref))
-	}
-	h := other.HostConfig
+	it := recreate.Peer{ID: c.ID, Name: c.ShortName()}
 	say := func(what string) {
-		why = append(why, recreate.Refusal{Reason: fmt.Sprintf("%q %s", other.ShortName(), what), Fix: "the two would have to move as one, which is not built"})
+		why = append(why, recreate.Refusal{Reason: fmt.Sprintf("%q %s", other.ShortName(), what), Fix: recreate.TogetherFix})
 	}
-	for _, mode := range []string{string(h.NetworkMode), string(h.PidMode), string(h.IpcMode)} {
-		if ref, ok := strings.CutPrefix(mode, "container:"); ok && isIt(ref) {
-			say("shares a namespace with it")
-		}
-	}
-	for _, l := range h.Links {
-		if name, _, _ := strings.Cut(l, ":"); isIt(name) {
-			say("names it by --link")
-		}
-	}
-	for _, f := range h.VolumesFrom {
-		if name, _, _ := strings.Cut(f, ":"); isIt(name) {
-			say("has its volumes (--volumes-from)")
+	for _, n := range other.Needed() {
+		if it.Is(n.Ref) {
+			say(n.What)
 		}
 	}
 	for _, m := range other.Mounts {

@@ -56,15 +56,21 @@ func TestMatrix(t *testing.T) {
 			for _, point := range pointsOf(stateful) {
 				t.Run(fmt.Sprintf("stateful %v/%s/%s", stateful, f.name, point), func(t *testing.T) {
 					t.Parallel()
-					tryMatrix(t, stateful, f, point)
+					tryMatrix(t, newWorld(t, stateful), f, func(do func()) func(string) { return once(point, do) })
 				})
 			}
 		}
 	}
 }
 
-func tryMatrix(t *testing.T, stateful bool, f lose, point string) {
-	w := newWorld(t, stateful)
+// tryMatrix moves what is in a world, with a fault at the point at which at calls what it is given.
+func tryMatrix(t *testing.T, w *world, f lose, at func(do func()) func(string)) {
+	stateful := w.s.CopyVolumes
+	w.from.stops = func(c *fakeContainer) { // it writes as it ends
+		if v := w.from.volumes[w.from.mounted(c)]; v != nil {
+			v.data += ", the last of " + c.name
+		}
+	}
 	writers := func(other *fake) func() {
 		return func() {
 			if !stateful {
@@ -84,26 +90,25 @@ func tryMatrix(t *testing.T, stateful bool, f lose, point string) {
 		w.from.set(func() { w.from.down = is && f.from })
 		w.to.set(func() { w.to.down = is && f.to })
 	}
-	w.at = once(point, func() {
+	var came bool
+	w.at = at(func() {
+		came = true
 		down(true)
 		if f.dies {
 			panic(killed{})
 		}
 	})
-	func() {
-		defer func() {
-			if p := recover(); p != nil && p != any(killed{}) {
-				panic(p)
-			}
-		}()
-		_, _ = w.move()
-	}()
-	w.at = nil
+	mayBeKilled(func() { _, _ = w.move() })
+	if w.at = nil; !came {
+		t.Fatal("the fault did not come")
+	}
 	_, _ = w.mover().Resume(t.Context(), w.journal().ID) // as the agent does, before it is mended
-	if j := w.journal(); f.to && !f.from && (j.Phase == Forward || j.Phase == Back) && !(stateful && j.TargetStarted) {
+	if j := w.journal(); f.to && !f.from && (j.Phase == Forward || j.Phase == Back) && !(stateful && j.copyStarted()) {
 		w.from.mu.Lock()
-		if !w.source.running || w.source.name != "web" {
-			t.Errorf("the source does not serve while the target is lost: %s", j.Error)
+		for name, c := range w.group {
+			if !c.running || c.name != name {
+				t.Errorf("the source %s does not serve while the target is lost: %s", name, j.Error)
+			}
 		}
 		w.from.mu.Unlock()
 	}
@@ -112,11 +117,13 @@ func tryMatrix(t *testing.T, stateful bool, f lose, point string) {
 	switch j := w.journal(); j.Phase {
 	case Kept:
 		w.want(false, 1)
-		if stateful && w.to.volumes["records"].data != "first" {
+		if stateful && w.to.volumes["records"].data != w.from.volumes["records"].data {
 			t.Error("the data is not there")
 		}
-		if p, _ := w.copies()[0].host["RestartPolicy"].(map[string]any); p["Name"] != "always" {
-			t.Errorf("restart policy %v", p)
+		for _, c := range w.copies() {
+			if p, _ := c.host["RestartPolicy"].(map[string]any); p["Name"] != "always" {
+				t.Errorf("restart policy of %s: %v", c.name, p)
+			}
 		}
 	case RolledBack:
 		w.want(true, 0)
@@ -132,8 +139,11 @@ func tryMatrix(t *testing.T, stateful bool, f lose, point string) {
 	if left := w.from.leases() + w.to.leases(); left != "" {
 		t.Errorf("left: %s", left)
 	}
-	if n := len(w.from.containers); n != 1 {
+	if n := len(w.from.containers); n != len(w.group) {
 		t.Errorf("%d containers on the source", n)
+	}
+	if n := len(w.to.containers); n != len(w.copies()) {
+		t.Errorf("%d helpers on the target", n-len(w.copies()))
 	}
 }
 
@@ -166,12 +176,7 @@ func tryKept(t *testing.T, stateful, gone, dies bool, point string) {
 		t.Fatal(err)
 	}
 	abort := func(may Allow) (err error) {
-		defer func() {
-			if p := recover(); p != nil && p != any(killed{}) {
-				panic(p)
-			}
-		}()
-		_, err = w.mover().Abort(t.Context(), j.ID, may)
+		mayBeKilled(func() { _, err = w.mover().Abort(t.Context(), j.ID, may) })
 		return err
 	}
 	lost := func() {
@@ -187,6 +192,9 @@ func tryKept(t *testing.T, stateful, gone, dies bool, point string) {
 	}
 	err = abort(Allow{LoseWrites: true})
 	w.at = nil
+	if !w.to.down {
+		t.Fatal("the fault did not come")
+	}
 	if point == "" && stateful {
 		if !errors.Is(err, ErrTargetLost) || w.journal().Phase != Kept {
 			t.Errorf("got %v, phase %s", err, w.journal().Phase)

@@ -1,4 +1,4 @@
-// Package move moves one container from one Docker engine to another, step by step, so that at
+// Package move moves one container, or several as one, from one Docker engine to another, step by step, so that at
 // every moment there is exactly one copy that may write, or an intact source to go back to.
 //
 // It owns a directory with a journal for each move: a file that is replaced whole and on the
@@ -81,7 +81,7 @@ const (
 	defaultHealthy = 5 * time.Minute
 	defaultSettle  = 10 * time.Second
 	hookTimeout    = 2 * time.Minute
-	backTimeout    = 15 * time.Minute
+	backTimeout    = 15 * time.Minute // for each container
 )
 
 // Errors that callers tell apart.
@@ -149,6 +149,7 @@ type GoneError struct {
 	Step   Step
 	Copy   bool // the copy runs, and has taken over
 	Target bool // the target is gone too
+	Others bool // the others of its group serve again
 }
 
 // Error says what became of the copy.
@@ -159,6 +160,9 @@ func (e *GoneError) Error() string {
 		what = "the target is gone too, and the container with it"
 	case e.Copy:
 		what = "the copy on the target is the only one left, runs, and stays"
+	}
+	if e.Others {
+		what += "; the others of its group serve again"
 	}
 	return fmt.Sprintf("move %s ended at %s: %v; %s", e.ID, e.Step, errSourceGone, what)
 }
@@ -210,23 +214,23 @@ func New(o Options) *Mover {
 	return &Mover{o: o}
 }
 
-// Look says what moving a container would take, and changes nothing.
+// Look says what moving a container would take, with others as one or alone, and changes nothing.
 //
 // Errors: [*RefusedError]; those of the engines.
-func (m *Mover) Look(ctx context.Context, container string, from, to engine.Address, s Settings) (*Plan, error) {
+func (m *Mover) Look(ctx context.Context, container string, from, to engine.Address, s Settings, with ...string) (*Plan, error) {
 	r, err := m.open(ctx, from, to)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
-	return r.look(ctx, container, s, "")
+	return r.look(ctx, append([]string{container}, with...), s, "")
 }
 
-// Move moves a container, and returns the journal of it. When it fails it takes back what it
-// did; when ctx ends, too.
+// Move moves a container, with others as one or alone, and returns the journal of it. When it fails it takes back what it
+// did; when ctx ends, too. Containers that move as one start in the order in which they are named, but for those that need others.
 //
 // Errors: [*RefusedError] if nothing was begun; [*BackError]; [*StuckError]; [*GoneError].
-func (m *Mover) Move(ctx context.Context, container string, from, to engine.Address, s Settings) (*Journal, error) {
+func (m *Mover) Move(ctx context.Context, container string, from, to engine.Address, s Settings, with ...string) (*Journal, error) {
 	if err := s.check(m.o); err != nil {
 		return nil, err
 	}
@@ -235,7 +239,7 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 		return nil, err
 	}
 	defer r.close()
-	p, err := r.look(ctx, container, s, "")
+	p, err := r.look(ctx, append([]string{container}, with...), s, "")
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +257,7 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 		return nil, fmt.Errorf("move %s: it has begun before: %w", j.ID, ErrBusy)
 	}
 	prune(m.o.Dir, m.o.Now())
-	r.j, r.plan = j, p
+	r.j = j
 	for _, n := range p.Notes {
 		j.note(m.o.Now(), "note: "+n)
 		m.o.Progress(Event{Step: j.Step, Text: "note: " + n})
@@ -285,13 +289,13 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 	defer done()
 	switch r.j.Phase {
 	case Forward:
-		if errors.Is(r.sourceThere(ctx), errSourceGone) {
+		if there, err := r.sources(ctx); err == nil && len(there) < len(r.j.members()) {
 			return r.j, r.back(ctx, errSourceGone)
 		}
 		if r.lost != nil {
 			return r.j, r.back(ctx, r.lost)
 		}
-		if r.plan, err = r.again(ctx); err != nil {
+		if err = r.again(ctx); err != nil {
 			return r.j, &StuckError{ID: id, Step: r.j.Step, Err: err}
 		}
 		return r.j, r.forward(ctx)
@@ -301,7 +305,7 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 		if now := m.o.Now(); now.Before(r.j.KeepUntil) {
 			return r.j, fmt.Errorf("move %s is done; its source is kept until %s", id, r.j.KeepUntil.Format(time.DateTime))
 		}
-		if err := r.copyRuns(ctx); err != nil {
+		if err := r.each(func(m *Member) error { return r.copyRuns(ctx, m) }); err != nil {
 			return r.j, err
 		}
 		return r.j, r.finish(ctx)
@@ -311,12 +315,12 @@ func (m *Mover) Resume(ctx context.Context, id string) (*Journal, error) {
 
 // copyRuns fails if the copy of a move that is done does not run: the kept source may be the last of the
 // container.
-func (r *run) copyRuns(ctx context.Context) error {
-	c, err := r.to.Container(ctx, r.j.Target)
+func (r *run) copyRuns(ctx context.Context, m *Member) error {
+	c, err := r.to.Container(ctx, m.Target)
 	switch {
 	case errors.Is(err, engine.ErrNotFound):
 		err = errors.New("its copy is no longer on the target")
-	case err == nil && strings.HasPrefix(c.ShortName(), r.j.Name+keptMark):
+	case err == nil && strings.HasPrefix(c.ShortName(), m.Name+keptMark):
 		return nil // another move has moved it on, and keeps it: the container runs elsewhere
 	case err == nil && !c.State.Running:
 		err = fmt.Errorf("its copy %q does not run on the target", c.ShortName())
@@ -391,11 +395,11 @@ func (r *run) abortKept(ctx context.Context, may Allow) error {
 	if err := r.save(); err != nil {
 		return fmt.Errorf("move %s: %w", id, err) // nothing has changed yet
 	}
-	if err := r.leaseCopy(ctx); err != nil {
-		return fmt.Errorf("move %s: its copy is being moved on: %w", id, err)
+	if err := r.each(func(m *Member) error { return r.leaseCopy(ctx, m) }); err != nil {
+		return errors.Join(fmt.Errorf("move %s: its copy is being moved on: %w", id, err), r.releaseCopies(ctx))
 	}
-	if err := r.copyIsThere(ctx); err != nil {
-		return errors.Join(err, r.releaseOf(ctx, r.to, r.j.Target))
+	if err := r.each(func(m *Member) error { return r.copyIsThere(ctx, m) }); err != nil {
+		return errors.Join(err, r.releaseCopies(ctx))
 	}
 	return nil
 }
@@ -405,14 +409,14 @@ var errMovedOn = errors.New("it was moved on")
 
 // copyIsThere fails if the copy of a move that is done has gone on elsewhere: with the source
 // there would be two.
-func (r *run) copyIsThere(ctx context.Context) error {
-	c, err := r.to.Container(ctx, r.j.Target)
+func (r *run) copyIsThere(ctx context.Context, m *Member) error {
+	c, err := r.to.Container(ctx, m.Target)
 	switch {
 	case errors.Is(err, engine.ErrNotFound):
-		return fmt.Errorf("move %s: its copy is no longer on the target, and may run elsewhere (%w); if it does not: docker start %s", r.j.ID, errMovedOn, r.j.keptName())
+		return fmt.Errorf("move %s: its copy is no longer on the target, and may run elsewhere (%w); if it does not: docker start %s", r.j.ID, errMovedOn, r.j.keptName(m))
 	case err != nil:
 		return fmt.Errorf("target: %w", err)
-	case c.ShortName() != r.j.Name:
+	case c.ShortName() != m.Name:
 		return fmt.Errorf("move %s: its copy is called %q now: %w, and is to be moved back from there", r.j.ID, c.ShortName(), errMovedOn)
 	}
 	return nil
@@ -436,7 +440,6 @@ type run struct {
 	o        Options
 	from, to *engine.Engine
 	j        *Journal
-	plan     *Plan
 	lost     error // why the target cannot be asked, where going back needs no answer
 	silent   bool  // and nothing answers for it: it may be gone
 }
@@ -481,7 +484,7 @@ func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(),
 	}
 	r, err := m.open(ctx, j.From, j.To)
 	// Without the target the source can still be restored, if no copy with data can run there.
-	alone := back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.TargetStarted)
+	alone := back || j.Phase == Back || j.Phase == Forward && !(j.Stateful && j.copyStarted())
 	if err != nil && r != nil && alone {
 		r.lost, r.silent = err, engine.MayBeGone(err)
 		r.to, err = engine.Unreachable(j.To, err), nil
@@ -510,8 +513,11 @@ func (r *run) rebuilt(ctx context.Context) {
 	if r.to.Info.ID == r.j.ToEngine {
 		return
 	}
-	if id := r.j.Target; id != "" {
-		if _, err := r.to.Container(ctx, id); !errors.Is(err, engine.ErrNotFound) {
+	for _, m := range r.j.members() {
+		if m.Target == "" {
+			continue
+		}
+		if _, err := r.to.Container(ctx, m.Target); !errors.Is(err, engine.ErrNotFound) {
 			return
 		}
 	}

@@ -18,7 +18,7 @@ func TestPrune(t *testing.T) {
 	now := time.Now()
 	put := func(id string, phase Phase, age time.Duration) {
 		t.Helper()
-		j := &Journal{Schema: journalSchema, ID: id, Phase: phase, Step: StepLease, Container: strings.Repeat("0", 64), Name: "old"}
+		j := &Journal{Schema: journalSchema, ID: id, Phase: phase, Step: StepLease, Member: Member{Container: strings.Repeat("0", 64), Name: "old"}}
 		b, err := json.Marshal(j)
 		if err := errors.Join(err, os.WriteFile(filepath.Join(w.dir, id+".json"), b, 0o600), os.WriteFile(filepath.Join(w.dir, id+".lock"), nil, 0o600)); err != nil {
 			t.Fatal(err)

@@ -39,8 +39,8 @@ func (r *run) step(ctx context.Context, s Step) error {
 	r.o.Progress(Event{Step: s, Text: s.text(r.j)})
 	r.o.At(string(s) + "/begin")
 	do := map[Step]func(context.Context) error{
-		StepLease: r.takeSource, StepImage: r.bringImage, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
-		StepStopSource: r.stopSource, StepCopy: r.copyVolumes, StepStart: r.start, StepHealthy: r.healthy, StepHandOver: r.handOver,
+		StepLease: r.takeSources, StepImage: r.bringImages, StepNetworks: r.makeNetworks, StepVolumes: r.makeVolumes, StepCreate: r.create,
+		StepStopSource: r.stopSources, StepCopy: r.copyVolumes, StepStart: r.start, StepHealthy: r.healthy, StepHandOver: r.handOver,
 		StepDrain: r.drain, StepKeep: r.keep, StepCommit: r.setRestart,
 	}[s]
 	if err := ctx.Err(); err != nil {
@@ -50,10 +50,14 @@ func (r *run) step(ctx context.Context, s Step) error {
 		return err
 	}
 	// One writer: from the copy's start on the source has to rest. Without data it has to once it was stopped.
-	if r.j.Stateful && r.j.TargetStarted || !r.j.Stateful && r.j.StoppedAt != "" {
-		if err := r.sourceRests(ctx); err != nil {
-			return err
+	err := r.each(func(m *Member) error {
+		if r.j.Stateful && r.j.copyStarted() || !r.j.Stateful && m.StoppedAt != "" {
+			return r.sourceRests(ctx, m)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	r.o.At(string(s) + "/end")
 	return nil
@@ -61,9 +65,10 @@ func (r *run) step(ctx context.Context, s Step) error {
 
 // text says what a step does.
 func (s Step) text(j *Journal) string {
+	var kept []string
 	switch s {
 	case StepLease:
-		return "take the lease on " + j.Name
+		return "take the lease on " + j.Names()
 	case StepImage:
 		return "bring the image"
 	case StepNetworks:
@@ -85,7 +90,10 @@ func (s Step) text(j *Journal) string {
 	case StepDrain:
 		return fmt.Sprintf("let the source drain for %s", j.Settings.Drain)
 	case StepKeep:
-		return "keep the source as " + j.keptName()
+		for _, m := range j.members() {
+			kept = append(kept, j.keptName(m))
+		}
+		return "keep the source as " + strings.Join(kept, ", ")
 	}
 	return "give the target its restart policy"
 }
@@ -110,7 +118,7 @@ var errJournal = errors.New("the journal cannot be written")
 // serveMeanwhile starts a stopped source again though the journal cannot say so, as when the disk is full, if no
 // copy with data may run: whoever carries the move on finds it running, and goes back.
 func (r *run) serveMeanwhile(ctx context.Context, cause error) error {
-	if !r.j.SourceStopped || r.j.Stateful && r.j.TargetStarted {
+	if !r.j.sourceStopped() || r.j.Stateful && r.j.copyStarted() {
 		return cause
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
@@ -118,17 +126,45 @@ func (r *run) serveMeanwhile(ctx context.Context, cause error) error {
 	if !r.j.Stateful && r.j.HandedOver && r.copyThere(ctx) {
 		return cause
 	}
-	if err := errors.Join(r.from.Start(ctx, r.j.Container), r.from.SetRestart(ctx, r.j.Container, r.j.Restart)); err != nil {
+	err := r.tryEach(r.j.members(), func(m *Member, failed recreate.Group) error {
+		if !m.SourceStopped {
+			return nil
+		}
+		return r.startSource(ctx, m, failed)
+	})
+	if err != nil {
 		return errors.Join(cause, fmt.Errorf("source: it is stopped: %w", err))
 	}
 	return fmt.Errorf("%w; the source was started again meanwhile", cause)
+}
+
+// startSource starts a source again, if those serve whose namespaces it has, and gives it its restart policy.
+func (r *run) startSource(ctx context.Context, m *Member, failed recreate.Group) error {
+	c, err := r.from.Container(ctx, m.Container)
+	if err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	for _, ref := range c.Joined() {
+		if owner, ok := failed.Find(ref); ok {
+			return fmt.Errorf("%s, whose namespace it has, does not serve", owner.Name)
+		}
+	}
+	if !c.State.Running {
+		if err := r.stopJoiners(ctx, r.from, sourceID, m); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+	}
+	if err := errors.Join(r.from.Start(ctx, m.Container), r.from.SetRestart(ctx, m.Container, m.Restart)); err != nil {
+		return fmt.Errorf("source: %w", err)
+	}
+	return nil
 }
 
 // copyThere reports whether the copy serves, as far as its engine says.
 func (r *run) copyThere(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, lostAfter)
 	defer cancel()
-	return r.copyServes(ctx) == nil
+	return r.each(func(m *Member) error { return r.copyServes(ctx, m) }) == nil
 }
 
 // save writes the journal between the deeds of a step.
@@ -143,8 +179,8 @@ func leaseName(container string) string { return "belay-move-lease-" + container
 
 // lease takes the container for this move, for movers on other machines too: engines make a
 // volume once, and tell all others by its labels whose it is.
-func (r *run) lease(ctx context.Context) error {
-	if err := r.leaseOf(ctx, r.from, r.j.Container); err != nil {
+func (r *run) lease(ctx context.Context, m *Member) error {
+	if err := r.leaseOf(ctx, r.from, m.Container); err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
 	return nil
@@ -152,8 +188,8 @@ func (r *run) lease(ctx context.Context) error {
 
 // leaseCopy takes the copy too: from its start on another mover could move it on, to where this one
 // would not look for it.
-func (r *run) leaseCopy(ctx context.Context) error {
-	if err := r.leaseOf(ctx, r.to, r.j.Target); err != nil {
+func (r *run) leaseCopy(ctx context.Context, m *Member) error {
+	if err := r.leaseOf(ctx, r.to, m.Target); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
 	return nil
@@ -171,21 +207,31 @@ func (r *run) leaseOf(ctx context.Context, e *engine.Engine, container string) e
 	return nil
 }
 
-// takeSource takes the lease, and looks at the source again: a move that had the lease until now may
-// have left it stopped, and its copy runs.
-func (r *run) takeSource(ctx context.Context) error {
-	if err := r.lease(ctx); err != nil {
+// takeSources takes the leases, and looks at the sources again: a move that had one until now may
+// have left its source stopped, and its copy runs.
+func (r *run) takeSources(ctx context.Context) error {
+	err := r.each(func(m *Member) error {
+		if err := r.lease(ctx, m); err != nil {
+			return err
+		}
+		c, err := r.from.Container(ctx, m.Container)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if !c.State.Running || c.State.Paused || c.ShortName() != m.Name {
+			return fmt.Errorf("source: it is %q, %s, and may run elsewhere by now: %w", c.ShortName(), c.State.Status, errChanged)
+		}
+		m.Restart = c.HostConfig.RestartPolicy // that of a source which another move was stopping is not its own
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	c, err := r.from.Container(ctx, r.j.Container)
-	if err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	if !c.State.Running || c.State.Paused || c.ShortName() != r.j.Name {
-		return fmt.Errorf("source: it is %q, %s, and may run elsewhere by now: %w", c.ShortName(), c.State.Status, errChanged)
-	}
-	r.j.Restart = c.HostConfig.RestartPolicy // that of a source which another move was stopping is not its own
 	return r.save()
+}
+
+func (r *run) bringImages(ctx context.Context) error {
+	return r.each(func(m *Member) error { return r.bringImage(ctx, m.plan) })
 }
 
 // errChanged is for a source that is not what it was when the move was planned.
@@ -193,12 +239,12 @@ var errChanged = errors.New("it has changed since it was looked at")
 
 // unchanged fails if there is a reason against the move that was none when it was planned: others that
 // need the source, files in its own layer.
-func (r *run) unchanged(ctx context.Context) error {
-	c, err := r.from.Container(ctx, r.j.Container)
+func (r *run) unchanged(ctx context.Context, m *Member) error {
+	c, err := r.from.Container(ctx, m.Container)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
-	why, err := r.others(ctx, c, r.j.Settings)
+	why, err := r.others(ctx, c, r.j.Settings, r.j.group())
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
@@ -222,7 +268,7 @@ func (r *run) keptLayer(ctx context.Context, c *recreate.Container) error {
 	return nil
 }
 
-// alone fails if another container has one of the volumes: it may write while they are copied. It is
+// alone fails if a container that does not move has one of the volumes: it may write while they are copied. It is
 // one request, since nothing serves meanwhile.
 func (r *run) alone(ctx context.Context) error {
 	list, err := r.from.Containers(ctx, nil)
@@ -231,7 +277,7 @@ func (r *run) alone(ctx context.Context) error {
 	}
 	for i := range list {
 		c := &list[i]
-		if c.ID == r.j.Container || c.Labels[recreate.LabelMove] == r.j.ID {
+		if r.j.moves(c.ID) || c.Labels[recreate.LabelMove] == r.j.ID {
 			continue
 		}
 		for _, m := range c.Mounts {
@@ -245,17 +291,28 @@ func (r *run) alone(ctx context.Context) error {
 
 // release gives the leases back that are ours.
 func (r *run) release(ctx context.Context) error {
-	if err := r.releaseOf(ctx, r.to, r.j.Target); err != nil {
-		return fmt.Errorf("target: %w", err)
+	if err := r.releaseCopies(ctx); err != nil {
+		return err
 	}
-	return r.releaseSource(ctx)
+	return r.releaseSources(ctx)
 }
 
-func (r *run) releaseSource(ctx context.Context) error {
-	if err := r.releaseOf(ctx, r.from, r.j.Container); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return nil
+func (r *run) releaseCopies(ctx context.Context) error {
+	return r.each(func(m *Member) error {
+		if err := r.releaseOf(ctx, r.to, m.Target); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		return nil
+	})
+}
+
+func (r *run) releaseSources(ctx context.Context) error {
+	return r.each(func(m *Member) error {
+		if err := r.releaseOf(ctx, r.from, m.Container); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		return nil
+	})
 }
 
 func (r *run) releaseOf(ctx context.Context, e *engine.Engine, container string) error {
@@ -277,7 +334,12 @@ func (r *run) releaseOf(ctx context.Context, e *engine.Engine, container string)
 
 // makeNetworks makes those that the target lacks.
 func (r *run) makeNetworks(ctx context.Context) error {
-	for _, name := range r.plan.Networks {
+	var names []string
+	for _, m := range r.j.members() {
+		names = append(names, m.plan.Networks...)
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		reason, err := r.networkFits(ctx, name)
 		if err != nil {
 			return err
@@ -353,30 +415,41 @@ func (r *run) makeVolumes(ctx context.Context) error {
 	return nil
 }
 
-// create makes the container on the target, and compares what the target made of it.
+// create makes the containers on the target, and compares what the target made of them.
 func (r *run) create(ctx context.Context) error {
-	// One that is there was made before this process began, it may be without its networks. It
-	// has never started.
-	old, err := r.findTarget(ctx)
-	if err != nil {
-		return err
-	}
-	if old != "" {
+	// Those that are there were made before this process began, they may be without their networks. They
+	// have never started.
+	err := r.eachBack(func(m *Member) error {
+		old, err := r.findTarget(ctx, m)
+		if err != nil || old == "" {
+			return err
+		}
 		if err := r.to.Remove(ctx, old); err != nil {
 			return fmt.Errorf("target: %w", err)
 		}
-	}
-	ref, err := r.imageRef(ctx)
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	recipe := r.plan.Recipe
-	made, err := r.to.Create(ctx, r.j.Name, r.request(ref), recipe.Primary())
+	return r.each(func(m *Member) error { return r.createOne(ctx, m) })
+}
+
+func (r *run) createOne(ctx context.Context, m *Member) error {
+	ref, err := r.imageRef(ctx, m.plan)
+	if err != nil {
+		return err
+	}
+	recipe, err := m.plan.Recipe.On(r.j.group(), r.j.copyOf)
+	if err != nil {
+		return err
+	}
+	made, err := r.to.Create(ctx, m.Name, r.request(recipe, ref), recipe.Primary())
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
 	r.o.At(string(StepCreate) + "/made")
-	r.j.Target = made
+	m.Target = made
 	if err := r.save(); err != nil {
 		return err
 	}
@@ -388,7 +461,7 @@ func (r *run) create(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
-	if !recreate.SameImage(r.plan.Image, img) {
+	if !recreate.SameImage(m.plan.Image, img) {
 		return errors.New("target: the container has another image there")
 	}
 	got := recreate.Of(c, img, r.to.Host())
@@ -398,13 +471,13 @@ func (r *run) create(ctx context.Context) error {
 	return bound(recipe, got)
 }
 
-// request returns the request that makes the container on the target, from an image that the
+// request returns the request that makes a container on the target, from an image that the
 // target calls ref.
-func (r *run) request(ref string) container.CreateRequest {
-	req := r.plan.Recipe.Request
+func (r *run) request(recipe *recreate.Recipe, ref string) container.CreateRequest {
+	req := recipe.Request
 	cfg := *req.Config
 	cfg.Image = ref
-	cfg.Labels = map[string]string{recreate.LabelMove: r.j.ID, recreate.LabelOrigin: r.j.Container}
+	cfg.Labels = map[string]string{recreate.LabelMove: r.j.ID, recreate.LabelOrigin: recipe.ID}
 	maps.Copy(cfg.Labels, req.Labels)
 	cfg.Labels[recreate.LabelHelper] = "" // whatever the image says: it is none
 	req.Config = &cfg
@@ -430,14 +503,14 @@ func bound(want, got *recreate.Recipe) error {
 		want.Bound[bindingLabel], got.Bound[bindingLabel])
 }
 
-// findTarget returns the ID of the container that this move has made on the target, or "".
-func (r *run) findTarget(ctx context.Context) (string, error) {
+// findTarget returns the ID of the copy that this move has made on the target, or "".
+func (r *run) findTarget(ctx context.Context, m *Member) (string, error) {
 	list, err := r.ours(ctx, r.to)
 	if err != nil {
 		return "", fmt.Errorf("target: %w", err)
 	}
 	for i := range list {
-		if list[i].Labels[recreate.LabelHelper] == "" {
+		if list[i].Labels[recreate.LabelHelper] == "" && list[i].Labels[recreate.LabelOrigin] == m.Container {
 			return list[i].ID, nil
 		}
 	}
@@ -451,50 +524,69 @@ func (r *run) ours(ctx context.Context, e *engine.Engine) ([]container.Summary, 
 	return slices.DeleteFunc(list, func(c container.Summary) bool { return c.Labels[recreate.LabelMove] != r.j.ID }), err
 }
 
-// stopSource stops the source for good: it has no restart policy before it stops.
-func (r *run) stopSource(ctx context.Context) error {
-	if err := r.lease(ctx); err != nil {
-		return err
-	}
-	if err := r.unchanged(ctx); err != nil {
-		return err
-	}
-	if !r.j.Stateful {
-		if err := r.copyServes(ctx); err != nil {
+// stopSources stops the sources for good: one has no restart policy before it stops. None stops while anything speaks against
+// the move of another.
+func (r *run) stopSources(ctx context.Context) error {
+	err := r.each(func(m *Member) error {
+		if err := r.lease(ctx, m); err != nil {
 			return err
 		}
-	}
-	was := r.j.SourceStopped
-	r.j.SourceStopped = true
-	if err := r.save(); err != nil {
-		r.j.SourceStopped = was
+		if err := r.unchanged(ctx, m); err != nil {
+			return err
+		}
+		if !r.j.Stateful {
+			return r.copyServes(ctx, m)
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	if err := r.from.SetRestart(ctx, r.j.Container, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
+	if err := r.eachBack(func(m *Member) error { return r.stopSource(ctx, m) }); err != nil {
+		return err
+	}
+	// They may have written as they stopped.
+	return errors.Join(r.alone(ctx), r.each(func(m *Member) error {
+		if r.j.Settings.LoseLayer {
+			return nil
+		}
+		c, err := r.from.Container(ctx, m.Container)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		return r.keptLayer(ctx, c)
+	}))
+}
+
+func (r *run) stopSource(ctx context.Context, m *Member) error {
+	was := m.SourceStopped
+	m.SourceStopped = true
+	if err := r.save(); err != nil {
+		m.SourceStopped = was
+		return err
+	}
+	if err := r.from.SetRestart(ctx, m.Container, container.RestartPolicy{Name: container.RestartPolicyDisabled}); err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
 	r.o.At(string(StepStopSource) + "/policy")
-	if err := r.from.Stop(ctx, r.j.Container, r.plan.Recipe.StopSeconds); err != nil {
+	if err := r.from.Stop(ctx, m.Container, m.plan.Recipe.StopSeconds); err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
-	c, err := r.from.Container(ctx, r.j.Container)
+	c, err := r.from.Container(ctx, m.Container)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
 	if c.State.Running || c.State.Restarting {
 		return errors.New("source: it runs on after it was stopped")
 	}
-	r.j.StoppedAt = c.State.FinishedAt
-	if err := r.save(); err != nil {
-		return err
-	}
-	return errors.Join(r.alone(ctx), r.keptLayer(ctx, c)) // it may have written as it stopped
+	m.StoppedAt = c.State.FinishedAt
+	return r.save()
 }
 
 // copyServes fails unless the copy runs: a target that was lost since the hand-over is no reason to stop the
 // source.
-func (r *run) copyServes(ctx context.Context) error {
-	c, err := r.to.Container(ctx, r.j.Target)
+func (r *run) copyServes(ctx context.Context, m *Member) error {
+	c, err := r.to.Container(ctx, m.Target)
 	switch {
 	case err != nil:
 		return fmt.Errorf("target: %w", err)
@@ -506,52 +598,87 @@ func (r *run) copyServes(ctx context.Context) error {
 	return nil
 }
 
+func (r *run) sourcesRest(ctx context.Context) error {
+	return r.each(func(m *Member) error { return r.sourceRests(ctx, m) })
+}
+
 // sourceRests fails if the source runs, or has run since it was stopped.
-func (r *run) sourceRests(ctx context.Context) error {
-	c, err := r.from.Container(ctx, r.j.Container)
+func (r *run) sourceRests(ctx context.Context, m *Member) error {
+	c, err := r.from.Container(ctx, m.Container)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)
 	}
-	if c.State.Running || c.State.Restarting || c.State.Paused || c.State.FinishedAt != r.j.StoppedAt {
+	if c.State.Running || c.State.Restarting || c.State.Paused || c.State.FinishedAt != m.StoppedAt {
 		return errors.New("source: somebody has started it again since it was stopped")
 	}
 	return nil
 }
 
-// start starts the copy. One with data starts only while the source rests.
+// start starts the copies, each once those before it are healthy by their own checks: it may need them.
 func (r *run) start(ctx context.Context) error {
-	if err := r.lease(ctx); err != nil {
+	var before *Member
+	return r.each(func(m *Member) error {
+		if before != nil && before.plan.Recipe.Check {
+			if err := await(ctx, r.to, before.Target, true, &r.j.Settings, time.Now()); err != nil {
+				return fmt.Errorf("target: %s, which starts before it: %w", before.Name, err)
+			}
+		}
+		before = m
+		return r.startCopy(ctx, m)
+	})
+}
+
+// startCopy starts a copy. If there is data it starts only while all sources rest.
+func (r *run) startCopy(ctx context.Context, m *Member) error {
+	if err := r.lease(ctx, m); err != nil {
 		return err
 	}
-	if err := r.leaseCopy(ctx); err != nil {
+	if err := r.leaseCopy(ctx, m); err != nil {
 		return err
 	}
 	if r.j.Stateful {
-		if err := r.sourceRests(ctx); err != nil {
+		if err := r.sourcesRest(ctx); err != nil {
 			return err
 		}
 	}
-	was := r.j.TargetStarted
-	r.j.TargetStarted = true
+	was := m.TargetStarted
+	m.TargetStarted = true
 	if err := r.save(); err != nil {
-		r.j.TargetStarted = was
+		m.TargetStarted = was
 		return err
 	}
-	if err := r.to.Start(ctx, r.j.Target); err != nil {
+	c, err := r.to.Container(ctx, m.Target)
+	if err != nil {
+		return fmt.Errorf("target: %w", err)
+	}
+	if !c.State.Running {
+		if err := r.stopJoiners(ctx, r.to, copyID, m); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+	}
+	if err := r.to.Start(ctx, m.Target); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
 	return nil
 }
 
-// healthy waits until the copy is healthy by its own check, or has run for a while.
+// healthy waits until the copies are healthy by their own checks, or have run for a while.
 func (r *run) healthy(ctx context.Context) error {
-	if err := await(ctx, r.to, r.j.Target, r.plan.Recipe.Check, &r.j.Settings); err != nil {
-		return fmt.Errorf("target: %w", err)
+	began := time.Now()
+	err := r.each(func(m *Member) error {
+		if err := await(ctx, r.to, m.Target, m.plan.Recipe.Check, &r.j.Settings, began); err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		return nil
+	})
+	if err != nil || len(r.j.With) == 0 {
+		return err
 	}
-	return nil
+	return r.each(func(m *Member) error { return r.copyServes(ctx, m) }) // one may have ended while another was waited for
 }
 
-func await(ctx context.Context, e *engine.Engine, id string, check bool, s *Settings) error {
+// await waits until a container that has been started at began is healthy.
+func await(ctx context.Context, e *engine.Engine, id string, check bool, s *Settings, began time.Time) error {
 	limit, settle := s.Healthy, s.Settle
 	if limit == 0 {
 		limit = defaultHealthy
@@ -559,7 +686,6 @@ func await(ctx context.Context, e *engine.Engine, id string, check bool, s *Sett
 	if settle == 0 {
 		settle = defaultSettle
 	}
-	began := time.Now()
 	for {
 		c, err := e.Container(ctx, id)
 		if err != nil {
@@ -596,42 +722,51 @@ func pause(ctx context.Context, d time.Duration) error {
 // drain leaves the source to those whom it still serves.
 func (r *run) drain(ctx context.Context) error { return pause(ctx, r.j.Settings.Drain) }
 
-// keep gives the stopped source a name that tells what it is, so that the name is free.
+// keep gives the stopped sources names that tell what they are, so that their names are free.
 func (r *run) keep(ctx context.Context) error {
-	c, err := r.from.Container(ctx, r.j.Container)
-	if err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	if c.ShortName() == r.j.keptName() {
+	return r.each(func(m *Member) error {
+		c, err := r.from.Container(ctx, m.Container)
+		if err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
+		if c.ShortName() == r.j.keptName(m) {
+			return nil
+		}
+		if err := r.from.Rename(ctx, m.Container, r.j.keptName(m)); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
 		return nil
-	}
-	if err := r.from.Rename(ctx, r.j.Container, r.j.keptName()); err != nil {
-		return fmt.Errorf("source: %w", err)
-	}
-	return nil
+	})
 }
 
-// setRestart gives the copy the restart policy that the source had, if it still runs.
+// setRestart gives the copies the restart policies that the sources had, if they still run.
 func (r *run) setRestart(ctx context.Context) error {
-	c, err := r.to.Container(ctx, r.j.Target)
+	if err := r.each(func(m *Member) error { return r.setRestartOf(ctx, m) }); err != nil {
+		return err
+	}
+	return r.release(ctx)
+}
+
+func (r *run) setRestartOf(ctx context.Context, m *Member) error {
+	c, err := r.to.Container(ctx, m.Target)
 	if err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
-	if c.ShortName() != r.j.Name && !c.State.Running {
-		return r.release(ctx) // it has been moved on since the leases were given back
+	if c.ShortName() != m.Name && !c.State.Running {
+		return nil // it has been moved on since the leases were given back
 	}
 	if !c.State.Running {
 		if !r.j.Stateful {
 			return fmt.Errorf("target: it has ended with status %d", c.State.ExitCode)
 		}
-		if err := r.start(ctx); err != nil {
+		if err := r.startCopy(ctx, m); err != nil {
 			return err
 		}
 	}
-	if err := r.to.SetRestart(ctx, r.j.Target, r.j.Restart); err != nil {
+	if err := r.to.SetRestart(ctx, m.Target, m.Restart); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
-	return r.release(ctx)
+	return nil
 }
 
 // commit ends a move: from here on its source is only kept.
@@ -646,28 +781,38 @@ func (r *run) commit() error {
 	if r.j.Settings.Keep > 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), backTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.j.backTime())
 	defer cancel()
 	return r.finish(ctx)
 }
 
-// finish removes the source of a move that is done, if it rests. Its volumes stay.
+// finish removes the sources of a move that is done, if they rest. Their volumes stay.
 func (r *run) finish(ctx context.Context) error {
-	c, err := r.from.Container(ctx, r.j.Container)
-	switch {
-	case errors.Is(err, engine.ErrNotFound):
-	case err != nil:
-		return fmt.Errorf("source: %w", err)
-	case c.State.Running || c.ShortName() != r.j.keptName():
-		return fmt.Errorf("source: %q is not removed: it runs or has another name than this move gave it", c.ShortName())
-	default:
-		if err := r.from.Remove(ctx, r.j.Container); err != nil {
+	var kept []*Member
+	err := r.eachBack(func(m *Member) error {
+		c, err := r.from.Container(ctx, m.Container)
+		switch {
+		case errors.Is(err, engine.ErrNotFound):
+			return nil
+		case err != nil:
+			return fmt.Errorf("source: %w", err)
+		case c.State.Running || c.ShortName() != r.j.keptName(m):
+			return fmt.Errorf("source: %q is not removed: it runs or has another name than this move gave it", c.ShortName())
+		}
+		kept = append(kept, m)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, m := range kept {
+		if err := r.from.Remove(ctx, m.Container); err != nil {
 			return fmt.Errorf("source: %w", err)
 		}
 	}
-	_ = r.releaseOf(ctx, r.to, r.j.Target) // of an abort that could not write its journal; the target need not answer
+	_ = r.releaseCopies(ctx) // of an abort that could not write its journal; the target need not answer
 	for _, v := range r.j.Volumes {
-		r.j.LeftBehind = append(r.j.LeftBehind, "source: volume "+v.Name)
+		r.leave("source: volume " + v.Name)
 	}
 	r.j.Phase = Finished
 	r.j.note(r.o.Now(), "the source is removed")

@@ -28,7 +28,7 @@ var noRestart = container.RestartPolicy{Name: container.RestartPolicyDisabled}
 // copyVolumes copies each volume, and has what is on the target read: what counts is that both
 // sides have the same tree, by one digest. Nothing runs on either side meanwhile.
 func (r *run) copyVolumes(ctx context.Context) error {
-	if err := r.sourceRests(ctx); err != nil {
+	if err := r.sourcesRest(ctx); err != nil {
 		return err
 	}
 	for i := range r.j.Volumes {
@@ -46,25 +46,32 @@ func (r *run) copyVolumes(ctx context.Context) error {
 	}
 	// Whoever started the source meanwhile has made what was copied worthless, and whoever started the
 	// copy has written to it.
-	if err := errors.Join(r.sourceRests(ctx), r.alone(ctx)); err != nil {
+	if err := errors.Join(r.sourcesRest(ctx), r.alone(ctx)); err != nil {
 		return err
 	}
-	c, err := r.to.Container(ctx, r.j.Target)
+	err := r.each(func(m *Member) error {
+		c, err := r.to.Container(ctx, m.Target)
+		if err != nil {
+			return fmt.Errorf("target: %w", err)
+		}
+		if started(c) {
+			return errors.New("target: somebody has started the copy before its data was there")
+		}
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("target: %w", err)
-	}
-	if started(c) {
-		return errors.New("target: somebody has started the copy before its data was there")
+		return err
 	}
 	return errors.Join(r.removeHelpers(ctx, r.from, "source"), r.removeHelpers(ctx, r.to, "target"))
 }
 
-// helpers makes the two containers that reach a volume, or returns those that are there.
+// helpers makes the two containers that reach a volume, or returns those that are there. They have the image of the first container
+// that moves, since that is there.
 func (r *run) helpers(ctx context.Context, name string) (src, dst string, err error) {
-	if src, err = r.helper(ctx, r.from, name, r.plan.Recipe.ImageID, true); err != nil {
+	if src, err = r.helper(ctx, r.from, name, r.j.Member.plan.Recipe.ImageID, true); err != nil {
 		return "", "", fmt.Errorf("source: %w", err)
 	}
-	ref, err := r.imageRef(ctx)
+	ref, err := r.imageRef(ctx, r.j.Member.plan)
 	if err != nil {
 		return "", "", err
 	}

@@ -24,8 +24,8 @@ import (
 )
 
 // fake is an engine that keeps containers, volumes and networks in memory, and answers what a move
-// asks. It models states and times of containers, names, labels, and what is in a volume; not health,
-// addresses or images.
+// asks. It models states and times of containers, names, labels, what is in a volume, and of which run of another container one
+// has the network; health by the time since the start alone; not addresses or images.
 type fake struct {
 	url  string
 	host string // its own name
@@ -38,11 +38,14 @@ type fake struct {
 	made       int
 	containers map[string]*fakeContainer
 	volumes    map[string]*fakeVolume
+	networks   map[string]map[string]any
 	changes    []map[string]any
+	unwell     bool                                              // no health check succeeds
 	down       bool                                              // it answers nobody
 	before     func(method, path string)                         // is called before a request, without mu
 	answer     func(w http.ResponseWriter, r *http.Request) bool // answers in its place
 	starts     func()                                            // is called when a container starts, with mu
+	stops      func(c *fakeContainer)                            // is called before a container stops, with mu
 }
 
 type fakeContainer struct {
@@ -52,6 +55,7 @@ type fakeContainer struct {
 	running           bool
 	started, finished string
 	starts            int
+	joined            int // which start of the container whose network it has that was
 }
 
 type fakeVolume struct {
@@ -63,7 +67,9 @@ type fakeVolume struct {
 
 func newFake(t *testing.T, id string) *fake {
 	t.Helper()
-	f := &fake{id: id, containers: map[string]*fakeContainer{}, volumes: map[string]*fakeVolume{}}
+	f := &fake{id: id, containers: map[string]*fakeContainer{}, volumes: map[string]*fakeVolume{}, networks: map[string]map[string]any{
+		"bridge": {"Name": "bridge", "Id": "n1", "Driver": "bridge", "Scope": "local"},
+	}}
 	path := filepath.Join(t.TempDir(), "engine.sock")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -145,10 +151,7 @@ func (f *fake) serve(r *http.Request, parts []string) (int, any) {
 		}
 		return 200, map[string]any{"Volumes": list}
 	case "networks":
-		if r.Method == "GET" && parts[1] == "bridge" {
-			return 200, map[string]any{"Name": "bridge", "Id": "n1", "Driver": "bridge", "Scope": "local"}
-		}
-		return refuse(404, "no such network")
+		return f.serveNetwork(r, parts[1])
 	case "volumes":
 		return f.serveVolume(r, parts[1:])
 	case "containers":
@@ -168,6 +171,24 @@ func (f *fake) serveDigest(container string) (int, any) {
 		said, _ = digestTree(bytes.NewReader(packed.([]byte)))
 	}
 	return 200, fmt.Appendf(nil, "{\"bytes\":1}\n{\"digest\":%q}\n", said)
+}
+
+func (f *fake) serveNetwork(r *http.Request, name string) (int, any) {
+	if name == "create" {
+		in := map[string]any{}
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		name, _ = in["Name"].(string)
+		f.networks[name] = map[string]any{"Name": name, "Id": name, "Driver": in["Driver"], "Scope": "local", "Labels": in["Labels"]}
+	}
+	n := f.networks[name]
+	switch {
+	case n == nil:
+		return refuse(404, "no such network")
+	case r.Method == "DELETE":
+		delete(f.networks, name)
+		return 204, nil
+	}
+	return 200, n
 }
 
 func (f *fake) serveVolume(r *http.Request, parts []string) (int, any) {
@@ -233,6 +254,9 @@ func (f *fake) serveContainer(r *http.Request, parts []string) (int, any) {
 		delete(in, "HostConfig")
 		delete(in, "NetworkingConfig")
 		ends, _ := net["EndpointsConfig"].(map[string]any)
+		if other := joins(host); other != "" && (f.find(other) == nil || in["Hostname"] != "" && in["Hostname"] != nil) {
+			return refuse(409, "conflicting options: the network of "+other)
+		}
 		c := f.add(name, in, host, ends)
 		return 201, map[string]string{"Id": c.id}
 	}
@@ -257,6 +281,9 @@ func (f *fake) act(r *http.Request, c *fakeContainer, what string) (int, any) {
 	case "changes":
 		return 200, f.changes
 	case "start":
+		if other := joins(c.host); other != "" && (f.find(other) == nil || !f.find(other).running) {
+			return refuse(409, "cannot join the network of a container that is not running")
+		}
 		f.start(c)
 		return 204, nil
 	case "stop":
@@ -298,6 +325,9 @@ func (f *fake) start(c *fakeContainer) {
 	if !c.running {
 		c.running, c.started = true, stamp()
 		c.starts++
+		if other := f.find(joins(c.host)); other != nil {
+			c.joined = other.starts
+		}
 		if f.starts != nil {
 			f.starts()
 		}
@@ -306,8 +336,43 @@ func (f *fake) start(c *fakeContainer) {
 
 func (f *fake) stop(c *fakeContainer) {
 	if c.running {
+		if f.stops != nil {
+			f.stops(c)
+		}
 		c.running, c.finished = false, stamp()
 	}
+}
+
+// cut reports whether a container runs in the network of another one that has ended since, and may have been started again.
+func (f *fake) cut(c *fakeContainer) bool {
+	to := joins(c.host)
+	other := f.find(to)
+	return c.running && to != "" && (other == nil || !other.running || other.starts != c.joined)
+}
+
+// healthAfter is how long a container with a health check takes to be healthy.
+const healthAfter = 300 * time.Millisecond
+
+// health returns that of a container with a health check, or nil.
+func (f *fake) health(c *fakeContainer) any {
+	if c.config["Healthcheck"] == nil {
+		return nil
+	}
+	status := "starting"
+	if at, err := time.Parse(time.RFC3339Nano, c.started); err == nil && time.Since(at) > healthAfter && !f.unwell {
+		status = "healthy"
+	}
+	return map[string]any{"Status": status}
+}
+
+// joins returns the container whose network another one has.
+func joins(host map[string]any) string {
+	mode, _ := host["NetworkMode"].(string)
+	other, _ := strings.CutPrefix(mode, "container:")
+	if other == mode {
+		return ""
+	}
+	return other
 }
 
 // mounted returns the name of the first volume of a container.
@@ -324,7 +389,7 @@ func (f *fake) mounted(c *fakeContainer) string {
 func (f *fake) add(name string, config, host, networks map[string]any) *fakeContainer {
 	f.made++
 	c := &fakeContainer{
-		id: fmt.Sprintf("%s%058d", f.id, f.made), name: name, image: "sha256:aa", config: config, host: host, networks: networks,
+		id: fmt.Sprintf("%s%06d%052d", f.id, f.made, 0), name: name, image: "sha256:aa", config: config, host: host, networks: networks,
 		started: "0001-01-01T00:00:00Z", finished: "0001-01-01T00:00:00Z",
 	}
 	if host == nil {
@@ -333,7 +398,10 @@ func (f *fake) add(name string, config, host, networks map[string]any) *fakeCont
 	if h, _ := config["Hostname"].(string); h == "" {
 		config["Hostname"] = c.id[:12]
 	}
-	if c.networks == nil {
+	if other := f.find(joins(host)); other != nil {
+		config["Hostname"] = other.id[:12]
+	}
+	if c.networks == nil && joins(host) == "" {
 		c.networks = map[string]any{"bridge": map[string]any{}}
 	}
 	f.containers[c.id] = c
@@ -353,18 +421,19 @@ func (f *fake) inspection(c *fakeContainer) map[string]any {
 	}
 	return map[string]any{
 		"Id": c.id, "Name": "/" + c.name, "Image": c.image, "Platform": "linux", "Config": c.config, "HostConfig": c.host, "Mounts": mounts,
-		"State":           map[string]any{"Status": status, "Running": c.running, "StartedAt": c.started, "FinishedAt": c.finished},
+		"State":           map[string]any{"Status": status, "Running": c.running, "StartedAt": c.started, "FinishedAt": c.finished, "Health": f.health(c)},
 		"NetworkSettings": map[string]any{"Networks": c.networks},
 	}
 }
 
-// world is a container "web" on one of two engines, with a volume if it is stateful.
+// world is a container "web" on one of two engines, with a volume if it is stateful, or a group of two.
 type world struct {
 	t        *testing.T
 	from, to *fake
 	dir      string
 	s        Settings
 	source   *fakeContainer
+	group    map[string]*fakeContainer // sources by their names
 	at       func(point string)
 	hooks    []string
 	hookErr  error
@@ -382,6 +451,31 @@ func newWorld(t *testing.T, stateful bool) *world {
 	}
 	w.source = w.from.add("web", map[string]any{"Image": "web:1", "Cmd": []string{"httpd"}}, host, nil)
 	w.from.start(w.source)
+	w.group = map[string]*fakeContainer{"web": w.source}
+	return w
+}
+
+// newGroup is a world of two containers that move as one: without volumes "web" and "api" on a network of their own, else "db",
+// and "agent" which has its network namespace and its volume.
+func newGroup(t *testing.T, stateful bool) *world {
+	t.Helper()
+	w := newWorld(t, stateful)
+	delete(w.from.containers, w.source.id)
+	add := func(name, network string, networks map[string]any) *fakeContainer {
+		host := maps.Clone(w.source.host)
+		host["NetworkMode"] = network
+		c := w.from.add(name, map[string]any{"Image": "web:1", "Cmd": []string{"httpd"}}, host, networks)
+		w.from.start(c)
+		return c
+	}
+	if stateful {
+		db := add("db", "bridge", nil)
+		w.group = map[string]*fakeContainer{"db": db, "agent": add("agent", "container:"+db.id, nil)}
+		return w
+	}
+	w.from.networks["shop"] = map[string]any{"Name": "shop", "Id": "shop", "Driver": "bridge", "Scope": "local"}
+	on := map[string]any{"shop": map[string]any{}}
+	w.group = map[string]*fakeContainer{"web": add("web", "shop", on), "api": add("api", "shop", on)}
 	return w
 }
 
@@ -393,7 +487,8 @@ func (w *world) mover() *Mover {
 }
 
 func (w *world) move() (*Journal, error) {
-	return w.mover().Move(w.t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s)
+	names := slices.Sorted(maps.Keys(w.group)) // whoever needs another is named before it
+	return w.mover().Move(w.t.Context(), names[0], engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s, names[1:]...)
 }
 
 func (w *world) look() (*Plan, error) {
@@ -412,7 +507,7 @@ func (w *world) copies() (out []*fakeContainer) {
 	return out
 }
 
-// want checks who runs: the source, with its name and restart policy, and copies.
+// want checks who runs: the source, with its name and restart policy, and copies; of a group all or none.
 func (w *world) want(source bool, copies int) {
 	w.t.Helper()
 	var n int
@@ -421,14 +516,28 @@ func (w *world) want(source bool, copies int) {
 			n++
 		}
 	}
+	for _, f := range []*fake{w.from, w.to} {
+		f.set(func() {
+			for _, c := range f.containers {
+				if f.cut(c) {
+					w.t.Errorf("%s of engine %s has the network of a run that has ended", c.name, f.id)
+				}
+			}
+		})
+	}
 	w.from.mu.Lock()
 	defer w.from.mu.Unlock()
-	if w.source.running != source || n != copies {
-		w.t.Errorf("the source runs: %v, and %d copies; want %v, %d", w.source.running, n, source, copies)
+	if n != copies*len(w.group) {
+		w.t.Errorf("%d copies run; want %d", n, copies*len(w.group))
 	}
-	p, err := json.Marshal(w.source.host["RestartPolicy"])
-	if source && (err != nil || w.source.name != "web" || !strings.Contains(string(p), `"always"`)) {
-		w.t.Errorf("the source is called %s, with restart policy %s", w.source.name, p)
+	for name, c := range w.group {
+		if c.running != source {
+			w.t.Errorf("the source %s runs: %v; want %v", name, c.running, source)
+		}
+		p, err := json.Marshal(c.host["RestartPolicy"])
+		if source && (err != nil || c.name != name || !strings.Contains(string(p), `"always"`)) {
+			w.t.Errorf("the source %s is called %s, with restart policy %s", name, c.name, p)
+		}
 	}
 }
 
@@ -455,6 +564,16 @@ func once(point string, do func()) func(string) {
 // killed is the panic by which a mover ends as if by SIGKILL.
 type killed struct{}
 
+// mayBeKilled does something that may end so.
+func mayBeKilled(do func()) {
+	defer func() {
+		if p := recover(); p != nil && p != any(killed{}) {
+			panic(p)
+		}
+	}()
+	do()
+}
+
 // kill moves, and ends the mover at a point as if by SIGKILL.
 func (w *world) kill(point string) string {
 	w.t.Helper()
@@ -467,14 +586,7 @@ func (w *world) killIn(point string, do func() error) {
 	w.t.Helper()
 	defer func() { w.at = nil }()
 	w.at = once(point, func() { panic(killed{}) })
-	func() {
-		defer func() {
-			if p := recover(); p != nil && p != any(killed{}) {
-				panic(p)
-			}
-		}()
-		w.t.Fatalf("the mover was not ended at %s: %v", point, do())
-	}()
+	mayBeKilled(func() { w.t.Fatalf("the mover was not ended at %s: %v", point, do()) })
 }
 
 // TestWorld: moves between the fakes are what they are between engines.

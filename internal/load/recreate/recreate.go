@@ -147,14 +147,14 @@ const shortID = 12
 // Make returns how c is made again, or why it cannot be: all reasons, in a fixed order. With
 // a refusal the recipe is nil.
 //
-// img is the image of c, inspected on the same engine.
-func Make(c *Container, img *image.InspectResponse, h Host, r Rules) (*Recipe, []Refusal) {
+// img is the image of c, inspected on the same engine, and g are those with which it moves as one.
+func Make(c *Container, img *image.InspectResponse, h Host, r Rules, g Group) (*Recipe, []Refusal) {
 	volumes, mounts := c.volumes()
 	var why []Refusal
 	why = append(why, c.aboutState()...)
-	why = append(why, c.aboutHost(h)...)
-	why = append(why, c.aboutStorage(r, mounts)...)
-	why = append(why, c.aboutNetworks()...)
+	why = append(why, c.aboutHost(h, g)...)
+	why = append(why, c.aboutStorage(r, mounts, g)...)
+	why = append(why, c.aboutNetworks(g)...)
 	why = append(why, c.aboutLife(r)...)
 	if len(why) > 0 {
 		return nil, why
@@ -188,6 +188,11 @@ func (c *Container) recipe(img *image.InspectResponse, h Host, volumes []Volume)
 	cfg.Labels, r.Bound = OwnLabels(cfg.Labels)
 	host.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyDisabled}
 	host.ContainerIDFile = "" // a file of whoever ran docker run
+	host.Links = asked(host.Links)
+	host.VolumesFrom = nil // its volumes are named
+	if host.NetworkMode.IsContainer() {
+		inAnothers(&cfg)
+	}
 	if defaultCgroupns(h) == host.CgroupnsMode {
 		host.CgroupnsMode = ""
 	}
@@ -198,7 +203,7 @@ func (c *Container) recipe(img *image.InspectResponse, h Host, volumes []Volume)
 	if host.PublishAllPorts || randomPort(host.PortBindings) {
 		r.Notes = append(r.Notes, "it has published ports without a number: the target picks others")
 	}
-	if cfg.Hostname == "" {
+	if cfg.Hostname == "" && !host.NetworkMode.IsContainer() {
 		r.Notes = append(r.Notes, "its hostname is its ID, and will be the new one")
 	}
 	return r
@@ -256,6 +261,7 @@ func (c *Container) networks(r *Recipe) {
 			}
 			slices.Sort(out.Aliases)
 			out.Aliases = slices.Compact(out.Aliases)
+			out.Links = asked(e.Links)
 		}
 		ends[name] = out
 		// A network may have been named by its ID, which is another one on the target.
@@ -264,7 +270,7 @@ func (c *Container) networks(r *Recipe) {
 		}
 	}
 	slices.Sort(r.Networks)
-	if len(ends) > 0 && !mode.IsNone() {
+	if len(ends) > 0 && !mode.IsNone() && !mode.IsContainer() {
 		r.Request.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: ends}
 	}
 }

@@ -77,7 +77,7 @@ func makeOf(t *testing.T, r Rules, more ...string) (*Recipe, []Refusal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Make(c, &image.InspectResponse{ID: "sha256:aa", Config: &dockerspec.DockerOCIImageConfig{}}, v1, r)
+	return Make(c, &image.InspectResponse{ID: "sha256:aa", Config: &dockerspec.DockerOCIImageConfig{}}, v1, r, nil)
 }
 
 func TestRefusals(t *testing.T) {
@@ -157,7 +157,7 @@ func TestCgroupnsHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, why := Make(c, nil, Host{}, Rules{}); len(why) != 1 || !strings.Contains(why[0].Reason, "--cgroupns") {
+	if _, why := Make(c, nil, Host{}, Rules{}, nil); len(why) != 1 || !strings.Contains(why[0].Reason, "--cgroupns") {
 		t.Errorf("got %v", why)
 	}
 }
@@ -226,7 +226,7 @@ func TestEntrypointTakenAway(t *testing.T) {
 	}
 	img := &image.InspectResponse{Config: &dockerspec.DockerOCIImageConfig{}}
 	img.Config.Entrypoint = []string{"/init"}
-	r, _ := Make(c, img, v1, Rules{})
+	r, _ := Make(c, img, v1, Rules{}, nil)
 	if !slices.Equal(r.Request.Entrypoint, []string{""}) {
 		t.Errorf("got %q", r.Request.Entrypoint)
 	}
@@ -368,7 +368,7 @@ func FuzzMake(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r, why := Make(c, &image.InspectResponse{}, Host{CgroupV1: all}, Rules{CopyVolumes: all, LoseLayer: all, Compose: all})
+		r, why := Make(c, &image.InspectResponse{}, Host{CgroupV1: all}, Rules{CopyVolumes: all, LoseLayer: all, Compose: all}, nil)
 		if (r == nil) != (len(why) > 0) {
 			t.Fatalf("recipe %v with refusals %v", r, why)
 		}
@@ -387,4 +387,84 @@ func FuzzMake(f *testing.F) {
 			t.Fatalf("an unmovable container is moved: %+v", h)
 		}
 	})
+}
+
+// TestGroup: what a container needs of others is refused unless they move with it, and is made there of their copies.
+func TestGroup(t *testing.T) {
+	db := Peer{ID: strings.Repeat("d", 64), Name: "db"}
+	for _, tt := range []struct {
+		name, change string
+		refused      string                    // alone
+		check        func(*testing.T, *Recipe) // with db
+	}{
+		{
+			"network", `{"Config":{"Hostname":"dddddddddddd","ExposedPorts":{"80/tcp":{}}},"HostConfig":{"NetworkMode":"container:` + db.ID + `"},"NetworkSettings":{"Networks":null}}`, "shares a namespace",
+			func(t *testing.T, r *Recipe) {
+				if q := r.Request; q.HostConfig.NetworkMode != "container:copy" || q.Hostname != "" || q.ExposedPorts != nil || q.NetworkingConfig != nil {
+					t.Errorf("%+v", q)
+				}
+			},
+		},
+		{"pid, by name", `{"HostConfig":{"PidMode":"container:db"}}`, "shares a namespace", func(t *testing.T, r *Recipe) {
+			if r.Request.HostConfig.PidMode != "container:copy" {
+				t.Errorf("%+v", r.Request.HostConfig.PidMode)
+			}
+		}},
+		{"ipc", `{"HostConfig":{"IpcMode":"container:` + db.ID[:12] + `"}}`, "shares a namespace", func(t *testing.T, r *Recipe) {
+			if r.Request.HostConfig.IpcMode != "container:copy" {
+				t.Errorf("%+v", r.Request.HostConfig.IpcMode)
+			}
+		}},
+		{"links", `{"HostConfig":{"Links":["/db:/web/store","/db:/web/db"]}}`, "by --link", func(t *testing.T, r *Recipe) {
+			if got := strings.Join(r.Request.HostConfig.Links, " "); got != "db:db db:store" {
+				t.Error(got)
+			}
+		}},
+		{"volumes", `{"HostConfig":{"VolumesFrom":["db:ro"]},"Mounts":[{"Type":"volume","Name":"records","Destination":"/d","RW":false}]}`, "--volumes-from", func(t *testing.T, r *Recipe) {
+			m := r.Request.HostConfig.Mounts
+			if r.Request.HostConfig.VolumesFrom != nil || len(m) != 1 || m[0].Source != "records" || !m[0].ReadOnly {
+				t.Errorf("%+v", r.Request.HostConfig)
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Read(inspection(t, tt.change))
+			if err != nil {
+				t.Fatal(err)
+			}
+			img := &image.InspectResponse{ID: "sha256:aa", Config: &dockerspec.DockerOCIImageConfig{}}
+			rules := Rules{CopyVolumes: true}
+			for _, g := range []Group{nil, {{ID: strings.Repeat("e", 64), Name: "other"}}} {
+				if r, why := Make(c, img, v1, rules, g); r != nil || !strings.Contains(why[0].Reason, tt.refused) || !strings.Contains(why[0].Fix, "belay move") {
+					t.Errorf("with %v: %v", g, why)
+				}
+			}
+			r, why := Make(c, img, v1, rules, Group{db})
+			if r == nil {
+				t.Fatal(why)
+			}
+			there, err := r.On(Group{db}, func(string) string { return "copy" })
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.check(t, there)
+			if needed := c.Needed(); len(needed) == 0 || !db.Is(needed[0].Ref) {
+				t.Errorf("it needs %v", needed)
+			}
+		})
+	}
+}
+
+// TestOnNoCopy: nothing joins a container of the target that only has the name.
+func TestOnNoCopy(t *testing.T) {
+	c, err := Read(inspection(t, `{"HostConfig":{"PidMode":"container:db"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Of(c, nil, v1)
+	for _, g := range []Group{nil, {{ID: strings.Repeat("d", 64), Name: "db"}}} {
+		if _, err := r.On(g, func(string) string { return "" }); err == nil {
+			t.Error("it would join whatever is called so there")
+		}
+	}
 }

@@ -51,7 +51,7 @@ func (c *Container) aboutState() (why []Refusal) {
 	return why
 }
 
-func (c *Container) aboutHost(h Host) (why []Refusal) {
+func (c *Container) aboutHost(h Host, g Group) (why []Refusal) {
 	host := c.HostConfig
 	if host.Privileged {
 		why = append(why, Refusal{"it is privileged: what it does to its host is not known", ""})
@@ -63,8 +63,12 @@ func (c *Container) aboutHost(h Host) (why []Refusal) {
 		switch {
 		case m.mode == "host":
 			why = append(why, Refusal{"it has a namespace of its host (" + m.flag + " host)", ""})
-		case strings.HasPrefix(m.mode, "container:"), strings.HasPrefix(m.mode, "ns:"):
-			why = append(why, Refusal{"it shares a namespace with another container (" + m.flag + " " + m.mode + ")", "the two would have to move as one, which is not built"})
+		case strings.HasPrefix(m.mode, joined) && m.flag != "--uts" && m.flag != "--userns":
+			if _, ok := g.Find(strings.TrimPrefix(m.mode, joined)); !ok {
+				why = append(why, Refusal{"it shares a namespace with another container (" + m.flag + " " + m.mode + ")", TogetherFix})
+			}
+		case strings.HasPrefix(m.mode, joined), strings.HasPrefix(m.mode, "ns:"):
+			why = append(why, Refusal{"it shares a namespace (" + m.flag + " " + m.mode + ")", ""})
 		}
 	}
 	if host.CgroupnsMode == container.CgroupnsModeHost && !h.CgroupV1 {
@@ -94,7 +98,7 @@ func (c *Container) aboutHost(h Host) (why []Refusal) {
 // engineSockets are names of sockets by which engines are driven.
 var engineSockets = []string{"docker.sock", "containerd.sock", "crio.sock", "podman.sock", "buildkitd.sock", "control.sock"}
 
-func (c *Container) aboutStorage(r Rules, others []container.MountPoint) (why []Refusal) {
+func (c *Container) aboutStorage(r Rules, others []container.MountPoint, g Group) (why []Refusal) {
 	const layer = "--lose-layer, if it can do without them"
 	for _, m := range others {
 		switch m.Type {
@@ -125,8 +129,11 @@ func (c *Container) aboutStorage(r Rules, others []container.MountPoint) (why []
 		}
 	}
 	why = append(why, c.aboutDeclared(r, layer)...)
-	if len(c.HostConfig.VolumesFrom) > 0 {
-		why = append(why, Refusal{"it was given volumes of another container (--volumes-from)", "name the volumes instead"})
+	for _, f := range c.HostConfig.VolumesFrom {
+		name, _, _ := strings.Cut(f, ":")
+		if _, ok := g.Find(name); !ok {
+			why = append(why, Refusal{"it was given volumes of another container (--volumes-from " + name + ")", TogetherFix + ", or name the volumes instead"})
+		}
 	}
 	return why
 }
@@ -171,12 +178,12 @@ func (c *Container) aboutDeclared(r Rules, layer string) (why []Refusal) {
 	return why
 }
 
-func (c *Container) aboutNetworks() (why []Refusal) {
+func (c *Container) aboutNetworks(g Group) (why []Refusal) {
 	if c.mac {
 		why = append(why, Refusal{"it was given a MAC address of its own", ""})
 	}
-	if len(c.HostConfig.Links) > 0 {
-		why = append(why, Refusal{"it names other containers by --link", "put both on a network of your own"})
+	if !g.all(c.HostConfig.Links) {
+		why = append(why, Refusal{"it names other containers by --link", TogetherFix + ", or put both on a network of your own"})
 	}
 	names := make([]string, 0, len(c.NetworkSettings.Networks))
 	for name := range c.NetworkSettings.Networks {
@@ -188,8 +195,8 @@ func (c *Container) aboutNetworks() (why []Refusal) {
 		if e == nil {
 			continue
 		}
-		if len(e.Links) > 0 {
-			why = append(why, Refusal{"it names other containers by links on the network " + quoted(name), "use their names"})
+		if !g.all(e.Links) {
+			why = append(why, Refusal{"it names other containers by links on the network " + quoted(name), TogetherFix + ", or use their names"})
 		}
 		if p := e.IPAMConfig; p != nil && (p.IPv4Address.IsValid() || p.IPv6Address.IsValid() || len(p.LinkLocalIPs) > 0) {
 			why = append(why, Refusal{"it has an address of its own on the network " + quoted(name) + ", which means nothing elsewhere", "let the engine give it one, and reach it by its name"})
