@@ -116,6 +116,7 @@ var Packages = []Package{
 	{Path: "internal/gate/token", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
+	{Path: "internal/load/place", Row: RowCore},
 	{Path: "internal/load/plan", Row: RowCore},
 	{Path: "internal/load/recreate", Row: RowCore},
 	{Path: "internal/load/treedigest", Row: RowCore},

@@ -1,0 +1,46 @@
+// Package place has load leave this node where somebody else does the placing: Docker Swarm or
+// Kubernetes. Belay adds the trigger and the judgement; where a unit goes is theirs.
+//
+// Row: core. It imports the standard library only.
+package place
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Unit is what leaves a node as one.
+type Unit struct {
+	ID         string   `json:"id"`              // what Leave takes: of a Swarm service, of a pod (its UID)
+	Name       string   `json:"name"`            // of the service, or namespace/pod
+	Containers []string `json:"containers"`      // IDs of its containers on this node
+	Stays      string   `json:"stays,omitempty"` // why it may not be asked to leave; empty if it may
+}
+
+// Placer is what places containers, seen from one node.
+type Placer interface {
+	// Units are what it has placed on this node.
+	Units(ctx context.Context) ([]Unit, error)
+	// Leave asks for a unit to leave, and returns once it is ready elsewhere and gone here. Asked
+	// again after an end halfway, it goes on.
+	//
+	// Errors: [*Later], when it was told to wait.
+	Leave(ctx context.Context, u Unit) error
+	// Cordon has nothing new be placed here. It is idempotent, and takes back only its own cordon.
+	Cordon(ctx context.Context, on bool) error
+}
+
+// Later is the error of a [Placer] that was told to wait: by a budget, or a rollout in progress.
+type Later struct {
+	After  time.Duration // 0: nobody says how long
+	Reason string
+}
+
+// Error returns the reason.
+func (l *Later) Error() string {
+	if l.After > 0 {
+		return fmt.Sprintf("%s; try again in %s", l.Reason, l.After)
+	}
+	return l.Reason
+}
