@@ -81,6 +81,7 @@ var Packages = []Package{
 	{Path: "internal/node", Row: RowFeature},
 	{Path: "internal/load/move", Row: RowFeature},
 	{Path: "internal/load/carry", Row: RowFeature},
+	{Path: "internal/load/swarm", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/load/engine", Row: RowAdapter},
@@ -184,7 +185,7 @@ var Bans = []Ban{
 		Why: "binaries are static and build without a C compiler; only the tests of the pure headers need one",
 	},
 	{
-		Import: "github.com/moby", Allowed: []string{"internal/workload", "internal/dockerapi", "internal/gate/buildkit", "internal/load/recreate", "internal/load/engine", "internal/load/move", "test"},
+		Import: "github.com/moby", Allowed: []string{"internal/workload", "internal/dockerapi", "internal/gate/buildkit", "internal/load/recreate", "internal/load/engine", "internal/load/move", "internal/load/swarm", "test"},
 		Why: "one package talks to container runtimes and one reads requests to them, with the daemon's own types; what they learn leaves them in ours. A container is moved in those types, so that no field is lost on the way (docs/adr/0017-moving.md)",
 	},
 	{

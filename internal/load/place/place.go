@@ -6,16 +6,23 @@ package place
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
 
 // Unit is what leaves a node as one.
 type Unit struct {
-	ID         string   `json:"id"`              // what Leave takes: of a Swarm service, of a pod (its UID)
-	Name       string   `json:"name"`            // of the service, or namespace/pod
+	ID   string `json:"id"`   // what Leave takes: of a Swarm service, of a pod (its UID)
+	Name string `json:"name"` // of the service, or namespace/pod
+	// Owner is what its successors have in common with it, so that nothing goes back and forth: of a
+	// pod its namespace and controller; empty: its name.
+	Owner      string   `json:"owner,omitempty"`
 	Containers []string `json:"containers"`      // IDs of its containers on this node
 	Stays      string   `json:"stays,omitempty"` // why it may not be asked to leave; empty if it may
+	// Arrived is when it came because it was asked to leave another node; zero: it did not, or nobody
+	// knows.
+	Arrived time.Time `json:"arrived,omitzero"`
 }
 
 // Placer is what places containers, seen from one node.
@@ -23,13 +30,19 @@ type Placer interface {
 	// Units are what it has placed on this node.
 	Units(ctx context.Context) ([]Unit, error)
 	// Leave asks for a unit to leave, and returns once it is ready elsewhere and gone here. Asked
-	// again after an end halfway, it goes on.
+	// again after an end halfway, it goes on. When ctx ends, or it fails, it takes back what can be.
 	//
-	// Errors: [*Later], when it was told to wait.
+	// Errors: [*Later], when it was told to wait; [ErrHalfway].
 	Leave(ctx context.Context, u Unit) error
 	// Cordon has nothing new be placed here. It is idempotent, and takes back only its own cordon.
+	//
+	// Errors: [*Later].
 	Cordon(ctx context.Context, on bool) error
 }
+
+// ErrHalfway says that what was asked for stands, and could neither be seen through nor taken back:
+// Leave has to be called again.
+var ErrHalfway = errors.New("what was asked for could not be taken back")
 
 // Later is the error of a [Placer] that was told to wait: by a budget, or a rollout in progress.
 type Later struct {
