@@ -82,6 +82,7 @@ var Packages = []Package{
 	{Path: "internal/load/move", Row: RowFeature},
 	{Path: "internal/load/carry", Row: RowFeature},
 	{Path: "internal/load/swarm", Row: RowFeature},
+	{Path: "internal/load/leave", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/load/engine", Row: RowAdapter},
@@ -136,6 +137,7 @@ var Packages = []Package{
 	{Path: "internal/attr", Row: RowVocabulary},
 	{Path: "internal/hostinfo", Row: RowVocabulary},
 	{Path: "internal/atomicfile", Row: RowVocabulary},
+	{Path: "internal/load/movesdir", Row: RowVocabulary},
 
 	// The pure C headers and their Go binding live in one folder, because cgo does
 	// not notice a change of a header outside the package's own.
