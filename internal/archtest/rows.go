@@ -86,6 +86,7 @@ var Packages = []Package{
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/load/engine", Row: RowAdapter},
+	{Path: "internal/load/kube", Row: RowAdapter},
 	{Path: "internal/sandbox", Row: RowAdapter},
 	{Path: "internal/sandbox/spawn", Row: RowAdapter},
 	{Path: "internal/scan/containerd", Row: RowAdapter},
@@ -193,6 +194,10 @@ var Bans = []Ban{
 	{
 		Import: "github.com/containerd", Allowed: []string{"internal/workload", "internal/scan/containerd", "test"},
 		Why: "one package talks to container runtimes, and one looks names up in containerd's store; what they learn leaves them in their own types",
+	},
+	{
+		Import: "k8s.io", Allowed: []string{"internal/load/kube", "tools", "test"},
+		Why: "one package asks the API server of a cluster, by the types of two groups (docs/adr/0026-client-go.md)",
 	},
 	{
 		Import: "go.yaml.in/yaml", Allowed: []string{"cmd/agent", "internal/policy", "internal/scan/accept", "test", "tools"},
