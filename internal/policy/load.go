@@ -137,6 +137,18 @@ func (o *Orchestrator) Kind() string {
 	return ""
 }
 
+// Arguments are those by which belay load leave is told of it; engine is the address of this node's.
+func (o *Orchestrator) Arguments(engine string) []string {
+	args := []string{"--orchestrator", o.Kind(), "--engine", engine}
+	if s := o.Swarm; s != nil && s.Manager != "" {
+		args = append(args, "--manager", s.Manager)
+		if s.CA != "" {
+			args = append(args, "--tlscacert", s.CA, "--tlscert", s.Cert, "--tlskey", s.Key)
+		}
+	}
+	return args
+}
+
 // Swarm says how the API of a swarm's manager is reached.
 type Swarm struct {
 	Manager string // tcp://host:port or unix:///path; empty: this node's own engine, which is one then

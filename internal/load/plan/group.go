@@ -102,6 +102,9 @@ func find(cs []Container, byRef map[string]int, ref string) (int, bool) {
 // refs are containers without which c does not work.
 func (c *Container) refs() []string {
 	var out []string
+	if c.Placed != nil {
+		return nil
+	}
 	for _, mode := range []string{c.Net.Mode, c.Host.PIDMode, c.Host.IPCMode} {
 		if ref, ok := strings.CutPrefix(mode, "container:"); ok {
 			out = append(out, ref)
@@ -115,6 +118,9 @@ func (c *Container) refs() []string {
 // keys name what c shares with others that only works on one host.
 func (c *Container) keys(r Rules) []string {
 	var out []string
+	if c.Placed != nil {
+		return []string{"unit:" + c.Placed.Unit}
+	}
 	for _, k := range c.Life.Together {
 		out = append(out, "together:"+k)
 	}

@@ -423,6 +423,13 @@ func (src *source) because(u *unit, h *host) string {
 			parts = append(parts, Resource(r).text(u.use[r])+" of "+Resource(r).String())
 		}
 	}
+	if h.Places {
+		s := fmt.Sprintf("it takes %s along, and %s says where it goes", strings.Join(parts, ", "), quoted(h.Name))
+		if len(u.members) > 1 {
+			s = "together (" + u.names() + "): " + s
+		}
+		return s
+	}
 	s := fmt.Sprintf("it takes %s along, and %s is left the emptiest of the targets that take it, %s full at most",
 		strings.Join(parts, ", "), quoted(h.Name), percentText(h.fullest(&h.use), whole))
 	if len(u.members) > 1 {

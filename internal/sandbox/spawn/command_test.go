@@ -40,6 +40,18 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+func TestOutputIn(t *testing.T) {
+	for _, tt := range []struct {
+		script, want string
+		err          error
+	}{{"echo hello", "hello\n", nil}, {"printf 12345678901234567", "", ErrOutput}, {"while :; do echo 1; done", "", ErrOutput}} {
+		got, err := OutputIn(t.Context(), Limits{}, "/bin/sh", []string{"-c", tt.script}, 16, time.Minute)
+		if tt.err == nil && string(got) != tt.want || len(got) > 16 || !errors.Is(err, tt.err) {
+			t.Errorf("%s: got %q, %v", tt.script, got, err)
+		}
+	}
+}
+
 // TestCommandUntrusted: a program that another user could have changed is not run.
 func TestCommandUntrusted(t *testing.T) {
 	testneed.Need(t, "root", os.Geteuid() == 0, "a file of root is made")
