@@ -199,7 +199,7 @@ func (c *cluster) node(t *testing.T, taints ...corev1.Taint) *Placer {
 	if _, err := c.CoreV1().Nodes().Update(t.Context(), made, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	p, err := open(Options{Node: name, BootID: boot, Within: 10 * c.short, look: 20 * time.Millisecond}, c.config(t, name))
+	p, err := open(Options{Node: name, BootID: boot, look: 20 * time.Millisecond}, c.config(t, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,6 +310,13 @@ func (c *cluster) work(t *testing.T, namespace string, next func() string) {
 			}
 		}
 	}()
+}
+
+// leave asks a pod to leave within a time.
+func leave(t *testing.T, p *Placer, within time.Duration, u place.Unit) error {
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	return p.Leave(ctx, u)
 }
 
 func unit(p *corev1.Pod) place.Unit {

@@ -32,10 +32,7 @@ type Options struct {
 	SoleReplicas bool
 	// DespiteDescheduler lets pods leave though the cluster has a descheduler.
 	DespiteDescheduler bool
-	// Within is how long a pod may take to be gone here and replaced elsewhere; 0: 15 minutes.
-	Within time.Duration
-
-	look time.Duration // between two looks at a pod that leaves; 0: 2 seconds
+	look               time.Duration // between two looks at a pod that leaves; 0: 2 seconds
 }
 
 // Placer is Kubernetes, seen from one node.
@@ -56,7 +53,7 @@ func Open(o Options) (*Placer, error) {
 }
 
 func open(o Options, c *rest.Config) (*Placer, error) {
-	o.Within, o.look = cmp.Or(o.Within, 15*time.Minute), cmp.Or(o.look, 2*time.Second)
+	o.look = cmp.Or(o.look, 2*time.Second)
 	api, err := connect(c)
 	if err != nil {
 		return nil, err
@@ -83,6 +80,9 @@ func (p *Placer) Units(ctx context.Context) ([]place.Unit, error) {
 	for i := range pods {
 		pod := &pods[i]
 		u := place.Unit{ID: string(pod.UID), Name: pod.Namespace + "/" + pod.Name, Containers: containers(pod)}
+		if c := metav1.GetControllerOf(pod); c != nil {
+			u.Owner = pod.Namespace + "/" + c.Kind + "/" + c.Name
+		}
 		if u.Stays = other; other == "" {
 			u.Stays = j.stays(ctx, pod)
 		}

@@ -132,7 +132,7 @@ func testStays(t *testing.T, c *cluster) {
 			if tt.want == "" {
 				return
 			}
-			if err := p.Leave(t.Context(), unit(pod)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if err := leave(t, p, 10*c.short, unit(pod)); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("asked to leave: error %v, want %q", err, tt.want)
 			}
 			if now, err := c.CoreV1().Pods(ns).Get(t.Context(), pod.Name, metav1.GetOptions{}); err != nil || now.DeletionTimestamp != nil {
@@ -214,7 +214,7 @@ func testBudgets(t *testing.T, c *cluster) {
 			if tt.want == "" {
 				return
 			}
-			err := p.Leave(t.Context(), unit(pod))
+			err := leave(t, p, 10*c.short, unit(pod))
 			if _, later := errors.AsType[*place.Later](err); later != tt.later || !strings.Contains(fmt.Sprint(err), tt.want) {
 				t.Errorf("asked to leave: %T %v, want later: %t", err, err, tt.later)
 			}
@@ -244,7 +244,7 @@ func testLeave(t *testing.T, c *cluster) {
 	c.pod(t, ns, other, nil)
 	pod := c.pod(t, ns, p.o.Node, nil)
 	c.work(t, ns, func() string { return other })
-	if err := p.Leave(t.Context(), unit(pod)); err != nil {
+	if err := leave(t, p, 10*c.short, unit(pod)); err != nil {
 		t.Fatal(err)
 	}
 	l, err := c.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
@@ -267,7 +267,7 @@ func testStateful(t *testing.T, c *cluster) {
 		same = func(p *corev1.Pod) { p.Name, p.UID, p.OwnerReferences[0].Kind = "db-0", "second", "StatefulSet" }
 	}
 	done := make(chan error, 1)
-	go func() { done <- p.Leave(t.Context(), unit(pod)) }()
+	go func() { done <- leave(t, p, 10*c.short, unit(pod)) }()
 	for {
 		now, err := c.CoreV1().Pods(ns).Get(t.Context(), "db-0", metav1.GetOptions{})
 		if err != nil {
@@ -295,7 +295,7 @@ func testLater(t *testing.T, c *cluster) {
 	pod := c.pod(t, ns, p.o.Node, nil)
 	c.budget(t, ns, 1, false)
 	began := time.Now()
-	err := p.Leave(t.Context(), unit(pod))
+	err := leave(t, p, 10*c.short, unit(pod))
 	later, ok := errors.AsType[*place.Later](err)
 	if !ok || later.After != 10*time.Second || !strings.Contains(later.Reason, "still being processed") {
 		t.Errorf("got %T %v, want later in 10 s", err, err)
@@ -309,10 +309,10 @@ func testRefused(t *testing.T, c *cluster) {
 	p := c.node(t)
 	ns := c.namespace(t)
 	there := c.pod(t, ns, c.name("other"), nil)
-	if err := p.Leave(t.Context(), unit(there)); err == nil || !strings.Contains(err.Error(), "not on this one") {
+	if err := leave(t, p, 10*c.short, unit(there)); err == nil || !strings.Contains(err.Error(), "not on this one") {
 		t.Errorf("a pod of another node: %v", err)
 	}
-	if err := p.Leave(t.Context(), place.Unit{Name: "web"}); err == nil || !strings.Contains(err.Error(), "want namespace/name") {
+	if err := leave(t, p, 10*c.short, place.Unit{Name: "web"}); err == nil || !strings.Contains(err.Error(), "want namespace/name") {
 		t.Errorf("a name without a namespace: %v", err)
 	}
 }
@@ -324,7 +324,7 @@ func testBack(t *testing.T, c *cluster) {
 	c.pod(t, ns, c.name("other"), nil)
 	pod := c.pod(t, ns, p.o.Node, nil)
 	c.work(t, ns, func() string { return p.o.Node })
-	if err := p.Leave(t.Context(), unit(pod)); !errors.Is(err, errBack) {
+	if err := leave(t, p, 10*c.short, unit(pod)); !errors.Is(err, errBack) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -339,22 +339,20 @@ func testNotReady(t *testing.T, c *cluster) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := c.node(t)
-			p.o.Within = c.short
 			ns := c.namespace(t)
 			c.pod(t, ns, c.name("other"), nil)
 			pod := c.pod(t, ns, p.o.Node, nil)
 			if tt.works {
 				c.work(t, ns, func() string { return "" })
 			}
-			err := p.Leave(t.Context(), unit(pod))
-			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), tt.want) {
+			err := leave(t, p, c.short, unit(pod))
+			if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, place.ErrHalfway) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
 	}
 	t.Run("no room", func(t *testing.T) {
 		p := c.node(t)
-		p.o.Within = c.short
 		ns, other := c.namespace(t), c.name("other")
 		c.pod(t, ns, other, nil)
 		pod := c.pod(t, ns, p.o.Node, nil)
@@ -365,7 +363,7 @@ func testNotReady(t *testing.T, c *cluster) {
 				p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/2 nodes are available"}}}
 			})
 		}()
-		if err := p.Leave(t.Context(), unit(pod)); err == nil || !strings.Contains(err.Error(), "is not ready: Pending, 0/2 nodes are available") {
+		if err := leave(t, p, c.short, unit(pod)); err == nil || !strings.Contains(err.Error(), "is not ready: Pending, 0/2 nodes are available") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -374,19 +372,21 @@ func testNotReady(t *testing.T, c *cluster) {
 // testResumed: the process that asked has died, and its controller has made another meanwhile.
 func testResumed(t *testing.T, c *cluster) {
 	p := c.node(t)
-	p.o.Within = c.short
 	ns, other := c.namespace(t), c.name("other")
 	c.pod(t, ns, other, func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour)) })
 	pod := c.pod(t, ns, p.o.Node, nil)
-	if err := p.Leave(t.Context(), unit(pod)); !errors.Is(err, context.DeadlineExceeded) {
+	if err := leave(t, p, c.short, unit(pod)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("nobody ends it, and it has left: %v", err)
+	}
+	if err := leave(t, p, 0, unit(pod)); !errors.Is(err, place.ErrHalfway) {
+		t.Errorf("asked again when the time is over: %v", err)
 	}
 	c.pod(t, ns, other, nil)
 	zero := int64(0)
 	time.AfterFunc(200*time.Millisecond, func() {
 		_ = c.CoreV1().Pods(ns).Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero})
 	})
-	if err := p.Leave(t.Context(), unit(pod)); err != nil {
+	if err := leave(t, p, c.short, unit(pod)); err != nil {
 		t.Error(err)
 	}
 }
@@ -394,13 +394,17 @@ func testResumed(t *testing.T, c *cluster) {
 func testGone(t *testing.T, c *cluster) {
 	p := c.node(t)
 	ns := c.namespace(t)
-	if err := p.Leave(t.Context(), place.Unit{ID: "x", Name: ns + "/web-1"}); err != nil {
+	still := c.pod(t, ns, p.o.Node, nil)
+	if err := leave(t, p, 0, unit(still)); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, place.ErrHalfway) {
+		t.Errorf("one that nobody has asked, when the time is over: %v", err)
+	}
+	if err := leave(t, p, 10*c.short, place.Unit{ID: "x", Name: ns + "/web-1"}); err != nil {
 		t.Errorf("one that is gone: %v", err)
 	}
 	pod := c.pod(t, ns, p.o.Node, nil)
 	u := unit(pod)
 	u.ID = "that of its predecessor"
-	if err := p.Leave(t.Context(), u); err != nil {
+	if err := leave(t, p, 10*c.short, u); err != nil {
 		t.Errorf("one whose name another has: %v", err)
 	}
 	// Between the look and the request another has taken the name.
@@ -468,7 +472,7 @@ func testPages(t *testing.T, c *cluster) {
 		t.Fatalf("%d units, %v", len(units), err)
 	}
 	for _, u := range units {
-		if !strings.HasPrefix(u.Name, ns+"/web-") || len(u.Containers) != 1 || len(u.Containers[0]) != 64 || u.ID == "" {
+		if !strings.HasPrefix(u.Name, ns+"/web-") || len(u.Containers) != 1 || len(u.Containers[0]) != 64 || u.ID == "" || u.Owner != ns+"/ReplicaSet/web" {
 			t.Errorf("got %+v", u)
 		}
 	}
@@ -478,7 +482,7 @@ func testAnotherMachine(t *testing.T, c *cluster) {
 	p := c.node(t)
 	p.o.BootID = "99999999-2222-3333-4444-555555555555"
 	_, err := p.Units(t.Context())
-	for _, err := range []error{err, p.Cordon(t.Context(), true), p.Leave(t.Context(), place.Unit{ID: "x", Name: "a/b"})} {
+	for _, err := range []error{err, p.Cordon(t.Context(), true), leave(t, p, 10*c.short, place.Unit{ID: "x", Name: "a/b"})} {
 		if err == nil || !strings.Contains(err.Error(), "another machine") {
 			t.Errorf("got %v", err)
 		}
@@ -499,7 +503,7 @@ func testDescheduler(t *testing.T, _ *cluster) {
 	if got := stays(t, p, pod); !strings.Contains(got, "has a descheduler") {
 		t.Errorf("stays %q", got)
 	}
-	if err := p.Leave(t.Context(), unit(pod)); err == nil || !strings.Contains(err.Error(), "has a descheduler") {
+	if err := leave(t, p, 10*c.short, unit(pod)); err == nil || !strings.Contains(err.Error(), "has a descheduler") {
 		t.Errorf("asked to leave: %v", err)
 	}
 	if err := p.Cordon(t.Context(), true); err != nil {
@@ -541,7 +545,7 @@ func TestEvictionAnswers(t *testing.T) {
 			ns := c.namespace(t)
 			c.pod(t, ns, c.name("other"), nil)
 			pod := c.pod(t, ns, p.o.Node, nil)
-			err := p.Leave(t.Context(), unit(pod))
+			err := leave(t, p, 10*c.short, unit(pod))
 			later, ok := errors.AsType[*place.Later](err)
 			if ok != (tt.later > 0) || ok && later.After != tt.later || !strings.Contains(fmt.Sprint(err), tt.want) {
 				t.Errorf("got %T %v, want later in %s: %s", err, err, tt.later, tt.want)
@@ -568,7 +572,7 @@ func TestEvictionAnswers(t *testing.T) {
 				return true, nil, lost
 			})
 			time.AfterFunc(100*time.Millisecond, func() { _, _ = c.makePod(context.Background(), ns, other, nil) })
-			if err := p.Leave(t.Context(), unit(pod)); err != nil {
+			if err := leave(t, p, 10*c.short, unit(pod)); err != nil {
 				t.Errorf("%v: %v", lost, err)
 			}
 		}
@@ -632,7 +636,7 @@ func TestRestart(t *testing.T) {
 		}
 		return false, nil, nil
 	})
-	if err := p.Leave(t.Context(), unit(pod)); err != nil || broken != 3 {
+	if err := leave(t, p, 10*c.short, unit(pod)); err != nil || broken != 3 {
 		t.Errorf("after %d answers that failed: %v", broken, err)
 	}
 }

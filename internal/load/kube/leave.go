@@ -22,13 +22,14 @@ const laterAfter = 30 * time.Second
 // Leave implements [place.Placer]: it evicts a pod, and waits until it is gone and its controller has one more that is
 // ready on another node. One that is gone already has left.
 //
-// An error after the eviction says what is still missing: the eviction is not taken back.
+// An eviction cannot be taken back: an error after it is [place.ErrHalfway], and says what is missing.
 func (p *Placer) Leave(ctx context.Context, u place.Unit) error {
-	ctx, cancel := context.WithTimeout(ctx, p.o.Within)
-	defer cancel()
 	namespace, name, ok := strings.Cut(u.Name, "/")
 	if !ok {
 		return fmt.Errorf("pod %q: want namespace/name", u.Name)
+	}
+	if err := ctx.Err(); err != nil {
+		return p.asked(ctx, namespace, name, types.UID(u.ID), err)
 	}
 	node, err := p.node(ctx)
 	if err != nil {
@@ -49,9 +50,25 @@ func (p *Placer) Leave(ctx context.Context, u place.Unit) error {
 	}
 	siblings, err := j.siblingsOf(ctx, pod)
 	if err != nil {
-		return fmt.Errorf("pod %s is leaving, and what its controller has is not known: %w", u.Name, err)
+		return fmt.Errorf("%w: pod %s is leaving, and what its controller has is not known: %w", place.ErrHalfway, u.Name, err)
 	}
 	return p.await(ctx, pod, older(siblings, pod))
+}
+
+// asked says, once there is no more time for err, whether the pod has left or is leaving.
+func (p *Placer) asked(ctx context.Context, namespace, name string, uid types.UID, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	defer cancel()
+	pod, lerr := p.still(ctx, namespace, name, uid)
+	switch {
+	case errors.Is(lerr, errGone):
+		return nil
+	case lerr != nil:
+		return fmt.Errorf("%w: whether pod %s/%s is leaving is not known: %w; %w", place.ErrHalfway, namespace, name, lerr, err)
+	case pod.DeletionTimestamp != nil:
+		return fmt.Errorf("%w: pod %s/%s is still leaving: %w", place.ErrHalfway, namespace, name, err)
+	}
+	return err
 }
 
 // ask has the pod evicted, if it is not leaving already.
@@ -92,17 +109,20 @@ func (p *Placer) evict(ctx context.Context, pod *corev1.Pod) error {
 		seconds, _ := apierrors.SuggestsClientDelay(err)
 		return &place.Later{After: cmp.Or(time.Duration(seconds)*time.Second, laterAfter), Reason: reason(err)}
 	}
-	// Whatever else it was, an answer that was lost among it: the pod tells.
-	now, lerr := p.still(ctx, pod.Namespace, pod.Name, pod.UID)
 	switch {
-	case errors.Is(lerr, errGone), lerr == nil && now.DeletionTimestamp != nil:
-		return nil
 	case apierrors.IsConflict(err):
-		return &place.Later{After: laterAfter, Reason: reason(err)}
+		err = &place.Later{After: laterAfter, Reason: reason(err)}
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("evict pod %s/%s: %w; fix: let the account create pods/eviction (docs/kubernetes.md)", pod.Namespace, pod.Name, err)
+		err = fmt.Errorf("evict pod %s/%s: %w; fix: let the account create pods/eviction (docs/kubernetes.md)", pod.Namespace, pod.Name, err)
+	default:
+		err = fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return fmt.Errorf("evict pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	// Whatever it was, an answer that was lost among it: the pod tells. One that is leaving is waited for.
+	err = p.asked(ctx, pod.Namespace, pod.Name, pod.UID, err)
+	if errors.Is(err, place.ErrHalfway) && ctx.Err() == nil {
+		return nil
+	}
+	return err
 }
 
 // reason is what the API server said, with the causes: those of a budget name it.
@@ -138,15 +158,15 @@ func older(siblings []corev1.Pod, pod *corev1.Pod) map[types.UID]bool {
 	out := map[types.UID]bool{pod.UID: true}
 	for i := range siblings {
 		s := &siblings[i]
-		if pod.DeletionTimestamp == nil || s.CreationTimestamp.Time.Before(asked(pod)) {
+		if pod.DeletionTimestamp == nil || s.CreationTimestamp.Time.Before(askedAt(pod)) {
 			out[s.UID] = true
 		}
 	}
 	return out
 }
 
-// asked is when a pod that is leaving was asked to: its deletion's time has the grace in it.
-func asked(pod *corev1.Pod) time.Time {
+// askedAt is when a pod that is leaving was asked to: its deletion's time has the grace in it.
+func askedAt(pod *corev1.Pod) time.Time {
 	grace := time.Duration(0)
 	if s := pod.DeletionGracePeriodSeconds; s != nil {
 		grace = time.Duration(*s) * time.Second
@@ -166,8 +186,8 @@ func (p *Placer) await(ctx context.Context, pod *corev1.Pod, old map[types.UID]b
 		switch {
 		case err == nil && missing == "":
 			return nil
-		case errors.Is(err, errBack), apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-			return fmt.Errorf("pod %s/%s has left or is leaving: %w", pod.Namespace, pod.Name, err)
+		case errors.Is(err, errBack):
+			return fmt.Errorf("pod %s/%s has left: %w", pod.Namespace, pod.Name, err)
 		case err == nil:
 			last = missing
 		case ctx.Err() == nil:
@@ -175,7 +195,7 @@ func (p *Placer) await(ctx context.Context, pod *corev1.Pod, old map[types.UID]b
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("pod %s/%s was asked to leave, and %s: %w", pod.Namespace, pod.Name, last, ctx.Err())
+			return fmt.Errorf("%w: pod %s/%s was asked to leave, and %s: %w", place.ErrHalfway, pod.Namespace, pod.Name, last, ctx.Err())
 		case <-t.C:
 		}
 	}

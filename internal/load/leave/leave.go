@@ -25,10 +25,19 @@ import (
 
 // Where says which orchestrator places containers here, and how it is reached.
 type Where struct {
-	Kind string `json:"kind"` // swarm
+	Kind string `json:"kind"` // swarm, kubernetes
 	// Engine is this node's; Manager that of a swarm's manager, if it is another.
 	Engine  engine.Address `json:"engine"`
 	Manager engine.Address `json:"manager,omitzero"`
+	Cluster Cluster        `json:"cluster,omitzero"` // of kubernetes
+}
+
+// Cluster says which node of which Kubernetes cluster this is, and what may leave besides.
+type Cluster struct {
+	Kubeconfig         string `json:"kubeconfig,omitempty"` // a file; empty: the service account of the pod
+	Node               string `json:"node,omitempty"`
+	SoleReplicas       bool   `json:"soleReplicas,omitempty"`
+	DespiteDescheduler bool   `json:"despiteDescheduler,omitempty"`
 }
 
 // Phase is how far a leave has come, in the words of a move's journal.

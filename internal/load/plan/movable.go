@@ -171,7 +171,7 @@ func (c *Container) aboutLife(r Rules) (why []string) {
 	case "swarm":
 		why = append(why, "swarm manages it: belay load leave asks it")
 	case "kubernetes":
-		why = append(why, "Kubernetes manages it: cordon the node and use the Eviction API")
+		why = append(why, "Kubernetes manages it: belay load leave asks its Eviction API")
 	case "compose":
 		switch {
 		case !r.WholeProjects:
