@@ -586,15 +586,19 @@ func TestCordonConflict(t *testing.T) {
 	gpu := corev1.Taint{Key: "gpu", Effect: corev1.TaintEffectNoSchedule}
 	tries := 0
 	f.PrependReactor("patch", "nodes", func(a kubetesting.Action) (bool, runtime.Object, error) {
-		if tries++; tries > 2 {
-			return false, nil, nil
-		}
 		nodes := corev1.SchemeGroupVersion.WithResource("nodes")
 		o, err := f.Tracker().Get(nodes, "", p.o.Node)
 		if err != nil {
 			return true, nil, err
 		}
 		n := o.(*corev1.Node).DeepCopy()
+		want := fmt.Sprintf(`{"op":"replace","path":"/metadata/resourceVersion","value":%q}`, n.ResourceVersion)
+		if patch := string(a.(kubetesting.PatchAction).GetPatch()); !strings.Contains(patch, want) {
+			t.Errorf("the patch %s does not hold for the node as it was looked at: want %s", patch, want)
+		}
+		if tries++; tries > 2 {
+			return false, nil, nil
+		}
 		if n.ResourceVersion = fmt.Sprint(tries + 1); tries > 0 {
 			n.Spec.Taints = []corev1.Taint{gpu}
 		}
