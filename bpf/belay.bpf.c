@@ -19,6 +19,7 @@
 #include "netrules.bpf.c"
 #include "netpacket.bpf.c"
 #include "dns.bpf.c"
+#include "held.bpf.c"
 #include "sock.bpf.c"
 #include "syscall.bpf.c"
 #include "contract.bpf.c"

@@ -76,6 +76,9 @@ enum bl_hook {
 	BL_H_RLIMIT = 48,
 	BL_H_FCNTL = 49,
 	BL_H_IOCTL = 50,
+	BL_H_PERMISSION = 51,	/* a read or write by a descriptor */
+	BL_H_SOCKET_SEND = 52,
+	BL_H_SOCKET_RECEIVE = 53,
 };
 
 enum bl_layer {

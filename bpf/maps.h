@@ -104,6 +104,18 @@ struct {
 	__type(value, struct bl_container);
 } bl_containers SEC(".maps");
 
+/* Containers that hold descriptors which their rules deny, opened before those came -> the round
+ * in which they were last found to (BL_G_ROUND). Written by the programs of held.bpf.c that the agent
+ * runs, emptied by the agent; while it is not empty, what is done by descriptors is judged. Full: HELD.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, BL_MAX_CONTAINERS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u64);
+} bl_holders SEC(".maps");
+
 /* container ID (32 bytes) -> set. Written by the agent, kept until the runtime
  * destroys the container. Missing: the floor. Full: the agent reports it.
  */
@@ -470,6 +482,7 @@ enum bl_global {
 	BL_G_KEY1 = 3,
 	BL_G_MENDED = 4,	/* BL_G_OVERFLOW when the agent last found every cgroup in the map */
 	BL_G_SET = 5,		/* next set number: sockets remember under which they were judged */
+	BL_G_ROUND = 6,		/* how often descriptors were looked at: bl_holders */
 	BL_G_MAX = 8,
 };
 

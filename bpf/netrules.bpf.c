@@ -238,6 +238,14 @@ int bl_net_sock_create(struct bpf_sock *ctx)
 #define BL_AF_PPPOX	24
 #define BL_AF_XDP	44
 
+/* Families of sockets to which no other rule applies: what they send is below IP, or (RDS) the kernel sends
+ * it by a socket that is nobody's.
+ */
+static __always_inline int bl_below_ip(int family)
+{
+	return family == BL_AF_PACKET || family == BL_AF_XDP || family == BL_AF_PPPOX || family == BL_AF_RDS;
+}
+
 /* Rules that go by the cgroup which a socket was made in. */
 static const __u8 bl_cgroup_rules[] = {
 	BL_R_SSH_SERVER, BL_R_SSH_CLIENT, BL_R_EGRESS, BL_R_INGRESS, BL_R_LISTEN, BL_R_RAW_SOCKETS,
@@ -276,15 +284,11 @@ static __always_inline int bl_net_left(void)
 	return slot ? -EPERM : 0;
 }
 
-/* A socket to which no other rule applies: what it sends is below IP, or (RDS) the kernel sends it
- * by a socket that is nobody's.
- */
 static __always_inline int bl_net_socket(int family, int kern)
 {
 	if (family == AF_INET || family == AF_INET6)	/* also one that the kernel makes for it (SMC) */
 		return bl_net_left();
-	if (kern || (family != BL_AF_PACKET && family != BL_AF_XDP &&
-		     family != BL_AF_PPPOX && family != BL_AF_RDS))
+	if (kern || !bl_below_ip(family))
 		return 0;
 	return bl_priv(BL_R_PACKET_SOCKETS, NULL, BL_H_SOCKET);
 }

@@ -59,6 +59,7 @@ enum bpf_func_id {
 #define VM_SHARED	0x8
 #define S_IFMT		0170000	/* include/uapi/linux/stat.h */
 #define S_IFREG		0100000
+#define S_IFSOCK	0140000
 #define S_IFDIR		0040000
 #define READ_IMPLIES_EXEC 0x0400000	/* personality(2) */
 #define O_TRUNC		00001000	/* include/uapi/asm-generic/fcntl.h */
@@ -72,6 +73,9 @@ enum bpf_func_id {
 #define MNT_READONLY	0x40		/* include/linux/mount.h */
 #define SB_NOUSER	(1UL << 31)	/* include/linux/fs.h */
 #define SB_RDONLY	1
+#define MAY_WRITE	0x2	/* include/linux/fs.h */
+#define MAY_READ	0x4
+#define MAY_APPEND	0x8
 #define SB_KERNMOUNT	(1 << 22)
 #define AF_UNIX		1
 #define AF_INET		2
@@ -242,6 +246,7 @@ struct file {
 	unsigned int f_flags;
 	struct path f_path;
 	struct inode *f_inode;
+	void *private_data;
 };
 
 /* Since 6.5 (commit 62d53c4a1dfe): a file that overlayfs opens below itself; vm_file of
@@ -282,6 +287,13 @@ struct css_set {
 struct bpf_iter__task {
 	void *meta;
 	struct task_struct *task;
+};
+
+struct bpf_iter__task_file {
+	void *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 struct net;
@@ -353,6 +365,7 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct mm_struct *mm;
 	struct bpf_local_storage *bpf_storage;
+	void *io_uring;			/* since 5.1, with CONFIG_IO_URING */
 	struct hlist_node pid_links[4];
 };
 

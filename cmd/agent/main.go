@@ -143,6 +143,7 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.Int64Var(&cfg.JournalBytes, "journal-bytes", 0, "bound of the journal (default 256 MiB)")
 	f.StringVar(&cfg.Mover, "mover", "", `path of belay, which moves containers for LoadPolicies (default: beside the agent, or /usr/bin/belay; "none" moves nothing)`)
 	f.StringVar(&cfg.Scanner, "scanner", "", `path of belay-scanner, which reads images in a sandbox (default: beside the agent; "none" scans no image)`)
+	f.StringSliceVar(&cfg.SandboxWithout, "sandbox-without", nil, "pieces of its sandbox that the host's kernel lacks, such as cgroup: without being named here they keep images from being scanned")
 	f.StringVar(&cfg.VulnDB, "vuln-db", "", "vulnerability database, used anew when it changes (default vuln.db in --state-dir)")
 	f.StringVar(&cfg.ScansGroup, "scans-group", "", `group that may ask for scans, as far as access policies let it, on scans.sock in --run-dir; "*" for every user (default: root only)`)
 	f.StringSliceVar(&cfg.ScanRegistries, "scan-registry", nil, `registry whose images may be asked for there (HOST[:PORT], repeatable; "*" for all; default: images of this host only)`)

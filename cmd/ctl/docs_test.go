@@ -2,8 +2,11 @@ package main
 
 import (
 	"os"
+	"regexp"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/belay-project/belay/cmd/manpage"
 	"github.com/belay-project/belay/internal/archtest"
@@ -20,5 +23,50 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 	if understands([]string{"status", "--no-such-flag"}) == nil {
 		t.Error("a flag that is not there is understood")
+	}
+}
+
+var (
+	yamlBlock  = regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	stepOutput = regexp.MustCompile(`steps\.([\w-]+)\.outputs`)
+)
+
+// TestRecipes: each pipeline of docs/ci.md is YAML, and what it takes of a step is of one before it. That its
+// commands and flags are there is [TestDocumentedCommands]'s.
+func TestRecipes(t *testing.T) {
+	page, err := os.ReadFile("../../docs/ci.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	outputs := 0
+	for _, block := range yamlBlock.FindAllSubmatch(page, -1) {
+		var recipe any
+		if err := yaml.Unmarshal(block[1], &recipe); err != nil {
+			t.Errorf("%v in\n%s", err, block[1])
+			continue
+		}
+		workflow, _ := recipe.(map[string]any)
+		jobs, _ := workflow["jobs"].(map[string]any)
+		for name, job := range jobs {
+			steps, _ := job.(map[string]any)["steps"].([]any)
+			ids := map[string]bool{}
+			for _, step := range steps {
+				text, err := yaml.Marshal(step)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, m := range stepOutput.FindAllSubmatch(text, -1) {
+					if outputs++; !ids[string(m[1])] {
+						t.Errorf("job %s: no step before it has the id %s:\n%s", name, m[1], text)
+					}
+				}
+				if id, ok := step.(map[string]any)["id"].(string); ok {
+					ids[id] = true
+				}
+			}
+		}
+	}
+	if outputs == 0 {
+		t.Error("no recipe takes what a step gave")
 	}
 }

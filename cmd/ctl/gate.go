@@ -109,8 +109,8 @@ func disableGateCommand(t *terminal) *cobra.Command {
 		Use:   "disable-gate",
 		Short: "Give the Docker daemon its own socket back",
 		Long: `disable-gate removes what "belay enable-gate" wrote and starts the daemon at its
-usual place. Enforcement in the kernel goes on. The plugin, if daemon.json names it,
-has to be taken out first.`,
+usual place. Enforcement in the kernel goes on. If daemon.json names the
+plugin it refuses, with the gate in place or without: take the plugin out first.`,
 		Example: `  belay disable-gate`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -67,7 +67,8 @@ func nodeRemoveCommand(t *terminal) *cobra.Command {
 		Use:   "remove",
 		Short: "End enforcement on the node and remove what install has written; the journal and the state stay",
 		Long: `remove stops the agent, takes the kernel side down and removes the files that install has
-written. If enforcement could not be ended, nothing is removed.`,
+written. If enforcement could not be ended, nothing is removed and the agent is started
+again.`,
 		Example: "  belay node remove --root /host",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -249,6 +249,7 @@ func selectorText(s policy.Selector) string {
 	add("imageDigest", shortImage(s.ImageDigest))
 	add("name", s.Name)
 	add("namespace", s.Namespace)
+	add("workload", s.Workload)
 	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
 		parts = append(parts, "label:"+k+"="+s.Labels[k])
 	}

@@ -185,7 +185,7 @@ func (f *scanFlags) addReading(fl *pflag.FlagSet) {
 	fl.DurationVar(&f.Timeout, "timeout", spawn.DefaultTimeout, "cap of the scanner's `time`, and of that of matching")
 	fl.Int64Var(&f.memoryMiB, "memory", inventory.DefaultMemoryMax>>20, "cap of the scanner's memory in `MiB`")
 	fl.BoolVar(&f.Idle, "idle", false, "give way to all else that wants the processor or the disk")
-	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, seccomp, ...; the report names them")
+	fl.StringSliceVar(&f.Without, "sandbox-without", nil, "`pieces` of the sandbox that may be missing: landlock, cgroup, ...; the report names them")
 }
 
 // check checks flags that go together and returns what they say of findings.
@@ -272,7 +272,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
 	case ok && limit.What == "memory":
 		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --memory", name, limit)
-	case ok:
+	case ok && limit.What == "time":
 		return nil, fmt.Errorf("%s: the scanner was %w: give it more with --timeout", name, limit)
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("there is no scanner at %s: install belay-scanner beside belay, or name the program with --scanner (--scanners chooses what is looked for)", f.Scanner)

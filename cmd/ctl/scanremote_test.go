@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -236,6 +237,40 @@ func TestRuleDigest(t *testing.T) {
 	}
 	if d := new(scanFlags).ruleDigest(&scanRules{}, time.Time{}); d != "" {
 		t.Errorf("without --fail-on it is %s", d)
+	}
+}
+
+// TestRegistryScanRate: --rate is what the requests of a scan keep to, and so is its default of 10 a second.
+func TestRegistryScanRate(t *testing.T) {
+	f := newScanFixture(t)
+	const pages = 6
+	var mu sync.Mutex
+	var at []time.Time
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/_catalog") {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if at = append(at, time.Now()); len(at) < pages {
+			w.Header().Set("Link", fmt.Sprintf(`</v2/_catalog?page=%d>; rel="next"`, len(at)))
+		}
+		fmt.Fprint(w, `{"repositories":[]}`)
+	}))
+	defer srv.Close()
+	for _, tt := range []struct {
+		args  []string
+		every time.Duration
+	}{{[]string{"--rate", "5"}, 200 * time.Millisecond}, {nil, 100 * time.Millisecond}} {
+		at = nil
+		code, _, msg := belay(t, append([]string{"registry", "scan", strings.TrimPrefix(srv.URL, "http://"), "--db", f.db, "--scanner", f.scanner}, tt.args...)...)
+		if code != exitOK || len(at) != pages {
+			t.Fatalf("%v: exit status %d, %d requests\n%s", tt.args, code, len(at), msg)
+		}
+		// The first may have come late; without a distance they take some milliseconds.
+		if took := at[pages-1].Sub(at[0]); took < (pages-2)*tt.every {
+			t.Errorf("%v: %d requests in %s, want %s between two", tt.args, pages, took, tt.every)
+		}
 	}
 }
 

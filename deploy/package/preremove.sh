@@ -6,8 +6,8 @@ case "$1" in
 remove | 0) ;;
 *) exit 0 ;;
 esac
-if [ -e /etc/systemd/system/belay-agent.service.d/gate.conf ] || [ -e /var/lib/belay/gate.json ]; then
-	# Without it Docker would be reachable by nobody.
+if [ -e /etc/systemd/system/belay-agent.service.d/gate.conf ] || [ -e /var/lib/belay/gate.json ] || grep -qs '"belay"' /etc/docker/daemon.json; then
+	# Without it Docker would be reachable by nobody; nor if its daemon asks the plugin, which is read there.
 	belay disable-gate || {
 		echo "belay: the gate could not be taken away, so the package stays; see above, and /usr/share/doc/belay" >&2
 		exit 1

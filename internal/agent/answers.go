@@ -52,7 +52,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 	return s, nil
 }
 
-// enforcing answers for `belay status`: the canary was denied and policies are in force.
+// enforcing answers for `belay status`: the canary was denied and the policies are loaded, be they none.
 func (a *Agent) enforcing() (bool, string) {
 	for _, name := range []string{"kernel", "policies"} {
 		if c, _ := a.health.Component(name); c.State == health.Failed {
@@ -60,6 +60,13 @@ func (a *Agent) enforcing() (bool, string) {
 		}
 	}
 	return true, ""
+}
+
+// policed answers for the metric that alerts go by: it enforces, and there is a policy to enforce. Root may take
+// the last one away, which is no failure of the agent's, and is not to pass unseen.
+func (a *Agent) policed() bool {
+	ok, _ := a.enforcing()
+	return ok && a.policies.current().Len() > 0
 }
 
 func (a *Agent) levelList() []control.Level {

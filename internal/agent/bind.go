@@ -390,7 +390,7 @@ func clientLabels(labels map[string]string) map[string]string {
 func subject(c workload.Container, late bool) policy.Subject {
 	return policy.Subject{
 		ID: c.ID, Known: true, Name: c.Name, Image: c.Image, ImageDigest: c.ImageDigest, ImageDigests: c.ImageDigests,
-		Labels: clientLabels(c.Labels), Namespace: c.Namespace, PodLabels: clientLabels(c.PodLabels), BoundLate: late || c.Partial,
+		Labels: clientLabels(c.Labels), Namespace: c.Namespace, Workload: c.Workload, PodLabels: clientLabels(c.PodLabels), BoundLate: late || c.Partial,
 	}
 }
 

@@ -75,6 +75,8 @@ type Config struct {
 	EnrolByRoot bool
 	// Scanner is the path of belay-scanner: the one beside the agent. "none" scans no image.
 	Scanner string
+	// SandboxWithout lists pieces of its sandbox that may be missing.
+	SandboxWithout []string
 	// Mover is the path of belay, whose move command carries out moves that LoadPolicies ask for: the
 	// one beside the agent, or /usr/bin/belay. "none" moves nothing.
 	Mover string

@@ -108,7 +108,7 @@ func (im *images) tell(c workload.Container, d *policy.ImageDecision) {
 		return
 	}
 	r := im.record("verdict", c.ImageDigest)
-	r.Container = &journal.Container{ID: c.ID, Name: c.Name, Image: c.Image, Digest: c.ImageDigest, Labels: c.Labels, Class: "container"}
+	r.Container = &journal.Container{ID: c.ID, Name: c.Name, Image: c.Image, Digest: c.ImageDigest, Workload: c.Workload, Labels: c.Labels, Class: "container"}
 	r.Decision, r.Image.Details = verdict.Decision(d.Word()), d.Details
 	r.Policy = &journal.Policy{Name: d.Policy, Revision: d.Revision, Rule: d.Rule, Mode: verdict.ModeEnforce.String()}
 	r.Message = "the container's image: " + d.Reason

@@ -89,7 +89,7 @@ func (a *Agent) openImages() error {
 			a.log.Warn("the scanner's version is not known; what another one found stays", attr.Error, err.Error())
 		}
 		o.Scan = func(ctx context.Context, id string, idle bool) (*inventory.Result, error) {
-			return a.scanStored(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle})
+			return a.scanStored(ctx, id, scantarget.Options{Scanner: scanner, DockerRoot: a.cfg.DockerRoot, Idle: idle, Without: a.cfg.SandboxWithout})
 		}
 	}
 	if im.keeper, err = stock.Open(o); err != nil {

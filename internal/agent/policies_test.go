@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/verdict"
 )
@@ -59,6 +60,35 @@ func TestVanished(t *testing.T) {
 	p.dir = filepath.Join(p.dir, "gone")
 	if err := again.load(true); err != nil {
 		t.Errorf("asked, after a restart: %v", err)
+	}
+}
+
+// TestPoliced: what alerts go by tells of a set that root has emptied, while the agent works as before.
+func TestPoliced(t *testing.T) {
+	p, file := newPolicies(t)
+	a := &Agent{policies: p, health: health.New(nil)}
+	a.health.SetOK("kernel")
+	a.health.SetOK("policies")
+	write(t, file, document("a", "exec: {asRoot: deny}"))
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	if !a.policed() {
+		t.Error("with a policy in force it says that none is")
+	}
+	a.health.SetFailed("kernel", "the canary was not denied")
+	if a.policed() {
+		t.Error("a denial does not work, and it says that policies are in force")
+	}
+	a.health.SetOK("kernel")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.load(true); err != nil {
+		t.Fatal(err)
+	}
+	if ok, why := a.enforcing(); !ok || a.policed() {
+		t.Errorf("nothing is left: enforcing %v (%s), policed %v; want true and false", ok, why, a.policed())
 	}
 }
 

@@ -124,7 +124,7 @@ func (a *Agent) describeContainer(ev *enforce.Event) *journal.Container {
 		c.Class = "build"
 	}
 	if known, ok := a.binder.registry.Describe(ev.Container); ok {
-		c.Name, c.Image, c.Digest, c.Labels = known.Name, known.Image, known.ImageDigest, known.Labels
+		c.Name, c.Image, c.Digest, c.Workload, c.Labels = known.Name, known.Image, known.ImageDigest, known.Workload, known.Labels
 	}
 	return c
 }

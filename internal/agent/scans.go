@@ -191,7 +191,7 @@ func (s *scanImages) options(platform string) (scantarget.Options, error) {
 	if err == nil && scanner == "" {
 		err = errors.New("there is no belay-scanner beside the agent; install it, or name it with --scanner")
 	}
-	return scantarget.Options{Scanner: scanner, Platform: platform, DockerRoot: s.a.cfg.DockerRoot, Idle: true}, err
+	return scantarget.Options{Scanner: scanner, Platform: platform, DockerRoot: s.a.cfg.DockerRoot, Idle: true, Without: s.a.cfg.SandboxWithout}, err
 }
 
 // Local implements [ci.Images]: an image of the engine that is followed, or else one that

@@ -103,7 +103,7 @@ func (a *Agent) observed() telemetry.Observed {
 		o.Counters[c.Name] = c.Value
 	}
 	o.Backend = a.kernel.Backend()
-	o.Enforcing, _ = a.enforcing()
+	o.Enforcing = a.policed()
 	for rule, l := range a.levels {
 		o.Levels[rule.String()] = l
 	}

@@ -191,7 +191,9 @@ func (a *Agent) RunCanary(ctx context.Context) (*control.Canary, error) {
 func (a *Agent) lastCanary() control.Canary {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.canary
+	c := a.canary
+	c.EverySeconds = a.cfg.CanaryEvery.Seconds()
+	return c
 }
 
 // note puts what happened to the agent itself into the journal.

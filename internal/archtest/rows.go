@@ -127,11 +127,13 @@ var Packages = []Package{
 
 	{Path: "internal/scan/inventory", Row: RowVocabulary},
 	{Path: "internal/scan/osvdir", Row: RowVocabulary},
+	{Path: "internal/scan/pagecache", Row: RowVocabulary},
 	{Path: "internal/ident", Row: RowVocabulary},
 	{Path: "internal/ratelimit", Row: RowVocabulary},
 	{Path: "internal/hooksig", Row: RowVocabulary},
 	{Path: "internal/programpages", Row: RowVocabulary},
 	{Path: "internal/pump", Row: RowVocabulary},
+	{Path: "internal/daemonjson", Row: RowVocabulary},
 	{Path: "internal/secretname", Row: RowVocabulary},
 	{Path: "internal/apicall", Row: RowVocabulary},
 	{Path: "internal/verdict", Row: RowVocabulary},

@@ -146,6 +146,8 @@ type Canary struct {
 	Error  string    `json:"error,omitempty"`
 	Count  uint64    `json:"count"`
 	Failed uint64    `json:"failed"`
+	// EverySeconds is the time between two tests; 0: the agent is of a version that does not say.
+	EverySeconds float64 `json:"everySeconds"`
 }
 
 // Container is one line of `belay containers`.

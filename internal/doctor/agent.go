@@ -16,9 +16,12 @@ import (
 	"github.com/belay-project/belay/internal/policy"
 )
 
-// canaryOld is the age from which on the last canary says nothing: the agent tries one
-// each minute, unless it was told otherwise.
-const canaryOld = 10 * time.Minute
+// canaryOld is the least age from which on the last canary says nothing, and canariesMissed how many must have been
+// left out: the agent tries one each minute, unless it was told otherwise.
+const (
+	canaryOld      = 10 * time.Minute
+	canariesMissed = 3
+)
 
 const seeLog = "see belay status and the agent's log (journalctl -u belay-agent)"
 
@@ -87,7 +90,7 @@ func (e *examination) checkCanary(ctx context.Context) {
 		e.add(id, Warn, "no canary can run here: nothing shows that a denial works", c.Error, "boot with cgroup v2")
 	case !c.Denied:
 		e.add(id, Fail, fmt.Sprintf("an act that must be denied was not (%d of %d tests failed)", c.Failed, c.Count), c.Error, fix)
-	case e.Now().Sub(c.Time) > canaryOld:
+	case e.Now().Sub(c.Time).Seconds() > max(canaryOld.Seconds(), canariesMissed*c.EverySeconds):
 		e.add(id, Warn, "the last act that must be denied was tried "+c.Time.UTC().Format(time.RFC3339), "", "belay doctor --canary tries one now")
 	case c.Failed > 0:
 		e.add(id, Warn, fmt.Sprintf("an act that must be denied is denied, and was not in %d of %d tests", c.Failed, c.Count), "", fix)

@@ -108,17 +108,25 @@ func TestForeignTexts(t *testing.T) {
 
 func TestSafePath(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                                "",
-		"/bin/sh":                         "/bin/sh",
-		"/usr/lib/x86_64-linux-gnu/a.so":  "/usr/lib/x86_64-linux-gnu/a.so",
-		"/tmp/TOKEN=abc/x":                "/tmp/[redacted]/x",
-		"/tmp/AKIAIOSFODNN7EXAMPLE":       "/tmp/[redacted]",
-		"/tmp/a b":                        "/tmp/[redacted]",
-		"/tmp/" + strings.Repeat("a", 33): "/tmp/[redacted]",
-		"/tmp/a\x1b[2J":                   "/tmp/[redacted]",
-		"/tmp/ghp-\u00e9":                 "/tmp/[redacted]",
-		"/home/alice/.ssh/id_rsa":         "/home/[redacted]/.ssh/id_rsa",
-		"/home/home/x":                    "/home/[redacted]/x",
+		"":                                          "",
+		"/bin/sh":                                   "/bin/sh",
+		"/usr/lib/x86_64-linux-gnu/a.so":            "/usr/lib/x86_64-linux-gnu/a.so",
+		"/tmp/TOKEN=abc/x":                          "/tmp/[redacted]/x",
+		"/tmp/AKIAIOSFODNN7EXAMPLE":                 "/tmp/[redacted]",
+		"/tmp/AKIAIOSFODNN7EXAMPLE.txt":             "/tmp/[redacted]",
+		"/tmp/glpat-abcdefghijklmnopqrst":           "/tmp/[redacted]",
+		"/tmp/xoxb-1234-abcdefghij":                 "/tmp/[redacted]",
+		"/tmp/ghp_abcdefghijklmnop":                 "/tmp/[redacted]",
+		"/tmp/old.glpat-abcdefghijklm":              "/tmp/[redacted]",
+		"/tmp/key-9f86d081884c7d659a2f":             "/tmp/[redacted]",
+		"/usr/lib/libstdc++.so.6.0.30":              "/usr/lib/libstdc++.so.6.0.30",
+		"/opt/glpat-1/ghp_tool":                     "/opt/glpat-1/ghp_tool",
+		"/tmp/a b":                                  "/tmp/[redacted]",
+		"/tmp/" + strings.Repeat("a", 33):           "/tmp/[redacted]",
+		"/tmp/a\x1b[2J":                             "/tmp/[redacted]",
+		"/tmp/ghp-\u00e9":                           "/tmp/[redacted]",
+		"/home/alice/.ssh/id_rsa":                   "/home/[redacted]/.ssh/id_rsa",
+		"/home/home/x":                              "/home/[redacted]/x",
 		"/var/lib/docker/volumes/acme-prod/_data/x": "/var/lib/docker/volumes/[redacted]/_data/x",
 	} {
 		if got := safePath(in); got != want {
@@ -198,6 +206,8 @@ func secretive() *patient {
 	p.files["etc/group"] = file("docker-" + plainSecret + ":x:998:" + plainSecret)
 	p.preflight = []preflight.Finding{{ID: "daemon.tcp", Severity: preflight.Fail, What: plainSecret, Why: "why", Fix: plainSecret}}
 	p.builtErr = errors.New(plainSecret)
+	p.opt.RunDir, p.opt.StateDir, p.opt.Journal = "/home/"+plainSecret+"/run", "/home/"+plainSecret, "/srv/"+plainSecret
+	p.files["home/"+plainSecret+"/run/docker.sock"] = socket(0o660, 0)
 	p.system.clockErr, p.system.aclErr = errors.New(plainSecret), errors.New(plainSecret)
 	return p
 }

@@ -242,6 +242,8 @@ var agentIllnesses = []illness{
 	{"canary cannot", status(func(s *control.Status) { s.Canary = &control.Canary{Time: now, Count: 2, Error: "v1"} }), "agent.canary", Warn, "cgroup v2"},
 	{"canary was mended", status(func(s *control.Status) { s.Canary.Failed = 1 }), "agent.canary", Warn, "detached"},
 	{"canary is old", status(func(s *control.Status) { s.Canary.Time = now.Add(-time.Hour) }), "agent.canary", Warn, "--canary"},
+	{"canary is not old yet", status(func(s *control.Status) { s.Canary.Time, s.Canary.EverySeconds = now.Add(-time.Hour), 1800 }), "agent.canary", OK, ""},
+	{"canary is old for its time", status(func(s *control.Status) { s.Canary.Time, s.Canary.EverySeconds = now.Add(-2*time.Hour), 1800 }), "agent.canary", Warn, "--canary"},
 	{"canary on demand ran", func(p *patient) {
 		p.opt.Canary, p.agent.canary = true, &control.Canary{Time: now, Count: 6, Failed: 1}
 	}, "agent.canary", Fail, "detached"},

@@ -36,20 +36,25 @@ func (e *examination) checkEngines() {
 	const id = "engine.socket"
 	groups, gerr := e.groups()
 	found, named := 0, map[string]bool{}
-	for _, p := range append(slices.Clone(sockets), path.Join(e.RunDir, "docker.sock")) {
+	own := path.Join(e.RunDir, "docker.sock")
+	for _, p := range append(slices.Clone(sockets), own) {
+		name := p
+		if p == own { // the directory is the operator's word, and so in no text
+			name = "docker.sock of --run-dir"
+		}
 		info, err := e.stat(p)
 		switch {
 		case missing(err):
 			continue
 		case err != nil:
-			e.add(id, Warn, p+" cannot be looked at", errorText(err), asRoot)
+			e.add(id, Warn, name+" cannot be looked at", errorText(err), asRoot)
 			continue
 		case info.Mode()&fs.ModeSocket == 0:
-			e.add(id, Warn, p+" is no socket", "", "remove it and restart who should listen there")
+			e.add(id, Warn, name+" is no socket", p, "remove it and restart who should listen there")
 			continue
 		}
 		found++
-		e.checkSocket(p, info, groups, named)
+		e.checkSocket(p, name, info, groups, named)
 	}
 	if found == 0 {
 		e.add(id, Info, "no container engine listens in its usual place", "", "if one runs elsewhere, name it to the agent with --docker-host or --containerd")
@@ -59,15 +64,15 @@ func (e *examination) checkEngines() {
 	}
 }
 
-func (e *examination) checkSocket(p string, info fs.FileInfo, groups map[uint32]group, named map[string]bool) {
+func (e *examination) checkSocket(p, name string, info fs.FileInfo, groups map[uint32]group, named map[string]bool) {
 	const id = "engine.socket"
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		e.add(id, Warn, "whose "+p+" is cannot be told", "", asRoot)
+		e.add(id, Warn, "whose "+name+" is cannot be told", p, asRoot)
 		return
 	}
 	g := groups[st.Gid]
-	what := fmt.Sprintf("%s has mode %04o, uid %d, gid %d", p, info.Mode().Perm(), st.Uid, st.Gid)
+	what := fmt.Sprintf("%s has mode %04o, uid %d, gid %d", name, info.Mode().Perm(), st.Uid, st.Gid)
 	acl, err := e.System.ACL(p)
 	switch {
 	case info.Mode().Perm()&0o002 != 0:
@@ -83,7 +88,7 @@ func (e *examination) checkSocket(p string, info fs.FileInfo, groups map[uint32]
 		return
 	}
 	named[g.name] = true
-	e.add("engine.group", Info, fmt.Sprintf("the group of %s (gid %d) has %d members, who may use it", p, st.Gid, len(g.members)),
+	e.add("engine.group", Info, fmt.Sprintf("the group of %s (gid %d) has %d members, who may use it", name, st.Gid, len(g.members)),
 		g.name+": "+strings.Join(g.members, ", "), "gpasswd -d USER GROUP takes one out; docs/gate.md has the gate judge what they do")
 }
 
@@ -211,29 +216,30 @@ func (e *examination) checkMachine() {
 	default:
 		e.add(id, OK, "the clock is synchronised", "", "")
 	}
-	e.checkDisk("disk.state", e.StateDir)
-	e.checkDisk("disk.journal", e.Journal)
+	e.checkDisk("disk.state", "the state", e.StateDir)
+	e.checkDisk("disk.journal", "the journal", e.Journal)
 }
 
-func (e *examination) checkDisk(id, dir string) {
+// checkDisk looks at the room that what has in dir. The directory is the operator's word, and so in no text.
+func (e *examination) checkDisk(id, what, dir string) {
 	s, err := e.System.Space(dir)
 	mib := s.Free >> 20
 	room := "make room below " + dir + ", or move it with the agent's --state-dir"
 	switch {
 	case missing(err) && e.status == nil:
-		e.add(id, Info, dir+" is not there yet: the agent makes it", "", "start the agent")
+		e.add(id, Info, "the directory of "+what+" is not there yet: the agent makes it", dir, "start the agent")
 	case err != nil:
-		e.add(id, Warn, "the room below "+dir+" cannot be read", errorText(err), "name the agent's directory with --state-dir; "+asRoot)
+		e.add(id, Warn, "the room for "+what+" cannot be read", errorText(err), "name the agent's directory with --state-dir; "+asRoot)
 	case s.Free < tooFewBytes:
-		e.add(id, Fail, fmt.Sprintf("%d MiB are left below %s: records are lost, or the oldest dropped", mib, dir), "", room)
+		e.add(id, Fail, fmt.Sprintf("%d MiB are left for %s: records are lost, or the oldest dropped", mib, what), dir, room)
 	case s.Counted && s.Inodes == 0:
-		e.add(id, Fail, "no inode is left below "+dir, "", room)
+		e.add(id, Fail, "no inode is left for "+what, dir, room)
 	case s.Free < littleBytes:
-		e.add(id, Warn, fmt.Sprintf("%d MiB are left below %s", mib, dir), "", room)
+		e.add(id, Warn, fmt.Sprintf("%d MiB are left for %s", mib, what), dir, room)
 	case s.Counted && s.Inodes < littleInodes:
-		e.add(id, Warn, fmt.Sprintf("%d inodes are left below %s", s.Inodes, dir), "", room)
+		e.add(id, Warn, fmt.Sprintf("%d inodes are left for %s", s.Inodes, what), dir, room)
 	default:
-		e.add(id, OK, fmt.Sprintf("%d MiB are left below %s", mib, dir), "", "")
+		e.add(id, OK, fmt.Sprintf("%d MiB are left for %s", mib, what), dir, "")
 	}
 }
 

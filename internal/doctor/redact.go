@@ -7,6 +7,7 @@ import (
 
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/secretname"
 )
 
 // What a bundle holds is copied, field by field, into the types below. A field that a
@@ -221,7 +222,7 @@ const gone = "[redacted]"
 const (
 	maxName  = 64 // of Belay's own words; longer ones are none
 	maxPlain = 32 // of a file's name
-	maxDense = 15 // of a file's name that mixes letters and digits without a separator
+	maxDense = 15 // of a part of a file's name with digits and without a separator
 )
 
 // safeName returns one of Belay's own words, or a version, unchanged. Anything else that
@@ -259,11 +260,29 @@ func safePath(p string) string {
 	}
 	parts := strings.Split(p, "/")
 	for i, part := range parts {
-		dense := len(part) > maxDense && strings.ContainsAny(part, "0123456789") && !strings.ContainsAny(part, "._-")
 		named := i > 0 && part != "" && slices.Contains(afterNames, parts[i-1])
-		if named || len(part) > maxPlain || dense || !plainName(part) || strings.Contains(part, " ") {
+		if named || len(part) > maxPlain || valued(part) || !plainName(part) || strings.Contains(part, " ") {
 			parts[i] = gone
 		}
 	}
 	return strings.Join(parts, "/")
+}
+
+// valued tells whether a file's name is or has a token, or a run of characters as keys and digests have them.
+func valued(name string) bool {
+	const separators = "._-"
+	for rest := name; rest != ""; {
+		if secretname.Token(rest) {
+			return true
+		}
+		end := strings.IndexAny(rest, separators) + 1
+		if end == 0 {
+			end = len(rest)
+		}
+		if word := strings.TrimRight(rest[:end], separators); len(word) > maxDense && strings.ContainsAny(word, "0123456789") {
+			return true
+		}
+		rest = rest[end:]
+	}
+	return false
 }

@@ -178,7 +178,7 @@ func (e *Enforcer) carryLabels() error {
 		}
 		with := maps.Clone(e.maps)
 		with[oldLabels] = old
-		if err := errors.Join(e.walkTasks(carryProgram, with), old.Close()); err != nil {
+		if err := errors.Join(e.walkTasks(carryProgram, with, nil), old.Close()); err != nil {
 			return fmt.Errorf("carry over labels: %w", err)
 		}
 	}

@@ -119,7 +119,8 @@ var hookNames = [...]string{
 	24: "cgroup_sendmsg", "cgroup_sock_create", "cgroup_skb_ingress", "socket_create",
 	32: "sb_mount", "sb_umount", "sb_pivotroot", "move_mount", "ptrace_access_check", "ptrace_traceme", "task_kill",
 	"task_setscheduler", "userns_create", "kernel_read_file", "kernel_load_data", "kernel_module_request", "perf_event_open",
-	"key_permission", "inode_init_security_anon", "capable", "task_setrlimit", "file_fcntl", "file_ioctl",
+	"key_permission", "inode_init_security_anon", "capable", "task_setrlimit", "file_fcntl", "file_ioctl", "file_permission",
+	"socket_sendmsg", "socket_recvmsg",
 }
 
 var layerNames = [...]string{"unknown", "image", "upper", "volume", "tmpfs", "memfd", "deleted", "mounted", "plain"}

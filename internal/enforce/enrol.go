@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -68,32 +69,32 @@ func (e *Enforcer) enrol() error {
 }
 
 // armFound labels the tasks of enrolled cgroups.
-func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps) }
+func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps, nil) }
 
-// walkTasks runs a program once for every task. Twice: a task that the first walk had not
+// walkTasks runs a program once for every task, or every descriptor of each. Twice: a task that the first walk had not
 // come to yet can have forked one that it had passed.
-func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map) error {
+func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *btf.Cache) error {
 	spec, err := e.object()
 	if err != nil {
 		return err
 	}
-	coll, err := loadProgram(spec, program, maps, nil)
+	coll, err := loadProgram(spec, program, maps, cache)
 	if err != nil {
 		return err
 	}
 	defer coll.Close()
 	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[program]})
 	if err != nil {
-		return fmt.Errorf("label running tasks: %w", err)
+		return fmt.Errorf("walk tasks: %w", err)
 	}
 	defer it.Close()
 	for range 2 {
 		r, err := it.Open()
 		if err != nil {
-			return fmt.Errorf("label running tasks: %w", err)
+			return fmt.Errorf("walk tasks: %w", err)
 		}
 		if _, err = io.Copy(io.Discard, r); err != nil {
-			return errors.Join(fmt.Errorf("label running tasks: %w", err), r.Close())
+			return errors.Join(fmt.Errorf("walk tasks: %w", err), r.Close())
 		}
 		if err := r.Close(); err != nil {
 			return err

@@ -107,6 +107,7 @@ const (
 	kernelBlCodeBL_E_DNS_TABLE      kernelBlCode = 26
 	kernelBlCodeBL_E_DNS_MUTED      kernelBlCode = 27
 	kernelBlCodeBL_E_SIGIO          kernelBlCode = 28
+	kernelBlCodeBL_E_HELD           kernelBlCode = 29
 	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
 )
 
@@ -324,6 +325,7 @@ const (
 	kernelBlGlobalBL_G_KEY1     kernelBlGlobal = 3
 	kernelBlGlobalBL_G_MENDED   kernelBlGlobal = 4
 	kernelBlGlobalBL_G_SET      kernelBlGlobal = 5
+	kernelBlGlobalBL_G_ROUND    kernelBlGlobal = 6
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 
@@ -338,52 +340,55 @@ const (
 type kernelBlHook uint32
 
 const (
-	kernelBlHookBL_H_NONE         kernelBlHook = 0
-	kernelBlHookBL_H_BPRM_CHECK   kernelBlHook = 1
-	kernelBlHookBL_H_BPRM_CREDS   kernelBlHook = 2
-	kernelBlHookBL_H_EXEC         kernelBlHook = 3
-	kernelBlHookBL_H_MMAP         kernelBlHook = 4
-	kernelBlHookBL_H_MPROTECT     kernelBlHook = 5
-	kernelBlHookBL_H_FILE_OPEN    kernelBlHook = 6
-	kernelBlHookBL_H_RENAME       kernelBlHook = 7
-	kernelBlHookBL_H_LINK         kernelBlHook = 8
-	kernelBlHookBL_H_TRUNCATE     kernelBlHook = 9
-	kernelBlHookBL_H_BPF          kernelBlHook = 10
-	kernelBlHookBL_H_CONNECT      kernelBlHook = 11
-	kernelBlHookBL_H_BIND         kernelBlHook = 12
-	kernelBlHookBL_H_LISTEN       kernelBlHook = 13
-	kernelBlHookBL_H_SKB          kernelBlHook = 14
-	kernelBlHookBL_H_CGROUP       kernelBlHook = 15
-	kernelBlHookBL_H_SYMLINK      kernelBlHook = 16
-	kernelBlHookBL_H_CREATE       kernelBlHook = 17
-	kernelBlHookBL_H_DELETE       kernelBlHook = 18
-	kernelBlHookBL_H_ATTRIBUTES   kernelBlHook = 19
-	kernelBlHookBL_H_RECEIVE      kernelBlHook = 20
-	kernelBlHookBL_H_UNIX_CONNECT kernelBlHook = 21
-	kernelBlHookBL_H_UNIX_READY   kernelBlHook = 22
-	kernelBlHookBL_H_SENDMSG      kernelBlHook = 24
-	kernelBlHookBL_H_SOCK_CREATE  kernelBlHook = 25
-	kernelBlHookBL_H_SKB_IN       kernelBlHook = 26
-	kernelBlHookBL_H_SOCKET       kernelBlHook = 27
-	kernelBlHookBL_H_MOUNT        kernelBlHook = 32
-	kernelBlHookBL_H_UMOUNT       kernelBlHook = 33
-	kernelBlHookBL_H_PIVOT_ROOT   kernelBlHook = 34
-	kernelBlHookBL_H_MOVE_MOUNT   kernelBlHook = 35
-	kernelBlHookBL_H_PTRACE       kernelBlHook = 36
-	kernelBlHookBL_H_TRACEME      kernelBlHook = 37
-	kernelBlHookBL_H_KILL         kernelBlHook = 38
-	kernelBlHookBL_H_SCHED        kernelBlHook = 39
-	kernelBlHookBL_H_USERNS       kernelBlHook = 40
-	kernelBlHookBL_H_READ_MODULE  kernelBlHook = 41
-	kernelBlHookBL_H_LOAD_MODULE  kernelBlHook = 42
-	kernelBlHookBL_H_AUTOLOAD     kernelBlHook = 43
-	kernelBlHookBL_H_PERF         kernelBlHook = 44
-	kernelBlHookBL_H_KEY          kernelBlHook = 45
-	kernelBlHookBL_H_ANON_INODE   kernelBlHook = 46
-	kernelBlHookBL_H_CAPABLE      kernelBlHook = 47
-	kernelBlHookBL_H_RLIMIT       kernelBlHook = 48
-	kernelBlHookBL_H_FCNTL        kernelBlHook = 49
-	kernelBlHookBL_H_IOCTL        kernelBlHook = 50
+	kernelBlHookBL_H_NONE           kernelBlHook = 0
+	kernelBlHookBL_H_BPRM_CHECK     kernelBlHook = 1
+	kernelBlHookBL_H_BPRM_CREDS     kernelBlHook = 2
+	kernelBlHookBL_H_EXEC           kernelBlHook = 3
+	kernelBlHookBL_H_MMAP           kernelBlHook = 4
+	kernelBlHookBL_H_MPROTECT       kernelBlHook = 5
+	kernelBlHookBL_H_FILE_OPEN      kernelBlHook = 6
+	kernelBlHookBL_H_RENAME         kernelBlHook = 7
+	kernelBlHookBL_H_LINK           kernelBlHook = 8
+	kernelBlHookBL_H_TRUNCATE       kernelBlHook = 9
+	kernelBlHookBL_H_BPF            kernelBlHook = 10
+	kernelBlHookBL_H_CONNECT        kernelBlHook = 11
+	kernelBlHookBL_H_BIND           kernelBlHook = 12
+	kernelBlHookBL_H_LISTEN         kernelBlHook = 13
+	kernelBlHookBL_H_SKB            kernelBlHook = 14
+	kernelBlHookBL_H_CGROUP         kernelBlHook = 15
+	kernelBlHookBL_H_SYMLINK        kernelBlHook = 16
+	kernelBlHookBL_H_CREATE         kernelBlHook = 17
+	kernelBlHookBL_H_DELETE         kernelBlHook = 18
+	kernelBlHookBL_H_ATTRIBUTES     kernelBlHook = 19
+	kernelBlHookBL_H_RECEIVE        kernelBlHook = 20
+	kernelBlHookBL_H_UNIX_CONNECT   kernelBlHook = 21
+	kernelBlHookBL_H_UNIX_READY     kernelBlHook = 22
+	kernelBlHookBL_H_SENDMSG        kernelBlHook = 24
+	kernelBlHookBL_H_SOCK_CREATE    kernelBlHook = 25
+	kernelBlHookBL_H_SKB_IN         kernelBlHook = 26
+	kernelBlHookBL_H_SOCKET         kernelBlHook = 27
+	kernelBlHookBL_H_MOUNT          kernelBlHook = 32
+	kernelBlHookBL_H_UMOUNT         kernelBlHook = 33
+	kernelBlHookBL_H_PIVOT_ROOT     kernelBlHook = 34
+	kernelBlHookBL_H_MOVE_MOUNT     kernelBlHook = 35
+	kernelBlHookBL_H_PTRACE         kernelBlHook = 36
+	kernelBlHookBL_H_TRACEME        kernelBlHook = 37
+	kernelBlHookBL_H_KILL           kernelBlHook = 38
+	kernelBlHookBL_H_SCHED          kernelBlHook = 39
+	kernelBlHookBL_H_USERNS         kernelBlHook = 40
+	kernelBlHookBL_H_READ_MODULE    kernelBlHook = 41
+	kernelBlHookBL_H_LOAD_MODULE    kernelBlHook = 42
+	kernelBlHookBL_H_AUTOLOAD       kernelBlHook = 43
+	kernelBlHookBL_H_PERF           kernelBlHook = 44
+	kernelBlHookBL_H_KEY            kernelBlHook = 45
+	kernelBlHookBL_H_ANON_INODE     kernelBlHook = 46
+	kernelBlHookBL_H_CAPABLE        kernelBlHook = 47
+	kernelBlHookBL_H_RLIMIT         kernelBlHook = 48
+	kernelBlHookBL_H_FCNTL          kernelBlHook = 49
+	kernelBlHookBL_H_IOCTL          kernelBlHook = 50
+	kernelBlHookBL_H_PERMISSION     kernelBlHook = 51
+	kernelBlHookBL_H_SOCKET_SEND    kernelBlHook = 52
+	kernelBlHookBL_H_SOCKET_RECEIVE kernelBlHook = 53
 )
 
 type kernelBlHostIs struct {
@@ -740,6 +745,7 @@ const (
 	kernelMapBlGlobals           = "bl_globals"
 	kernelMapBlGuards            = "bl_guards"
 	kernelMapBlHelpers           = "bl_helpers"
+	kernelMapBlHolders           = "bl_holders"
 	kernelMapBlHostNames         = "bl_host_names"
 	kernelMapBlHosts             = "bl_hosts"
 	kernelMapBlInodes            = "bl_inodes"
@@ -779,6 +785,8 @@ const (
 	kernelProgBlDnsIngress       = "bl_dns_ingress"
 	kernelProgBlEgress           = "bl_egress"
 	kernelProgBlExecDone         = "bl_exec_done"
+	kernelProgBlFindHeld         = "bl_find_held"
+	kernelProgBlFindRings        = "bl_find_rings"
 	kernelProgBlFork             = "bl_fork"
 	kernelProgBlLsmAnonInode     = "bl_lsm_anon_inode"
 	kernelProgBlLsmAutoload      = "bl_lsm_autoload"
@@ -788,6 +796,7 @@ const (
 	kernelProgBlLsmCreds         = "bl_lsm_creds"
 	kernelProgBlLsmF_chmod       = "bl_lsm_f_chmod"
 	kernelProgBlLsmF_chown       = "bl_lsm_f_chown"
+	kernelProgBlLsmF_held        = "bl_lsm_f_held"
 	kernelProgBlLsmF_ioctl       = "bl_lsm_f_ioctl"
 	kernelProgBlLsmF_ioctl32     = "bl_lsm_f_ioctl32"
 	kernelProgBlLsmF_link        = "bl_lsm_f_link"
@@ -831,6 +840,8 @@ const (
 	kernelProgBlLsmH_truncate    = "bl_lsm_h_truncate"
 	kernelProgBlLsmH_umount      = "bl_lsm_h_umount"
 	kernelProgBlLsmH_unlink      = "bl_lsm_h_unlink"
+	kernelProgBlLsmHeldReceive   = "bl_lsm_held_receive"
+	kernelProgBlLsmHeldSend      = "bl_lsm_held_send"
 	kernelProgBlLsmIoctl         = "bl_lsm_ioctl"
 	kernelProgBlLsmIoctl32       = "bl_lsm_ioctl32"
 	kernelProgBlLsmIoprio        = "bl_lsm_ioprio"
@@ -871,6 +882,7 @@ const (
 	kernelProgBlModCreds         = "bl_mod_creds"
 	kernelProgBlModF_chmod       = "bl_mod_f_chmod"
 	kernelProgBlModF_chown       = "bl_mod_f_chown"
+	kernelProgBlModF_held        = "bl_mod_f_held"
 	kernelProgBlModF_ioctl       = "bl_mod_f_ioctl"
 	kernelProgBlModF_ioctl32     = "bl_mod_f_ioctl32"
 	kernelProgBlModF_link        = "bl_mod_f_link"
@@ -914,6 +926,8 @@ const (
 	kernelProgBlModH_truncate    = "bl_mod_h_truncate"
 	kernelProgBlModH_umount      = "bl_mod_h_umount"
 	kernelProgBlModH_unlink      = "bl_mod_h_unlink"
+	kernelProgBlModHeldReceive   = "bl_mod_held_receive"
+	kernelProgBlModHeldSend      = "bl_mod_held_send"
 	kernelProgBlModIoctl         = "bl_mod_ioctl"
 	kernelProgBlModIoctl32       = "bl_mod_ioctl32"
 	kernelProgBlModIoprio        = "bl_mod_ioprio"
@@ -1058,6 +1072,8 @@ type kernelProgramSpecs struct {
 	BlDnsIngress       *ebpf.ProgramSpec `ebpf:"bl_dns_ingress"`
 	BlEgress           *ebpf.ProgramSpec `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
+	BlFindHeld         *ebpf.ProgramSpec `ebpf:"bl_find_held"`
+	BlFindRings        *ebpf.ProgramSpec `ebpf:"bl_find_rings"`
 	BlFork             *ebpf.ProgramSpec `ebpf:"bl_fork"`
 	BlLsmAnonInode     *ebpf.ProgramSpec `ebpf:"bl_lsm_anon_inode"`
 	BlLsmAutoload      *ebpf.ProgramSpec `ebpf:"bl_lsm_autoload"`
@@ -1067,6 +1083,7 @@ type kernelProgramSpecs struct {
 	BlLsmCreds         *ebpf.ProgramSpec `ebpf:"bl_lsm_creds"`
 	BlLsmF_chmod       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chmod"`
 	BlLsmF_chown       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_chown"`
+	BlLsmF_held        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_held"`
 	BlLsmF_ioctl       *ebpf.ProgramSpec `ebpf:"bl_lsm_f_ioctl"`
 	BlLsmF_ioctl32     *ebpf.ProgramSpec `ebpf:"bl_lsm_f_ioctl32"`
 	BlLsmF_link        *ebpf.ProgramSpec `ebpf:"bl_lsm_f_link"`
@@ -1110,6 +1127,8 @@ type kernelProgramSpecs struct {
 	BlLsmH_truncate    *ebpf.ProgramSpec `ebpf:"bl_lsm_h_truncate"`
 	BlLsmH_umount      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_umount"`
 	BlLsmH_unlink      *ebpf.ProgramSpec `ebpf:"bl_lsm_h_unlink"`
+	BlLsmHeldReceive   *ebpf.ProgramSpec `ebpf:"bl_lsm_held_receive"`
+	BlLsmHeldSend      *ebpf.ProgramSpec `ebpf:"bl_lsm_held_send"`
 	BlLsmIoctl         *ebpf.ProgramSpec `ebpf:"bl_lsm_ioctl"`
 	BlLsmIoctl32       *ebpf.ProgramSpec `ebpf:"bl_lsm_ioctl32"`
 	BlLsmIoprio        *ebpf.ProgramSpec `ebpf:"bl_lsm_ioprio"`
@@ -1150,6 +1169,7 @@ type kernelProgramSpecs struct {
 	BlModCreds         *ebpf.ProgramSpec `ebpf:"bl_mod_creds"`
 	BlModF_chmod       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chmod"`
 	BlModF_chown       *ebpf.ProgramSpec `ebpf:"bl_mod_f_chown"`
+	BlModF_held        *ebpf.ProgramSpec `ebpf:"bl_mod_f_held"`
 	BlModF_ioctl       *ebpf.ProgramSpec `ebpf:"bl_mod_f_ioctl"`
 	BlModF_ioctl32     *ebpf.ProgramSpec `ebpf:"bl_mod_f_ioctl32"`
 	BlModF_link        *ebpf.ProgramSpec `ebpf:"bl_mod_f_link"`
@@ -1193,6 +1213,8 @@ type kernelProgramSpecs struct {
 	BlModH_truncate    *ebpf.ProgramSpec `ebpf:"bl_mod_h_truncate"`
 	BlModH_umount      *ebpf.ProgramSpec `ebpf:"bl_mod_h_umount"`
 	BlModH_unlink      *ebpf.ProgramSpec `ebpf:"bl_mod_h_unlink"`
+	BlModHeldReceive   *ebpf.ProgramSpec `ebpf:"bl_mod_held_receive"`
+	BlModHeldSend      *ebpf.ProgramSpec `ebpf:"bl_mod_held_send"`
 	BlModIoctl         *ebpf.ProgramSpec `ebpf:"bl_mod_ioctl"`
 	BlModIoctl32       *ebpf.ProgramSpec `ebpf:"bl_mod_ioctl32"`
 	BlModIoprio        *ebpf.ProgramSpec `ebpf:"bl_mod_ioprio"`
@@ -1265,6 +1287,7 @@ type kernelMapSpecs struct {
 	BlGlobals    *ebpf.MapSpec `ebpf:"bl_globals"`
 	BlGuards     *ebpf.MapSpec `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.MapSpec `ebpf:"bl_helpers"`
+	BlHolders    *ebpf.MapSpec `ebpf:"bl_holders"`
 	BlHostNames  *ebpf.MapSpec `ebpf:"bl_host_names"`
 	BlHosts      *ebpf.MapSpec `ebpf:"bl_hosts"`
 	BlInodes     *ebpf.MapSpec `ebpf:"bl_inodes"`
@@ -1368,6 +1391,7 @@ type kernelMaps struct {
 	BlGlobals    *ebpf.Map `ebpf:"bl_globals"`
 	BlGuards     *ebpf.Map `ebpf:"bl_guards"`
 	BlHelpers    *ebpf.Map `ebpf:"bl_helpers"`
+	BlHolders    *ebpf.Map `ebpf:"bl_holders"`
 	BlHostNames  *ebpf.Map `ebpf:"bl_host_names"`
 	BlHosts      *ebpf.Map `ebpf:"bl_hosts"`
 	BlInodes     *ebpf.Map `ebpf:"bl_inodes"`
@@ -1412,6 +1436,7 @@ func (m *kernelMaps) Close() error {
 		m.BlGlobals,
 		m.BlGuards,
 		m.BlHelpers,
+		m.BlHolders,
 		m.BlHostNames,
 		m.BlHosts,
 		m.BlInodes,
@@ -1499,6 +1524,8 @@ type kernelPrograms struct {
 	BlDnsIngress       *ebpf.Program `ebpf:"bl_dns_ingress"`
 	BlEgress           *ebpf.Program `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.Program `ebpf:"bl_exec_done"`
+	BlFindHeld         *ebpf.Program `ebpf:"bl_find_held"`
+	BlFindRings        *ebpf.Program `ebpf:"bl_find_rings"`
 	BlFork             *ebpf.Program `ebpf:"bl_fork"`
 	BlLsmAnonInode     *ebpf.Program `ebpf:"bl_lsm_anon_inode"`
 	BlLsmAutoload      *ebpf.Program `ebpf:"bl_lsm_autoload"`
@@ -1508,6 +1535,7 @@ type kernelPrograms struct {
 	BlLsmCreds         *ebpf.Program `ebpf:"bl_lsm_creds"`
 	BlLsmF_chmod       *ebpf.Program `ebpf:"bl_lsm_f_chmod"`
 	BlLsmF_chown       *ebpf.Program `ebpf:"bl_lsm_f_chown"`
+	BlLsmF_held        *ebpf.Program `ebpf:"bl_lsm_f_held"`
 	BlLsmF_ioctl       *ebpf.Program `ebpf:"bl_lsm_f_ioctl"`
 	BlLsmF_ioctl32     *ebpf.Program `ebpf:"bl_lsm_f_ioctl32"`
 	BlLsmF_link        *ebpf.Program `ebpf:"bl_lsm_f_link"`
@@ -1551,6 +1579,8 @@ type kernelPrograms struct {
 	BlLsmH_truncate    *ebpf.Program `ebpf:"bl_lsm_h_truncate"`
 	BlLsmH_umount      *ebpf.Program `ebpf:"bl_lsm_h_umount"`
 	BlLsmH_unlink      *ebpf.Program `ebpf:"bl_lsm_h_unlink"`
+	BlLsmHeldReceive   *ebpf.Program `ebpf:"bl_lsm_held_receive"`
+	BlLsmHeldSend      *ebpf.Program `ebpf:"bl_lsm_held_send"`
 	BlLsmIoctl         *ebpf.Program `ebpf:"bl_lsm_ioctl"`
 	BlLsmIoctl32       *ebpf.Program `ebpf:"bl_lsm_ioctl32"`
 	BlLsmIoprio        *ebpf.Program `ebpf:"bl_lsm_ioprio"`
@@ -1591,6 +1621,7 @@ type kernelPrograms struct {
 	BlModCreds         *ebpf.Program `ebpf:"bl_mod_creds"`
 	BlModF_chmod       *ebpf.Program `ebpf:"bl_mod_f_chmod"`
 	BlModF_chown       *ebpf.Program `ebpf:"bl_mod_f_chown"`
+	BlModF_held        *ebpf.Program `ebpf:"bl_mod_f_held"`
 	BlModF_ioctl       *ebpf.Program `ebpf:"bl_mod_f_ioctl"`
 	BlModF_ioctl32     *ebpf.Program `ebpf:"bl_mod_f_ioctl32"`
 	BlModF_link        *ebpf.Program `ebpf:"bl_mod_f_link"`
@@ -1634,6 +1665,8 @@ type kernelPrograms struct {
 	BlModH_truncate    *ebpf.Program `ebpf:"bl_mod_h_truncate"`
 	BlModH_umount      *ebpf.Program `ebpf:"bl_mod_h_umount"`
 	BlModH_unlink      *ebpf.Program `ebpf:"bl_mod_h_unlink"`
+	BlModHeldReceive   *ebpf.Program `ebpf:"bl_mod_held_receive"`
+	BlModHeldSend      *ebpf.Program `ebpf:"bl_mod_held_send"`
 	BlModIoctl         *ebpf.Program `ebpf:"bl_mod_ioctl"`
 	BlModIoctl32       *ebpf.Program `ebpf:"bl_mod_ioctl32"`
 	BlModIoprio        *ebpf.Program `ebpf:"bl_mod_ioprio"`
@@ -1703,6 +1736,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlDnsIngress,
 		p.BlEgress,
 		p.BlExecDone,
+		p.BlFindHeld,
+		p.BlFindRings,
 		p.BlFork,
 		p.BlLsmAnonInode,
 		p.BlLsmAutoload,
@@ -1712,6 +1747,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmCreds,
 		p.BlLsmF_chmod,
 		p.BlLsmF_chown,
+		p.BlLsmF_held,
 		p.BlLsmF_ioctl,
 		p.BlLsmF_ioctl32,
 		p.BlLsmF_link,
@@ -1755,6 +1791,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlLsmH_truncate,
 		p.BlLsmH_umount,
 		p.BlLsmH_unlink,
+		p.BlLsmHeldReceive,
+		p.BlLsmHeldSend,
 		p.BlLsmIoctl,
 		p.BlLsmIoctl32,
 		p.BlLsmIoprio,
@@ -1795,6 +1833,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlModCreds,
 		p.BlModF_chmod,
 		p.BlModF_chown,
+		p.BlModF_held,
 		p.BlModF_ioctl,
 		p.BlModF_ioctl32,
 		p.BlModF_link,
@@ -1838,6 +1877,8 @@ func (p *kernelPrograms) Close() error {
 		p.BlModH_truncate,
 		p.BlModH_umount,
 		p.BlModH_unlink,
+		p.BlModHeldReceive,
+		p.BlModHeldSend,
 		p.BlModIoctl,
 		p.BlModIoctl32,
 		p.BlModIoprio,

@@ -90,7 +90,7 @@ var levelTable = []levelRow{
 		verdict.BackendSignal: "binding a port is prevented; listening on one that was not bound, or bound before, is killed",
 	}),
 	row(verdict.RuleRawSockets, verdict.Prevent, verdict.Prevent, verdict.Prevent, nil),
-	row(verdict.RulePacketSockets, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both("sockets made before the rule was bound are open")),
+	row(verdict.RulePacketSockets, verdict.Prevent, verdict.Prevent, verdict.Unsupported, both("what a socket made before the rule was bound shares with the kernel (PACKET_RX_RING) is open")),
 	row(verdict.RuleHostAgent, verdict.Prevent, verdict.Prevent, verdict.Unsupported, hostNotes(hostAgentNote)),
 	row(verdict.RuleHostRuntimes, verdict.Prevent, verdict.Prevent, verdict.Unsupported, hostNotes(hostNote)),
 	row(verdict.RuleHostEngine, verdict.Prevent, verdict.Prevent, verdict.Unsupported, hostNotes(hostNote)),
@@ -122,7 +122,7 @@ const (
 	capsNote    = "a container that started with all capabilities can use them through an io_uring personality: deny ioUring too"
 )
 
-const filesNote = "reads and writes by descriptors opened before the rule was bound are open; before Linux 5.17 and since 6.17 so are times, extended attributes and ACLs on volumes"
+const filesNote = "mappings made before the rule was bound are open; before Linux 5.17 and since 6.17 so are times, extended attributes and ACLs on volumes"
 
 // withSyscalls is what Options.SignalSyscalls makes of the signal backend's rows.
 var withSyscalls = map[verdict.Rule]struct {

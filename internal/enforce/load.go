@@ -96,11 +96,18 @@ type Enforcer struct {
 	ownFrom string
 
 	badRecords atomic.Uint64
-	canaries   sync.Map // ident.ContainerID to time.Time
+	badLooks   atomic.Uint64 // at descriptors
+	canaries   sync.Map      // ident.ContainerID to time.Time
 
-	// mu guards the sets.
-	mu   sync.Mutex
-	sets setTable
+	// heldMu makes one look at descriptors at a time; look asks for one.
+	heldMu sync.Mutex
+	look   chan struct{}
+
+	// mu guards the sets, what has changed of them, and by container's cgroup which set held in its phase.
+	mu      sync.Mutex
+	sets    setTable
+	changed changes
+	phases  map[uint64]uint32
 }
 
 // perLoad tells maps that belong to one load of some programs from those that hold the
@@ -121,7 +128,7 @@ func Open(opts Options) (*Enforcer, error) {
 	if opts.Log == nil || opts.PinDir == "" || opts.Floor == nil || opts.Build == nil {
 		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
 	}
-	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}, bound: map[string]kernelBlSockKey{}}
+	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}, bound: map[string]kernelBlSockKey{}, look: make(chan struct{}, 1)}
 	e.probed = Probe()
 	var err error
 	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
@@ -436,8 +443,12 @@ func (e *Enforcer) attach() error {
 	cache := btf.NewCache()
 	missing := map[string]error{}
 	var attached []hook
+	holders, err := e.holders()
+	if err != nil {
+		return err
+	}
 	for _, h := range hooks {
-		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls {
+		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls || h.held && holders == 0 {
 			continue
 		}
 		if err := e.attachOne(h, fresh, cache); err != nil {

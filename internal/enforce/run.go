@@ -25,6 +25,7 @@ func (e *Enforcer) Run(ctx context.Context, emit func(*Event)) error {
 		g.Go(func() error { return e.readRing(ctx, name, emit) })
 	}
 	g.Go(func() error { return e.tidy(ctx) })
+	g.Go(func() error { return e.followHeld(ctx) })
 	return g.Wait()
 }
 
@@ -120,6 +121,9 @@ func (e *Enforcer) Failures() (map[string]uint64, error) {
 	}
 	if n := e.badRecords.Load(); n > 0 {
 		out["bad_records"] = n
+	}
+	if n := e.badLooks.Load(); n > 0 {
+		out["bad_looks"] = n
 	}
 	return out, nil
 }

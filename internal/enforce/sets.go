@@ -107,6 +107,9 @@ func (e *Enforcer) SetFloor(floor, build *policy.Effective) error {
 	if err := e.updateConfig(func(c *kernelBlConfig) { c.FloorSet, c.BuildSet = f, b }); err != nil {
 		return err
 	}
+	if e.sets.floor != f || e.sets.build != b {
+		e.rulesChanged(nil)
+	}
 	e.drop(e.sets.floor)
 	e.drop(e.sets.build)
 	e.sets.floor, e.sets.build = f, b
@@ -138,6 +141,7 @@ func (e *Enforcer) Bind(id ident.ContainerID, eff *policy.Effective) error {
 		return fmt.Errorf("bind %s: %w", id.Short(), full(err))
 	}
 	e.sets.binds[id] = set
+	e.rulesChanged(&key)
 	if had {
 		e.drop(old)
 	}

@@ -59,6 +59,7 @@ func (l *line) container(c *Container) {
 	l.textIf(`,"name":`, c.Name)
 	l.textIf(`,"image":`, c.Image)
 	l.textIf(`,"digest":`, c.Digest)
+	l.textIf(`,"workload":`, c.Workload)
 	if len(c.Labels) > 0 {
 		before := `,"labels":{`
 		for _, k := range slices.Sorted(maps.Keys(c.Labels)) {

@@ -79,7 +79,7 @@ func record(n int, d verdict.Decision) *Record {
 		Kind: KindExec,
 		Container: &Container{
 			ID: ident.ContainerID(strings.Repeat("c0ffee00", 8)), Name: "web", Image: "nginx:1.27",
-			Digest: "sha256:" + strings.Repeat("ab", 32), CgroupID: 4711, Class: "container",
+			Digest: "sha256:" + strings.Repeat("ab", 32), Workload: "deployment/web", CgroupID: 4711, Class: "container",
 		},
 		Process: &Process{
 			PID: 1000 + uint32(n), TID: 1000 + uint32(n), StartNS: 1 << 60, Comm: "sh", Cwd: "/",

@@ -108,7 +108,8 @@ type Container struct {
 	ID       ident.ContainerID `json:"id"`
 	Name     string            `json:"name,omitempty"`
 	Image    string            `json:"image,omitempty"`
-	Digest   string            `json:"digest,omitempty"` // of the image: sha256:...
+	Digest   string            `json:"digest,omitempty"`   // of the image: sha256:...
+	Workload string            `json:"workload,omitempty"` // what the pod is of: deployment/web
 	Labels   map[string]string `json:"labels,omitempty"`
 	CgroupID ident.CgroupID    `json:"cgroupId,omitempty,string"`
 	Class    string            `json:"class,omitempty"` // container, build

@@ -6,7 +6,7 @@
 // follows a link out of the host's root, never replaces a file that somebody else has put there, and
 // stops nothing that enforces: what is pinned stays until the next agent has taken it over.
 //
-// Row: feature. It imports policy.
+// Row: feature. It imports daemonjson and policy.
 package node
 
 import (
@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/belay-project/belay/internal/daemonjson"
 	"github.com/belay-project/belay/internal/policy"
 )
 
@@ -246,24 +247,11 @@ func Remove(ctx context.Context, o Options) error {
 	if err != nil || len(old.Files) == 0 {
 		return err
 	}
-	for _, f := range []string{units + "/" + agentUnit + ".d/gate.conf", "var/lib/belay/gate.json"} {
-		if _, err := root.Lstat(f); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the gate is in front of Docker (/%s), which would be reachable by nobody; nothing was removed; fix: /%s/belay disable-gate on the host first", f, binaries)
-		}
+	if err := dispensable(root); err != nil {
+		return fmt.Errorf("%w; nothing was removed", err)
 	}
-	// A call that was interrupted may have taken the unit away, which the first thing was to stop.
-	if _, serr := root.Lstat(units + "/" + agentUnit); !errors.Is(serr, fs.ErrNotExist) {
-		err = o.systemctl(ctx, "disable", "--now", agentUnit)
-	}
-	if _, serr := root.Stat(binaries + "/belay-agent"); serr == nil {
-		uctx, cancel := context.WithTimeout(ctx, o.Timeout)
-		defer cancel()
-		// By systemd, which may unmount: this process has next to no capability.
-		err = errors.Join(err, o.host.run(uctx, "/usr/bin/systemd-run", "--quiet", "--collect", "--wait", "--unit=belay-unload",
-			"/"+binaries+"/belay-agent", "run", "--unload"))
-	}
-	if err != nil {
-		return fmt.Errorf("end enforcement: %w; nothing was removed", err)
+	if err := o.end(ctx, root); err != nil {
+		return err
 	}
 	for _, name := range append(old.Files, manifest) {
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -273,6 +261,61 @@ func Remove(ctx context.Context, o Options) error {
 	_ = root.Remove(binaries) // somebody else's files may be in them
 	_ = root.Remove(dir)
 	return o.systemctl(ctx, "daemon-reload")
+}
+
+// end stops the agent, ends enforcement and takes the unit out of the boot, in this order: until all of it has
+// succeeded the node is one with an agent, which is started again.
+func (o *Options) end(ctx context.Context, root *os.Root) error {
+	// A call that was interrupted may have taken the unit away, or the agent.
+	unit, agent := there(root, units+"/"+agentUnit), there(root, binaries+"/belay-agent")
+	var err error
+	if unit {
+		err = o.systemctl(ctx, "stop", agentUnit)
+	}
+	if err == nil && agent {
+		uctx, cancel := context.WithTimeout(ctx, o.Timeout)
+		defer cancel()
+		// By systemd, which may unmount: this process has next to no capability.
+		err = o.host.run(uctx, "/usr/bin/systemd-run", "--quiet", "--collect", "--wait", "--unit=belay-unload",
+			"/"+binaries+"/belay-agent", "run", "--unload")
+	}
+	if err == nil && unit {
+		err = o.systemctl(ctx, "disable", agentUnit)
+	}
+	if err == nil {
+		return nil
+	}
+	if !unit {
+		return fmt.Errorf("end enforcement: %w; nothing was removed", err)
+	}
+	// The caller may be gone (an interrupt); the agent must come back all the same.
+	if serr := o.systemctl(context.WithoutCancel(ctx), "start", agentUnit); serr != nil {
+		return fmt.Errorf("end enforcement: %w; nothing was removed, and the agent does not start again: %w; fix: see journalctl -u belay-agent on the host", err, serr)
+	}
+	return fmt.Errorf("end enforcement: %w; nothing was removed, and the agent runs again", err)
+}
+
+// there tells whether the host has a file; what cannot be looked at counts as there.
+func there(root *os.Root, name string) bool {
+	_, err := root.Lstat(name)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// dispensable says why Docker would be reachable by nobody without the agent.
+func dispensable(root *os.Root) error {
+	for _, f := range []string{units + "/" + agentUnit + ".d/gate.conf", "var/lib/belay/gate.json"} {
+		if _, err := root.Lstat(f); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the gate is in front of Docker (/%s), which would be reachable by nobody; fix: /%s/belay disable-gate on the host first", f, binaries)
+		}
+	}
+	text, err := root.ReadFile(strings.TrimPrefix(daemonjson.Path, "/"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("whether Docker asks the plugin: %w; fix: let %s be a file that can be read below --root, or none", err, daemonjson.Path)
+	}
+	if daemonjson.AsksPlugin(text) {
+		return fmt.Errorf(`%s has belay in "authorization-plugins", and without the agent Docker would refuse everybody; fix: take it out on the host and systemctl reload docker first`, daemonjson.Path)
+	}
+	return nil
 }
 
 // wanted is every file that the host is to have, by its path below the root.

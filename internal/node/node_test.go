@@ -136,17 +136,23 @@ func TestInstall(t *testing.T) {
 		}
 	})
 	t.Run("remove", func(t *testing.T) {
-		a.calls, a.fail = nil, "--unload"
-		if err := Remove(t.Context(), o); err == nil {
-			t.Fatal("enforcement that did not end is no error")
+		for _, fail := range []string{"stop", "--unload", "disable"} {
+			a.calls, a.fail = nil, fail
+			if err := Remove(t.Context(), o); err == nil || !strings.Contains(err.Error(), "runs again") {
+				t.Fatalf("%s: Remove = %v, want an error that says that the agent runs", fail, err)
+			}
+			if n := len(a.calls); a.calls[n-1] != "systemctl start belay-agent.service" || slices.Contains(a.calls[:n-1], "systemctl disable belay-agent.service") != (fail == "disable") {
+				t.Errorf("%s: the agent stays as it was left: %q", fail, a.calls)
+			}
 		}
 		read(t, o, "opt/belay/bin/belay-agent")
 		a.calls, a.fail = nil, ""
 		if err := Remove(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"systemctl disable --now belay-agent.service",
-			"systemd-run --quiet --collect --wait --unit=belay-unload /opt/belay/bin/belay-agent run --unload", "systemctl daemon-reload"}; !slices.Equal(a.calls, want) {
+		if want := []string{"systemctl stop belay-agent.service",
+			"systemd-run --quiet --collect --wait --unit=belay-unload /opt/belay/bin/belay-agent run --unload",
+			"systemctl disable belay-agent.service", "systemctl daemon-reload"}; !slices.Equal(a.calls, want) {
 			t.Errorf("asked %q, want %q", a.calls, want)
 		}
 		if _, err := os.Stat(filepath.Join(o.Root, "opt/belay")); !errors.Is(err, fs.ErrNotExist) {
@@ -246,11 +252,14 @@ metadata:
 spec:
   selector:
     imageDigest: "sha256:`+strings.Repeat("0123456789abcdef", 4)+`"
+    namespace: "belay-system"
   mode: enforce
   loosen: true
   exec:
     asRoot: allow
     drift: allow
+  host:
+    agent: allow
 `)
 	install(t, o)
 }
@@ -274,6 +283,25 @@ func TestChroot(t *testing.T) {
 	}
 	if err := c.run(t.Context(), "/usr/bin/systemctl", "daemon-reload"); err == nil {
 		t.Error("a program that is not there has run")
+	}
+}
+
+// TestRemoveRefuses: what would leave Docker to nobody is refused before anything is stopped.
+func TestRemoveRefuses(t *testing.T) {
+	for _, tt := range []struct{ name, file, text, want string }{
+		{"the gate is in place", "var/lib/belay/gate.json", "{}", "disable-gate"},
+		{"the daemon asks the plugin", "etc/docker/daemon.json", `{"authorization-plugins": ["belay"]}`, "authorization-plugins"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, a := world(t)
+			install(t, o)
+			a.calls = nil
+			put(t, o.Root, tt.file, tt.text)
+			if err := Remove(t.Context(), o); err == nil || !strings.Contains(err.Error(), tt.want) || len(a.calls) != 0 {
+				t.Errorf("Remove = %v, asked %q; want an error with %q, and nothing asked", err, a.calls, tt.want)
+			}
+			read(t, o, "opt/belay/bin/belay-agent")
+		})
 	}
 }
 

@@ -37,13 +37,17 @@ func newFile(spec Spec, enc encode) *file {
 
 // send appends a batch. What is written is not synced: the journal is what survives a loss of power.
 func (s *file) send(_ context.Context, batch []*journal.Record) error {
-	s.begin(batch)
+	s.progress = progress{}
+	return s.end(len(batch), s.append(batch))
+}
+
+func (s *file) append(batch []*journal.Record) error {
 	if err := s.ready(); err != nil {
 		return err
 	}
 	s.buf = s.buf[:0]
 	lines := 0 // in buf
-	for _, r := range batch[s.done:] {
+	for _, r := range batch {
 		line, err := s.enc(r)
 		if err != nil {
 			if err := s.write(&lines); err != nil {
@@ -62,12 +66,13 @@ func (s *file) send(_ context.Context, batch []*journal.Record) error {
 			}
 		}
 		s.buf = append(append(s.buf, line...), '\n')
-		lines++
+		if lines++; len(s.buf) >= piece {
+			if err := s.write(&lines); err != nil {
+				return err
+			}
+		}
 	}
-	if err := s.write(&lines); err != nil {
-		return err
-	}
-	return s.end()
+	return s.write(&lines)
 }
 
 // write writes buf, all or nothing.

@@ -2,6 +2,7 @@ package output
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/belay-project/belay/internal/pump"
 )
 
 func belay(t *testing.T) encode {
@@ -189,16 +192,9 @@ func TestFileOfSomethingElse(t *testing.T) {
 	})
 }
 
-// TestFileIsFull: what a full disk left of a line is cut, and nothing is missing or twice after
-// there is room again.
-func TestFileIsFull(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "e.json")
-	s := fileSink(t, "file:"+path)
-	if err := s.send(t.Context(), records(1)); err != nil {
-		t.Fatal(err)
-	}
-	// A limit of the file's size is met as a full disk is: a short write, then an error.
+// full calls f while no file can have more than 1000 bytes, which is met as a full disk is: a short write, then an error.
+func full(t *testing.T, f func()) {
+	t.Helper()
 	signal.Ignore(syscall.SIGXFSZ)
 	defer signal.Reset(syscall.SIGXFSZ)
 	var old syscall.Rlimit
@@ -208,10 +204,23 @@ func TestFileIsFull(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1000, Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	err := s.send(t.Context(), records(10))
-	if serr := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); serr != nil {
-		t.Fatal(serr)
+	f()
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
 	}
+}
+
+// TestFileIsFull: what a full disk left of a line is cut, and nothing is missing or twice after
+// there is room again.
+func TestFileIsFull(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "e.json")
+	s := fileSink(t, "file:"+path)
+	if err := s.send(t.Context(), records(1)); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	full(t, func() { err = s.send(t.Context(), records(10)) })
 	if err == nil {
 		t.Fatal("a file of 1000 bytes took ten records")
 	}
@@ -220,6 +229,43 @@ func TestFileIsFull(t *testing.T) {
 	}
 	if err := s.send(t.Context(), records(10)); err != nil || lines(t, path) != 11 {
 		t.Errorf("%d lines (%v), want 11", lines(t, path), err)
+	}
+}
+
+// TestStdoutIsFull: what was written whole to standard output does not come twice, and what was torn spoils no line after it.
+func TestStdoutIsFull(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s, err := newStdout(f, belay(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	batch := records(10)
+	left := new(pump.Partly)
+	full(t, func() { err = s.send(t.Context(), batch) })
+	if !errors.As(err, &left) || left.Left == 0 || left.Left == 10 {
+		t.Fatalf("got %v, %d left; want some", err, left.Left)
+	}
+	if err := s.send(t.Context(), batch[10-left.Left:]); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, torn := newReceived(), 0
+	for line := range bytes.Lines(b) {
+		if got.add(line) != nil {
+			torn++
+		}
+	}
+	if torn != 1 || got.distinct() != 10 || len(got.all) != 10 {
+		t.Errorf("%d of 10 records in %d lines, and %d torn ones of 1", got.distinct(), len(got.all), torn)
 	}
 }
 

@@ -42,7 +42,7 @@ type Options struct {
 
 // sink writes records somewhere. One goroutine uses it.
 type sink interface {
-	// send sends a batch. One that failed is sent again: a sink may go on where it was.
+	// send sends a batch. What is left of it by a [pump.Partly], or all of it after another error, is sent again.
 	send(ctx context.Context, batch []*journal.Record) error
 	// close gives back what send has opened.
 	close() error
@@ -52,6 +52,7 @@ type sink interface {
 type Outputs struct {
 	o    Options
 	list []*output
+	sum  sync.Mutex // held while health is told, before an output's mu: what is told last must be what holds
 }
 
 // output is one of them.
@@ -119,7 +120,11 @@ func (s *Outputs) open(spec Spec) (*output, error) {
 		po.Linger = 100 * time.Millisecond // only requests are dear
 	}
 	out.pump = pump.New(po, out.sink.send, out.told)
-	if spec.exposed() {
+	exposed := spec.exposed()
+	if w, ok := out.sink.(*webhook); ok { // its URL may be from a file
+		exposed = w.exposed()
+	}
+	if exposed {
 		s.o.Log.Warn("events go to another machine without TLS: whoever is on the way reads them", attr.Addr, out.name)
 	}
 	return out, nil
@@ -171,8 +176,11 @@ func (s *Outputs) Has(kind string) bool {
 	return false
 }
 
-// Run sends until ctx ends, and then for at most Options.Stop what waits. No goroutine of s is
-// left when it returns, but one that a reader of standard output keeps in a write.
+// stuckTime is how long an output may take to give up once it must.
+const stuckTime = time.Second
+
+// Run sends until ctx ends, and then for at most Options.Stop what waits. No goroutine of s is left when it
+// returns, but those that a reader of standard output or a dead file system keeps in a write.
 func (s *Outputs) Run(ctx context.Context) {
 	if s == nil {
 		return
@@ -190,7 +198,21 @@ func (s *Outputs) Run(ctx context.Context) {
 			}
 		})
 	}
-	wg.Wait()
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return
+	case <-last.Done():
+	}
+	select {
+	case <-done:
+	case <-time.After(stuckTime):
+		s.o.Log.Warn("the agent ends while an output is still being written: its file system or its reader does not answer")
+	}
 }
 
 // Status is what one output did since the start. Offered is Sent, what was dropped, and what
@@ -263,6 +285,8 @@ func (out *output) told(err error) {
 
 // tell sums the outputs up for health.
 func (s *Outputs) tell() {
+	s.sum.Lock()
+	defer s.sum.Unlock()
 	for _, out := range s.list {
 		out.mu.Lock()
 		trouble := out.trouble
@@ -275,18 +299,10 @@ func (s *Outputs) tell() {
 	s.o.Health.SetOK(component)
 }
 
-// progress is how far a batch that is tried again has come.
+// progress is how far one send has come in its batch.
 type progress struct {
-	of            *journal.Record // its first record
-	done, refused int
+	done, refused int   // done: with those that were refused
 	why           error // of the last that was refused
-}
-
-// begin is called with each batch that is to be sent.
-func (p *progress) begin(batch []*journal.Record) {
-	if p.of != batch[0] {
-		*p = progress{of: batch[0]}
-	}
 }
 
 // refuse counts the next record as one that never can be sent.
@@ -296,12 +312,13 @@ func (p *progress) refuse(err error) {
 	p.why = err
 }
 
-// end is what send returns once all of a batch is done with.
-func (p *progress) end() error {
-	n, why := p.refused, p.why
-	*p = progress{}
-	if n == 0 {
-		return nil
+// end is what a send of n records returns, which goes no further for err; nil: all are done with.
+func (p *progress) end(n int, err error) error {
+	switch {
+	case err != nil:
+		return &pump.Partly{Refused: p.refused, Left: n - p.done, Err: err}
+	case p.refused > 0:
+		return &pump.Partly{Refused: p.refused, Err: fmt.Errorf("%d records were not taken: %w", p.refused, p.why)}
 	}
-	return &pump.Partly{Refused: n, Err: fmt.Errorf("%d records were not taken: %w", n, why)}
+	return nil
 }

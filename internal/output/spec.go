@@ -250,16 +250,9 @@ func (s *Spec) Name() string {
 // key is the same for two specs of one target.
 func (s *Spec) key() string { return s.Kind + ":" + s.Target }
 
-// exposed tells whether events leave this machine without TLS.
+// exposed tells whether events leave this machine without TLS by syslog.
 func (s *Spec) exposed() bool {
-	switch {
-	case s.Kind == KindSyslog && (s.network == "udp" || s.network == "tcp"):
-		return !loopback(s.addr)
-	case s.Kind == KindWebhook:
-		u, err := url.Parse(s.Target)
-		return err == nil && u.Scheme == "http" && !loopback(u.Host)
-	}
-	return false
+	return s.Kind == KindSyslog && (s.network == "udp" || s.network == "tcp") && !loopback(s.addr)
 }
 
 func loopback(addr string) bool {

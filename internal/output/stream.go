@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/journal"
-	"github.com/belay-project/belay/internal/pump"
 )
 
 // writeTime is how long somebody may take to take a batch.
@@ -22,10 +21,17 @@ type stdout struct {
 	f    *os.File
 	enc  encode
 	wait time.Duration
-	busy chan error      // the outcome of the write under way; nil: there is none
+	busy chan wrote      // the outcome of the write under way; nil: there is none
 	of   *journal.Record // first record of it
-	lost int             // records of it with no JSON form
-	why  error
+	ends []int           // where its first line begins, and where that of each record ends; one with no JSON form has none
+	torn bool            // what was written ends within a line
+	progress
+}
+
+// wrote is how many bytes were written.
+type wrote struct {
+	n   int
+	err error
 }
 
 // newStdout takes a copy of the descriptor: a broken pipe as descriptor 1 would end the program
@@ -56,31 +62,46 @@ func (s *stdout) send(ctx context.Context, batch []*journal.Record) error {
 	if waited != nil {
 		return waited
 	}
-	if err == nil && s.lost > 0 {
-		return &pump.Partly{Refused: s.lost, Err: s.why}
-	}
-	return err
+	return s.end(len(batch), err)
 }
 
 // begin starts the write of a batch.
 func (s *stdout) begin(batch []*journal.Record) {
 	var buf []byte
-	s.of, s.lost = batch[0], 0
-	for _, r := range batch {
-		line, err := s.enc(r)
-		if err != nil {
-			s.lost++
-			s.why = err
-			continue
-		}
-		buf = append(append(buf, line...), '\n')
+	if s.torn {
+		buf = append(buf, '\n')
 	}
-	busy := make(chan error, 1)
+	s.of, s.ends, s.progress = batch[0], append(s.ends[:0], len(buf)), progress{}
+	for _, r := range batch {
+		if line, err := s.enc(r); err != nil {
+			s.why = err
+		} else {
+			buf = append(append(buf, line...), '\n')
+		}
+		s.ends = append(s.ends, len(buf))
+	}
+	busy := make(chan wrote, 1)
 	s.busy = busy
 	go func() {
-		_, err := s.f.Write(buf)
-		busy <- err
+		n, err := s.f.Write(buf)
+		busy <- wrote{n, err}
 	}()
+}
+
+// count tells how far a write of n bytes has come.
+func (s *stdout) count(n int) {
+	for i, end := range s.ends[1:] {
+		if end > n {
+			break
+		}
+		s.done++
+		if end == s.ends[i] {
+			s.refused++
+		}
+	}
+	if n > 0 {
+		s.torn = n != s.ends[s.done]
+	}
 }
 
 // outcome waits for the write under way; waited says why it still is.
@@ -88,9 +109,10 @@ func (s *stdout) outcome(ctx context.Context) (err, waited error) {
 	t := time.NewTimer(s.wait)
 	defer t.Stop()
 	select {
-	case err = <-s.busy:
+	case w := <-s.busy:
 		s.busy = nil
-		return err, nil
+		s.count(w.n)
+		return w.err, nil
 	case <-t.C:
 		return nil, errStdout
 	case <-ctx.Done():

@@ -126,7 +126,11 @@ type datagrams struct {
 }
 
 func (s *datagrams) send(ctx context.Context, batch []*journal.Record) error {
-	s.begin(batch)
+	s.progress = progress{}
+	return s.end(len(batch), s.write(ctx, batch))
+}
+
+func (s *datagrams) write(ctx context.Context, batch []*journal.Record) error {
 	if s.conn == nil {
 		c, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, s.network, s.addr)
 		if err != nil {
@@ -134,6 +138,12 @@ func (s *datagrams) send(ctx context.Context, batch []*journal.Record) error {
 		}
 		s.conn = c
 	}
+	if err := s.conn.SetWriteDeadline(deadline(ctx)); err != nil {
+		return errors.Join(err, s.close())
+	}
+	conn := s.conn
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Now()) })
+	defer stop()
 	for s.done < len(batch) {
 		r := batch[s.done]
 		body, err := s.enc(r)
@@ -142,10 +152,7 @@ func (s *datagrams) send(ctx context.Context, batch []*journal.Record) error {
 			continue
 		}
 		s.buf = message(s.buf[:0], r, s.facility, body)
-		err = s.conn.SetWriteDeadline(deadline(ctx))
-		if err == nil {
-			_, err = s.conn.Write(s.buf)
-		}
+		_, err = s.conn.Write(s.buf)
 		switch {
 		case errors.Is(err, syscall.EMSGSIZE):
 			s.refuse(fmt.Errorf("too long for a datagram: %w", err))
@@ -155,7 +162,7 @@ func (s *datagrams) send(ctx context.Context, batch []*journal.Record) error {
 		}
 		s.done++
 	}
-	return s.end()
+	return nil
 }
 
 func (s *datagrams) close() error {
@@ -167,7 +174,7 @@ func (s *datagrams) close() error {
 	return c.Close()
 }
 
-// deadline is when a write has to be done.
+// deadline is when the writes of a send have to be done; that it is earlier once ctx ends is said after it was set.
 func deadline(ctx context.Context) time.Time {
 	d := time.Now().Add(writeTime)
 	if end, ok := ctx.Deadline(); ok && end.Before(d) {

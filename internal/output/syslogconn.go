@@ -78,9 +78,14 @@ func (s *connection) send(ctx context.Context, batch []*journal.Record) error {
 			return err
 		}
 	}
+	framed := make([]*journal.Record, 0, len(batch))
 	for _, r := range batch {
+		had := refused
 		if err := add(r); err != nil {
 			return err
+		}
+		if refused == had {
+			framed = append(framed, r)
 		}
 	}
 	if err := s.write(ctx); err != nil {
@@ -90,7 +95,7 @@ func (s *connection) send(ctx context.Context, batch []*journal.Record) error {
 		return errors.Join(err, s.hangUp())
 	}
 	s.resent.Add(uint64(again)) //nolint:gosec // a length
-	s.keep(batch)
+	s.keep(framed)
 	if refused > 0 {
 		return &pump.Partly{Refused: refused, Err: fmt.Errorf("%d records have no JSON form: %w", refused, why)}
 	}
@@ -149,9 +154,10 @@ func (s *connection) write(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return errors.Join(err, s.hangUp())
 	}
-	stop := context.AfterFunc(ctx, func() { _ = s.raw.SetWriteDeadline(time.Now()) })
-	defer stop()
 	err := s.conn.SetWriteDeadline(deadline(ctx))
+	raw := s.raw
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetWriteDeadline(time.Now()) })
+	defer stop()
 	if err == nil {
 		_, err = s.conn.Write(s.out)
 	}

@@ -31,13 +31,14 @@ const (
 
 // webhook posts records to a URL, signed.
 type webhook struct {
-	url, version, format string
-	secret               []byte
-	client               *http.Client
-	enc                  encode
-	now                  func() time.Time
-	body                 []byte
-	most                 int // records of one request; 0: as many as fit
+	url             *url.URL
+	version, format string
+	secret          []byte
+	client          *http.Client
+	enc             encode
+	now             func() time.Time
+	body            []byte
+	most            int // records of one request; 0: as many as fit
 	progress
 }
 
@@ -66,7 +67,7 @@ func newWebhook(spec Spec, enc encode, version string) (*webhook, error) {
 		return nil, err
 	}
 	return &webhook{
-		url: u.String(), version: version, format: spec.Format, secret: secret, enc: enc, now: time.Now,
+		url: u, version: version, format: spec.Format, secret: secret, enc: enc, now: time.Now,
 		// No proxy of the environment, and no redirect: records go where the operator said.
 		client: &http.Client{
 			Timeout: requestTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -76,6 +77,9 @@ func newWebhook(spec Spec, enc encode, version string) (*webhook, error) {
 		},
 	}, nil
 }
+
+// exposed tells whether events leave this machine without TLS.
+func (s *webhook) exposed() bool { return s.url.Scheme == "http" && !loopback(s.url.Host) }
 
 // readSecret reads a file that others may not read, without the line feed at its end.
 func readSecret(path string, longest int64) ([]byte, error) {
@@ -107,7 +111,7 @@ func readSecret(path string, longest int64) ([]byte, error) {
 // receiver refuses for good is posted in halves, so that one record that it cannot take, or a bound
 // lower than ours, takes no others along.
 func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
-	s.begin(batch)
+	s.progress = progress{}
 	for s.done < len(batch) {
 		n := s.fill(batch[s.done:])
 		if n == 0 {
@@ -123,10 +127,10 @@ func (s *webhook) send(ctx context.Context, batch []*journal.Record) error {
 		case final:
 			s.refuse(err)
 		default:
-			return err
+			return s.end(len(batch), err)
 		}
 	}
-	return s.end()
+	return s.end(len(batch), nil)
 }
 
 // fill makes the body of as many records as fit, and tells how many that are.
@@ -164,7 +168,7 @@ var finals = []int{
 // post sends the body. An error never has the URL, which may be a credential.
 func (s *webhook) post(ctx context.Context) (final bool, err error) {
 	// The body is copied: a transport may read it for a moment after it has returned.
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(slices.Clone(s.body)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url.String(), bytes.NewReader(slices.Clone(s.body)))
 	if err != nil {
 		return true, errors.New("its URL cannot be used")
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/hooksig"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/pump"
@@ -216,10 +218,11 @@ func TestWebhookParts(t *testing.T) {
 	for _, r := range batch {
 		r.Message = strings.Repeat("x", 14<<10)
 	}
-	if err := s.send(t.Context(), batch); err == nil {
-		t.Fatal("the third request failed, and the batch is told as sent")
+	left := new(pump.Partly)
+	if err := s.send(t.Context(), batch); !errors.As(err, &left) || left.Left == 0 {
+		t.Fatalf("the third request failed, and the batch is told as sent: %v", err)
 	}
-	if err := s.send(t.Context(), batch); err != nil {
+	if err := s.send(t.Context(), batch[len(batch)-left.Left:]); err != nil {
 		t.Fatal(err)
 	}
 	h.kill()
@@ -230,6 +233,26 @@ func TestWebhookParts(t *testing.T) {
 	}
 	if h.got.distinct() != 200 {
 		t.Errorf("%d of 200", h.got.distinct())
+	}
+}
+
+// TestExposedWebhook: that events leave this machine without TLS is in the log, wherever the URL is from.
+func TestExposedWebhook(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "url")
+	for url, want := range map[string]bool{"http://192.0.2.1/T0K3N": true, "https://192.0.2.1/T0K3N": false, "http://127.0.0.1/T0K3N": false} {
+		if err := os.WriteFile(path, []byte(url+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, target := range []string{url, "@" + path} {
+			var log syncBuffer
+			_, err := Open(Options{Specs: []string{"webhook:" + target + ",secret=" + secretFile(t)}, Health: health.New(nil), Log: slog.New(slog.NewTextHandler(&log, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said := log.String(); strings.Contains(said, "without TLS") != want || strings.Contains(said, "T0K3N") {
+				t.Errorf("%s of %s: %s", target, url, said)
+			}
+		}
 	}
 }
 
@@ -262,5 +285,42 @@ func TestSecretFiles(t *testing.T) {
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), secret)) {
 			t.Errorf("%q %o: got %v, want %q", tt.content, tt.mode, err, tt.want)
 		}
+	}
+}
+
+// TestPartsAreCounted: of a batch that was given up half-way counts as sent what the receiver has.
+func TestPartsAreCounted(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "e.json")
+	if err := os.MkdirAll(filepath.Join(path+".1", "taken"), 0o700); err != nil { // no next file can begin
+		t.Fatal(err)
+	}
+	h := &hook{t: t, addr: "127.0.0.1:0", got: newReceived(), answer: func(n int) int {
+		return []int{http.StatusOK, http.StatusServiceUnavailable}[min(n-1, 1)]
+	}}
+	h.start()
+	defer h.kill()
+	for _, tt := range []struct {
+		name, spec string
+		got        func(t *testing.T) int
+	}{
+		{"webhook", "webhook:http://" + h.addr + "/T0K3N,secret=" + secretFile(t), func(*testing.T) int { return h.got.distinct() }},
+		{"file", "file:" + path + ",size=64KiB,keep=2", func(t *testing.T) int { return lines(t, path) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := OpenReplay(Options{Specs: []string{tt.spec}, Pump: pump.Options{GiveUp: 1}, Log: discard()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			batch := records(200)
+			for _, rec := range batch {
+				rec.Message = strings.Repeat("x", 14<<10)
+			}
+			r.Deliver(t.Context(), batch)
+			if got := uint64(tt.got(t)); got == 0 || r.Sent() != got || r.Drops()[pump.CauseGivenUp] != 200-got { //nolint:gosec // not negative
+				t.Errorf("%d received: sent %d, dropped %v", got, r.Sent(), r.Drops())
+			}
+		})
 	}
 }

@@ -232,6 +232,8 @@ func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
 		switch age := now.Sub(img.Created); {
 		case img.Created.IsZero():
 			return no("maxAge", "the image does not say when it was made")
+		case Ahead(img.Created, now):
+			return no("maxAge", "it was made in the future, so that its age is not known: a clock was wrong where it was made, or is here")
 		case age > s.MaxAge:
 			return no("maxAge", "it was made %s ago, more than %s", days(age), days(s.MaxAge))
 		}
@@ -252,16 +254,21 @@ func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
 	return p.judgeScan(img, now)
 }
 
-// clockSlack is how far ahead of this host's clock that of a database may be.
+// clockSlack is how far ahead of this host's clock those may be that gave images, scans and databases their times.
 const clockSlack = time.Hour
+
+// Ahead reports whether a time is so far in the future that how long ago it was is not known.
+func Ahead(at, now time.Time) bool { return at.Sub(now) > clockSlack }
 
 // judgeScan asks what is inside.
 func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 	s, sc := &p.Spec, &img.Scan
-	old := s.ScanMaxAge > 0 && now.Sub(sc.At) > s.ScanMaxAge
+	old := s.ScanMaxAge > 0 && (now.Sub(sc.At) > s.ScanMaxAge || Ahead(sc.At, now))
 	if sc.At.IsZero() || old {
 		r := imageRefusal{rule: "unscanned", reason: "it was not scanned yet", stale: true, scan: s.Unscanned == ScanFirst && !sc.Tried}
 		switch {
+		case Ahead(sc.At, now):
+			r.rule, r.reason = "scanned.maxAge", "its last scan is of the future, so that its age is not known: a clock was wrong; fix: set it right, and the agent scans it again"
 		case !sc.At.IsZero():
 			r.rule, r.reason = "scanned.maxAge", "its last scan is "+days(now.Sub(sc.At))+" old, more than "+days(s.ScanMaxAge)
 		case sc.Err != "":
@@ -291,7 +298,7 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 		return imageRefusal{rule: "database", reason: "the vulnerability database is of no use for it: " + sc.Unmatched}
 	case sc.Database.IsZero():
 		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
-	case s.DatabaseMaxAge > 0 && sc.Database.Sub(now) > clockSlack:
+	case s.DatabaseMaxAge > 0 && Ahead(sc.Database, now):
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is of the future, so that its age is not known: a clock is wrong; fix: set it right, then belay db update"}
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: belay db update, or import newer records"}
@@ -338,7 +345,11 @@ func (p *ImagePolicy) judgeRule(rule *FindingRule, img *Image, now time.Time, kn
 			expired = append(expired, over)
 		}
 		if n++; len(hits) < maxDetails {
-			hits = append(hits, f.String())
+			text := f.String()
+			if rule.Grace > 0 && Ahead(f.FirstSeen, now) {
+				text += ", first seen in the future: a clock was wrong"
+			}
+			hits = append(hits, text)
 		}
 	}
 	if n == 0 {
@@ -367,7 +378,7 @@ func (r *FindingRule) about(f *ImageFinding, now time.Time) (yes, sure bool) {
 		len(r.Symbols) > 0 && !slices.Contains(r.Symbols, cmp.Or(f.Symbols, inventory.SymbolsUnknown)) {
 		return false, true
 	}
-	if r.Grace > 0 && now.Sub(f.FirstSeen) < r.Grace {
+	if r.Grace > 0 && now.Sub(f.FirstSeen) < r.Grace && !Ahead(f.FirstSeen, now) {
 		return false, true
 	}
 	return r.Use.met(&f.Use)

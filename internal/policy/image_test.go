@@ -62,6 +62,8 @@ func TestImageDecide(t *testing.T) {
 		{"age", "maxAge: 48h", nil, ""},
 		{"too old", "maxAge: 23h", nil, "maxAge"},
 		{"no age", "maxAge: 23h", func(i *Image) { i.Created = time.Time{} }, "maxAge"},
+		{"made in the future", "maxAge: 48h", func(i *Image) { i.Created = imageNow.Add(61 * time.Minute) }, "maxAge"},
+		{"made by a clock that is ahead", "maxAge: 48h", func(i *Image) { i.Created = imageNow.Add(59 * time.Minute) }, ""},
 		{"user", "nonRoot: true", nil, ""},
 		{"no user", "nonRoot: true", func(i *Image) { i.User = "" }, "nonRoot"},
 		{"root by number", "nonRoot: true", func(i *Image) { i.User = "00:5" }, "nonRoot"},
@@ -109,6 +111,8 @@ func TestImageDecide(t *testing.T) {
 		{"other package", "findings: [{packages: [curl*]}]", with(critical), ""},
 		{"grace", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(-71 * time.Hour); with(f)(i) }, ""},
 		{"grace is over", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(-72 * time.Hour); with(f)(i) }, "findings[0]"},
+		{"grace of a first time in the future", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(61 * time.Minute); with(f)(i) }, "findings[0]"},
+		{"grace of a clock that was ahead", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(59 * time.Minute); with(f)(i) }, ""},
 		{"grace without a first time", "findings: [{severity: high, grace: 72h}]", with(critical), "findings[0]"},
 		{"waived by an alias", "findings: [{severity: high}]\n  exceptions: [{vulnerability: GHSA-1, until: 2026-03-08, reason: T-1}]", with(critical), ""},
 		{"waived too long", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-2026-1, until: 2026-03-07, reason: T-1}]", with(critical), "findings[0]"},
@@ -119,6 +123,9 @@ func TestImageDecide(t *testing.T) {
 		{"scan failed", "findings: [{severity: high}]\n  unscanned: scan", func(i *Image) { i.Scan = ImageScan{Tried: true, Err: "x"} }, "unscanned"},
 		{"scan failed, fallback", "findings: [{severity: high}]\n  unscanned: scan\n  fallback: allow", func(i *Image) { i.Scan = ImageScan{Tried: true} }, ""},
 		{"old scan", "scanned: {required: true, maxAge: 30m}", nil, "scanned.maxAge"},
+		{"scan of the future", "scanned: {required: true, maxAge: 30m}", func(i *Image) { i.Scan.At = imageNow.Add(61 * time.Minute) }, "scanned.maxAge"},
+		{"scan of a clock that was ahead", "scanned: {required: true, maxAge: 30m}", func(i *Image) { i.Scan.At = imageNow.Add(59 * time.Minute) }, ""},
+		{"scan of the future, of any age", "scanned: {required: true}", func(i *Image) { i.Scan.At = imageNow.Add(61 * time.Minute) }, ""},
 		{"no database", "findings: [{severity: high}]", func(i *Image) { i.Scan.Database = time.Time{} }, "database"},
 		{"old database", "findings: [{severity: high}]\n  databaseMaxAge: 30m", nil, "databaseMaxAge"},
 		{"database of the future", "findings: [{severity: high}]\n  databaseMaxAge: 30m", func(i *Image) { i.Scan.Database = imageNow.Add(61 * time.Minute) }, "databaseMaxAge"},
@@ -161,6 +168,19 @@ func secretsIn(kinds ...string) func(*Image) {
 }
 
 // TestImageNoDatabase: a refusal for the lack of a database says whether there is one.
+// TestImageFuture: whoever is refused for a time in the future is told that a clock is wrong.
+func TestImageFuture(t *testing.T) {
+	img := cleanImage()
+	img.Created, img.Scan.At = imageNow.Add(48*time.Hour), imageNow.Add(48*time.Hour)
+	img.Scan.Findings = []ImageFinding{{IDs: []string{"CVE-1"}, Severity: inventory.SeverityHigh, Package: "a", Version: "1", FirstSeen: imageNow.Add(48 * time.Hour)}}
+	for _, spec := range []string{"maxAge: 48h", "scanned: {required: true, maxAge: 30m}", "findings: [{severity: high, grace: 72h}]"} {
+		d := imageSet(t, imagePolicy("p", "  mode: enforce\n  "+spec+"\n")).Images().Decide(img, imageNow)
+		if d.Allowed || !strings.Contains(d.Reason+strings.Join(d.Details, ""), "a clock was wrong") {
+			t.Errorf("%s: got %+v", spec, d)
+		}
+	}
+}
+
 func TestImageNoDatabase(t *testing.T) {
 	for unmatched, want := range map[string]string{
 		"":                "the host has no vulnerability database; fix: belay db update",

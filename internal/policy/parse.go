@@ -375,6 +375,7 @@ func (d *decoder) selector(n *yaml.Node, at string, s *Selector) {
 		{"imageDigest", false, glob(&s.ImageDigest, checkDigest)},
 		{"name", false, glob(&s.Name, checkGlob)},
 		{"namespace", false, glob(&s.Namespace, checkGlob)},
+		{"workload", false, glob(&s.Workload, checkGlob)},
 		{"podLabels", false, d.stringMap(&s.PodLabels)},
 	})
 }

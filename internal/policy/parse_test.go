@@ -27,6 +27,7 @@ spec:
     imageDigest: ` + testDigest + `
     name: web-*
     namespace: prod
+    workload: deployment/*
     podLabels: {app: web}
   priority: -7
   mode: audit
@@ -59,7 +60,7 @@ func TestParseEveryField(t *testing.T) {
 		Spec: Spec{
 			Selector: Selector{
 				Labels: map[string]string{"belay.dev/tier": "1"}, Image: "nginx:*", ImageDigest: testDigest,
-				Name: "web-*", Namespace: "prod", PodLabels: map[string]string{"app": "web"},
+				Name: "web-*", Namespace: "prod", Workload: "deployment/*", PodLabels: map[string]string{"app": "web"},
 			},
 			Priority: -7, Mode: verdict.ModeAudit, Require: verdict.Kill, Loosen: true, OnError: Allow,
 			Exec: &Exec{
@@ -95,7 +96,7 @@ func TestParseEveryField(t *testing.T) {
 	if diff := cmp.Diff(wantDenies, got[0].Denies()); diff != "" {
 		t.Errorf("Denies (-want +got):\n%s", diff)
 	}
-	if got, want := got[0].lines["exec.asRoot"], 22; got != want {
+	if got, want := got[0].lines["exec.asRoot"], 23; got != want {
 		t.Errorf("line of exec.asRoot: got %d, want %d", got, want)
 	}
 }

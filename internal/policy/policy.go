@@ -103,6 +103,7 @@ type Selector struct {
 	ImageDigest string // sha256:...
 	Name        string // glob
 	Namespace   string // glob
+	Workload    string // glob
 	PodLabels   map[string]string
 }
 
@@ -182,7 +183,7 @@ func (p *RuntimePolicy) enforces() bool {
 
 func (s *Selector) empty() bool {
 	return len(s.Labels) == 0 && len(s.PodLabels) == 0 && s.Image == "" && s.ImageDigest == "" &&
-		s.Name == "" && s.Namespace == ""
+		s.Name == "" && s.Namespace == "" && s.Workload == ""
 }
 
 // trusted reports whether no client can make the selector match at will.
@@ -233,6 +234,7 @@ type canonSelector struct {
 	ImageDigest string            `yaml:"imageDigest,omitempty"`
 	Name        string            `yaml:"name,omitempty"`
 	Namespace   string            `yaml:"namespace,omitempty"`
+	Workload    string            `yaml:"workload,omitempty"`
 	PodLabels   map[string]string `yaml:"podLabels,omitempty"`
 }
 

@@ -31,7 +31,8 @@ func (s *Selector) matches(sub *Subject) bool {
 		(s.ImageDigest == "" || hasDigest(sub, s.ImageDigest)) &&
 		(s.Image == "" || matchImage(s.Image, sub.Image)) &&
 		(s.Name == "" || hasName(sub, s.Name)) &&
-		(s.Namespace == "" || matchGlob(s.Namespace, sub.Namespace))
+		(s.Namespace == "" || matchGlob(s.Namespace, sub.Namespace)) &&
+		(s.Workload == "" || matchGlob(s.Workload, sub.Workload))
 }
 
 func hasLabels(have, want map[string]string) bool {

@@ -284,6 +284,7 @@ type Subject struct {
 	ImageDigests []string
 	Labels       map[string]string
 	Namespace    string
+	Workload     string // what a pod is of: "deployment/web"
 	PodLabels    map[string]string
 	// BoundLate says that the container ran before its policies were bound: loosening
 	// ones then do not loosen.

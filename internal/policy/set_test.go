@@ -137,7 +137,7 @@ func TestUnreadableFiles(t *testing.T) {
 func TestSelector(t *testing.T) {
 	sub := Subject{
 		Known: true, Name: "/web-1", Image: "nginx:1.27", ImageDigest: "nginx@" + testDigest, Namespace: "prod",
-		Labels: map[string]string{"app": "web", "tier": "1"}, PodLabels: map[string]string{"k": "v"},
+		Labels: map[string]string{"app": "web", "tier": "1"}, PodLabels: map[string]string{"k": "v"}, Workload: "deployment/web",
 	}
 	tests := []struct {
 		name, selector string
@@ -157,6 +157,9 @@ func TestSelector(t *testing.T) {
 		{"name", "{name: 'web-*'}", true},
 		{"name of another", "{name: web}", false},
 		{"namespace", "{namespace: prod}", true},
+		{"workload", "{workload: deployment/web}", true},
+		{"workloads of a kind", "{workload: 'deployment/*'}", true},
+		{"workload of another kind", "{workload: 'statefulset/*'}", false},
 		{"all conditions", "{image: nginx, name: 'web-*', namespace: prod, labels: {app: web}}", true},
 		{"all conditions but one", "{image: nginx, name: 'web-*', namespace: test, labels: {app: web}}", false},
 	}

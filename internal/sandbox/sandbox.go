@@ -30,12 +30,13 @@ const (
 	PieceLandlock     = "landlock"     // only the given directories can be opened
 	PieceSeccomp      = "seccomp"      // no sockets, programs, processes, ptrace, mounts, writes to files
 	PieceRlimits      = "rlimits"      // memory, processor time, open files, no file growth, no core
-	PieceNamespaces   = "namespaces"   // an empty network; the caller makes them
-	PieceCgroup       = "cgroup"       // the memory cap for the page cache too; the caller makes it
+	PieceNamespaces   = "namespaces"   // an empty network, and a cap on threads where the user has one of its own; the caller makes them
+	PieceCgroup       = "cgroup"       // the memory cap for the page cache too, and a cap on threads; the caller makes it
 )
 
-// Pieces lists those that may be given up by name, in the order in which they are set.
-var Pieces = []string{PieceRlimits, PieceNoNewPrivs, PieceLandlock, PieceCapabilities, PieceSeccomp}
+// Pieces lists those that may be given up by name. The last two are package spawn's to make, the others are set by
+// [Enter] in that order.
+var Pieces = []string{PieceRlimits, PieceNoNewPrivs, PieceLandlock, PieceCapabilities, PieceSeccomp, PieceNamespaces, PieceCgroup}
 
 // Options says what the process may still do.
 type Options struct {
@@ -88,7 +89,7 @@ func Enter(o Options) (held, lost []string, err error) {
 		PieceRlimits: setRlimits, PieceNoNewPrivs: setNoNewPrivs, PieceLandlock: setLandlock,
 		PieceCapabilities: setCapabilities, PieceSeccomp: setSeccomp,
 	}
-	for _, p := range Pieces {
+	for _, p := range Pieces[:len(set)] {
 		err := set[p](o)
 		switch {
 		case err == nil:

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ const (
 type plan struct {
 	otlp       map[signal]string // protocol of each signal that is exported
 	prometheus string            // address; "": none
-	tls        *tls.Config       // nil: as the environment says
+	tls        map[signal]*tls.Config
 }
 
 func (p *plan) off() bool { return len(p.otlp) == 0 && p.prometheus == "" }
@@ -80,8 +81,7 @@ func (p *plan) off() bool { return len(p.otlp) == 0 && p.prometheus == "" }
 // pump bounds a pump of batches of that size.
 func (o *Options) pump(batch int) pump.Options {
 	return pump.Options{
-		Queue: o.Queue, Batch: batch, Linger: o.Linger, RetryFirst: o.RetryFirst, RetryMost: o.RetryMost, GiveUp: o.GiveUp, Final: isFinal,
-		Partial: func(err error) (int, bool) { return rejected(err), isPartial(err) },
+		Queue: o.Queue, Batch: batch, Linger: o.Linger, RetryFirst: o.RetryFirst, RetryMost: o.RetryMost, GiveUp: o.GiveUp, Final: isFinal, Partial: asPartial,
 	}
 }
 
@@ -112,7 +112,7 @@ func (o *Options) setDefaults() error {
 
 // plan reads the environment; see docs/telemetry.md for the variables.
 func (o *Options) plan() (*plan, error) {
-	p := &plan{otlp: map[signal]string{}}
+	p := &plan{otlp: map[signal]string{}, tls: map[signal]*tls.Config{}}
 	if strings.EqualFold(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED")), "true") {
 		return p, nil
 	}
@@ -134,6 +134,9 @@ func (o *Options) plan() (*plan, error) {
 			if p.otlp[s], err = o.protocol(s); err != nil {
 				return nil, err
 			}
+			if p.tls[s], err = o.tls(s); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if o.Prometheus != "" {
@@ -152,9 +155,7 @@ func (o *Options) plan() (*plan, error) {
 		}
 		p.prometheus = net.JoinHostPort(host, port)
 	}
-	var err error
-	p.tls, err = o.tls()
-	return p, err
+	return p, nil
 }
 
 // exporters returns where a signal goes. It goes nowhere unless an endpoint or an
@@ -184,7 +185,9 @@ func (o *Options) exporters(s signal) ([]string, error) {
 func (o *Options) protocol(s signal) (string, error) {
 	p := o.Protocol
 	if p == "" {
-		p = env("OTEL_EXPORTER_OTLP_"+string(s)+"_PROTOCOL", env("OTEL_EXPORTER_OTLP_PROTOCOL", protocolHTTP))
+		if p = s.env("PROTOCOL"); p == "" {
+			p = protocolHTTP
+		}
 	}
 	if p != protocolGRPC && p != protocolHTTP {
 		return "", fmt.Errorf("protocol %q of OTLP: want %s or %s", p, protocolGRPC, protocolHTTP)
@@ -197,6 +200,24 @@ func env(name, def string) string {
 		return v
 	}
 	return def
+}
+
+// env is what the environment says of exports of s.
+func (s signal) env(name string) string {
+	return env("OTEL_EXPORTER_OTLP_"+string(s)+"_"+name, env("OTEL_EXPORTER_OTLP_"+name, ""))
+}
+
+// exportTime is how long one export of s over HTTP may take.
+func exportTime(s signal) (time.Duration, error) {
+	v := s.env("TIMEOUT")
+	if v == "" {
+		return 10 * time.Second, nil
+	}
+	ms, err := strconv.ParseInt(v, 10, 32)
+	if err != nil || ms <= 0 {
+		return 0, fmt.Errorf("time limit %q of OTLP: want milliseconds", v)
+	}
+	return time.Duration(ms) * time.Millisecond, nil
 }
 
 func checkEndpoint(s string) error {
@@ -220,31 +241,36 @@ func redacted(s string) string {
 	return u.Redacted()
 }
 
-// tls returns the TLS settings of the options; nil if there are none.
-func (o *Options) tls() (*tls.Config, error) {
-	if o.CAFile == "" && o.CertFile == "" && o.KeyFile == "" {
-		return nil, nil //nolint:nilnil // the environment's hold
+// tls returns the TLS settings of the options, or of the environment; nil if there are none. The exporters read the
+// environment's too, but go on without a file that they cannot read.
+func (o *Options) tls(s signal) (*tls.Config, error) {
+	ca, cert, key := o.CAFile, o.CertFile, o.KeyFile
+	if ca+cert+key == "" {
+		ca, cert, key = s.env("CERTIFICATE"), s.env("CLIENT_CERTIFICATE"), s.env("CLIENT_KEY")
+	}
+	if ca+cert+key == "" {
+		return nil, nil //nolint:nilnil // none is an answer
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
 		if err != nil {
 			return nil, fmt.Errorf("certificates that sign the collector's: %w", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate", o.CAFile)
+			return nil, fmt.Errorf("%s holds no certificate", ca)
 		}
 	}
-	if (o.CertFile == "") != (o.KeyFile == "") {
+	if (cert == "") != (key == "") {
 		return nil, errors.New("a certificate for the collector needs its key, and a key its certificate")
 	}
-	if o.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			return nil, fmt.Errorf("certificate for the collector: %w", err)
 		}
-		c.Certificates = []tls.Certificate{cert}
+		c.Certificates = []tls.Certificate{pair}
 	}
 	return c, nil
 }

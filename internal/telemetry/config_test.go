@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +44,8 @@ func TestPlan(t *testing.T) {
 		{name: "a password", o: Options{Endpoint: "https://u:hunter2@c"}, refuse: "OTEL_EXPORTER_OTLP_HEADERS"},
 		{name: "no port", o: Options{Prometheus: "9464"}, refuse: "HOST:PORT"},
 		{name: "no such CA", o: Options{Endpoint: "https://c", CAFile: "/nowhere"}, refuse: "/nowhere"},
+		{name: "no such CA by environment", o: Options{Endpoint: "https://c"}, env: map[string]string{"OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE": "/nowhere"}, refuse: "/nowhere"},
+		{name: "no certificate by environment", o: Options{Endpoint: "https://c"}, env: map[string]string{"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/nowhere"}, refuse: "needs its key"},
 		{name: "no key", o: Options{Endpoint: "https://c", CertFile: "x"}, refuse: "needs its key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -85,20 +86,5 @@ func TestEmptyCA(t *testing.T) {
 	}
 	if _, err := (&Options{Endpoint: "https://c", CAFile: f}).plan(); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// TestRejected: what a collector did not take of a batch is not counted as sent.
-func TestRejected(t *testing.T) {
-	for text, want := range map[string]int{
-		"OTLP partial success: too old (3 log records rejected)":                       3,
-		"OTLP partial success: (9 lies rejected) (1 spans rejected)":                   1,
-		"traces export: OTLP partial success: empty message (128 spans rejected)":      128,
-		"OTLP partial success: empty message (99999999999999999999999 spans rejected)": 0,
-		"rpc error": 0,
-	} {
-		if got := rejected(errors.New(text)); got != want {
-			t.Errorf("%s: %d, want %d", text, got, want)
-		}
 	}
 }

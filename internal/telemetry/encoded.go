@@ -1,62 +1,109 @@
 package telemetry
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net/http"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
-	sdklog "go.opentelemetry.io/otel/sdk/log"
 	collogpb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/pump"
 )
 
 // Logs come by the ten thousand, and the exporters make objects of every attribute, which protobuf then reads
-// twice by reflection: four fifths of what encoding costs. Over gRPC the exporter is therefore given one record,
-// for its resource and scope, and [putEncoded] puts what was encoded here in its place, on the way into the call.
-// All else, from endpoints to partial success, stays the exporter's. The exporter over HTTP has no such place.
+// twice by reflection: four fifths of what encoding costs. The exporter is therefore given one record, for its
+// resource and scope, and what was encoded here takes its place on the way into the call, over gRPC and HTTP.
+// All else, from endpoints to headers and compression, stays the exporter's.
 
-// encodedExporter takes log records that are encoded.
-type encodedExporter interface {
-	// exportEncoded exports what [logItem.appendTo] made, of the resource and the scope of blank.
-	exportEncoded(ctx context.Context, blank sdklog.Record, records []byte) error
-}
-
-// grpcLogs is the exporter over gRPC.
-type grpcLogs struct{ *otlploggrpc.Exporter }
-
-func newGRPCLogs(ctx context.Context, opts ...otlploggrpc.Option) (grpcLogs, error) {
-	e, err := otlploggrpc.New(ctx, append(opts, otlploggrpc.WithDialOption(grpc.WithChainUnaryInterceptor(putEncoded)))...)
-	return grpcLogs{e}, err
-}
-
-// encodedKey is the key of the records in a context.
+// encodedKey is the key of the records in the context of an export, as [logItem.appendTo] made them.
 type encodedKey struct{}
 
-func (g grpcLogs) exportEncoded(ctx context.Context, blank sdklog.Record, records []byte) error {
-	return g.Export(context.WithValue(ctx, encodedKey{}, records), []sdklog.Record{blank})
-}
-
-// putEncoded puts the records of the context into a call, in the place of its own. What a message holds of
-// fields that its type does not know is sent as it is.
-func putEncoded(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	records, ok := ctx.Value(encodedKey{}).([]byte)
-	if !ok {
-		return invoke(ctx, method, req, reply, cc, opts...)
-	}
-	export, ok := req.(*collogpb.ExportLogsServiceRequest)
-	if !ok || len(export.ResourceLogs) != 1 || len(export.ResourceLogs[0].ScopeLogs) != 1 {
-		return fmt.Errorf("encoded logs for %T, which has no place for them: %w", req, pump.ErrRefused)
+// put puts records into an export, in the place of its own. What a message holds of fields that its type does not
+// know is sent as it is.
+func put(export *collogpb.ExportLogsServiceRequest, records []byte) error {
+	if len(export.ResourceLogs) != 1 || len(export.ResourceLogs[0].ScopeLogs) != 1 {
+		return fmt.Errorf("an export of logs has no place for them: %w", pump.ErrRefused)
 	}
 	logs := export.ResourceLogs[0].ScopeLogs[0]
 	logs.LogRecords = nil
 	logs.ProtoReflect().SetUnknown(records)
+	return nil
+}
+
+// putEncoded puts the records of the context into a call.
+func putEncoded(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if records, ok := ctx.Value(encodedKey{}).([]byte); ok {
+		export, ok := req.(*collogpb.ExportLogsServiceRequest)
+		if !ok {
+			return fmt.Errorf("encoded logs for %T: %w", req, pump.ErrRefused)
+		}
+		if err := put(export, records); err != nil {
+			return err
+		}
+	}
 	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+// putEncodedHTTP puts the records of the context into a request.
+func putEncodedHTTP(req *http.Request) (*http.Request, error) {
+	records, ok := req.Context().Value(encodedKey{}).([]byte)
+	if !ok {
+		return req, nil
+	}
+	zipped := req.Header.Get("Content-Encoding") == "gzip"
+	blank, err := readBlank(req.Body, zipped)
+	if err != nil {
+		return nil, err
+	}
+	export := new(collogpb.ExportLogsServiceRequest)
+	if err := proto.Unmarshal(blank, export); err != nil {
+		return nil, fmt.Errorf("read an export: %w", err)
+	}
+	if err := put(export, records); err != nil {
+		return nil, err
+	}
+	body, err := proto.Marshal(export)
+	if err != nil {
+		return nil, fmt.Errorf("encode logs: %w", err)
+	}
+	if zipped {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, werr := z.Write(body)
+		if err := errors.Join(werr, z.Close()); err != nil {
+			return nil, err
+		}
+		body = b.Bytes()
+	}
+	req = req.Clone(req.Context())
+	req.ContentLength = int64(len(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	req.Body, err = req.GetBody()
+	return req, err
+}
+
+// readBlank reads the body of an export of one record, and closes it.
+func readBlank(body io.ReadCloser, zipped bool) ([]byte, error) {
+	defer body.Close()
+	var r io.Reader = body
+	if zipped {
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			return nil, fmt.Errorf("read an export: %w", err)
+		}
+		r = z
+	}
+	return io.ReadAll(r)
 }
 
 // Numbers of fields: opentelemetry/proto/logs/v1/logs.proto and common/v1/common.proto of OTLP 1.

@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
-	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/trace"
 	collogpb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -24,8 +25,8 @@ import (
 	"github.com/belay-project/belay/internal/pump"
 )
 
-// sinkTo is a sink whose calls go to take, and to nobody else. Encoded is the way of the agent; the other is the exporter's own.
-func sinkTo(tb testing.TB, encoded bool, take func(*collogpb.ExportLogsServiceRequest) error) *logSink {
+// sinkTo is a sink whose calls go to take, and to nobody else.
+func sinkTo(tb testing.TB, take func(*collogpb.ExportLogsServiceRequest) error) *logSink {
 	tb.Helper()
 	e, err := otlploggrpc.New(tb.Context(), otlploggrpc.WithInsecure(), otlploggrpc.WithDialOption(grpc.WithChainUnaryInterceptor(putEncoded,
 		func(_ context.Context, _ string, req, _ any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption) error {
@@ -38,33 +39,58 @@ func sinkTo(tb testing.TB, encoded bool, take func(*collogpb.ExportLogsServiceRe
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return newSinkOf(e, encoded, res)
-}
-
-func newSinkOf(e *otlploggrpc.Exporter, encoded bool, res *resource.Resource) *logSink {
-	if encoded {
-		return newLogSink(grpcLogs{e}, sdklog.WithResource(res))
-	}
 	return newLogSink(e, sdklog.WithResource(res))
 }
 
+// viaExporter exports a batch as the exporter itself encodes it.
+func (s *logSink) viaExporter(ctx context.Context, batch []entry) error {
+	records := make([]sdklog.Record, 0, len(batch))
+	for _, e := range batch {
+		records = append(records, s.describe(e, time.Now()).record(&s.blank))
+	}
+	return s.exporter.Export(ctx, records)
+}
+
+// record is i as the SDK has it, with the resource and the scope of blank.
+func (i *logItem) record(blank *sdklog.Record) sdklog.Record {
+	out := blank.Clone()
+	out.SetTimestamp(i.at)
+	out.SetObservedTimestamp(i.observed)
+	out.SetTraceID(i.span.TraceID())
+	out.SetSpanID(i.span.SpanID())
+	out.SetTraceFlags(i.span.TraceFlags())
+	out.SetEventName(i.event)
+	out.SetSeverity(i.severity)
+	out.SetSeverityText(i.severityText)
+	if i.body != nil {
+		out.SetBody(attribute.StringValue(string(i.body)))
+	}
+	out.SetAttributes(i.attributes...)
+	return out
+}
+
 // onTheWire is the message that a collector gets of a batch.
-func onTheWire(t *testing.T, encoded bool, batch []entry) *collogpb.ExportLogsServiceRequest {
+func onTheWire(t *testing.T, batch []entry, send func(*logSink, context.Context, []entry) error) *collogpb.ExportLogsServiceRequest {
 	t.Helper()
 	var got collogpb.ExportLogsServiceRequest
-	err := sinkTo(t, encoded, func(req *collogpb.ExportLogsServiceRequest) error {
+	err := send(sinkTo(t, func(req *collogpb.ExportLogsServiceRequest) error {
 		raw, err := proto.Marshal(req)
 		return errors.Join(err, proto.Unmarshal(raw, &got))
-	}).send(t.Context(), batch)
+	}), t.Context(), batch)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, scope := range got.ResourceLogs[0].ScopeLogs {
+	return withoutObserved(&got)
+}
+
+// withoutObserved takes out of logs when they were observed.
+func withoutObserved(export *collogpb.ExportLogsServiceRequest) *collogpb.ExportLogsServiceRequest {
+	for _, scope := range export.ResourceLogs[0].ScopeLogs {
 		for _, r := range scope.LogRecords {
 			r.ObservedTimeUnixNano = 0
 		}
 	}
-	return &got
+	return export
 }
 
 // TestEncodedLogs: a collector gets of what is encoded here what the exporter itself makes of it.
@@ -78,7 +104,7 @@ func TestEncodedLogs(t *testing.T) {
 	batch := []entry{
 		{r: denial(1)}, {r: call(""), span: sc}, {r: all}, {r: long}, {r: &journal.Record{Kind: journal.KindLoss, Lost: map[string]uint64{"x": 1}}},
 	}
-	want, got := onTheWire(t, false, batch), onTheWire(t, true, batch)
+	want, got := onTheWire(t, batch, (*logSink).viaExporter), onTheWire(t, batch, (*logSink).send)
 	if n := len(got.ResourceLogs[0].ScopeLogs[0].LogRecords); n != len(batch) {
 		t.Fatalf("%d records of %d", n, len(batch))
 	}
@@ -101,7 +127,7 @@ func TestEncodedLongRecords(t *testing.T) {
 		batch = append(batch, entry{r: r})
 	}
 	exports, records := 0, 0
-	err := sinkTo(t, true, func(req *collogpb.ExportLogsServiceRequest) error {
+	err := sinkTo(t, func(req *collogpb.ExportLogsServiceRequest) error {
 		var got collogpb.ExportLogsServiceRequest
 		raw, err := proto.Marshal(req)
 		if len(raw) > 4<<20 {
@@ -172,12 +198,14 @@ func TestEncodedSettings(t *testing.T) {
 // TestEncodedForNobody: encoded logs are not lost in a call that has no place for them.
 func TestEncodedForNobody(t *testing.T) {
 	ctx := context.WithValue(t.Context(), encodedKey{}, []byte("x"))
-	err := putEncoded(ctx, "", new(collogpb.ExportLogsServiceRequest), nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
-		t.Error("the call was made")
-		return nil
-	})
-	if !errors.Is(err, pump.ErrRefused) {
-		t.Errorf("got %v", err)
+	for _, req := range []any{new(collogpb.ExportLogsServiceRequest), new(coltracepb.ExportTraceServiceRequest)} {
+		err := putEncoded(ctx, "", req, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+			t.Error("the call was made")
+			return nil
+		})
+		if !errors.Is(err, pump.ErrRefused) {
+			t.Errorf("%T: got %v", req, err)
+		}
 	}
 }
 
@@ -193,15 +221,15 @@ func TestEncodingIsCheap(t *testing.T) {
 }
 
 // BenchmarkLogs is an export of 512 records as far as the bytes of its call, by what is encoded here and by the exporter
-// itself, as over HTTP: what tools/bench reads is processor time for a record.
+// itself: what tools/bench reads is processor time for a record.
 func BenchmarkLogs(b *testing.B) {
 	for _, bm := range []struct {
-		name    string
-		encoded bool
-	}{{"encoded", true}, {"exporter", false}} {
+		name string
+		send func(*logSink, context.Context, []entry) error
+	}{{"encoded", (*logSink).send}, {"exporter", (*logSink).viaExporter}} {
 		b.Run(bm.name, func(b *testing.B) {
 			var raw []byte
-			s := sinkTo(b, bm.encoded, func(req *collogpb.ExportLogsServiceRequest) (err error) {
+			s := sinkTo(b, func(req *collogpb.ExportLogsServiceRequest) (err error) {
 				raw, err = proto.MarshalOptions{UseCachedSize: proto.Size(req) > 0}.MarshalAppend(raw[:0], req)
 				return err
 			})
@@ -212,7 +240,7 @@ func BenchmarkLogs(b *testing.B) {
 			b.ReportAllocs()
 			before := processor(b)
 			for b.Loop() {
-				if err := s.send(b.Context(), batch); err != nil {
+				if err := bm.send(s, b.Context(), batch); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -2,11 +2,9 @@ package telemetry
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
@@ -18,11 +16,11 @@ import (
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-	"google.golang.org/grpc/codes"
+	collogpb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/status"
-
-	"github.com/belay-project/belay/internal/pump"
+	"google.golang.org/protobuf/proto"
 )
 
 // The exporters read the OTEL_EXPORTER_OTLP_* variables themselves; what the options say
@@ -34,17 +32,21 @@ func (o *Options) logExporter(ctx context.Context, p *plan) (sdklog.Exporter, er
 		if o.Endpoint != "" {
 			opts = append(opts, otlploggrpc.WithEndpointURL(o.Endpoint))
 		}
-		if p.tls != nil {
-			opts = append(opts, otlploggrpc.WithTLSCredentials(credentials.NewTLS(p.tls)))
+		if p.tls[logs] != nil {
+			opts = append(opts, otlploggrpc.WithTLSCredentials(credentials.NewTLS(p.tls[logs])))
 		}
-		return newGRPCLogs(ctx, opts...)
+		return otlploggrpc.New(ctx, append(opts, otlploggrpc.WithDialOption(grpc.WithChainUnaryInterceptor(readAnswer, putEncoded)))...)
 	}
-	opts := []otlploghttp.Option{otlploghttp.WithRetry(otlploghttp.RetryConfig{})}
+	client, err := o.httpClient(p, logs)
+	if err != nil {
+		return nil, err
+	}
+	opts := []otlploghttp.Option{otlploghttp.WithRetry(otlploghttp.RetryConfig{}), otlploghttp.WithHTTPClient(client)}
 	if o.Endpoint != "" {
 		opts = append(opts, otlploghttp.WithEndpointURL(o.path("v1/logs")))
 	}
-	if p.tls != nil {
-		opts = append(opts, otlploghttp.WithTLSClientConfig(p.tls))
+	if p.tls[logs] != nil {
+		opts = append(opts, otlploghttp.WithTLSClientConfig(p.tls[logs]))
 	}
 	return otlploghttp.New(ctx, opts...)
 }
@@ -55,17 +57,21 @@ func (o *Options) spanExporter(ctx context.Context, p *plan) (sdktrace.SpanExpor
 		if o.Endpoint != "" {
 			opts = append(opts, otlptracegrpc.WithEndpointURL(o.Endpoint))
 		}
-		if p.tls != nil {
-			opts = append(opts, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(p.tls)))
+		if p.tls[traces] != nil {
+			opts = append(opts, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(p.tls[traces])))
 		}
-		return otlptracegrpc.New(ctx, opts...)
+		return otlptracegrpc.New(ctx, append(opts, otlptracegrpc.WithDialOption(grpc.WithChainUnaryInterceptor(readAnswer)))...)
 	}
-	opts := []otlptracehttp.Option{otlptracehttp.WithRetry(otlptracehttp.RetryConfig{})}
+	client, err := o.httpClient(p, traces)
+	if err != nil {
+		return nil, err
+	}
+	opts := []otlptracehttp.Option{otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}), otlptracehttp.WithHTTPClient(client)}
 	if o.Endpoint != "" {
 		opts = append(opts, otlptracehttp.WithEndpointURL(o.path("v1/traces")))
 	}
-	if p.tls != nil {
-		opts = append(opts, otlptracehttp.WithTLSClientConfig(p.tls))
+	if p.tls[traces] != nil {
+		opts = append(opts, otlptracehttp.WithTLSClientConfig(p.tls[traces]))
 	}
 	return otlptracehttp.New(ctx, opts...)
 }
@@ -78,8 +84,8 @@ func (o *Options) metricExporter(ctx context.Context, p *plan) (sdkmetric.Export
 		if o.Endpoint != "" {
 			opts = append(opts, otlpmetricgrpc.WithEndpointURL(o.Endpoint))
 		}
-		if p.tls != nil {
-			opts = append(opts, otlpmetricgrpc.WithTLSCredentials(credentials.NewTLS(p.tls)))
+		if p.tls[metrics] != nil {
+			opts = append(opts, otlpmetricgrpc.WithTLSCredentials(credentials.NewTLS(p.tls[metrics])))
 		}
 		return otlpmetricgrpc.New(ctx, opts...)
 	}
@@ -87,8 +93,8 @@ func (o *Options) metricExporter(ctx context.Context, p *plan) (sdkmetric.Export
 	if o.Endpoint != "" {
 		opts = append(opts, otlpmetrichttp.WithEndpointURL(o.path("v1/metrics")))
 	}
-	if p.tls != nil {
-		opts = append(opts, otlpmetrichttp.WithTLSClientConfig(p.tls))
+	if p.tls[metrics] != nil {
+		opts = append(opts, otlpmetrichttp.WithTLSClientConfig(p.tls[metrics]))
 	}
 	return otlpmetrichttp.New(ctx, opts...)
 }
@@ -103,40 +109,18 @@ func (o *Options) path(p string) string {
 	return s
 }
 
-// isPartial tells whether the collector took an export but for some, which must not be sent
-// again (OTLP 1.x, "Partial Success"). The exporters' own type for it is internal to each;
-// its text is all that they share.
-func isPartial(err error) bool { return strings.Contains(err.Error(), "partial success") }
-
-var rejectedCount = regexp.MustCompile(`\((\d{1,9}) [a-z ]+ rejected\)`)
-
-// rejected is how many items of an export the collector did not take, by the end of what the exporters say
-// of a partial success; the collector's own text is before it.
-func rejected(err error) int {
-	all := rejectedCount.FindAllStringSubmatch(err.Error(), -1)
-	if len(all) == 0 {
-		return 0
-	}
-	n, _ := strconv.Atoi(all[len(all)-1][1]) // digits alone
-	return n
-}
-
-// isFinal tells whether an export must not be tried again: OTLP 1.x, "Failures", lists the
-// gRPC codes that may be. Over HTTP the exporters do not say the status; such an export is
-// tried until it is given up.
-func isFinal(err error) bool {
-	if errors.Is(err, pump.ErrRefused) {
-		return true
-	}
-	st, ok := status.FromError(err)
-	if !ok {
-		return false
-	}
-	switch st.Code() {
-	case codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.OutOfRange, codes.Unavailable, codes.DataLoss:
-		return false
-	}
-	return true
+// httpClient is the way of a signal to its collector over HTTP. It has what an exporter leaves to a client that it is
+// given: TLS and the time limit.
+func (o *Options) httpClient(p *plan, s signal) (*http.Client, error) {
+	way := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http says that it is
+	way.TLSClientConfig, way.MaxResponseHeaderBytes = p.tls[s], maxAnswer
+	limit, err := exportTime(s)
+	return &http.Client{Timeout: limit, Transport: &collectorHTTP{way, func() proto.Message {
+		if s == traces {
+			return new(coltracepb.ExportTraceServiceResponse)
+		}
+		return new(collogpb.ExportLogsServiceResponse)
+	}}}, err
 }
 
 // describe wraps an error of an export for the operator.

@@ -32,11 +32,10 @@ type logSink struct {
 	blank    sdklog.Record // of the resource and the scope: a logger adds attributes one by one, each time looking at all before it
 	enc      *journal.Encoder
 	item     logItem
-	batch    []sdklog.Record
-	encoded  []byte // the batch of an exporter that takes it so
+	encoded  []byte // the records of one export
 }
 
-// maxExport bounds the bytes of one export, by estimate: collectors refuse gRPC messages of
+// maxExport bounds the bytes of one export, but for the last record: collectors refuse gRPC messages of
 // more than 4 MiB by default, and containers make long records.
 const maxExport = 3 << 20
 
@@ -54,10 +53,11 @@ func (s *logSink) send(ctx context.Context, batch []entry) error {
 	refused, why := 0, error(nil)
 	for len(batch) > 0 {
 		n, err := s.export(ctx, batch)
+		rejected, took := asPartial(err)
 		switch {
 		case err == nil:
-		case isPartial(err):
-			refused, why = refused+min(rejected(err), n), err
+		case took:
+			refused, why = refused+min(rejected, n), err
 		case isFinal(err):
 			refused, why = refused+n, err
 		default:
@@ -74,20 +74,10 @@ func (s *logSink) send(ctx context.Context, batch []entry) error {
 // export exports the beginning of a batch, and tells how many that are.
 func (s *logSink) export(ctx context.Context, batch []entry) (n int, err error) {
 	now := time.Now()
-	if e, ok := s.exporter.(encodedExporter); ok {
-		for s.encoded = s.encoded[:0]; n < len(batch) && len(s.encoded) < maxExport; n++ {
-			s.encoded = s.describe(batch[n], now).appendTo(s.encoded)
-		}
-		return n, e.exportEncoded(ctx, s.blank, s.encoded)
+	for s.encoded = s.encoded[:0]; n < len(batch) && len(s.encoded) < maxExport; n++ {
+		s.encoded = s.describe(batch[n], now).appendTo(s.encoded)
 	}
-	s.batch = s.batch[:0]
-	for size := 0; n < len(batch) && size < maxExport; n++ {
-		item := s.describe(batch[n], now)
-		s.batch = append(s.batch, item.record(&s.blank))
-		// What is in attributes is in the body too.
-		size += 2*len(item.body) + 512
-	}
-	return n, s.exporter.Export(ctx, s.batch)
+	return n, s.exporter.Export(context.WithValue(ctx, encodedKey{}, s.encoded), []sdklog.Record{s.blank})
 }
 
 // OnEmit, Enabled, Shutdown and ForceFlush implement [sdklog.Processor]: it keeps the one record
@@ -130,24 +120,6 @@ func (s *logSink) describe(e entry, now time.Time) *logItem {
 		i.body = nil
 	}
 	return i
-}
-
-// record is i as the SDK has it, with the resource and the scope of blank.
-func (i *logItem) record(blank *sdklog.Record) sdklog.Record {
-	out := blank.Clone()
-	out.SetTimestamp(i.at)
-	out.SetObservedTimestamp(i.observed)
-	out.SetTraceID(i.span.TraceID())
-	out.SetSpanID(i.span.SpanID())
-	out.SetTraceFlags(i.span.TraceFlags())
-	out.SetEventName(i.event)
-	out.SetSeverity(i.severity)
-	out.SetSeverityText(i.severityText)
-	if i.body != nil {
-		out.SetBody(attribute.StringValue(string(i.body)))
-	}
-	out.SetAttributes(i.attributes...)
-	return out
 }
 
 func severity(r *journal.Record) (log.Severity, string) {

@@ -24,7 +24,7 @@ import (
 type Observed struct {
 	Backend    verdict.Backend
 	Levels     map[string]verdict.Level // by rule
-	Enforcing  bool
+	Enforcing  bool                     // and there is a policy
 	Containers int
 	Kernel     map[string]uint64 // internal failures of the kernel side, by docs/failure-codes.md
 	Journal    journal.Stats
@@ -198,7 +198,7 @@ func (t *Telemetry) register(m metric.Meter) error {
 		name, unit, text string
 	}{
 		{&o.containers, "belay.containers", "{container}", "Containers that the kernel side knows"},
-		{&o.enforcing, "belay.enforcing", "1", "1 while a denial works and policies are in force"},
+		{&o.enforcing, "belay.enforcing", "1", "1 while a denial works and a policy is in force"},
 		{&o.level, "belay.rule.level", "1", "What this host can do about a rule: 3 prevent, 2 kill, 1 detect, 0 unsupported"},
 		{&o.used, "belay.map.entries", "{entry}", "Entries of a map of the kernel side"},
 		{&o.max, "belay.map.limit", "{entry}", "Entries that the map can have"},
@@ -253,6 +253,9 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		}
 	}
 	count(o.dropped, t.missed.Load(), attribute.String("belay.signal", "records"), attribute.String("belay.cause", pump.CauseQueueFull))
+	if t.tracer.Tracer != nil {
+		count(o.dropped, t.tracer.missed.Load(), attribute.String("belay.signal", "traces"), attribute.String("belay.cause", causeLivesFull))
+	}
 	o.process(ob)
 	if t.o.Observe == nil {
 		return nil

@@ -2,9 +2,12 @@ package telemetry
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"testing"
 	"time"
 
@@ -76,5 +79,44 @@ func TestPortTaken(t *testing.T) {
 	r.Body.Close()
 	if r.StatusCode != http.StatusOK {
 		t.Errorf("status %d", r.StatusCode)
+	}
+}
+
+// TestOperationsHaveExemplars: from the time that scans take, a backend leads to the trace of one.
+func TestOperationsHaveExemplars(t *testing.T) {
+	tel, err := Open(t.Context(), Options{
+		Endpoint: "http://127.0.0.1:1", Prometheus: "127.0.0.1:0", Health: health.New(nil), Log: slog.New(slog.DiscardHandler),
+		Observe: func() Observed { return Observed{} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tel.Close()
+	go tel.prom.serve(t.Context(), time.Minute, func(error) {})
+	now := time.Now()
+	tel.Did(Operation{Name: "scan", Start: now.Add(-time.Second), End: now})
+	tel.Did(Operation{Name: "policy reload", Start: now.Add(-time.Second), End: now, Err: errors.New("no")})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+tel.PrometheusAddr().String()+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range []string{"scan", "policy reload"} {
+		var led bool
+		for _, line := range regexp.MustCompile(`(?m)^belay_operation_duration_seconds_bucket\{.*$`).FindAllString(string(body), -1) {
+			led = led || regexp.MustCompile(`belay_operation="`+op+`".* # \{.*trace_id="[0-9a-f]{32}"`).MatchString(line)
+		}
+		if !led {
+			t.Errorf("nothing leads from the time of a %s to its trace:\n%s", op, body)
+		}
 	}
 }

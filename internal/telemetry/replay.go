@@ -66,23 +66,22 @@ func (r *Replay) Deliver(ctx context.Context, batch []*journal.Record) {
 		for n < len(batch) && (bootKey{batch[n].Host, batch[n].BootID}) == k {
 			n++
 		}
-		if r.sink == nil || r.boot != k {
-			// The resource says of which boot the logs are, as it did when they were sent first.
-			o := r.o
-			o.Host, o.BootID = k.host, k.boot
-			res, err := o.resource(ctx)
-			if err != nil {
-				r.trouble.Store(err.Error())
-				return
-			}
-			r.sink, r.boot = newLogSink(r.exporter, sdklog.WithResource(res)), k
-		}
 		r.pump.Deliver(ctx, batch[:n])
 		batch = batch[n:]
 	}
 }
 
+// send sends records of one boot. The resource says of which, as it did when they were sent first.
 func (r *Replay) send(ctx context.Context, batch []*journal.Record) error {
+	if k := (bootKey{batch[0].Host, batch[0].BootID}); r.sink == nil || r.boot != k {
+		o := r.o
+		o.Host, o.BootID = k.host, k.boot
+		res, err := o.resource(ctx)
+		if err != nil {
+			return fmt.Errorf("%w: %w", pump.ErrRefused, err)
+		}
+		r.sink, r.boot = newLogSink(r.exporter, sdklog.WithResource(res)), k
+	}
 	entries := make([]entry, len(batch))
 	for i, rec := range batch {
 		entries[i].r = rec

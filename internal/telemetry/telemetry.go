@@ -56,7 +56,7 @@ type Telemetry struct {
 	meter *sdkmetric.MeterProvider // nil: metrics are off
 	prom  *promServer              // nil: there is no endpoint
 
-	// mu guards troubles and lastLog.
+	// mu guards troubles, what health is told of them, and lastLog.
 	mu       sync.Mutex
 	troubles map[signal]string
 	lastLog  time.Time
@@ -178,16 +178,17 @@ func (t *Telemetry) Did(op Operation) {
 	if t == nil {
 		return
 	}
+	var sc trace.SpanContext
+	if t.tracer.Tracer != nil {
+		sc = t.tracer.operation(&op)
+	}
 	if t.inst.scan != nil {
 		outcome := "ok"
 		if op.Err != nil {
 			outcome = "failed"
 		}
-		t.inst.scan.Record(context.Background(), op.End.Sub(op.Start).Seconds(),
+		t.inst.scan.Record(trace.ContextWithSpanContext(context.Background(), sc), op.End.Sub(op.Start).Seconds(),
 			metric.WithAttributes(attribute.String("belay.operation", op.Name), attribute.String("belay.outcome", outcome)))
-	}
-	if t.tracer.Tracer != nil {
-		t.tracer.operation(&op)
 	}
 }
 
@@ -332,7 +333,11 @@ func (t *Telemetry) Spans() Counts {
 	if t == nil || t.spans == nil {
 		return Counts{}
 	}
-	return Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
+	c := Counts{Offered: t.spans.Offered(), Sent: t.spans.Sent(), Dropped: t.spans.Drops()}
+	missed := t.tracer.missed.Load()
+	c.Offered += missed
+	c.Dropped[causeLivesFull] = missed
+	return c
 }
 
 // PrometheusAddr is where the endpoint listens; nil: it does not.
@@ -354,14 +359,17 @@ func (t *Telemetry) told(s signal, err error) {
 		return
 	}
 	t.mu.Lock()
-	_, was := t.troubles[s]
-	delete(t.troubles, s)
-	well := len(t.troubles) == 0
-	t.mu.Unlock()
-	if was && well {
-		t.o.Health.SetOK(component)
-		t.log.Info("telemetry is sent again")
+	defer t.mu.Unlock()
+	if _, was := t.troubles[s]; !was {
+		return
 	}
+	delete(t.troubles, s)
+	for _, other := range t.troubles {
+		t.o.Health.SetDegraded(component, other)
+		return
+	}
+	t.o.Health.SetOK(component)
+	t.log.Info("telemetry is sent again")
 }
 
 // logEvery bounds how often a collector that is away is in the log.
@@ -373,8 +381,8 @@ func (t *Telemetry) trouble(s signal, err error) {
 	msg = msg[:min(len(msg), longest)] // the collector chose it
 	t.mu.Lock()
 	t.troubles[s] = msg
-	t.mu.Unlock()
 	t.o.Health.SetDegraded(component, msg)
+	t.mu.Unlock()
 	t.say(errors.New(msg))
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -26,6 +27,9 @@ const (
 	maxLinks   = 16   // of one life to calls about it
 )
 
+// causeLivesFull is of lives beyond [maxLives]: no span of theirs begins.
+const causeLivesFull = "lives_full"
+
 // spanSink gives ended spans to the pump.
 type spanSink struct {
 	pump *pump.Pump[sdktrace.ReadOnlySpan]
@@ -36,9 +40,27 @@ func (spanSink) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 
 // OnEnd implements [sdktrace.SpanProcessor].
 func (s spanSink) OnEnd(span sdktrace.ReadOnlySpan) {
-	if span.SpanContext().IsSampled() {
+	switch {
+	case !span.SpanContext().IsSampled():
+	case tellsOfDenial(span):
 		s.pump.Offer(span)
+	default:
+		s.pump.OfferOrdinary(span)
 	}
+}
+
+// tellsOfDenial picks the spans that the last quarter of the queue is kept for: calls that were
+// refused, and lives with denials.
+func tellsOfDenial(span sdktrace.ReadOnlySpan) bool {
+	for _, kv := range span.Attributes() {
+		switch kv.Key {
+		case "belay.decision":
+			return (&journal.Record{Decision: verdict.Decision(kv.Value.AsString())}).Denial()
+		case "belay.denials":
+			return kv.Value.AsInt64() > 0
+		}
+	}
+	return false
 }
 
 // Shutdown implements [sdktrace.SpanProcessor].
@@ -61,9 +83,8 @@ func tracerOptions() []sdktrace.TracerProviderOption {
 // come from any.
 type tracer struct {
 	trace.Tracer
-	lives map[ident.ContainerID]*life
-	// missed counts lives that were not followed, for want of room.
-	missed uint64
+	lives  map[ident.ContainerID]*life
+	missed atomic.Uint64 // lives that were not followed, for want of room
 }
 
 // life is the open span of a container, and that of the stage it is in.
@@ -147,7 +168,9 @@ func (t *tracer) lifeEvent(r *journal.Record) trace.SpanContext {
 	case journal.EventCreated, journal.EventFirstExec:
 		if l == nil {
 			if len(t.lives) >= maxLives {
-				t.missed++
+				if r.Event == journal.EventCreated {
+					t.missed.Add(1)
+				}
 				return trace.SpanContext{}
 			}
 			l = new(life)
@@ -229,7 +252,8 @@ type Operation struct {
 	Err        error
 }
 
-func (t *tracer) operation(op *Operation) {
+// operation makes the span of an operation, and returns it: the histogram's exemplar.
+func (t *tracer) operation(op *Operation) trace.SpanContext {
 	kv := make([]attribute.KeyValue, 0, len(op.Attributes))
 	for k, v := range op.Attributes {
 		kv = text(kv, k, v)
@@ -242,6 +266,7 @@ func (t *tracer) operation(op *Operation) {
 	}
 	failed(span, op.Err)
 	span.End(trace.WithTimestamp(op.End))
+	return span.SpanContext()
 }
 
 // failed makes an error the status of a span.

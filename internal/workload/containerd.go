@@ -228,8 +228,10 @@ func (r records) container(rec containers.Container) (Container, bool) {
 	c := Container{
 		ID: id, Runtime: RuntimeContainerd, Name: containerdName(rec), Image: rec.Image,
 		ImageDigest: r.imageDigest(rec), Labels: rec.Labels, Namespace: rec.Labels[labelPodNamespace],
-		PodLabels: r.podLabels(rec), State: StateCreated, Created: rec.CreatedAt,
+		State: StateCreated, Created: rec.CreatedAt,
 	}
+	c.PodLabels = r.podLabels(rec)
+	c.Workload = workloadOf(rec.Labels[labelPodName], c.PodLabels)
 	c.ImageDigests = mergeDigests([]string{c.ImageDigest})
 	if t := r.tasks[rec.ID]; t != nil {
 		c.State = taskState(t)

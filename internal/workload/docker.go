@@ -332,7 +332,7 @@ func fromSummary(sum container.Summary) (Container, bool) {
 	}
 	c := Container{
 		ID: id, Runtime: RuntimeDocker, Name: primaryName(sum.Names), Image: sum.Image,
-		ImageDigest: validDigest(sum.ImageID), Labels: sum.Labels,
+		ImageDigest: validDigest(sum.ImageID), Labels: sum.Labels, Namespace: sum.Labels[labelPodNamespace], // by cri-dockerd
 		State: dockerState(sum.State), Created: time.Unix(sum.Created, 0),
 		Partial: true,
 	}

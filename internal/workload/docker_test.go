@@ -39,7 +39,7 @@ func TestDockerListing(t *testing.T) {
 			f.tags["web:1"] = digest(100)
 			f.repoDigests[digest(100)] = []string{"reg/web@" + digest(101), "reg/web@sha256:short", "nonsense"}
 			f.create(fakeContainer{
-				id: hexID(1), name: "web", image: "web:1", labels: map[string]string{"tier": "front"},
+				id: hexID(1), name: "web", image: "web:1", labels: map[string]string{"tier": "front", labelPodNamespace: "shop"},
 				state: container.StateRunning, created: 1700000000,
 			})
 			// Its tag has moved: the listing shows an ID, inspect has the reference.
@@ -50,8 +50,8 @@ func TestDockerListing(t *testing.T) {
 
 			want := Change{Kind: Resync, Runtime: RuntimeDocker, Cause: "list", Containers: []Container{{
 				ID: id(1), Name: "web", Image: "web:1", ImageDigest: digest(100),
-				ImageDigests: []string{digest(100), digest(101)}, Labels: map[string]string{"tier": "front"},
-				Runtime: RuntimeDocker, State: StateRunning, Created: time.Unix(1700000000, 0),
+				ImageDigests: []string{digest(100), digest(101)}, Labels: map[string]string{"tier": "front", labelPodNamespace: "shop"},
+				Namespace: "shop", Runtime: RuntimeDocker, State: StateRunning, Created: time.Unix(1700000000, 0),
 			}, {
 				ID: id(2), Name: "old", Image: "web:1", ImageDigest: digest(99), ImageDigests: []string{digest(99)},
 				Runtime: RuntimeDocker, State: StateStopped, Created: time.Unix(0, 0),

@@ -101,6 +101,10 @@ func bound(c Container) Container {
 		c.Namespace = ""
 		c.Cut++
 	}
+	if len(c.Workload) > maxNameBytes {
+		c.Workload = ""
+		c.Cut++
+	}
 	var n int
 	c.Labels, n = boundLabels(c.Labels)
 	c.Cut += n

@@ -62,6 +62,7 @@ type Container struct {
 	Labels    map[string]string
 	Namespace string            // Kubernetes namespace; empty outside Kubernetes
 	PodLabels map[string]string // labels of the pod; nil outside Kubernetes
+	Workload  string            // what the pod is of, "deployment/web"; empty if it does not say
 
 	Runtime string    // [RuntimeDocker] or [RuntimeContainerd]
 	State   State     // see [State]
@@ -79,7 +80,7 @@ type Container struct {
 // Equal reports whether a and b say the same.
 func (c Container) Equal(o Container) bool {
 	return c.ID == o.ID && c.Name == o.Name && c.Image == o.Image && c.ImageDigest == o.ImageDigest &&
-		c.Namespace == o.Namespace && c.Runtime == o.Runtime && c.State == o.State &&
+		c.Namespace == o.Namespace && c.Workload == o.Workload && c.Runtime == o.Runtime && c.State == o.State &&
 		c.Created.Equal(o.Created) && c.Partial == o.Partial && c.Cut == o.Cut &&
 		slices.Equal(c.ImageDigests, o.ImageDigests) &&
 		maps.Equal(c.Labels, o.Labels) && maps.Equal(c.PodLabels, o.PodLabels)

@@ -18,7 +18,7 @@ import (
 // gapCases go where a rule ends. Some are open on every backend: what is known not to be seen has a
 // row too.
 func gapCases() []attackCase {
-	return append(slices.Concat(otherCases(), leftCases(), oldCases()),
+	return append(slices.Concat(otherCases(), leftCases(), heldCases()),
 		attackCase{name: "sock-abstract", rule: verdict.RuleSockets, policy: socketPolicy, scene: sceneAbstract})
 }
 
@@ -47,16 +47,6 @@ func leftCases() []attackCase {
 		{name: "net-left-socket", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: cgroupPrevents},
 		{name: "n2-client-left", rule: verdict.RuleSSHClient, policy: clientPolicy, flags: asAdmin, want: bySignal(open)},
 		{name: "n2-server-left", rule: verdict.RuleSSHServer, policy: serverPolicy, flags: asAdmin, want: bySignal(open)},
-	}
-}
-
-// oldCases use a descriptor that was opened before the rule came.
-func oldCases() []attackCase {
-	return []attackCase{
-		{name: "file-oldread", rule: verdict.RuleFiles, policy: filesReadPolicy, scene: sceneStepped},
-		{name: "file-oldwrite", rule: verdict.RuleFiles, policy: filesTreePolicy, scene: sceneStepped},
-		{name: "file-oldtrunc", rule: verdict.RuleFiles, policy: filesTreePolicy, scene: sceneStepped},
-		{name: "net-packet-early", rule: verdict.RulePacketSockets, policy: "  network: {packetSockets: deny}\n", scene: sceneStepped, flags: rawNet},
 	}
 }
 
@@ -119,21 +109,6 @@ func TestLeftCgroup(t *testing.T) {
 		ran(t, r)
 		h.none(t, r.id)
 	})
-}
-
-// What no backend sees is known: when one begins to see it, the table and the notes are to be mended.
-func TestKnownGaps(t *testing.T) {
-	h := get(t)
-	for _, c := range oldCases() {
-		t.Run(c.name, func(t *testing.T) {
-			tr := sceneStepped(t, h, c, true)
-			if sees := c.name == "file-oldtrunc" && !h.unsupported(t, c.rule); sees && (tr.won || tr.decision != verdict.Denied) {
-				t.Errorf("it passes: %+v", tr)
-			} else if !sees && !tr.won {
-				t.Errorf("it does not pass any more: %+v", tr)
-			}
-		})
-	}
 }
 
 // Of the settings below /proc/sys a container may open those of namespaces of its own alone.

@@ -179,6 +179,9 @@ func (h *host) enact(tb testing.TB, yaml string) {
 	if _, err := h.kernel.SetHelpers(nil); err != nil {
 		tb.Fatal(err)
 	}
+	if err := h.kernel.LookBack(); err != nil { // as Run does, a moment later
+		tb.Fatal(err)
+	}
 }
 
 // result is how a command in a container ended.

@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // block is a fenced block of commands of one of the pages that get somebody started.
@@ -149,6 +153,32 @@ func TestResults(t *testing.T) {
 	} {
 		if why := tt.r.wrong(tt.denied); (why == "") != tt.ok {
 			t.Errorf("%s: %q", tt.name, why)
+		}
+	}
+}
+
+// TestPlayedIsRequired: a skip of a test that plays commands of the pages fails in the stage that runs it.
+func TestPlayedIsRequired(t *testing.T) {
+	stage, err := os.ReadFile("../../tools/ci/e2e.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(stage), testneed.EnvRequire+":-")
+	list, _, _ = strings.Cut(list, "}")
+	needs := regexp.MustCompile(`testneed\.Need\(t, "([^"]+)"`)
+	for _, file := range []string{"quickstart_test.go", "image_test.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := needs.FindAllStringSubmatch(string(text), -1)
+		if len(found) == 0 {
+			t.Errorf("%s says nothing of what it needs", file)
+		}
+		for _, m := range found {
+			if !slices.Contains(strings.Split(list, ","), m[1]) {
+				t.Errorf("%s needs %s, which tools/ci/e2e.sh does not require: %q", file, m[1], list)
+			}
 		}
 	}
 }

@@ -125,8 +125,9 @@ func nodeScene(t *testing.T, ctx context.Context, engine *lab.Engine, image stri
 	want := `systemctl daemon-reload
 systemctl enable belay-agent.service
 systemctl restart belay-agent.service
-systemctl disable --now belay-agent.service
+systemctl stop belay-agent.service
 systemd-run --quiet --collect --wait --unit=belay-unload /opt/belay/bin/belay-agent run --unload
+systemctl disable belay-agent.service
 systemctl daemon-reload
 `
 	if err != nil || string(asked) != want {

@@ -35,7 +35,7 @@ func TestQuickStart(t *testing.T) {
 	defer cancel()
 	tree, err := tool(ctx, nil, "tools/package/root.sh")
 	exit, failed := errors.AsType[*exec.ExitError](err)
-	testneed.Need(t, "packages", !failed || exit.ExitCode() != 3, fmt.Sprint(err))
+	testneed.Need(t, "debian-root", !failed || exit.ExitCode() != 3, fmt.Sprint(err))
 	if err != nil {
 		t.Fatal(err)
 	}

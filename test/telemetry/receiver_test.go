@@ -6,35 +6,23 @@
 package telemetry
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/belay-project/belay/internal/testneed"
+	"github.com/belay-project/belay/tools/lab"
 )
 
 // Receiver is a running receiver.
 type Receiver struct {
-	GRPC, HTTP, control string // addresses
-	Out                 string // file of items
-	cmd                 *exec.Cmd
-	args                []string
-	bin                 string
-}
-
-// Counts is what a receiver took since it was started.
-type Counts struct {
-	Counts map[string]int `json:"counts"` // log, span, metric
-	Names  map[string]int `json:"names"`  // "span gate container.start"
+	*lab.Receiver
+	Out  string // file of items
+	args []string
+	bin  string
 }
 
 // Start starts a receiver, which ends with the test. Args are further flags.
@@ -45,10 +33,10 @@ func Start(t *testing.T, args ...string) *Receiver {
 		bin = filepath.Join("..", "..", "bin", "otlpreceiver")
 	}
 	_, err := os.Stat(bin)
-	testneed.Need(t, "otlpreceiver", err == nil, "bin/otlpreceiver is not built: make build-test")
+	testneed.Need(t, "otlpreceiver", err == nil, lab.ErrNoReceiver.Error())
 	r := &Receiver{bin: bin, args: args, Out: filepath.Join(t.TempDir(), "items.jsonl")}
 	r.run(t, "127.0.0.1:0", "127.0.0.1:0")
-	t.Cleanup(r.Kill)
+	t.Cleanup(func() { r.Kill() })
 	return r
 }
 
@@ -57,78 +45,28 @@ func (r *Receiver) Again(t *testing.T) { t.Helper(); r.run(t, r.GRPC, r.HTTP) }
 
 func (r *Receiver) run(t *testing.T, grpc, web string) {
 	t.Helper()
-	r.cmd = exec.Command(r.bin, append([]string{"-grpc", grpc, "-http", web, "-out", r.Out}, r.args...)...)
-	r.cmd.Stderr = os.Stderr
-	// It ends with its input, so also when this process is killed.
-	if _, err := r.cmd.StdinPipe(); err != nil {
+	var err error
+	if r.Receiver, err = lab.RunReceiver(r.bin, append([]string{"-grpc", grpc, "-http", web, "-out", r.Out}, r.args...)...); err != nil {
 		t.Fatal(err)
-	}
-	out, err := r.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("the receiver did not start: %v", err)
-	}
-	for _, f := range strings.Fields(line) {
-		switch k, v, _ := strings.Cut(f, "="); k {
-		case "grpc":
-			r.GRPC = v
-		case "http":
-			r.HTTP = v
-		case "control":
-			r.control = v
-		}
-	}
-}
-
-// Kill ends it at once.
-func (r *Receiver) Kill() {
-	if r.cmd != nil {
-		_ = r.cmd.Process.Kill()
-		_ = r.cmd.Wait()
-		r.cmd = nil
 	}
 }
 
 // Mode makes it take, slow, refuse or reject.
 func (r *Receiver) Mode(t *testing.T, mode string) {
 	t.Helper()
-	r.ask(t, http.MethodPost, "/mode/"+mode)
+	if err := r.Receiver.Mode(t.Context(), mode); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Counts asks what it took.
-func (r *Receiver) Counts(t *testing.T) Counts {
+func (r *Receiver) Counts(t *testing.T) lab.ReceiverCounts {
 	t.Helper()
-	var c Counts
-	if err := json.Unmarshal(r.ask(t, http.MethodGet, "/counts"), &c); err != nil {
+	c, err := r.Receiver.Counts(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	return c
-}
-
-func (r *Receiver) ask(t *testing.T, method, path string) []byte {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+r.control+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s: %s %v", method, path, resp.Status, err)
-	}
-	return raw
 }
 
 // Item is one that it took.

@@ -256,13 +256,22 @@ func check(t *testing.T, items []Item) {
 // TestBadReceivers: nobody waits for a receiver that is dead, slow or refuses, and what it
 // did not get is counted: what came and what was dropped are the journal's records.
 func TestBadReceivers(t *testing.T) {
+	for _, protocol := range []string{"grpc", "http/protobuf"} {
+		t.Run(protocol, func(t *testing.T) { badReceivers(t, protocol) })
+	}
+}
+
+func badReceivers(t *testing.T, protocol string) {
 	for _, tt := range []struct {
 		mode, cause string
 		later       bool // it takes again, and all that waited arrives
 	}{{mode: "dead", cause: "stopped"}, {mode: "dead", later: true}, {mode: "slow"}, {mode: "refuse", later: true}, {mode: "refuse", cause: "given_up"}, {mode: "reject", cause: "refused"}} {
 		t.Run(fmt.Sprintf("%s,later=%v,%s", tt.mode, tt.later, tt.cause), func(t *testing.T) {
 			recv := Start(t)
-			o := telemetry.Options{Endpoint: "http://" + recv.GRPC, Protocol: "grpc", Queue: 1024, Batch: 256, RetryMost: time.Second, StopTime: 2 * time.Second}
+			o := telemetry.Options{Endpoint: "http://" + recv.GRPC, Protocol: protocol, Queue: 1024, Batch: 256, RetryMost: time.Second, StopTime: 2 * time.Second}
+			if protocol != "grpc" {
+				o.Endpoint = "http://" + recv.HTTP
+			}
 			if tt.cause == "given_up" {
 				o.GiveUp = time.Second
 			}

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,14 +42,45 @@ func run(ctx context.Context, data, out string) error {
 	if err != nil {
 		return err
 	}
-	traps, err := runTraps(ctx)
+	traps, err := runTraps(ctx, ".")
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(out, m.page(traps), 0o644); err != nil {
 		return err
 	}
-	return m.failure()
+	return errors.Join(m.failure(), m.uncompared(incomparable))
+}
+
+// incomparable says of which ecosystems of the feeds no record can be compared with an answer, and why.
+var incomparable = map[string]string{
+	"AlmaLinux": "no answer is about its packages",
+	"Alpine":    "the feed ends in 2020 with release 3.11, and the answers about those releases name later records",
+	"Bitnami":   "no answer is about its packages",
+	"Debian":    "the feed has release 12, and the answers are about 9 and 10",
+	"crates.io": "the answers about its packages name no record",
+	"npm":       "the feed, which is of two other databases, has none of the four records that the answers name",
+}
+
+// uncompared is an ecosystem of the feeds of which no record is compared and no reason tells why, or a reason that is
+// none any more.
+func (m *measurement) uncompared(reasons map[string]string) error {
+	var errs []error
+	for _, eco := range slices.Sorted(maps.Keys(m.records)) {
+		if r := m.rows[eco]; reasons[eco] == "" && (r == nil || r.found == 0) {
+			errs = append(errs, fmt.Errorf("%s: no record is compared, and nothing says why", eco))
+		}
+	}
+	for eco := range reasons {
+		switch r := m.rows[eco]; {
+		case m.records[eco] == 0:
+			errs = append(errs, fmt.Errorf("%s: the feeds have none, and a reason says why none is compared", eco))
+		case r != nil && r.found > 0:
+			errs = append(errs, fmt.Errorf("%s: %d records are compared, and a reason says why none is", eco, r.found))
+		}
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(errs...)
 }
 
 // measurement is all that is measured but the traps.
@@ -350,9 +382,10 @@ func readVectors(dir string) ([]vector, error) {
 }
 
 // runTraps runs the tests of traps of all packages and returns the names of those that passed, by
-// package and test.
-func runTraps(ctx context.Context) (map[string][]string, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "Traps$", "./internal/scan/...")
+// package and test. root is that of the repository.
+func runTraps(ctx context.Context, root string) (map[string][]string, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-json", "-run", "Traps$", "./internal/scan/...")
+	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	b, err := cmd.Output()
 	if err != nil {

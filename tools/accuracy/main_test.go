@@ -11,26 +11,41 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/belay-project/belay/internal/testneed"
 )
 
-// TestAccuracy: no record is missed and no pair out of order, of the real data.
+// TestAccuracy: no record is missed and no pair out of order, of the real data, and the page says what is measured
+// and which traps there are.
 func TestAccuracy(t *testing.T) {
 	m, err := measure(t.Context(), filepath.Dir(testneed.ScanData(t, "truth")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.failure(); err != nil {
+	if err := errors.Join(m.failure(), m.uncompared(incomparable)); err != nil {
 		t.Error(err)
 	}
-	// What the page says of matching is what was measured; the traps are tests of their own.
+	traps, err := runTraps(t.Context(), "../..")
+	if err != nil {
+		t.Fatal(err)
+	}
 	page, err := os.ReadFile("../../docs/accuracy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, _, _ := strings.Cut(string(m.page(nil)), "## Traps")
-	if want, _, _ := strings.Cut(string(page), "## Traps"); got != want {
-		t.Error("docs/accuracy.md is not what is measured now: run make accuracy")
+	if diff := cmp.Diff(strings.Split(string(page), "\n"), strings.Split(string(m.page(traps)), "\n")); diff != "" {
+		t.Errorf("docs/accuracy.md is not what is measured now: run make accuracy (- is the page)\n%s", diff)
+	}
+}
+
+// TestUncompared: an ecosystem of the feeds of which no record is compared has a reason, and one that is compared none.
+func TestUncompared(t *testing.T) {
+	m := &measurement{records: map[string]int{"Go": 1, "PyPI": 1, "npm": 1, "Debian": 1}, rows: map[string]*row{"Go": {found: 1}, "PyPI": {}, "Maven": {}, "Debian": {found: 1}}}
+	err := m.uncompared(map[string]string{"npm": "x", "Debian": "x", "Hex": "x"})
+	want := "Debian: 1 records are compared, and a reason says why none is\nHex: the feeds have none, and a reason says why none is compared\nPyPI: no record is compared, and nothing says why"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

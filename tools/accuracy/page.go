@@ -25,8 +25,14 @@ func (m *measurement) page(traps map[string][]string) []byte {
 	p("")
 	p("| Ecosystem | Records in the feeds | Packages compared | Not comparable | Found | Missed | Recall | Otherwise | Newer | Beyond | Precision |")
 	p("|---|---|---|---|---|---|---|---|---|---|---|")
-	for _, eco := range slices.Sorted(maps.Keys(m.rows)) {
-		p("%s", line(eco, fmt.Sprint(m.records[eco]), *m.rows[eco]))
+	rows := maps.Clone(m.rows)
+	for eco := range m.records {
+		if rows[eco] == nil {
+			rows[eco] = &row{}
+		}
+	}
+	for _, eco := range slices.Sorted(maps.Keys(rows)) {
+		p("%s", line(eco, fmt.Sprint(m.records[eco]), *rows[eco]))
 	}
 	all := 0
 	for _, n := range m.records {
@@ -35,6 +41,12 @@ func (m *measurement) page(traps map[string][]string) []byte {
 	p("%s", line("**all**", fmt.Sprint(all), m.total()))
 	p("")
 	p("*Not comparable* are packages of releases of which the feeds at hand have no record, so that nothing is known about them here; that is not a figure of Belay.")
+	p("")
+	p("The feeds have records of these too, and none that an answer could be compared with; that they are matched rightly is shown by the vectors, the statements and the traps below alone:")
+	p("")
+	for _, eco := range slices.Sorted(maps.Keys(incomparable)) {
+		p("- %s: %s", eco, incomparable[eco])
+	}
 	p("")
 	for _, eco := range slices.Sorted(maps.Keys(m.rows)) {
 		r := m.rows[eco]

@@ -29,8 +29,9 @@ a result: the 95 % interval of that median has the target in it.
 
 const floodText = `
 A container is refused 10,000 connections a second under an agent within its default caps, which sends a record of each, with logs, traces and metrics, by OTLP
-to the OpenTelemetry Collector's receiver on this machine. It does so over gRPC, where the agent encodes logs itself, and then over HTTP, where the exporter does.
-Dropped is what the agent counts so: in the kernel's ring, in the journal, on the way to the collector. Then records of such connections are made what is sent, 512 at a time, by both, in processor time.
+to the OpenTelemetry Collector's receiver on this machine, over gRPC and then over HTTP.
+Dropped is what the agent counts so: in the kernel's ring, in the journal, on the way to the collector. Then records of such connections are made what is sent over gRPC, 512 at a time, by the agent as it does and
+by the exporter of OpenTelemetry's SDK, in processor time.
 `
 
 const (

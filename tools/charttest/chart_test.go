@@ -372,6 +372,27 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+// runtimePolicy is what the chart's own policies are made of.
+type runtimePolicy struct {
+	APIVersion, Kind string
+	Metadata         struct{ Name string }
+	Spec             struct {
+		Selector          map[string]string
+		Mode              string
+		Loosen            bool
+		Guard, Exec, Host map[string]string
+	}
+}
+
+// TestInstallerPolicy: what lets the chart's own pods past a floor lets that image alone, and in the release's namespace alone.
+func TestInstallerPolicy(t *testing.T) {
+	files := decode[corev1.ConfigMap](t, mustRender(t, "image: {digest: \""+digest+"\"}")["configmap.yaml"]).Data
+	p := decode[runtimePolicy](t, files["belay-installer-0123456789ab.yaml"])
+	if want := map[string]string{"imageDigest": digest, "namespace": "belay-system"}; !p.Spec.Loosen || !maps.Equal(p.Spec.Selector, want) {
+		t.Errorf("got %+v, want the selector %v", p.Spec, want)
+	}
+}
+
 // TestAllowBPF: each digest is a policy that lets one image call bpf(), beside the floor, and is said in the notes.
 func TestAllowBPF(t *testing.T) {
 	other := "sha256:" + strings.Repeat("f", 64)
@@ -381,17 +402,7 @@ func TestAllowBPF(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(files)); !slices.Equal(got, want) {
 		t.Fatalf("got %q, want %q", got, want)
 	}
-	type policy struct {
-		APIVersion, Kind string
-		Metadata         struct{ Name string }
-		Spec             struct {
-			Selector map[string]string
-			Mode     string
-			Loosen   bool
-			Guard    map[string]string
-		}
-	}
-	p := decode[policy](t, files[want[0]])
+	p := decode[runtimePolicy](t, files[want[0]])
 	if p.Metadata.Name != "belay-bpf-0123456789ab" || p.Spec.Mode != "enforce" || !p.Spec.Loosen ||
 		!maps.Equal(p.Spec.Selector, map[string]string{"imageDigest": digest}) || !maps.Equal(p.Spec.Guard, map[string]string{"bpf": "allow"}) {
 		t.Errorf("got %+v", p)

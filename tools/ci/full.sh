@@ -1,11 +1,11 @@
 #!/bin/bash
 # Full counts, fuzz minutes and the whole kernel matrix; takes hours. Writes
 # docs/test-report.md with date, commit, kernels and durations. STAGES names some of:
-# unit fuzz native matrix docker modern crash soak demo demo-vm release package (default: all); of the others the report keeps
+# unit fuzz native matrix docker modern crash soak demo demo-vm release package booted (default: all); of the others the report keeps
 # what it said, with the commit that it was true of.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-stages=${STAGES:-unit fuzz native matrix docker modern crash soak demo demo-vm release package}
+stages=${STAGES:-unit fuzz native matrix docker modern crash soak demo demo-vm release package booted}
 export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${BELAY_HAMMER_RETRIES:-10000}
 export BELAY_KILL_STARTS=${BELAY_KILL_STARTS:-1000} BELAY_KILL_TRIES=${BELAY_KILL_TRIES:-10000} BELAY_CHURN=${BELAY_CHURN:-2000} BELAY_BROKEN_ROUNDS=${BELAY_BROKEN_ROUNDS:-3}
 # The scanner reads an image of two million entries.
@@ -33,7 +33,7 @@ stage() { # stage NAME WHAT COMMAND…
 	echo "== $name: $what"
 	if "$@" >"$out/$name" 2>&1; then status=passed; else status=**failed**; rc=1; fi
 	local counts
-	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^release-check:|^package test:|^streams:|^soak:' "$out/$name" | sed 's/\x1b\[[0-9;]*m//g; s/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
+	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^release-check:|^package test:|^booted:|^streams:|^soak:' "$out/$name" | sed 's/\x1b\[[0-9;]*m//g; s/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
 	rows+=("| $name | $what | $(git rev-parse --short HEAD), $(date -u +%F) | $status in $((SECONDS - from)) s | $counts |")
 	[ "$status" = passed ] && return
 	cp "$out/$name" "bin/full-$name.log"
@@ -65,6 +65,7 @@ stage demo "the demo on this kernel" tools/ci/demo.sh
 stage demo-vm "the demo under lsm and modret" tools/ci/demo.sh --vm
 stage release "the release twice, with and without a build cache: one set of digests" env COLD=1 tools/release/check.sh
 stage package "the .deb installed, upgraded, removed and purged in a Debian root" tools/ci/package.sh
+stage booted "the .deb on a Debian that systemd has booted: the gate, a reboot, an upgrade, a purge; 6.12 under modret, 6.1 under lsm" tools/ci/booted.sh
 {
 	echo "# Test report"
 	echo

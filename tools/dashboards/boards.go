@@ -3,12 +3,15 @@ package main
 // at narrows a metric to the chosen hosts; more labels may follow.
 const at = `instance=~"$instance"`
 
+// on narrows spans to the chosen hosts; more conditions may follow.
+const on = `resource.host.name=~"$host"`
+
 var boards = []*board{
 	{
 		uid: "belay-enforcement", title: "Belay / Enforcement", text: "What is enforced where, what was denied, and what was not seen.",
 		rows: []row{
 			{"In force", []panel{
-				{title: "Enforcing", text: "1 while a test denial works and policies are in force.", kind: "stat", width: 8, unit: "short", warn: 1, low: true,
+				{title: "Enforcing", text: "1 while a test denial works and a policy is in force.", kind: "stat", width: 8, unit: "short", warn: 1, low: true,
 					queries: []query{{`min by (instance, belay_backend) (belay_enforcing_ratio{` + at + `})`, "{{instance}} {{belay_backend}}"}}},
 				{title: "Containers", kind: "stat", width: 4, unit: "short", queries: []query{{`sum(belay_containers{` + at + `})`, "containers"}}},
 				{title: "What hosts can do about a rule", text: "3 prevent, 2 kill, 1 detect, 0 unsupported; the weakest of the hosts.", kind: "table",
@@ -90,6 +93,30 @@ var boards = []*board{
 					{`sum by (instance, belay_signal) (belay_telemetry_queued{` + at + `})`, "{{instance}} {{belay_signal}}"},
 					{`sum by (instance, belay_output) (belay_output_queued{` + at + `})`, "{{instance}} {{belay_output}}"},
 				}},
+			}},
+		},
+	},
+	{
+		uid: "belay-traces", title: "Belay / Traces", text: "Calls of the gate, lives of containers, and what agents did, as traces.", traces: true,
+		rows: []row{
+			{"The gate", []panel{
+				{title: "Refused calls", text: "In audit too: would_deny.", kind: "table", width: 24, queries: []query{{`{` + on + ` && name=~"gate.*" && span.belay.decision=~"denied|would_deny"}` +
+					` | select(span.belay.decision, span.belay.caller.name, span.belay.policy.name, span.belay.policy.rule, span.belay.cause)`, ""}}},
+				{title: "Slow calls", text: "A second and more, the daemon's time included.", kind: "table", queries: []query{{`{` + on + ` && name=~"gate.*" && duration>=1s} | select(span.belay.caller.name, span.http.response.status_code)`, ""}}},
+				{title: "Calls that the daemon failed", kind: "table", queries: []query{{`{` + on + ` && name=~"gate.*" && span.http.response.status_code>=500} | select(span.belay.caller.name, span.http.response.status_code)`, ""}}},
+			}},
+			{"Containers", []panel{
+				{title: "Lives with denials", text: "The denials are the span's events, the calls about the container its links.", kind: "table",
+					queries: []query{{`{` + on + ` && name="container" && span.belay.denials>0} | select(span.container.name, span.container.image.name, span.belay.denials)`, ""}}},
+				{title: "Slow starts", text: "From the cgroup to the first exec, a second and more.", kind: "table", queries: []query{{`{` + on + ` && name="container starting" && duration>=1s} | select(span.container.id)`, ""}}},
+			}},
+			{"What agents did", []panel{
+				{title: "Scans", kind: "table", queries: []query{{`{` + on + ` && name="scan"} | select(span.belay.image.id, span.belay.image.digest, status)`, ""}}},
+				{title: "Scans by stage", text: "And the matches that the scan API asked for.", kind: "table", queries: []query{{`{` + on + ` && name=~"scan .+|match"} | select(status)`, ""}}},
+				{title: "Moves", kind: "table", queries: []query{{`{` + on + ` && name="move"} | select(span.belay.move.id, status)`, ""}}},
+				{title: "Moves by step", kind: "table", queries: []query{{`{` + on + ` && name=~"move .+"} | select(status)`, ""}}},
+				{title: "Reloads of policies", kind: "table", queries: []query{{`{` + on + ` && name="policy reload"} | select(span.belay.policy.revision, status)`, ""}}},
+				{title: "What failed", kind: "table", queries: []query{{`{` + on + ` && name=~"(scan|match|move|policy reload).*" && status=error} | select(statusMessage)`, ""}}},
 			}},
 		},
 	},

@@ -1,8 +1,8 @@
 // Command dashboards writes the Grafana dashboards of deploy/grafana from the panels below: one
-// file each, for Grafana 10 and later with a Prometheus data source. `-check` compares instead.
+// file each, for Grafana 10 and later with a Prometheus data source, or Tempo for traces. `-check` compares instead.
 //
-// It is run by hand when a metric or a panel changes; its test runs it against the metrics that an agent
-// really offers. It is linked into no product binary. Row: tools.
+// It is run by hand when a metric, a span or a panel changes; its tests hold it against the metrics and the spans
+// that an agent really has. It is linked into no product binary. Row: tools.
 package main
 
 import (
@@ -51,6 +51,7 @@ func run(dir string, check bool) error {
 // board is one dashboard: rows of panels.
 type board struct {
 	uid, title, text string
+	traces           bool // panels ask Tempo, in TraceQL
 	rows             []row
 }
 
@@ -71,7 +72,7 @@ type panel struct {
 	queries     []query
 }
 
-// query is PromQL with the legend of its series.
+// query is PromQL with the legend of its series, or TraceQL.
 type query struct{ expr, legend string }
 
 // obj is an object of Grafana's model.
@@ -100,7 +101,7 @@ func (b *board) JSON() ([]byte, error) {
 			if x+w > 24 {
 				x, y = 0, y+height
 			}
-			panels = append(panels, p.object(id, x, y, w))
+			panels = append(panels, p.object(b.source(), id, x, y, w))
 			id++
 			x += w
 		}
@@ -113,21 +114,57 @@ func (b *board) JSON() ([]byte, error) {
 			"asDropdown": true, "title": "Belay", "type": "dashboards", "tags": []string{"belay"}, "includeVars": true, "keepTime": true,
 			"icon": "external link", "tooltip": "", "targetBlank": false,
 		}},
-		"templating": obj{"list": []obj{
-			{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": obj{"text": "default", "value": "default"}, "hide": 0},
-			{
-				"name": "instance", "label": "Host", "type": "query", "datasource": source, "query": obj{"query": "label_values(belay_enforcing_ratio, instance)", "refId": "v"},
-				"refresh": 2, "multi": true, "includeAll": true, "allValue": ".*", "current": obj{"text": "All", "value": "$__all"}, "sort": 1,
-			},
-		}},
-		"panels": panels,
+		"templating": obj{"list": b.variables()},
+		"panels":     panels,
 	}, "", "  ")
 	return append(out, '\n'), err
 }
 
-var source = obj{"type": "prometheus", "uid": "${source}"}
+// source is what the board's panels ask: the data source that its first variable names.
+func (b *board) source() obj {
+	if b.traces {
+		return obj{"type": "tempo", "uid": "${traces}"}
+	}
+	return obj{"type": "prometheus", "uid": "${source}"}
+}
 
-func (p *panel) object(id, x, y, w int) obj {
+// variables are the board's: where to ask, and about which hosts.
+func (b *board) variables() []obj {
+	source := obj{"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus", "current": obj{"text": "default", "value": "default"}, "hide": 0}
+	host := obj{
+		"name": "instance", "label": "Host", "type": "query", "datasource": b.source(), "query": obj{"query": "label_values(belay_enforcing_ratio, instance)", "refId": "v"},
+		"refresh": 2, "multi": true, "includeAll": true, "allValue": ".*", "current": obj{"text": "All", "value": "$__all"}, "sort": 1,
+	}
+	if b.traces {
+		source["name"], source["label"], source["query"] = "traces", "Tempo", "tempo"
+		host["name"], host["query"] = "host", obj{"type": labelValues, "label": "host.name", "refId": "v"}
+	}
+	return []obj{source, host}
+}
+
+// labelValues asks Tempo's data source for the values of an attribute.
+//
+// Source: TempoVariableQueryType of Grafana's Tempo plugin.
+const labelValues = 1
+
+// target is one query as its data source has it.
+func (q query) target(source obj, kind string) obj {
+	if source["type"] == "tempo" {
+		return obj{"datasource": source, "queryType": "traceql", "query": q.expr, "tableType": "spans", "limit": 50, "spss": 10, "filters": []obj{}}
+	}
+	t := obj{"datasource": source, "expr": q.expr, "legendFormat": q.legend}
+	switch kind {
+	case "table":
+		t["format"], t["instant"], t["range"] = "table", true, false
+	case "heatmap":
+		t["format"] = "heatmap"
+	default:
+		t["exemplar"] = true
+	}
+	return t
+}
+
+func (p *panel) object(source obj, id, x, y, w int) obj {
 	kind := p.kind
 	if kind == "" {
 		kind = "timeseries"
@@ -149,15 +186,8 @@ func (p *panel) object(id, x, y, w int) obj {
 	}
 	targets := []obj{}
 	for i, q := range p.queries {
-		t := obj{"refId": string(rune('A' + i)), "datasource": source, "expr": q.expr, "legendFormat": q.legend}
-		switch kind {
-		case "table":
-			t["format"], t["instant"], t["range"] = "table", true, false
-		case "heatmap":
-			t["format"] = "heatmap"
-		default:
-			t["exemplar"] = true
-		}
+		t := q.target(source, kind)
+		t["refId"] = string(rune('A' + i))
 		targets = append(targets, t)
 	}
 	o := obj{
@@ -179,6 +209,9 @@ func (p *panel) object(id, x, y, w int) obj {
 			"color": obj{"mode": "scheme", "scheme": "Oranges", "exponent": 0.5, "fill": "dark-orange", "reverse": false, "steps": 64}, "exemplars": obj{"color": "rgba(255,0,255,0.7)"},
 		}
 	case "table":
+		if source["type"] == "tempo" {
+			break
+		}
 		o["transformations"] = []obj{{"id": "organize", "options": obj{"excludeByName": obj{"Time": true, "job": true, "__name__": true, "otel_scope_name": true, "otel_scope_version": true, "otel_scope_schema_url": true}}}}
 	}
 	return o

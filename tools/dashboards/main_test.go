@@ -101,6 +101,9 @@ func TestPanelsAskForWhatThereIs(t *testing.T) {
 	have := offered(t)
 	asked := map[string]bool{}
 	for _, b := range boards {
+		if b.traces {
+			continue
+		}
 		for _, r := range b.rows {
 			for i := range r.panels {
 				for _, q := range r.panels[i].queries {

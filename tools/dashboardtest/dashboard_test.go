@@ -13,6 +13,7 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/grafana/grafana-foundation-sdk/go/stat"
 	"github.com/grafana/grafana-foundation-sdk/go/table"
+	"github.com/grafana/grafana-foundation-sdk/go/tempo"
 	"github.com/grafana/grafana-foundation-sdk/go/timeseries"
 )
 
@@ -24,6 +25,7 @@ func valid(raw []byte) error {
 	known.RegisterPanelcfgVariant(table.VariantConfig())
 	known.RegisterPanelcfgVariant(timeseries.VariantConfig())
 	known.RegisterDataqueryVariant(prometheus.VariantConfig())
+	known.RegisterDataqueryVariant(tempo.VariantConfig())
 	var d dashboard.Dashboard
 	for _, err := range []error{d.UnmarshalJSONStrict(raw), d.Validate()} {
 		// An empty list of errors is none.
@@ -56,6 +58,7 @@ func TestDashboards(t *testing.T) {
 				{`"displayMode": "table"`, `"displayMode": 1`},
 				{`"exemplar": true`, `"exemplars": true`},
 				{`"refId": "A"`, `"refid": "A"`},
+				{`"tableType": "spans"`, `"tableKind": "spans"`},
 			} {
 				if changed := bytes.Replace(raw, []byte(wrong[0]), []byte(wrong[1]), 1); !bytes.Equal(changed, raw) {
 					refused[wrong[0]]++
@@ -66,7 +69,7 @@ func TestDashboards(t *testing.T) {
 			}
 		})
 	}
-	if len(refused) != 5 {
+	if len(refused) != 6 {
 		t.Errorf("of what is wrong only %v was tried", refused)
 	}
 }

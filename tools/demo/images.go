@@ -36,7 +36,7 @@ spec:
 const flaw = `{"id":"DEBIAN-%[1]s","upstream":[%[1]q],"affected":[{"package":{"ecosystem":"Debian:12","name":%[2]q},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"2.0"}]}]}],
 "severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}]}`
 
-// imagesPhase starts the agent anew with a scanner and a database. It is the last.
+// imagesPhase starts the agent anew with a scanner and a database, and without what went before.
 var imagesPhase = phase{
 	title: "Images are scanned, and scanned images judged", mode: "enforce", short: true, prepare: openScans, finish: closeScans,
 	only: func(s *stage) string {
@@ -121,8 +121,12 @@ func openScans(ctx context.Context, s *stage) error {
 	if err := s.agent.Stop(); err != nil {
 		return err
 	}
+	flags, err := s.collect()
+	if err != nil {
+		return err
+	}
 	if s.agent, err = s.lab.NewAgent(ctx, lab.AgentOptions{
-		Name: "agent", Engine: s.engine, Flags: []string{"--scanner", scanner, "--vuln-db", s.scan.db, "--docker-root", s.scan.root, "--containerd", s.scan.socket},
+		Name: "agent", Engine: s.engine, Flags: append(flags, "--scanner", scanner, "--vuln-db", s.scan.db, "--docker-root", s.scan.root, "--containerd", s.scan.socket),
 	}); err != nil {
 		return err
 	}

@@ -75,6 +75,7 @@ var phases = []phase{
 	{title: "The same acts in audit mode", mode: "audit", short: true, prepare: audit, scenes: auditScenes()},
 	loadPhase,
 	imagesPhase,
+	telemetryPhase,
 }
 
 func rootScenes(forbidden want) []scene {

@@ -55,6 +55,8 @@ type stage struct {
 
 	login, elsewhere *lab.Login // two sessions of the third user, while the gate's scenes are played
 
+	receiver *lab.Receiver // of OpenTelemetry; nil: it is not built
+
 	scan scans // while the scenes about images are played
 	load loads // while those about a full node are
 
@@ -146,9 +148,13 @@ func (s *stage) startAgent(ctx context.Context) error {
 		return err
 	}
 	s.client = fmt.Sprintf(clientPolicy, digest)
+	flags, err := s.collect()
+	if err != nil {
+		return err
+	}
 	if s.agent, err = s.lab.NewAgent(ctx, lab.AgentOptions{
-		Name: "agent", Engine: s.engine, Flags: []string{"--gate-mode", "0666", // for users of no group
-			"--authz-plugin", pluginSocket(s.lab)}, // asked only while the daemon is told to
+		Name: "agent", Engine: s.engine, Flags: append(flags, "--gate-mode", "0666", // for users of no group
+			"--authz-plugin", pluginSocket(s.lab)), // asked only while the daemon is told to
 	}); err != nil {
 		return err
 	}

@@ -2,8 +2,8 @@
 // one way a line of its report. Tests start it; it is in no release.
 //
 // Usage: escape MODE [idle], with MODE report (try everything, write a JSON object of what
-// each try gave), eat (take memory for ever), spin (take time for ever), flood (write
-// for ever) or stderr (write errors for ever).
+// each try gave), eat (take memory for ever), spin (take time for ever), breed (make 300 threads
+// and say so), flood (write for ever) or stderr (write errors for ever).
 package main
 
 import (
@@ -46,6 +46,18 @@ func main() {
 		for n := 0; ; n++ {
 			runtime.KeepAlive(n)
 		}
+	case "breed":
+		for range 300 {
+			made := make(chan bool)
+			go func() {
+				runtime.LockOSThread()
+				made <- true
+				select {}
+			}()
+			<-made
+		}
+		fmt.Println("300 threads")
+		return
 	case "flood", "stderr":
 		out := os.Stdout
 		if mode == "stderr" {

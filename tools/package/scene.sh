@@ -44,7 +44,7 @@ first_boot() {
 	await 120 belay status || fail "the agent does not enforce: $(belay status 2>&1 | tail -n 3)"
 	step "the agent enforces; backend $(belay status -o json | sed -n 's/.*"backend": *"\([a-z]*\)".*/\1/p' | head -n 1)"
 	belay doctor || [ $? = 4 ] || fail "belay doctor ended with $?"
-	systemd-analyze security belay-agent.service --no-pager 2>/dev/null | tail -n 1
+	[ -n "$(ls -A /run/belay/bpf)" ] || fail "there are no pins where they are looked for after the purge"
 	docker run -d --restart=always --network none --name forbidden scene:1 /bin/sh -c 'busybox sleep 1; echo ran as root; exec busybox sleep 100000' >/dev/null || fail "docker run"
 	docker run -d --restart=always --network none -u 1000 --name allowed scene:1 /bin/busybox sleep 100000 >/dev/null || fail "docker run -u 1000"
 	root_denied && fail "root is denied by a policy that only watches"
@@ -83,8 +83,11 @@ second_boot() {
 	[ "$(docker inspect -f '{{.State.Running}}' forbidden)" != true ] || fail "the forbidden container is up after the reboot"
 	step "rebooted: the agent was ready $(((c - a) / 1000)) ms before containerd started; the forbidden container did not run"
 	local pid=$(docker inspect -f '{{.State.Pid}}' allowed) agent=$(systemctl show -p MainPID --value belay-agent)
-	DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /belay.deb || fail "upgrade"
+	DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /next.deb || fail "upgrade"
 	await 120 belay status || fail "the agent does not enforce after the upgrade"
+	local next=$(dpkg-deb -f /next.deb Version)
+	[ "$next" != "$(dpkg-deb -f /belay.deb Version)" ] || fail "$next is no upgrade"
+	belay status -o json | grep -cF "\"$next\"" >/dev/null || fail "the agent that runs is not $next"
 	[ "$(systemctl show -p MainPID --value belay-agent)" != "$agent" ] || fail "the upgrade did not restart the agent"
 	[ "$(docker inspect -f '{{.State.Pid}}' allowed)" = "$pid" ] || fail "the upgrade restarted a container"
 	root_denied || fail "docker exec -u 0 runs after the upgrade"
@@ -99,7 +102,7 @@ second_boot() {
 	list | diff "$state/files" - || fail "files are left, see above"
 	mounts | diff "$state/mounts" - || fail "mounts are left, see above"
 	units | diff "$state/units" - || fail "units are left, see above"
-	[ -z "$(ls -A /sys/fs/bpf 2>/dev/null)" ] || fail "pins are left: $(ls -A /sys/fs/bpf)"
+	[ ! -e /run/belay ] || fail "pins are left: $(ls -AR /run/belay)"
 	step "purged: no file, mount, unit or pin is left"
 	exit 0
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // host is a root in which a script of the package runs, with programs that only note how they were called.
@@ -17,7 +19,7 @@ func newHost(t *testing.T, programs map[string]string) *host {
 	t.Helper()
 	h := &host{root: t.TempDir()}
 	h.calls = filepath.Join(h.root, "calls")
-	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system", "etc/belay"} {
+	for _, dir := range []string{"bin", "run/systemd/system", "run/belay/bpf", "var/lib/belay", "etc/systemd/system", "etc/belay", "etc/docker"} {
 		if err := os.MkdirAll(filepath.Join(h.root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +41,7 @@ func (h *host) run(t *testing.T, script string, args ...string) (int, []string) 
 		t.Fatal(err)
 	}
 	text := string(raw)
-	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/etc/belay/", "/usr/sbin/"} {
+	for _, dir := range []string{"/run/", "/var/lib/", "/etc/systemd/", "/etc/belay/", "/etc/docker/", "/usr/sbin/"} {
 		text = strings.ReplaceAll(text, " "+dir, " "+h.root+dir)
 		text = strings.ReplaceAll(text, "="+dir, "="+h.root+dir)
 		text = strings.ReplaceAll(text, ">"+dir, ">"+h.root+dir)
@@ -143,6 +145,24 @@ func TestRemoval(t *testing.T) {
 			t.Errorf("status %d, called %q", code, calls)
 		}
 	})
+	for _, tt := range []struct {
+		name, conf string
+		asks       bool
+	}{
+		{"the daemon asks the plugin", "{\n  \"authorization-plugins\": [\n    \"belay\"\n  ]\n}\n", true},
+		{"the daemon asks no plugin", `{"live-restore": true}`, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t, map[string]string{"belay": "exit 1", "belay-agent": takesAway})
+			if err := os.WriteFile(filepath.Join(h.root, "etc/docker/daemon.json"), []byte(tt.conf), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, calls := h.run(t, "preremove.sh", "remove")
+			if refused := code != 0 && slices.Equal(calls, []string{"belay disable-gate"}); refused != tt.asks || !tt.asks && code != 0 {
+				t.Errorf("status %d, called %q", code, calls)
+			}
+		})
+	}
 	t.Run("dpkg takes the removal back", func(t *testing.T) {
 		if code, calls := newHost(t, nil).run(t, "postinstall.sh", "abort-remove"); code != 0 || calls[len(calls)-1] != "systemctl start "+agent {
 			t.Errorf("status %d, called %q", code, calls)
@@ -163,6 +183,38 @@ func TestUnit(t *testing.T) {
 	head, service, _ := strings.Cut(string(raw), "\n[Service]\n")
 	if !strings.Contains(head, "\nStartLimitIntervalSec=0\n") || !strings.Contains(service, "\nRestart=always\n") {
 		t.Error("systemd gives the agent up after some failures")
+	}
+}
+
+// TestUnitScore: the unit is no more exposed than docs/install.md says: 6.0, in tenths and with one of them to spare.
+func TestUnitScore(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	testneed.Need(t, "systemd-analyze", err == nil, "it reads units: apt-get install systemd")
+	out, err := exec.CommandContext(t.Context(), analyze, "security", "--no-pager", "--offline=yes", "--threshold=61", "../../deploy/systemd/"+agent).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestScenesAreStages: make test-full has a stage for each script that plays the package.
+func TestScenesAreStages(t *testing.T) {
+	full, err := os.ReadFile("../ci/full.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, all, _ := strings.Cut(string(full), "${STAGES:-")
+	all, _, _ = strings.Cut(all, "}")
+	for stage, scene := range map[string]string{"package": "tools/package/test.sh", "booted": "tools/package/booted.sh"} {
+		script, err := os.ReadFile("../ci/" + stage + ".sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(strings.Split(string(script), "\n"), func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), scene+" ") }) {
+			t.Errorf("tools/ci/%s.sh does not play %s", stage, scene)
+		}
+		if !strings.Contains(string(full), "\nstage "+stage+" ") || !slices.Contains(strings.Fields(all), stage) {
+			t.Errorf("tools/ci/full.sh has no stage %s", stage)
+		}
 	}
 }
 

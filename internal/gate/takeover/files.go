@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/atomicfile"
+	"github.com/belay-project/belay/internal/daemonjson"
 )
 
 // Where drop-ins are: those of a takeover that has not proved itself are gone after a reboot.
@@ -212,12 +213,8 @@ func (h *Host) socketAccess() (group, mode string, err error) {
 	return g.Name, fmt.Sprintf("%04o", s.Mode&0o777), nil
 }
 
-// asksPlugin tells whether the daemon's file names the plugin. A file that cannot be read names none:
-// the daemon would not have started with it.
+// asksPlugin tells whether the daemon's file names the plugin; one that cannot be read names none.
 func (h *Host) asksPlugin() bool {
-	var cfg struct {
-		Plugins []string `json:"authorization-plugins"`
-	}
-	b, err := os.ReadFile(h.path("/etc/docker/daemon.json"))
-	return err == nil && json.Unmarshal(b, &cfg) == nil && slices.Contains(cfg.Plugins, "belay")
+	b, err := os.ReadFile(h.path(daemonjson.Path))
+	return err == nil && daemonjson.AsksPlugin(b)
 }

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/belay-project/belay/internal/daemonjson"
 )
 
 // Where the sockets are, on a host whose root is Options.Root.
@@ -235,7 +237,7 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 // Disable gives the daemon its own socket back. Doing it twice is doing it once.
 //
 // unconfirmed is how the timer calls it: a takeover that has succeeded stays. Errors: the daemon asks the
-// plugin (see docs/gate.md), or does not answer at its old place.
+// plugin (see docs/gate.md), whether the gate is in front of it or not, or does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	unlock, err := h.lock(ctx)
 	if err != nil {
@@ -249,16 +251,17 @@ func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	if unconfirmed && (err != nil || st.Phase != phaseEnabling) {
 		return nil
 	}
+	gone := h.engineGone(ctx)
+	if !gone && h.asksPlugin() {
+		return fmt.Errorf(`%s has belay in "authorization-plugins", and without the gate the plugin refuses every request: `+
+			"take it out, systemctl reload docker, and call this again", daemonjson.Path)
+	}
 	if st.Phase == "" && !h.anyDropIn() {
 		h.opts.Say("the gate is not in front of the daemon")
 		return nil
 	}
-	if h.engineGone(ctx) {
+	if gone {
 		return h.forget(ctx)
-	}
-	if h.asksPlugin() {
-		return fmt.Errorf(`/etc/docker/daemon.json has belay in "authorization-plugins", and without the gate the plugin refuses every request: ` +
-			"take it out, systemctl reload docker, and call this again")
 	}
 	if err := h.undo(ctx); err != nil {
 		return err

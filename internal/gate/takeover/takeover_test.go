@@ -270,6 +270,21 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("Disable = %v: Docker would refuse everybody", err)
 		}
 	})
+	t.Run("disable while the plugin is asked and the gate is elsewhere", func(t *testing.T) {
+		f, h := newFakeHost(t)
+		plugin(f)
+		if err := h.Disable(t.Context(), false); err == nil || !strings.Contains(err.Error(), "authorization-plugins") {
+			t.Errorf("Disable = %v: Docker would refuse everybody", err)
+		}
+		if err := h.Disable(t.Context(), true); err != nil {
+			t.Errorf("the timer: %v", err)
+		}
+		f.stop(&f.daemon)
+		f.load = "not-found"
+		if err := h.Disable(t.Context(), false); err != nil {
+			t.Errorf("Docker is gone, and nobody is refused: %v", err)
+		}
+	})
 }
 
 // What is by hand in docs/gate.md is what the command writes.

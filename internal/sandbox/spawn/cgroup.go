@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,24 +13,27 @@ import (
 	"time"
 )
 
-// errNoCgroup says that none can be made here: not root, or no memory controller.
+// errNoCgroup says that none can be made here: not root, or a controller is not there.
 var errNoCgroup = errors.New("no cgroup with a memory cap can be made here")
 
 // cgroup is a cgroup of one child, under version 2 or under version 1's memory
 // controller.
 type cgroup struct {
-	dir string
-	v2  bool
+	dir  string
+	v2   bool
+	pids string // the one under version 1's pids controller; "": none
 }
 
 // Where cgroup file systems are. Source: cgroups(7), file-hierarchy(7).
 const (
 	cgroupRoot   = "/sys/fs/cgroup"
 	cgroupMemory = "/sys/fs/cgroup/memory"
+	cgroupPids   = "/sys/fs/cgroup/pids"
 )
 
-// newCgroup makes a cgroup whose name is kind, the number of this process, and something random.
-func newCgroup(kind string, memoryMax int64, idle bool) (*cgroup, error) {
+// newCgroup makes a cgroup whose name is kind, the number of this process, and something random. It may have so many
+// threads; 0 is no cap.
+func newCgroup(kind string, memoryMax int64, threads int, idle bool) (*cgroup, error) {
 	if os.Geteuid() != 0 || memoryMax <= 0 {
 		return nil, errNoCgroup
 	}
@@ -43,6 +47,11 @@ func newCgroup(kind string, memoryMax int64, idle bool) (*cgroup, error) {
 		if err := c.write(cgroupRoot, "cgroup.subtree_control", "+memory"); err != nil {
 			return nil, errNoCgroup
 		}
+		if threads > 0 {
+			if err := c.write(cgroupRoot, "cgroup.subtree_control", "+pids"); err != nil {
+				return nil, errNoCgroup
+			}
+		}
 		if idle {
 			// One at a time: a host may have but one of them, and what is missing is no cap.
 			c.write(cgroupRoot, "cgroup.subtree_control", "+cpu")
@@ -50,10 +59,17 @@ func newCgroup(kind string, memoryMax int64, idle bool) (*cgroup, error) {
 		}
 	} else if _, err := os.Stat(filepath.Join(cgroupMemory, "memory.limit_in_bytes")); err == nil {
 		c.dir, c.v2 = filepath.Join(cgroupMemory, name), false
+		if threads > 0 {
+			c.pids = filepath.Join(cgroupPids, name)
+			if err := os.Mkdir(c.pids, 0o755); err != nil {
+				return nil, errNoCgroup
+			}
+		}
 	} else {
 		return nil, errNoCgroup
 	}
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
+		c.remove()
 		return nil, errNoCgroup
 	}
 	limit := "memory.limit_in_bytes"
@@ -63,6 +79,12 @@ func newCgroup(kind string, memoryMax int64, idle bool) (*cgroup, error) {
 	if err := c.write(c.dir, limit, strconv.FormatInt(memoryMax, 10)); err != nil {
 		c.remove()
 		return nil, fmt.Errorf("cap its memory: %w", err)
+	}
+	if threads > 0 {
+		if err := c.write(cmp.Or(c.pids, c.dir), "pids.max", strconv.Itoa(threads)); err != nil {
+			c.remove()
+			return nil, fmt.Errorf("cap its threads: %w", err)
+		}
 	}
 	// What follows is not there on every kernel, and no cap.
 	if c.v2 {
@@ -82,8 +104,13 @@ func (c *cgroup) write(dir, file, value string) error {
 
 // add moves a process that has not done anything yet.
 func (c *cgroup) add(pid int) error {
-	if err := c.write(c.dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
-		return fmt.Errorf("put it into its cgroup: %w", err)
+	for _, dir := range []string{c.dir, c.pids} {
+		if dir == "" {
+			continue
+		}
+		if err := c.write(dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("put it into its cgroup: %w", err)
+		}
 	}
 	return nil
 }
@@ -101,7 +128,7 @@ func (c *cgroup) limitCPU(processors int) {
 // else has a name that begins so is somebody else's.
 func RemoveLeft(kind string) {
 	name := regexp.MustCompile("^" + regexp.QuoteMeta(kind) + "([0-9]+)-[a-z2-7]{12}$")
-	for _, root := range []string{cgroupRoot, cgroupMemory} {
+	for _, root := range []string{cgroupRoot, cgroupMemory, cgroupPids} {
 		left, _ := filepath.Glob(filepath.Join(root, kind+"*")) // the pattern is one
 		for _, dir := range left {
 			m := name.FindStringSubmatch(filepath.Base(dir))
@@ -142,9 +169,15 @@ func (c *cgroup) remove() {
 		c.write(c.dir, "cgroup.kill", "1")
 	}
 	for range 50 {
-		if err := os.Remove(c.dir); err == nil || errors.Is(err, os.ErrNotExist) {
+		// One that was not made has an empty name, which is not there.
+		if gone(c.dir) && gone(c.pids) {
 			return
 		}
 		<-time.After(10 * time.Millisecond)
 	}
+}
+
+func gone(dir string) bool {
+	err := os.Remove(dir)
+	return err == nil || errors.Is(err, os.ErrNotExist)
 }

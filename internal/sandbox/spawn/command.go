@@ -100,7 +100,7 @@ func command(ctx context.Context, l Limits, path string, args []string, input []
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cg, err := newCgroup(l.Kind, l.MemoryMax, false)
+	cg, err := newCgroup(l.Kind, l.MemoryMax, 0, false)
 	if err != nil && !errors.Is(err, errNoCgroup) {
 		return fmt.Errorf("start %s: %w", path, err)
 	}

@@ -73,7 +73,7 @@ func TestCommandUntrusted(t *testing.T) {
 // TestCommandIn: a program with limits of its own is in a cgroup of its own, which goes with it, and its end at the
 // limit is its own.
 func TestCommandIn(t *testing.T) {
-	probe, err := newCgroup("belay-unit-", 64<<20, false)
+	probe, err := newCgroup("belay-unit-", 64<<20, 0, false)
 	testneed.Need(t, "root", err == nil, "a cgroup with a memory cap is made")
 	_, err = os.Stat(filepath.Join(probe.dir, "cgroup.kill"))
 	kills := err == nil
@@ -98,7 +98,7 @@ func TestCommandIn(t *testing.T) {
 		}
 	}
 	// What a killed caller left is removed, with what runs there.
-	left, err := newCgroup("belay-unit-", 64<<20, false)
+	left, err := newCgroup("belay-unit-", 64<<20, 0, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func TestHeld(t *testing.T) {
 			if !rep.Namespaces {
 				t.Error("no namespaces of its own")
 			}
-			c, err := newCgroup("belay-scan-", 128<<20, idle)
+			c, err := newCgroup("belay-scan-", 128<<20, maxThreads, idle)
 			testneed.Need(t, "cgroup-memory", err == nil, fmt.Sprint(err))
 			c.remove()
 			if !rep.Cgroup || s.files["memory.max"]+s.files["memory.limit_in_bytes"] != "134217728" {

@@ -44,6 +44,9 @@ type Options struct {
 	MemoryMax int64
 	// Idle asks the cgroup for the lowest share of the processor and of block devices.
 	Idle bool
+	// Without lists pieces that may be missing where the caller is privileged: "namespaces", "cgroup". Who is not has
+	// those that can be had.
+	Without []string
 }
 
 // Report says how the child was held from outside.
@@ -54,7 +57,7 @@ type Report struct {
 
 // LimitError says that the child was killed at a cap.
 type LimitError struct {
-	What string // "time" or "memory"
+	What string // "time", "memory" or "thread"
 	Cap  string // with its unit
 }
 
@@ -77,6 +80,9 @@ const DefaultTimeout = 10 * time.Minute
 
 const maxStderr = 4 << 10
 
+// maxThreads bounds the threads of a child, in its cgroup, or in its user namespace where it has that instead.
+const maxThreads = 64
+
 // Run starts the program and waits for it.
 //
 // Errors: [*LimitError] at a cap, [*ExitError] if it failed, the error of
@@ -89,8 +95,11 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	cg, err := newCgroup("belay-scan-", o.MemoryMax, o.Idle)
-	if err != nil && !errors.Is(err, errNoCgroup) {
+	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
+	if errors.Is(err, errNoCgroup) {
+		err = o.lacks("cgroup", err)
+	}
+	if err != nil {
 		return Report{}, err
 	}
 	if cg != nil {
@@ -107,6 +116,23 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	return rep, p.verdict(ctx, timed, cg, o, err)
 }
 
+// lacks returns the error about a piece that cannot be had, if it must be.
+func (o *Options) lacks(piece string, why error) error {
+	if !privileged() || slices.Contains(o.Without, piece) {
+		return nil
+	}
+	return fmt.Errorf("the sandbox piece %q cannot be had here: %w; to go on without it, name it: --sandbox-without %s", piece, why, piece)
+}
+
+// privileged reports whether this process may make namespaces and cgroups on a kernel that has them. Root of a
+// container mostly may not: it counts as any user does.
+func privileged() bool {
+	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	err := unix.Capget(hdr, &caps[0])
+	return os.Geteuid() == 0 && (err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0)
+}
+
 // child is a started program, with our ends of its pipes.
 type child struct {
 	cmd        *exec.Cmd
@@ -117,7 +143,7 @@ type child struct {
 }
 
 // start starts the program in namespaces of its own; where an unprivileged caller may
-// not make them, without.
+// not make them, or one that is gave them up, without.
 func start(ctx context.Context, o Options) (*child, error) {
 	flags := uintptr(unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWUTS)
 	if os.Geteuid() != 0 {
@@ -129,6 +155,9 @@ func start(ctx context.Context, o Options) (*child, error) {
 	}
 	p, err := try(ctx, o, flags)
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES) {
+		if err := o.lacks("namespaces", err); err != nil {
+			return nil, err
+		}
 		p, err = try(ctx, o, 0)
 	}
 	if err != nil {
@@ -160,10 +189,23 @@ func try(ctx context.Context, o Options, flags uintptr) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	if err := raiseOOM(cmd.Process.Pid, oomFirst); err != nil {
+	err = raiseOOM(cmd.Process.Pid, oomFirst)
+	if err == nil && flags&unix.CLONE_NEWUSER != 0 {
+		err = limitThreads(cmd.Process.Pid)
+	}
+	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
 	return c, nil
+}
+
+// limitThreads caps the threads of a child in a user namespace of its own, where its user has no others (Linux 5.14;
+// user_namespaces(7)).
+func limitThreads(pid int) error {
+	if err := unix.Prlimit(pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: maxThreads, Max: maxThreads}, nil); err != nil {
+		return fmt.Errorf("cap its threads: %w", err)
+	}
+	return nil
 }
 
 // oomFirst has the child killed before what the host is for, where it has no memory left.
@@ -239,6 +281,9 @@ func (c *child) verdict(ctx, timed context.Context, cg *cgroup, o Options, talke
 	case failed && exit.ExitCode() == 2 && strings.Contains(stderr, "out of memory"):
 		// RLIMIT_DATA: the Go runtime dies with this sentence.
 		return &LimitError{What: "memory", Cap: mebibytes(o.MemoryMax)}
+	case failed && exit.ExitCode() == 2 && strings.Contains(stderr, "failed to create new OS thread"):
+		// So does it at the cap of threads.
+		return &LimitError{What: "thread", Cap: strconv.Itoa(maxThreads)}
 	case failed && !(signalled(exit, syscall.SIGKILL) && talked != nil):
 		return &ExitError{Status: exit.Error(), Code: exit.ExitCode(), Stderr: stderr}
 	case talked != nil:

@@ -517,6 +517,7 @@ func TestEvents(t *testing.T) {
 	if n < 2 || last.State != StateDone || last.Verdict != VerdictFail {
 		t.Errorf("%d events, the last %+v", n, last)
 	}
+	w.follow("alice", last.Links)
 }
 
 // TestTimeout: a scan that takes too long has failed, and the next is made.

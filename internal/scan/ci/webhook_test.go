@@ -26,6 +26,16 @@ func awaitHook(t *testing.T, w *world, id string) string {
 	return ""
 }
 
+// follow asks for what links of a scan lead to, in the forms that pipelines show.
+func (w *world) follow(who string, links map[string]string) {
+	w.t.Helper()
+	for form, part := range map[string]string{"self": `"verdict"`, "junit": "<testsuite", "sarif": `"version": "2.1.0"`} {
+		if code, text := w.call(who, "GET", links[form], "", nil, nil); code != 200 || !strings.Contains(text, part) {
+			w.t.Errorf("the link %s, %q: %d, %s", form, links[form], code, text)
+		}
+	}
+}
+
 func hookBody(t *testing.T, to string) string {
 	t.Helper()
 	b, err := json.Marshal(Request{Image: "app:1", FailOn: "high", Webhook: &Webhook{URL: to, Secret: secret}})
@@ -60,9 +70,11 @@ func TestWebhook(t *testing.T) {
 	defer srv.Close()
 	w := start(t, func(o *Options) { o.WebhookHosts = []string{strings.TrimPrefix(srv.URL, "http://")} })
 	id := w.create("alice", hookBody(t, srv.URL+"/hook")).ID
-	if s := <-got; s.ID != id || s.Verdict != VerdictFail || s.State != StateDone {
+	s := <-got
+	if s.ID != id || s.Verdict != VerdictFail || s.State != StateDone {
 		t.Errorf("%+v", s)
 	}
+	w.follow("alice", s.Links)
 	if state := awaitHook(t, w, id); state != hookSent {
 		t.Errorf("the delivery is %s", state)
 	}

@@ -34,6 +34,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // Sockets are where containerd listens: its own service, and the one that dockerd starts.
@@ -302,15 +303,11 @@ func (s *Store) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, error)
 	if err != nil {
 		return nil, err
 	}
-	return blob{f}, nil
-}
-
-// blob is an open blob. What was read of it does not stay in the page cache: compressed
-// layers are of no use to the containers that run.
-type blob struct{ *os.File }
-
-// Close implements [io.Closer].
-func (b blob) Close() error {
-	unix.Fadvise(int(b.Fd()), 0, 0, unix.FADV_DONTNEED)
-	return b.File.Close()
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	// Compressed layers are of no use to the containers that run.
+	return pagecache.Reader(f, st.Size()), nil
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // archive is what holds an image as files: a directory or a tar.
@@ -88,7 +89,7 @@ func (d *layoutDir) each(names map[string]bool, fn func(string, Content) error) 
 		if err != nil {
 			return err
 		}
-		drop := dropBehind(f, size)
+		drop := pagecache.Behind(f, size)
 		err = fn(name, Content{Reader: f, At: f, Size: size})
 		drop()
 		f.Close()

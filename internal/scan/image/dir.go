@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // walker reads one directory tree, a layer of overlayfs or a root file system.
@@ -205,7 +206,7 @@ func (w *walker) file(d *os.File, name, base string) error {
 	if kind == "" && !search {
 		return nil
 	}
-	defer dropBehind(f, st.Size)()
+	defer pagecache.Behind(f, st.Size)()
 	c := Content{Reader: f, At: f, Size: st.Size}
 	if search {
 		w.r.search(w.l, name, c)

@@ -21,6 +21,7 @@ import (
 	"slices"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // Bounds on one image.
@@ -148,7 +149,7 @@ func (r *reader) configFaults(m *manifest) {
 func (r *reader) archive(ctx context.Context, f *os.File, platform string) error {
 	if f != nil {
 		if st, err := f.Stat(); err == nil {
-			defer dropBehind(f, st.Size())()
+			defer pagecache.Behind(f, st.Size())()
 		}
 	}
 	a, err := openArchive(ctx, f)

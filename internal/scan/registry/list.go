@@ -94,7 +94,7 @@ func (c *Client) Digest(ctx context.Context, ref string) (string, error) {
 // Tags"): the header Link leads to the next one, which must be of the same host.
 func (p place) pages(ctx context.Context, start, field string, fn func(string) error) error {
 	seen := map[string]bool{} // addresses of pages, so that none leads to itself
-	total := 0
+	total, empty := 0, 0
 	for at := start; at != ""; {
 		if seen[at] {
 			return fmt.Errorf("the registry's list leads back to %s", at)
@@ -116,10 +116,12 @@ func (p place) pages(ctx context.Context, start, field string, fn func(string) e
 			return fmt.Errorf("list %s: %w", field, err)
 		}
 		var names []string
-		if raw, ok := list[field]; ok {
-			if err := json.Unmarshal(raw, &names); err != nil {
-				return fmt.Errorf("list %s: %w", field, err)
-			}
+		raw, ok := list[field]
+		if !ok {
+			return fmt.Errorf("list %s: the registry's answer has no %q", field, field)
+		}
+		if err := json.Unmarshal(raw, &names); err != nil {
+			return fmt.Errorf("list %s: %w", field, err)
 		}
 		if total += len(names); total > maxNames {
 			return fmt.Errorf("the registry lists more than %d %s", maxNames, field)
@@ -129,8 +131,11 @@ func (p place) pages(ctx context.Context, start, field string, fn func(string) e
 				return err
 			}
 		}
-		if len(names) == 0 {
-			return nil // an empty page is the end, whatever it leads to
+		if empty++; len(names) > 0 {
+			empty = 0
+		}
+		if empty > maxEmpty {
+			return fmt.Errorf("list %s: the registry sends more than %d empty pages", field, maxEmpty)
 		}
 		at = next
 	}
@@ -139,14 +144,18 @@ func (p place) pages(ctx context.Context, start, field string, fn func(string) e
 
 // following returns the address of the next page, if there is one. Source: RFC 8288.
 func following(r *http.Response) (string, error) {
-	link := r.Header.Get("Link")
-	if link == "" {
+	link := strings.ReplaceAll(strings.Join(r.Header.Values("Link"), ", "), `"`, "")
+	i := strings.Index(link, "rel=next")
+	if i < 0 {
 		return "", nil
 	}
-	ref, params, ok := strings.Cut(strings.TrimPrefix(link, "<"), ">")
-	if !ok || !strings.Contains(strings.ReplaceAll(params, `"`, ""), "rel=next") {
-		return "", nil
+	// Other addresses may stand before it.
+	link = link[:i]
+	from, to := strings.LastIndexByte(link, '<'), strings.LastIndexByte(link, '>')
+	if from < 0 || to < from {
+		return "", errors.New("the address of the next page cannot be read")
 	}
+	ref := link[from+1 : to]
 	u, err := r.Request.URL.Parse(ref)
 	if err != nil {
 		return "", fmt.Errorf("the address of the next page: %w", err)

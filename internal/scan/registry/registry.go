@@ -55,6 +55,7 @@ const (
 	maxManifest = 4 << 20
 	maxList     = 16 << 20
 	maxNames    = 1_000_000
+	maxEmpty    = 100 // pages without a name, one after the other
 )
 
 // Client talks to registries. Safe for concurrent use.

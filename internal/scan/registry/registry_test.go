@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -294,6 +296,72 @@ func TestSilence(t *testing.T) {
 	c.silence = 20 * time.Millisecond
 	if err := c.Repositories(t.Context(), host, func(string) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "silent") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestPages: a list of repositories, or of tags, is followed to its end. An answer that is none is an error,
+// and not an empty list: what is not listed is not scanned, and nobody would hear of it.
+func TestPages(t *testing.T) {
+	next := func(to string) string { return "<" + to + `>; rel="next"` }
+	for _, tt := range []struct {
+		name  string
+		pages [][2]string // names or a whole body, and the link to the next page
+		want  string      // names, or the error
+	}{
+		{"one page", [][2]string{{`["a","b"]`, ""}}, "a b"},
+		{"two pages", [][2]string{{`["a"]`, next("?page=1")}, {`["b"]`, ""}}, "a b"},
+		{"an empty page between", [][2]string{{`["a"]`, next("?page=1")}, {`[]`, next("?page=2")}, {`["b"]`, ""}}, "a b"},
+		{"an empty page at first", [][2]string{{`null`, next("?page=1")}, {`["a"]`, ""}}, "a"},
+		{"none", [][2]string{{`[]`, ""}}, ""},
+		{"none, as null", [][2]string{{`null`, ""}}, ""},
+		{"a former page beside the next", [][2]string{{`["a"]`, `<?page=7>; rel="prev", ` + next("?page=1")}, {`["b"]`, ""}}, "a b"},
+		{"no list", [][2]string{{`{}`, ""}}, "has no"},
+		{"no list on the second page", [][2]string{{`["a"]`, next("?page=1")}, {`{"errors":[]}`, ""}}, "has no"},
+		{"no answer", [][2]string{{``, ""}}, "has no"},
+		{"a link that is none", [][2]string{{`["a"]`, `?page=1; rel="next"`}}, "next page"},
+		{"a circle", [][2]string{{`["a"]`, next("?page=0")}}, "leads back"},
+		{"empty pages without end", nil, "empty pages"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			field := ""
+			host := serve(t, func(h http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if !strings.HasSuffix(r.URL.Path, "/_catalog") && !strings.HasSuffix(r.URL.Path, "/tags/list") {
+						h.ServeHTTP(w, r)
+						return
+					}
+					n, _ := strconv.Atoi(r.URL.Query().Get("page"))
+					page := [2]string{"[]", next(fmt.Sprintf("?page=%d", n+1))}
+					if tt.pages != nil {
+						page = tt.pages[n]
+					}
+					if page[1] != "" {
+						w.Header().Set("Link", page[1])
+					}
+					if !strings.HasPrefix(page[0], "{") && page[0] != "" {
+						page[0] = fmt.Sprintf(`{"name":"x",%q:%s}`, field, page[0])
+					}
+					io.WriteString(w, cmp.Or(page[0], "null"))
+				})
+			})
+			c := New(Options{})
+			defer c.Close()
+			for what, list := range map[string]func(fn func(string) error) error{
+				"repositories": func(fn func(string) error) error { return c.Repositories(t.Context(), host, fn) },
+				"tags":         func(fn func(string) error) error { return c.Tags(t.Context(), host+"/x", fn) },
+			} {
+				field = what
+				var got []string
+				err := list(func(name string) error {
+					got = append(got, strings.TrimPrefix(name, host+"/"))
+					return nil
+				})
+				switch {
+				case err != nil && (tt.want == "" || !strings.Contains(err.Error(), tt.want)), err == nil && strings.Join(got, " ") != tt.want:
+					t.Errorf("%s: got %q, %v, want %q", what, got, err, tt.want)
+				}
+			}
+		})
 	}
 }
 

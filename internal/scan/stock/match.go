@@ -340,10 +340,11 @@ func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time
 		}
 	}
 	for _, id := range f.IDs {
-		if _, ok := k.first[id]; ok {
+		t, ok := k.first[id]
+		if ok && t <= now.Unix() { // one of the future is a clock's that was wrong
 			continue
 		}
-		if len(k.first) >= maxFirst {
+		if !ok && len(k.first) >= maxFirst {
 			k.o.Health.Counter("first_seen_full").Add(1)
 			return out
 		}

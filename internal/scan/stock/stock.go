@@ -410,7 +410,7 @@ func (k *Keeper) renewOld() {
 	}
 	var due []State
 	for _, s := range k.List() {
-		old, other := age > 0 && now.Sub(s.At) > age/2, k.o.Scanner != "" && s.by != k.o.Scanner
+		old, other := age > 0 && (now.Sub(s.At) > age/2 || policy.Ahead(s.At, now)), k.o.Scanner != "" && s.by != k.o.Scanner
 		if s.At.IsZero() || s.Queued || !old && !other {
 			continue
 		}

@@ -424,6 +424,40 @@ func TestFirstSeenLost(t *testing.T) {
 	}
 }
 
+// A first sight that was noted while the clock ran ahead becomes that of the next match, once: a grace
+// that began anew with each match would never end.
+func TestFirstSeenAhead(t *testing.T) {
+	dir := t.TempDir()
+	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
+	c := &clock{}
+	real := time.Now()
+	c.unix.Store(real.Add(48 * time.Hour).Unix())
+	first := func() time.Time {
+		w := &world{o: Options{
+			Dir: filepath.Join(dir, "inventories"), DB: filepath.Join(dir, "vuln.db"), Poll: 10 * time.Millisecond, Now: c.now, Health: health.New(nil),
+			Scan: func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil },
+		}}
+		w.run(t)
+		defer w.stop()
+		if err := w.Ensure(t.Context(), imgA); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a match", func() bool { s, _ := w.State(imgA); return len(s.Findings) == 1 })
+		s, _ := w.State(imgA)
+		return s.Findings[0].FirstSeen
+	}
+	if got := first(); !got.Equal(c.now()) {
+		t.Fatalf("got %s, want %s", got, c.now())
+	}
+	c.unix.Store(real.Unix())
+	for range 2 {
+		if got := first(); got.Unix() != real.Unix() {
+			t.Errorf("got %s, want %s", got, real)
+		}
+		c.advance(time.Hour)
+	}
+}
+
 // Who waits goes before the background, whose scan is put off once; a failure is told, and
 // not tried again at once.
 func TestQueue(t *testing.T) {
@@ -575,6 +609,29 @@ func TestRenewOld(t *testing.T) {
 	if s, _ := w.State(imgB); s.At.IsZero() || s.Err == "" {
 		t.Errorf("got %+v", s)
 	}
+}
+
+// A scan of the future, made while the clock was wrong, is none for policies: the image is scanned again.
+func TestRenewFuture(t *testing.T) {
+	c := &clock{}
+	c.unix.Store(time.Now().Unix())
+	var scans atomic.Int32
+	w := &world{}
+	dir := t.TempDir()
+	w.o = Options{
+		Dir: filepath.Join(dir, "i"), DB: filepath.Join(dir, "no"), Poll: 10 * time.Millisecond, Now: c.now, Health: health.New(nil),
+		MaxAge: func() time.Duration { return 7 * 24 * time.Hour }, InUse: func(string) bool { return true },
+		Scan: func(context.Context, string, bool) (*inventory.Result, error) {
+			scans.Add(1)
+			return result("openssl"), nil
+		},
+	}
+	w.run(t)
+	if err := w.Ensure(t.Context(), imgA); err != nil {
+		t.Fatal(err)
+	}
+	c.advance(-48 * time.Hour)
+	eventually(t, "the scan anew", func() bool { s, _ := w.State(imgA); return scans.Load() == 2 && !s.At.After(c.now()) })
 }
 
 // By its age alone an image is scanned again that is in use or wanted: a host keeps many that nobody

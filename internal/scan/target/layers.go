@@ -17,6 +17,7 @@ import (
 
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // Layers keeps what layers hold, by the digest of their bytes and the version of the scanner
@@ -137,7 +138,7 @@ func (l *layerReader) read(ctx context.Context, blob io.Reader) (holds []byte, g
 		Skip: l.o.Skip, Without: l.o.Without, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
 	}
 	_, err = spawn.Run(ctx, spawn.Options{
-		Path: l.o.Scanner, Files: []*os.File{from}, Timeout: l.o.Timeout, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle,
+		Path: l.o.Scanner, Files: []*os.File{from}, Timeout: l.o.Timeout, MemoryMax: l.o.MemoryMax, Idle: l.o.Idle, Without: l.o.Without,
 		Input: func(cgroup bool) ([]byte, error) {
 			job.Cgroup = cgroup
 			return json.Marshal(job)
@@ -194,9 +195,10 @@ func (l layoutBlobs) Fetch(_ context.Context, a inventory.Ask) (io.ReadCloser, e
 	if err != nil {
 		return nil, err
 	}
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
 		f.Close()
 		return nil, fmt.Errorf("%s in the layout: %w", a.Digest, errors.Join(err, fs.ErrInvalid))
 	}
-	return f, nil
+	return pagecache.Reader(f, st.Size()), nil
 }

@@ -16,9 +16,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/layercache"
+	"github.com/belay-project/belay/internal/scan/pagecache"
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 // memory is blobs by digest; it counts what was fetched.
@@ -272,6 +275,60 @@ func TestLayoutHas(t *testing.T) {
 		}
 		if got := l.Has(t.Context(), digest); got != want {
 			t.Errorf("%q: has it %v, want %v", text, got, want)
+		}
+	}
+}
+
+// TestLayoutCache: what is read of a layout does not stay in the page cache, unless it was there.
+func TestLayoutCache(t *testing.T) {
+	dir := t.TempDir()
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	sum := sha256.Sum256(body)
+	digest, file := "sha256:"+hex.EncodeToString(sum[:]), filepath.Join(dir, "blobs/sha256", hex.EncodeToString(sum[:]))
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	testneed.Need(t, "page-cache", !pagecache.Has(f, 1<<20), "a file system whose pages can be dropped")
+	l := layoutBlobs{dir}
+	reads := map[string]func() error{
+		"asked whether it is there": func() error {
+			if !l.Has(t.Context(), digest) {
+				return errors.New("it is not")
+			}
+			return nil
+		},
+		"fetched": func() error {
+			r, err := l.Fetch(t.Context(), inventory.Ask{Digest: digest})
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(io.Discard, r)
+			return errors.Join(err, r.Close())
+		},
+	}
+	for what, read := range reads {
+		if err := read(); err != nil || pagecache.Has(f, 1<<20) {
+			t.Errorf("%s: %v, in the page cache afterwards", what, err)
+		}
+	}
+	if _, err := io.Copy(io.Discard, io.NewSectionReader(f, 0, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	for what, read := range reads {
+		if err := read(); err != nil || !pagecache.Has(f, 1<<20) {
+			t.Errorf("%s: %v, dropped though it was in the page cache", what, err)
 		}
 	}
 }

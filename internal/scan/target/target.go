@@ -157,7 +157,7 @@ func Scan(ctx context.Context, t *Target, o Options) (*inventory.Result, error) 
 		files = append(slices.Clone(files), lend.theirs)
 	}
 	rep, err := spawn.Run(ctx, spawn.Options{
-		Path: o.Scanner, Files: files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle,
+		Path: o.Scanner, Files: files, Timeout: o.Timeout, MemoryMax: o.MemoryMax, Idle: o.Idle, Without: o.Without,
 		Input: func(cgroup bool) ([]byte, error) {
 			job.Cgroup = cgroup
 			return json.Marshal(job)

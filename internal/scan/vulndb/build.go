@@ -67,7 +67,7 @@ const (
 // Records that cannot be read are counted and left out; errors are those of files, of
 // ctx, and a directory without any record.
 func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error) {
-	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]bool{}, newest: map[string]*newest{}}
+	s := &sources{ctx: ctx.Err, dir: o.Dir, now: o.Now, parts: o.Parts, used: map[string]bool{}, b: builder{keys: map[string][]affected{}}, seen: map[string]taken{}, dropped: map[int]bool{}, newest: map[string]*newest{}, folders: map[string]*naming{}}
 	var err error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
@@ -77,6 +77,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
 	}
 	s.keep()
+	s.b.drop(s.dropped)
 	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
 		if path != "" {
 			s.source(path)
@@ -90,7 +91,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if o.AsOf.IsZero() || o.AsOf.After(o.Now) {
 		s.rep.AsOf, s.rep.Oldest = s.oldest()
 	}
-	s.b.meta.BadRecords = s.rep.BadRecords
+	s.b.meta.BadRecords, s.b.meta.Whole = s.rep.BadRecords, s.whole()
 	b, err := s.b.encode(o.Now, s.rep.AsOf)
 	if err != nil {
 		return s.rep, err
@@ -114,10 +115,13 @@ type sources struct {
 	single  bytes.Buffer       // the part of files of their own
 	fresh   bool               // it has what the former one had not
 	named   bool               // the archive is the last of b.meta.Sources
-	seen    map[string]bool    // IDs: a record may be in an archive and beside it
+	seen    map[string]taken   // by ID: a record may be in an archive and beside it, or in two
+	dropped map[int]bool       // numbers of records for which others were taken
 	newest  map[string]*newest // by folder
+	folders map[string]*naming // by path
 	dating  string             // the file that the last record came of
 	dated   *newest            // of its folder
+	names   *naming            // of its folder
 	statted bool               // it was looked at
 	rep     BuildReport
 	bytes   int64
@@ -259,7 +263,7 @@ func (s *sources) date(path string, c *compiled) {
 		if s.newest[folder] == nil {
 			s.newest[folder] = &newest{}
 		}
-		s.dating, s.dated, s.statted = path, s.newest[folder], false
+		s.dating, s.dated, s.names, s.statted = path, s.newest[folder], s.naming(path), false
 	}
 	at, err := time.Parse(time.RFC3339, c.modified)
 	latest := &s.dated.record
@@ -294,6 +298,65 @@ func (s *sources) folder(path string) string {
 	return "."
 }
 
+// naming are the ecosystems that the records of a folder name.
+type naming struct {
+	path  []string        // names of the folder and of those above it
+	own   map[string]bool // those that path has
+	alone map[string]bool // those that a record names and no other
+}
+
+// naming is that of a file's folder.
+func (s *sources) naming(path string) *naming {
+	dir, err := filepath.Rel(s.dir, filepath.Dir(path))
+	if err != nil {
+		dir = filepath.Dir(path)
+	}
+	if s.folders[dir] == nil {
+		s.folders[dir] = &naming{path: strings.Split(dir, "/"), own: map[string]bool{}, alone: map[string]bool{}}
+	}
+	return s.folders[dir]
+}
+
+// note notes which ecosystems a record names.
+func (n *naming) note(c *compiled) {
+	alone, several := "", false
+	for i := range c.packages {
+		ecosystem := c.packages[i].ecosystem
+		for _, name := range n.path {
+			if belongs(ecosystem, name) {
+				n.own[name] = true
+			}
+		}
+		name, _, _ := strings.Cut(ecosystem, ":")
+		several = several || alone != "" && alone != name
+		alone = name
+	}
+	if alone != "" && !several {
+		n.alone[alone] = true
+	}
+}
+
+// belongs reports whether an ecosystem is that of a name, or a release of it.
+func belongs(ecosystem, name string) bool {
+	rest, ok := strings.CutPrefix(ecosystem, name)
+	return ok && (rest == "" || rest[0] == ':')
+}
+
+// whole are the ecosystems whose records were taken: those that folders are called by. A record of PyPI may
+// name a package of npm, which is not to pass for what npm has. In a folder with another name it is those
+// that a record names and no other.
+func (s *sources) whole() []string {
+	all := map[string]bool{}
+	for _, f := range s.folders {
+		if len(f.own) > 0 {
+			maps.Copy(all, f.own)
+		} else {
+			maps.Copy(all, f.alone)
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
 // oldest is of which time the data are where nobody was asked: that of the folder whose newest record is
 // the oldest. folder is empty where there is but one.
 func (s *sources) oldest() (at time.Time, folder string) {
@@ -323,16 +386,45 @@ func (s *sources) take(path string, c *compiled) error {
 		return nil
 	}
 	s.date(path, c)
-	if s.seen[c.id] {
-		return nil
+	s.names.note(c)
+	changed, _ := time.Parse(time.RFC3339, c.modified) //nolint:errcheck // zero is before all others
+	if was, twice := s.seen[c.id]; twice {
+		if was.changed.IsZero() || !changed.After(was.changed) {
+			return nil
+		}
+		s.drop(was)
 	}
-	s.seen[c.id] = true // also if it was withdrawn: an older archive may not know
-	if c.gone {
+	now := taken{changed: changed, record: -1, source: -1}
+	if c.gone { // noted, too: another archive may not know
 		s.rep.Withdrawn++
-		return nil
+	} else {
+		now.record = len(s.b.records)
+		if s.named {
+			now.source = len(s.b.meta.Sources) - 1
+			s.b.meta.Sources[now.source].Records++
+		}
+		s.record(c)
 	}
-	s.record(c)
+	s.seen[c.id] = now
 	return nil
+}
+
+// taken is a record that was taken in, or noted as withdrawn.
+type taken struct {
+	changed        time.Time // zero: it does not say
+	record, source int       // numbers; -1: none
+}
+
+// drop gives a record up for one that was changed later.
+func (s *sources) drop(was taken) {
+	if was.record < 0 {
+		s.rep.Withdrawn--
+		return
+	}
+	s.dropped[was.record] = true
+	if was.source >= 0 {
+		s.b.meta.Sources[was.source].Records--
+	}
 }
 
 func (s *sources) record(c *compiled) {
@@ -352,9 +444,6 @@ func (s *sources) record(c *compiled) {
 		}
 	}
 	s.b.records = append(s.b.records, v)
-	if s.named {
-		s.b.meta.Sources[len(s.b.meta.Sources)-1].Records++
-	}
 }
 
 // cveFirst orders names of one vulnerability: CVE numbers first.

@@ -157,6 +157,61 @@ func TestNewerRecord(t *testing.T) {
 	}
 }
 
+// TestLaterRecord: of a record that is in two archives, or beside them, the one that was changed later counts.
+func TestLaterRecord(t *testing.T) {
+	at := func(day, record string) string {
+		return strings.Replace(record, "{", `{"modified":"2026-01-`+day+`T00:00:00Z",`, 1)
+	}
+	old := at("01", `{"id":"GHSA-1","summary":"old","affected":[{"package":{"ecosystem":"npm","name":"b"},`+upTo2+`},{"package":{"ecosystem":"npm","name":"gone"},`+upTo2+`}]}`)
+	late := at("02", `{"id":"GHSA-1","summary":"late","affected":[{"package":{"ecosystem":"npm","name":"b"},`+strings.Replace(upTo2, "2.0", "3.0", 1)+`}]}`)
+	withdrawn := at("03", `{"id":"GHSA-1","withdrawn":"2026-01-03T00:00:00Z"}`)
+	other := at("01", rec("Z-1", "npm", "z", upTo2))
+	for _, tt := range []struct {
+		name, first, second, want string // in the order in which they are read
+		gone                      int
+	}{
+		{"the second is later", old, late, "late", 0}, {"the first is later", late, old, "late", 0},
+		{"at the same time", late, strings.Replace(late, `"late"`, `"again"`, 1), "late", 0},
+		{"the second does not say when", old, strings.Replace(late, "modified", "x", 1), "old", 0},
+		{"the second takes it back", late, withdrawn, "", 1}, {"the first took it back", withdrawn, late, "", 1},
+		{"the second brings it back", strings.Replace(withdrawn, "01-03", "01-01", 1), late, "late", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			db, err := buildFiles(t, BuildOptions{}, map[string]string{
+				"PyPI/all.zip": zipOf(t, map[string]string{"GHSA-1.json": tt.first}), "npm/all.zip": zipOf(t, map[string]string{"GHSA-1.json": tt.second, "Z-1.json": other}),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := db.Verify(); err != nil {
+				t.Error(err)
+			}
+			got := ""
+			for _, version := range []string{"1.0", "2.5"} {
+				for _, name := range []string{"b", "gone"} {
+					found, _, err := find(db, "npm", name, version)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, f := range found {
+						got += name + " " + version + " " + f.Summary + "; "
+					}
+				}
+			}
+			want := map[string]string{"": "", "late": "b 1.0 late; b 2.5 late; ", "old": "b 1.0 old; gone 1.0 old; "}[tt.want]
+			if got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			if s := db.Status(); s.Records != 2-tt.gone || s.Sources[0].Records+s.Sources[1].Records != s.Records {
+				t.Errorf("got %+v, want %d records", s, 2-tt.gone)
+			}
+			if found, _, err := find(db, "npm", "z", "1.0"); err != nil || len(found) != 1 || found[0].IDs[0] != "Z-1" {
+				t.Errorf("the record after it: %v, %v", found, err)
+			}
+		})
+	}
+}
+
 func zipOf(t *testing.T, files map[string]string) string {
 	t.Helper()
 	var b bytes.Buffer

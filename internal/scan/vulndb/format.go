@@ -59,8 +59,36 @@ type builder struct {
 // metadata is the last part.
 type metadata struct {
 	Sources []Source `json:"sources"`
+	// Whole are the ecosystems whose own records were taken: of others there are but those that name
+	// one of these, too.
+	Whole []string `json:"whole"`
 	// BadRecords are those that were left out, since they could not be read.
 	BadRecords int `json:"badRecords"`
+}
+
+// drop takes records out, by their numbers. Those after them get others.
+func (b *builder) drop(gone map[int]bool) {
+	if len(gone) == 0 {
+		return
+	}
+	numbers := make([]int, len(b.records))
+	kept := b.records[:0]
+	for i, v := range b.records {
+		numbers[i] = len(kept)
+		if !gone[i] {
+			kept = append(kept, v)
+		}
+	}
+	b.records = kept
+	for key, list := range b.keys {
+		list = slices.DeleteFunc(list, func(a affected) bool { return gone[a.record] })
+		for i := range list {
+			list[i].record = numbers[list[i].record]
+		}
+		if b.keys[key] = list; len(list) == 0 {
+			delete(b.keys, key)
+		}
+	}
 }
 
 // encode returns the whole file.
@@ -445,8 +473,11 @@ func (db *DB) lookup(ecosystem, name string) (entry, error) {
 	return e, nil
 }
 
-// has reports whether there is any package of an ecosystem.
+// has reports whether the records of an ecosystem were taken, and there is any package of it.
 func (db *DB) has(ecosystem string) bool {
+	if !slices.ContainsFunc(db.meta.Whole, func(name string) bool { return belongs(ecosystem, name) }) {
+		return false
+	}
 	i := db.search(ecosystem, "")
 	if i == db.nKeys {
 		return false

@@ -159,8 +159,8 @@ func (db *DB) Match(ctx context.Context, res *inventory.Result) (Matches, error)
 			covered = covered || yes
 		}
 		if !covered {
+			// Records of other ecosystems may name it all the same.
 			note(p, fmt.Sprintf("the database has no advisories for %s packages of %s", p.Kind, cmp.Or(strings.Join(ecosystems, ", "), res.OS.ID, "an unknown system")))
-			continue
 		}
 		key := lookupKey{p.Kind, p.Name, p.Version, p.Source, p.SourceVersion}
 		a, ok := f.cache[key]

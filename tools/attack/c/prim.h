@@ -12,6 +12,7 @@ int do_sqpollsend(char **argv);
 int do_sqpollwrite(char **argv);
 int do_uffd(char **argv);
 int do_uring(char **argv);
+int do_uringheld(char **argv);
 int do_uringconnect(char **argv);
 int do_uringsend(char **argv);
 int do_uringwrite(char **argv);

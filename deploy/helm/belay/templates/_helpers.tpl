@@ -54,6 +54,7 @@ belay-installer-{{ . | trimPrefix "sha256:" | trunc 12 }}.yaml: |
   spec:
     selector:
       imageDigest: {{ . | quote }}
+      namespace: {{ $.Release.Namespace | quote }}
     mode: enforce
     loosen: true
     exec:
