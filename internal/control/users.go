@@ -60,7 +60,7 @@ type knownKey struct{}
 // that would take the last [keptForRoot] of total. identify says who calls.
 func limitUsers(l net.Listener, total int, identify func(net.Conn) (apicall.Subject, error)) net.Listener {
 	return &userListener{
-		Listener: limitConns(l, total), identify: identify, most: maxPerUser, shared: total - keptForRoot, open: map[string]int{},
+		Listener: limitConns(l, total), identify: identify, places: ratelimit.Places{Most: maxPerUser, Shared: total - keptForRoot},
 	}
 }
 
@@ -68,13 +68,7 @@ func limitUsers(l net.Listener, total int, identify func(net.Conn) (apicall.Subj
 type userListener struct {
 	net.Listener
 	identify func(net.Conn) (apicall.Subject, error)
-	most     int // of one share
-	shared   int // of all but root
-
-	// mu guards what follows.
-	mu   sync.Mutex
-	open map[string]int
-	used int // of shared
+	places   ratelimit.Places
 }
 
 // Accept implements [net.Listener].
@@ -87,37 +81,11 @@ func (l *userListener) Accept() (net.Conn, error) {
 		var k known
 		k.sub, k.err = l.identify(c)
 		share := k.share()
-		if !l.take(share) {
+		if !l.places.Take(share) {
 			c.Close()
 			continue
 		}
-		return &userConn{limitedConn: c.(*limitedConn), known: k, leave: sync.OnceFunc(func() { l.leave(share) })}, nil
-	}
-}
-
-func (l *userListener) take(share string) bool {
-	if share == rootShare {
-		return true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open[share] >= l.most || l.used >= l.shared {
-		return false
-	}
-	l.open[share]++
-	l.used++
-	return true
-}
-
-func (l *userListener) leave(share string) {
-	if share == rootShare {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.used--
-	if l.open[share]--; l.open[share] <= 0 {
-		delete(l.open, share)
+		return &userConn{limitedConn: c.(*limitedConn), known: k, leave: sync.OnceFunc(func() { l.places.Leave(share) })}, nil
 	}
 }
 

@@ -47,22 +47,22 @@ func TestShareOf(t *testing.T) {
 func TestUserSlots(t *testing.T) {
 	l := limitUsers(nil, keptForRoot+20, nil).(*userListener)
 	for i := range maxPerUser + 3 {
-		if got, want := l.take("nameless"), i < maxPerUser; got != want {
+		if got, want := l.places.Take("nameless"), i < maxPerUser; got != want {
 			t.Errorf("connection %d without a name: %v, want %v", i+1, got, want)
 		}
 	}
 	for i := range 20 {
-		if got, want := l.take(fmt.Sprint("uid ", i)), i < 20-maxPerUser; got != want {
+		if got, want := l.places.Take(fmt.Sprint("uid ", i)), i < 20-maxPerUser; got != want {
 			t.Errorf("user %d: %v, want %v", i, got, want)
 		}
 	}
 	for range keptForRoot {
-		if !l.take(rootShare) {
+		if !l.places.Take(rootShare) {
 			t.Error("root is kept out")
 		}
-		defer l.leave(rootShare)
+		defer l.places.Leave(rootShare)
 	}
-	if l.leave("nameless"); !l.take("uid 77") || l.take("uid 78") {
+	if l.places.Leave("nameless"); !l.places.Take("uid 77") || l.places.Take("uid 78") {
 		t.Error("a connection that ended makes room for one")
 	}
 }

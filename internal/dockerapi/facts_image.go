@@ -270,7 +270,7 @@ func factsBuild(r *Request) error {
 	mode := q.Get("networkmode")
 	if strings.HasPrefix(mode, "container:") {
 		f.Namespaces = append(f.Namespaces, "net="+mode)
-		r.addResource(apicall.ResourceContainer, strings.TrimPrefix(mode, "container:"), ref{})
+		r.addResource(apicall.ResourceContainer, strings.TrimPrefix(mode, "container:"), ref{kind: queryRef, key: "networkmode", pre: "container:"})
 	} else {
 		r.joinNetwork(mode, ref{kind: queryRef, key: "networkmode"})
 	}

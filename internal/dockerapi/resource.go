@@ -13,7 +13,7 @@ const (
 	fixedRef refKind = iota // stays as it is
 	pathRef                 // the first path variable
 	queryRef                // the value of a query key
-	textRef                 // a JSON string, between pre and post
+	textRef                 // a JSON string
 	keyRef                  // a key of a JSON object
 )
 
@@ -22,7 +22,7 @@ const (
 type ref struct {
 	kind      refKind
 	node      *node
-	pre, post string
+	pre, post string // around it
 	key       string // of the query, or of the object
 }
 
@@ -92,7 +92,7 @@ func (r *Request) SetResource(i int, id string) {
 		case pathRef:
 			r.names[0] = id
 		case queryRef:
-			r.Query = r.Query.set(at.key, id)
+			r.Query = r.Query.set(at.key, at.pre+id+at.post)
 		case textRef:
 			if at.node == nil {
 				continue

@@ -67,10 +67,28 @@ type input struct {
 	call      *apicall.Call // what when sees
 	resources []apicall.Resource
 	thing     *apicall.Resource // instead of resources: one thing of an answer
+	makes     bool              // the call makes a thing that is none of resources: made
+	made      apicall.Resource
 	facts     *apicall.Facts
 	elevated  bool
 	now       time.Time
 	quiet     bool // a second look: do not count failures again
+}
+
+// newInput puts a call to the rules.
+func newInput(call *apicall.Call, id actionID, now time.Time) input {
+	in := input{
+		sub: &call.Subject, action: id, call: call, resources: call.Resources, facts: &call.Facts,
+		elevated: call.Elevated, now: now,
+	}
+	in.makes = traitsOf(id)&traitNew != 0
+	for i := range in.resources {
+		in.makes = in.makes && !isMade(id, &in.resources[i])
+	}
+	if in.makes {
+		in.made = apicall.Resource{Kind: mainKind(id), Asked: call.Facts.Name}
+	}
+	return in
 }
 
 // Decide answers one call. Forbidding rules win over allowing ones; what no rule
@@ -90,10 +108,7 @@ func (s *Access) Decide(call *apicall.Call, now time.Time) AccessDecision {
 	if len(s.policies) == 0 {
 		return AccessDecision{Allowed: true, Reason: ReasonNoPolicy}
 	}
-	in := input{
-		sub: &call.Subject, action: id, call: call, resources: call.Resources, facts: &call.Facts,
-		elevated: call.Elevated, now: now,
-	}
+	in := newInput(call, id, now)
 	var buf [32]uint32
 	ids := s.match(in.sub, buf[:0])
 	if !s.enforced {

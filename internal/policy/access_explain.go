@@ -136,10 +136,8 @@ func (s *Access) Explain(call *apicall.Call, now time.Time) AccessTrace {
 	if !known {
 		return t
 	}
-	in := input{
-		sub: &call.Subject, action: id, call: call, resources: call.Resources, facts: &call.Facts,
-		elevated: call.Elevated, now: now, quiet: true,
-	}
+	in := newInput(call, id, now)
+	in.quiet = true
 	ids := s.match(in.sub, nil)
 	for _, p := range s.policies {
 		if slices.ContainsFunc(ids, func(c uint32) bool { return slices.Contains(s.classes[c].policies, p) }) {

@@ -60,8 +60,8 @@ func (s *ResourceSelector) covers(in *input) bool {
 		return mainKind(in.action) != apicall.ResourceBuild && s.asFilter() // caches have no labels
 	case len(in.resources) == 0 && t&traitList != 0:
 		return true
-	case len(in.resources) == 0:
-		return t&traitNew != 0 && s.names(in, &apicall.Resource{Kind: mainKind(in.action), Asked: in.facts.Name}, true)
+	case len(in.resources) == 0 && !in.makes, in.makes && !s.names(in, &in.made, true):
+		return false
 	}
 	for i := range in.resources {
 		if !s.names(in, &in.resources[i], true) {
@@ -83,8 +83,8 @@ func (s *ResourceSelector) touches(in *input) bool {
 		return true
 	case t&traitList != 0 && len(in.resources) == 0:
 		return false // the answer is filtered
-	case t&traitNew != 0 && len(in.resources) == 0:
-		return s.names(in, &apicall.Resource{Kind: mainKind(in.action), Asked: in.facts.Name}, false)
+	case in.makes && s.names(in, &in.made, false):
+		return true
 	}
 	for i := range in.resources {
 		if s.names(in, &in.resources[i], false) {
@@ -210,12 +210,27 @@ func mainKind(id actionID) apicall.ResourceKind { return mainKinds[id] }
 // denies a call about a thing that it could not look up, so that an empty ID is one
 // that does not exist.
 func isNew(in *input, r *apicall.Resource) bool {
+	if r == &in.made {
+		return true
+	}
 	if r.ID != "" || r.Owner != "" || len(r.Labels) > 0 || in.thing != nil {
 		return false
 	}
-	t := traitsOf(in.action)
 	// Engines make volumes that a new container names and that do not exist.
-	return t&traitNew != 0 && r.Kind == mainKind(in.action) || t&traitCreates != 0 && r.Kind == apicall.ResourceVolume
+	return isMade(in.action, r) || traitsOf(in.action)&traitCreates != 0 && r.Kind == apicall.ResourceVolume
+}
+
+// isMade reports whether a call that makes something means that by r. What a create of these
+// kinds names is something else that it joins or copies: what is made itself has no name there.
+func isMade(action actionID, r *apicall.Resource) bool {
+	if traitsOf(action)&traitNew == 0 || r.Kind != mainKind(action) {
+		return false
+	}
+	switch r.Kind {
+	case apicall.ResourceContainer, apicall.ResourceService, apicall.ResourceNetwork:
+		return r.Asked == ""
+	}
+	return true
 }
 
 func labelsOf(in *input, r *apicall.Resource) map[string]string {

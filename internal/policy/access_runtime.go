@@ -100,10 +100,8 @@ func (s *Access) RuntimeFor(call *apicall.Call, now time.Time) []*RuntimePolicy 
 	if traitsOf(id)&traitCreates == 0 || call.Subject.Kind == apicall.Nobody {
 		return nil
 	}
-	in := input{
-		sub: &call.Subject, action: id, call: call, resources: call.Resources, facts: &call.Facts,
-		elevated: call.Elevated, now: now, quiet: true,
-	}
+	in := newInput(call, id, now)
+	in.quiet = true
 	ids := s.match(in.sub, nil)
 	out := map[*AccessPolicy]worth{}
 	for _, mode := range []verdict.Mode{verdict.ModeEnforce, verdict.ModeAudit} {

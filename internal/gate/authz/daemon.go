@@ -209,7 +209,10 @@ func (p *Plugin) lookUp(ctx context.Context, req *dockerapi.Request) (cause, why
 	for i := range call.Resources {
 		res := &call.Resources[i]
 		err := p.daemon.find(ctx, res, &call.Facts)
-		if err != nil && !errors.Is(err, errNotFound) { // what is not there may be what the call makes
+		if errors.Is(err, errNotFound) && !(call.Action == "container.create" && res.Kind == apicall.ResourceContainer) {
+			continue // it may be what the call makes; what a container joins will be whoever's it is by then
+		}
+		if err != nil {
 			return causeOf(err), err.Error()
 		}
 	}

@@ -192,6 +192,7 @@ func TestDirect(t *testing.T) {
 		{name: "C4 a key twice", method: "POST", uri: createURI, body: `{"Image":"app","HostConfig":{"Privileged":true},"HostConfig":{}}`, header: jsonType, cause: "duplicate_key"},
 		{name: "D20 a forged owner", method: "POST", uri: createURI, body: `{"Image":"app","Labels":{"belay.dev/owner":"cert:bob"}}`, header: jsonType, cause: CauseReserved},
 		{name: "D20 an owner forged by the image", method: "POST", uri: createURI, body: `{"Image":"forged"}`, header: jsonType, cause: CauseReserved},
+		{name: "D6 namespaces of a container that is not there", method: "POST", uri: createURI, body: `{"Image":"app","HostConfig":{"NetworkMode":"container:ghost"}}`, header: jsonType, cause: CauseUnresolved},
 		{name: "no such image", method: "POST", uri: createURI, body: `{"Image":"gone"}`, header: jsonType, cause: CauseUnresolved},
 		{name: "A1 a body of no said length", method: "POST", uri: createURI, header: jsonType, cause: CauseNoBody},
 		{name: "A2 a body that is too long to be shown", method: "POST", uri: createURI, header: map[string]string{"Content-Type": "application/json", "Content-Length": "2000000"}, cause: CauseNoBody},

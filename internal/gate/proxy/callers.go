@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
+	"github.com/belay-project/belay/internal/ratelimit"
 )
 
 // callers counts what each caller has open. A caller is a user, a container, a
 // certificate's holder or a token, not a connection.
 type callers struct {
 	limits *Limits
+	places ratelimit.Places
 
 	// mu guards what follows.
 	mu    sync.Mutex
@@ -22,6 +24,7 @@ type callers struct {
 
 type caller struct {
 	key   string
+	share string // of places
 	conns int
 	// of the token bucket
 	tokens float64
@@ -42,15 +45,36 @@ func callerKey(sub *apicall.Subject) string {
 	return "nobody"
 }
 
+// keptForRoot is how many connections nobody but root of the host has, so that an administrator gets
+// in whatever others do.
+const keptForRoot = 64
+
+func newCallers(l *Limits) callers {
+	return callers{limits: l, places: ratelimit.Places{Most: l.ConnsPerCaller, Shared: l.Conns - min(keptForRoot, l.Conns/2)}}
+}
+
+// shareOf says for whom a connection is counted: containers, and the uids of user namespaces, are as
+// many as their owner likes, and have what one caller has.
+func shareOf(sub *apicall.Subject) string {
+	switch {
+	case sub.Kind == apicall.Container:
+		return "containers"
+	case sub.Kind == apicall.User && sub.UID == 0:
+		return ratelimit.Unbounded
+	}
+	return guesser(sub)
+}
+
 // open enters a connection. It returns false if the caller, or all of them, have too many.
-func (c *callers) open(key string) (*caller, bool) {
+func (c *callers) open(sub *apicall.Subject) (*caller, bool) {
+	key, share := callerKey(sub), shareOf(sub)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k, ok := c.byKey[key]
 	if !ok {
 		k = &caller{key: key, tokens: c.limits.Burst, filled: time.Now()}
 	}
-	if c.conns >= c.limits.Conns || k.conns >= c.limits.ConnsPerCaller {
+	if c.conns >= c.limits.Conns || k.conns >= c.limits.ConnsPerCaller || !c.places.Take(share) {
 		return nil, false
 	}
 	if !ok {
@@ -61,6 +85,7 @@ func (c *callers) open(key string) (*caller, bool) {
 	}
 	c.conns++
 	k.conns++
+	k.share = share
 	return k, true
 }
 
@@ -69,6 +94,7 @@ func (c *callers) close(k *caller) {
 	defer c.mu.Unlock()
 	c.conns--
 	k.conns--
+	c.places.Leave(k.share)
 	// With a rate, who reconnects for every request must not start afresh.
 	if k.conns == 0 && (c.limits.Rate <= 0 || len(c.byKey) > 4096) {
 		delete(c.byKey, k.key)

@@ -112,7 +112,7 @@ func (c *conn) serve() {
 		return
 	}
 	c.peer, c.sub = sub, sub
-	k, ok := c.s.callers.open(callerKey(&c.peer))
+	k, ok := c.s.callers.open(&c.peer)
 	if !ok {
 		c.s.counts.limited.Add(1)
 		c.refuse(&refusal{status: http.StatusTooManyRequests, cause: "too_many_connections", msg: "belay: too many connections are open"})
@@ -157,6 +157,7 @@ func (c *conn) survive() {
 	c.s.o.Log.Error("serving a request failed inside the gate", attr.Error, fmt.Sprint(v), attr.Stack, string(debug.Stack()))
 	c.abort()
 	c.held.leave()
+	c.x.told.leave()
 	c.report("internal_failure", http.StatusInternalServerError, "an internal failure")
 }
 

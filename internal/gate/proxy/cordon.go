@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 
@@ -55,7 +56,7 @@ func (x *exchange) ranBefore() (bool, *refusal) {
 		}
 		ctx, cancel := x.lookup()
 		defer cancel()
-		f, err := x.c.s.findContainer(ctx, res.Asked)
+		f, err := x.c.s.findContainer(ctx, cmp.Or(res.ID, res.Asked))
 		switch {
 		case errors.Is(err, errNotFound):
 			return true, nil // the daemon says so

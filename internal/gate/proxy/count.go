@@ -34,7 +34,7 @@ func (c *counters) init(r *health.Registry) {
 		{&c.noRoom, "gate_over_memory"},          // refused, or an answer withheld: too much is held in memory
 		{&c.failures, "gate_failures"},           // connections that ended by a fault of the gate's own
 		{&c.daemonErrors, "gate_daemon_errors"},  // the daemon could not be reached, or broke off
-		{&c.unfiltered, "gate_unfiltered"},       // an answer withheld: it could not be filtered
+		{&c.unfiltered, "gate_unfiltered"},       // an answer withheld, or an event left out: it could not be filtered
 		{&c.unresolved, "gate_unresolved"},       // refused: a name or path could not be resolved
 		{&c.acceptErrors, "gate_accept_errors"},  // connections that could not be taken
 		{&c.canceled, "gate_client_gone"},        // the client left before its answer was whole

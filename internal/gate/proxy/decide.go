@@ -16,8 +16,10 @@ import (
 // the gate to do.
 func (x *exchange) decide() *refusal {
 	call := &x.req.Call
-	if r := x.resolve(); r != nil {
-		return r
+	if !x.hopeless() {
+		if r := x.resolve(); r != nil {
+			return r
+		}
 	}
 	x.elevate(call)
 	d := x.rules.Decide(call, x.start)
@@ -77,6 +79,20 @@ func (x *exchange) decide() *refusal {
 	return nil
 }
 
+// hopeless tells whether the caller may neither do this to anything nor see what it is about. Then
+// nothing is looked up for it: the answer is the same, and costs nothing.
+func (x *exchange) hopeless() bool {
+	call := &x.req.Call
+	if x.rules.Grants(&call.Subject, call.Action) {
+		return false
+	}
+	if len(call.Resources) == 0 {
+		return true
+	}
+	group, ok := groupOf(call.Resources[0].Kind)
+	return !ok || !x.rules.Grants(&call.Subject, group+".inspect") && !x.rules.Grants(&call.Subject, group+".list")
+}
+
 // maySession tells whether the caller may open a session of BuildKit.
 func (x *exchange) maySession() bool {
 	if x.rules == nil {
@@ -127,7 +143,7 @@ func wordDenial(action string, d *policy.AccessDecision) string {
 // hides tells whether a thing is not there for the caller, or not there at all.
 func (x *exchange) hides(res *apicall.Resource) bool {
 	group, ok := groupOf(res.Kind)
-	if !ok || isNew(x.req.Call.Action, res) {
+	if !ok || strings.HasSuffix(x.req.Call.Action, ".create") { // it names things to join or to make
 		return false
 	}
 	if res.ID == "" {
@@ -135,11 +151,6 @@ func (x *exchange) hides(res *apicall.Resource) bool {
 	}
 	sub := &x.c.sub
 	return !x.rules.Visible(sub, group+".inspect", res) && !x.rules.Visible(sub, group+".list", res)
-}
-
-// isNew tells whether the call is about making a thing of that kind.
-func isNew(action string, res *apicall.Resource) bool {
-	return strings.HasSuffix(action, ".create") || res.Kind == apicall.ResourceImage
 }
 
 // groupOf returns the beginning of the names of actions about things of a kind.
@@ -184,16 +195,20 @@ func notFound(res *apicall.Resource) string {
 
 // absent answers a call about a thing that is not there as the daemon would: by the time that the
 // daemon looks, its name may stand for a thing that nobody judged. A volume's name is all that it
-// has, and what is made by the call is not there yet.
+// has, and what a create makes is not among what it names. What it joins the daemon looks for when the
+// container starts: a name that is nobody's yet would be whoever's it is then.
 func (x *exchange) absent() *refusal {
 	call := &x.req.Call
 	for i := range call.Resources {
 		res := &call.Resources[i]
-		if _, named := groupOf(res.Kind); !named || res.ID != "" || res.Kind == apicall.ResourceVolume || isNew(call.Action, res) {
+		if _, named := groupOf(res.Kind); !named || res.ID != "" || res.Kind == apicall.ResourceVolume {
 			continue
 		}
 		if call.Action == "network.disconnect" && res.Kind == apicall.ResourceContainer {
 			continue // by force, of a container that is gone
+		}
+		if call.Action == "container.create" && res.Kind == apicall.ResourceNetwork {
+			continue // of a swarm, whose managers know it; or [exchange.strays]
 		}
 		return &refusal{status: http.StatusNotFound, cause: "absent", msg: notFound(res)}
 	}
@@ -218,6 +233,9 @@ func (x *exchange) mayNotStart(ctx context.Context, f *found) *refusal {
 	}
 	if judged != "" {
 		if r := x.turned(ctx, f); r != nil {
+			return r
+		}
+		if r := x.strays(ctx, f); r != nil {
 			return r
 		}
 	}

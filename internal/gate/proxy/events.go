@@ -15,7 +15,7 @@ import (
 const maxEvent = 1 << 20
 
 // passEvents passes on the events that are about what the caller may see. An event
-// that cannot be read ends the stream.
+// that cannot be read ends the stream; one that is too large is left out.
 func (x *exchange) passEvents() (bool, error) {
 	c, b := x.c, x.b
 	c.out = x.resp.AppendHead(c.out[:0], false, "Transfer-Encoding: chunked\r\n")
@@ -26,16 +26,31 @@ func (x *exchange) passEvents() (bool, error) {
 	}
 	body := wire.NewBody(&b.r, framing)
 	var held []byte // what was read of events that are not whole
+	var room hold   // for one that is large
+	defer room.leave()
+	skips := false // up to the end of a line, which is the end of an event
 	buf := make([]byte, 8<<10)
 	for {
 		n, err := body.Read(buf)
-		held = append(held, buf[:n]...)
+		fresh := buf[:n]
+		if skips {
+			_, after, ends := bytes.Cut(fresh, []byte("\n"))
+			fresh, skips = after, !ends
+		}
+		held = append(held, fresh...)
 		rest, werr := x.passWhole(held)
 		if werr != nil {
 			return false, werr
 		}
-		if held = append(held[:0], rest...); len(held) > maxEvent {
-			return false, x.brokenEvents(errTooLong)
+		held = append(held[:0], rest...)
+		switch large := len(held) > freeAnswer; {
+		case len(held) > maxEvent, large && room.n == 0 && !room.grow(&c.s.answers, c.caller.key, 2*maxEvent):
+			c.s.counts.unfiltered.Add(1)
+			held, skips = nil, true
+			room.leave()
+		case !large && room.n > 0:
+			held = bytes.Clone(held)
+			room.leave()
 		}
 		if errors.Is(err, io.EOF) {
 			if len(bytes.TrimSpace(held)) > 0 {
@@ -128,6 +143,7 @@ func (x *exchange) seesEvent(b []byte) (bool, error) {
 func (x *exchange) labelsOf(kind apicall.ResourceKind, id string) map[string]string {
 	ctx, cancel := x.lookup()
 	defer cancel()
+	defer x.told.leave()
 	f, err := x.c.s.find(ctx, kind, id)
 	if err != nil {
 		return nil
@@ -139,6 +155,7 @@ func (x *exchange) labelsOf(kind apicall.ResourceKind, id string) map[string]str
 func (x *exchange) seesContainer(id string) bool {
 	ctx, cancel := x.lookup()
 	defer cancel()
+	defer x.told.leave()
 	f, err := x.c.s.findContainer(ctx, id)
 	if err != nil {
 		x.c.s.counts.hidden.Add(1)

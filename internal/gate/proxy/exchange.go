@@ -40,6 +40,7 @@ type exchange struct {
 	owed string
 	hold *refusal // of a start that policies allow
 
+	told     hold              // of the memory for what the daemon says of what is judged, and answers in the end
 	see      *apicall.Resource // scratch for filters
 	bodyRead bool              // the client's body was read to its end
 	b        *backend
@@ -57,6 +58,7 @@ func (x *exchange) run(c *conn) (keep bool) {
 	x.ev = Event{Time: x.start, Subject: &c.sub, Method: c.req.Method, Path: cut(c.req.Path), Decision: Denied,
 		TraceParent: c.req.Get("Traceparent")}
 	defer c.held.leave()
+	defer x.told.leave()
 	r := x.admit()
 	if r == nil && c.req.Path == NodePath {
 		return x.describe()
@@ -70,7 +72,19 @@ func (x *exchange) run(c *conn) (keep bool) {
 	if r != nil {
 		return x.deny(r)
 	}
+	x.forget()
 	return x.forward()
+}
+
+// forget drops what was looked up to judge the request: a stream may be open for days.
+func (x *exchange) forget() {
+	if x.told.n == 0 {
+		return
+	}
+	for i := range x.req.Call.Resources {
+		x.req.Call.Resources[i].Labels = nil
+	}
+	x.told.leave()
 }
 
 // admit tells whether the caller may ask anything at all, and as whom.
@@ -343,12 +357,29 @@ func (x *exchange) record(status int) {
 	}
 }
 
-// lookup is the context of questions to the daemon.
+// lookup is the context of questions to the daemon, whose answers take of the caller's room.
 func (x *exchange) lookup() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), askTimeout)
+	return context.WithTimeout(context.WithValue(context.Background(), askerKey{}, x), askTimeout)
 }
 
+type askerKey struct{}
+
+// growOf returns what a large answer takes its memory of; nil: the question is the gate's own.
+func growOf(ctx context.Context) func(n int) bool {
+	x, ok := ctx.Value(askerKey{}).(*exchange)
+	if !ok {
+		return nil
+	}
+	return x.growTold
+}
+
+func (x *exchange) growTold(n int) bool { return x.told.grow(&x.c.s.answers, x.c.caller.key, n) }
+
 func (x *exchange) daemonGone(err error) *refusal {
+	if errors.Is(err, errNoRoom) {
+		x.c.s.counts.noRoom.Add(1)
+		return &refusal{status: http.StatusTooManyRequests, cause: "memory", retryAfter: true, msg: "belay: too many large things are looked up"}
+	}
 	x.c.s.counts.daemonErrors.Add(1)
 	x.c.s.o.Log.Warn("the Docker daemon does not answer", attr.Error, err.Error())
 	return &refusal{status: http.StatusBadGateway, cause: "daemon", msg: "belay: the Docker daemon cannot be reached. Is it running?"}

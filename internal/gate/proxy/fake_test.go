@@ -45,6 +45,8 @@ type daemon struct {
 	started          string         // when its containers were started first
 	label            string         // one more of their labels
 	bind, device     string         // source of a bind of theirs; device of a volume of theirs
+	events           string         // what it says of those, instead of its own
+	netCreated       string         // when its network was made
 	more             map[string]any // of what is said of its containers
 	volume           map[string]any // what is said of its one volume, records
 }
@@ -137,6 +139,8 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "/events" && r.RequestURI == imageEvents:
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
+	case p == "/events" && d.events != "":
+		io.WriteString(w, d.events)
 	case p == "/events":
 		for _, id := range []string{idWeb, idDB} {
 			owner := map[string]string{idWeb: me(), idDB: "uid:4294967294"}[id]
@@ -150,7 +154,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "/volumes/vol" && d.device != "":
 		writeJSON(w, map[string]any{"Name": "vol", "Driver": "local", "Options": map[string]string{"type": "none", "o": "rw,bind", "device": d.device}})
 	case p == "/networks/net1":
-		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
+		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared", "Created": d.netCreated})
 	case p == "/v1.27/networks", p == "/networks":
 		members := map[string]any{idWeb: map[string]any{"Name": "web"}, idDB: map[string]any{"Name": "db"}}
 		writeJSON(w, []any{map[string]any{"Id": "net1", "Name": "shared", "Containers": members}})

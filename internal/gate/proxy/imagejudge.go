@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -81,7 +82,7 @@ func (x *exchange) imageQuery() (*ImageQuery, *refusal) {
 	case starts(call.Action):
 		for i := range call.Resources {
 			if res := &call.Resources[i]; res.Kind == apicall.ResourceContainer {
-				return x.startQuery(res.Asked)
+				return x.startQuery(cmp.Or(res.ID, res.Asked)) // the one that was judged
 			}
 		}
 	case call.Action == "image.pull":

@@ -21,13 +21,12 @@ func (x *exchange) passFiltered(f filter) (bool, error) {
 	head := append([]byte(nil), x.resp.Raw...)
 	framing := x.resp.Framing
 	b.r.Consume(len(head))
-	var held hold
-	defer held.leave()
+	defer x.told.leave()
 	src := wire.NewBody(&b.r, framing)
-	if err := x.narrow(f, &src, head, &held); err != nil {
+	if err := x.narrow(f, &src, head); err != nil {
 		return false, x.unfiltered(err)
 	}
-	if _, err := x.sendHeld(&held); err != nil {
+	if _, err := x.sendHeld(); err != nil {
 		return false, err
 	}
 	return framing.Chunked || framing.Length >= 0, nil
@@ -35,30 +34,38 @@ func (x *exchange) passFiltered(f filter) (bool, error) {
 
 // narrow reads the answer whole and puts head and what is left of it into the connection's
 // buffer.
-func (x *exchange) narrow(f filter, src io.Reader, head []byte, held *hold) error {
+func (x *exchange) narrow(f filter, src io.Reader, head []byte) error {
 	c := x.c
 	in, kept := scratch.Get().(*[]byte), scratch.Get().(*[]byte)
 	defer scratch.Put(in)
 	defer scratch.Put(kept)
-	grow := func(n int) bool { return held.grow(&c.s.answers, c.caller.key, n) }
-	body, out, early := (*in)[:0], []byte(nil), -1
+	body, out, early, paid := (*in)[:0], []byte(nil), -1, 0
+	apply := func() (err error) {
+		// What is left of it, and that with a head.
+		if n := len(body); n > freeAnswer && n > paid {
+			if !x.growTold(2 * (n - paid)) {
+				return errNoRoom
+			}
+			paid = n
+		}
+		out, err = f(x, (*kept)[:0], body)
+		return err
+	}
 	for end := false; !end; {
 		// The end of a message comes some time after the end of what it says: that time is used.
 		if early < 0 && isWhole(body) && len(x.b.r.Buffered()) == 0 {
 			early = len(body)
-			var err error
-			if out, err = f(x, (*kept)[:0], body); err != nil {
+			if apply() != nil {
 				out = nil
 			}
 		}
 		var err error
-		if body, end, err = readMore(src, body, c.s.o.Limits.FilterBytes, freeAnswer, grow); err != nil {
+		if body, end, err = readMore(src, body, c.s.o.Limits.FilterBytes, freeAnswer, x.growTold); err != nil {
 			return err
 		}
 	}
 	if out == nil || early != len(body) {
-		var err error
-		if out, err = f(x, (*kept)[:0], body); err != nil {
+		if err := apply(); err != nil {
 			return err
 		}
 	}
@@ -80,9 +87,9 @@ const takeTime = time.Minute
 
 // sendHeld sends what is in the connection's buffer. A client that takes its time with much
 // of it must not keep others from theirs.
-func (x *exchange) sendHeld(held *hold) (int, error) {
+func (x *exchange) sendHeld() (int, error) {
 	c := x.c
-	if held.n == 0 {
+	if x.told.n == 0 {
 		return c.nc.Write(c.out)
 	}
 	_ = c.nc.SetWriteDeadline(time.Now().Add(takeTime))

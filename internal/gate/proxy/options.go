@@ -61,6 +61,8 @@ type Policies func() Rules
 // Rules is what a set of access policies answers; *policy.Access is one.
 type Rules interface {
 	Decide(call *apicall.Call, now time.Time) policy.AccessDecision
+	// Grants tells whether any rule could let the caller do an action, whatever it is about.
+	Grants(sub *apicall.Subject, action string) bool
 	// VisibleTo tells whether the caller may see a thing in the answer to a call that
 	// was allowed with Scope.Filter.
 	VisibleTo(call *apicall.Call, res *apicall.Resource, now time.Time) bool
@@ -146,11 +148,11 @@ type Limits struct {
 	// SendTime is how long a streamed request body may make no progress; 5 min.
 	SendTime time.Duration
 
-	Conns          int // open connections, of all callers; 8192
-	ConnsPerCaller int // 2048
+	Conns          int // open connections, of all callers; 8192. Root of the host alone has the last 64
+	ConnsPerCaller int // 2048; of all containers together too
 	// Rate is requests per second of one caller, with Burst at once; 0: no bound.
 	Rate, Burst float64
-	// FilterBytes bounds an answer that is filtered in memory; 64 MiB.
+	// FilterBytes bounds an answer that is filtered in memory; 16 MiB.
 	FilterBytes int
 }
 
@@ -183,7 +185,7 @@ func (l *Limits) fill() {
 		{&l.BodyBytes, 4 << 20},
 		{&l.Conns, 8192},
 		{&l.ConnsPerCaller, 2048},
-		{&l.FilterBytes, 64 << 20},
+		{&l.FilterBytes, 16 << 20},
 	} {
 		if *d.to <= 0 {
 			*d.to = d.def

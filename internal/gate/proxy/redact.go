@@ -18,15 +18,22 @@ var redacted = map[string]filter{
 
 // redact takes values out of every list of environment variables, wherever it is.
 func redact(x *exchange, dst, body []byte) ([]byte, error) {
-	return redactWith(dst, body, x.redactIn)
+	return x.redactWith(dst, body, x.redactIn)
 }
 
 // redactHistory takes them out of the instructions that an image was made by.
 func redactHistory(x *exchange, dst, body []byte) ([]byte, error) {
-	return redactWith(dst, body, x.redactInstructions)
+	return x.redactWith(dst, body, x.redactInstructions)
 }
 
-func redactWith(dst, body []byte, in func(v any)) ([]byte, error) {
+// redactCost is what an answer becomes in memory while its values are any, in its own size: a list of
+// short texts.
+const redactCost = 16
+
+func (x *exchange) redactWith(dst, body []byte, in func(v any)) ([]byte, error) {
+	if len(body) > freeAnswer && !x.growTold(redactCost*len(body)) {
+		return nil, errNoRoom
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	var v any

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"path"
 	"strings"
+	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/policy"
@@ -19,8 +19,9 @@ var (
 	errNotResolved = errors.New("things of this kind have no names to resolve")
 )
 
-// inspectBytes bounds what the daemon says about one thing.
-const inspectBytes = 16 << 20
+// inspectBytes bounds what the daemon says about one thing: it says twice what the largest
+// request may have said.
+const inspectBytes = 8 << 20
 
 // found is what the daemon knows of a thing.
 type found struct {
@@ -35,6 +36,9 @@ type found struct {
 	PID            int               // of a container that runs
 	Ran            bool              // a container that has been started before
 	Binds, Volumes []string          // of a container: the sources of its binds, the names of its volumes
+	Modes          []string          // of a container: whose namespaces it has
+	Unbound        []string          // of a container: networks that it will join by their name
+	Created        time.Time         // of a container or a network
 	Options        map[string]string // of a volume's driver
 	Driver         string
 }
@@ -98,6 +102,9 @@ func (s *Server) get(ctx context.Context, prefix, name, suffix string, into any)
 	case status != http.StatusOK:
 		return fmt.Errorf("the daemon cannot say what %q is: status %d", name, status)
 	}
+	if grow := growOf(ctx); grow != nil && len(body) > freeAnswer && !grow(decodedCost*len(body)) {
+		return fmt.Errorf("%w: %q: %w", errDaemon, name, errNoRoom)
+	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("the daemon's answer about %q: %w", name, err)
 	}
@@ -131,10 +138,14 @@ func isID(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abc
 
 func (s *Server) findContainer(ctx context.Context, name string) (*found, error) {
 	var a struct {
-		ID, Name, Image string
-		State           struct {
+		ID, Name, Image, Created string
+		State                    struct {
 			Pid       int
 			StartedAt string
+		}
+		HostConfig      struct{ NetworkMode, PidMode, IpcMode, Cgroup string }
+		NetworkSettings struct {
+			Networks map[string]struct{ NetworkID string }
 		}
 		Config struct {
 			Image, User string
@@ -160,7 +171,8 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	return &found{
 		Kind: apicall.ResourceContainer, ID: a.ID, Names: []string{strings.TrimPrefix(a.Name, "/")}, Labels: a.Config.Labels,
 		Image: a.Config.Image, ImageID: a.Image, User: a.Config.User, PID: a.State.Pid,
-		Binds: binds, Volumes: volumes, Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
+		Modes: []string{a.HostConfig.NetworkMode, a.HostConfig.PidMode, a.HostConfig.IpcMode, a.HostConfig.Cgroup}, Unbound: unbound(a.NetworkSettings.Networks),
+		Created: at(a.Created), Binds: binds, Volumes: volumes, Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
 	}, nil
 }
 
@@ -219,8 +231,8 @@ func (s *Server) findVolume(ctx context.Context, name string) (*found, error) {
 
 func (s *Server) findNetwork(ctx context.Context, name string) (*found, error) {
 	var a struct {
-		ID, Name string
-		Labels   map[string]string
+		ID, Name, Created string
+		Labels            map[string]string
 	}
 	if err := s.get(ctx, "/networks/", name, "", &a); err != nil {
 		return nil, err
@@ -228,7 +240,7 @@ func (s *Server) findNetwork(ctx context.Context, name string) (*found, error) {
 	if a.ID == "" {
 		return nil, errors.New("the daemon gives no id for a network")
 	}
-	return &found{Kind: apicall.ResourceNetwork, ID: a.ID, Names: []string{a.Name}, Labels: a.Labels}, nil
+	return &found{Kind: apicall.ResourceNetwork, ID: a.ID, Names: []string{a.Name}, Labels: a.Labels, Created: at(a.Created)}, nil
 }
 
 func (s *Server) findPlugin(ctx context.Context, name string) (*found, error) {
@@ -313,8 +325,11 @@ func noteVolume(facts *apicall.Facts, name string, f *found) {
 	}
 	device := f.Options["device"]
 	real := device
-	if path.IsAbs(device) {
+	switch {
+	case f.binds():
 		real, _ = realPath(device) // unresolved: every check on it fails
+	case device != "tmpfs":
+		real = "" // a file system's options can name any place, as lowerdir does
 	}
 	facts.HostMounts = append(facts.HostMounts, apicall.HostMount{
 		Via: "volume", Source: device, Resolved: real, Driver: f.Driver, Options: f.Options, Target: name,

@@ -20,6 +20,9 @@ const (
 	// Of answers that are filtered.
 	answerRoom, answerRoomEach = 48 << 20, 12 << 20
 
+	// Raw streams, each with two buffers of [copyBuffer].
+	streamRoom, streamRoomEach = 512, 320
+
 	// Of messages of BuildKit's: twice the largest.
 	messageRoom, messageRoomEach = 48 << 20, 32 << 20
 	// Of those that are not whole: the largest, and what its frames cost.
@@ -30,6 +33,9 @@ const (
 	freeBody   = 16 << 10
 	freeHead   = 16 << 10
 	freeAnswer = 32 << 10
+
+	// decodedCost is what JSON becomes in memory at most, in its own size: a map of short labels.
+	decodedCost = 4
 )
 
 // hold is what one request has of a room. The zero value has nothing.

@@ -48,6 +48,7 @@ type Server struct {
 	messages  room // of BuildKit's
 	coming    room // of those that are not whole
 	answers   room
+	streams   room // raw ones, by number
 	shaking   room // handshakes, by address
 	counts    counters
 	images    images
@@ -86,9 +87,10 @@ func Listen(o Options) (*Server, error) {
 	s.life, s.end = context.WithCancel(context.Background())
 	s.up = &upstream{path: o.Upstream, tickets: o.Tickets}
 	s.who.Workload, s.who.Proc = o.Workload, o.proc
-	s.callers.limits = &s.o.Limits
+	s.callers = newCallers(&s.o.Limits)
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
+	s.streams.all, s.streams.each = streamRoom, streamRoomEach
 	s.messages.all, s.messages.each = messageRoom, messageRoomEach
 	s.coming.all, s.coming.each = comingRoom, comingRoomEach
 	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach

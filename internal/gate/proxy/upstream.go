@@ -216,7 +216,7 @@ func (u *upstream) askOn(ctx context.Context, b *backend, method, target string,
 	}
 	status, closing, framing := resp.Status, resp.Close, resp.Framing
 	b.r.Consume(len(resp.Raw))
-	body, err := readBody(&b.r, framing, limit)
+	body, err := readBodyIn(&b.r, framing, limit, growOf(ctx))
 	if err != nil {
 		return 0, nil, err
 	}
