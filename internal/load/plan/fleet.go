@@ -22,7 +22,7 @@ type host struct {
 	active  int // moves from it or to it, under way or started by this plan
 	coming  []string
 	names   map[string]bool // of its containers and of those that are coming; made when asked for
-	left    int             // containers that left it within an hour, or that this plan has leave it
+	left    int             // moves from it within an hour, or of this plan: see unit.counts
 }
 
 // fleet is all hosts.

@@ -18,6 +18,14 @@ type unit struct {
 	refused  [][]string // why each member stays, in words; parallel to members
 }
 
+// counts is how many moves it is to limits: what an orchestrator has placed leaves as one.
+func (u *unit) counts() int {
+	if u.members[0].Placed != nil {
+		return 1
+	}
+	return len(u.members)
+}
+
 func (u *unit) byName(o *unit) int { return byName(u.members[0], o.members[0]) }
 
 func byName(a, b *Container) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) }

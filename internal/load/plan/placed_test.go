@@ -76,6 +76,18 @@ func TestPlaced(t *testing.T) {
 			}
 		})
 	}
+	// All of a unit count as one: of three tasks each two units would be six.
+	s := orchestrated(placed("web.1", "web", 4*gib), placed("web.2", "web", 4*gib), placed("web.3", "web", 4*gib),
+		placed("api.1", "api", 4*gib), placed("api.2", "api", 4*gib), placed("api.3", "api", 4*gib))
+	s.Nodes[0].Use, s.Limits.AtOnce, s.Limits.PerHour = Amounts{MemoryBytes: 31 * gib}, 2, 2
+	s.Caps.Memory = 50
+	p, err := Make(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ms := p.Nodes[0].Moves; len(ms) != 2 || ms[0].Held != "" || ms[1].Held != "" {
+		t.Errorf("got %+v, %+v", ms, p.Nodes[0])
+	}
 	// Without its word, what ties others to their node ties it too.
 	c := placed("web.1.x", "web", gib)
 	c.Placed = nil
