@@ -11,6 +11,10 @@ import (
 	api "github.com/moby/moby/api/types/swarm"
 )
 
+// LabelShared is the label, with the value true, of a volume in a service's specification that is the
+// same on all nodes.
+const LabelShared = "dev.belay.load.shared"
+
 // stays says why a service may not be asked to leave a node, all reasons; none if it may.
 func (w *world) stays(svc *api.Service, node string) (why []string) {
 	t := &svc.Spec.TaskTemplate
@@ -28,6 +32,8 @@ func (w *world) stays(svc *api.Service, node string) (why []string) {
 	switch leaves := svc.Spec.Labels[LabelLeave]; {
 	case leaves == node:
 		why = append(why, "it is being asked to leave already")
+	case leaves != "" && !slices.ContainsFunc(w.nodes, func(n api.Node) bool { return n.ID == leaves }):
+		why = append(why, fmt.Sprintf("it was asked to leave the node %s, which is not of this swarm any more; fix: take out the constraint and the label %s (docs/moving.md)", leaves, LabelLeave))
 	case leaves != "":
 		why = append(why, "it is being asked to leave another node")
 	}
@@ -84,8 +90,12 @@ func ties(m *mount.Mount) string {
 		switch {
 		case m.Source == "":
 			return fmt.Sprintf("it has an anonymous volume at %q, which is on this node alone", m.Target)
+		case o != nil && o.Labels[LabelShared] == "true":
+			return ""
 		case o == nil || o.DriverConfig == nil || o.DriverConfig.Name == "" || o.DriverConfig.Name == "local" && !remote(o.DriverConfig.Options):
 			return fmt.Sprintf("it has the volume %q, which is on this node alone", m.Source)
+		case o.DriverConfig.Name != "local":
+			return fmt.Sprintf("it has the volume %q of the driver %q, and nobody says that other nodes have the same data; fix: volume-label=%s=true in its --mount, if they have", m.Source, o.DriverConfig.Name, LabelShared)
 		}
 		return ""
 	}
