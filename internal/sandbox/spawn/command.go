@@ -38,6 +38,9 @@ type Limits struct {
 	Kind       string // what the cgroup's name begins with
 	MemoryMax  int64  // bytes; 0: no cgroup of its own
 	Processors int    // at most so many at a time; under version 1 as the caller
+	// Grace is how long a program that starts no others may take to end, when it is asked to (SIGTERM) because
+	// ctx or its time is over; 0: it is killed.
+	Grace time.Duration
 }
 
 // CommandIn is [Command] with limits of its own.
@@ -100,6 +103,10 @@ func command(ctx context.Context, l Limits, path string, args []string, input []
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	if l.Grace > 0 {
+		cmd.WaitDelay = l.Grace
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	}
 	cg, err := newCgroup(l.Kind, l.MemoryMax, 0, false)
 	if err != nil && !errors.Is(err, errNoCgroup) {
 		return fmt.Errorf("start %s: %w", path, err)
