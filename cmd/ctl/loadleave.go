@@ -52,7 +52,9 @@ cannot be taken back. With --cordon first the scheduler does not put it here aga
 --cordon has nothing new be placed here, and --uncordon ends that; a cordon of somebody
 else stays.
 
-One whose process has ended is carried on by the agent, or with --resume.`,
+One whose process has ended is carried on by the agent, or with --resume: what was asked for
+is seen through or taken back, and nothing is asked afresh. A manager that is gone by then
+is replaced with --manager, and all that the journal has of its place with --orchestrator.`,
 		Example: `  belay load leave --orchestrator swarm
   belay load leave web --orchestrator swarm
   belay load leave web --orchestrator swarm --manager unix:///run/manager1.sock --within 5m
@@ -92,7 +94,7 @@ One whose process has ended is carried on by the agent, or with --resume.`,
 			}
 			o := leave.Options{Dir: f.dir, Open: openPlacer, Now: t.now, Progress: func(text string) { fmt.Fprintln(t.err, clean(text)) }}
 			if f.resume != "" {
-				return t.left(leave.Resume(cmd.Context(), o, f.resume))
+				return t.left(leave.Resume(cmd.Context(), o, f.resume, f.at))
 			}
 			return t.left(leave.Begin(cmd.Context(), o, cmp.Or(f.id, newLeaveID()), args[0], f.at, f.within))
 		},

@@ -20,6 +20,7 @@ type progress struct {
 	Phase     string    `json:"phase"`
 	Step      string    `json:"step"`
 	Error     string    `json:"error"`
+	NoFault   bool      `json:"noFault"`
 	KeepUntil time.Time `json:"keepUntil"`
 	History   []struct {
 		At   time.Time `json:"at"`

@@ -24,9 +24,27 @@ func orchestratedWorld(t *testing.T, action string) *world {
 }
 
 func (w *world) leave(id, phase, err string) {
-	b, _ := json.Marshal(progress{Schema: leaveSchema, ID: id, Name: "web", Phase: phase, Step: "leave", Error: err})
+	b, _ := json.Marshal(progress{Schema: leaveSchema, ID: id, Name: "web", Phase: phase, Step: "leave", Error: err, NoFault: err == noFault})
 	if err := os.WriteFile(filepath.Join(w.dir, id+leaveSuffix), b, 0o600); err != nil {
 		w.t.Error(err)
+	}
+}
+
+const noFault = "it was interrupted"
+
+// TestOrchestratedAgain: what ended for no fault of the service's may be asked again.
+func TestOrchestratedAgain(t *testing.T) {
+	for _, why := range []string{noFault, "an update of it is paused"} {
+		w := orchestratedWorld(t, "migrate")
+		w.mover = func(w *world, args []string) error {
+			w.leave(idOf(args), phaseTaken, why)
+			return errors.New(why)
+		}
+		w.steps(1)
+		w.want("approved move-started move-failed")
+		if again := len(w.c.History("a")) == 0; again != (why == noFault) {
+			t.Errorf("%s: history %+v", why, w.c.History("a"))
+		}
 	}
 }
 
@@ -83,6 +101,7 @@ func TestOrchestratedFails(t *testing.T) {
 	w.mover = func(w *world, args []string) error {
 		if id := idOf(args); args[2] != "--resume" {
 			w.leave(id, phaseMoving, "the manager does not answer")
+			w.pol.Spec.Orchestrator.Swarm.Manager = "tcp://m2:2376"
 			return errors.New("the manager does not answer")
 		}
 		w.leave(args[3], phaseFinished, "")
@@ -93,7 +112,11 @@ func TestOrchestratedFails(t *testing.T) {
 	w.want("approved move-started move-stopped moved")
 	var resumed []string
 	for _, a := range w.args {
-		if a[2] == "--resume" && strings.Join(a[4:], " ") == "--state-dir "+w.dir {
+		want := "--state-dir " + w.dir
+		if a[3] != "00000000000000aa" { // of a policy, by which it is reached as it says now
+			want += " --orchestrator swarm --engine unix:///run/a.sock --manager tcp://m2:2376 --tlscacert /ca.pem --tlscert /c.pem --tlskey /k.pem"
+		}
+		if a[2] == "--resume" && strings.Join(a[4:], " ") == want {
 			resumed = append(resumed, a[3])
 		}
 	}

@@ -229,9 +229,26 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup) {
 	args := []string{"move", "resume", id, "--state-dir", c.o.Dir}
 	if isLeave(c.o.Dir, id) {
-		args = []string{"load", "leave", "--resume", id, "--state-dir", c.o.Dir}
+		args = append([]string{"load", "leave", "--resume", id, "--state-dir", c.o.Dir}, c.orchestratorOf(id)...)
 	}
 	c.start(ctx, id, args, movers)
+}
+
+// orchestratorOf says how what a leave was asked of is reached by its policy as it is now; nothing: as
+// its journal says.
+func (c *Carrier) orchestratorOf(id string) []string {
+	c.mu.Lock()
+	m := c.l.move(id)
+	c.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	for _, p := range c.o.Policies() {
+		if o := &p.Spec.Orchestrator; p.Name == m.Policy && !o.None() {
+			return o.Arguments(c.o.From())
+		}
+	}
+	return nil
 }
 
 // leave starts no mover for a move for a while; why says what it waits for, if nobody works at it.
@@ -317,6 +334,7 @@ func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
 	case rerr == nil && p.Phase == phaseTaken:
 		m.Error = p.Error
 		if m.underWay() {
+			m.NotBegun = p.NoFault
 			end(Failed, EventMoveFailed, "the move of "+m.Name+" to "+m.To+" failed at "+m.Step+" and was taken back: "+m.Error)
 			return
 		}

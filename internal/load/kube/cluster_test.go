@@ -316,7 +316,7 @@ func (c *cluster) work(t *testing.T, namespace string, next func() string) {
 func leave(t *testing.T, p *Placer, within time.Duration, u place.Unit) error {
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	return p.Leave(ctx, u)
+	return p.Leave(ctx, u, true)
 }
 
 func unit(p *corev1.Pod) place.Unit {

@@ -312,6 +312,10 @@ func testRefused(t *testing.T, c *cluster) {
 	if err := leave(t, p, 10*c.short, unit(there)); err == nil || !strings.Contains(err.Error(), "not on this one") {
 		t.Errorf("a pod of another node: %v", err)
 	}
+	here := c.pod(t, ns, p.o.Node, nil)
+	if err := p.Leave(t.Context(), unit(here), false); err == nil || !strings.Contains(err.Error(), "not asked again") {
+		t.Errorf("one that nobody has asked is gone on with: %v", err)
+	}
 	if err := leave(t, p, 10*c.short, place.Unit{Name: "web"}); err == nil || !strings.Contains(err.Error(), "want namespace/name") {
 		t.Errorf("a name without a namespace: %v", err)
 	}

@@ -23,7 +23,7 @@ const laterAfter = 30 * time.Second
 // ready on another node. One that is gone already has left.
 //
 // An eviction cannot be taken back: an error after it is [place.ErrHalfway], and says what is missing.
-func (p *Placer) Leave(ctx context.Context, u place.Unit) error {
+func (p *Placer) Leave(ctx context.Context, u place.Unit, ask bool) error {
 	namespace, name, ok := strings.Cut(u.Name, "/")
 	if !ok {
 		return fmt.Errorf("pod %q: want namespace/name", u.Name)
@@ -43,6 +43,8 @@ func (p *Placer) Leave(ctx context.Context, u place.Unit) error {
 		return err
 	case pod.Spec.NodeName != p.o.Node:
 		return fmt.Errorf("pod %s is on node %s, and not on this one", u.Name, pod.Spec.NodeName)
+	case pod.DeletionTimestamp == nil && !ask:
+		return fmt.Errorf("pod %s is not being asked any more, and is not asked again", u.Name)
 	}
 	j := newJudge(p, node)
 	if err := p.ask(ctx, j, pod); err != nil {

@@ -57,6 +57,9 @@ type Journal struct {
 	Phase  Phase  `json:"phase"`
 	Step   string `json:"step"`
 	Error  string `json:"error,omitempty"`
+	// NoFault says of one that was taken back that nothing speaks against another try: it was not asked at
+	// all, or was interrupted.
+	NoFault bool `json:"noFault,omitempty"`
 
 	Name   string        `json:"name"` // of the unit
 	Unit   place.Unit    `json:"unit"`
@@ -82,8 +85,10 @@ const (
 	maxJournal = 4 << 20
 	maxEntries = 200
 	keepEnded  = 30 * 24 * time.Hour
-	// waitLeast is the least time between two tries where it was told to wait.
+	// waitLeast is the least time between two tries where it was told to wait, waitMost that of all of them:
+	// who decided that it leaves did so by readings, windows and a policy that hold no longer some time.
 	waitLeast = time.Second
+	waitMost  = 2 * time.Minute
 )
 
 // Options say what a leave works with. All but Now and Progress are required.
@@ -151,11 +156,12 @@ func Begin(ctx context.Context, o Options, id, container string, at Where, withi
 	if err := j.write(o.Dir); err != nil {
 		return nil, err
 	}
-	return j, o.run(ctx, j, p)
+	return j, o.run(ctx, j, p, true)
 }
 
-// Resume goes on with one that has not ended.
-func Resume(ctx context.Context, o Options, id string) (*Journal, error) {
+// Resume goes on with one that has not ended, and does not ask afresh. Now is how its orchestrator is
+// reached today, if its kind is set; if only a manager is, that is another than the journal has.
+func Resume(ctx context.Context, o Options, id string, now Where) (*Journal, error) {
 	o.fill()
 	unlock, err := movesdir.Lock(o.Dir, id)
 	if err != nil {
@@ -166,22 +172,37 @@ func Resume(ctx context.Context, o Options, id string) (*Journal, error) {
 	if err != nil || j.Phase != Moving {
 		return j, err
 	}
+	switch {
+	case now.Kind == j.Where.Kind:
+		j.Where = now
+	case now.Kind != "":
+		return j, fmt.Errorf("leave %s is one of %s, and not of %s", id, j.Where.Kind, now.Kind)
+	case now.Manager.URL != "":
+		j.Where.Manager = now.Manager
+	}
 	p, closeIt, err := o.Open(ctx, j.Where)
+	if errors.Is(err, place.ErrGone) {
+		return j, o.end(j, fmt.Errorf("what %s was asked may stand, and nobody is known who could take it back: %w", j.Name, err))
+	}
 	if err != nil {
 		return j, err
 	}
 	defer closeIt()
 	j.note(o.Now(), "goes on")
-	return j, o.run(ctx, j, p)
+	return j, o.run(ctx, j, p, false)
 }
 
-// run asks until it has left, or its time is over.
-func (o *Options) run(ctx context.Context, j *Journal, p place.Placer) error {
+// run sees it through until it has left, or its time is over.
+func (o *Options) run(ctx context.Context, j *Journal, p place.Placer, ask bool) error {
 	timed, cancel := context.WithDeadline(ctx, j.Began.Add(j.Within))
 	defer cancel()
+	waits := o.Now().Add(waitMost)
 	for {
-		o.Progress(j.Name + " is asked to leave")
-		err := p.Leave(timed, j.Unit)
+		if ask {
+			o.Progress(j.Name + " is asked to leave")
+		}
+		err := p.Leave(timed, j.Unit, ask)
+		j.NoFault = errors.Is(err, place.ErrNotAsked) || err != nil && ctx.Err() != nil
 		later, wait := errors.AsType[*place.Later](err)
 		if wait {
 			o.Progress("it has to wait: " + later.Error())
@@ -191,12 +212,16 @@ func (o *Options) run(ctx context.Context, j *Journal, p place.Placer) error {
 					return err
 				}
 			}
-			select {
-			case <-timed.Done():
-				err = fmt.Errorf("it was to wait for longer than it may take: %s", later.Reason)
-			case <-time.After(max(later.After, waitLeast)):
-				continue
+			after := max(later.After, waitLeast)
+			if o.Now().Add(after).Before(waits) {
+				select {
+				case <-timed.Done():
+				case <-time.After(after):
+					continue
+				}
 			}
+			j.NoFault = true
+			err = fmt.Errorf("it was to wait for longer than it may: %s", later.Reason)
 		}
 		return o.end(j, err)
 	}

@@ -35,7 +35,13 @@ type manager struct {
 	// look is called before a service is shown; mu is held.
 	look func(m *manager)
 	fail int // status of all answers about services; 0: none fails
+	// lose has the next update answered 500, as by a manager that loses its office, after it was done ("done") or
+	// before ("late"): then lost does it, if it is in sequence still.
+	lose string
+	lost func() bool
 	late int // so many updates are out of sequence
+	// updateFails is the status of all updates; 0: none fails.
+	updateFails int
 }
 
 type service struct {
@@ -82,7 +88,7 @@ func (m *manager) open(t *testing.T) *Swarm {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	s.poll = time.Millisecond
+	s.poll, s.settle = time.Millisecond, 100*time.Millisecond
 	return s
 }
 
@@ -150,6 +156,10 @@ func (m *manager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m *manager) update(w http.ResponseWriter, r *http.Request, path []string, refuse func(int, string)) {
+	if m.updateFails != 0 {
+		refuse(m.updateFails, "no")
+		return
+	}
 	s := m.nodes[path[1]]
 	if path[0] == "services" {
 		s = m.services[path[1]]
@@ -158,7 +168,8 @@ func (m *manager) update(w http.ResponseWriter, r *http.Request, path []string, 
 		m.late--
 		s.version++
 	}
-	if r.URL.Query().Get("version") != strconv.Itoa(s.version) {
+	version := r.URL.Query().Get("version")
+	if version != strconv.Itoa(s.version) {
 		refuse(http.StatusInternalServerError, "rpc error: code = Unknown desc = update out of sequence")
 		return
 	}
@@ -166,9 +177,26 @@ func (m *manager) update(w http.ResponseWriter, r *http.Request, path []string, 
 	if err := json.NewDecoder(r.Body).Decode(&spec); err != nil {
 		m.t.Error(err)
 	}
-	s.prev, s.spec, s.status = s.spec, spec, nil
-	s.version++
-	m.updates = append(m.updates, string(spec))
+	commit := func() bool {
+		if version != strconv.Itoa(s.version) {
+			return false
+		}
+		s.prev, s.spec, s.status = s.spec, spec, nil
+		s.version++
+		m.updates = append(m.updates, string(spec))
+		return true
+	}
+	switch m.lose {
+	case "late":
+		m.lost = commit
+	default:
+		commit()
+	}
+	if m.lose != "" {
+		m.lose = ""
+		refuse(http.StatusInternalServerError, "rpc error: code = Unknown desc = node lost leader status")
+		return
+	}
 	fmt.Fprint(w, "{}")
 }
 

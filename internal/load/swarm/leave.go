@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,37 +29,44 @@ const (
 // Leave implements [place.Placer]. It returns once Swarm says that the update is completed, every
 // task that was here runs on another node (where its health check, if it has one, has passed), and
 // the service is as it was.
-func (s *Swarm) Leave(ctx context.Context, u place.Unit) error {
-	asked := false
+func (s *Swarm) Leave(ctx context.Context, u place.Unit, ask bool) error {
+	u.Node = cmp.Or(u.Node, s.node)
+	unsure := !ask      // whether a request is on its way that was not answered: one before may have sent it
+	asked := false      // whether it was seen
 	var stuck time.Time // since when a task finds no node
+	if u.Node != s.node {
+		return s.giveUp(ctx, u, true, fmt.Errorf("this machine is not the node %s any more", u.Node))
+	}
 	for {
 		svc, spec, tasks, err := s.look(ctx, u.ID)
 		switch {
 		case errors.Is(err, engine.ErrNotFound):
 			return fmt.Errorf("service %s is gone: %w", u.Name, err)
 		case err != nil:
-			if !asked { // by this call; one before may have
-				return s.giveUp(ctx, u.ID, u.Name, err)
+			if !asked {
+				return s.giveUp(ctx, u, unsure, err)
 			}
 		case svc.Spec.Labels[LabelLeave] == s.node:
-			asked = true
+			asked, unsure = true, false
 			done, why := judge(svc, tasks, s.node, &stuck, time.Now())
 			if done {
-				return s.giveUp(ctx, u.ID, u.Name, nil)
+				return s.giveUp(ctx, u, false, nil)
 			}
 			if why != "" {
-				return s.giveUp(ctx, u.ID, u.Name, errors.New(why))
+				return s.giveUp(ctx, u, false, errors.New(why))
 			}
 		case asked:
 			why := "somebody has changed the service meanwhile"
 			if r := rollout(svc); r != "" || svc.UpdateStatus != nil && svc.UpdateStatus.State == api.UpdateStateRollbackCompleted {
 				why = "Swarm has rolled the service back: " + svc.UpdateStatus.Message
 			}
-			return s.giveUp(ctx, u.ID, u.Name, errors.New(why))
+			return s.giveUp(ctx, u, false, errors.New(why))
 		case !slices.ContainsFunc(tasks, func(t api.Task) bool { return t.NodeID == s.node && !ended(&t) }):
-			return s.giveUp(ctx, u.ID, u.Name, nil) // it has left before
+			return s.giveUp(ctx, u, unsure, nil) // it has left before
+		case !ask:
+			return s.giveUp(ctx, u, unsure, errors.New("it is not being asked any more, and is not asked again"))
 		default:
-			if asked, err = s.ask(ctx, svc, spec); err != nil {
+			if asked, err = s.ask(ctx, u, svc, spec, tasks); err != nil {
 				return err
 			}
 		}
@@ -71,7 +79,7 @@ func (s *Swarm) Leave(ctx context.Context, u place.Unit) error {
 			if err != nil && !errors.Is(err, ctx.Err()) {
 				why = err.Error()
 			}
-			return s.giveUp(ctx, u.ID, u.Name, fmt.Errorf("%s: %w", why, ctx.Err()))
+			return s.giveUp(ctx, u, false, fmt.Errorf("%s: %w", why, ctx.Err()))
 		case <-time.After(s.poll):
 		}
 	}
@@ -120,8 +128,8 @@ func judge(svc *api.Service, tasks []api.Task, node string, stuck *time.Time, no
 }
 
 // ask gives the service the constraint, if it may leave now; false: somebody else was first to change
-// it.
-func (s *Swarm) ask(ctx context.Context, svc *api.Service, spec json.RawMessage) (asked bool, err error) {
+// it. The tasks are not older than svc, and the constraint is given to that version alone.
+func (s *Swarm) ask(ctx context.Context, u place.Unit, svc *api.Service, spec json.RawMessage, tasks []api.Task) (asked bool, err error) {
 	w, err := s.world(ctx)
 	if err != nil {
 		return false, err
@@ -132,6 +140,11 @@ func (s *Swarm) ask(ctx context.Context, svc *api.Service, spec json.RawMessage)
 	if inProgress(svc) {
 		return false, &place.Later{After: laterFor, Reason: rollout(svc)}
 	}
+	for i := range tasks {
+		if t := &tasks[i]; t.NodeID == s.node && wanted(t) && t.CreatedAt.After(u.Arrived) && cameByLeave(t, svc) {
+			return false, fmt.Errorf("%w: tasks of it have just come from another node that they were asked to leave", place.ErrNotAsked)
+		}
+	}
 	if why := w.stays(svc, s.node); len(why) > 0 {
 		return false, errors.New("it may not be asked to leave: " + strings.Join(why, "; "))
 	}
@@ -139,15 +152,15 @@ func (s *Swarm) ask(ctx context.Context, svc *api.Service, spec json.RawMessage)
 		return false, err
 	}
 	err = s.manager.UpdateService(ctx, svc.ID, svc.Version.Index, spec)
-	switch _, refused := errors.AsType[*engine.StatusError](err); {
+	switch status, answered := errors.AsType[*engine.StatusError](err); {
 	case err == nil:
 		return true, nil
 	case errors.Is(err, engine.ErrOutOfSequence):
 		return false, nil
-	case refused:
+	case answered && status.Status < 500: // a manager that loses its office says 500, and may have done it
 		return false, err
 	}
-	return false, s.giveUp(ctx, svc.ID, svc.Spec.Name, err) // it may have been done all the same
+	return false, s.giveUp(ctx, u, true, err)
 }
 
 // inProgress reports whether Swarm is at work at a service.
@@ -155,37 +168,43 @@ func inProgress(svc *api.Service) bool {
 	return svc.UpdateStatus != nil && (svc.UpdateStatus.State == api.UpdateStateUpdating || svc.UpdateStatus.State == api.UpdateStateRollbackStarted)
 }
 
-// giveUp takes the constraint back, after a success too, and returns why.
-func (s *Swarm) giveUp(ctx context.Context, id, name string, why error) error {
+// giveUp takes the constraint back, after a success too, and returns why. If a request may be on its
+// way (unsure), it cannot come to anything any more.
+func (s *Swarm) giveUp(ctx context.Context, u place.Unit, unsure bool, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseFor)
 	defer cancel()
-	if err := s.release(ctx, id); err != nil && !errors.Is(err, engine.ErrNotFound) {
-		return errors.Join(why, fmt.Errorf("service %s still has the constraint %s: %w: %w", name, constraintOff(s.node), place.ErrHalfway, err))
+	if err := s.release(ctx, u.ID, u.Node, unsure); err != nil && !errors.Is(err, engine.ErrNotFound) {
+		return errors.Join(why, fmt.Errorf("service %s still has the constraint %s, or gets it back by a rollback: %w: %w; by hand, once no update of it is under way, twice: "+
+			"docker service update --constraint-rm %s --label-rm %s %s", u.Name, constraintOff(u.Node), place.ErrHalfway, err, constraintOff(u.Node), LabelLeave, u.Name))
 	}
 	return why
 }
 
-// release makes a service what it was before it was asked to leave this node. The constraint is also
-// taken out of what docker service rollback would go back to.
-func (s *Swarm) release(ctx context.Context, id string) error {
+// release makes a service what it was before it was asked to leave a node. The constraint is also
+// taken out of what a rollback, by hand or by Swarm, would go back to.
+func (s *Swarm) release(ctx context.Context, id, node string, unsure bool) error {
 	began := time.Now()
 	for {
 		svc, spec, err := s.manager.Service(ctx, id)
 		if err != nil {
 			return err
 		}
+		clean, busy := svc.PreviousSpec == nil || svc.PreviousSpec.Labels[LabelLeave] != node, rollout(svc)
 		switch {
-		case svc.Spec.Labels[LabelLeave] == s.node:
-			if spec, err = edit(spec, s.node, false); err != nil {
+		case svc.Spec.Labels[LabelLeave] == node:
+			if spec, err = edit(spec, node, false); err != nil {
 				return err
 			}
 			err = s.manager.UpdateService(ctx, id, svc.Version.Index, spec)
-		case svc.PreviousSpec == nil || svc.PreviousSpec.Labels[LabelLeave] != s.node:
+			unsure = unsure && err != nil
+		case busy == "" && (!clean || unsure):
+			// As it is, and so is what was before it; and a request of before is out of sequence.
+			err = s.manager.UpdateService(ctx, id, svc.Version.Index, spec)
+			unsure = unsure && err != nil
+		case clean: // a service is asked when it is not busy: who made it so came after the request
 			return nil
-		case !inProgress(svc):
-			err = s.manager.UpdateService(ctx, id, svc.Version.Index, spec) // as it is, and so is what was before it
-		case time.Since(began) > settleFor:
-			return nil
+		case time.Since(began) > s.settle:
+			return errors.New(busy + ", and what was before it has the constraint")
 		}
 		if err != nil && !errors.Is(err, engine.ErrOutOfSequence) {
 			return err

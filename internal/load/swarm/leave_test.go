@@ -75,7 +75,7 @@ func TestLeave(t *testing.T) {
 		}
 	}
 	m.late = 1 // somebody else is first
-	if err := m.open(t).Leave(t.Context(), webUnit); err != nil {
+	if err := m.open(t).Leave(t.Context(), webUnit, true); err != nil {
 		t.Fatal(err)
 	}
 	if looks < 4 {
@@ -87,7 +87,7 @@ func TestLeave(t *testing.T) {
 	same(t, "what asks", `{"Name": "web", "Labels": {"a": "b", "dev.belay.load.leave": "here"}, "Later": {"Big": 9007199254740993}, "Mode": {"Replicated": {"Replicas": 2}},
 		"TaskTemplate": {"ContainerSpec": {"Image": "web:1"}, "Placement": {"Constraints": ["node.role==worker", "node.id!=here"], "Newer": 1}, "ForceUpdate": 3}}`, m.updates[0])
 	asItWas(t, m)
-	if err := m.open(t).Leave(t.Context(), webUnit); err != nil || len(m.updates) != 3 {
+	if err := m.open(t).Leave(t.Context(), webUnit, true); err != nil || len(m.updates) != 3 {
 		t.Errorf("asked again: %v, %d updates", err, len(m.updates))
 	}
 }
@@ -107,7 +107,7 @@ func TestLeaveGoesOn(t *testing.T) {
 		{"after it was asked", false, func(s *service) { s.spec, s.prev = leaving, s.spec }, 2},
 		{"after the tasks have left", true, func(s *service) { s.spec, s.prev = leaving, s.spec }, 2},
 		{"after it was taken out", true, func(s *service) { s.prev = leaving }, 1},
-		{"after all", true, func(*service) {}, 0},
+		{"after all", true, func(*service) {}, 1}, // that no request of before comes to anything
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m, first := aSwarm(t)
@@ -121,7 +121,7 @@ func TestLeaveGoesOn(t *testing.T) {
 					tt.left = true
 				}
 			}
-			if err := m.open(t).Leave(t.Context(), webUnit); err != nil {
+			if err := m.open(t).Leave(t.Context(), webUnit, false); err != nil {
 				t.Fatal(err)
 			}
 			asItWas(t, m)
@@ -162,7 +162,7 @@ func TestLeaveFails(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
-			err := m.open(t).Leave(ctx, webUnit)
+			err := m.open(t).Leave(ctx, webUnit, true)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.Is(err, place.ErrHalfway) {
 				t.Fatalf("got %v, want %s", err, tt.want)
 			}
@@ -195,7 +195,7 @@ func TestLeaveLater(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			m, _ := aSwarm(t)
 			tt.at(m)
-			err := m.open(t).Leave(t.Context(), webUnit)
+			err := m.open(t).Leave(t.Context(), webUnit, true)
 			if _, later := errors.AsType[*place.Later](err); err == nil || later != tt.later || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %s", err, tt.want)
 			}
@@ -217,17 +217,131 @@ func TestLeaveHalfway(t *testing.T) {
 	s := m.open(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	err := s.Leave(ctx, webUnit)
+	err := s.Leave(ctx, webUnit, true)
 	if !errors.Is(err, place.ErrHalfway) || !strings.Contains(err.Error(), "web still has the constraint node.id!=here") {
 		t.Fatalf("got %v", err)
 	}
 	m.mu.Lock()
 	m.fail, m.look = 0, nil
 	m.mu.Unlock()
-	if err := s.Leave(ctx, webUnit); err == nil || errors.Is(err, place.ErrHalfway) { // its time is over
+	if err := s.Leave(ctx, webUnit, false); err == nil || errors.Is(err, place.ErrHalfway) { // its time is over
 		t.Errorf("got %v", err)
 	}
 	asItWas(t, m)
+}
+
+// TestLeaveUnanswered: a manager that loses its office may have done what it was asked, or do it later. What it
+// refuses it has not done.
+func TestLeaveUnanswered(t *testing.T) {
+	for _, lose := range []string{"done", "late"} {
+		m, _ := aSwarm(t)
+		m.lose = lose
+		if err := m.open(t).Leave(t.Context(), webUnit, true); err == nil || !strings.Contains(err.Error(), "lost leader status") || errors.Is(err, place.ErrHalfway) {
+			t.Errorf("%s: got %v", lose, err)
+		}
+		if lose == "late" && (m.lost == nil || m.lost()) {
+			t.Error("it was done in the end, with nobody to take it back")
+		}
+		asItWas(t, m)
+	}
+	m, _ := aSwarm(t)
+	m.updateFails = 403
+	if err := m.open(t).Leave(t.Context(), webUnit, true); err == nil || errors.Is(err, place.ErrHalfway) || m.services["web"].version != 7 {
+		t.Errorf("refused: %v, version %d", err, m.services["web"].version)
+	}
+}
+
+// TestLeaveReplaced: while a rollout of somebody else is not over, a rollback would bring the constraint back.
+func TestLeaveReplaced(t *testing.T) {
+	for _, state := range []string{"updating", "paused"} {
+		t.Run(state, func(t *testing.T) {
+			m, _ := aSwarm(t)
+			replaced := false
+			m.look = func(m *manager) {
+				if !m.leaving("web") || replaced {
+					return
+				}
+				replaced = true
+				s := m.services["web"]
+				s.prev, s.spec, s.status = s.spec, json.RawMessage(web), map[string]any{"State": state}
+				s.version++
+			}
+			s := m.open(t)
+			err := s.Leave(t.Context(), webUnit, true)
+			if !errors.Is(err, place.ErrHalfway) || !strings.Contains(err.Error(), "docker service update --constraint-rm node.id!=here --label-rm dev.belay.load.leave web") {
+				t.Fatalf("got %v", err)
+			}
+			if len(m.updates) != 1 {
+				t.Errorf("somebody's rollout was written over: %q", m.updates)
+			}
+			m.services["web"].status = map[string]any{"State": "completed"}
+			if err := s.Leave(t.Context(), webUnit, false); err == nil || errors.Is(err, place.ErrHalfway) {
+				t.Errorf("got %v", err)
+			}
+			asItWas(t, m)
+		})
+	}
+}
+
+// TestLeaveGone: what a node asked for can be taken back when it has left its swarm, or is another node of it.
+func TestLeaveGone(t *testing.T) {
+	leaving, err := edit(json.RawMessage(web), "old", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range []string{
+		`{"Swarm": {"NodeID": "", "LocalNodeState": "inactive"}}`,
+		`{"Swarm": {"NodeID": "here", "LocalNodeState": "active"}}`,
+	} {
+		m, _ := aSwarm(t)
+		m.services["web"].spec = leaving
+		machine := newManager(t)
+		machine.info = info
+		s, err := Open(t.Context(), machine.serve(t), m.serve(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		s.poll = time.Millisecond
+		if _, err := s.Units(t.Context()); (err == nil) != strings.Contains(info, "here") {
+			t.Errorf("units: %v", err)
+		}
+		u := webUnit
+		u.Node = "old"
+		if err := s.Leave(t.Context(), u, false); err == nil || errors.Is(err, place.ErrHalfway) || !strings.Contains(err.Error(), "not the node old any more") {
+			t.Errorf("got %v", err)
+		}
+		asItWas(t, m)
+	}
+}
+
+// TestLeaveNotAsked: nothing is asked afresh, and nothing goes straight back.
+func TestLeaveNotAsked(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	m, _ := aSwarm(t)
+	if err := m.open(t).Leave(ctx, webUnit, false); err == nil || !strings.Contains(err.Error(), "not asked again") {
+		t.Errorf("gone on with: %v", err)
+	}
+	asItWas(t, m)
+
+	m, first := aSwarm(t)
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	first["CreatedAt"], first["Spec"] = at, json.RawMessage(`{"Placement": {"Constraints": ["node.id!=there"]}}`)
+	if err := m.open(t).Leave(ctx, webUnit, true); !errors.Is(err, place.ErrNotAsked) || len(m.updates) > 0 {
+		t.Errorf("its tasks have come meanwhile: %v, %d updates", err, len(m.updates))
+	}
+	u := webUnit
+	u.Arrived = at // as it was known when it was decided on
+	m.look = func(m *manager) {
+		if m.leaving("web") {
+			m.moved(first, "there")
+			m.look = nil
+		}
+	}
+	if err := m.open(t).Leave(ctx, u, true); err != nil {
+		t.Errorf("its tasks have come before: %v", err)
+	}
 }
 
 func TestJudge(t *testing.T) {

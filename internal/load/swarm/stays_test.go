@@ -28,6 +28,15 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s as a manager: got %v", tt.name, err)
 		}
 	}
+	m := newManager(t)
+	m.info = `{"Swarm": {"LocalNodeState": "inactive"}}`
+	if _, err := Open(t.Context(), m.serve(t), engine.Address{}); !errors.Is(err, place.ErrGone) {
+		t.Errorf("one that has left: %v", err)
+	}
+	m.info = `{"Swarm": {"LocalNodeState": "locked"}}`
+	if _, err := Open(t.Context(), m.serve(t), newManager(t).serve(t)); err == nil || errors.Is(err, place.ErrGone) {
+		t.Errorf("one that is locked: %v", err)
+	}
 	m, other := newManager(t), newManager(t)
 	other.node("there", worker, machine)
 	s, err := Open(t.Context(), m.serve(t), other.serve(t))
@@ -55,9 +64,9 @@ func TestUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []place.Unit{
-		{ID: "api", Name: "api", Containers: []string{"c-t7"}, Arrived: at},
-		{ID: "dns", Name: "dns", Containers: []string{"c-t4"}, Stays: "it is a global service: each node has one of its tasks"},
-		{ID: "web", Name: "web", Containers: []string{"c-t1", "c-t6"}},
+		{ID: "api", Name: "api", Node: "here", Containers: []string{"c-t7"}, Arrived: at},
+		{ID: "dns", Name: "dns", Node: "here", Containers: []string{"c-t4"}, Stays: "it is a global service: each node has one of its tasks"},
+		{ID: "web", Name: "web", Node: "here", Containers: []string{"c-t1", "c-t6"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("units (-want +got):\n%s", diff)
@@ -84,7 +93,9 @@ func TestStays(t *testing.T) {
 		{"anonymous volume", task(`, "Mounts": [{"Type": "volume", "Target": "/d"}]`), `an anonymous volume at "/d"`},
 		{"volume of a file system here", task(`, "Mounts": [{"Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": {"type": "ext4"}}}}]`), "on this node alone"},
 		{"volume of the network", task(`, "Mounts": [{"Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": {"type": "nfs"}}}}]`), ""},
-		{"volume of a driver", task(`, "Mounts": [{"Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": {"DriverConfig": {"Name": "ceph"}}}]`), ""},
+		{"volume of a driver", task(`, "Mounts": [{"Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": {"DriverConfig": {"Name": "ceph"}}}]`), `the volume "v" of the driver "ceph", and nobody says`},
+		{"volume that is said to be shared", task(`, "Mounts": [{"Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": {"Labels": {"dev.belay.load.shared": "true"}, "DriverConfig": {"Name": "ceph"}}}]`), ""},
+		{"volume that is said not to be", task(`, "Mounts": [{"Type": "volume", "Source": "v", "Target": "/d", "VolumeOptions": {"Labels": {"dev.belay.load.shared": "false"}, "DriverConfig": {"Name": "ceph"}}}]`), "nobody says"},
 		{"tmpfs", task(`, "Mounts": [{"Type": "tmpfs", "Target": "/d"}]`), ""},
 		{"pipe", task(`, "Mounts": [{"Type": "npipe", "Target": "/d"}]`), "a type that is not known"},
 		{"gpu", plain + `, "TaskTemplate": {"ContainerSpec": {}, "Resources": {"Reservations": {"GenericResources": [{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 1}}]}}}`, "of a kind of their own"},
@@ -98,6 +109,8 @@ func TestStays(t *testing.T) {
 		{"most replicas", place(`{"MaxReplicas": 1}`), ""},
 		{"port taken", task("") + `, "EndpointSpec": {"Ports": [{"Protocol": "tcp", "PublishedPort": 80, "PublishMode": "host"}]}`, "no room"},
 		{"port of the mesh", task("") + `, "EndpointSpec": {"Ports": [{"Protocol": "tcp", "PublishedPort": 80, "PublishMode": "ingress"}]}`, ""},
+		{"leaving another", `"Labels": {"` + LabelLeave + `": "there"}, ` + task(""), "asked to leave another node"},
+		{"left by a node that is gone", `"Labels": {"` + LabelLeave + `": "gone"}, ` + task(""), "the node gone, which is not of this swarm any more"},
 		{"leaving", `"Labels": {"` + LabelLeave + `": "here"}, ` + task(""), "asked to leave already"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

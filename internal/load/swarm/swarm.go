@@ -35,31 +35,40 @@ func constraintOff(node string) string { return "node.id!=" + node }
 
 // Swarm is a swarm, seen from one of its nodes. Make one with [Open]. It is a [place.Placer].
 type Swarm struct {
-	node    string // ID of this node
+	node    string // ID of this node; empty: it is in no swarm
 	manager *engine.Engine
 	poll    time.Duration // between two looks at a rollout
+	settle  time.Duration // that a rollout may take that is waited for to take something back
 }
 
 var _ place.Placer = (*Swarm)(nil)
 
 // Open asks the engine of this node which node of which swarm it is, and a manager whether that is
-// its swarm. Without a manager's address the engine has to be one.
+// its swarm. Without a manager's address the engine has to be one. One that has left its swarm can
+// still take back what it asked for, if it is told a manager.
+//
+// Errors: [place.ErrGone].
 func Open(ctx context.Context, local, manager engine.Address) (*Swarm, error) {
 	here, err := engine.Open(ctx, local)
 	if err != nil {
 		return nil, err
 	}
 	s := here.Info.Swarm
-	if s.LocalNodeState != api.LocalNodeStateActive || s.NodeID == "" {
+	left := s.LocalNodeState == api.LocalNodeStateInactive
+	if (!left || manager.URL == "") && (s.LocalNodeState != api.LocalNodeStateActive || s.NodeID == "") {
 		here.Close()
-		return nil, fmt.Errorf("engine %s: it is in no swarm (%s); fix: docker swarm join, or take orchestrator out of the policy", local.URL, cmp.Or(string(s.LocalNodeState), "unknown"))
+		err := fmt.Errorf("engine %s: it is in no swarm (%s); fix: docker swarm join, or take orchestrator out of the policy", local.URL, cmp.Or(string(s.LocalNodeState), "unknown"))
+		if left {
+			err = fmt.Errorf("%w: %w", place.ErrGone, err)
+		}
+		return nil, err
 	}
 	if manager.URL == "" {
 		if !s.ControlAvailable {
 			here.Close()
 			return nil, fmt.Errorf("engine %s: it is a worker of its swarm, and only managers answer; fix: name one (orchestrator.swarm.manager, --manager)", local.URL)
 		}
-		return &Swarm{s.NodeID, here, time.Second}, nil
+		return &Swarm{s.NodeID, here, time.Second, settleFor}, nil
 	}
 	here.Close()
 	m, err := engine.Open(ctx, manager)
@@ -70,7 +79,7 @@ func Open(ctx context.Context, local, manager engine.Address) (*Swarm, error) {
 		m.Close()
 		return nil, fmt.Errorf("engine %s: it is no manager of a swarm", manager.URL)
 	}
-	return &Swarm{s.NodeID, m, time.Second}, nil
+	return &Swarm{s.NodeID, m, time.Second, settleFor}, nil
 }
 
 // Close closes connections.
@@ -78,6 +87,9 @@ func (s *Swarm) Close() { s.manager.Close() }
 
 // Units implements [place.Placer]: a unit is all tasks of one service that are here.
 func (s *Swarm) Units(ctx context.Context) ([]place.Unit, error) {
+	if s.node == "" {
+		return nil, fmt.Errorf("%w: this node is in no swarm; fix: docker swarm join, or take orchestrator out of the policy", place.ErrGone)
+	}
 	w, err := s.world(ctx)
 	if err != nil {
 		return nil, err
@@ -93,7 +105,7 @@ func (s *Swarm) Units(ctx context.Context) ([]place.Unit, error) {
 		}
 		u := byService[t.ServiceID]
 		if u == nil {
-			u = &place.Unit{ID: t.ServiceID, Name: t.ServiceID, Containers: []string{}}
+			u = &place.Unit{ID: t.ServiceID, Name: t.ServiceID, Node: s.node, Containers: []string{}}
 			byService[t.ServiceID] = u
 			svc := w.service(t.ServiceID)
 			if svc == nil {
