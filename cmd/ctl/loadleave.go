@@ -52,9 +52,9 @@ cannot be taken back. With --cordon first the scheduler does not put it here aga
 --cordon has nothing new be placed here, and --uncordon ends that; a cordon of somebody
 else stays.
 
-One whose process has ended is carried on by the agent, or with --resume: what was asked for
-is seen through or taken back, and nothing is asked afresh. A manager that is gone by then
-is replaced with --manager, and all that the journal has of its place with --orchestrator.`,
+One whose process has ended is carried on by the agent, or with --resume: what was asked
+is seen through or taken back, and nothing is asked afresh. --manager is another manager
+for it, and --orchestrator has all flags replace what its journal says of its place.`,
 		Example: `  belay load leave --orchestrator swarm
   belay load leave web --orchestrator swarm
   belay load leave web --orchestrator swarm --manager unix:///run/manager1.sock --within 5m
