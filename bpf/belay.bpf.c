@@ -36,6 +36,7 @@ BL_TWIN(enum, bl_hook);
 BL_TWIN(enum, bl_layer);
 BL_TWIN(enum, bl_state);
 BL_TWIN(enum, bl_class);
+BL_TWIN(enum, bl_held);
 BL_TWIN(enum, bl_global);
 BL_TWIN(enum, bl_backend_id);
 BL_TWIN(enum, bl_code);

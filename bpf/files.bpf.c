@@ -309,37 +309,6 @@ static __always_inline int bl_files_times(struct dentry *d, struct iattr *attr)
 
 BL_SETATTR(f_setattr, bl_files_times(dentry, attr))
 
-/* A descriptor that comes over a socket, by pidfd_getfd or from seccomp's supervisor was
- * opened by a task that other rules hold for, or none. Files and directories only: a
- * terminal or a pipe of the outside has no path here, and none is protected.
- */
-static __always_inline int bl_files_received(struct file *file)
-{
-	struct bl_who w = {};
-	struct bl_container *c = NULL;
-	__u32 type;
-
-	if (!bl_files_used() || !bl_inside(&w, &c))
-		return 0;
-	type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
-	if (type != S_IFREG && type != S_IFDIR)
-		return 0;
-	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path),
-			    bl_file_acts(file), BL_H_RECEIVE);
-}
-
-SEC("lsm/file_receive")
-int BPF_PROG(bl_lsm_f_receive, struct file *file)
-{
-	return bl_files_received(file);
-}
-
-SEC("fmod_ret/security_file_receive")
-int BPF_PROG(bl_mod_f_receive, struct file *file)
-{
-	return bl_files_received(file);
-}
-
 /* Mappings for file rules. Programs of their own, beside those of file.bpf.c on the same hooks.
  * verifier: < 6.3; rejects both judgements in one program as too large; delete at minimum 6.3
  */

@@ -37,24 +37,40 @@ static __always_inline int bl_held_ask(struct task_struct *task, struct bl_files
 	return q->c && q->c->started == 2 ? bl_files_ask(q, acts) : 0;
 }
 
-static __always_inline void bl_note_holder(const struct bl_who *w)
+static __always_inline void bl_note_holder(const struct bl_who *w, __u32 what)
 {
+	struct bl_holder *old = bpf_map_lookup_elem(&bl_holders, &w->container), h = { .what = what };
 	__u64 *round = bl_global(BL_G_ROUND);
 
-	if (!round || bpf_map_update_elem(&bl_holders, &w->container, round, BPF_ANY))
+	if (round && old) {
+		old->round = *round;
+		old->what |= what;
+		return;
+	}
+	h.round = round ? *round : 0;
+	if (!round || bpf_map_update_elem(&bl_holders, &w->container, &h, BPF_ANY))
 		bl_count(BL_E_HELD);
 }
 
-/* A socket that rule packetSockets is about: its family, else 0. */
-static __always_inline int bl_held_family(struct file *file)
+/* What a ring can hold that the container's rules deny. files: they say something on those. */
+static __always_inline __u32 bl_in_ring(const struct bl_files_ask *q, int files)
 {
-	struct socket *sock = BPF_CORE_READ(file, private_data);
-	int family = BPF_CORE_READ(sock, sk, __sk_common.skc_family);
-
-	return bl_below_ip(family) ? family : 0;
+	return (files ? BL_HELD_FILES : 0) |
+	       (q->p && bl_rule_slot(q->p, BL_R_PACKET_SOCKETS) != BL_SLOTS ? BL_HELD_SOCKETS : 0);
 }
 
-/* Run by the agent for every descriptor of every task. */
+/* Is a socket one that rule packetSockets is about? */
+static __always_inline int bl_held_socket(struct file *file)
+{
+	struct socket *sock = BPF_CORE_READ(file, private_data);
+
+	return (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK &&
+	       bl_below_ip(BPF_CORE_READ(sock, sk, __sk_common.skc_family));
+}
+
+/* Run by the agent for every descriptor of every task. A ring, which a program can be started with, holds files that
+ * are no descriptors any more; which they are is not looked at.
+ */
 SEC("iter/task_file")
 int bl_find_held(struct bpf_iter__task_file *ctx)
 {
@@ -62,43 +78,89 @@ int bl_find_held(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct bl_who w = {};
 	struct bl_files_ask q = { .w = &w };
-	int go, socket;
-	__u32 acts;
+	__u32 acts, what = 0;
+	int go, ring;
 
 	if (!task || !file)
 		return 0;
-	socket = (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK;
-	if (socket && !bl_held_family(file))
-		return 0;
-	acts = bl_file_acts(file);
+	ring = bl_is_ring(BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	acts = ring ? BL_A_READ | BL_A_WRITE : bl_file_acts(file);
 	go = bl_held_ask(task, &q, acts);
-	if (socket && q.p) {
-		if (bl_rule_slot(q.p, BL_R_PACKET_SOCKETS) != BL_SLOTS)
-			bl_note_holder(&w);
-		return 0;
+	if (ring) {
+		what = bl_in_ring(&q, go);
+	} else if (bl_held_socket(file)) {
+		what = bl_in_ring(&q, 0);
+	} else if (go && bl_held_path(q.c, file)) {
+		if (go > 0)
+			bl_files_judge(&q, __builtin_preserve_access_index(&file->f_path), acts);
+		what = go < 0 || q.hit ? BL_HELD_FILES : 0;
 	}
-	if (!go || !bl_held_path(q.c, file))
-		return 0;
-	if (go > 0)
-		bl_files_judge(&q, __builtin_preserve_access_index(&file->f_path), acts);
-	if (go < 0 || q.hit)
-		bl_note_holder(&w);
+	if (what)
+		bl_note_holder(&w, what);
 	return 0;
 }
 
-/* And for every task: an io_uring holds files that are no descriptors any more, and is used, by a thread of the
- * kernel too, when it is none itself. Which they are is not looked at.
- */
+/* And for every task: one that uses a ring, as threads of the kernel do too, needs no descriptor of it. */
 SEC("iter/task")
 int bl_find_rings(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct bl_who w = {};
 	struct bl_files_ask q = { .w = &w };
+	__u32 what;
+	int files;
 
-	if (task && bpf_core_field_exists(task->io_uring) && BPF_CORE_READ(task, io_uring) &&
-	    bl_held_ask(task, &q, BL_A_READ | BL_A_WRITE))
-		bl_note_holder(&w);
+	if (!task || !bpf_core_field_exists(task->io_uring) || !BPF_CORE_READ(task, io_uring))
+		return 0;
+	files = bl_held_ask(task, &q, BL_A_READ | BL_A_WRITE);
+	what = bl_in_ring(&q, files);
+	if (what)
+		bl_note_holder(&w, what);
+	return 0;
+}
+
+/* A descriptor that comes over a socket, by pidfd_getfd or from seccomp's supervisor was
+ * opened by a task that other rules hold for, or none, or before they did. Files, directories and packet
+ * sockets only: a terminal or a pipe of the outside has no path here, and none is protected.
+ */
+static __always_inline int bl_files_received(struct file *file)
+{
+	__u32 type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
+	struct bl_who w = {};
+	struct bl_container *c = NULL;
+
+	if (bl_held_socket(file))
+		return bl_priv(BL_R_PACKET_SOCKETS, NULL, BL_H_RECEIVE);
+	if (!bl_files_used() || (type != S_IFREG && type != S_IFDIR) || !bl_inside(&w, &c))
+		return 0;
+	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path),
+			    bl_file_acts(file), BL_H_RECEIVE);
+}
+
+SEC("lsm/file_receive")
+int BPF_PROG(bl_lsm_f_receive, struct file *file)
+{
+	return bl_files_received(file);
+}
+
+SEC("fmod_ret/security_file_receive")
+int BPF_PROG(bl_mod_f_receive, struct file *file)
+{
+	return bl_files_received(file);
+}
+
+/* What is only noted is told of once a second of a container: reads and writes by one descriptor come by the
+ * thousand.
+ */
+#define BL_HELD_TOLD_NS	1000000000ULL
+
+static __always_inline int bl_held_told(struct bl_holder *h)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (now - h->told_ns < BL_HELD_TOLD_NS)
+		return 1;
+	h->told_ns = now;
 	return 0;
 }
 
@@ -107,10 +169,23 @@ static __always_inline int bl_files_held(struct file *file, int mask)
 	__u32 acts = (mask & MAY_READ ? BL_A_READ : 0) | (mask & (MAY_WRITE | MAY_APPEND) ? BL_A_WRITE : 0);
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
+	struct bl_files_ask q = { .w = &w };
+	struct bl_holder *h;
+	int go;
 
-	if (!bl_confined(&w, &c) || !bpf_map_lookup_elem(&bl_holders, &w.container) || !bl_held_path(c, file))
+	if (!bl_confined(&w, &c))
 		return 0;
-	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path), acts, BL_H_PERMISSION);
+	h = bpf_map_lookup_elem(&bl_holders, &w.container);
+	if (!h || !bl_held_path(c, file))
+		return 0;
+	q.c = c;
+	go = bl_files_ask(&q, acts);
+	if (go <= 0)
+		return go;
+	bl_files_judge(&q, __builtin_preserve_access_index(&file->f_path), acts);
+	if (q.hit && !(q.hit & BL_ACTS) && bl_held_told(h))
+		return 0;
+	return bl_files_verdict(&q, __builtin_preserve_access_index(&file->f_path), BL_H_PERMISSION);
 }
 
 SEC("lsm/file_permission")
@@ -125,14 +200,22 @@ int BPF_PROG(bl_mod_f_held, struct file *file, int mask)
 	return bl_files_held(file, mask);
 }
 
-/* And a packet socket's frames. What one shares with the kernel (PACKET_RX_RING) no call shows. */
+/* And a packet socket's frames. What such a socket shares with the kernel (PACKET_RX_RING) no call shows. */
 static __always_inline int bl_socket_held(struct socket *sock, __u8 number)
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
+	struct bl_policy *p;
+	struct bl_holder *h;
+	__u32 set = 0;
 
-	if (!bl_below_ip(BPF_CORE_READ(sock, sk, __sk_common.skc_family)) || !bl_confined(&w, &c) ||
-	    !bpf_map_lookup_elem(&bl_holders, &w.container))
+	if (!bl_below_ip(BPF_CORE_READ(sock, sk, __sk_common.skc_family)) || !bl_confined(&w, &c))
+		return 0;
+	h = bpf_map_lookup_elem(&bl_holders, &w.container);
+	if (!h)
+		return 0;
+	p = bl_policy_of(c, &set);
+	if (p && bl_rule_slot(p, BL_R_PACKET_SOCKETS) == BL_AUDITED && bl_held_told(h))
 		return 0;
 	return bl_priv_ask(&w, c, BL_R_PACKET_SOCKETS, NULL, number, 0);
 }

@@ -104,16 +104,27 @@ struct {
 	__type(value, struct bl_container);
 } bl_containers SEC(".maps");
 
-/* Containers that hold descriptors which their rules deny, opened before those came -> the round
- * in which they were last found to (BL_G_ROUND). Written by the programs of held.bpf.c that the agent
+/* Containers that hold descriptors which their rules deny, opened before those came. Written by the programs of held.bpf.c that the agent
  * runs, emptied by the agent; while it is not empty, what is done by descriptors is judged. Full: HELD.
  */
+struct bl_holder {
+	__u64 round;	/* in which it was last found to be one (BL_G_ROUND) */
+	__u64 told_ns;	/* since boot: when what was only noted was last told */
+	__u32 what;	/* BL_HELD_* */
+	__u32 pad;
+};
+
+enum bl_held {
+	BL_HELD_FILES = 1,
+	BL_HELD_SOCKETS = 2,
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, BL_MAX_CONTAINERS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
-	__type(value, __u64);
+	__type(value, struct bl_holder);
 } bl_holders SEC(".maps");
 
 /* container ID (32 bytes) -> set. Written by the agent, kept until the runtime

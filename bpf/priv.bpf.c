@@ -406,16 +406,16 @@ BL_OWNER_HOOK(ioctl32, file_ioctl_compat, cmd == BL_FIOSETOWN || cmd == BL_SIOCS
 /* A ring is an anonymous inode of this name: kernels that are supported here need have no
  * hook for io_uring_setup(2) itself.
  */
-static __always_inline int bl_anon_inode(const struct qstr *name)
+static __always_inline int bl_is_ring(const unsigned char *name)
 {
-	const unsigned char *src = BPF_CORE_READ(name, name);
 	char have[11] = {};
 
-	if (bpf_probe_read_kernel(have, sizeof(have), src))
-		return 0;
-	if (__builtin_memcmp(have, "[io_uring]", 11))
-		return 0;
-	return bl_priv(BL_R_IO_URING, NULL, BL_H_ANON_INODE);
+	return !bpf_probe_read_kernel(have, sizeof(have), name) && !__builtin_memcmp(have, "[io_uring]", 11);
+}
+
+static __always_inline int bl_anon_inode(const struct qstr *name)
+{
+	return bl_is_ring(BPF_CORE_READ(name, name)) ? bl_priv(BL_R_IO_URING, NULL, BL_H_ANON_INODE) : 0;
 }
 
 SEC("lsm/inode_init_security_anon")

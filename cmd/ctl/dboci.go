@@ -228,15 +228,15 @@ func notOlder(fresh, path string, now time.Time) error {
 	}
 	defer next.Close()
 	latest := now.Add(time.Hour) // clocks differ
-	if next.AsOf().After(latest) {
-		return fmt.Errorf("its data are of %s, which is in the future: a clock is wrong; the former database stays", next.AsOf().Format(time.RFC3339))
+	if next.AsOf().After(latest) || next.Built().After(latest) {
+		return fmt.Errorf("its data are of %s and it was built %s, which is in the future: a clock is wrong; the former database stays", next.AsOf().Format(time.RFC3339), next.Built().Format(time.RFC3339))
 	}
 	here, err := vulndb.Open(path)
 	if err != nil {
 		return nil //nolint:nilerr // any is better than none, or one that is broken
 	}
 	defer here.Close()
-	if here.AsOf().After(latest) {
+	if here.AsOf().After(latest) || here.Built().After(latest) {
 		return nil
 	}
 	if cmp.Or(next.AsOf().Compare(here.AsOf()), next.Built().Compare(here.Built())) < 0 {

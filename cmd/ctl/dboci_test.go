@@ -111,6 +111,8 @@ func TestDBArtifactOlder(t *testing.T) {
 		{"equal data, built before", 3, 1, 2, 1, "its data are of"},
 		{"data of the future", 2, 2, 3, future, "a clock is wrong"},
 		{"data of the future in place", 2, future, 1, 1, ""},
+		{"built in the future", 2, 2, future, 3, "a clock is wrong"},
+		{"built in the future in place", future, 3, 1, 1, ""},
 	} {
 		made := func(id string, built, asOf int) string {
 			path := builtDB(t, id, day(built))

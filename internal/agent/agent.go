@@ -196,6 +196,9 @@ func (a *Agent) open() error {
 	if err := a.testCanary(); err != nil {
 		return err
 	}
+	if err := a.kernel.LookBack(); err != nil { // it is tried again; the containers are bound, and have what they had open
+		a.log.Warn("descriptors that containers opened before their rules could not be looked at", attr.Error, err.Error())
+	}
 	return a.kernel.Replace()
 }
 

@@ -48,6 +48,7 @@ func (a *Agent) Status(context.Context) (*control.Status, error) {
 	s.Factor = a.factorStatus()
 	s.Guard = a.guardStatus()
 	s.Outputs = a.outputStatus()
+	s.ScannerError = a.images.scannerErr
 	s.Enforcing, s.Why = a.enforcing()
 	return s, nil
 }
@@ -63,10 +64,12 @@ func (a *Agent) enforcing() (bool, string) {
 }
 
 // policed answers for the metric that alerts go by: it enforces, and there is a policy to enforce. Root may take
-// the last one away, which is no failure of the agent's, and is not to pass unseen.
+// the last one away, which is no failure of the agent's, and is not to pass unseen. Policies on the node's load deny
+// nothing.
 func (a *Agent) policed() bool {
 	ok, _ := a.enforcing()
-	return ok && a.policies.current().Len() > 0
+	all := a.policies.current()
+	return ok && all.Len() > len(all.LoadPolicies())
 }
 
 func (a *Agent) levelList() []control.Level {

@@ -17,6 +17,7 @@ import (
 	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/stock"
 	scantarget "github.com/belay-project/belay/internal/scan/target"
@@ -31,8 +32,9 @@ type images struct {
 	// look asks a runtime about an image.
 	look func(ctx context.Context, runtime, ref string) (workload.Image, error)
 	// started is [Agent.started].
-	started func(id ident.ContainerID) (bool, error)
-	wake    chan struct{} // something changed that decisions rest on
+	started    func(id ident.ContainerID) (bool, error)
+	scannerErr string        // why the scanner cannot be started here
+	wake       chan struct{} // something changed that decisions rest on
 
 	// mu guards what follows. It is taken under binder.mu, never the other way.
 	mu    sync.Mutex
@@ -84,7 +86,14 @@ func (a *Agent) openImages() error {
 	if err != nil {
 		return err
 	}
+	if err := inventory.CheckPieces(a.cfg.SandboxWithout); err != nil {
+		return fmt.Errorf("--sandbox-without: %w", err)
+	}
 	if scanner != "" {
+		if err := spawn.Probe(a.cfg.SandboxWithout); err != nil {
+			im.scannerErr = err.Error()
+			a.log.Error("no image can be scanned on this host", attr.Error, im.scannerErr)
+		}
 		if o.Scanner, _, err = scantarget.ScannerVersion(scanner); err != nil {
 			a.log.Warn("the scanner's version is not known; what another one found stays", attr.Error, err.Error())
 		}
@@ -346,7 +355,7 @@ func (im *images) know(runtime string, k knownImage) bool {
 func (im *images) facts(img workload.Image, asked string, labels map[string]string) *policy.Image {
 	f := &policy.Image{
 		ID: img.ID, Asked: asked, Names: img.Names, Digests: img.Digests, Labels: labels, ConfigKnown: img.Unread == nil,
-		Created: img.Created, User: img.User, Env: img.Env,
+		Created: img.Created, User: img.User, Env: img.Env, NotBefore: im.keeper.Built(),
 	}
 	s, ok := im.keeper.State(img.ID)
 	switch {

@@ -433,3 +433,12 @@ func TestHeldUnlessStarted(t *testing.T) {
 		})
 	}
 }
+
+// TestSandboxPieces: a mistyped piece of the sandbox keeps the agent from starting, and not each scan from being made.
+func TestSandboxPieces(t *testing.T) {
+	s := startScanAgent(t, "reg.example")
+	s.cfg.SandboxWithout = []string{"cgroups"}
+	if err := s.openImages(); err == nil || !strings.Contains(err.Error(), `no sandbox piece "cgroups"`) {
+		t.Errorf("got %v", err)
+	}
+}

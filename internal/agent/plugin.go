@@ -76,9 +76,12 @@ func readCAs(file string) (*x509.CertPool, error) {
 		return nil, fmt.Errorf("certificates that sign direct callers': %w", err)
 	}
 	defer f.Close()
-	pem, err := io.ReadAll(io.LimitReader(f, maxCAFile))
+	pem, err := io.ReadAll(io.LimitReader(f, maxCAFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("certificates that sign direct callers': %w", err)
+	}
+	if len(pem) > maxCAFile {
+		return nil, fmt.Errorf("%s has more than %d bytes: it would be read in part", file, maxCAFile)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {

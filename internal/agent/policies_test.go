@@ -90,6 +90,13 @@ func TestPoliced(t *testing.T) {
 	if ok, why := a.enforcing(); !ok || a.policed() {
 		t.Errorf("nothing is left: enforcing %v (%s), policed %v; want true and false", ok, why, a.policed())
 	}
+	write(t, file, "apiVersion: belay.dev/v1\nkind: LoadPolicy\nmetadata: {name: full}\nspec:\n  caps: {memory: 90%}\n  actions: [alert]\n")
+	if err := p.load(false); err != nil || p.current().Len() != 1 {
+		t.Fatalf("%d policies, error %v", p.current().Len(), err)
+	}
+	if a.policed() {
+		t.Error("a policy on the node's load alone denies nothing, and counts as one in force")
+	}
 }
 
 // TestRefuseKeepsFormer: a policy that comes to require too much does not end what it

@@ -69,6 +69,8 @@ type Status struct {
 	Factor     *FactorStatus     `json:"secondFactor,omitempty"` // nil: without a gate there is none
 	Guard      *GuardStatus      `json:"socketGuard,omitempty"`  // nil: the agent is older than it
 	Outputs    []OutputStatus    `json:"outputs,omitempty"`      // where records go besides the journal
+	// ScannerError is why the scanner cannot be started on this host, where it is installed.
+	ScannerError string `json:"scannerError,omitempty"`
 }
 
 // OutputStatus tells what an output did since the agent's start. Offered is Sent, what was dropped,

@@ -38,14 +38,30 @@ func factsCreate(r *Request) error {
 	}
 	r.readResources(&hc.Resources, hostNode)
 	r.readPorts(hc)
-	if body.NetworkingConfig != nil {
-		nets := r.root.get("NetworkingConfig").get("EndpointsConfig")
-		for _, n := range sortedKeys(body.NetworkingConfig.EndpointsConfig) {
-			r.joinNetwork(n, ref{kind: keyRef, node: nets, key: n})
-			r.readEndpoint(body.NetworkingConfig.EndpointsConfig[n], nets.get(n))
-		}
-	}
+	r.readEndpoints(body, string(hc.NetworkMode))
 	return nil
+}
+
+// readEndpoints reads what a container gets with each of its networks. A daemon looks a network up by
+// its name at each start until its endpoint has an id: that of a mode without an endpoint gets one.
+func (r *Request) readEndpoints(body *container.CreateRequest, mode string) {
+	if body.NetworkingConfig == nil || len(body.NetworkingConfig.EndpointsConfig) == 0 {
+		if mode != "" && userDefined(mode) {
+			r.joinNetwork(mode, ref{kind: moreRef, write: func(id string) {
+				r.root.object("NetworkingConfig").object("EndpointsConfig").object(id).set("NetworkID", textNode(id))
+			}})
+		}
+		return
+	}
+	nets := r.root.get("NetworkingConfig").get("EndpointsConfig")
+	for _, n := range sortedKeys(body.NetworkingConfig.EndpointsConfig) {
+		at := nets.get(n)
+		r.joinNetwork(n, ref{kind: keyRef, node: nets, key: n})
+		r.readEndpoint(n, body.NetworkingConfig.EndpointsConfig[n], at, func(id string) {
+			at.kind = objectNode // it may be null
+			at.set("NetworkID", textNode(id))
+		})
+	}
 }
 
 // containerName reads a new container's name from the query. The daemon takes it with
@@ -106,6 +122,13 @@ func (r *Request) readRuntime(hc *container.HostConfig, n *node) {
 	f.Isolation = string(hc.Isolation)
 	if hc.ContainerIDFile != "" {
 		f.Paths = append(f.Paths, hc.ContainerIDFile)
+	}
+	// In networks that users define they are names that a resolver answers to, and no container is looked
+	// for; there, and in endpoints, they stay as they are: it knows no ids.
+	//
+	// Source: moby, daemon/daemon_unix.go (registerLinks).
+	if mode := string(hc.NetworkMode); mode != "" && userDefined(mode) {
+		return
 	}
 	for i, link := range hc.Links {
 		r.readLink(link, n.get("Links"), i)

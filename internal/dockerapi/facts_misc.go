@@ -212,7 +212,9 @@ func factsNetworkCreate(r *Request) error {
 func factsNetworkConnect(r *Request) error {
 	b := r.Body.(*network.ConnectRequest)
 	r.networkBody(b.Container)
-	r.readEndpoint(b.EndpointConfig, r.root.get("EndpointConfig"))
+	r.readEndpoint(r.names[0], b.EndpointConfig, r.root.get("EndpointConfig"), func(id string) {
+		r.root.object("EndpointConfig").set("NetworkID", textNode(id))
+	})
 	return r.bodyContainer(b.Container)
 }
 

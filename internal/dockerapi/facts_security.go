@@ -176,15 +176,31 @@ func (r *Request) joinNetwork(name string, at ref) {
 // endpointSysctls is a driver option that sets sysctls of the endpoint's interface.
 const endpointSysctls = "com.docker.network.endpoint.sysctls"
 
-// readEndpoint reads what a container gets with one network.
-func (r *Request) readEndpoint(e *network.EndpointSettings, n *node) {
+// userDefined says that a daemon goes by the id in an endpoint, where there is one, and not by the
+// network's name.
+//
+// Source: moby, daemon/container_operations.go (getNetworkID).
+func userDefined(name string) bool {
+	switch name {
+	case network.NetworkDefault, network.NetworkBridge, network.NetworkHost, network.NetworkNone:
+		return false
+	}
+	return !strings.HasPrefix(name, "container:") && !strings.HasPrefix(name, "ns:")
+}
+
+// readEndpoint reads what a container gets with the network of a name. An id of a network that the
+// client says there is one to join; write puts the id that the name is resolved to over it.
+func (r *Request) readEndpoint(name string, e *network.EndpointSettings, n *node, write func(id string)) {
+	if userDefined(name) {
+		if e != nil {
+			r.joinNetwork(e.NetworkID, ref{kind: textRef, node: n.get("NetworkID")})
+		}
+		r.addResource(apicall.ResourceNetwork, name, ref{kind: moreRef, write: write})
+	}
 	if e == nil {
 		return
 	}
 	f := &r.Call.Facts
-	for i, link := range e.Links {
-		r.readLink(link, n.get("Links"), i)
-	}
 	for s := range strings.SplitSeq(e.DriverOpts[endpointSysctls], ",") {
 		if key, value, ok := strings.Cut(s, "="); ok {
 			if f.Sysctls == nil {

@@ -15,6 +15,7 @@ const (
 	queryRef                // the value of a query key
 	textRef                 // a JSON string
 	keyRef                  // a key of a JSON object
+	moreRef                 // beside the name: the id is written to one more place
 )
 
 // ref is one place where a resource's name stands, so that the id which was judged
@@ -24,6 +25,7 @@ type ref struct {
 	node      *node
 	pre, post string // around it
 	key       string // of the query, or of the object
+	write     func(id string)
 }
 
 // addResource records that the call is about a thing and where its name stands. The
@@ -105,6 +107,9 @@ func (r *Request) SetResource(i int, id string) {
 					at.node.keys[k] = id
 				}
 			}
+			inBody = true
+		case moreRef:
+			at.write(id)
 			inBody = true
 		}
 	}

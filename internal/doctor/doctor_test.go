@@ -370,6 +370,7 @@ var machineIllnesses = []illness{
 	{"database without some records", func(p *patient) { p.leftOut = 2 }, "scan.database", Warn, "publisher"},
 	{"no scanner", drop("usr/bin/belay-scanner"), "scan.scanner", Warn, "install"},
 	{"scanner is no program", func(p *patient) { p.files["usr/bin/belay-scanner"].Mode = 0o644 }, "scan.scanner", Warn, "install"},
+	{"scanner that cannot be started", status(func(s *control.Status) { s.ScannerError = "no cgroup" }), "scan.scanner", Warn, "--sandbox-without cgroup"},
 	{"scanner for all", func(p *patient) { p.files["usr/bin/belay-scanner"].Mode = 0o757 }, "scan.scanner", Fail, "chmod"},
 }
 

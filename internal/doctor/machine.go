@@ -277,6 +277,8 @@ func (e *examination) checkProgram() {
 		e.add(id, Warn, "the scanner is no program", e.Scanner, "install belay-scanner anew")
 	case info.Mode().Perm()&0o022 != 0 && !info.Mode().IsDir():
 		e.add(id, Fail, "others than its owner can change the scanner", e.Scanner, "chmod go-w "+e.Scanner)
+	case e.status != nil && e.status.ScannerError != "":
+		e.add(id, Warn, "the agent cannot start the scanner: no image is scanned", e.status.ScannerError, "belay-agent run --sandbox-without cgroup on a host without the memory controller, or boot it with cgroup_enable=memory")
 	default:
 		e.add(id, OK, "the scanner is there", e.Scanner, "")
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -88,12 +89,17 @@ func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *b
 		return fmt.Errorf("walk tasks: %w", err)
 	}
 	defer it.Close()
+	end := time.Now().Add(walkTime)
 	for range 2 {
 		r, err := it.Open()
 		if err != nil {
 			return fmt.Errorf("walk tasks: %w", err)
 		}
-		if _, err = io.Copy(io.Discard, r); err != nil {
+		// A walk that has told nothing in a million steps pauses, and goes on with the next read.
+		for _, err = io.Copy(io.Discard, r); errors.Is(err, unix.EAGAIN) && time.Now().Before(end); {
+			_, err = io.Copy(io.Discard, r)
+		}
+		if err != nil {
 			return errors.Join(fmt.Errorf("walk tasks: %w", err), r.Close())
 		}
 		if err := r.Close(); err != nil {
@@ -102,6 +108,9 @@ func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *b
 	}
 	return nil
 }
+
+// walkTime bounds a walk: how much there is to walk containers have a part in.
+const walkTime = time.Minute
 
 // armProgram is run by the agent itself and never attached.
 const armProgram = "bl_arm_found"

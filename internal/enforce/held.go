@@ -30,6 +30,10 @@ const (
 	heldAgainEvery = time.Minute
 	// heldAfter is how long changes are gathered before descriptors are looked at.
 	heldAfter = 200 * time.Millisecond
+	// heldIdle is how many times as long as a look took none follows, and heldRest how long at most: where containers
+	// are bound all the time, looking takes a twentieth of a processor, or what a look in 10 s takes.
+	heldIdle = 20
+	heldRest = 10 * time.Second
 	// phasesEvery is the time between two looks at which phase containers are in.
 	phasesEvery = 5 * time.Second
 )
@@ -80,27 +84,39 @@ func (e *Enforcer) followHeld(ctx context.Context) error {
 	defer phases.Stop()
 	defer again.Stop()
 	for {
-		wait := time.Duration(0)
 		look := e.LookBack
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.look:
-			wait = heldAfter
+			pause(ctx, heldAfter)
 		case <-phases.C:
 			look = e.lookAtPhases
 		case <-again.C:
 			look = e.lookAgain
 		}
-		select {
-		case <-ctx.Done():
+		if ctx.Err() != nil {
 			return nil
-		case <-time.After(wait):
 		}
 		if err := look(); err != nil {
 			e.badLooks.Add(1)
 			e.opts.Log.Warn("descriptors that containers opened before their rules could not be looked at; it is tried again", "error", err.Error())
 		}
+		e.heldMu.Lock()
+		rest := e.rest
+		e.rest = 0
+		e.heldMu.Unlock()
+		pause(ctx, rest)
+	}
+}
+
+// pause waits for a time, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 
@@ -188,6 +204,7 @@ func (e *Enforcer) lookAtPhases() error {
 		if !s.Started || info == nil || len(info.holds) == 0 {
 			continue
 		}
+		first := set
 		for _, p := range info.table {
 			if uint64(now-s.StartedSinceBoot) < p.FromNs {
 				continue
@@ -198,15 +215,20 @@ func (e *Enforcer) lookAtPhases() error {
 		}
 		in[s.Cgroup] = set
 		was, known := e.phases[s.Cgroup]
-		moved = moved || known && was != set
+		if !known {
+			was = first
+		}
+		moved = moved || was != set
 	}
-	e.phases = in
 	moved = moved && e.asksOfHeld()
 	e.mu.Unlock()
-	if !moved {
-		return nil
+	if moved {
+		if err := e.lookAtDescriptors(); err != nil {
+			return err
+		}
 	}
-	return e.lookAtDescriptors()
+	e.phases = in
+	return nil
 }
 
 // lookAgain looks again while some container holds descriptors that its rules deny, and where a look has failed.
@@ -216,7 +238,7 @@ func (e *Enforcer) lookAgain() error {
 	}
 	e.heldMu.Lock()
 	defer e.heldMu.Unlock()
-	if holders, err := e.holders(); err != nil || holders == 0 {
+	if what, err := e.held(); err != nil || what == 0 {
 		return err
 	}
 	return e.lookAtDescriptors()
@@ -227,6 +249,7 @@ func (e *Enforcer) lookAgain() error {
 // on its way from one process to another while they are walked.
 func (e *Enforcer) lookAtDescriptors() error {
 	defer e.dropObject()
+	defer func(began time.Time) { e.rest = min(heldIdle*time.Since(began), heldRest) }(time.Now())
 	var round uint64
 	globals := e.maps["bl_globals"]
 	if err := globals.Lookup(uint32(kernelBlGlobalBL_G_ROUND), &round); err != nil {
@@ -249,11 +272,12 @@ func (e *Enforcer) lookAtDescriptors() error {
 // descriptors judged or not.
 func (e *Enforcer) settle(round uint64, cache *btf.Cache) error {
 	var gone []uint64
-	var cgroup, seen uint64
+	var cgroup uint64
+	var h kernelBlHolder
 	var c kernelBlContainer
 	it := e.maps["bl_holders"].Iterate()
-	for it.Next(&cgroup, &seen) {
-		if seen+1 < round || errors.Is(e.maps["bl_containers"].Lookup(cgroup, &c), ebpf.ErrKeyNotExist) {
+	for it.Next(&cgroup, &h) {
+		if h.Round+1 < round || errors.Is(e.maps["bl_containers"].Lookup(cgroup, &c), ebpf.ErrKeyNotExist) {
 			gone = append(gone, cgroup)
 		}
 	}
@@ -265,34 +289,38 @@ func (e *Enforcer) settle(round uint64, cache *btf.Cache) error {
 			return fmt.Errorf("forget who held descriptors: %w", err)
 		}
 	}
-	holders, err := e.holders()
+	held, err := e.held()
 	if err != nil {
 		return err
 	}
-	return e.judgeHeld(holders > 0, cache)
+	return e.judgeHeld(held, cache)
 }
 
-// holders counts the containers that hold descriptors which their rules deny.
-func (e *Enforcer) holders() (n int, err error) {
-	var cgroup, round uint64
+// held tells of what kinds the descriptors are that containers hold and their rules deny.
+func (e *Enforcer) held() (what kernelBlHeld, err error) {
+	var cgroup uint64
+	var h kernelBlHolder
 	it := e.maps["bl_holders"].Iterate()
-	for it.Next(&cgroup, &round) {
-		n++
+	for it.Next(&cgroup, &h) {
+		what |= kernelBlHeld(h.What)
 	}
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return 0, fmt.Errorf("list who holds descriptors: %w", err)
 	}
-	return n, nil
+	return what, nil
 }
 
-// judgeHeld attaches the programs that judge what is done by descriptors, or takes them away.
-func (e *Enforcer) judgeHeld(on bool, cache *btf.Cache) error {
+// judgeHeld attaches the programs that judge what is done by descriptors of some kinds, and takes others away.
+func (e *Enforcer) judgeHeld(what kernelBlHeld, cache *btf.Cache) error {
+	e.guardMu.Lock() // of what is guarded as the enforcer's own
+	defer e.guardMu.Unlock()
 	e.attachMu.Lock()
 	defer e.attachMu.Unlock()
 	for _, h := range hooks {
-		if !h.held || !h.in(e.backend) {
+		if h.held == 0 || !h.in(e.backend) {
 			continue
 		}
+		on := h.held&what != 0
 		at := slices.IndexFunc(e.attached, func(a hook) bool { return a.program == h.program })
 		switch {
 		case on == (at >= 0):
@@ -300,7 +328,7 @@ func (e *Enforcer) judgeHeld(on bool, cache *btf.Cache) error {
 			if err := e.attachOne(h, e.links, cache); err != nil {
 				return fmt.Errorf("hook %s: %w", h.name, err)
 			}
-			e.attached = append(e.attached, h)
+			e.attached, e.ownFrom = append(e.attached, h), ""
 			e.opts.Log.Info("a container holds descriptors that its rules deny: what is done by them is judged until it does not", "hook", h.name)
 		default:
 			if err := os.Remove(filepath.Join(e.links, h.program)); err != nil {

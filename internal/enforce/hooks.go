@@ -29,8 +29,8 @@ type hook struct {
 	files bool
 	// rules are unsupported where this hook is refused; need says it of all.
 	rules []verdict.Rule
-	// held marks what is attached only while a container holds descriptors that its rules deny: see held.go.
-	held bool
+	// held marks what is attached only while a container holds descriptors that its rules deny, of these kinds: see held.go.
+	held kernelBlHeld
 	// syscalls marks what is attached only with Options.SignalSyscalls.
 	syscalls bool
 }
@@ -87,9 +87,9 @@ var hooks = []hook{
 	{program: "bl_lsm_f_mmap", name: "mmap_file (files)", backends: onlyLSM, kind: attachLSM, files: true},
 	{program: "bl_lsm_f_mprotect", name: "file_mprotect (files)", backends: onlyLSM, kind: attachLSM, files: true},
 	{program: "bl_lsm_f_receive", name: "file_receive", backends: onlyLSM, kind: attachLSM, files: true},
-	{program: "bl_lsm_f_held", name: "file_permission", backends: onlyLSM, kind: attachLSM, held: true},
-	{program: "bl_lsm_held_send", name: "socket_sendmsg", backends: onlyLSM, kind: attachLSM, held: true},
-	{program: "bl_lsm_held_receive", name: "socket_recvmsg", backends: onlyLSM, kind: attachLSM, held: true},
+	{program: "bl_lsm_f_held", name: "file_permission", backends: onlyLSM, kind: attachLSM, held: kernelBlHeldBL_HELD_FILES},
+	{program: "bl_lsm_held_send", name: "socket_sendmsg", backends: onlyLSM, kind: attachLSM, held: kernelBlHeldBL_HELD_SOCKETS},
+	{program: "bl_lsm_held_receive", name: "socket_recvmsg", backends: onlyLSM, kind: attachLSM, held: kernelBlHeldBL_HELD_SOCKETS},
 	{program: "bl_lsm_f_set_acl", name: "inode_set_acl", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_f_remove_acl", name: "inode_remove_acl", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_lsm_umount", name: "sb_umount", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleMount}},
@@ -145,9 +145,9 @@ var hooks = []hook{
 	{program: "bl_mod_f_mmap", name: "security_mmap_file (files)", backends: onlyModret, files: true},
 	{program: "bl_mod_f_mprotect", name: "security_file_mprotect (files)", backends: onlyModret, files: true},
 	{program: "bl_mod_f_receive", name: "security_file_receive", backends: onlyModret, files: true},
-	{program: "bl_mod_f_held", name: "security_file_permission", backends: onlyModret, held: true},
-	{program: "bl_mod_held_send", name: "security_socket_sendmsg", backends: onlyModret, held: true},
-	{program: "bl_mod_held_receive", name: "security_socket_recvmsg", backends: onlyModret, held: true},
+	{program: "bl_mod_f_held", name: "security_file_permission", backends: onlyModret, held: kernelBlHeldBL_HELD_FILES},
+	{program: "bl_mod_held_send", name: "security_socket_sendmsg", backends: onlyModret, held: kernelBlHeldBL_HELD_SOCKETS},
+	{program: "bl_mod_held_receive", name: "security_socket_recvmsg", backends: onlyModret, held: kernelBlHeldBL_HELD_SOCKETS},
 	{program: "bl_mod_f_set_acl", name: "security_inode_set_acl", backends: onlyModret},
 	{program: "bl_mod_f_remove_acl", name: "security_inode_remove_acl", backends: onlyModret},
 	{program: "bl_mod_umount", name: "security_sb_umount", backends: onlyModret, rules: []verdict.Rule{verdict.RuleMount}},

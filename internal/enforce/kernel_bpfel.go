@@ -337,6 +337,21 @@ const (
 	kernelBlGuardModeBL_GUARD_ENFORCE kernelBlGuardMode = 2
 )
 
+type kernelBlHeld uint32
+
+const (
+	kernelBlHeldBL_HELD_FILES   kernelBlHeld = 1
+	kernelBlHeldBL_HELD_SOCKETS kernelBlHeld = 2
+)
+
+type kernelBlHolder struct {
+	_      structs.HostLayout
+	Round  uint64
+	ToldNs uint64
+	What   uint32
+	Pad    uint32
+}
+
 type kernelBlHook uint32
 
 const (
@@ -998,6 +1013,7 @@ const (
 	kernelVarBlTwinBlEventType   = "bl_twin_bl_event_type"
 	kernelVarBlTwinBlGlobal      = "bl_twin_bl_global"
 	kernelVarBlTwinBlGuardMode   = "bl_twin_bl_guard_mode"
+	kernelVarBlTwinBlHeld        = "bl_twin_bl_held"
 	kernelVarBlTwinBlHook        = "bl_twin_bl_hook"
 	kernelVarBlTwinBlHostKind    = "bl_twin_bl_host_kind"
 	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
@@ -1338,6 +1354,7 @@ type kernelVariableSpecs struct {
 	BlTwinBlEventType  *ebpf.VariableSpec `ebpf:"bl_twin_bl_event_type"`
 	BlTwinBlGlobal     *ebpf.VariableSpec `ebpf:"bl_twin_bl_global"`
 	BlTwinBlGuardMode  *ebpf.VariableSpec `ebpf:"bl_twin_bl_guard_mode"`
+	BlTwinBlHeld       *ebpf.VariableSpec `ebpf:"bl_twin_bl_held"`
 	BlTwinBlHook       *ebpf.VariableSpec `ebpf:"bl_twin_bl_hook"`
 	BlTwinBlHostKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_host_kind"`
 	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
@@ -1488,6 +1505,7 @@ type kernelVariables struct {
 	BlTwinBlEventType  *ebpf.Variable `ebpf:"bl_twin_bl_event_type"`
 	BlTwinBlGlobal     *ebpf.Variable `ebpf:"bl_twin_bl_global"`
 	BlTwinBlGuardMode  *ebpf.Variable `ebpf:"bl_twin_bl_guard_mode"`
+	BlTwinBlHeld       *ebpf.Variable `ebpf:"bl_twin_bl_held"`
 	BlTwinBlHook       *ebpf.Variable `ebpf:"bl_twin_bl_hook"`
 	BlTwinBlHostKind   *ebpf.Variable `ebpf:"bl_twin_bl_host_kind"`
 	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`

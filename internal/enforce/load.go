@@ -15,6 +15,7 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -99,15 +100,18 @@ type Enforcer struct {
 	badLooks   atomic.Uint64 // at descriptors
 	canaries   sync.Map      // ident.ContainerID to time.Time
 
-	// heldMu makes one look at descriptors at a time; look asks for one.
+	// heldMu makes one look at descriptors at a time, and guards phases: by container's cgroup, which set held
+	// in its phase at the last, and rest, how long none is due after a look. It is taken before mu, guardMu and
+	// attachMu. look asks for a look.
 	heldMu sync.Mutex
+	rest   time.Duration
+	phases map[uint64]uint32
 	look   chan struct{}
 
-	// mu guards the sets, what has changed of them, and by container's cgroup which set held in its phase.
+	// mu guards the sets, and what has changed of them.
 	mu      sync.Mutex
 	sets    setTable
 	changed changes
-	phases  map[uint64]uint32
 }
 
 // perLoad tells maps that belong to one load of some programs from those that hold the
@@ -410,7 +414,9 @@ func (e *Enforcer) Reattach() error {
 		if err := e.maps["bl_binds"].Put(kernelBlId{B: key}, set); err != nil {
 			return fmt.Errorf("bind %s: %w", id.Short(), full(err))
 		}
+		e.rulesChanged(&key)
 	}
+	e.rulesChanged(nil) // what was opened meanwhile nobody has judged
 	return e.updateConfig(func(c *kernelBlConfig) {
 		c.Abi, c.FloorSet, c.BuildSet = abi, e.sets.floor, e.sets.build
 		c.Scoped = flag(len(e.opts.Scopes) > 0)
@@ -443,12 +449,12 @@ func (e *Enforcer) attach() error {
 	cache := btf.NewCache()
 	missing := map[string]error{}
 	var attached []hook
-	holders, err := e.holders()
+	held, err := e.held()
 	if err != nil {
 		return err
 	}
 	for _, h := range hooks {
-		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls || h.held && holders == 0 {
+		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls || h.held != 0 && h.held&held == 0 {
 			continue
 		}
 		if err := e.attachOne(h, fresh, cache); err != nil {

@@ -172,7 +172,8 @@ func (s *file) open(dir int) error {
 	return nil
 }
 
-// rotate moves the files one number up, lets the oldest go, and begins a new one.
+// rotate moves the files one number up, as far as the first number that is free, lets the oldest go if none is, and
+// begins a new one. A rotation that failed half-way left a free number: trying again lets nothing go.
 func (s *file) rotate() error {
 	dir, err := s.directory()
 	if err != nil {
@@ -188,7 +189,11 @@ func (s *file) rotate() error {
 	if s.keep == 1 {
 		err = unix.Unlinkat(dir, s.base, 0)
 	}
-	for i := s.keep - 2; i >= 0; i-- {
+	to := min(1, s.keep-1)
+	for to < s.keep-1 && unix.Faccessat(dir, name(to), unix.F_OK, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		to++
+	}
+	for i := to - 1; i >= 0; i-- {
 		if rerr := unix.Renameat(dir, name(i), dir, name(i+1)); rerr != nil && !errors.Is(rerr, unix.ENOENT) {
 			err = rerr
 			break

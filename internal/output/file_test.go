@@ -84,6 +84,29 @@ func TestFileRotates(t *testing.T) {
 	}
 }
 
+// TestFileRotationThatFailed: what a rotation that failed half-way has moved makes room for the next try, which lets no
+// other file go.
+func TestFileRotationThatFailed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "e.json")
+	s := fileSink(t, "file:"+path+",keep=5")
+	if err := s.ready(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"1", "3", "4"} { // 2 is 3 by now, and 1 could not be moved
+		if err := os.WriteFile(path+"."+n, []byte(n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.rotate(); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[string]string{"1": "", "2": "1", "3": "3", "4": "4"} {
+		if b, err := os.ReadFile(path + "." + n); err != nil || string(b) != want {
+			t.Errorf("%s holds %q (%v), want %q", n, b, err, want)
+		}
+	}
+}
+
 // TestFileIsMovedAway: what logrotate and operators do to a file costs no line.
 func TestFileIsMovedAway(t *testing.T) {
 	dir := t.TempDir()

@@ -33,6 +33,9 @@ type Image struct {
 	Env         []string // NAME=value
 
 	Scan ImageScan
+
+	// NotBefore is a time that has certainly come: when the host's vulnerability database was compiled. Zero: none.
+	NotBefore time.Time
 }
 
 // ImageScan is what scanning has told of an image. The zero value is: nothing.
@@ -148,7 +151,11 @@ func (s *Images) NeedUse() bool {
 
 // Decide judges an image: it is denied if any policy in enforce mode that selects it denies
 // it. Without any policy that selects it, it is allowed.
-func (s *Images) Decide(img *Image, now time.Time) ImageDecision {
+func (s *Images) Decide(img *Image, at time.Time) ImageDecision {
+	now := moment{Time: at, clock: at}
+	if at.Before(img.NotBefore) {
+		now.Time = img.NotBefore
+	}
 	d := ImageDecision{Allowed: true, Reason: "no image policy denies it"}
 	for _, mode := range []verdict.Mode{verdict.ModeEnforce, verdict.ModeAudit} {
 		for _, p := range s.policies {
@@ -211,7 +218,7 @@ type imageRefusal struct {
 }
 
 // judge asks the rules in the order of the reference, cheap ones first.
-func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
+func (p *ImagePolicy) judge(img *Image, now moment) imageRefusal {
 	s := &p.Spec
 	no := func(rule, format string, args ...any) imageRefusal {
 		return imageRefusal{rule: rule, reason: fmt.Sprintf(format, args...)}
@@ -232,7 +239,7 @@ func (p *ImagePolicy) judge(img *Image, now time.Time) imageRefusal {
 		switch age := now.Sub(img.Created); {
 		case img.Created.IsZero():
 			return no("maxAge", "the image does not say when it was made")
-		case Ahead(img.Created, now):
+		case now.ahead(img.Created):
 			return no("maxAge", "it was made in the future, so that its age is not known: a clock was wrong where it was made, or is here")
 		case age > s.MaxAge:
 			return no("maxAge", "it was made %s ago, more than %s", days(age), days(s.MaxAge))
@@ -260,14 +267,24 @@ const clockSlack = time.Hour
 // Ahead reports whether a time is so far in the future that how long ago it was is not known.
 func Ahead(at, now time.Time) bool { return at.Sub(now) > clockSlack }
 
+// moment is when a decision is made: the least that it can be, and what the host's clock says.
+type moment struct {
+	time.Time
+	clock time.Time
+}
+
+// ahead is [Ahead] by a clock that may be right. One that is known to be behind, as after a boot without a battery for
+// it, tells nothing of what is newer.
+func (m moment) ahead(at time.Time) bool { return !m.clock.Before(m.Time) && Ahead(at, m.Time) }
+
 // judgeScan asks what is inside.
-func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
+func (p *ImagePolicy) judgeScan(img *Image, now moment) imageRefusal {
 	s, sc := &p.Spec, &img.Scan
-	old := s.ScanMaxAge > 0 && (now.Sub(sc.At) > s.ScanMaxAge || Ahead(sc.At, now))
+	old := s.ScanMaxAge > 0 && (now.Sub(sc.At) > s.ScanMaxAge || now.ahead(sc.At))
 	if sc.At.IsZero() || old {
 		r := imageRefusal{rule: "unscanned", reason: "it was not scanned yet", stale: true, scan: s.Unscanned == ScanFirst && !sc.Tried}
 		switch {
-		case Ahead(sc.At, now):
+		case now.ahead(sc.At):
 			r.rule, r.reason = "scanned.maxAge", "its last scan is of the future, so that its age is not known: a clock was wrong; fix: set it right, and the agent scans it again"
 		case !sc.At.IsZero():
 			r.rule, r.reason = "scanned.maxAge", "its last scan is "+days(now.Sub(sc.At))+" old, more than "+days(s.ScanMaxAge)
@@ -298,7 +315,7 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 		return imageRefusal{rule: "database", reason: "the vulnerability database is of no use for it: " + sc.Unmatched}
 	case sc.Database.IsZero():
 		return imageRefusal{rule: "database", reason: "the host has no vulnerability database; fix: belay db update"}
-	case s.DatabaseMaxAge > 0 && Ahead(sc.Database, now):
+	case s.DatabaseMaxAge > 0 && Ahead(sc.Database, now.clock): // it does not vouch for itself
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is of the future, so that its age is not known: a clock is wrong; fix: set it right, then belay db update"}
 	case s.DatabaseMaxAge > 0 && now.Sub(sc.Database) > s.DatabaseMaxAge:
 		return imageRefusal{rule: "databaseMaxAge", reason: "the vulnerability database is " + days(now.Sub(sc.Database)) + " old; fix: belay db update, or import newer records"}
@@ -315,7 +332,7 @@ func (p *ImagePolicy) judgeScan(img *Image, now time.Time) imageRefusal {
 
 // judgeFindings asks the rules in order. The first that is met for certain refuses; else the
 // first that would be, were what is not known of a package's use so, is reported.
-func (p *ImagePolicy) judgeFindings(img *Image, now time.Time) (report imageRefusal) {
+func (p *ImagePolicy) judgeFindings(img *Image, now moment) (report imageRefusal) {
 	for i := range p.Spec.Findings {
 		rule := &p.Spec.Findings[i]
 		if r := p.judgeRule(rule, img, now, true); r.rule != "" {
@@ -329,7 +346,7 @@ func (p *ImagePolicy) judgeFindings(img *Image, now time.Time) (report imageRefu
 }
 
 // judgeRule asks one rule: about what is known, or also about what is not.
-func (p *ImagePolicy) judgeRule(rule *FindingRule, img *Image, now time.Time, known bool) imageRefusal {
+func (p *ImagePolicy) judgeRule(rule *FindingRule, img *Image, now moment, known bool) imageRefusal {
 	var hits, expired []string
 	n := 0
 	for j := range img.Scan.Findings {
@@ -346,7 +363,7 @@ func (p *ImagePolicy) judgeRule(rule *FindingRule, img *Image, now time.Time, kn
 		}
 		if n++; len(hits) < maxDetails {
 			text := f.String()
-			if rule.Grace > 0 && Ahead(f.FirstSeen, now) {
+			if rule.Grace > 0 && now.ahead(f.FirstSeen) {
 				text += ", first seen in the future: a clock was wrong"
 			}
 			hits = append(hits, text)
@@ -369,7 +386,7 @@ func (p *ImagePolicy) judgeRule(rule *FindingRule, img *Image, now time.Time, kn
 
 // about reports whether the rule is about a finding; sure is false if that is so unless what
 // is not known of the package's use is otherwise.
-func (r *FindingRule) about(f *ImageFinding, now time.Time) (yes, sure bool) {
+func (r *FindingRule) about(f *ImageFinding, now moment) (yes, sure bool) {
 	sev := f.Severity
 	if sev == inventory.SeverityUnknown {
 		sev = inventory.SeverityHigh
@@ -378,7 +395,7 @@ func (r *FindingRule) about(f *ImageFinding, now time.Time) (yes, sure bool) {
 		len(r.Symbols) > 0 && !slices.Contains(r.Symbols, cmp.Or(f.Symbols, inventory.SymbolsUnknown)) {
 		return false, true
 	}
-	if r.Grace > 0 && now.Sub(f.FirstSeen) < r.Grace && !Ahead(f.FirstSeen, now) {
+	if r.Grace > 0 && now.Sub(f.FirstSeen) < r.Grace && !now.ahead(f.FirstSeen) {
 		return false, true
 	}
 	return r.Use.met(&f.Use)
@@ -441,7 +458,7 @@ func (f *ImageFinding) String() string {
 
 // waived reports whether an exception of the policy holds for a finding, or one would that
 // is over.
-func (p *ImagePolicy) waived(img *Image, f *ImageFinding, now time.Time) (ok bool, over string) {
+func (p *ImagePolicy) waived(img *Image, f *ImageFinding, now moment) (ok bool, over string) {
 	for i := range p.Spec.Exceptions {
 		e := &p.Spec.Exceptions[i]
 		if e.Vulnerability != "" && !slices.Contains(f.IDs, e.Vulnerability) || len(e.Packages) > 0 && !f.of(e.Packages) ||

@@ -168,6 +168,38 @@ func secretsIn(kinds ...string) func(*Image) {
 }
 
 // TestImageNoDatabase: a refusal for the lack of a database says whether there is one.
+// TestImageClockBehind: a clock that is behind the making of what the host has, as after a boot without a battery
+// for it, makes nothing be of the future. Ages are by the least that it can be; only a database does not vouch for itself.
+func TestImageClockBehind(t *testing.T) {
+	built := imageNow.Add(-72 * time.Hour)
+	finding := ImageFinding{IDs: []string{"CVE-1"}, Severity: inventory.SeverityHigh, Package: "a", Version: "1"}
+	for _, tt := range []struct {
+		name, spec string
+		at         time.Time // of the image, its scan and its finding's first sight
+		rule       string
+	}{
+		{"image made since", "maxAge: 48h", imageNow, ""},
+		{"old image", "maxAge: 48h", built.Add(-49 * time.Hour), "maxAge"},
+		{"scan since", "scanned: {required: true, maxAge: 48h}", imageNow, ""},
+		{"old scan", "scanned: {required: true, maxAge: 48h}", built.Add(-49 * time.Hour), "scanned.maxAge"},
+		{"grace since", "findings: [{severity: high, grace: 48h}]", imageNow, ""},
+		{"grace that is over", "findings: [{severity: high, grace: 48h}]", built.Add(-49 * time.Hour), "findings[0]"},
+		{"exception that has ended", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-1, until: 2026-03-01, reason: x}]", built, "findings[0]"},
+		{"database", "findings: [{severity: high, grace: 48h}]\n  databaseMaxAge: 48h", imageNow, "databaseMaxAge"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			img := cleanImage()
+			img.NotBefore, img.Created, img.Scan.At, img.Scan.Database = built, tt.at, tt.at, built
+			finding.FirstSeen = tt.at
+			img.Scan.Findings = []ImageFinding{finding}
+			d := imageSet(t, imagePolicy("p", "  mode: enforce\n  "+tt.spec+"\n")).Images().Decide(img, time.Unix(0, 0))
+			if d.Rule != tt.rule || d.Allowed != (tt.rule == "") {
+				t.Errorf("got %+v, want rule %q", d, tt.rule)
+			}
+		})
+	}
+}
+
 // TestImageFuture: whoever is refused for a time in the future is told that a clock is wrong.
 func TestImageFuture(t *testing.T) {
 	img := cleanImage()

@@ -13,7 +13,6 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -21,22 +20,9 @@ import (
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/psx"
-)
 
-// Pieces of the sandbox, as [Options.Without] and reports name them.
-const (
-	PieceCapabilities = "capabilities" // every capability set is empty
-	PieceNoNewPrivs   = "no-new-privs" // exec gives nothing, on top of being refused
-	PieceLandlock     = "landlock"     // only the given directories can be opened
-	PieceSeccomp      = "seccomp"      // no sockets, programs, processes, ptrace, mounts, writes to files
-	PieceRlimits      = "rlimits"      // memory, processor time, open files, no file growth, no core
-	PieceNamespaces   = "namespaces"   // an empty network, and a cap on threads where the user has one of its own; the caller makes them
-	PieceCgroup       = "cgroup"       // the memory cap for the page cache too, and a cap on threads; the caller makes it
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
-
-// Pieces lists those that may be given up by name. The last two are package spawn's to make, the others are set by
-// [Enter] in that order.
-var Pieces = []string{PieceRlimits, PieceNoNewPrivs, PieceLandlock, PieceCapabilities, PieceSeccomp, PieceNamespaces, PieceCgroup}
 
 // Options says what the process may still do.
 type Options struct {
@@ -77,19 +63,17 @@ func (e *MissingError) Unwrap() error { return e.Err }
 // up. The process must not touch hostile bytes after an error. It applies to all
 // threads, those to come too.
 func Enter(o Options) (held, lost []string, err error) {
-	for _, p := range o.Without {
-		if !slices.Contains(Pieces, p) {
-			return nil, nil, fmt.Errorf("there is no sandbox piece %q, only %s", p, strings.Join(Pieces, ", "))
-		}
+	if err := inventory.CheckPieces(o.Without); err != nil {
+		return nil, nil, err
 	}
 	if cgoBuilt {
 		return nil, nil, errCgo
 	}
 	set := map[string]func(Options) error{
-		PieceRlimits: setRlimits, PieceNoNewPrivs: setNoNewPrivs, PieceLandlock: setLandlock,
-		PieceCapabilities: setCapabilities, PieceSeccomp: setSeccomp,
+		inventory.PieceRlimits: setRlimits, inventory.PieceNoNewPrivs: setNoNewPrivs, inventory.PieceLandlock: setLandlock,
+		inventory.PieceCapabilities: setCapabilities, inventory.PieceSeccomp: setSeccomp,
 	}
-	for _, p := range Pieces[:len(set)] {
+	for _, p := range inventory.Pieces[:len(set)] {
 		err := set[p](o)
 		switch {
 		case err == nil:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/elastic/go-seccomp-bpf/arch"
 
+	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/testneed"
 )
 
@@ -31,7 +32,7 @@ func TestCgo(t *testing.T) {
 
 func TestMissingError(t *testing.T) {
 	cause := errors.New("function not implemented")
-	err := error(&MissingError{Piece: PieceLandlock, Err: cause})
+	err := error(&MissingError{Piece: inventory.PieceLandlock, Err: cause})
 	if !errors.Is(err, cause) || !strings.Contains(err.Error(), "--sandbox-without landlock") {
 		t.Errorf("%q does not name the way on", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/pump"
 )
@@ -207,17 +208,20 @@ func (s signal) env(name string) string {
 	return env("OTEL_EXPORTER_OTLP_"+string(s)+"_"+name, env("OTEL_EXPORTER_OTLP_"+name, ""))
 }
 
-// exportTime is how long one export of s over HTTP may take.
-func exportTime(s signal) (time.Duration, error) {
+// exportTime is how long one export of s may take; 0: as long as it does. The exporters read the same variable, each
+// library of theirs in its own way: what is said here goes before that.
+func (o *Options) exportTime(s signal) time.Duration {
+	const def = 10 * time.Second // the specification's
 	v := s.env("TIMEOUT")
 	if v == "" {
-		return 10 * time.Second, nil
+		return def
 	}
-	ms, err := strconv.ParseInt(v, 10, 32)
-	if err != nil || ms <= 0 {
-		return 0, fmt.Errorf("time limit %q of OTLP: want milliseconds", v)
+	ms, err := strconv.ParseUint(v, 10, 31)
+	if err != nil {
+		o.Log.Warn("OTEL_EXPORTER_OTLP_TIMEOUT is no number of milliseconds: an export may take 10 s", attr.Signal, strings.ToLower(string(s)), attr.Error, err.Error())
+		return def
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	return time.Duration(ms) * time.Millisecond
 }
 
 func checkEndpoint(s string) error {

@@ -1,10 +1,14 @@
 package telemetry
 
 import (
+	"bytes"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // clearEnv takes the machine's own settings away.
@@ -86,5 +90,48 @@ func TestEmptyCA(t *testing.T) {
 	}
 	if _, err := (&Options{Endpoint: "https://c", CAFile: f}).plan(); err == nil || !strings.Contains(err.Error(), "no certificate") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestExportTime: a time limit of 0 is none, one that is no number is said and is the default, and neither keeps the
+// exports of any signal from starting, over either protocol.
+func TestExportTime(t *testing.T) {
+	for _, tt := range []struct {
+		value string
+		want  time.Duration
+		said  bool
+	}{
+		{"", 10 * time.Second, false},
+		{"0", 0, false},
+		{"250", 250 * time.Millisecond, false},
+		{"10s", 10 * time.Second, true},
+		{"-1", 10 * time.Second, true},
+	} {
+		for _, protocol := range []string{protocolHTTP, protocolGRPC} {
+			t.Run(protocol+" "+tt.value, func(t *testing.T) {
+				clearEnv(t)
+				t.Setenv("OTEL_EXPORTER_OTLP_TIMEOUT", tt.value)
+				var log bytes.Buffer
+				o := &Options{Endpoint: "http://127.0.0.1:1", Protocol: protocol, Log: slog.New(slog.NewTextHandler(&log, nil))}
+				p, err := o.plan()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, errL := o.logExporter(t.Context(), p)
+				_, errT := o.spanExporter(t.Context(), p)
+				_, errM := o.metricExporter(t.Context(), p)
+				if err := errors.Join(errL, errT, errM); err != nil {
+					t.Error(err)
+				}
+				for _, s := range []signal{logs, traces, metrics} {
+					if said := strings.Contains(log.String(), "signal="+strings.ToLower(string(s))); said != tt.said {
+						t.Errorf("%s: said %v, want %v: %s", s, said, tt.said, log.String())
+					}
+					if got := o.exportTime(s); got != tt.want {
+						t.Errorf("%s: %v, want %v", s, got, tt.want)
+					}
+				}
+			})
+		}
 	}
 }

@@ -28,7 +28,7 @@ import (
 
 func (o *Options) logExporter(ctx context.Context, p *plan) (sdklog.Exporter, error) {
 	if p.otlp[logs] == protocolGRPC {
-		opts := []otlploggrpc.Option{otlploggrpc.WithRetry(otlploggrpc.RetryConfig{})}
+		opts := []otlploggrpc.Option{otlploggrpc.WithRetry(otlploggrpc.RetryConfig{}), otlploggrpc.WithTimeout(o.exportTime(logs))}
 		if o.Endpoint != "" {
 			opts = append(opts, otlploggrpc.WithEndpointURL(o.Endpoint))
 		}
@@ -37,11 +37,7 @@ func (o *Options) logExporter(ctx context.Context, p *plan) (sdklog.Exporter, er
 		}
 		return otlploggrpc.New(ctx, append(opts, otlploggrpc.WithDialOption(grpc.WithChainUnaryInterceptor(readAnswer, putEncoded)))...)
 	}
-	client, err := o.httpClient(p, logs)
-	if err != nil {
-		return nil, err
-	}
-	opts := []otlploghttp.Option{otlploghttp.WithRetry(otlploghttp.RetryConfig{}), otlploghttp.WithHTTPClient(client)}
+	opts := []otlploghttp.Option{otlploghttp.WithRetry(otlploghttp.RetryConfig{}), otlploghttp.WithHTTPClient(o.httpClient(p, logs))}
 	if o.Endpoint != "" {
 		opts = append(opts, otlploghttp.WithEndpointURL(o.path("v1/logs")))
 	}
@@ -53,7 +49,7 @@ func (o *Options) logExporter(ctx context.Context, p *plan) (sdklog.Exporter, er
 
 func (o *Options) spanExporter(ctx context.Context, p *plan) (sdktrace.SpanExporter, error) {
 	if p.otlp[traces] == protocolGRPC {
-		opts := []otlptracegrpc.Option{otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{})}
+		opts := []otlptracegrpc.Option{otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{}), otlptracegrpc.WithTimeout(o.exportTime(traces))}
 		if o.Endpoint != "" {
 			opts = append(opts, otlptracegrpc.WithEndpointURL(o.Endpoint))
 		}
@@ -62,11 +58,7 @@ func (o *Options) spanExporter(ctx context.Context, p *plan) (sdktrace.SpanExpor
 		}
 		return otlptracegrpc.New(ctx, append(opts, otlptracegrpc.WithDialOption(grpc.WithChainUnaryInterceptor(readAnswer)))...)
 	}
-	client, err := o.httpClient(p, traces)
-	if err != nil {
-		return nil, err
-	}
-	opts := []otlptracehttp.Option{otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}), otlptracehttp.WithHTTPClient(client)}
+	opts := []otlptracehttp.Option{otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}), otlptracehttp.WithHTTPClient(o.httpClient(p, traces))}
 	if o.Endpoint != "" {
 		opts = append(opts, otlptracehttp.WithEndpointURL(o.path("v1/traces")))
 	}
@@ -80,7 +72,7 @@ func (o *Options) spanExporter(ctx context.Context, p *plan) (sdktrace.SpanExpor
 // export says what a lost one did not.
 func (o *Options) metricExporter(ctx context.Context, p *plan) (sdkmetric.Exporter, error) {
 	if p.otlp[metrics] == protocolGRPC {
-		var opts []otlpmetricgrpc.Option
+		opts := []otlpmetricgrpc.Option{otlpmetricgrpc.WithTimeout(o.exportTime(metrics))}
 		if o.Endpoint != "" {
 			opts = append(opts, otlpmetricgrpc.WithEndpointURL(o.Endpoint))
 		}
@@ -89,7 +81,7 @@ func (o *Options) metricExporter(ctx context.Context, p *plan) (sdkmetric.Export
 		}
 		return otlpmetricgrpc.New(ctx, opts...)
 	}
-	var opts []otlpmetrichttp.Option
+	opts := []otlpmetrichttp.Option{otlpmetrichttp.WithTimeout(o.exportTime(metrics))}
 	if o.Endpoint != "" {
 		opts = append(opts, otlpmetrichttp.WithEndpointURL(o.path("v1/metrics")))
 	}
@@ -111,16 +103,15 @@ func (o *Options) path(p string) string {
 
 // httpClient is the way of a signal to its collector over HTTP. It has what an exporter leaves to a client that it is
 // given: TLS and the time limit.
-func (o *Options) httpClient(p *plan, s signal) (*http.Client, error) {
+func (o *Options) httpClient(p *plan, s signal) *http.Client {
 	way := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http says that it is
 	way.TLSClientConfig, way.MaxResponseHeaderBytes = p.tls[s], maxAnswer
-	limit, err := exportTime(s)
-	return &http.Client{Timeout: limit, Transport: &collectorHTTP{way, func() proto.Message {
+	return &http.Client{Timeout: o.exportTime(s), Transport: &collectorHTTP{way, func() proto.Message {
 		if s == traces {
 			return new(coltracepb.ExportTraceServiceResponse)
 		}
 		return new(collogpb.ExportLogsServiceResponse)
-	}}}, err
+	}}}
 }
 
 // describe wraps an error of an export for the operator.

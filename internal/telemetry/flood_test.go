@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/pump"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -80,7 +82,7 @@ func lifeRecord(event string, n int) *journal.Record {
 func TestHealthOfSignals(t *testing.T) {
 	reg := health.New(nil)
 	tel := &Telemetry{o: Options{Health: reg}, log: slog.New(slog.DiscardHandler), troubles: map[signal]string{}}
-	for i := range 50_000 {
+	for i := range 20_000 {
 		tel.told(logs, errors.New("away"))
 		tel.told(traces, nil)
 		var wg sync.WaitGroup
@@ -127,5 +129,9 @@ func TestLivesWithoutRoom(t *testing.T) {
 	}
 	if got != 3 {
 		t.Errorf("%v lives counted as dropped, want 3", got)
+	}
+	tel.spans = pump.New(pump.Options{}, func(context.Context, []sdktrace.ReadOnlySpan) error { return nil }, func(error) {})
+	if c := tel.Spans(); c.Offered != 3 || c.Dropped[causeLivesFull] != 3 {
+		t.Errorf("the spans' counts do not have them: %+v", c)
 	}
 }

@@ -24,6 +24,7 @@ import (
 const (
 	attacker = 5001
 	owner    = 5002
+	named    = 1    // daemon: of base-passwd, in no policy
 	enterGID = 5999 // stands for the group belay-enter, which this machine does not have
 )
 

@@ -128,7 +128,10 @@ func TestRoughCallers(t *testing.T) {
 			readHead(t, dial(attacker, "GET /events HTTP/1.1\r\nHost: d\r\n\r\n"), "200")
 		}
 		readHead(t, dial(attacker, "GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"), "429")
-		readHead(t, dial(owner, "GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"), "200")
+		// Users without a name, of whom a user may make as many as it likes, have one share; others have their own.
+		readHead(t, dial(owner, "GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"), "429")
+		readHead(t, dial(named, "GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"), "403")
+		readHead(t, dial(0, "GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"), "403")
 	})
 }
 

@@ -136,12 +136,12 @@ func (h *host) needFiles(t *testing.T) {
 func TestHeldFromPhase(t *testing.T) {
 	h := get(t)
 	h.needFiles(t)
-	h.enact(t, document("late", "enforce", "  phase: {after: 8s}\n  files: {readOnly: [/etc]}\n"))
+	h.enact(t, document("late", "enforce", "  phase: {after: 15s}\n  files: {readOnly: [/etc]}\n"))
 	_, tell := h.holder(t)
 	if got := tell("4"); got != "4 passed" {
 		t.Fatalf("while it starts: %q", got)
 	}
-	for range 600 {
+	for range 2400 {
 		if h.judged(t) {
 			break
 		}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
@@ -278,7 +279,11 @@ func (w *realWorld) agent(t *testing.T, name string) {
 	if err := a.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	c, err := ci.NewClient(ci.ClientOptions{Socket: filepath.Join(a.RunDir(), ci.SocketName)})
+	socket := filepath.Join(a.RunDir(), ci.SocketName)
+	if !lab.Await(ctx, time.Minute, func() bool { _, err := os.Stat(socket); return err == nil }) { // the last that an agent opens
+		t.Fatalf("the agent opens no %s\n%s", ci.SocketName, a.Log())
+	}
+	c, err := ci.NewClient(ci.ClientOptions{Socket: socket})
 	if err != nil {
 		t.Fatal(err)
 	}

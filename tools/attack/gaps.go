@@ -50,7 +50,7 @@ func gapAttacks() []attack {
 		{"priv-detached", "F5", needAdmin, "make a file system and use it by its descriptor alone", privDetached},
 		{"file-oldread", "F3", "", "read the key by a descriptor opened before the rule", fileOldRead},
 		{"file-oldwrite", "F3", "", "write by a descriptor opened before the rule", fileOldWrite},
-		{"file-olduring", "F3", "", "have the kernel's thread of an io_uring write a file that the ring took over before the rule", fileOldURing},
+		{"file-olduring", "F3", "", "write a file that an io_uring took over before the rule", fileOldURing},
 		{"file-move", "F1", needMove, "read the key after its volume was moved (MS_MOVE)", fileMove},
 		{"file-oldtrunc", "F2", "", "truncate by a descriptor opened before the rule", fileOldTruncate},
 		{"file-utimes", "F2", "", "set the times of a file of the tree", func(e *env) error { return os.Chtimes(e.auth(), time.Unix(1, 0), time.Unix(1, 0)) }},
@@ -251,7 +251,7 @@ func fileOldWrite(e *env) error {
 	return e.plantBy(f)
 }
 
-// fileOldURing: the ring is no descriptor any more, nor is the file.
+// fileOldURing: the file is no descriptor any more.
 func fileOldURing(e *env) error {
 	if err := e.start(command{path: prim, args: []string{prim, "uringheld", e.auth(), planted, e.wait}, want: "uid=uring"}); err != nil {
 		return err

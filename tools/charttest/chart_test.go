@@ -384,12 +384,18 @@ type runtimePolicy struct {
 	}
 }
 
-// TestInstallerPolicy: what lets the chart's own pods past a floor lets that image alone, and in the release's namespace alone.
+// TestInstallerPolicy: what lets the chart's own pods past a floor lets that image alone, and in the release's namespace
+// unless the values say otherwise.
 func TestInstallerPolicy(t *testing.T) {
-	files := decode[corev1.ConfigMap](t, mustRender(t, "image: {digest: \""+digest+"\"}")["configmap.yaml"]).Data
-	p := decode[runtimePolicy](t, files["belay-installer-0123456789ab.yaml"])
-	if want := map[string]string{"imageDigest": digest, "namespace": "belay-system"}; !p.Spec.Loosen || !maps.Equal(p.Spec.Selector, want) {
-		t.Errorf("got %+v, want the selector %v", p.Spec, want)
+	for values, want := range map[string]map[string]string{
+		"":                                {"imageDigest": digest, "namespace": "belay-system"},
+		"\nallowInstallersAnywhere: true": {"imageDigest": digest},
+	} {
+		files := decode[corev1.ConfigMap](t, mustRender(t, "image: {digest: \""+digest+"\"}"+values)["configmap.yaml"]).Data
+		p := decode[runtimePolicy](t, files["belay-installer-0123456789ab.yaml"])
+		if !p.Spec.Loosen || !maps.Equal(p.Spec.Selector, want) {
+			t.Errorf("%s: got %+v, want the selector %v", values, p.Spec, want)
+		}
 	}
 }
 

@@ -190,6 +190,11 @@ func TestUnit(t *testing.T) {
 func TestUnitScore(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	testneed.Need(t, "systemd-analyze", err == nil, "it reads units: apt-get install systemd")
+	help, err := exec.CommandContext(t.Context(), analyze, "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testneed.Need(t, "systemd-analyze", strings.Contains(string(help), "--threshold="), "it judges a unit in a file since systemd 250")
 	out, err := exec.CommandContext(t.Context(), analyze, "security", "--no-pager", "--offline=yes", "--threshold=61", "../../deploy/systemd/"+agent).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v: %s", err, out)

@@ -74,7 +74,10 @@ func (c *callers) open(sub *apicall.Subject) (*caller, bool) {
 	if !ok {
 		k = &caller{key: key, tokens: c.limits.Burst, filled: time.Now()}
 	}
-	if c.conns >= c.limits.Conns || k.conns >= c.limits.ConnsPerCaller || !c.places.Take(share) {
+	if k.conns == 0 {
+		k.share = share // the same until all are closed
+	}
+	if c.conns >= c.limits.Conns || k.conns >= c.limits.ConnsPerCaller || !c.places.Take(k.share) {
 		return nil, false
 	}
 	if !ok {
@@ -85,7 +88,6 @@ func (c *callers) open(sub *apicall.Subject) (*caller, bool) {
 	}
 	c.conns++
 	k.conns++
-	k.share = share
 	return k, true
 }
 

@@ -48,3 +48,19 @@ func TestContainersDoNotTakeAllConnections(t *testing.T) {
 		}
 	}
 }
+
+// A uid that gets a name while it has connections gives back the places that it took.
+func TestSharesAreKeptWhileOpen(t *testing.T) {
+	l := Limits{Conns: 200, ConnsPerCaller: 2}
+	c := newCallers(&l)
+	for range 3 {
+		for _, name := range []string{"", "alice"} {
+			if _, ok := c.open(&apicall.Subject{Kind: apicall.User, UID: 5000, Name: name}); !ok {
+				t.Fatalf("%q is kept out", name)
+			}
+		}
+		k := c.byKey["uid:5000"]
+		c.close(k)
+		c.close(k)
+	}
+}

@@ -158,6 +158,7 @@ func (c *conn) survive() {
 	c.abort()
 	c.held.leave()
 	c.x.told.leave()
+	c.x.shown.leave()
 	c.report("internal_failure", http.StatusInternalServerError, "an internal failure")
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -196,7 +197,8 @@ func notFound(res *apicall.Resource) string {
 // absent answers a call about a thing that is not there as the daemon would: by the time that the
 // daemon looks, its name may stand for a thing that nobody judged. A volume's name is all that it
 // has, and what a create makes is not among what it names. What it joins the daemon looks for when the
-// container starts: a name that is nobody's yet would be whoever's it is then.
+// container starts: a name that is nobody's yet would be whoever's it is then. Of a create 404 would
+// mean its image, which clients pull then.
 func (x *exchange) absent() *refusal {
 	call := &x.req.Call
 	for i := range call.Resources {
@@ -207,10 +209,25 @@ func (x *exchange) absent() *refusal {
 		if call.Action == "network.disconnect" && res.Kind == apicall.ResourceContainer {
 			continue // by force, of a container that is gone
 		}
-		if call.Action == "container.create" && res.Kind == apicall.ResourceNetwork {
-			continue // of a swarm, whose managers know it; or [exchange.strays]
+		if call.Action == "network.create" && call.Facts.Scope == "swarm" {
+			continue // each node has the configuration that it takes
 		}
-		return &refusal{status: http.StatusNotFound, cause: "absent", msg: notFound(res)}
+		status := http.StatusNotFound
+		if call.Action == "container.create" {
+			status = http.StatusBadRequest
+			if res.Kind == apicall.ResourceNetwork {
+				ctx, cancel := x.lookup()
+				worker, err := x.c.s.worker(ctx)
+				cancel()
+				if err != nil {
+					return x.daemonGone(err)
+				}
+				if worker {
+					continue // managers know it
+				}
+			}
+		}
+		return &refusal{status: status, cause: "absent", msg: notFound(res)}
 	}
 	return nil
 }
@@ -235,7 +252,7 @@ func (x *exchange) mayNotStart(ctx context.Context, f *found) *refusal {
 		if r := x.turned(ctx, f); r != nil {
 			return r
 		}
-		if r := x.strays(ctx, f); r != nil {
+		if r := x.strays(f); r != nil {
 			return r
 		}
 	}
@@ -271,6 +288,10 @@ func (x *exchange) resolve() *refusal {
 		}
 		if call.Action == "container.exec" && f.Kind == apicall.ResourceContainer {
 			x.resolveUser(f)
+		}
+		if f.Kind == apicall.ResourceNetwork && slices.ContainsFunc(call.Resources[:i], func(r apicall.Resource) bool { return r.Kind == res.Kind && r.ID == f.ID }) {
+			// Named once more, as by the id in an endpoint.
+			call.Facts.Networks = slices.DeleteFunc(call.Facts.Networks, func(n string) bool { return n == res.Asked })
 		}
 		f.fill(res)
 		x.req.SetResource(i, f.ID)

@@ -62,6 +62,7 @@ func (x *exchange) digestVolume(container string) (keep bool) {
 	default:
 		return x.deny(&refusal{status: http.StatusTooManyRequests, cause: "digests", retryAfter: true, msg: "belay: the gate looks at another volume already"})
 	}
+	x.forget()
 	c.s.counts.digests.Add(1)
 	x.count(http.StatusOK)
 	return x.sendDigest(dir, path.Base(at)) == nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/gate/wire"
@@ -38,7 +39,13 @@ func (x *exchange) passEvents() (bool, error) {
 			fresh, skips = after, !ends
 		}
 		held = append(held, fresh...)
+		if room.n > 0 {
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.o.Limits.TakeTime))
+		}
 		rest, werr := x.passWhole(held)
+		if room.n > 0 {
+			_ = c.nc.SetWriteDeadline(time.Time{})
+		}
 		if werr != nil {
 			return false, werr
 		}
@@ -49,7 +56,7 @@ func (x *exchange) passEvents() (bool, error) {
 			held, skips = nil, true
 			room.leave()
 		case !large && room.n > 0:
-			held = bytes.Clone(held)
+			held, c.out = bytes.Clone(held), nil
 			room.leave()
 		}
 		if errors.Is(err, io.EOF) {

@@ -3,8 +3,10 @@ package proxy
 import (
 	"bufio"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // One container with a large label does not end everybody's streams of events.
@@ -32,4 +34,18 @@ func TestLargeEventIsLeftOut(t *testing.T) {
 		defer g.answers.mu.Unlock()
 		return g.answers.held == 0
 	})
+}
+
+// Who stops reading has the room of a large event for no longer than that of an answer.
+func TestLargeEventIsTakenInTime(t *testing.T) {
+	g := startGate(t, own, func(o *Options) { o.Limits.TakeTime = 50 * time.Millisecond })
+	g.d.events = `{"Type":"container","Action":"create","Actor":{"ID":"x","Attributes":{"belay.dev/owner":"` + me() + `","l":"` + strings.Repeat("y", maxEvent-1000) + `"}}}` + "\n"
+	c := g.dial(t)
+	if _, err := io.WriteString(c, "GET /v1.41/events HTTP/1.1\r\nHost: d\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the stream ends", func() bool { return g.callers.total() == 0 })
 }

@@ -40,7 +40,8 @@ type exchange struct {
 	owed string
 	hold *refusal // of a start that policies allow
 
-	told     hold              // of the memory for what the daemon says of what is judged, and answers in the end
+	told     hold              // of the memory for what the daemon says of what is judged
+	shown    hold              // of that for answers
 	see      *apicall.Resource // scratch for filters
 	bodyRead bool              // the client's body was read to its end
 	b        *backend
@@ -59,6 +60,7 @@ func (x *exchange) run(c *conn) (keep bool) {
 		TraceParent: c.req.Get("Traceparent")}
 	defer c.held.leave()
 	defer x.told.leave()
+	defer x.shown.leave()
 	r := x.admit()
 	if r == nil && c.req.Path == NodePath {
 		return x.describe()
@@ -76,13 +78,16 @@ func (x *exchange) run(c *conn) (keep bool) {
 	return x.forward()
 }
 
-// forget drops what was looked up to judge the request: a stream may be open for days.
+// forget drops what was looked up to judge the request: a stream may be open for days, and a client
+// take its time with any answer.
 func (x *exchange) forget() {
 	if x.told.n == 0 {
 		return
 	}
-	for i := range x.req.Call.Resources {
-		x.req.Call.Resources[i].Labels = nil
+	if x.req != nil {
+		for i := range x.req.Call.Resources {
+			x.req.Call.Resources[i].Labels = nil
+		}
 	}
 	x.told.leave()
 }
@@ -312,6 +317,7 @@ func (x *exchange) encode() *refusal {
 // deny answers a refusal, records it, and tells whether the connection can be used again.
 func (x *exchange) deny(r *refusal) bool {
 	c := x.c
+	x.forget()
 	if r.status == 0 { // the client is gone
 		x.record(0)
 		return false
@@ -373,7 +379,9 @@ func growOf(ctx context.Context) func(n int) bool {
 	return x.growTold
 }
 
-func (x *exchange) growTold(n int) bool { return x.told.grow(&x.c.s.answers, x.c.caller.key, n) }
+func (x *exchange) growTold(n int) bool { return x.told.grow(&x.c.s.lookups, x.c.caller.key, n) }
+
+func (x *exchange) growShown(n int) bool { return x.shown.grow(&x.c.s.answers, x.c.caller.key, n) }
 
 func (x *exchange) daemonGone(err error) *refusal {
 	if errors.Is(err, errNoRoom) {

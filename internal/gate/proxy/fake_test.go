@@ -46,7 +46,7 @@ type daemon struct {
 	label            string         // one more of their labels
 	bind, device     string         // source of a bind of theirs; device of a volume of theirs
 	events           string         // what it says of those, instead of its own
-	netCreated       string         // when its network was made
+	swarm            map[string]any // what it says of its swarm
 	more             map[string]any // of what is said of its containers
 	volume           map[string]any // what is said of its one volume, records
 }
@@ -101,7 +101,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	d.seen = append(d.seen, seenRequest{r.Method, r.RequestURI, string(body), r.Header.Clone()})
 	d.mu.Unlock()
 	switch p := r.URL.Path; {
-	case hijacks:
+	case hijacks && !strings.Contains(string(body), `"Detach":true`):
 		d.hijack(w, r)
 	case p == "/_ping":
 		io.WriteString(w, "OK")
@@ -112,7 +112,7 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "/info":
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		writeJSON(w, map[string]any{"CgroupVersion": d.cgroups})
+		writeJSON(w, map[string]any{"CgroupVersion": d.cgroups, "Swarm": d.swarm})
 	case p == "/containers/json":
 		writeJSON(w, []any{
 			map[string]any{"Id": idWeb, "Names": []string{"/web"}, "Image": "app", "ImageID": "sha256:aa", "Labels": map[string]string{policy.OwnerLabel: me(), "q": `a"]}\`}},
@@ -153,8 +153,10 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	case p == "/volumes/vol" && d.device != "":
 		writeJSON(w, map[string]any{"Name": "vol", "Driver": "local", "Options": map[string]string{"type": "none", "o": "rw,bind", "device": d.device}})
-	case p == "/networks/net1":
-		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared", "Created": d.netCreated})
+	case p == "/networks/net1", p == "/networks/shared":
+		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
+	case p == "/networks/net2":
+		writeJSON(w, map[string]any{"Id": "net2", "Name": "other"})
 	case p == "/v1.27/networks", p == "/networks":
 		members := map[string]any{idWeb: map[string]any{"Name": "web"}, idDB: map[string]any{"Name": "db"}}
 		writeJSON(w, []any{map[string]any{"Id": "net1", "Name": "shared", "Containers": members}})

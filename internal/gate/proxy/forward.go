@@ -16,14 +16,14 @@ import (
 // forward sends the request to the daemon and passes its answer on.
 func (x *exchange) forward() (keep bool) {
 	c := x.c
-	if x.tunnels() {
-		var place hold
-		if !place.grow(&c.s.streams, c.caller.key, 1) {
+	if x.tunnels() && !x.req.Call.Facts.Detach {
+		share := c.caller.share
+		if !c.s.streams.Take(share) {
 			c.s.counts.noRoom.Add(1)
 			x.ev.Decision = Denied
 			return x.deny(&refusal{status: http.StatusTooManyRequests, cause: "streams", retryAfter: true, msg: "belay: too many streams are open"})
 		}
-		defer place.leave()
+		defer c.s.streams.Leave(share)
 	}
 	if changesImages(x.req.Call.Action) {
 		c.s.images.forget(asBefore)

@@ -14,7 +14,7 @@ func TestGhostsAreNotJoined(t *testing.T) {
 			`"VolumesFrom":["ghost"]`, `"Links":["ghost:g"]`,
 		} {
 			code, body := do(t, g.client(t), "POST", "/v1.41/containers/create?name=ghost", `{"Image":"app","User":"1000","HostConfig":{`+host+`}}`)
-			if code != 403 && code != 404 || name == "all" && code != 404 {
+			if code != 403 && code != 400 || name == "all" && code != 400 {
 				t.Errorf("%s: %s: %d %s", name, host, code, body)
 			}
 		}
@@ -34,10 +34,6 @@ func TestGhostsAreNotJoined(t *testing.T) {
 
 // What the gate made joins what was judged, or does not start: whatever has the name by then.
 func TestStrayJoinDoesNotStart(t *testing.T) {
-	const before, after = "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:01.123456789Z"
-	joined := func(created, id string) map[string]any {
-		return map[string]any{"Created": created, "NetworkSettings": map[string]any{"Networks": map[string]any{"net1": map[string]any{"NetworkID": id}, "gone": map[string]any{}, "bridge": map[string]any{}}}}
-	}
 	mode := func(ns, name string) map[string]any {
 		return map[string]any{"HostConfig": map[string]any{ns: "container:" + name}}
 	}
@@ -45,18 +41,16 @@ func TestStrayJoinDoesNotStart(t *testing.T) {
 		more map[string]any
 		want int
 	}{
-		"network by name":                   {mode("NetworkMode", "db"), 409},
-		"processes by name":                 {mode("PidMode", "db"), 409},
-		"IPC by half an id":                 {mode("IpcMode", idDB[:12]), 409},
-		"cgroup by name":                    {mode("Cgroup", "db"), 409},
-		"by id, as the gate writes it":      {mode("NetworkMode", idWeb), 204},
-		"a network that was made since":     {joined(before, ""), 409},
-		"a network that was there":          {joined(after, ""), 204},
-		"a network by the id that it had":   {joined(before, "net1"), 204},
-		"a container of no time, a network": {joined("", ""), 409},
+		"network by name":              {mode("NetworkMode", "db"), 409},
+		"processes by name":            {mode("PidMode", "db"), 409},
+		"IPC by half an id":            {mode("IpcMode", idDB[:12]), 409},
+		"cgroup by name":               {mode("Cgroup", "db"), 409},
+		"by id, as the gate writes it": {mode("NetworkMode", idWeb), 204},
+		// Connected before the gate wrote ids, or when the network was not here yet.
+		"a network by name, younger than the container": {map[string]any{"Created": "2026-01-01T00:00:00Z", "NetworkSettings": map[string]any{"Networks": map[string]any{"net1": map[string]any{}}}}, 204},
 	} {
 		g := startGate(t, own)
-		g.d.more, g.d.netCreated = c.more, "2026-01-01T00:00:01Z"
+		g.d.more = c.more
 		for _, path := range []string{"/containers/web/start", "/containers/web/restart"} {
 			if code, body := do(t, g.client(t), "POST", path, ""); code != c.want {
 				t.Errorf("%s: %s: %d %s, want %d", name, path, code, body, c.want)
@@ -64,6 +58,40 @@ func TestStrayJoinDoesNotStart(t *testing.T) {
 		}
 		if code, body := do(t, g.client(t), "POST", "/containers/web/stop", ""); code != 204 {
 			t.Errorf("%s: stop: %d %s", name, code, body)
+		}
+	}
+}
+
+// The daemon goes by the id in an endpoint: it is that of the network that was judged, whatever the client says.
+func TestNetworksAreJoinedByID(t *testing.T) {
+	all := strings.Replace(own, `actions: ["container.*", system.events], resources: {own: true}`, `actions: ["container.*", network.connect, network.create]`, 1)
+	only := strings.Replace(all, `checks: [notPrivileged`, `checks: [{networks: {allow: [net1]}}, notPrivileged`, 1)
+	const byID = `"NetworkID":"net1"`
+	for name, c := range map[string]struct {
+		rules, path, body string
+		want              int
+		sent              string
+	}{
+		"a mode":                           {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1"}}`, 201, byID},
+		"an id of the client's":            {all, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"` + idDB + `"}}}}`, 400, ""},
+		"another's id, by connect":         {all, "networks/net1/connect", `{"Container":"web","EndpointConfig":{"NetworkID":"` + idDB + `"}}`, 404, ""},
+		"links to one that is to come":     {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1","Links":["c5:c5"]}}`, 201, `"Links":["c5:c5"]`},
+		"a swarm's, as nodes configure it": {all, "networks/create", `{"Name":"n","Driver":"macvlan","Scope":"swarm","ConfigFrom":{"Network":"cfg"}}`, 204, `"cfg"`},
+		"as this host configures it":       {all, "networks/create", `{"Name":"n","Driver":"macvlan","ConfigFrom":{"Network":"cfg"}}`, 404, ""},
+		"connect":                          {all, "networks/net1/connect", `{"Container":"web"}`, 204, byID},
+		"one that the rules leave":         {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"net2"}}}}`, 403, ""},
+		"the same, by its other id":        {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"shared"}}}}`, 201, byID},
+		"one that nobody has made":         {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 400, ""},
+		"one of a swarm, on a worker":      {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 201, `"NetworkMode":"ghost"`},
+	} {
+		g := startGate(t, c.rules)
+		if strings.HasSuffix(name, "worker") {
+			g.d.swarm = map[string]any{"LocalNodeState": "active", "ControlAvailable": false}
+		}
+		code, body := do(t, g.client(t), "POST", "/v1.41/"+c.path, c.body)
+		acted := g.d.acted()
+		if code != c.want || (len(acted) == 1) != (c.sent != "") || c.sent != "" && !strings.Contains(acted[0].body, c.sent) {
+			t.Errorf("%s: %d %s, sent %v", name, code, body, acted)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bufio"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,7 +14,7 @@ func TestLookupsAreBounded(t *testing.T) {
 	g := startGate(t, own)
 	g.d.more = map[string]any{"X": strings.Repeat("x", 1<<20)}
 	var other hold
-	if !other.grow(&g.answers, me(), answerRoomEach) {
+	if !other.grow(&g.lookups, me(), lookupRoomEach) {
 		t.Fatal("no room")
 	}
 	for _, r := range [][2]string{{"POST", "/v1.41/containers/web/start"}, {"POST", "/v1.41/containers/web/kill"}, {"GET", "/v1.41/containers/web/logs?stdout=1"}} {
@@ -34,10 +36,42 @@ func TestLookupsAreBounded(t *testing.T) {
 	}
 	defer r.Body.Close()
 	waitFor(t, "the room is given back", func() bool {
-		g.answers.mu.Lock()
-		defer g.answers.mu.Unlock()
-		return g.answers.held == 0
+		g.lookups.mu.Lock()
+		defer g.lookups.mu.Unlock()
+		return g.lookups.held == 0
 	})
+}
+
+// Who reads slowly must not keep others from what has to be looked up for them, nor hold more than it is sent.
+func TestSlowReaderHoldsItsAnswer(t *testing.T) {
+	g := startGate(t, own)
+	large := make([]string, 300_000)
+	for i := range large {
+		large[i] = "a"
+	}
+	g.d.more = map[string]any{"X": large}
+	c := g.dial(t)
+	if _, err := io.WriteString(c, "GET /v1.41/containers/web/json HTTP/1.1\r\nHost: d\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || r.StatusCode != 200 {
+		t.Fatalf("%v, %+v", err, r)
+	}
+	defer r.Body.Close()
+	g.answers.mu.Lock()
+	held := g.answers.held
+	g.answers.mu.Unlock()
+	if held == 0 || held > 2<<20 {
+		t.Errorf("%d bytes are held for an answer of %d", held, r.ContentLength)
+	}
+	var others hold
+	if !others.grow(&g.answers, "uid:7", answerRoom-held) {
+		t.Fatal("no room")
+	}
+	if code, body := do(t, g.client(t), "POST", "/v1.41/containers/web/start", ""); code != 204 {
+		t.Errorf("a start: %d %.100s", code, body)
+	}
 }
 
 func TestNothingIsLookedUpForNobody(t *testing.T) {

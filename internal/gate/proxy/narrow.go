@@ -21,11 +21,12 @@ func (x *exchange) passFiltered(f filter) (bool, error) {
 	head := append([]byte(nil), x.resp.Raw...)
 	framing := x.resp.Framing
 	b.r.Consume(len(head))
-	defer x.told.leave()
+	defer x.shown.leave()
 	src := wire.NewBody(&b.r, framing)
 	if err := x.narrow(f, &src, head); err != nil {
 		return false, x.unfiltered(err)
 	}
+	x.shown.keep(cap(x.c.out))
 	if _, err := x.sendHeld(); err != nil {
 		return false, err
 	}
@@ -43,7 +44,7 @@ func (x *exchange) narrow(f filter, src io.Reader, head []byte) error {
 	apply := func() (err error) {
 		// What is left of it, and that with a head.
 		if n := len(body); n > freeAnswer && n > paid {
-			if !x.growTold(2 * (n - paid)) {
+			if !x.growShown(2 * (n - paid)) {
 				return errNoRoom
 			}
 			paid = n
@@ -60,7 +61,7 @@ func (x *exchange) narrow(f filter, src io.Reader, head []byte) error {
 			}
 		}
 		var err error
-		if body, end, err = readMore(src, body, c.s.o.Limits.FilterBytes, freeAnswer, x.growTold); err != nil {
+		if body, end, err = readMore(src, body, c.s.o.Limits.FilterBytes, freeAnswer, x.growShown); err != nil {
 			return err
 		}
 	}
@@ -82,17 +83,14 @@ func isWhole(b []byte) bool {
 	return n > 2 && b[n-1] == '\n' && (b[n-2] == ']' || b[n-2] == '}')
 }
 
-// takeTime bounds how long a client may take an answer in that is held for it.
-const takeTime = time.Minute
-
 // sendHeld sends what is in the connection's buffer. A client that takes its time with much
 // of it must not keep others from theirs.
 func (x *exchange) sendHeld() (int, error) {
 	c := x.c
-	if x.told.n == 0 {
+	if x.shown.n == 0 {
 		return c.nc.Write(c.out)
 	}
-	_ = c.nc.SetWriteDeadline(time.Now().Add(takeTime))
+	_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.o.Limits.TakeTime))
 	defer func() { _ = c.nc.SetWriteDeadline(time.Time{}) }()
 	return c.nc.Write(c.out)
 }

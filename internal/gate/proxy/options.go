@@ -147,6 +147,8 @@ type Limits struct {
 	IdleTime  time.Duration // between requests; 3 min
 	// SendTime is how long a streamed request body may make no progress; 5 min.
 	SendTime time.Duration
+	// TakeTime is how long a client may take in what is held in memory for it; 1 min.
+	TakeTime time.Duration
 
 	Conns          int // open connections, of all callers; 8192. Root of the host alone has the last 64
 	ConnsPerCaller int // 2048; of all containers together too
@@ -199,6 +201,7 @@ func (l *Limits) fill() {
 		{&l.BodyTime, 30 * time.Second},
 		{&l.IdleTime, 3 * time.Minute},
 		{&l.SendTime, 5 * time.Minute},
+		{&l.TakeTime, time.Minute},
 	} {
 		if *d.to <= 0 {
 			*d.to = d.def

@@ -31,7 +31,7 @@ func redactHistory(x *exchange, dst, body []byte) ([]byte, error) {
 const redactCost = 16
 
 func (x *exchange) redactWith(dst, body []byte, in func(v any)) ([]byte, error) {
-	if len(body) > freeAnswer && !x.growTold(redactCost*len(body)) {
+	if len(body) > freeAnswer && !x.growShown(redactCost*len(body)) {
 		return nil, errNoRoom
 	}
 	d := json.NewDecoder(bytes.NewReader(body))

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
 	"github.com/belay-project/belay/internal/policy"
@@ -37,8 +36,6 @@ type found struct {
 	Ran            bool              // a container that has been started before
 	Binds, Volumes []string          // of a container: the sources of its binds, the names of its volumes
 	Modes          []string          // of a container: whose namespaces it has
-	Unbound        []string          // of a container: networks that it will join by their name
-	Created        time.Time         // of a container or a network
 	Options        map[string]string // of a volume's driver
 	Driver         string
 }
@@ -138,16 +135,13 @@ func isID(s string) bool { return len(s) == 64 && strings.Trim(s, "0123456789abc
 
 func (s *Server) findContainer(ctx context.Context, name string) (*found, error) {
 	var a struct {
-		ID, Name, Image, Created string
-		State                    struct {
+		ID, Name, Image string
+		State           struct {
 			Pid       int
 			StartedAt string
 		}
-		HostConfig      struct{ NetworkMode, PidMode, IpcMode, Cgroup string }
-		NetworkSettings struct {
-			Networks map[string]struct{ NetworkID string }
-		}
-		Config struct {
+		HostConfig struct{ NetworkMode, PidMode, IpcMode, Cgroup string }
+		Config     struct {
 			Image, User string
 			Labels      map[string]string
 		}
@@ -171,8 +165,8 @@ func (s *Server) findContainer(ctx context.Context, name string) (*found, error)
 	return &found{
 		Kind: apicall.ResourceContainer, ID: a.ID, Names: []string{strings.TrimPrefix(a.Name, "/")}, Labels: a.Config.Labels,
 		Image: a.Config.Image, ImageID: a.Image, User: a.Config.User, PID: a.State.Pid,
-		Modes: []string{a.HostConfig.NetworkMode, a.HostConfig.PidMode, a.HostConfig.IpcMode, a.HostConfig.Cgroup}, Unbound: unbound(a.NetworkSettings.Networks),
-		Created: at(a.Created), Binds: binds, Volumes: volumes, Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
+		Modes: []string{a.HostConfig.NetworkMode, a.HostConfig.PidMode, a.HostConfig.IpcMode, a.HostConfig.Cgroup},
+		Binds: binds, Volumes: volumes, Ran: a.State.StartedAt != "" && !strings.HasPrefix(a.State.StartedAt, "0001-"),
 	}, nil
 }
 
@@ -231,8 +225,8 @@ func (s *Server) findVolume(ctx context.Context, name string) (*found, error) {
 
 func (s *Server) findNetwork(ctx context.Context, name string) (*found, error) {
 	var a struct {
-		ID, Name, Created string
-		Labels            map[string]string
+		ID, Name string
+		Labels   map[string]string
 	}
 	if err := s.get(ctx, "/networks/", name, "", &a); err != nil {
 		return nil, err
@@ -240,7 +234,7 @@ func (s *Server) findNetwork(ctx context.Context, name string) (*found, error) {
 	if a.ID == "" {
 		return nil, errors.New("the daemon gives no id for a network")
 	}
-	return &found{Kind: apicall.ResourceNetwork, ID: a.ID, Names: []string{a.Name}, Labels: a.Labels, Created: at(a.Created)}, nil
+	return &found{Kind: apicall.ResourceNetwork, ID: a.ID, Names: []string{a.Name}, Labels: a.Labels}, nil
 }
 
 func (s *Server) findPlugin(ctx context.Context, name string) (*found, error) {

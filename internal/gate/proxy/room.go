@@ -17,11 +17,14 @@ type room struct {
 const (
 	// Of bodies that are parsed, and of heads that are large: 8 MiB are two of the largest.
 	requestRoom, requestRoomEach = 24 << 20, 8 << 20
-	// Of answers that are filtered.
-	answerRoom, answerRoomEach = 48 << 20, 12 << 20
+	// Of answers that are filtered, and sent as slowly as their client reads.
+	answerRoom, answerRoomEach = 40 << 20, 12 << 20
+	// Of what the daemon says of the things that a request names, until it is judged.
+	lookupRoom, lookupRoomEach = 24 << 20, 12 << 20
 
-	// Raw streams, each with two buffers of [copyBuffer].
-	streamRoom, streamRoomEach = 512, 320
+	// Raw streams of all but root, and of one share of [shareOf]: 60 MiB of [streamBuffers], and three
+	// shares, so that containers and users without a name leave as much for others.
+	streamRoom, streamRoomEach = 1920, 640
 
 	// Of messages of BuildKit's: twice the largest.
 	messageRoom, messageRoomEach = 48 << 20, 32 << 20
@@ -64,15 +67,18 @@ func (h *hold) grow(in *room, key string, n int) bool {
 }
 
 // leave gives everything back.
-func (h *hold) leave() {
-	if h.n == 0 {
+func (h *hold) leave() { h.keep(0) }
+
+// keep gives back what is more than n bytes.
+func (h *hold) keep(n int) {
+	if h.n <= n {
 		return
 	}
 	h.in.mu.Lock()
 	defer h.in.mu.Unlock()
-	h.in.held -= h.n
-	if h.in.by[h.key] -= h.n; h.in.by[h.key] == 0 {
+	h.in.held -= h.n - n
+	if h.in.by[h.key] -= h.n - n; h.in.by[h.key] == 0 {
 		delete(h.in.by, h.key)
 	}
-	h.n = 0
+	h.n = n
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/gate/peer"
+	"github.com/belay-project/belay/internal/ratelimit"
 )
 
 // tlsListener accepts TCP connections that are yet to shake hands.
@@ -48,8 +49,9 @@ type Server struct {
 	messages  room // of BuildKit's
 	coming    room // of those that are not whole
 	answers   room
-	streams   room // raw ones, by number
-	shaking   room // handshakes, by address
+	lookups   room
+	streams   ratelimit.Places // raw ones
+	shaking   room             // handshakes, by address
 	counts    counters
 	images    images
 	left      leftovers
@@ -90,7 +92,8 @@ func Listen(o Options) (*Server, error) {
 	s.callers = newCallers(&s.o.Limits)
 	s.bodies.all, s.bodies.each = requestRoom, requestRoomEach
 	s.answers.all, s.answers.each = answerRoom, answerRoomEach
-	s.streams.all, s.streams.each = streamRoom, streamRoomEach
+	s.lookups.all, s.lookups.each = lookupRoom, lookupRoomEach
+	s.streams.Shared, s.streams.Most = streamRoom, streamRoomEach
 	s.messages.all, s.messages.each = messageRoom, messageRoomEach
 	s.coming.all, s.coming.each = comingRoom, comingRoomEach
 	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach

@@ -22,6 +22,11 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return 
 // takes what one write of the other side left.
 const copyBuffer = 64 << 10
 
+// streamBuffers are those of raw streams, which have two each for as long as they are open.
+var streamBuffers = sync.Pool{New: func() any { b := make([]byte, streamBuffer); return &b }}
+
+const streamBuffer = 16 << 10
+
 // tunnel carries bytes both ways until both sides have ended. The end of one side is
 // passed on as such: `docker run -i` ends its input and waits for the output. There is
 // no time limit: a quiet stream is not a dead one.
@@ -121,11 +126,11 @@ func carry(dst, src net.Conn, first []byte) error {
 	if handled, err := spliceAll(dst, src); handled {
 		return err
 	}
-	buf, ok := buffers.Get().(*[]byte)
+	buf, ok := streamBuffers.Get().(*[]byte)
 	if !ok {
 		return errors.New("no buffer")
 	}
-	defer buffers.Put(buf)
+	defer streamBuffers.Put(buf)
 	for {
 		n, err := src.Read(*buf)
 		if n > 0 {

@@ -16,6 +16,8 @@ import (
 // errNoCgroup says that none can be made here: not root, or a controller is not there.
 var errNoCgroup = errors.New("no cgroup with a memory cap can be made here")
 
+func noCgroup(cause error) error { return fmt.Errorf("%w: %w", errNoCgroup, cause) }
+
 // cgroup is a cgroup of one child, under version 2 or under version 1's memory
 // controller.
 type cgroup struct {
@@ -41,15 +43,15 @@ func newCgroup(kind string, memoryMax int64, threads int, idle bool) (*cgroup, e
 	c := &cgroup{dir: filepath.Join(cgroupRoot, name), v2: true}
 	if controllers, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
 		if !strings.Contains(string(controllers), "memory") {
-			return nil, errNoCgroup
+			return nil, fmt.Errorf("%w: the kernel has no memory controller here, or it is off (cgroup_enable=memory)", errNoCgroup)
 		}
 		// On most hosts it is on already.
 		if err := c.write(cgroupRoot, "cgroup.subtree_control", "+memory"); err != nil {
-			return nil, errNoCgroup
+			return nil, noCgroup(err)
 		}
 		if threads > 0 {
 			if err := c.write(cgroupRoot, "cgroup.subtree_control", "+pids"); err != nil {
-				return nil, errNoCgroup
+				return nil, noCgroup(err)
 			}
 		}
 		if idle {
@@ -62,15 +64,15 @@ func newCgroup(kind string, memoryMax int64, threads int, idle bool) (*cgroup, e
 		if threads > 0 {
 			c.pids = filepath.Join(cgroupPids, name)
 			if err := os.Mkdir(c.pids, 0o755); err != nil {
-				return nil, errNoCgroup
+				return nil, noCgroup(err)
 			}
 		}
 	} else {
-		return nil, errNoCgroup
+		return nil, noCgroup(err)
 	}
 	if err := os.Mkdir(c.dir, 0o755); err != nil {
 		c.remove()
-		return nil, errNoCgroup
+		return nil, noCgroup(err)
 	}
 	limit := "memory.limit_in_bytes"
 	if c.v2 {

@@ -95,10 +95,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
-	if errors.Is(err, errNoCgroup) {
-		err = o.lacks("cgroup", err)
-	}
+	cg, err := o.cgroup()
 	if err != nil {
 		return Report{}, err
 	}
@@ -116,6 +113,26 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	return rep, p.verdict(ctx, timed, cg, o, err)
 }
 
+// Probe tells beforehand why [Run] would start nothing for want of a cgroup, unless that is named in without. Namespaces
+// every kernel has that runs containers.
+func Probe(without []string) error {
+	o := Options{MemoryMax: 64 << 20, Without: without}
+	cg, err := o.cgroup()
+	if cg != nil {
+		cg.remove()
+	}
+	return err
+}
+
+// cgroup makes that of a run; nil where it may be missing.
+func (o *Options) cgroup() (*cgroup, error) {
+	cg, err := newCgroup("belay-scan-", o.MemoryMax, maxThreads, o.Idle)
+	if errors.Is(err, errNoCgroup) {
+		err = o.lacks("cgroup", err)
+	}
+	return cg, err
+}
+
 // lacks returns the error about a piece that cannot be had, if it must be.
 func (o *Options) lacks(piece string, why error) error {
 	if !privileged() || slices.Contains(o.Without, piece) {
@@ -125,12 +142,17 @@ func (o *Options) lacks(piece string, why error) error {
 }
 
 // privileged reports whether this process may make namespaces and cgroups on a kernel that has them. Root of a
-// container mostly may not: it counts as any user does.
+// container mostly may not, nor may that of a user namespace, whose capabilities are for what the namespace owns: they
+// count as any user does. Source: user_namespaces(7).
 func privileged() bool {
 	hdr := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	err := unix.Capget(hdr, &caps[0])
-	return os.Geteuid() == 0 && (err != nil || caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0)
+	if os.Geteuid() != 0 || err == nil && caps[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return false
+	}
+	users, err := os.ReadFile("/proc/self/uid_map")
+	return err != nil || slices.Equal(strings.Fields(string(users)), []string{"0", "0", "4294967295"})
 }
 
 // child is a started program, with our ends of its pipes.

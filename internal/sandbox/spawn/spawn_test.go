@@ -212,10 +212,29 @@ func TestWithoutAPiece(t *testing.T) {
 				again(t, "^TestWithoutAPiece$", &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS})
 			})
 		}
+		t.Run("user namespace", func(t *testing.T) { // as of a user's unshare -r
+			t.Setenv(bareEnv, "host")
+			nobody := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 65534, Size: 1}}
+			again(t, "^TestWithoutAPiece$", &syscall.SysProcAttr{
+				Cloneflags: syscall.CLONE_NEWUSER, UidMappings: nobody, GidMappings: nobody, Credential: &syscall.Credential{NoSetGroups: true},
+			})
+		})
+		return
+	}
+	if bare == "host" {
+		if rep, err := escape(t, "report", Options{}); err != nil || rep != (Report{Namespaces: true}) {
+			t.Errorf("got %+v, %v, want it to run without a cgroup, and to say so", rep, err)
+		}
 		return
 	}
 	if err := makeBare(bare); err != nil {
 		t.Fatal(err)
+	}
+	for _, without := range [][]string{nil, {bare}} {
+		want := bare == "cgroup" && without == nil
+		if err := Probe(without); (err != nil) != want || want && !strings.Contains(err.Error(), "no such file") {
+			t.Errorf("looked at beforehand, without %q: %v", without, err)
+		}
 	}
 	rep, err := escape(t, "report", Options{})
 	if bare == "privilege" {

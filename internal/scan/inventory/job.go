@@ -299,3 +299,28 @@ func (p *Package) check(layers int) error {
 	}
 	return nil
 }
+
+// Pieces of the sandbox, as [Job.Without] and [Sandbox] name them.
+const (
+	PieceCapabilities = "capabilities" // every capability set is empty
+	PieceNoNewPrivs   = "no-new-privs" // exec gives nothing, on top of being refused
+	PieceLandlock     = "landlock"     // only the given directories can be opened
+	PieceSeccomp      = "seccomp"      // no sockets, programs, processes, ptrace, mounts, writes to files
+	PieceRlimits      = "rlimits"      // memory, processor time, open files, no file growth, no core
+	PieceNamespaces   = "namespaces"   // an empty network, and a cap on threads where the user has one of its own; the caller makes them
+	PieceCgroup       = "cgroup"       // the memory cap for the page cache too, and a cap on threads; the caller makes it
+)
+
+// Pieces lists those that may be given up by name. The last two are made by who starts the scanner, the others are set
+// by itself in that order.
+var Pieces = []string{PieceRlimits, PieceNoNewPrivs, PieceLandlock, PieceCapabilities, PieceSeccomp, PieceNamespaces, PieceCgroup}
+
+// CheckPieces returns an error about a name that is none of [Pieces].
+func CheckPieces(names []string) error {
+	for _, p := range names {
+		if !slices.Contains(Pieces, p) {
+			return fmt.Errorf("there is no sandbox piece %q, only %s", p, strings.Join(Pieces, ", "))
+		}
+	}
+	return nil
+}

@@ -20,8 +20,8 @@ import (
 type Add = func(path, entry string, r io.Reader) error
 
 // Walk calls add for each record below dir: ECOSYSTEM/all.zip, ECOSYSTEM/ID.json, or
-// files of both kinds directly. Records of their own come first: those that do not say when they
-// were changed are newer than the archive beside them.
+// files of both kinds directly. Records of their own come first: they
+// take the place of those in archives.
 //
 // Errors: those of files and archives; that of add, which ends it. An archive that is broken
 // is an error, since it would hide records without end.

@@ -137,7 +137,9 @@ func (p place) pages(ctx context.Context, start, field string, fn func(string) e
 		if empty > maxEmpty {
 			return fmt.Errorf("list %s: the registry sends more than %d empty pages", field, maxEmpty)
 		}
-		at = next
+		if at = next; len(names) == 0 && seen[at] {
+			return nil // the last page of some registries: it would go on with what was there
+		}
 	}
 	return nil
 }

@@ -211,7 +211,8 @@ func (k *Keeper) take(m *meta, res *inventory.Result) {
 
 // keep stores the result of a scan and matches it.
 func (k *Keeper) keep(ctx context.Context, id string, res *inventory.Result) error {
-	m := &meta{ID: id, At: k.o.Now().UTC(), Scanner: k.o.Scanner}
+	now, _ := k.now()
+	m := &meta{ID: id, At: now.UTC(), Scanner: k.o.Scanner}
 	// What the image has had before was told; what a scan anew brings is not.
 	if old, _, err := k.readMeta(id); err == nil {
 		m.Matched, m.Seen = old.Matched, old.Seen

@@ -50,7 +50,7 @@ func (k *Keeper) reload(ctx context.Context) {
 	k.dbErr = ""
 	first := k.db == nil
 	k.closeDB()
-	k.db = db
+	k.use(db)
 	k.without(nil)
 	touched, err := k.touched()
 	if err != nil {
@@ -99,7 +99,7 @@ func (k *Keeper) Prepare(ctx context.Context, ids []string) {
 		k.without(err)
 		return
 	}
-	k.db = db
+	k.use(db)
 	defer k.closeDB() // Run opens it as one that is new to it
 	for _, id := range ids {
 		if ctx.Err() != nil {
@@ -121,6 +121,13 @@ func sameFile(a, b os.FileInfo) bool {
 	x, ok1 := a.Sys().(*syscall.Stat_t)
 	y, ok2 := b.Sys().(*syscall.Stat_t)
 	return ok1 && ok2 && x.Ctim == y.Ctim
+}
+
+func (k *Keeper) use(db *vulndb.DB) {
+	k.db = db
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.built = db.Built()
 }
 
 func (k *Keeper) closeDB() {
@@ -267,13 +274,13 @@ func (k *Keeper) match(ctx context.Context, m *meta, res *inventory.Result) {
 		return
 	}
 	findings := make([]policy.ImageFinding, 0, min(len(matches.Findings), maxFindings))
-	now := k.o.Now()
+	now, behind := k.now()
 	k.mu.Lock()
 	for i := range matches.Findings {
 		if len(findings) == maxFindings {
 			break
 		}
-		findings = append(findings, k.finding(&matches.Findings[i], res, now))
+		findings = append(findings, k.finding(&matches.Findings[i], res, now, behind))
 	}
 	k.mu.Unlock()
 	fresh, more := remember(m, findings)
@@ -319,8 +326,9 @@ func (k *Keeper) unmatched(id string, err error) {
 	}
 }
 
-// finding words a finding, and notes when the host first saw it. k.mu is held.
-func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time) policy.ImageFinding {
+// finding words a finding, and notes when the host first saw it. By a clock that is behind no first sight is of the
+// future. k.mu is held.
+func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time, behind bool) policy.ImageFinding {
 	p := &res.Packages[f.Package]
 	out := policy.ImageFinding{
 		IDs: f.IDs, Severity: f.Severity, Exploited: f.Exploited, EPSS: f.EPSS, Package: p.Name, Source: p.Source, Version: p.Version,
@@ -332,19 +340,23 @@ func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time
 	if k.lost {
 		return out // long ago
 	}
+	// One of the future is of a clock that was wrong.
+	counts := func(id string) (t int64, ok bool) {
+		t, ok = k.first[id]
+		return t, ok && (behind || t <= now.Unix())
+	}
 	// A later record may bring another first name: the earliest of all counts.
-	first := now.Unix()
+	first, known := now.Unix(), false
 	for _, id := range f.IDs {
-		if t, ok := k.first[id]; ok {
-			first = min(first, t)
+		if t, ok := counts(id); ok && (!known || t < first) {
+			first, known = t, true
 		}
 	}
 	for _, id := range f.IDs {
-		t, ok := k.first[id]
-		if ok && t <= now.Unix() { // one of the future is a clock's that was wrong
+		if _, ok := counts(id); ok {
 			continue
 		}
-		if !ok && len(k.first) >= maxFirst {
+		if _, ok := k.first[id]; !ok && len(k.first) >= maxFirst {
 			k.o.Health.Counter("first_seen_full").Add(1)
 			return out
 		}

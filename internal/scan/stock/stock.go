@@ -147,6 +147,7 @@ type Keeper struct {
 	dirty   bool             // first is not on the disk
 	lost    bool             // first could not be read: nothing has a grace
 	unused  string           // why no database is in use where there is one
+	built   time.Time        // when the last database that was opened was compiled
 	queue   [5][]string      // urgent; in use, others; and again for their age or the scanner: in use, others
 	waiting map[string]chan struct{}
 	cancel  context.CancelCauseFunc // of the scan that runs and may be put off; nil: none
@@ -199,6 +200,22 @@ func Open(o Options) (*Keeper, error) {
 
 // Ready tells whether what was stored has been matched since the start.
 func (k *Keeper) Ready() bool { return k.ready.Load() }
+
+// Built is when the last database that was opened was compiled; zero: there was none. A clock before that is behind.
+func (k *Keeper) Built() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.built
+}
+
+// now is the least that the time can be; behind says that the clock is behind that.
+func (k *Keeper) now() (at time.Time, behind bool) {
+	at, built := k.o.Now(), k.Built()
+	if at.Before(built) {
+		return built, true
+	}
+	return at, false
+}
 
 // State returns what is known of an image; false if that is nothing at all.
 func (k *Keeper) State(id string) (State, bool) {
@@ -404,13 +421,14 @@ func (k *Keeper) scanNext(ctx context.Context, queues int) bool {
 // renewOld has images scanned again whose scan is of another scanner than the one that is here now, and
 // those in use or wanted whose scan soon is too old for the policies, the oldest first.
 func (k *Keeper) renewOld() {
-	now, age, retry := k.o.Now(), k.o.MaxAge(), renewRetry
+	age, retry := k.o.MaxAge(), renewRetry
+	now, behind := k.now()
 	if age > 0 {
 		retry = min(retry, max(retryAfter, age/16))
 	}
 	var due []State
 	for _, s := range k.List() {
-		old, other := age > 0 && (now.Sub(s.At) > age/2 || policy.Ahead(s.At, now)), k.o.Scanner != "" && s.by != k.o.Scanner
+		old, other := age > 0 && (now.Sub(s.At) > age/2 || !behind && policy.Ahead(s.At, now)), k.o.Scanner != "" && s.by != k.o.Scanner
 		if s.At.IsZero() || s.Queued || !old && !other {
 			continue
 		}

@@ -424,40 +424,6 @@ func TestFirstSeenLost(t *testing.T) {
 	}
 }
 
-// A first sight that was noted while the clock ran ahead becomes that of the next match, once: a grace
-// that began anew with each match would never end.
-func TestFirstSeenAhead(t *testing.T) {
-	dir := t.TempDir()
-	buildDB(t, filepath.Join(dir, "vuln.db"), record("DSA-1", "openssl", "2"))
-	c := &clock{}
-	real := time.Now()
-	c.unix.Store(real.Add(48 * time.Hour).Unix())
-	first := func() time.Time {
-		w := &world{o: Options{
-			Dir: filepath.Join(dir, "inventories"), DB: filepath.Join(dir, "vuln.db"), Poll: 10 * time.Millisecond, Now: c.now, Health: health.New(nil),
-			Scan: func(context.Context, string, bool) (*inventory.Result, error) { return result("openssl"), nil },
-		}}
-		w.run(t)
-		defer w.stop()
-		if err := w.Ensure(t.Context(), imgA); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "a match", func() bool { s, _ := w.State(imgA); return len(s.Findings) == 1 })
-		s, _ := w.State(imgA)
-		return s.Findings[0].FirstSeen
-	}
-	if got := first(); !got.Equal(c.now()) {
-		t.Fatalf("got %s, want %s", got, c.now())
-	}
-	c.unix.Store(real.Unix())
-	for range 2 {
-		if got := first(); got.Unix() != real.Unix() {
-			t.Errorf("got %s, want %s", got, real)
-		}
-		c.advance(time.Hour)
-	}
-}
-
 // Who waits goes before the background, whose scan is put off once; a failure is told, and
 // not tried again at once.
 func TestQueue(t *testing.T) {
@@ -537,18 +503,13 @@ func TestSubscriptionIsNoFix(t *testing.T) {
 	k := &Keeper{lost: true}
 	for state, want := range map[string]string{vulndb.StateFixed: "2", vulndb.StateSubscription: ""} {
 		f := &vulndb.Finding{IDs: []string{"A"}, Fixed: "2", State: state}
-		if got := k.finding(f, result("openssl"), time.Now()).Fixed; got != want {
+		if got := k.finding(f, result("openssl"), time.Now(), false).Fixed; got != want {
 			t.Errorf("%s: fixed in %q, want %q", state, got, want)
 		}
 	}
 }
 
 // clock is a time that tests set.
-type clock struct{ unix atomic.Int64 }
-
-func (c *clock) now() time.Time          { return time.Unix(c.unix.Load(), 0) }
-func (c *clock) advance(d time.Duration) { c.unix.Add(int64(d / time.Second)) }
-
 // Images whose scan is of half the age that policies allow are scanned again, those in use first; a
 // scan that policies take for none is none for ever otherwise.
 func TestRenewOld(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/belay-project/belay/internal/sandbox"
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // bareKernel begins the names under which this test's program becomes the scanner beside it, on a kernel
@@ -23,7 +23,7 @@ import (
 const bareKernel = "scanner-on-a-kernel-without-"
 
 // bareCalls are the system calls that a kernel without a piece does not have.
-var bareCalls = map[string]uint32{sandbox.PieceLandlock: unix.SYS_LANDLOCK_CREATE_RULESET, sandbox.PieceSeccomp: unix.SYS_SECCOMP}
+var bareCalls = map[string]uint32{inventory.PieceLandlock: unix.SYS_LANDLOCK_CREATE_RULESET, inventory.PieceSeccomp: unix.SYS_SECCOMP}
 
 // onBareKernel makes a system call fail as on a kernel without it and becomes the scanner.
 func onBareKernel(call uint32) error {
@@ -53,7 +53,7 @@ func onBareKernel(call uint32) error {
 // TestWithoutAPiece: where the kernel lacks a piece of the sandbox nothing is read, and the error names
 // it and the flag; with the flag the result names what is lost.
 func TestWithoutAPiece(t *testing.T) {
-	for piece, another := range map[string]string{sandbox.PieceLandlock: sandbox.PieceSeccomp, sandbox.PieceSeccomp: sandbox.PieceLandlock} {
+	for piece, another := range map[string]string{inventory.PieceLandlock: inventory.PieceSeccomp, inventory.PieceSeccomp: inventory.PieceLandlock} {
 		t.Run(piece, func(t *testing.T) { withoutAPiece(t, piece, another) })
 	}
 }
@@ -108,7 +108,7 @@ func withoutAPiece(t *testing.T, piece, another string) {
 			asNobody(t, self, real, piece)
 			return
 		}
-		if !slices.Contains(lost, sandbox.PieceCgroup) {
+		if !slices.Contains(lost, inventory.PieceCgroup) {
 			t.Errorf("an unprivileged scan has no cgroup, and lost %v", lost)
 		}
 	})

@@ -388,13 +388,14 @@ func (s *sources) take(path string, c *compiled) error {
 	s.date(path, c)
 	s.names.note(c)
 	changed, _ := time.Parse(time.RFC3339, c.modified) //nolint:errcheck // zero is before all others
+	single := path != s.archive
 	if was, twice := s.seen[c.id]; twice {
-		if was.changed.IsZero() || !changed.After(was.changed) {
+		if was.single && !single || was.changed.IsZero() || !changed.After(was.changed) {
 			return nil
 		}
 		s.drop(was)
 	}
-	now := taken{changed: changed, record: -1, source: -1}
+	now := taken{changed: changed, single: single, record: -1, source: -1}
 	if c.gone { // noted, too: another archive may not know
 		s.rep.Withdrawn++
 	} else {
@@ -412,6 +413,7 @@ func (s *sources) take(path string, c *compiled) error {
 // taken is a record that was taken in, or noted as withdrawn.
 type taken struct {
 	changed        time.Time // zero: it does not say
+	single         bool      // of a file of its own: none of an archive takes its place
 	record, source int       // numbers; -1: none
 }
 

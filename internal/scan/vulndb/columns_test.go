@@ -212,6 +212,68 @@ func TestLaterRecord(t *testing.T) {
 	}
 }
 
+// TestSingleRecord: a record in a file of its own counts before that of any archive, whenever that was changed: it
+// corrects what the publisher has. Of two such it is the later one.
+func TestSingleRecord(t *testing.T) {
+	at := func(day, summary string) string {
+		return `{"modified":"2026-01-` + day + `T00:00:00Z","summary":"` + summary + `",` + strings.TrimPrefix(rec("P-1", "PyPI", "a", upTo2), "{")
+	}
+	archive := zipOf(t, map[string]string{"P-1.json": at("02", "archive"), "P-2.json": rec("P-2", "PyPI", "b", upTo2)})
+	for _, tt := range []struct {
+		name, want string
+		singles    map[string]string
+	}{
+		{"older than the archive", "own", map[string]string{"PyPI/P-1.json": at("01", "own")}},
+		{"of another folder", "own", map[string]string{"own/P-1.json": at("01", "own")}},
+		{"withdrawn", "", map[string]string{"PyPI/P-1.json": `{"id":"P-1","modified":"2026-01-01T00:00:00Z","withdrawn":"2026-01-01T00:00:00Z"}`}},
+		{"the first of two is later", "late", map[string]string{"PyPI/P-1.json": at("03", "late"), "PyPI/changed/P-1.json": at("01", "own")}},
+		{"the second of two is later", "late", map[string]string{"PyPI/P-1.json": at("01", "own"), "PyPI/changed/P-1.json": at("03", "late")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.singles["PyPI/all.zip"] = archive
+			db, err := buildFiles(t, BuildOptions{}, tt.singles)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found, _, err := find(db, "PyPI", "a", "1.0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, f := range found {
+				got += f.Summary
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestFormerFormat: a file of the format before does not say of which ecosystems it has the records: it is not opened,
+// and so not taken for current.
+func TestFormerFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vuln.db")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "P-1.json"), []byte(rec("P-1", "PyPI", "a", upTo2)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Build(t.Context(), path, BuildOptions{Walk: osvdir.Walk, Dir: dir, Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(magic)] = 4
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, ErrBroken) || !strings.Contains(err.Error(), "format 4") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func zipOf(t *testing.T, files map[string]string) string {
 	t.Helper()
 	var b bytes.Buffer

@@ -33,7 +33,7 @@ import (
 // have their length before them.
 const (
 	magic      = "BELAYVDB"
-	formatNow  = 4
+	formatNow  = 5
 	headerSize = 8 + 4 + 8 + 8 + 7*4 + sha256.Size
 	builtAt    = 8 + 4
 	asOfAt     = builtAt + 8

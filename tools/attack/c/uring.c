@@ -2,7 +2,7 @@
 /*
  * prim uring FILE: opens and reads FILE with no open(2) and no read(2); uringwrite writes it; uringsend sends,
  * uringconnect connects. sqpoll, sqpollwrite and sqpollsend have a thread of the kernel do it, as which the
- * act is none of this one's. uringheld writes a file that the ring alone holds, by a ring that has no descriptor.
+ * act is none of this one's. uringheld writes a file that the ring alone holds.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -148,24 +148,19 @@ int do_sqpollwrite(char **argv)
 	return write_by(argv, IORING_SETUP_SQPOLL);
 }
 
-/* uringheld FILE TEXT GO: the ring takes FILE over and has no descriptor itself; when GO is there, which GO.ready
- * asks for, if it is named, a thread of the kernel writes TEXT to FILE.
+/* uringheld FILE TEXT GO: the ring takes FILE over; when GO is there, which GO.ready asks for, if it is named, it
+ * writes TEXT to FILE, of which there is no descriptor.
  */
 int do_uringheld(char **argv)
 {
-	struct ring r = { .p.flags = IORING_SETUP_SQPOLL, .p.sq_thread_idle = 600000 };
 	struct io_uring_sqe sqe = { .opcode = IORING_OP_WRITE, .flags = IOSQE_FIXED_FILE, .off = (__u64)-1 };
-	const struct io_uring_sqe nothing = { .opcode = IORING_OP_NOP };
 	int fd = open(argv[0], O_WRONLY | O_APPEND), i;
-	uint32_t *tail, *done;
+	struct ring r = {};
 	char ready[4096];
 
-	nice(19);	/* it and the thread, which looks all the time */
-	/* Once it has had something to do, the thread looks for more by itself, for sq_thread_idle ms. */
-	if (fd < 0 || ring_open(&r) || syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_FILES, &fd, 1) < 0 || ring_do(&r, &nothing) < 0)
+	if (fd < 0 || ring_open(&r) || syscall(SYS_io_uring_register, r.fd, IORING_REGISTER_FILES, &fd, 1) < 0)
 		return lost("io_uring") + 1;
 	close(fd);
-	close(r.fd);
 	snprintf(ready, sizeof(ready), "%s.ready", argv[2]);
 	if (*argv[2] && (fd = open(ready, O_CREAT | O_WRONLY, 0644)) < 0)
 		return lost(ready) + 1;
@@ -176,16 +171,7 @@ int do_uringheld(char **argv)
 	}
 	sqe.addr = (uintptr_t)argv[1];
 	sqe.len = (uint32_t)strlen(argv[1]);
-	tail = (uint32_t *)(r.sq + r.p.sq_off.tail);
-	done = (uint32_t *)(r.cq + r.p.cq_off.tail);
-	r.sqe[1] = sqe;
-	((uint32_t *)(r.sq + r.p.sq_off.array))[1] = 1;
-	__atomic_store_n(tail, 2, __ATOMIC_RELEASE);
-	for (i = 0; __atomic_load_n(done, __ATOMIC_ACQUIRE) < 2 && i < 3000; i++)
-		usleep(10000);
-	if (i == 3000)
-		return lost("no answer of the ring") + 1;
-	i = ((struct io_uring_cqe *)(r.cq + r.p.cq_off.cqes))[1].res;
+	i = ring_do(&r, &sqe);
 	if (i < 0) {
 		errno = -i;
 		return lost("write by a file of io_uring");

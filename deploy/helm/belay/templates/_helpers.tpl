@@ -54,7 +54,9 @@ belay-installer-{{ . | trimPrefix "sha256:" | trunc 12 }}.yaml: |
   spec:
     selector:
       imageDigest: {{ . | quote }}
+      {{- if not $.Values.allowInstallersAnywhere }}
       namespace: {{ $.Release.Namespace | quote }}
+      {{- end }}
     mode: enforce
     loosen: true
     exec:
