@@ -16,12 +16,13 @@ func loadCommand(t *terminal) *cobra.Command {
 	return group("load", "See how full this node is, and have containers leave a full one",
 		`load has what is about nodes that are full. status shows this one, by the LoadPolicies
 in force, with the plans and moves that they led to; plan and explain say what could
-leave it and why; approve and refuse decide on a plan; cordon keeps new containers away.
+leave it and why; leave asks an orchestrator to take something
+away; approve and refuse decide on a plan; cordon keeps new containers away.
 What may be moved, and how it is decided, is in docs/load-planning.md.`,
 		`  belay load status
   belay load explain web
   belay load approve 4f1c22ab`,
-		loadStatusCommand(t), loadPlanCommand(t), loadExplainCommand(t), loadDecideCommand(t, true), loadDecideCommand(t, false), loadCordonCommand(t, true), loadCordonCommand(t, false))
+		loadStatusCommand(t), loadPlanCommand(t), loadExplainCommand(t), loadLeaveCommand(t), loadDecideCommand(t, true), loadDecideCommand(t, false), loadCordonCommand(t, true), loadCordonCommand(t, false))
 }
 
 func loadStatusCommand(t *terminal) *cobra.Command {

@@ -108,12 +108,12 @@ func newRoot(t *terminal) (root *cobra.Command, started *bool) {
 		Long: `belay asks the agent of this host what it enforces, on which containers and why,
 shows what was denied, checks policy files and journals, and scans images.
 
-"policy check", "journal verify", "events verify", "events replay", "load plan", "move",
-"scan", "sbom", "diff", "cache" and "db" work without an agent, and "doctor" finds out
-why there is none. All other commands talk to the agent over control.sock in its run
-directory, as root or as a member of the socket's group; those of "policy" also
-over users.sock, as far as policies let the user. "enroll" and "elevate" are for every
-user of the host.`,
+"policy check", "journal verify", "events verify", "events replay", "load plan",
+"load leave", "move", "scan", "sbom", "diff", "cache" and "db" work without an agent, and
+"doctor" finds out why there is none. All other commands talk to the agent over
+control.sock in its run directory, as root or as a member of the socket's group; those of
+"policy" also over users.sock, as far as policies let the user. "enroll" and "elevate" are
+for every user of the host.`,
 		Example: `  belay status
   belay events --follow --denials
   belay explain web-1

@@ -88,7 +88,11 @@ func (c *Config) moverPath() (string, error) {
 // moverLimits are a mover's own: what it copies must not cost the gate's answers, and its end not be the agent's.
 var moverLimits = spawn.Limits{Kind: "belay-move-", MemoryMax: 256 << 20, Processors: 1}
 
-// runMover runs belay with arguments until it has ended. It is killed with the agent, and its
+// leaveGrace is how long a leave may take, when the agent ends, to take back what it has asked for: nobody
+// looks after it until the next.
+const leaveGrace = 10 * time.Second
+
+// runMover runs belay with arguments until it has ended. It ends with the agent, and its
 // journal tells the next how far it had come, and the traces which steps it took.
 func (a *Agent) runMover(ctx context.Context, id string, args []string) (err error) {
 	path, err := a.cfg.moverPath()
@@ -109,7 +113,11 @@ func (a *Agent) runMover(ctx context.Context, id string, args []string) (err err
 	// The kernel ends a child with the thread that started it, not with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err = spawn.CommandIn(ctx, moverLimits, path, args, nil, 0)
+	limits := moverLimits
+	if args[0] == "load" {
+		limits.Grace = leaveGrace
+	}
+	err = spawn.CommandIn(ctx, limits, path, args, nil, 0)
 	exit, ok := errors.AsType[*spawn.ExitError](err)
 	switch {
 	case !ok:

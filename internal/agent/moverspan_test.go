@@ -123,3 +123,33 @@ exit 3
 		t.Error("a step of an earlier run is in the trace of this one")
 	}
 }
+
+// TestLeaveMayTakeBack: when the agent ends, a leave is asked to end, and a move is killed.
+func TestLeaveMayTakeBack(t *testing.T) {
+	tel, err := telemetry.Open(t.Context(), telemetry.Options{
+		Health: health.New(nil), Log: slog.New(slog.DiscardHandler), Observe: func() telemetry.Observed { return telemetry.Observed{} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{cfg: Config{StateDir: t.TempDir()}, telemetry: tel, log: slog.New(slog.DiscardHandler)}
+	dir := t.TempDir()
+	a.cfg.Mover = filepath.Join(dir, "belay")
+	script := fmt.Sprintf("#!/bin/sh\ntrap 'echo >%[1]s/back-$1; exit 1' TERM\necho >%[1]s/begun-$1\nwhile :; do sleep 0.05; done\n", dir)
+	if err := os.WriteFile(a.cfg.Mover, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	there := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	for what, want := range map[string]bool{"load": true, "move": false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- a.runMover(ctx, "0123456789abcdef", []string{what}) }()
+		for !there("begun-"+what) && len(ended) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) || there("back-"+what) != want {
+			t.Errorf("%s: %v, took back: %v", what, err, there("back-"+what))
+		}
+	}
+}

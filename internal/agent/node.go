@@ -297,7 +297,7 @@ func (ns *nodes) state(ctx context.Context, p *policy.LoadPolicy) (*loadplan.Sta
 		return nil, "", fmt.Errorf("describe this node: %w", err)
 	}
 	self := d.Node
-	if slices.ContainsFunc(p.Spec.Targets, func(t policy.LoadTarget) bool { return t.Name == self.Name }) {
+	if self.Name == p.Spec.Orchestrator.Kind() || slices.ContainsFunc(p.Spec.Targets, func(t policy.LoadTarget) bool { return t.Name == self.Name }) {
 		self.Name += "-itself" // a target may be called like it
 	}
 	self.Accepts, self.Refuses, self.Caps = false, "it is the node to relieve", nil
@@ -307,6 +307,11 @@ func (ns *nodes) state(ctx context.Context, p *policy.LoadPolicy) (*loadplan.Sta
 	}
 	for _, w := range p.Spec.Windows {
 		s.Windows = append(s.Windows, loadplan.Window{Days: w.Days, From: w.From, To: w.To})
+	}
+	if !p.Spec.Orchestrator.None() {
+		us, err := ns.a.placed(ctx, &p.Spec.Orchestrator)
+		s.Nodes = append(s.Nodes, orchestrated(&s.Nodes[0], p.Spec.Orchestrator.Kind(), us, err, s.Now))
+		return s, self.Name, nil
 	}
 	var wg sync.WaitGroup
 	answers := make([]*loadplan.Description, len(p.Spec.Targets))
@@ -356,7 +361,7 @@ func askTarget(ctx context.Context, t *policy.LoadTarget, images []string, hyste
 		return refused("it cannot be asked: " + err.Error())
 	}
 	n := &d.Node
-	n.Name = t.Name
+	n.Name, n.Places = t.Name, false
 	if t.NanoCPUs > 0 {
 		n.Has.NanoCPUs = min(n.Has.NanoCPUs, t.NanoCPUs)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/load"
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/place"
 	loadplan "github.com/belay-project/belay/internal/load/plan"
 	"github.com/belay-project/belay/internal/policy"
 )
@@ -255,5 +256,31 @@ func TestMoverPath(t *testing.T) {
 	}
 	if got := lastError("only this"); got != "only this" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestOrchestrated: a planner is told what an orchestrator says, and nothing of what it has not placed.
+func TestOrchestrated(t *testing.T) {
+	other := []string{"its image is no longer on this host"}
+	self := loadplan.Node{Name: "a", Containers: []loadplan.Container{{ID: "c1", Name: "web.1.x"}, {ID: "c2", Name: "plain", Other: other[:1:1]}, {ID: "c3", Name: "pod"}}}
+	at := time.Now()
+	us := []place.Unit{{ID: "s1", Name: "web", Containers: []string{"c1"}, Stays: "an update", Arrived: at}, {ID: "p1", Name: "ns/pod-x", Owner: "ns/pod", Containers: []string{"c3", "c9"}}}
+	n := orchestrated(&self, "swarm", us, nil, at)
+	if n.Name != "swarm" || !n.Places || !n.Accepts || n.Seen != at {
+		t.Errorf("got %+v", n)
+	}
+	cs := self.Containers
+	if p := cs[0].Placed; p == nil || *p != (loadplan.Placed{Unit: "s1", Name: "web", Stays: "an update"}) || cs[0].Life.Arrived != at {
+		t.Errorf("got %+v", cs[0])
+	}
+	if cs[1].Placed != nil || len(cs[1].Other) != 2 {
+		t.Errorf("got %+v", cs[1])
+	}
+	if p := cs[2].Placed; p == nil || p.Name != "ns/pod" {
+		t.Errorf("got %+v", cs[2])
+	}
+	n = orchestrated(&loadplan.Node{Containers: []loadplan.Container{{ID: "c1"}}}, "swarm", nil, errors.New("no leader"), at)
+	if n.Accepts || n.Refuses != "it cannot be asked: no leader" {
+		t.Errorf("got %+v", n)
 	}
 }

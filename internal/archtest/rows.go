@@ -81,9 +81,12 @@ var Packages = []Package{
 	{Path: "internal/node", Row: RowFeature},
 	{Path: "internal/load/move", Row: RowFeature},
 	{Path: "internal/load/carry", Row: RowFeature},
+	{Path: "internal/load/swarm", Row: RowFeature},
+	{Path: "internal/load/leave", Row: RowFeature},
 
 	{Path: "internal/enforce", Row: RowAdapter},
 	{Path: "internal/load/engine", Row: RowAdapter},
+	{Path: "internal/load/kube", Row: RowAdapter},
 	{Path: "internal/sandbox", Row: RowAdapter},
 	{Path: "internal/sandbox/spawn", Row: RowAdapter},
 	{Path: "internal/scan/containerd", Row: RowAdapter},
@@ -116,6 +119,7 @@ var Packages = []Package{
 	{Path: "internal/gate/token", Row: RowCore},
 	{Path: "internal/journal", Row: RowCore},
 	{Path: "internal/health", Row: RowCore},
+	{Path: "internal/load/place", Row: RowCore},
 	{Path: "internal/load/plan", Row: RowCore},
 	{Path: "internal/load/recreate", Row: RowCore},
 	{Path: "internal/load/treedigest", Row: RowCore},
@@ -136,6 +140,7 @@ var Packages = []Package{
 	{Path: "internal/attr", Row: RowVocabulary},
 	{Path: "internal/hostinfo", Row: RowVocabulary},
 	{Path: "internal/atomicfile", Row: RowVocabulary},
+	{Path: "internal/load/movesdir", Row: RowVocabulary},
 
 	// The pure C headers and their Go binding live in one folder, because cgo does
 	// not notice a change of a header outside the package's own.
@@ -185,12 +190,16 @@ var Bans = []Ban{
 		Why: "binaries are static and build without a C compiler; only the tests of the pure headers need one",
 	},
 	{
-		Import: "github.com/moby", Allowed: []string{"internal/workload", "internal/dockerapi", "internal/gate/buildkit", "internal/load/recreate", "internal/load/engine", "internal/load/move", "test"},
+		Import: "github.com/moby", Allowed: []string{"internal/workload", "internal/dockerapi", "internal/gate/buildkit", "internal/load/recreate", "internal/load/engine", "internal/load/move", "internal/load/swarm", "test"},
 		Why: "one package talks to container runtimes and one reads requests to them, with the daemon's own types; what they learn leaves them in ours. A container is moved in those types, so that no field is lost on the way (docs/adr/0017-moving.md)",
 	},
 	{
 		Import: "github.com/containerd", Allowed: []string{"internal/workload", "internal/scan/containerd", "test"},
 		Why: "one package talks to container runtimes, and one looks names up in containerd's store; what they learn leaves them in their own types",
+	},
+	{
+		Import: "k8s.io", Allowed: []string{"internal/load/kube", "tools", "test"},
+		Why: "one package asks the API server of a cluster, by the types of two groups (docs/adr/0026-client-go.md)",
 	},
 	{
 		Import: "go.yaml.in/yaml", Allowed: []string{"cmd/agent", "internal/policy", "internal/scan/accept", "test", "tools"},

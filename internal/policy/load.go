@@ -42,9 +42,12 @@ type LoadSpec struct {
 	// Actions are without repetition and never empty.
 	Actions []LoadAction
 	Movable Movable
-	Targets []LoadTarget
-	Limits  MoveLimits
-	Moves   MoveSettings
+	// Orchestrator places the containers of this node; zero: nobody does, and Targets say where
+	// they may go.
+	Orchestrator Orchestrator
+	Targets      []LoadTarget
+	Limits       MoveLimits
+	Moves        MoveSettings
 	// Windows are when moves may start; none is always.
 	Windows []Window
 	Alerts  Alerts
@@ -115,6 +118,44 @@ type LoadTarget struct {
 	Line         int
 }
 
+// Orchestrator is what schedules containers already: it is asked to have some leave this node, and
+// says itself where they go. At most one of its kinds is set.
+type Orchestrator struct {
+	Swarm *Swarm // nil: it is not Swarm
+	// Within is how long what was asked to leave may take.
+	Within time.Duration
+}
+
+// None reports whether nothing places the containers.
+func (o *Orchestrator) None() bool { return o.Kind() == "" }
+
+// Kind names what places the containers, as the policy does; empty: nothing.
+func (o *Orchestrator) Kind() string {
+	if o.Swarm != nil {
+		return "swarm"
+	}
+	return ""
+}
+
+// Arguments are those by which belay load leave is told of it; engine is the address of this node's.
+func (o *Orchestrator) Arguments(engine string) []string {
+	args := []string{"--orchestrator", o.Kind(), "--engine", engine}
+	if s := o.Swarm; s != nil && s.Manager != "" {
+		args = append(args, "--manager", s.Manager)
+		if s.CA != "" {
+			args = append(args, "--tlscacert", s.CA, "--tlscert", s.Cert, "--tlskey", s.Key)
+		}
+	}
+	return args
+}
+
+// Swarm says how the API of a swarm's manager is reached.
+type Swarm struct {
+	Manager string // tcp://host:port or unix:///path; empty: this node's own engine, which is one then
+	// Files in PEM, for tcp, as those of a [LoadTarget].
+	CA, Cert, Key string
+}
+
 // MoveSettings say how containers are moved. See docs/moving.md.
 type MoveSettings struct {
 	CopyVolumes, LoseLayer, LoseAttributes, SplitNetworks bool
@@ -173,6 +214,7 @@ const (
 	DefaultHealthy      = 5 * time.Minute
 	DefaultSettle       = 10 * time.Second
 	DefaultKeep         = 24 * time.Hour
+	DefaultLeaveWithin  = 15 * time.Minute
 )
 
 // Plans reports whether the policy has moves planned: to be approved, or carried out.
@@ -217,6 +259,9 @@ func (s *LoadSpec) Rules() []string {
 	if len(s.Targets) > 0 {
 		out = append(out, "targets="+strconv.Itoa(len(s.Targets)))
 	}
+	if !s.Orchestrator.None() {
+		out = append(out, "orchestrator="+s.Orchestrator.Kind())
+	}
 	return out
 }
 
@@ -232,17 +277,18 @@ type canonLoadDoc struct {
 }
 
 type canonLoadSpec struct {
-	Caps       canonLoadCaps `yaml:"caps"`
-	Hysteresis string        `yaml:"hysteresis"`
-	For        string        `yaml:"for"`
-	CoolDown   string        `yaml:"coolDown"`
-	Actions    []LoadAction  `yaml:"actions"`
-	Movable    *Movable      `yaml:"movable,omitempty"`
-	Targets    []canonTarget `yaml:"targets,omitempty"`
-	Limits     *canonLimits  `yaml:"limits,omitempty"`
-	Moves      *canonMoves   `yaml:"moves,omitempty"`
-	Windows    []canonWindow `yaml:"windows,omitempty"`
-	Alerts     *canonAlerts  `yaml:"alerts,omitempty"`
+	Caps         canonLoadCaps      `yaml:"caps"`
+	Hysteresis   string             `yaml:"hysteresis"`
+	For          string             `yaml:"for"`
+	CoolDown     string             `yaml:"coolDown"`
+	Actions      []LoadAction       `yaml:"actions"`
+	Movable      *Movable           `yaml:"movable,omitempty"`
+	Orchestrator *canonOrchestrator `yaml:"orchestrator,omitempty"`
+	Targets      []canonTarget      `yaml:"targets,omitempty"`
+	Limits       *canonLimits       `yaml:"limits,omitempty"`
+	Moves        *canonMoves        `yaml:"moves,omitempty"`
+	Windows      []canonWindow      `yaml:"windows,omitempty"`
+	Alerts       *canonAlerts       `yaml:"alerts,omitempty"`
 }
 
 type canonLoadCaps struct {
@@ -259,6 +305,18 @@ type canonTarget struct {
 	CPUs         string `yaml:"cpus,omitempty"`
 	Memory       string `yaml:"memory,omitempty"`
 	Architecture string `yaml:"architecture,omitempty"`
+}
+
+type canonOrchestrator struct {
+	Swarm  *canonSwarm `yaml:"swarm,omitempty"`
+	Within string      `yaml:"within"`
+}
+
+type canonSwarm struct {
+	Manager string `yaml:"manager,omitempty"`
+	CA      string `yaml:"ca,omitempty"`
+	Cert    string `yaml:"cert,omitempty"`
+	Key     string `yaml:"key,omitempty"`
 }
 
 type canonMoves struct {
@@ -318,6 +376,13 @@ func (p *LoadPolicy) Canonical() []byte {
 	if s.Plans() {
 		d.Spec.Movable = &s.Movable
 		d.Spec.Limits = &canonLimits{s.Limits.AtOnce, s.Limits.PerHour, s.Limits.PerContainer.String()}
+	}
+	if o := &s.Orchestrator; !o.None() {
+		d.Spec.Orchestrator = &canonOrchestrator{Within: o.Within.String()}
+		if o.Swarm != nil {
+			d.Spec.Orchestrator.Swarm = (*canonSwarm)(o.Swarm)
+		}
+	} else if s.Plans() {
 		m := &s.Moves
 		d.Spec.Moves = &canonMoves{m.CopyVolumes, m.LoseLayer, m.LoseAttributes, m.SplitNetworks, m.Image, m.Hook, m.Drain.String(), m.Healthy.String(), m.Settle.String(), m.Keep.String()}
 	}

@@ -31,7 +31,8 @@ var loadHome = map[string]string{
 	"apiVersion": topLevel, "kind": topLevel, "metadata": topLevel, "spec": topLevel,
 	"annotations": "metadata",
 	"caps":        "spec", "hysteresis": "spec", "for": "spec", "coolDown": "spec", "actions": "spec", "movable": "spec",
-	"targets": "spec", "limits": "spec", "windows": "spec", "alerts": "spec", "moves": "spec",
+	"targets": "spec", "limits": "spec", "windows": "spec", "alerts": "spec", "moves": "spec", "orchestrator": "spec",
+	"swarm": "spec.orchestrator", "within": "spec.orchestrator", "manager": "spec.orchestrator.swarm",
 	"pids": "spec.caps", "disk": "spec.caps", "inodes": "spec.caps", "psi": "spec.caps", "cpu": "spec.caps", "io": "spec.caps.psi",
 	"images": "spec.movable", "labels": "spec.movable", "names": "spec.movable",
 	"engine": "spec.targets[]", "ca": "spec.targets[]", "cert": "spec.targets[]", "key": "spec.targets[]",
@@ -78,6 +79,7 @@ func (d *decoder) loadSpec(n *yaml.Node, at string, s *LoadSpec) {
 				{"names", false, d.texts(&s.Movable.Names, maxRuleList, checkGlob)},
 			})
 		}},
+		{"orchestrator", false, func(n *yaml.Node, at string) { d.orchestrator(n, at, &s.Orchestrator) }},
 		{"targets", false, d.each(maxTargets, func(n *yaml.Node, at string) { d.loadTarget(n, at, s) })},
 		{"limits", false, func(n *yaml.Node, at string) {
 			d.object(n, at, []field{
@@ -114,11 +116,19 @@ func (d *decoder) checkLoad(n *yaml.Node, s *LoadSpec) {
 		if s.Movable.Empty() {
 			d.fail(n, "add movable: with labels, images or names", "the action %s has nothing to move: no container is movable", act)
 		}
-		if len(s.Targets) == 0 {
-			d.fail(n, "add targets:", "the action %s has nothing to move to: there is no target", act)
+		if s.Orchestrator.None() {
+			if len(s.Targets) == 0 {
+				d.fail(n, "add targets:, or orchestrator: if one places containers here", "the action %s has nothing to move to: there is no target", act)
+			}
+		} else {
+			for _, f := range []string{"targets", "moves"} {
+				if d.nodes["spec."+f] != nil {
+					d.failAt("spec."+f, "delete the line", "spec.%s says nothing with spec.orchestrator: %s says where containers go, and moves them", f, s.Orchestrator.Kind())
+				}
+			}
 		}
 	} else {
-		for _, f := range []string{"movable", "targets", "limits", "moves", "windows"} {
+		for _, f := range []string{"movable", "orchestrator", "targets", "limits", "moves", "windows"} {
 			if d.nodes["spec."+f] != nil {
 				d.failAt("spec."+f, "add propose or migrate to spec.actions, or delete the line", "spec.%s says nothing without the action propose or migrate", f)
 			}
@@ -223,19 +233,44 @@ func (d *decoder) loadTarget(n *yaml.Node, at string, s *LoadSpec) {
 		{"memory", false, d.size(&t.MemoryBytes)},
 		{"architecture", false, d.enum([]string{"amd64", "arm64"}, func(w string) { t.Architecture = w })},
 	})
-	files := t.CA != "" && t.Cert != "" && t.Key != ""
-	switch {
-	case strings.HasPrefix(t.Engine, "tcp://") && !files:
-		d.fail(n, "add ca, cert and key: files in PEM", "%s is reached over tcp without certificates, and environment values of containers go there", at)
-	case strings.HasPrefix(t.Engine, "unix://") && t.CA+t.Cert+t.Key != "":
-		d.fail(n, "delete ca, cert and key", "%s is reached by a socket of this host, where certificates say nothing", at)
-	}
+	d.certificates(n, at, t.Engine, t.CA, t.Cert, t.Key)
 	for i := range s.Targets {
 		if s.Targets[i].Name == t.Name {
 			d.fail(n, "delete one of the two", "the target %s is already listed at line %d", quote(t.Name), s.Targets[i].Line)
 		}
 	}
 	s.Targets = append(s.Targets, t)
+}
+
+// certificates are needed over tcp, and say nothing over a socket.
+func (d *decoder) certificates(n *yaml.Node, at, engine, ca, cert, key string) {
+	switch {
+	case strings.HasPrefix(engine, "tcp://") && (ca == "" || cert == "" || key == ""):
+		d.fail(n, "add ca, cert and key: files in PEM", "%s is reached over tcp without certificates, and environment values of containers go there", at)
+	case !strings.HasPrefix(engine, "tcp://") && ca+cert+key != "":
+		d.fail(n, "delete ca, cert and key", "%s is reached by a socket of this host, where certificates say nothing", at)
+	}
+}
+
+func (d *decoder) orchestrator(n *yaml.Node, at string, o *Orchestrator) {
+	o.Within = DefaultLeaveWithin
+	before := len(d.errs)
+	d.object(n, at, []field{
+		{"swarm", false, func(n *yaml.Node, at string) {
+			o.Swarm = &Swarm{}
+			d.object(n, at, []field{
+				{"manager", false, d.text(&o.Swarm.Manager, checkEngine)},
+				{"ca", false, d.text(&o.Swarm.CA, checkFile)},
+				{"cert", false, d.text(&o.Swarm.Cert, checkFile)},
+				{"key", false, d.text(&o.Swarm.Key, checkFile)},
+			})
+			d.certificates(n, at, o.Swarm.Manager, o.Swarm.CA, o.Swarm.Cert, o.Swarm.Key)
+		}},
+		{"within", false, d.duration(&o.Within, time.Minute, maxMoveTime)},
+	})
+	if o.None() && len(d.errs) == before {
+		d.fail(n, "add swarm: {}, or delete the line", "%s names nothing that places containers", at)
+	}
 }
 
 // checkEngine accepts the address of an engine, or of the gate in front of one.

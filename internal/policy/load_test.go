@@ -99,6 +99,28 @@ func TestLoadEveryField(t *testing.T) {
 	}
 }
 
+func TestLoadOrchestrator(t *testing.T) {
+	for _, tt := range []struct {
+		src  string
+		want Orchestrator
+	}{
+		{"{swarm: {}}", Orchestrator{&Swarm{}, DefaultLeaveWithin}},
+		{"{swarm: {manager: unix:///run/m1.sock}, within: 3m}", Orchestrator{&Swarm{Manager: "unix:///run/m1.sock"}, 3 * time.Minute}},
+		{"{swarm: {manager: tcp://m1:2376, ca: /ca.pem, cert: /c.pem, key: /k.pem}}", Orchestrator{&Swarm{"tcp://m1:2376", "/ca.pem", "/c.pem", "/k.pem"}, DefaultLeaveWithin}},
+	} {
+		p := parseOneLoad(t, loadDoc("caps: {memory: 85%}", "actions: [migrate]", "movable: {names: [a]}", "orchestrator: "+tt.src))
+		if diff := cmp.Diff(tt.want, p.Spec.Orchestrator); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.src, diff)
+		}
+		if again := parseOneLoad(t, string(p.Canonical())); again.Revision != p.Revision || again.Spec.Orchestrator.Kind() != "swarm" {
+			t.Errorf("%s: the canonical form says something else:\n%s", tt.src, p.Canonical())
+		}
+		if got := p.Spec.Rules(); !slices.Contains(got, "orchestrator=swarm") {
+			t.Errorf("rules %q", got)
+		}
+	}
+}
+
 func TestLoadDefaults(t *testing.T) {
 	s := parseOneLoad(t, loadDoc("caps: {memory: 85%}", "actions: [alert]")).Spec
 	want := LoadSpec{
@@ -139,7 +161,16 @@ func TestLoadErrors(t *testing.T) {
 		{"mode", with("mode: audit"), `unknown field "mode" in spec`},
 		{"no action", loadDoc(caps, "actions: []"), `spec.actions is an empty list: the policy does nothing`},
 		{"migrate and propose", loadDoc(caps, "actions: [propose, migrate]", movable, targets), `l.yaml:6:12: migrate carries out what propose would wait for; fix: leave out one of the two`},
-		{"migrate without targets", loadDoc(caps, "actions: [migrate]", movable), `the action migrate has nothing to move to: there is no target; fix: add targets:`},
+		{"migrate without targets", loadDoc(caps, "actions: [migrate]", movable), `the action migrate has nothing to move to: there is no target; fix: add targets:, or orchestrator:`},
+		{"empty orchestrator", loadDoc(caps, propose, movable, "orchestrator: {within: 2m}"), `l.yaml:8:17: spec.orchestrator names nothing that places containers; fix: add swarm: {}`},
+		{"orchestrator and targets", loadDoc(caps, propose, movable, targets, "orchestrator: {swarm: {}}"), `l.yaml:8:12: spec.targets says nothing with spec.orchestrator: swarm says where containers go, and moves them; fix: delete the line`},
+		{"orchestrator and moves", loadDoc(caps, propose, movable, "moves: {drain: 1s}", "orchestrator: {swarm: {}}"), `l.yaml:8:10: spec.moves says nothing with spec.orchestrator`},
+		{"orchestrator for nothing", with("orchestrator: {swarm: {}}"), `spec.orchestrator says nothing without the action propose or migrate; fix: add propose`},
+		{"manager without certificates", loadDoc(caps, propose, movable, "orchestrator: {swarm: {manager: tcp://m1:2376}}"), `spec.orchestrator.swarm is reached over tcp without certificates`},
+		{"certificates for this engine", loadDoc(caps, propose, movable, "orchestrator: {swarm: {ca: /ca.pem}}"), `where certificates say nothing; fix: delete ca`},
+		{"manager over http", loadDoc(caps, propose, movable, "orchestrator: {swarm: {manager: http://m1:2376}}"), `"http://m1:2376" is no address of an engine`},
+		{"within", loadDoc(caps, propose, movable, "orchestrator: {swarm: {}, within: 1s}"), `spec.orchestrator.within must be from 1m0s to 24h0m0s`},
+		{"swarm beside", loadDoc(caps, propose, movable, "swarm: {}"), `unknown field "swarm" in spec; fix: move it to spec.orchestrator`},
 		{"target without engine", loadDoc(caps, propose, movable, "targets: [{name: n2}]"), `spec.targets[0].engine is missing`},
 		{"engine over ssh", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: ssh://n2}]"), `spec.targets[0].engine: "ssh://n2" is no address of an engine; fix: write tcp://`},
 		{"engine without port", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2}]"), `"tcp://n2" is no address of an engine`},
@@ -274,6 +305,7 @@ func TestLoadReference(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(everyLoadField))
 	f.Add([]byte(loadDoc("caps: {psi: {io: 9% for 2s}}", "actions: [cordon]")))
+	f.Add([]byte(loadDoc("caps: {cpu: 9%}", "actions: [propose]", "movable: {names: [a]}", "orchestrator: {swarm: {manager: unix:///m}, within: 3m}")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		docs, err := ParseAll("l.yaml", data)
 		if err != nil {

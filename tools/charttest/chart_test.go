@@ -22,9 +22,11 @@ import (
 	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/util/validation"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -35,10 +37,12 @@ import (
 const (
 	chartDir = "../../deploy/helm/belay"
 	manifest = "../../deploy/kubernetes/belay.yaml"
-	digest   = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	// rights is what orchestrator.enabled adds to the cluster, for kubectl apply.
+	rights = "../../deploy/kubernetes/belay-orchestrator.yaml"
+	digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 )
 
-var update = flag.Bool("update", false, "rewrite "+manifest)
+var update = flag.Bool("update", false, "rewrite "+manifest+" and "+rights)
 
 // render is helm template: the values are checked against the schema, and go through the templates.
 func render(t *testing.T, values string) (map[string]string, error) {
@@ -96,7 +100,7 @@ func mustRender(t *testing.T, values string) map[string]string {
 }
 
 func TestLint(t *testing.T) {
-	for _, values := range []string{"{}", "namespace: {create: true}", "podMonitor: {enabled: true}\nagent: {metrics: {address: 0.0.0.0}}", "action: remove"} {
+	for _, values := range []string{"{}", "namespace: {create: true}", "podMonitor: {enabled: true}\nagent: {metrics: {address: 0.0.0.0}}", "action: remove", "orchestrator: {enabled: true}"} {
 		vals, err := chartutil.ReadValues([]byte(values))
 		if err != nil {
 			t.Fatal(err)
@@ -121,6 +125,7 @@ func TestStrict(t *testing.T) {
 		{"namespace", "namespace: {create: true}", 5},
 		{"no network policy", "networkPolicy: {enabled: false}", 3},
 		{"remove", "action: remove", 4},
+		{"orchestrator", "orchestrator: {enabled: true}", 8},
 		{"everything", `
 image: {digest: "` + digest + `", tag: v1}
 imagePullSecrets: [{name: pull}]
@@ -182,7 +187,7 @@ func TestSchema(t *testing.T) {
 	for _, values := range []string{
 		"imgae: {tag: x}", "image: {digest: latest}", "image: {repository: ''}", "agent: {flags: ['--x=a b']}", "agent: {flags: ['--x=$(id)']}",
 		"policies: {Bad_Name: x}", "policies: {a: 1}", "agent: {metrics: {address: localhost, port: 1}}", "agent: {metrics: {port: 0}}", "action: purge",
-		"runtime: {containerd: run/x.sock}", "allowInstallers: [abc]", "allowBPF: [cilium]", "allowBPF: {namespaces: [kube-system]}",
+		"runtime: {containerd: run/x.sock}", "allowInstallers: [abc]", "allowBPF: [cilium]", "allowBPF: {namespaces: [kube-system]}", "orchestrator: {enabled: yes please}", "orchestrator: {evict: true}",
 	} {
 		if _, err := render(t, values); err == nil || !strings.Contains(err.Error(), "schema") {
 			t.Errorf("%s: error %v, want one of the schema", values, err)
@@ -314,6 +319,33 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// TestRights: without orchestrator.enabled nobody has rights, and with it no more than the account needs.
+func TestRights(t *testing.T) {
+	if text, ok := mustRender(t, "{}")["orchestrator.yaml"]; ok {
+		t.Errorf("rights by default: %s", text)
+	}
+	docs := documents(t, mustRender(t, "orchestrator: {enabled: true}")["orchestrator.yaml"])
+	var got []string
+	for _, r := range decode[rbacv1.ClusterRole](t, string(docs[0])).Rules {
+		for _, what := range r.Resources {
+			got = append(got, what+": "+strings.Join(r.Verbs, " "))
+		}
+	}
+	want := []string{"nodes: get patch", "pods: get list", "pods/eviction: create", "persistentvolumeclaims: get", "persistentvolumes: get", "poddisruptionbudgets: list"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	subjects := decode[rbacv1.ClusterRoleBinding](t, string(docs[1])).Subjects
+	account := decode[corev1.ServiceAccount](t, mustRender(t, "{}")["serviceaccount.yaml"])
+	if len(subjects) != 1 || subjects[0].Name != account.Name || subjects[0].Namespace != account.Namespace {
+		t.Errorf("%+v have the rights, and the account is %s/%s", subjects, account.Namespace, account.Name)
+	}
+	match := decode[admissionv1.ValidatingAdmissionPolicy](t, string(docs[2])).Spec.MatchConditions[0].Expression
+	if want := `"system:serviceaccount:` + account.Namespace + ":" + account.Name + `"`; !strings.Contains(match, want) {
+		t.Errorf("what it may do to nodes is narrowed if %s, want %s", match, want)
+	}
+}
+
 func TestNetworkPolicy(t *testing.T) {
 	np := decode[networkingv1.NetworkPolicy](t, mustRender(t, "{}")["networkpolicy.yaml"])
 	if len(np.Spec.PolicyTypes) != 2 || len(np.Spec.Ingress)+len(np.Spec.Egress) > 0 {
@@ -407,32 +439,38 @@ func notes(t *testing.T, values string) string {
 	return files["belay/templates/NOTES.txt"]
 }
 
-// TestManifest holds the manifest for kubectl apply to the chart. -update writes it.
+// TestManifest holds the manifests for kubectl apply to the chart. -update writes them.
 func TestManifest(t *testing.T) {
 	files := mustRender(t, "namespace: {create: true}")
-	var b strings.Builder
-	fmt.Fprintln(&b, "# The chart in deploy/helm/belay with its defaults, for kubectl apply. Written by: go test . -update, in tools/charttest.")
 	order := []string{"namespace.yaml", "serviceaccount.yaml", "configmap.yaml", "networkpolicy.yaml", "daemonset.yaml"}
-	for _, name := range order {
-		text := strings.Replace(files[name], "app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl", 1)
-		fmt.Fprintf(&b, "---\n%s\n", strings.TrimSpace(text))
-	}
 	if len(files) != len(order) {
 		t.Errorf("the chart gives %d files, the manifest has %d", len(files), len(order))
+	}
+	holdManifest(t, manifest, "The chart in deploy/helm/belay with its defaults", files, order)
+	holdManifest(t, rights, "What orchestrator.enabled of the chart in deploy/helm/belay adds to the cluster", mustRender(t, "orchestrator: {enabled: true}"), []string{"orchestrator.yaml"})
+}
+
+func holdManifest(t *testing.T, path, what string, files map[string]string, order []string) {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s, for kubectl apply. Written by: go test . -update, in tools/charttest.\n", what)
+	for _, name := range order {
+		text := strings.ReplaceAll(files[name], "app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl")
+		fmt.Fprintf(&b, "---\n%s\n", strings.TrimSpace(text))
 	}
 	if *update {
 		if os.Getenv("CI") != "" {
 			t.Fatal("-update is refused in CI")
 		}
-		if err := os.WriteFile(manifest, []byte(b.String()), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	have, err := os.ReadFile(manifest)
+	have, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(have) != b.String() {
-		t.Errorf("%s is not what the chart gives: go test . -update", manifest)
+		t.Errorf("%s is not what the chart gives: go test . -update", path)
 	}
 }

@@ -305,7 +305,7 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 	q := &Proposal{ID: newID(4), Policy: p.Name, Revision: p.Revision, Made: now, Because: because(n), State: Waiting}
 	for _, m := range n.Moves {
 		pl := Planned{Containers: m.Containers, Names: m.Names, To: m.To, Why: m.Why, Held: m.Held}
-		if len(m.Containers) > 1 {
+		if len(m.Containers) > 1 && p.Spec.Orchestrator.None() {
 			pl.Skipped = "several containers move together, which a mover does not do: move them by hand"
 		}
 		q.Moves = append(q.Moves, pl)

@@ -129,6 +129,9 @@ func idOf(args []string) string {
 	if args[1] == "resume" {
 		return args[2]
 	}
+	if args[2] == "--resume" {
+		return args[3]
+	}
 	return args[slices.Index(args, "--id")+1]
 }
 

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// progress is what of a mover's journal is looked at: internal/load/move writes it, and documents
-// the words.
+// progress is what of a mover's journal is looked at: internal/load/move writes it, or
+// internal/load/leave, and they document the words.
 type progress struct {
 	Schema    string    `json:"schema"`
 	ID        string    `json:"id"`
@@ -20,6 +20,7 @@ type progress struct {
 	Phase     string    `json:"phase"`
 	Step      string    `json:"step"`
 	Error     string    `json:"error"`
+	NoFault   bool      `json:"noFault"`
 	KeepUntil time.Time `json:"keepUntil"`
 	History   []struct {
 		At   time.Time `json:"at"`
@@ -47,6 +48,8 @@ const (
 const (
 	moveSchema   = "belay.dev/move/v1"
 	groupSchema  = "belay.dev/move-group/v1"
+	leaveSchema  = "belay.dev/leave/v1"
+	leaveSuffix  = ".leave.json"
 	maxMoverFile = 4 << 20
 )
 
@@ -57,7 +60,10 @@ var errNeverBegun = errors.New("it was never begun")
 //
 // Errors: [errNeverBegun].
 func readProgress(dir, id string) (*progress, error) {
-	path := filepath.Join(dir, id+".json")
+	path, schema := filepath.Join(dir, id+".json"), moveSchema
+	if isLeave(dir, id) {
+		path, schema = filepath.Join(dir, id+leaveSuffix), leaveSchema
+	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errNeverBegun
@@ -76,10 +82,16 @@ func readProgress(dir, id string) (*progress, error) {
 	if err := json.Unmarshal(b, p); err != nil {
 		return nil, fmt.Errorf("journal of move %s: %w", id, err)
 	}
-	if p.Schema != moveSchema && p.Schema != groupSchema || p.ID != id {
+	if p.Schema != schema && (schema != moveSchema || p.Schema != groupSchema) || p.ID != id {
 		return nil, fmt.Errorf("journal of move %s: it is not of this version of belay", id)
 	}
 	return p, nil
+}
+
+// isLeave reports whether an ID is of a leave (internal/load/leave), and not of a move.
+func isLeave(dir, id string) bool {
+	_, err := os.Lstat(filepath.Join(dir, id+leaveSuffix))
+	return err == nil
 }
 
 // StepBack is the name among [Steps] of the way back, which the mover's journal does not divide.

@@ -74,7 +74,7 @@ type Move struct {
 	Outcome   string       `json:"outcome,omitempty"`
 	Step      string       `json:"step,omitempty"` // the last that is known
 	Error     string       `json:"error,omitempty"`
-	// NotBegun says that a failed move was not begun, for no reason of the target's.
+	// NotBegun says that a failed move was not begun, for no reason of the target's, or was interrupted.
 	NotBegun bool `json:"notBegun,omitempty"`
 	// Back says that it is being taken back, which it also can be once it is done.
 	Back      bool      `json:"back,omitempty"`

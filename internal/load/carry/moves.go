@@ -50,7 +50,7 @@ func (c *Carrier) advanceWith(ctx context.Context, p *policy.LoadPolicy, q *Prop
 		if !m.open() || ctx.Err() != nil {
 			continue
 		}
-		skip, held := verdict(s, self, &m)
+		skip, held := verdict(s, self, &m, p.Spec.Orchestrator.None())
 		if skip != "" || held != "" {
 			c.put(q, i, skip, held)
 			continue
@@ -88,8 +88,9 @@ func (c *Carrier) put(q *Proposal, i int, skip, held string) {
 	}
 }
 
-// verdict says why a planned move must not be made any more, or not yet, by a new state.
-func verdict(s *plan.State, self string, m *Planned) (skip, held string) {
+// verdict says why a planned move must not be made any more, or not yet, by a new state. Alone says
+// that a container that does not move alone does not move.
+func verdict(s *plan.State, self string, m *Planned, alone bool) (skip, held string) {
 	e, err := plan.Explain(s, self, m.Containers[0])
 	if err != nil {
 		return err.Error(), ""
@@ -97,7 +98,7 @@ func verdict(s *plan.State, self string, m *Planned) (skip, held string) {
 	if !e.Movable || len(e.Reasons) > 0 {
 		return strings.Join(e.Reasons, "; "), ""
 	}
-	if len(e.Together) > 1 {
+	if alone && len(e.Together) > 1 {
 		return "it moves together with others now (" + strings.Join(e.Together, ", ") + "), which a mover does not do: move them by hand", ""
 	}
 	i := slices.IndexFunc(e.Targets, func(t plan.ExplainedTarget) bool { return t.Target == m.To })
@@ -120,8 +121,13 @@ func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State,
 	mv := &Move{ID: newID(8), Proposal: q.ID, Policy: p.Name, Container: m.Containers[0], Name: m.Names[0], To: m.To, Began: c.o.Now()}
 	for j := range s.Nodes {
 		for k := range s.Nodes[j].Containers {
-			if ct := &s.Nodes[j].Containers[k]; s.Nodes[j].Name == self && ct.ID == mv.Container {
-				mv.Use = ct.Use
+			ct := &s.Nodes[j].Containers[k]
+			if s.Nodes[j].Name != self || !slices.Contains(m.Containers, ct.ID) {
+				continue
+			}
+			mv.Use = mv.Use.Plus(ct.Use)
+			if ct.Placed != nil {
+				mv.Name = ct.Placed.Name
 			}
 		}
 	}
@@ -138,6 +144,9 @@ func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State,
 
 // arguments are those of the mover.
 func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
+	if o := &p.Spec.Orchestrator; !o.None() {
+		return append([]string{"load", "leave", mv.Container, "--id", mv.ID, "--state-dir", c.o.Dir, "--within", o.Within.String()}, o.Arguments(c.o.From())...)
+	}
 	m := &p.Spec.Moves
 	i := slices.IndexFunc(p.Spec.Targets, func(t policy.LoadTarget) bool { return t.Name == mv.To })
 	t := &p.Spec.Targets[i]
@@ -218,7 +227,28 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 }
 
 func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup) {
-	c.start(ctx, id, []string{"move", "resume", id, "--state-dir", c.o.Dir}, movers)
+	args := []string{"move", "resume", id, "--state-dir", c.o.Dir}
+	if isLeave(c.o.Dir, id) {
+		args = append([]string{"load", "leave", "--resume", id, "--state-dir", c.o.Dir}, c.orchestratorOf(id)...)
+	}
+	c.start(ctx, id, args, movers)
+}
+
+// orchestratorOf says how what a leave was asked of is reached by its policy as it is now; nothing: as
+// its journal says.
+func (c *Carrier) orchestratorOf(id string) []string {
+	c.mu.Lock()
+	m := c.l.move(id)
+	c.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	for _, p := range c.o.Policies() {
+		if o := &p.Spec.Orchestrator; p.Name == m.Policy && !o.None() {
+			return o.Arguments(c.o.From())
+		}
+	}
+	return nil
 }
 
 // leave starts no mover for a move for a while; why says what it waits for, if nobody works at it.
@@ -304,6 +334,7 @@ func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
 	case rerr == nil && p.Phase == phaseTaken:
 		m.Error = p.Error
 		if m.underWay() {
+			m.NotBegun = p.NoFault
 			end(Failed, EventMoveFailed, "the move of "+m.Name+" to "+m.To+" failed at "+m.Step+" and was taken back: "+m.Error)
 			return
 		}

@@ -31,7 +31,7 @@ func (c *Carrier) lookForStrays() {
 	there := map[string]bool{}
 	defer func() { maps.DeleteFunc(c.over, func(id string, _ bool) bool { return !there[id] }) }() // movers remove old ones
 	for _, e := range entries {
-		id, ok := strings.CutSuffix(e.Name(), ".json")
+		id, ok := strings.CutSuffix(strings.Replace(e.Name(), leaveSuffix, ".json", 1), ".json")
 		there[id] = ok
 		if !ok || len(id) != 16 || c.l.move(id) != nil || c.over[id] || c.strays[id] != nil {
 			continue

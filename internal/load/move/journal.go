@@ -14,10 +14,10 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/atomicfile"
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/movesdir"
 )
 
 // Phase is which way a move goes.
@@ -227,13 +227,8 @@ func (j *Journal) write(dir string) error {
 	return nil
 }
 
-func validID(id string) bool {
-	b, err := hex.DecodeString(id)
-	return err == nil && len(b) == 8 && strings.ToLower(id) == id
-}
-
 func readJournal(dir, id string) (*Journal, error) {
-	if !validID(id) {
+	if !movesdir.ValidID(id) {
 		return nil, fmt.Errorf("%q is no ID of a move: see belay move list", id)
 	}
 	path := filepath.Join(dir, id+".json")
@@ -277,7 +272,7 @@ func List(dir string) ([]*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list moves: %w", err)
 	}
-	if err := trusted(dir); errors.Is(err, fs.ErrNotExist) {
+	if err := movesdir.Trusted(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no directory, no moves
 	} else if err != nil {
 		return nil, err
@@ -286,7 +281,7 @@ func List(dir string) ([]*Journal, error) {
 	var errs []error
 	for _, n := range names {
 		id := strings.TrimSuffix(filepath.Base(n), ".json")
-		if !validID(id) {
+		if !movesdir.ValidID(id) {
 			continue
 		}
 		j, err := readJournal(dir, id)
@@ -298,43 +293,4 @@ func List(dir string) ([]*Journal, error) {
 	}
 	slices.SortFunc(out, func(a, b *Journal) int { return b.Began.Compare(a.Began) })
 	return out, errors.Join(errs...)
-}
-
-// trusted fails for a directory into which others could put a journal: a journal says what root
-// does.
-func trusted(dir string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return fmt.Errorf("directory of moves: %w", &fs.PathError{Op: "stat", Path: dir, Err: err})
-	}
-	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
-		return fmt.Errorf("directory of moves %s: others may write to it; fix: chmod 700, and your own", dir)
-	}
-	return nil
-}
-
-// lock takes a move for this process, and makes the directory. The kernel gives it back when
-// the process ends, however it ends.
-func lock(dir, id string) (func(), error) {
-	if !validID(id) {
-		return nil, fmt.Errorf("%q is no ID of a move: see belay move list", id)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("directory of moves: %w", err)
-	}
-	if err := trusted(dir); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, id+".lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock move %s: %w", id, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("move %s: %w", id, ErrBusy)
-		}
-		return nil, fmt.Errorf("lock move %s: %w", id, err)
-	}
-	return func() { f.Close() }, nil
 }

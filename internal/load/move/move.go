@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/internal/load/recreate"
 )
 
@@ -86,7 +87,7 @@ const (
 
 // Errors that callers tell apart.
 var (
-	ErrBusy     = errors.New("another process is carrying out this move")
+	ErrBusy     = movesdir.ErrBusy
 	ErrLeased   = errors.New("the container is being moved already")
 	ErrNoReturn = errors.New("the target has taken over, and may have written")
 	// ErrTargetLost is for a copy with data that may run and write where nobody can ask.
@@ -248,7 +249,7 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 		j.ID = m.o.ID
 	}
 	j.FromEngine, j.ToEngine = r.from.Info.ID, r.to.Info.ID
-	unlock, err := lock(m.o.Dir, j.ID)
+	unlock, err := movesdir.Lock(m.o.Dir, j.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -473,7 +474,7 @@ func (r *run) mark() {
 // reopen locks a move and opens its engines, which must be those that it began with. To go back
 // the target need not answer.
 func (m *Mover) reopen(ctx context.Context, id string, back bool) (*run, func(), error) {
-	unlock, err := lock(m.o.Dir, id)
+	unlock, err := movesdir.Lock(m.o.Dir, id)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/internal/load/recreate"
 )
 
@@ -98,15 +99,15 @@ func TestUntrusted(t *testing.T) {
 
 func TestLock(t *testing.T) {
 	dir := private(t)
-	unlock, err := lock(dir, "0123456789abcdef")
+	unlock, err := movesdir.Lock(dir, "0123456789abcdef")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lock(dir, "0123456789abcdef"); !errors.Is(err, ErrBusy) {
+	if _, err := movesdir.Lock(dir, "0123456789abcdef"); !errors.Is(err, ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)
 	}
 	unlock()
-	unlock, err = lock(dir, "0123456789abcdef")
+	unlock, err = movesdir.Lock(dir, "0123456789abcdef")
 	if err != nil {
 		t.Fatal(err)
 	}

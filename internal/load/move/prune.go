@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/belay-project/belay/internal/load/movesdir"
 )
 
 // What is kept of moves that have ended.
@@ -30,7 +32,7 @@ func prune(dir string, now time.Time) {
 	for _, e := range entries {
 		id, kind, _ := strings.Cut(e.Name(), ".")
 		info, err := e.Info()
-		if !validID(id) || kind != "json" && kind != "lock" || err != nil || !info.Mode().IsRegular() {
+		if !movesdir.ValidID(id) || kind != "json" && kind != "lock" || err != nil || !info.Mode().IsRegular() {
 			continue
 		}
 		age := now.Sub(info.ModTime())
@@ -53,7 +55,7 @@ func prune(dir string, now time.Time) {
 // pruneOne removes a move if it has ended. It holds its lock: nobody carries it on meanwhile, and whoever waits for
 // the lock finds no journal. IDs are not used twice.
 func pruneOne(dir, id string) {
-	unlock, err := lock(dir, id)
+	unlock, err := movesdir.Lock(dir, id)
 	if err != nil {
 		return // somebody is at it
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/belay-project/belay/internal/load/movesdir"
 )
 
 // TestPrune: journals and locks of moves that have ended go after a while, or when there are too many, and no others.
@@ -37,7 +39,7 @@ func TestPrune(t *testing.T) {
 	put("00000000000000a5", Forward, 400*day)
 	put("00000000000000a6", Finished, 29*day)
 	put("00000000000000a7", Finished, 400*day) // somebody has its lock
-	unlock, err := lock(w.dir, "00000000000000a7")
+	unlock, err := movesdir.Lock(w.dir, "00000000000000a7")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,8 @@ type Container struct {
 	Net     Net     `json:"net"`
 	Storage Storage `json:"storage"`
 	Life    Life    `json:"life"`
+	// Placed says that an orchestrator has placed it here, and is asked to have it leave; nil: nobody is.
+	Placed *Placed `json:"placed,omitempty"`
 	// Other are reasons to stay that no field here tells, in words.
 	Other []string `json:"other,omitempty"`
 
@@ -28,6 +30,15 @@ type Container struct {
 	// most of that time; what is less than Use counts as Use.
 	Use  Amounts `json:"use"`
 	Peak Amounts `json:"peak"`
+}
+
+// Placed is what an orchestrator says of a container. What ties others to their node is no matter
+// then: it makes them anew elsewhere.
+type Placed struct {
+	Unit string `json:"unit"` // what leaves as one has one
+	// Name is what its past is known by: containers that an orchestrator makes anew have other names.
+	Name  string `json:"name"`
+	Stays string `json:"stays,omitempty"` // why it may not be asked to leave
 }
 
 // Image is what a container runs.

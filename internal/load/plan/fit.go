@@ -135,6 +135,9 @@ func (r refusal) more() string {
 
 // room says whether u fits into what h has free.
 func (h *host) room(u *unit) refusal {
+	if h.Places {
+		return refusal{}
+	}
 	for r, v := range u.need {
 		if v == 0 {
 			continue
@@ -160,6 +163,12 @@ func (f *fleet) suits(u *unit, src, h *host) refusal {
 	}
 	if r := f.returns(u, src, h); r.set() {
 		return r
+	}
+	if h.Places {
+		if slices.ContainsFunc(u.members, func(c *Container) bool { return c.Placed == nil }) {
+			return refusal{code: notTarget, what: "it has not placed it"}
+		}
+		return refusal{}
 	}
 	for _, c := range u.members {
 		if f.index.hasName(h, c.Name) {
@@ -308,6 +317,9 @@ func (m *Mount) driver() string {
 
 // collides says whether what the plan has put on h already stands in the way of u.
 func (h *host) collides(u *unit) refusal {
+	if h.Places {
+		return refusal{}
+	}
 	for _, o := range h.placed {
 		for _, c := range u.members {
 			for _, d := range o.members {

@@ -22,7 +22,7 @@ type host struct {
 	active  int // moves from it or to it, under way or started by this plan
 	coming  []string
 	names   map[string]bool // of its containers and of those that are coming; made when asked for
-	left    int             // containers that left it within an hour, or that this plan has leave it
+	left    int             // moves from it within an hour, or of this plan: see unit.counts
 }
 
 // fleet is all hosts.
@@ -140,12 +140,23 @@ func (f *fleet) trail(name, node string) []*Past {
 	return out
 }
 
+// pastOf returns the moves of a container that count. Of one that an orchestrator has placed they are
+// all from the node: it may have been brought back.
+func (f *fleet) pastOf(c *Container, node string) []*Past {
+	if c.Placed == nil {
+		return f.trail(c.Name, node)
+	}
+	return slices.DeleteFunc(slices.Clone(f.past[c.Placed.Name]), func(p *Past) bool { return p.From != node })
+}
+
 // closedTo says why a host takes no container whatever it is.
 func (f *fleet) closedTo(h *host) refusal {
 	s := f.s
 	switch {
 	case !h.Accepts || h.Refuses != "":
 		return refusal{code: notTarget, what: h.Refuses}
+	case h.Places:
+		return refusal{}
 	case !h.Enforces:
 		return refusal{code: notEnforcing}
 	case h.Seen.IsZero() || s.Now.Sub(h.Seen) > s.Limits.MaxAge || h.Seen.Sub(s.Now) > s.Limits.MaxAge:
@@ -181,7 +192,7 @@ func latest(p *Past) time.Time {
 
 // held says why a container of a node does not move at all now, or nothing.
 func (f *fleet) held(c *Container, node string) string {
-	for _, p := range f.trail(c.Name, node) {
+	for _, p := range f.pastOf(c, node) {
 		if p.underWay() {
 			return "it is being moved to " + quoted(p.To)
 		}
@@ -203,7 +214,7 @@ func (f *fleet) held(c *Container, node string) string {
 // failed, too soon.
 func (f *fleet) returns(u *unit, src, h *host) refusal {
 	for _, c := range u.members {
-		for _, p := range f.trail(c.Name, src.Name) {
+		for _, p := range f.pastOf(c, src.Name) {
 			past := f.s.Now.Sub(latest(p))
 			if past >= f.s.Limits.NoReturn {
 				continue

@@ -18,6 +18,14 @@ type unit struct {
 	refused  [][]string // why each member stays, in words; parallel to members
 }
 
+// counts is how many moves it is to limits: what an orchestrator has placed leaves as one.
+func (u *unit) counts() int {
+	if u.members[0].Placed != nil {
+		return 1
+	}
+	return len(u.members)
+}
+
 func (u *unit) byName(o *unit) int { return byName(u.members[0], o.members[0]) }
 
 func byName(a, b *Container) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) }
@@ -102,6 +110,9 @@ func find(cs []Container, byRef map[string]int, ref string) (int, bool) {
 // refs are containers without which c does not work.
 func (c *Container) refs() []string {
 	var out []string
+	if c.Placed != nil {
+		return nil
+	}
 	for _, mode := range []string{c.Net.Mode, c.Host.PIDMode, c.Host.IPCMode} {
 		if ref, ok := strings.CutPrefix(mode, "container:"); ok {
 			out = append(out, ref)
@@ -115,6 +126,9 @@ func (c *Container) refs() []string {
 // keys name what c shares with others that only works on one host.
 func (c *Container) keys(r Rules) []string {
 	var out []string
+	if c.Placed != nil {
+		return []string{"unit:" + c.Placed.Unit}
+	}
 	for _, k := range c.Life.Together {
 		out = append(out, "together:"+k)
 	}

@@ -20,6 +20,12 @@ type Ability struct {
 func (c *Container) Movable(r Rules) Ability {
 	var why []string
 	why = append(why, c.aboutState()...)
+	if c.Placed != nil {
+		if c.Placed.Stays != "" {
+			why = append(why, c.Placed.Stays)
+		}
+		return Ability{Movable: len(why) == 0, Reasons: why}
+	}
 	why = append(why, c.aboutHost()...)
 	why = append(why, c.aboutNet()...)
 	why = append(why, c.aboutStorage(r)...)
@@ -163,9 +169,9 @@ func (c *Container) aboutLife(r Rules) (why []string) {
 	switch l.Manager {
 	case "":
 	case "swarm":
-		why = append(why, "swarm manages it: drain the node, or docker service update --force")
+		why = append(why, "swarm manages it: belay load leave asks it")
 	case "kubernetes":
-		why = append(why, "Kubernetes manages it: cordon the node and use the Eviction API")
+		why = append(why, "Kubernetes manages it: belay load leave asks its Eviction API")
 	case "compose":
 		switch {
 		case !r.WholeProjects:

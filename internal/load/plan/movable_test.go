@@ -64,7 +64,7 @@ func TestMovable(t *testing.T) {
 		{name: "written layer", change: func(c *Container) { c.Storage.LayerBytes = 5 << 20 }, want: "5.0 MiB"},
 		{name: "layer not asked for", change: func(c *Container) { c.Storage.LayerKnown = false }, want: "not known whether"},
 		{name: "written layer, lost", change: func(c *Container) { c.Storage.LayerBytes = 5 }, rules: Rules{LoseLayer: true}},
-		{name: "swarm", change: func(c *Container) { c.Life.Manager = "swarm" }, want: "service update"},
+		{name: "swarm", change: func(c *Container) { c.Life.Manager = "swarm" }, want: "belay load leave"},
 		{name: "Kubernetes", change: func(c *Container) { c.Life.Manager = "kubernetes" }, want: "Eviction API"},
 		{name: "compose", change: func(c *Container) { c.Life.Manager, c.Life.Project = "compose", "shop" }, want: "wholeProjects"},
 		{name: "compose, whole", change: func(c *Container) { c.Life.Manager, c.Life.Project = "compose", "shop" }, rules: Rules{WholeProjects: true}},

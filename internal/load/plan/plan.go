@@ -279,7 +279,7 @@ func (f *fleet) heldUnit(u *unit, node string) string {
 			return why
 		}
 	}
-	if n := len(u.members); n > 1 && n > f.s.Limits.PerHour {
+	if n := u.counts(); n > 1 && n > f.s.Limits.PerHour {
 		return fmt.Sprintf("%d containers move together (%s), and limits.perHour is %d", n, u.names(), f.s.Limits.PerHour)
 	}
 	return ""
@@ -398,7 +398,7 @@ func (src *source) carry(n *NodePlan, found *search, closed string) {
 		if m.Held == "" {
 			src.active++
 			h.active++
-			src.left += len(u.members)
+			src.left += u.counts()
 		}
 		for k, c := range u.members {
 			m.Containers, m.Names = append(m.Containers, c.ID), append(m.Names, c.Name)
@@ -423,6 +423,13 @@ func (src *source) because(u *unit, h *host) string {
 			parts = append(parts, Resource(r).text(u.use[r])+" of "+Resource(r).String())
 		}
 	}
+	if h.Places {
+		s := fmt.Sprintf("it takes %s along, and %s says where it goes", strings.Join(parts, ", "), quoted(h.Name))
+		if len(u.members) > 1 {
+			s = "together (" + u.names() + "): " + s
+		}
+		return s
+	}
 	s := fmt.Sprintf("it takes %s along, and %s is left the emptiest of the targets that take it, %s full at most",
 		strings.Join(parts, ", "), quoted(h.Name), percentText(h.fullest(&h.use), whole))
 	if len(u.members) > 1 {
@@ -441,7 +448,7 @@ func (src *source) hold(u *unit, h *host, closed string) string {
 		return fmt.Sprintf("%d under way or before it from this node, and limits.atOnce is %d", src.active, l.AtOnce)
 	case h.active >= l.AtOnce:
 		return fmt.Sprintf("%d under way or before it at %s, and limits.atOnce is %d", h.active, quoted(h.Name), l.AtOnce)
-	case src.left+len(u.members) > l.PerHour:
+	case src.left+u.counts() > l.PerHour:
 		return fmt.Sprintf("%d left the node within an hour, and limits.perHour is %d", src.left, l.PerHour)
 	}
 	return ""

@@ -49,6 +49,13 @@ const MaxAmount = 1 << 52
 // Of returns one of them.
 func (a Amounts) Of(r Resource) int64 { return a.vector()[r] }
 
+// Plus returns the sum.
+func (a Amounts) Plus(b Amounts) Amounts {
+	return Amounts{
+		a.NanoCPUs + b.NanoCPUs, a.MemoryBytes + b.MemoryBytes, a.PIDs + b.PIDs, a.DiskBytes + b.DiskBytes, a.Inodes + b.Inodes,
+	}
+}
+
 // vector has the amounts by Resource.
 type vector [resources]int64
 

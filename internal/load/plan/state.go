@@ -32,6 +32,9 @@ type Node struct {
 	Accepts bool `json:"accepts,omitempty"`
 	// Refuses says in words why it takes none, where that is known; it then takes none.
 	Refuses string `json:"refuses,omitempty"`
+	// Places says that it is no node but an orchestrator, which finds room itself, for what it has
+	// placed and nothing else.
+	Places bool `json:"places,omitempty"`
 	// Enforces says that Belay enforces policies there.
 	Enforces bool `json:"enforces,omitempty"`
 	// Seen is when its readings were made; those older than [Limits.MaxAge] are not trusted.

@@ -218,7 +218,7 @@ func (c *Container) aboutLife(r Rules) (why []Refusal) {
 	for key := range labels {
 		switch {
 		case strings.HasPrefix(key, "com.docker.swarm."):
-			return []Refusal{{"swarm manages it", "drain the node, or docker service update --force"}}
+			return []Refusal{{"swarm manages it", "belay load leave asks it"}}
 		case strings.HasPrefix(key, "io.kubernetes."):
 			return []Refusal{{"Kubernetes manages it", "cordon the node and use the Eviction API"}}
 		}

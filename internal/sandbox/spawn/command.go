@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -37,12 +38,47 @@ type Limits struct {
 	Kind       string // what the cgroup's name begins with
 	MemoryMax  int64  // bytes; 0: no cgroup of its own
 	Processors int    // at most so many at a time; under version 1 as the caller
+	// Grace is how long a program that starts no others may take to end, when it is asked to (SIGTERM) because
+	// ctx or its time is over; 0: it is killed.
+	Grace time.Duration
 }
 
 // CommandIn is [Command] with limits of its own.
 //
 // Errors: also [*LimitError] at its memory.
 func CommandIn(ctx context.Context, l Limits, path string, args []string, input []byte, timeout time.Duration) error {
+	return command(ctx, l, path, args, input, nil, timeout)
+}
+
+// OutputIn is [CommandIn] for what it writes to its standard output, of which it may be most bytes.
+//
+// Errors: also [ErrOutput].
+func OutputIn(ctx context.Context, l Limits, path string, args []string, most int, timeout time.Duration) ([]byte, error) {
+	out := &bounded{most: most}
+	err := command(ctx, l, path, args, nil, out, timeout)
+	if out.over {
+		err = ErrOutput
+	}
+	return out.b.Bytes(), err
+}
+
+// ErrOutput says that a program has written more than was to be read.
+var ErrOutput = errors.New("it writes more than it may")
+
+type bounded struct {
+	b    bytes.Buffer
+	most int
+	over bool
+}
+
+func (w *bounded) Write(p []byte) (int, error) {
+	if w.over = w.over || w.b.Len()+len(p) > w.most; w.over {
+		return 0, ErrOutput
+	}
+	return w.b.Write(p)
+}
+
+func command(ctx context.Context, l Limits, path string, args []string, input []byte, out io.Writer, timeout time.Duration) error {
 	real, err := trusted(path)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", path, err)
@@ -61,11 +97,16 @@ func CommandIn(ctx context.Context, l Limits, path string, args []string, input 
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	cmd.Dir = "/"
 	cmd.Stdin = bytes.NewReader(input)
+	cmd.Stdout = out
 	stderr := new(tail)
 	cmd.Stderr = stderr
 	cmd.WaitDelay = 2 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	if l.Grace > 0 {
+		cmd.WaitDelay = l.Grace
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	}
 	cg, err := newCgroup(l.Kind, l.MemoryMax, 0, false)
 	if err != nil && !errors.Is(err, errNoCgroup) {
 		return fmt.Errorf("start %s: %w", path, err)

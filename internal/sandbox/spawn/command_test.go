@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -36,6 +37,44 @@ func TestCommand(t *testing.T) {
 	for _, path := range []string{"sh", "/bin", "/nowhere/at/all"} {
 		if err := Command(t.Context(), path, nil, nil, time.Minute); err == nil {
 			t.Errorf("%s was run", path)
+		}
+	}
+}
+
+// TestGrace: a program that has some may see to what it was at; one that takes longer is killed.
+func TestGrace(t *testing.T) {
+	done := filepath.Join(t.TempDir(), "done")
+	for _, tt := range []struct {
+		name, trap string
+		grace      time.Duration
+		want       bool
+	}{
+		{"none", "echo > " + done + "; exit", 0, false},
+		{"some", "echo > " + done + "; exit", time.Minute, true},
+		{"too little", "", 200 * time.Millisecond, false},
+	} {
+		_ = os.Remove(done)
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		err := CommandIn(ctx, Limits{Grace: tt.grace}, "/bin/sh", []string{"-c", "trap '" + tt.trap + "' TERM; while :; do sleep 0.05; done"}, nil, 0)
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 20*time.Second {
+			t.Errorf("%s: %v after %s", tt.name, err, time.Since(began))
+		}
+		if _, err := os.Stat(done); (err == nil) != tt.want {
+			t.Errorf("%s: done %v", tt.name, err == nil)
+		}
+	}
+}
+
+func TestOutputIn(t *testing.T) {
+	for _, tt := range []struct {
+		script, want string
+		err          error
+	}{{"echo hello", "hello\n", nil}, {"printf 12345678901234567", "", ErrOutput}, {"while :; do echo 1; done", "", ErrOutput}} {
+		got, err := OutputIn(t.Context(), Limits{}, "/bin/sh", []string{"-c", tt.script}, 16, time.Minute)
+		if tt.err == nil && string(got) != tt.want || len(got) > 16 || !errors.Is(err, tt.err) {
+			t.Errorf("%s: got %q, %v", tt.script, got, err)
 		}
 	}
 }
