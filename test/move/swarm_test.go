@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -29,6 +30,7 @@ const swarmImage = "swarm/web:1"
 // take IPVS.
 func (w *world) swarmOf(t *testing.T) {
 	t.Helper()
+	testneed.Need(t, "full-matrix", os.Getenv("BELAY_MATRIX") == "full", "make test-full: its rollouts take minutes")
 	wire := []string{"ip", "link", "add", "wire", "netns", strconv.Itoa(w.from.PID()), "type", "veth", "peer", "name", "wire", "netns", strconv.Itoa(w.to.PID())}
 	out, err := exec.CommandContext(t.Context(), wire[0], wire[1:]...).CombinedOutput()
 	testneed.Need(t, "veth", err == nil, fmt.Sprintf("two engines are joined by a wire: %s", out))
