@@ -200,6 +200,10 @@ func (r *Request) readEndpoint(name string, e *network.EndpointSettings, n *node
 	if e == nil {
 		return
 	}
+	if !userDefined(name) && e.NetworkID != "" { // of no use by such a name, but by the id that takes the name's place
+		n.set("NetworkID", textNode(""))
+		r.changed()
+	}
 	f := &r.Call.Facts
 	for s := range strings.SplitSeq(e.DriverOpts[endpointSysctls], ",") {
 		if key, value, ok := strings.Cut(s, "="); ok {

@@ -155,6 +155,8 @@ func (d *daemon) serve(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, map[string]any{"Name": "vol", "Driver": "local", "Options": map[string]string{"type": "none", "o": "rw,bind", "device": d.device}})
 	case p == "/networks/net1", p == "/networks/shared":
 		writeJSON(w, map[string]any{"Id": "net1", "Name": "shared"})
+	case p == "/networks/bridge":
+		writeJSON(w, map[string]any{"Id": "net0", "Name": "bridge"})
 	case p == "/networks/net2":
 		writeJSON(w, map[string]any{"Id": "net2", "Name": "other"})
 	case p == "/v1.27/networks", p == "/networks":

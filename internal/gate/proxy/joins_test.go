@@ -72,21 +72,25 @@ func TestNetworksAreJoinedByID(t *testing.T) {
 		want              int
 		sent              string
 	}{
-		"a mode":                           {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1"}}`, 201, byID},
-		"an id of the client's":            {all, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"` + idDB + `"}}}}`, 400, ""},
-		"another's id, by connect":         {all, "networks/net1/connect", `{"Container":"web","EndpointConfig":{"NetworkID":"` + idDB + `"}}`, 404, ""},
-		"links to one that is to come":     {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1","Links":["c5:c5"]}}`, 201, `"Links":["c5:c5"]`},
-		"a swarm's, as nodes configure it": {all, "networks/create", `{"Name":"n","Driver":"macvlan","Scope":"swarm","ConfigFrom":{"Network":"cfg"}}`, 204, `"cfg"`},
-		"as this host configures it":       {all, "networks/create", `{"Name":"n","Driver":"macvlan","ConfigFrom":{"Network":"cfg"}}`, 404, ""},
-		"connect":                          {all, "networks/net1/connect", `{"Container":"web"}`, 204, byID},
-		"one that the rules leave":         {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"net2"}}}}`, 403, ""},
-		"the same, by its other id":        {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"shared"}}}}`, 201, byID},
-		"one that nobody has made":         {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 400, ""},
-		"one of a swarm, on a worker":      {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 201, `"NetworkMode":"ghost"`},
+		"a mode":                                             {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1"}}`, 201, byID},
+		"an id of the client's":                              {all, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"` + idDB + `"}}}}`, 400, ""},
+		"another's id, by connect":                           {all, "networks/net1/connect", `{"Container":"web","EndpointConfig":{"NetworkID":"` + idDB + `"}}`, 404, ""},
+		"links to one that is to come":                       {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"net1","Links":["c5:c5"]}}`, 201, `"Links":["c5:c5"]`},
+		"a swarm's, as nodes configure it":                   {all, "networks/create", `{"Name":"n","Driver":"macvlan","Scope":"swarm","ConfigFrom":{"Network":"cfg"}}`, 204, `"cfg"`},
+		"as this host configures it":                         {all, "networks/create", `{"Name":"n","Driver":"macvlan","ConfigFrom":{"Network":"cfg"}}`, 404, ""},
+		"connect":                                            {all, "networks/net1/connect", `{"Container":"web"}`, 204, byID},
+		"one that the rules leave":                           {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"net2"}}}}`, 403, ""},
+		"the same, by its other id":                          {only, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"net1":{"NetworkID":"shared"}}}}`, 201, byID},
+		"an id beside a network of the engine's":             {all, "containers/create", `{"Image":"app","User":"1000","NetworkingConfig":{"EndpointsConfig":{"bridge":{"NetworkID":"` + idDB + `"}}}}`, 201, `"NetworkID":""`},
+		"an id beside a network of the engine's, to connect": {all, "networks/bridge/connect", `{"Container":"web","EndpointConfig":{"NetworkID":"` + idDB + `"}}`, 204, `"NetworkID":""`},
+		"one that nobody has made":                           {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 400, ""},
+		"one of a swarm, on a worker":                        {all, "containers/create", `{"Image":"app","User":"1000","HostConfig":{"NetworkMode":"ghost"}}`, 201, `"NetworkMode":"ghost"`},
 	} {
 		g := startGate(t, c.rules)
 		if strings.HasSuffix(name, "worker") {
+			g.d.mu.Lock()
 			g.d.swarm = map[string]any{"LocalNodeState": "active", "ControlAvailable": false}
+			g.d.mu.Unlock()
 		}
 		code, body := do(t, g.client(t), "POST", "/v1.41/"+c.path, c.body)
 		acted := g.d.acted()
