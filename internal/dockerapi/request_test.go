@@ -279,7 +279,7 @@ func TestSetResource(t *testing.T) {
 		{name: "a network without an endpoint", call: host(`{"NetworkMode":"back"}`), target: "/v1.44/containers/create",
 			body: `{"Image":"i","HostConfig":{"NetworkMode":"` + id + `"},"NetworkingConfig":{"EndpointsConfig":{"` + id + `":{"NetworkID":"` + id + `"}}}}`},
 		{name: "no endpoint, an id of the client's, the default network", call: create(`{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"back":null,"bridge":{"NetworkID":"x"},"n2":{"NetworkID":"victim"}}}}`), target: "/v1.44/containers/create",
-			body: `{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"` + id + `":{"NetworkID":"` + id + `"},"bridge":{"NetworkID":"x"},"n2":{"NetworkID":"` + id + `"}}}}`},
+			body: `{"Image":"i","NetworkingConfig":{"EndpointsConfig":{"` + id + `":{"NetworkID":"` + id + `"},"bridge":{"NetworkID":""},"n2":{"NetworkID":"` + id + `"}}}}`},
 		{name: "images keep their names", call: call{method: "DELETE", path: "/images/a:b"}, target: "/images/a:b"},
 		{name: "volumes have no ids", call: call{method: "DELETE", path: "/volumes/v"}, target: "/volumes/v"},
 	} {
