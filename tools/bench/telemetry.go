@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -41,61 +40,17 @@ const (
 	netLog         = "log belay." + string(journal.KindNetwork)
 )
 
-// collector is bin/otlpreceiver, the OpenTelemetry Collector's own receiver, which counts.
-type collector struct {
-	cmd                *exec.Cmd
-	grpc, web, control string // addresses
-}
-
 // startCollector also makes the root of the containers that are measured with it.
-func (b *bench) startCollector() (*collector, error) {
+func (b *bench) startCollector() (*lab.Receiver, error) {
 	if err := b.makeRoot(filepath.Join(b.bin, "loop")); err != nil {
 		return nil, err
 	}
-	c := &collector{cmd: exec.Command(filepath.Join(b.bin, "otlpreceiver"))}
-	c.cmd.Stderr = b.log
-	if _, err := c.cmd.StdinPipe(); err != nil { // it ends with its input, and so with this process
-		return nil, err
-	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := c.cmd.Start(); err != nil {
-		return nil, err
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		c.stop()
-		return nil, fmt.Errorf("otlpreceiver: %w", err)
-	}
-	for f := range strings.FieldsSeq(line) {
-		switch k, v, _ := strings.Cut(f, "="); k {
-		case "grpc":
-			c.grpc = v
-		case "http":
-			c.web = v
-		case "control":
-			c.control = v
-		}
-	}
-	return c, nil
+	return lab.RunReceiver(filepath.Join(b.bin, "otlpreceiver"))
 }
 
-func (c *collector) stop() {
-	_ = c.cmd.Process.Kill()
-	_ = c.cmd.Wait()
-}
-
-// took returns how many items of that signal and name it has, such as "log belay.net".
-func (c *collector) took(name string) (int, error) {
-	r, err := http.Get("http://" + c.control + "/counts") //nolint:noctx // a program of this run
-	if err != nil {
-		return 0, err
-	}
-	defer r.Body.Close()
-	var counts struct{ Names map[string]int }
-	err = json.NewDecoder(r.Body).Decode(&counts)
+// takenBy returns how many items of that signal and name a collector has, such as "log belay.net".
+func takenBy(ctx context.Context, c *lab.Receiver, name string) (int, error) {
+	counts, err := c.Counts(ctx)
 	return counts.Names[name], err
 }
 
@@ -143,7 +98,7 @@ func telemetries(ctx context.Context, b *bench) (out []figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.stop()
+	defer c.Kill()
 	return b.onAndOff(ctx, c)
 }
 
@@ -152,8 +107,8 @@ func floods(ctx context.Context, b *bench) (out []figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.stop()
-	for _, w := range []struct{ over, protocol, address string }{{"gRPC", "grpc", c.grpc}, {"HTTP", "http/protobuf", c.web}} {
+	defer c.Kill()
+	for _, w := range []struct{ over, protocol, address string }{{"gRPC", "grpc", c.GRPC}, {"HTTP", "http/protobuf", c.HTTP}} {
 		figs, err := b.flood(ctx, c, w.over, "--otlp-protocol", w.protocol, "--otlp-endpoint", "http://"+w.address)
 		out = append(out, figs...)
 		if err != nil {
@@ -172,7 +127,7 @@ func floods(ctx context.Context, b *bench) (out []figure, err error) {
 }
 
 // onAndOff measures what the gate answers and what executes, with and without telemetry.
-func (b *bench) onAndOff(ctx context.Context, c *collector) (out []figure, err error) {
+func (b *bench) onAndOff(ctx context.Context, c *lab.Receiver) (out []figure, err error) {
 	l, err := lab.New(lab.Options{Name: "bench", Source: b.source, BinDir: b.bin})
 	if err != nil {
 		return nil, err
@@ -183,7 +138,7 @@ func (b *bench) onAndOff(ctx context.Context, c *collector) (out []figure, err e
 		return nil, err
 	}
 	var sides [2]*side // off, on
-	for i, args := range [][]string{nil, {"--otlp-endpoint", "http://" + c.grpc, "--otlp-protocol", "grpc"}} {
+	for i, args := range [][]string{nil, {"--otlp-endpoint", "http://" + c.GRPC, "--otlp-protocol", "grpc"}} {
 		name := []string{"off", "on"}[i]
 		if sides[i], err = b.startSide(ctx, name, append([]string{"--docker-host", g.e.Host(), "--log-allowed"}, args...)...); err != nil {
 			return nil, err
@@ -247,8 +202,8 @@ func (t way) steady(ctx context.Context, request string, want int, d time.Durati
 }
 
 // pairsOf measures without telemetry (0) and with it (1) in turns. The collector must have something of that name meanwhile.
-func pairsOf(ctx context.Context, c *collector, what, unit, name string, measure func(side int) (float64, error)) ([]figure, error) {
-	before, err := c.took(name)
+func pairsOf(ctx context.Context, c *lab.Receiver, what, unit, name string, measure func(side int) (float64, error)) ([]figure, error) {
+	before, err := takenBy(ctx, c, name)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +226,7 @@ func pairsOf(ctx context.Context, c *collector, what, unit, name string, measure
 		}
 		ratios = append(ratios, pair[1]/pair[0])
 	}
-	after, err := c.took(name)
+	after, err := takenBy(ctx, c, name)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +243,7 @@ func pairsOf(ctx context.Context, c *collector, what, unit, name string, measure
 }
 
 // flood has an agent under its caps export as many events a second as are promised.
-func (b *bench) flood(ctx context.Context, c *collector, over string, otlp ...string) (out []figure, err error) {
+func (b *bench) flood(ctx context.Context, c *lab.Receiver, over string, otlp ...string) (out []figure, err error) {
 	prom, err := freePort()
 	if err != nil {
 		return nil, err
@@ -299,7 +254,7 @@ func (b *bench) flood(ctx context.Context, c *collector, over string, otlp ...st
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	wait(ctx, 5*time.Second) // it gives back what its start took
-	before, err := c.took(netLog)
+	before, err := takenBy(ctx, c, netLog)
 	if err != nil {
 		return nil, err
 	}
@@ -343,7 +298,7 @@ func (b *bench) flood(ctx context.Context, c *collector, over string, otlp ...st
 	for then := -1; exported != then && time.Since(last) < time.Minute; {
 		then = exported
 		wait(ctx, 3*time.Second)
-		if exported, err = c.took(netLog); err != nil {
+		if exported, err = takenBy(ctx, c, netLog); err != nil {
 			return nil, err
 		}
 	}
