@@ -67,27 +67,35 @@ func sceneOther(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	return h.seen(h.run(t, c.flags, "/bin/attack", "--pid", strconv.Itoa(pid), c.name), c.rule)
 }
 
+// inBothModes plays a scene under the rule, and then in audit: it is denied, and then passes and is told. Where the
+// table of levels says that the rule is unsupported, it passes.
+func (h *host) inBothModes(t *testing.T, c attackCase, audited func() trial) {
+	t.Helper()
+	tr := c.scene(t, h, c, true)
+	if h.unsupported(t, c.rule) {
+		if !tr.won {
+			t.Errorf("the table of levels says that it passes: %+v", tr)
+		}
+		return
+	}
+	if tr.won || tr.decision != verdict.Denied {
+		t.Errorf("%+v", tr)
+	}
+	if tr = audited(); !tr.won || tr.decision != verdict.WouldDeny {
+		t.Errorf("in audit: %+v", tr)
+	}
+}
+
 // The process of another container is no own one: neither for ptrace: own, nor for otherTasks.
 func TestOtherContainer(t *testing.T) {
 	h := get(t)
 	for _, c := range otherCases() {
 		t.Run(c.name, func(t *testing.T) {
-			tr := sceneOther(t, h, c, true)
-			if h.unsupported(t, c.rule) {
-				if !tr.won {
-					t.Errorf("the table of levels says that it passes: %+v", tr)
-				}
-				return
-			}
-			if tr.won || tr.decision != verdict.Denied {
-				t.Errorf("%+v", tr)
-			}
-			pid := h.victim(t)
-			h.enact(t, document("audited", "audit", c.policy))
-			tr = h.seen(h.run(t, c.flags, "/bin/attack", "--pid", strconv.Itoa(pid), c.name), c.rule)
-			if !tr.won || tr.decision != verdict.WouldDeny {
-				t.Errorf("in audit: %+v", tr)
-			}
+			h.inBothModes(t, c, func() trial {
+				pid := h.victim(t)
+				h.enact(t, document("audited", "audit", c.policy))
+				return h.seen(h.run(t, c.flags, "/bin/attack", "--pid", strconv.Itoa(pid), c.name), c.rule)
+			})
 		})
 	}
 }
