@@ -316,6 +316,7 @@ func (e *Enforcer) judgeHeld(what kernelBlHeld, cache *btf.Cache) error {
 	defer e.guardMu.Unlock()
 	e.attachMu.Lock()
 	defer e.attachMu.Unlock()
+	defer e.dropObject()
 	for _, h := range hooks {
 		if h.held == 0 || !h.in(e.backend) {
 			continue
