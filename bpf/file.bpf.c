@@ -196,16 +196,6 @@ static __always_inline int bl_key_verdict(struct bl_who *w, struct bl_container 
 	return slot == BL_ENFORCE ? -EPERM : 0;
 }
 
-/* The first bytes of a name that lies in the dentry itself, as short ones do; 0: it does not,
- * or this kernel's layout is unknown.
- */
-static __always_inline __u64 bl_short_name(struct dentry *d)
-{
-	if (!bpf_core_field_exists(d->d_iname) || d->d_name.len >= bpf_core_field_size(d->d_iname))
-		return 0;
-	return *(__u64 *)d->d_iname;
-}
-
 /* Could bl_key_dentry say anything but BL_KEY_NONE? Asked before whose the task is: most
  * opens of the host end here.
  */
@@ -389,7 +379,7 @@ static __always_inline int bl_truncate(const struct path *path)
 	}
 	if (!bl_files_used())
 		return 0;
-	return bl_files_act(&w, c, path, BL_A_WRITE, BL_H_TRUNCATE);
+	return bl_files_act(&w, c, path, NULL, BL_A_WRITE, BL_H_TRUNCATE);
 }
 
 SEC("lsm/path_truncate")

@@ -18,7 +18,7 @@ static __always_inline int bl_files_name(const struct path *dir, struct dentry *
 		return 0;
 	path.mnt = dir->mnt;
 	path.dentry = d;
-	return bl_files_act(&w, c, &path, acts, hook);
+	return bl_files_act(&w, c, &path, NULL, acts, hook);
 }
 
 #define BL_FILES_NAME(id, hook, acts, number, ...)					\
@@ -116,7 +116,7 @@ static __always_inline int bl_files_attributes(const struct path *path)
 
 	if (!bl_files_used() || !bl_inside(&w, &c))
 		return 0;
-	return bl_files_act(&w, c, path, BL_A_ATTRIBUTES, BL_H_ATTRIBUTES);
+	return bl_files_act(&w, c, path, NULL, BL_A_ATTRIBUTES, BL_H_ATTRIBUTES);
 }
 
 SEC("lsm/path_chmod")

@@ -77,8 +77,8 @@ struct bl_files_ask {
 	__u16 policy[BL_SLOTS];
 };
 
-/* The policy, if it says anything on one of the acts. Returns 0: nothing to judge, 1: go
- * on, < 0: denied.
+/* The policy, if it says anything on one of the acts. Returns which of them any path denies, 0:
+ * nothing to judge; < 0: denied.
  */
 static __always_inline int bl_files_ask(struct bl_files_ask *q, __u32 acts)
 {
@@ -90,8 +90,8 @@ static __always_inline int bl_files_ask(struct bl_files_ask *q, __u32 acts)
 		return -EPERM;
 	if (!(q->p->flags & BL_P_FILES))
 		return 0;
-	return !!(acts & (q->p->rules[BL_ENFORCE][BL_R_FILES].opt |
-			  q->p->rules[BL_AUDITED][BL_R_FILES].opt));
+	return acts & (q->p->rules[BL_ENFORCE][BL_R_FILES].opt |
+		       q->p->rules[BL_AUDITED][BL_R_FILES].opt);
 }
 
 /* The acts of overlayfs for itself run with the credentials of who mounted it. Are these such? They have
@@ -111,6 +111,46 @@ static __always_inline int bl_on_root(const struct bl_container *c, struct dentr
 {
 	return c && c->started == 2 && c->root_magic == OVERLAYFS_SUPER_MAGIC &&
 	       BPF_CORE_READ(d, d_sb, s_dev) == c->root_dev;
+}
+
+/* The first bytes of a name that lies in the dentry itself, as short ones do; 0: it does not,
+ * or this kernel's layout is unknown.
+ */
+static __always_inline __u64 bl_short_name(struct dentry *d)
+{
+	if (!bpf_core_field_exists(d->d_iname) || d->d_name.len >= bpf_core_field_size(d->d_iname))
+		return 0;
+	return *(__u64 *)d->d_iname;
+}
+
+#define BL_READ_DEPTH 16
+
+/* Is reading a file none that a rule denies, by the names in its path alone? A rule that denies it names the
+ * file or a directory above; most paths have no such name, and are spared the walk. On the root file system
+ * only, where a path is the names in it: elsewhere what is mounted where counts too.
+ */
+static __always_inline int bl_read_unnamed(const struct bl_files_ask *q, struct file *file)
+{
+	struct dentry *d = file->f_path.dentry, *up = d->d_parent;
+	const struct bl_container *c = q->c;
+	__u32 seq, i;
+	__u64 head;
+
+	if (!c || c->started != 2 || c->root_magic != OVERLAYFS_SUPER_MAGIC ||
+	    d->d_sb->s_dev != c->root_dev || (__u64)d == (__u64)up)
+		return 0;
+	seq = bl_rename_seq();
+	for (i = 0; i < BL_READ_DEPTH; i++) {
+		head = bl_short_name(d);
+		if (!head || bl_name_noted(q->p->read_names, head, d->d_name.len))
+			return 0;
+		d = up;
+		up = d->d_parent;
+		if ((__u64)d == (__u64)up)
+			return (__u64)d == (__u64)d->d_sb->s_root && !(seq & 1) &&
+			       seq == bl_rename_seq();
+	}
+	return 0;
 }
 
 /* An act whose path could not be found out is denied by whatever is said of such acts. */
@@ -209,31 +249,32 @@ static __always_inline int bl_files_verdict(struct bl_files_ask *q, const struct
 	return deny ? -EPERM : 0;
 }
 
-/* One act of a task in a container on one path. */
+/* One act of a task in a container on one path. file: the one at the path, if it is open. */
 static __always_inline int bl_files_act(struct bl_who *w, struct bl_container *c,
-					const struct path *path, __u32 acts, __u8 hook)
+					const struct path *path, struct file *file, __u32 acts,
+					__u8 hook)
 {
 	struct bl_files_ask q = { .w = w, .c = c };
-	int go = bl_files_ask(&q, acts);
+	int asked = bl_files_ask(&q, acts);
 
-	if (go <= 0)
-		return go;
+	if (asked <= 0)
+		return asked;
+	if (file && asked == BL_A_READ && bl_read_unnamed(&q, file))
+		return 0;
 	bl_files_judge(&q, path, acts);
 	return bl_files_verdict(&q, path, hook);
 }
 
 static __always_inline __u32 bl_file_acts(struct file *file)
 {
-	__u32 mode = BPF_CORE_READ(file, f_mode);
-
-	return bl_acts_opened(mode & FMODE_READ, mode & FMODE_WRITE,
-			      BPF_CORE_READ(file, f_flags) & O_TRUNC);
+	return bl_acts_opened(file->f_mode & FMODE_READ, file->f_mode & FMODE_WRITE,
+			      file->f_flags & O_TRUNC);
 }
 
 static __always_inline int bl_files_opened(struct bl_who *w, struct bl_container *c,
 					   struct file *file)
 {
-	return bl_files_act(w, c, __builtin_preserve_access_index(&file->f_path),
+	return bl_files_act(w, c, __builtin_preserve_access_index(&file->f_path), file,
 			    bl_file_acts(file), BL_H_FILE_OPEN);
 }
 
@@ -242,7 +283,7 @@ static __always_inline int bl_files_mapped(struct bl_who *w, struct bl_container
 					   struct file *file, unsigned long prot, int shared,
 					   __u8 hook)
 {
-	return bl_files_act(w, c, bl_user_path(file),
+	return bl_files_act(w, c, bl_user_path(file), file,
 			    bl_acts_mapped(!!(prot & (PROT_READ | PROT_WRITE | PROT_EXEC)),
 					   !!(prot & PROT_WRITE), shared), hook);
 }

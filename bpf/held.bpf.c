@@ -133,7 +133,7 @@ static __always_inline int bl_files_received(struct file *file)
 		return bl_priv(BL_R_PACKET_SOCKETS, NULL, BL_H_RECEIVE);
 	if (!bl_files_used() || (type != S_IFREG && type != S_IFDIR) || !bl_inside(&w, &c))
 		return 0;
-	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path),
+	return bl_files_act(&w, c, __builtin_preserve_access_index(&file->f_path), file,
 			    bl_file_acts(file), BL_H_RECEIVE);
 }
 

@@ -11,7 +11,8 @@ static __always_inline int bl_host_file(struct file *file, __u8 hook)
 	struct bl_container *c = NULL;
 	__u32 rules;
 
-	if (!bl_host_inside(&w, &c))
+	/* Reading is nobody's act here, and what most opens are for. */
+	if ((!(file->f_mode & FMODE_WRITE) && !(file->f_flags & O_TRUNC)) || !bl_host_inside(&w, &c))
 		return 0;
 	rules = bl_host_written(file);
 	if (!rules)

@@ -12,7 +12,7 @@
  * another ABI is never adopted: see internal/enforce. Containers and labels are carried
  * over where the size of an entry is the same, so a change of meaning changes the size too.
  */
-#define BL_ABI 7
+#define BL_ABI 8
 
 /* The zero value of a verdict is deny. */
 enum bl_verdict {
@@ -112,6 +112,7 @@ struct bl_rule {
 #define BL_P_FLAT_SHIFT	8	/* the bits above: BL_DIRS_* (pure/files.h) that file rules do not have */
 
 #define BL_MAX_ALLOW_LISTS 32
+#define BL_NAMES_WORDS 4	/* words of bits for names */
 
 /* Which set holds in a container from that age on, while it has not listened and since it
  * has. An entry that is not needed says what the last does.
@@ -135,6 +136,7 @@ struct bl_policy {
 	__u32 allow_need[BL_SLOTS];	/* bit i: allow list i must name the file */
 	__u64 start_for_ns[BL_SLOTS];	/* of asRoot: denyAfterStart */
 	__u64 caps[BL_SLOTS];		/* bit i: capability i is denied */
+	__u64 read_names[BL_NAMES_WORDS];	/* bl_name_bit of the last components of file rules that deny reading */
 	__u16 allow_policy[BL_MAX_ALLOW_LISTS];	/* source policy of allow list i */
 	struct bl_rule rules[BL_SLOTS][BL_R_MAX];
 	struct bl_phase phases[BL_PHASES];	/* ascending; the first is from 0 on */

@@ -78,6 +78,24 @@ static __always_inline __u32 bl_path_asks(__u32 i, __u32 n, __u32 dirs)
 	       (i + 1 == n && dirs & BL_DIRS_CHILD ? 1 << BL_PATH_CHILD : 0);
 }
 
+/* Which bit of bl_policy.read_names stands for a name. head: its first 8 bytes as they lie in memory,
+ * of a shorter one with anything behind them.
+ */
+static __always_inline __u32 bl_name_bit(__u64 head, __u32 len)
+{
+	if (len < 8)
+		head &= (1ULL << 8 * len) - 1;
+	return (head + len) * 0x9e3779b97f4a7c15ULL >> 56;
+}
+
+/* Could a rule that denies reading end in this name? */
+static __always_inline int bl_name_noted(const __u64 *names, __u64 head, __u32 len)
+{
+	__u32 bit = bl_name_bit(head, len);
+
+	return names[bit >> 6] >> (bit & 63) & 1;
+}
+
 /* Which of the acts the rules found deny, in both slots. */
 static __always_inline __u32 bl_acts_denied(__u32 found, __u32 acts)
 {

@@ -10,6 +10,7 @@ package pure
 /*
 #cgo CFLAGS: -O1 -Wall -Werror -Wno-unused-function
 #include <stdlib.h>
+#include <string.h>
 #include "exec.h"
 #include "cgroup_name.h"
 #include "path.h"
@@ -130,14 +131,33 @@ static __u32 pure_lookup(const struct pure_file_rule *r, __u32 n, __u32 kind, co
 	return found;
 }
 
-// As bl_path_rules in bpf/walk.h and bl_files_judge in bpf/files.h, on names one after the
+// As bl_read_unnamed in bpf/files.h.
+static int pure_unnamed(const struct bl_policy *p, const char *names, const __u32 *lens, __u32 n)
+{
+	__u64 head;
+	__u32 i;
+
+	for (i = 0; i < n; names += lens[i++]) {
+		memset(&head, 0xff, sizeof(head)); // as what lies behind a short name
+		memcpy(&head, names, lens[i] < 8 ? lens[i] : 8);
+		if (bl_name_noted(p->read_names, head, lens[i]))
+			return 0;
+	}
+	return n > 0;
+}
+
+// As bl_path_rules in bpf/walk.h and bl_files_act in bpf/files.h, on names one after the
 // other with their lengths.
-static __u32 pure_files(const void *rules, __u32 count, __u32 flags, __u64 k0, __u64 k1, const char *names,
+static __u32 pure_files(const void *rules, __u32 count, const void *policy, __u64 k0, __u64 k1, const char *names,
 			const __u32 *lens, __u32 n, __u32 acts)
 {
+	const struct bl_policy *p = policy;
+	__u32 flags = p->flags;
 	__u32 i, kind, asks, found = 0;
 	struct bl_sip sip;
 
+	if (acts == BL_A_READ && pure_unnamed(p, names, lens, n))
+		return 0;
 	bl_sip_init(&sip, k0, k1);
 	for (i = 0; i <= n; i++) {
 		asks = bl_path_asks(i, n, bl_files_dirs(flags));
@@ -248,16 +268,16 @@ func HashPath(k0, k1 uint64, components []string) [2]uint64 {
 }
 
 // FileActs runs the matching of file rules on the components of a path. rules points to count
-// entries of enforce.FileRuleBytes, flags are the set's. It returns which of acts are denied: in the low byte by
+// entries of enforce.FileRuleBytes, effective to the enforce.PolicyBytes of the set. It returns which of acts are denied: in the low byte by
 // policies that enforce, in the next by those that audit.
-func FileActs(rules unsafe.Pointer, count int, flags uint32, k0, k1 uint64, components []string, acts uint8) uint32 {
+func FileActs(rules unsafe.Pointer, count int, effective unsafe.Pointer, k0, k1 uint64, components []string, acts uint8) uint32 {
 	names := C.CString(strings.Join(components, ""))
 	defer C.free(unsafe.Pointer(names))
 	lens := make([]C.__u32, len(components)+1)
 	for i, c := range components {
 		lens[i] = C.__u32(len(c))
 	}
-	return uint32(C.pure_files(rules, C.__u32(count), C.__u32(flags), C.__u64(k0), C.__u64(k1), names, &lens[0],
+	return uint32(C.pure_files(rules, C.__u32(count), effective, C.__u64(k0), C.__u64(k1), names, &lens[0],
 		C.__u32(len(components)), C.__u32(acts)))
 }
 

@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/bits"
@@ -36,6 +37,7 @@ func EncodePolicy(eff *policy.Effective, revision uint32) PolicyBytes {
 	}
 	if len(eff.Files) > 0 {
 		p.Flags |= flagFiles | (dirsAll&^dirsOf(eff.Files))<<flatShift
+		p.ReadNames = readNames(eff.Files)
 	}
 	if len(eff.NetNames) > 0 {
 		p.Flags |= flagNames
@@ -59,6 +61,30 @@ func dirsOf(rules []policy.FileRule) (dirs uint32) {
 		}
 	}
 	return dirs
+}
+
+// readNames notes the last components of the paths on which reading is denied: a file none of whose components is noted
+// can be read. A rule on the root directory notes all.
+func readNames(rules []policy.FileRule) (names [4]uint64) {
+	for _, r := range rules {
+		if (r.Acts[0]|r.Acts[1])&policy.ActRead == 0 {
+			continue
+		}
+		name := r.Path[strings.LastIndexByte(r.Path, '/')+1:]
+		if name == "" {
+			return [4]uint64{math.MaxUint64, math.MaxUint64, math.MaxUint64, math.MaxUint64}
+		}
+		bit := nameBit(name)
+		names[bit/64] |= 1 << (bit % 64)
+	}
+	return names
+}
+
+// nameBit is bl_name_bit of bpf/pure/files.h.
+func nameBit(name string) uint64 {
+	var head [8]byte
+	copy(head[:], name)
+	return (binary.LittleEndian.Uint64(head[:]) + uint64(len(name))) * 0x9e3779b97f4a7c15 >> 56
 }
 
 // opensOf returns what opens have to be asked about for the policy: opens*.

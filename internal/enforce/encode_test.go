@@ -33,3 +33,25 @@ func TestDirs(t *testing.T) {
 		t.Errorf("flags %#x of a policy with no rules", p.Flags)
 	}
 }
+
+// A name is noted where a rule on it, or on what is below it, denies reading; one on the root directory notes all.
+func TestReadNames(t *testing.T) {
+	noted := func(name string, rules ...policy.FileRule) bool {
+		bit := nameBit(name)
+		return EncodePolicy(&policy.Effective{Files: rules}, 1).ReadNames[bit/64]>>(bit%64)&1 != 0
+	}
+	read := policy.FileRule{Kind: policy.PathExact, Path: "/etc/shadow", Acts: [2]policy.FileActs{policy.ActRead}}
+	audited := policy.FileRule{Kind: policy.PathTree, Path: "/run/secrets", Acts: [2]policy.FileActs{1: policy.ActRead | policy.ActWrite}}
+	child := policy.FileRule{Kind: policy.PathChild, Path: "/srv/a longer name", Acts: [2]policy.FileActs{policy.ActRead}}
+	write := policy.FileRule{Kind: policy.PathTree, Path: "/usr", Acts: [2]policy.FileActs{policy.ActWrite}}
+	for name, want := range map[string]bool{"shadow": true, "secrets": true, "a longer name": true, "usr": false, "etc": false} {
+		if got := noted(name, read, audited, child, write); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+	for _, name := range []string{"usr", "anything"} {
+		if !noted(name, policy.FileRule{Kind: policy.PathTree, Path: "/", Acts: [2]policy.FileActs{policy.ActRead}}) {
+			t.Errorf("%s is not noted by a rule on everything", name)
+		}
+	}
+}

@@ -559,6 +559,7 @@ type kernelBlPolicy struct {
 	AllowNeed   [2]uint32
 	StartForNs  [2]uint64
 	Caps        [2]uint64
+	ReadNames   [4]uint64
 	AllowPolicy [32]uint16
 	Rules       [2][64]kernelBlRule
 	Phases      [5]kernelBlPhase

@@ -339,7 +339,7 @@ func (e *Enforcer) configure() error {
 }
 
 // abi is BL_ABI of bpf/rules.h; TestABI compares the two.
-const abi = 7
+const abi = 8
 
 func flag(b bool) uint8 {
 	if b {

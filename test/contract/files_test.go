@@ -21,7 +21,8 @@ func fileActs(e *policy.Effective, path string, acts policy.FileActs) (denied [2
 	const k0, k1 = 3, 5
 	rules := enforce.EncodeFiles([2]uint64{k0, k1}, e)
 	rules = append(rules, enforce.FileRuleBytes{}) // never without an address
-	got := pure.FileActs(unsafe.Pointer(&rules[0]), len(rules)-1, enforce.EncodePolicy(e, 1).Flags, k0, k1, components(path), uint8(acts))
+	p := enforce.EncodePolicy(e, 1)
+	got := pure.FileActs(unsafe.Pointer(&rules[0]), len(rules)-1, unsafe.Pointer(&p), k0, k1, components(path), uint8(acts))
 	return [2]policy.FileActs{policy.FileActs(got), policy.FileActs(got >> 8)}
 }
 
@@ -31,8 +32,14 @@ func components(path string) []string {
 
 // The contract: the C that runs in the kernel matches paths as the Go reference does.
 func TestFilesContract(t *testing.T) {
-	policytest.RunFiles(t, func(_ *testing.T, e *policy.Effective, path string) [2]policy.FileActs {
-		return fileActs(e, path, ^policy.FileActs(0))
+	policytest.RunFiles(t, func(t *testing.T, e *policy.Effective, path string) [2]policy.FileActs {
+		all := fileActs(e, path, ^policy.FileActs(0))
+		for mode, read := range fileActs(e, path, policy.ActRead) { // by the names first
+			if read != all[mode]&policy.ActRead {
+				t.Errorf("reading alone: %#x, among all acts %#x", read, all[mode])
+			}
+		}
+		return all
 	})
 }
 
@@ -106,6 +113,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add([]byte{0, 1, 0, 0, 2, 2, 255}, "\u00e9", "/"+strings.Repeat("x", 255)+"/ab", uint8(1))
 	f.Add([]byte{0, 0, 1, 3, 6, 6, 6, 6, 2, 255}, "a/a/a/a/a", "/"+strings.Repeat("a/", 21)+"b", uint8(255)) // deeper than depths are told apart
 	f.Add([]byte{}, "", "/", uint8(0))
+	f.Add([]byte{0, 0, 0, 1, 6, 3, 1, 1}, "longer name", "/longer name/usr/x", uint8(1))
 	f.Fuzz(func(t *testing.T, seed []byte, own, path string, acts uint8) {
 		parts := components(path)
 		if strings.ContainsRune(path, 0) || slices.ContainsFunc(parts, func(p string) bool { return len(p) > 255 }) {

@@ -8,11 +8,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/belay-project/belay/internal/enforce"
 )
 
 const vmText = `
@@ -24,8 +27,11 @@ a result: the runs without Belay differ by more than the target leaves room for.
 `
 
 // guestFigures is what the guest prints as one line of JSON: what one turn of a loop
-// took, by loop and situation.
+// took, by loop and situation, and what of it was in Belay's programs, by loop and program.
 type guestFigures map[string]map[string]float64
+
+// profiled is the situation whose programs are counted one by one.
+const profiled = "strict"
 
 const guestMark = "BELAY-BENCH "
 
@@ -75,6 +81,9 @@ func (g guestFigures) figures() []figure {
 			plain(loop+" in a container without Belay, before and after", "%.0f, %.0f", in[0], in[1]))
 		for _, p := range guestPolicies("") {
 			out = append(out, percent(loop+" in a container under "+p.name, m[p.name], in, 3))
+		}
+		for _, hook := range slices.Sorted(maps.Keys(g[loop+profile])) {
+			out = append(out, plain("… of it in the program on "+hook, "%.0f", g[loop+profile][hook]))
 		}
 	}
 	return out
@@ -146,6 +155,9 @@ func guest(ctx context.Context, args []string) (err error) {
 		if err == nil {
 			err = g.measure(ctx, p.name, b.loopIn)
 		}
+		if err == nil && p.name == profiled {
+			err = g.profile(ctx, b, s)
+		}
 		if err != nil {
 			return errors.Join(err, s.close())
 		}
@@ -178,6 +190,36 @@ func (g guestFigures) measure(ctx context.Context, situation string, loop func(c
 			g[l.what] = map[string]float64{}
 		}
 		g[l.what][situation] = slices.Min(v[1:]) // the first fills caches; what the kernel does meanwhile only adds
+	}
+	return nil
+}
+
+// profile ends the name of a loop in [guestFigures].
+const profile = ", by program"
+
+// profile counts, for each loop, the instructions of one turn in each program, those of the call and of the clock left in:
+// the programs that take a hundred or more.
+func (g guestFigures) profile(ctx context.Context, b *bench, s *kernelSide) (err error) {
+	stop, err := enforce.CountHookTimes()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop.Close()) }()
+	for _, l := range guestLoops {
+		// What starts and ends the container is in both runs, and taken off.
+		var took [2]map[string]enforce.HookTime
+		for i, n := range []int{l.n, 2 * l.n} {
+			if took[i], err = s.times(func() error { _, err := b.loopIn(ctx, l.what, n); return err }); err != nil {
+				return err
+			}
+		}
+		g[l.what+profile] = map[string]float64{}
+		for hook, t := range took[1] {
+			if each := float64(t.Total-took[0][hook].Total) / float64(l.n); each >= 100 {
+				runs := float64(t.Runs-took[0][hook].Runs) / float64(l.n)
+				g[l.what+profile][fmt.Sprintf("%s, %.1f runs", hook, runs)] = each
+			}
+		}
 	}
 	return nil
 }
