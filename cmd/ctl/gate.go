@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/syslog"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,7 @@ func (t *terminal) takeoverOptions(timeout time.Duration) (takeover.Options, err
 	if os.Geteuid() != 0 {
 		return takeover.Options{}, errors.New("this changes units of the host and needs root: sudo belay ...")
 	}
+	signal.Ignore(syscall.SIGHUP) // of a terminal that is gone: the daemon is stopped in between
 	self, err := os.Executable()
 	if err != nil {
 		return takeover.Options{}, fmt.Errorf("find this program, which the rollback's timer starts: %w", err)
@@ -103,25 +106,30 @@ func (t *terminal) writePlan(p *takeover.Plan) {
 }
 
 func disableGateCommand(t *terminal) *cobra.Command {
-	var unconfirmed bool
+	var unconfirmed, restart bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "disable-gate",
 		Short: "Give the Docker daemon its own socket back",
 		Long: `disable-gate removes what "belay enable-gate" wrote and starts the daemon at its
 usual place. Enforcement in the kernel goes on. If daemon.json names the
-plugin it refuses, with the gate in place or without: take the plugin out first.`,
-		Example: `  belay disable-gate`,
-		Args:    noArguments,
+plugin it refuses, with the gate in place or without: take the plugin out first.
+It refuses too where containers would stop with the daemon (no live-restore),
+unless told --restart-containers. If it is killed a timer goes on.`,
+		Example: `  belay disable-gate
+  belay disable-gate --restart-containers`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			opts, err := t.takeoverOptions(timeout)
 			if err != nil {
 				return err
 			}
+			opts.RestartContainers = restart
 			return takeover.New(opts).Disable(cmd.Context(), unconfirmed)
 		},
 	}
-	cmd.Flags().BoolVar(&unconfirmed, "if-unconfirmed", false, "only if enable-gate has not ended (its timer)")
+	cmd.Flags().BoolVar(&unconfirmed, "if-unconfirmed", false, "only if enable-gate or disable-gate has not ended (their timer)")
+	cmd.Flags().BoolVar(&restart, "restart-containers", false, "go on though containers stop with the daemon")
 	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit and the engine may take")
 	return cmd
 }

@@ -60,7 +60,7 @@ func (a *Agent) serveGate(ctx context.Context, inherited []net.Listener) error {
 	if err != nil {
 		return err
 	}
-	if len(inherited) == 0 {
+	if s.Made() { // what was handed over is held already, unless it is at another place
 		a.storeGate(s)
 	}
 	a.health.SetOK("gate")

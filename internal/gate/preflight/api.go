@@ -48,6 +48,8 @@ func get(ctx context.Context, socket, target string) (int, []byte, error) {
 type info struct {
 	Plugins         struct{ Authorization []string }
 	SecurityOptions []string
+
+	ContainersRunning int
 }
 
 // query asks the daemon itself, and where it refuses, through the gate.

@@ -77,7 +77,8 @@ func (l *look) checkTCP(a netip.AddrPort, why string) {
 	}
 	fix := fmt.Sprintf("take tcp:// out of hosts in %s and of dockerd's flags; callers from elsewhere: belay-agent run --gate-tls :2376", l.conf.File)
 	switch {
-	case !api && (tcp || len(l.conf.Hosts) > 0 && !slices.ContainsFunc(l.conf.Hosts, isFD)):
+	// What systemd hands over (fd://) is in no list of hosts.
+	case !api && !slices.ContainsFunc(l.conf.Hosts, isFD) && (tcp || len(l.conf.Hosts) > 0):
 		l.add("daemon.tcp", Warn, fmt.Sprintf("it listens on %s, which is none of its hosts: swarm, metrics or a debugger", a), why, "see who needs it: swarm's ports, or metrics-addr in "+l.conf.File)
 	case !l.conf.verifies():
 		l.add("daemon.tcp", Fail, fmt.Sprintf("it listens on %s without client certificates", a), why, fix)

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // containerdSockets returns where containerd may listen. With one in the daemon's
@@ -147,9 +150,14 @@ type container struct {
 	HostConfig struct {
 		Privileged bool
 		PidMode    string
+		CapAdd     []string
+		Devices    []struct{ PathOnHost string }
 	}
-	Mounts []struct{ Source, Destination string }
+	Mounts []struct{ Type, Name, Driver, Source, Destination string }
 }
+
+// rootCaps are capabilities with which a container's root is the host's.
+var rootCaps = []string{"ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "DAC_READ_SEARCH"}
 
 // checkContainers looks for running containers that have a way past the gate already.
 func (l *look) checkContainers(ctx context.Context) {
@@ -180,17 +188,56 @@ func (l *look) checkContainers(ctx context.Context) {
 			found = true
 			l.add(id, Warn, name+" sees the host's processes, and with CAP_SYS_PTRACE their files", why, fix)
 		}
-		for _, m := range c.Mounts {
-			if way := l.wayThrough(m.Source); way != "" {
+		for _, added := range c.HostConfig.CapAdd {
+			if slices.Contains(rootCaps, strings.TrimPrefix(strings.ToUpper(added), "CAP_")) {
 				found = true
-				l.add(id, Fail, fmt.Sprintf("%s has %s mounted, which gives it %s", name, m.Source, way), why, fix)
+				l.add(id, Fail, name+" has the capability "+added+", with which its root is the host's", why, fix)
 			}
 		}
+		for _, d := range c.HostConfig.Devices {
+			if o, err := l.stat(l.path(d.PathOnHost)); err == nil && o.kind == unix.S_IFBLK {
+				found = true
+				l.add(id, Fail, name+" has the disk "+d.PathOnHost, why, fix)
+			}
+		}
+		for _, m := range c.Mounts {
+			source := m.Source
+			if m.Type == "volume" {
+				device, err := l.volumeDevice(ctx, m.Name)
+				if err != nil {
+					found = true
+					l.add(id, Unknown, fmt.Sprintf("what the volume %s of %s mounts is not told: %s", m.Name, name, oneLine(err)), why, "run it as a user whom an AccessPolicy allows volume.inspect through the gate")
+					continue
+				}
+				source = cmp.Or(device, source)
+			}
+			if way := l.wayThrough(source); way != "" {
+				found = true
+				l.add(id, Fail, fmt.Sprintf("%s has %s mounted, which gives it %s", name, source, way), why, fix)
+			}
+		}
+	}
+	if l.info != nil && l.info.ContainersRunning > len(list) {
+		found = true
+		l.add(id, Unknown, fmt.Sprintf("%d of %d running containers are in the list: the others were not looked at", len(list), l.info.ContainersRunning), why,
+			"run it as a user whose AccessPolicy shows all containers")
 	}
 	if !found {
 		l.add(id, OK, fmt.Sprintf("none of %d running containers has a way past the gate", len(list)), why, "")
 	}
 }
+
+// volumeDevice returns the directory of the host that a local volume binds; "": none.
+func (l *look) volumeDevice(ctx context.Context, name string) (string, error) {
+	var v struct{ Options map[string]string }
+	if err := l.query(ctx, "/volumes/"+url.PathEscape(name), &v); err != nil {
+		return "", err
+	}
+	return v.Options["device"], nil
+}
+
+// policyDir is where the agent reads its policies.
+const policyDir = "/etc/belay"
 
 // wayThrough says what a mount of a host path gives away; "": nothing that we look for.
 func (l *look) wayThrough(source string) string {
@@ -202,7 +249,8 @@ func (l *look) wayThrough(source string) string {
 		return ""
 	}
 	secret := append(l.containerdSockets(), l.Socket)
-	secret = append(secret, l.conf.File)
+	secret = append(secret, l.conf.File, l.RunDir, policyDir)
+	secret = append(secret, otherRuntimes...)
 	for _, p := range l.pluginPlaces() {
 		secret = append(secret, filepath.Dir(p))
 	}

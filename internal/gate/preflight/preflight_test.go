@@ -40,6 +40,9 @@ func guarded(t *testing.T) *host {
 		"/plugins": `[]`, "/_ping": "OK", "/containers/json": `[{"Id":"c1"}]`,
 		"/containers/c1/json": `{"Id":"c1","Name":"/web","HostConfig":{"PidMode":""},"Mounts":[{"Source":"/srv/web"},{"Source":"/run/belay/docker.sock"}]}`,
 	}
+	for _, pid := range []string{"1", "77"} {
+		h.ns(pid, "mnt:[4026531841]")
+	}
 	h.owners["/run/docker-upstream"] = owner{mode: 0o700, kind: unix.S_IFDIR}
 	h.owners["/run/belay/docker.sock"] = owner{gid: 998, mode: 0o660, kind: unix.S_IFSOCK}
 	h.owners["/run/docker.sock"] = owner{gid: 998, mode: 0o660, kind: unix.S_IFSOCK}
@@ -95,6 +98,15 @@ func (h *host) write(path, text string) {
 	}
 }
 
+// ns puts a process into a mount namespace.
+func (h *host) ns(pid, mnt string) {
+	h.t.Helper()
+	dir := filepath.Join(h.root, "proc", pid, "ns")
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Symlink(mnt, filepath.Join(dir, "mnt"))); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 func (h *host) remove(path string) {
 	h.t.Helper()
 	if err := os.RemoveAll(filepath.Join(h.root, path)); err != nil {
@@ -117,7 +129,8 @@ func (h *host) takenOver(program string) {
 	delete(h.owners, "/run/belay/docker.sock")
 	h.o.Socket = "/var/run/docker.sock"
 	h.write("/proc/88/cmdline", program+"\x00run\x00")
-	h.write("/proc/88/net/unix", "Num\n0: 2 0 00010000 0001 01 2001 /run/docker.sock\n")
+	h.ns("88", "mnt:[4026531841]")
+	h.write("/proc/88/net/unix", "Num\n0: 2 0 00010000 0001 01 2001 /run/docker.sock.new\n")
 	h.write("/proc/88/net/tcp", "sl\n")
 	if err := os.Mkdir(filepath.Join(h.root, "/proc/88/fd"), 0o755); err != nil {
 		h.t.Fatal(err)
@@ -279,6 +292,37 @@ func TestFindings(t *testing.T) {
 			h.takenOver("/home/u/belay-agent")
 			h.owners["/proc/88"] = owner{uid: 1000, kind: unix.S_IFDIR, mode: 0o555}
 		}, "gate.socket", Fail, "/run/belay/docker.sock is not there"},
+		{"a container's process says that it is the daemon", func(h *host) {
+			h.args("-H", H, "-H", "tcp://0.0.0.0:2375")
+			h.listen("00000000:0947")
+			if err := os.CopyFS(filepath.Join(h.root, "proc/100"), os.DirFS("testdata/guarded/proc/77")); err != nil {
+				h.t.Fatal(err)
+			}
+			h.ns("100", "mnt:[4026532000]")
+		}, "daemon.tcp", Fail, "0.0.0.0:2375 without client certificates"},
+		{"TCP that systemd hands over", func(h *host) {
+			h.args("-H", "fd://", "-H", "tcp://127.0.0.1:2376")
+			h.listen("00000000:0947")
+		}, "daemon.tcp", Fail, "0.0.0.0:2375 without client certificates"},
+		{"a container may do all", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","HostConfig":{"CapAdd":["ALL"]}}`
+		}, "container.bypass", Fail, "web has the capability ALL"},
+		{"a container has the agent's sockets", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/belay"}]}`
+		}, "container.bypass", Fail, "/run/belay"},
+		{"a container has another engine's socket", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/podman/podman.sock"}]}`
+		}, "container.bypass", Fail, "podman"},
+		{"a container has a volume of a directory", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"volume","Name":"v","Source":"/var/lib/docker/volumes/v/_data"}]}`
+			h.answers["/volumes/v"] = `{"Options":{"type":"none","o":"bind","device":"/run/docker-upstream"}}`
+		}, "container.bypass", Fail, "/run/docker-upstream"},
+		{"a volume is not told", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"volume","Name":"v","Source":"/var/lib/docker/volumes/v/_data"}]}`
+		}, "container.bypass", Unknown, "the volume v"},
+		{"not all containers are shown", func(h *host) {
+			h.answers["/info"] = `{"Plugins":{"Authorization":["belay"]},"SecurityOptions":["name=seccomp,profile=default"],"ContainersRunning":3}`
+		}, "container.bypass", Unknown, "1 of 3"},
 		{"the gate before the daemon is down", func(h *host) {
 			h.takenOver("/usr/sbin/belay-agent")
 			h.down["/run/docker.sock"] = true

@@ -60,10 +60,11 @@ func (l *look) findDaemon() {
 		}
 		args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
 		name, d := filepath.Base(args[0]), &daemon{pid: pid, args: args[1:]}
-		if name == "belay-agent" && l.rootOwns(pid) && l.listeners(d) == nil {
+		// A name is what a process says of itself: one of a container may say it too.
+		if name == "belay-agent" && l.hosts(pid) && l.listeners(d) == nil {
 			l.agents = append(l.agents, d.unix...)
 		}
-		if name != "dockerd" {
+		if name != "dockerd" || !l.hosts(pid) {
 			continue
 		}
 		if err := l.listeners(d); err != nil {
@@ -93,10 +94,18 @@ func (l *look) findDaemon() {
 	}
 }
 
-// rootOwns tells whether a process is root's of the host.
-func (l *look) rootOwns(pid int) bool {
+// hosts tells whether a process is root's of the host, and sees the host's files: PID 1's mounts.
+func (l *look) hosts(pid int) bool {
 	o, err := l.stat(l.path(fmt.Sprintf("/proc/%d", pid)))
-	return err == nil && o.uid == 0
+	if err != nil || o.uid != 0 {
+		return false
+	}
+	mnt, err := os.Readlink(l.path(fmt.Sprintf("/proc/%d/ns/mnt", pid)))
+	if err != nil {
+		return false
+	}
+	first, err := os.Readlink(l.path("/proc/1/ns/mnt"))
+	return err == nil && mnt == first
 }
 
 // usualPlace is where callers look for Docker.
@@ -110,7 +119,8 @@ func (l *look) findGate() {
 	}
 	l.Gate = filepath.Join(l.RunDir, "docker.sock")
 	// A socket that an agent had before may still lie there.
-	if slices.ContainsFunc(l.agents, func(p string) bool { return l.resolved(p) == l.resolved(usualPlace) }) {
+	// The kernel has the name that a socket was bound by: the gate makes it beside its place and renames it.
+	if slices.ContainsFunc(l.agents, func(p string) bool { return l.resolved(strings.TrimSuffix(p, ".new")) == l.resolved(usualPlace) }) {
 		l.Gate = usualPlace
 	}
 }

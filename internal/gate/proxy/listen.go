@@ -26,6 +26,9 @@ const (
 // ErrInUse is returned if a process answers on the socket that a gate is to take.
 var ErrInUse = errors.New("the gate's socket is in use")
 
+// ErrReplaced is returned if the socket at the gate's path is not the gate's any more.
+var ErrReplaced = errors.New("the gate's socket was replaced")
+
 // listenUnix makes the socket at path. One that nobody listens on is replaced.
 func listenUnix(path string, gid int, mode fs.FileMode) (*net.UnixListener, error) {
 	tmp := path + newSuffix

@@ -62,7 +62,7 @@ type Server struct {
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
-	ownStat   os.FileInfo
+	ownStat   os.FileInfo       // of the socket at Options.Socket, ours or handed over
 
 	notKept sync.Once // says that containers lose the socket at a restart
 
@@ -118,7 +118,10 @@ func (s *Server) listen() error {
 		}
 		s.own = l
 		s.listeners = append(s.listeners, l)
-		if s.ownStat, err = os.Lstat(s.o.Socket); err != nil {
+	}
+	if s.o.Socket != "" {
+		var err error
+		if s.ownStat, err = os.Stat(s.o.Socket); err != nil {
 			return fmt.Errorf("look at the gate's socket: %w", err)
 		}
 	}
@@ -143,6 +146,9 @@ func (s *Server) inherits(path string) bool {
 	}
 	return false
 }
+
+// Made tells whether the server has made its unix socket itself.
+func (s *Server) Made() bool { return s.own != nil }
 
 // Files returns copies of the sockets on which unix connections are taken, for whoever
 // is to hold them over a restart. From then on the socket's file stays when the gate
@@ -197,6 +203,10 @@ func (s *Server) Run(ctx context.Context) error {
 		case err = <-errs:
 			done = true
 		case now := <-sweep.C:
+			if s.o.Socket != "" && !s.inPlace() {
+				err = fmt.Errorf("%w: whoever listens at %s now is asked in the gate's stead; see the hosts of the daemon (docs/gate.md)", ErrReplaced, s.o.Socket)
+				done = true
+			}
 			s.up.reap(now)
 			s.callers.forget(now)
 			s.guesses.forget(now)
@@ -204,8 +214,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopped := s.stopAccepting()
 	accepting.Wait()
-	if ctx.Err() != nil || !stopped {
+	switch {
+	case ctx.Err() != nil || !stopped:
 		return nil
+	case errors.Is(err, ErrReplaced):
+		return err
 	}
 	return fmt.Errorf("accept connections: %w", err)
 }
@@ -253,6 +266,13 @@ func (s *Server) forget(c *conn) {
 	delete(s.open, c)
 }
 
+// inPlace tells whether the socket at the gate's path is still the gate's: a daemon that is told to listen there too takes
+// the path away.
+func (s *Server) inPlace() bool {
+	st, err := os.Stat(s.o.Socket)
+	return err == nil && os.SameFile(st, s.ownStat)
+}
+
 // stopAccepting closes the listeners and ends connections between two requests. It
 // returns false if that was done before.
 func (s *Server) stopAccepting() bool {
@@ -265,7 +285,7 @@ func (s *Server) stopAccepting() bool {
 	// The path is removed first: a client must not find a socket that nobody serves. It may
 	// be another gate's by now.
 	if s.own != nil && !s.kept {
-		if st, err := os.Lstat(s.o.Socket); err == nil && os.SameFile(st, s.ownStat) {
+		if s.inPlace() {
 			os.Remove(s.o.Socket)
 		}
 	}

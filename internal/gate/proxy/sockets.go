@@ -102,6 +102,9 @@ func (s *Server) gateSocket() (string, error) {
 	if err := unix.Lstat(real, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return "", errors.New("the gate's socket is not there")
 	}
+	if !s.inPlace() {
+		return "", ErrReplaced
+	}
 	return real, nil
 }
 

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,6 +127,28 @@ func mountsOf(t *testing.T, body string) map[string]bool {
 }
 
 // Without the field a mount of the socket is judged as any other.
+// A daemon that is told to listen at the gate's place takes it away: what lies there then is nothing to give to containers.
+func TestSocketReplaced(t *testing.T) {
+	g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "WHAT", "replace"), "CHECKS", "notPrivileged"))
+	if _, err := g.gateSocket(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(g.socket); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", g.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := g.gateSocket(); !errors.Is(err, ErrReplaced) {
+		t.Errorf("the socket for containers: %v, want ErrReplaced", err)
+	}
+	if g.inPlace() {
+		t.Error("it is taken for the gate's own")
+	}
+}
+
 func TestDockerSocketUnsaid(t *testing.T) {
 	g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "  obligations: {dockerSocket: WHAT}\n", ""), "CHECKS", "noSocketMounts"))
 	body := `{"Image":"app","User":"1","HostConfig":{"Binds":["/var/run/docker.sock:/s"]}}`

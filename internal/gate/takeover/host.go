@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/belay-project/belay/internal/daemonjson"
 )
 
 // system starts the host's own programs.
@@ -125,7 +127,18 @@ func (h *Host) healthy(ctx context.Context) error {
 	if err := h.answers(ctx, Socket); err != nil {
 		return fmt.Errorf("the engine does not answer through the gate at %s: %w", Socket, err)
 	}
-	return nil
+	return h.isGate(ctx)
+}
+
+// isGate asks for what the gate alone refuses so: a daemon that listens at the old place too (a host in daemon.json or a flag,
+// another drop-in) answers a ping as well as the gate does.
+func (h *Host) isGate(ctx context.Context) error {
+	_, err := engine{h.path(Socket)}.get(ctx, "//_ping")
+	if refused := (*statusError)(nil); errors.As(err, &refused) && refused.code == http.StatusBadRequest && strings.Contains(refused.Error(), "belay") {
+		return nil
+	}
+	return fmt.Errorf("who answers at %s is not the gate: take %s out of hosts in %s, of dockerd's flags and of the drop-ins of %s",
+		Socket, Socket, daemonjson.Path, socketUnit)
 }
 
 // answers waits for a good answer to a ping.
@@ -188,10 +201,19 @@ func (e engine) get(ctx context.Context, path string) ([]byte, error) {
 	case len(b) > maxAnswer:
 		return nil, errors.New("the answer is too long")
 	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("GET %s: %s: %s", path, resp.Status, bytes.TrimSpace(b[:min(len(b), 300)]))
+		return nil, &statusError{resp.StatusCode, fmt.Sprintf("GET %s: %s: %s", path, resp.Status, bytes.TrimSpace(b[:min(len(b), 300)]))}
 	}
 	return b, nil
 }
+
+// statusError is an answer that is not 200.
+type statusError struct {
+	code int
+	text string
+}
+
+// Error returns the request and the start of the answer.
+func (e *statusError) Error() string { return e.text }
 
 func (e engine) liveRestore(ctx context.Context) (bool, error) {
 	var info struct{ LiveRestoreEnabled bool }

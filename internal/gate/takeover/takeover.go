@@ -36,7 +36,7 @@ const (
 
 var (
 	// ErrNotPossible is returned if the host is not one that can be changed so; nothing was.
-	ErrNotPossible = errors.New("the gate cannot be put in front of this daemon by this command")
+	ErrNotPossible = errors.New("the gate cannot be moved on this host by this command")
 	// ErrRolledBack is returned if the engine did not answer through the gate and is where it was.
 	ErrRolledBack = errors.New("rolled back: the daemon has its own socket again")
 )
@@ -147,8 +147,7 @@ func (h *Host) Enable(ctx context.Context) error {
 		return nil
 	}
 	if n := len(p.Running); n > 0 && !p.LiveRestore && !h.opts.RestartContainers {
-		return fmt.Errorf("%w: the daemon has to be restarted once, and without live-restore that stops its %d running containers; "+
-			`set "live-restore": true in /etc/docker/daemon.json and systemctl reload docker, or pass --restart-containers`, ErrNotPossible, n)
+		return stopsContainers(n)
 	}
 	st := state{Phase: phaseEnabling, Since: time.Now().UTC(), Group: p.Group, Mode: p.Mode, Running: p.Running}
 	if err := h.take(ctx, st); err != nil {
@@ -236,8 +235,9 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 
 // Disable gives the daemon its own socket back. Doing it twice is doing it once.
 //
-// unconfirmed is how the timer calls it: a takeover that has succeeded stays. Errors: the daemon asks the
-// plugin (see docs/gate.md), whether the gate is in front of it or not, or does not answer at its old place.
+// unconfirmed is how the timer calls it: a takeover that has succeeded stays, and one that was begun, or is being undone by
+// a process that ended, is undone. Errors: the daemon asks the plugin (see docs/gate.md), whether the gate is in front of it or not;
+// containers would stop ([ErrNotPossible], nothing was changed); the daemon does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	unlock, err := h.lock(ctx)
 	if err != nil {
@@ -248,7 +248,7 @@ func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	if err != nil && !unconfirmed {
 		h.opts.Say("going on without the record: " + err.Error())
 	}
-	if unconfirmed && (err != nil || st.Phase != phaseEnabling) {
+	if unconfirmed && (err != nil || st.Phase == "" || st.Phase == phaseEnabled) {
 		return nil
 	}
 	gone := h.engineGone(ctx)
@@ -263,6 +263,17 @@ func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	if gone {
 		return h.forget(ctx)
 	}
+	if !unconfirmed {
+		if err := h.containersLive(ctx); err != nil {
+			return err
+		}
+		// The daemon is stopped in between: whoever ends this process must not leave it so.
+		if h.systemd() {
+			if err := h.armTimer(ctx); err != nil {
+				h.opts.Say("going on without a timer: " + err.Error())
+			}
+		}
+	}
 	if err := h.undo(ctx); err != nil {
 		return err
 	}
@@ -276,8 +287,37 @@ func (h *Host) undoHalf(ctx context.Context) error {
 	if err != nil || st.Phase == "" || st.Phase == phaseEnabled {
 		return err
 	}
+	if err := h.containersLive(ctx); err != nil {
+		return err
+	}
 	h.opts.Say("an earlier run did not end: undoing it first")
 	return h.undo(ctx)
+}
+
+// containersLive returns [ErrNotPossible] if containers run that would stop with the daemon, and nobody has said that they may. Of a
+// daemon that does not answer none are known, and it cannot be left as it is.
+func (h *Host) containersLive(ctx context.Context) error {
+	if h.opts.RestartContainers || !h.systemd() {
+		return nil
+	}
+	for _, socket := range []string{Upstream, Socket} {
+		e := engine{h.path(socket)}
+		live, err := e.liveRestore(ctx)
+		if err != nil {
+			continue
+		}
+		running, err := e.running(ctx)
+		if err == nil && len(running) > 0 && !live {
+			return stopsContainers(len(running))
+		}
+		return nil
+	}
+	return nil
+}
+
+func stopsContainers(n int) error {
+	return fmt.Errorf("%w: the daemon has to be restarted once, and without live-restore that stops its %d running containers; "+
+		`set "live-restore": true in /etc/docker/daemon.json and systemctl reload docker, or pass --restart-containers`, ErrNotPossible, n)
 }
 
 // undo takes the drop-ins away and starts the daemon where it was. Each step is tried whatever

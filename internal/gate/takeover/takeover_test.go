@@ -24,6 +24,7 @@ type fakeHost struct {
 	calls       []string
 	liveRestore bool
 	gateBroken  bool   // the gate listens and its engine never answers
+	listensToo  bool   // the daemon has a host of its own at the old place, and takes that
 	fail        string // prefix of a command that fails
 	load        string // LoadState of Docker's units, which are not there or cannot be started; empty: loaded
 	masked      string // units that an operator has masked
@@ -60,7 +61,7 @@ func (f *fakeHost) moved() bool {
 	return false
 }
 
-func (f *fakeHost) listen(path string, mode fs.FileMode, broken bool) *http.Server {
+func (f *fakeHost) listen(path string, mode fs.FileMode, gate, broken bool) *http.Server {
 	p := filepath.Join(f.root, path)
 	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
 		f.t.Fatal(err)
@@ -77,6 +78,8 @@ func (f *fakeHost) listen(path string, mode fs.FileMode, broken bool) *http.Serv
 		switch {
 		case broken:
 			http.Error(w, "no engine", http.StatusBadGateway)
+		case gate && r.RequestURI == "//_ping":
+			http.Error(w, `{"message":"belay: the path is not clean"}`, http.StatusBadRequest)
 		case r.URL.Path == "/info":
 			fmt.Fprintf(w, `{"LiveRestoreEnabled":%t}`, f.liveRestore)
 		case r.URL.Path == "/containers/json":
@@ -94,11 +97,14 @@ func (f *fakeHost) listen(path string, mode fs.FileMode, broken bool) *http.Serv
 func (f *fakeHost) start(docker bool) {
 	switch moved := f.moved(); {
 	case docker && f.daemon == nil && moved:
-		f.daemon = f.listen(Upstream, 0o600, false)
+		f.daemon = f.listen(Upstream, 0o600, false, false)
+		if f.listensToo {
+			f.listen(Socket, 0o660, false, false)
+		}
 	case docker && f.daemon == nil:
-		f.daemon = f.listen(Socket, 0o660, false)
+		f.daemon = f.listen(Socket, 0o660, false, false)
 	case !docker && moved:
-		f.gate = f.listen(Socket, 0o660, f.gateBroken)
+		f.gate = f.listen(Socket, 0o660, true, f.gateBroken)
 	}
 }
 
@@ -196,12 +202,13 @@ func TestThereAndBack(t *testing.T) {
 func TestRollback(t *testing.T) {
 	for _, tt := range []struct{ name, fail string }{
 		{"the gate gives no answer", ""},
+		{"the daemon takes the gate's place", "listens too"},
 		{"the timer cannot be set", "systemd-run"},
 		{"the agent does not start", "systemctl restart belay-agent"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, h := newFakeHost(t)
-			f.gateBroken, f.fail = tt.fail == "", tt.fail
+			f.gateBroken, f.listensToo, f.fail = tt.fail == "", tt.fail == "listens too", tt.fail
 			if err := h.Enable(t.Context()); !errors.Is(err, ErrRolledBack) {
 				t.Errorf("Enable = %v, want ErrRolledBack", err)
 			}
@@ -212,20 +219,53 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// A process that is killed half-way leaves drop-ins below /run and the timer, which calls
+// A process that is killed half-way, on the way there or back, leaves drop-ins below /run and the timer, which calls
 // Disable(unconfirmed).
 func TestTimer(t *testing.T) {
+	for _, phase := range []string{phaseEnabling, phaseDisabling} {
+		t.Run(phase, func(t *testing.T) {
+			f, h := newFakeHost(t)
+			st := state{Phase: phase, Group: "docker", Mode: "0660"}
+			if err := errors.Join(h.writeState(st), h.writeDropIns(volatile, st.files())); err != nil {
+				t.Fatal(err)
+			}
+			f.stop(&f.daemon)
+			if err := h.Disable(t.Context(), true); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.atHome(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Without live-restore containers stop with the daemon on the way back too: that is for the caller to say.
+func TestDisableKeepsContainers(t *testing.T) {
 	f, h := newFakeHost(t)
-	st := state{Phase: phaseEnabling, Group: "docker", Mode: "0660"}
-	if err := errors.Join(h.writeState(st), h.writeDropIns(volatile, st.files())); err != nil {
+	if err := h.Enable(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.stop(&f.daemon)
-	if err := h.Disable(t.Context(), true); err != nil {
-		t.Fatal(err)
+	f.liveRestore = false
+	if err := h.Disable(t.Context(), false); !errors.Is(err, ErrNotPossible) || !f.moved() {
+		t.Errorf("Disable = %v, want ErrNotPossible and nothing changed", err)
 	}
-	if err := f.atHome(); err != nil {
+	f.calls = nil
+	h.opts.RestartContainers = true
+	if err := errors.Join(h.Disable(t.Context(), false), f.atHome()); err != nil {
 		t.Error(err)
+	}
+	if !slices.ContainsFunc(f.calls, func(c string) bool { return strings.HasPrefix(c, "systemd-run") }) {
+		t.Errorf("the daemon was stopped with no timer to start it: %q", f.calls)
+	}
+	// What an earlier run has left half is no reason to stop them either.
+	st := state{Phase: phaseDisabling, Group: "docker", Mode: "0660"}
+	if err := h.writeState(st); err != nil {
+		t.Fatal(err)
+	}
+	h.opts.RestartContainers = false
+	if err := h.Enable(t.Context()); !errors.Is(err, ErrNotPossible) {
+		t.Errorf("Enable = %v, want ErrNotPossible", err)
 	}
 }
 
@@ -240,8 +280,8 @@ func TestRefusals(t *testing.T) {
 		{"no live-restore", "live-restore", func(f *fakeHost) { f.liveRestore = false }},
 		{"the plugin is asked already", "authorization-plugins", plugin},
 		{"no systemd", "systemd does not run", func(f *fakeHost) { os.Remove(filepath.Join(f.root, volatile)) }},
-		{"the daemon is down", "does not answer", func(f *fakeHost) { f.stop(&f.daemon); f.listen(Socket, 0o660, true) }},
-		{"something at the new place", "something at", func(f *fakeHost) { f.listen(Upstream, 0o600, false) }},
+		{"the daemon is down", "does not answer", func(f *fakeHost) { f.stop(&f.daemon); f.listen(Socket, 0o660, false, true) }},
+		{"something at the new place", "something at", func(f *fakeHost) { f.listen(Upstream, 0o600, false, false) }},
 		{"no socket", "is no socket", func(f *fakeHost) {
 			f.stop(&f.daemon)
 			os.WriteFile(filepath.Join(f.root, Socket), nil, 0o600)
