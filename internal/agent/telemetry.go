@@ -6,6 +6,7 @@ import (
 
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/load"
 	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/scan/stock"
 	"github.com/belay-project/belay/internal/telemetry"
@@ -116,7 +117,7 @@ func (a *Agent) observed() telemetry.Observed {
 			o.Containers = m.Used
 		}
 	}
-	o.Loads = a.loadLevels()
+	o.Loads, o.Pressure = a.loadLevels(), load.Pressure("/proc")
 	for _, s := range a.outputs.Status() {
 		o.Outputs = append(o.Outputs, telemetry.OutputCount{Name: s.Name, Sent: s.Sent, Queued: s.Queued, Dropped: s.Dropped})
 	}
