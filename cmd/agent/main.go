@@ -178,7 +178,7 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 	f.StringVar(&cfg.Telemetry.KeyFile, "otlp-key", "", "key of the certificate")
 	f.StringVar(&cfg.Telemetry.Prometheus, "prometheus", "", "address on which metrics are offered to Prometheus, such as 127.0.0.1:9464; :9464 is on the loopback address too (default: none)")
 	f.StringArrayVar(&cfg.Outputs, "output", nil, "where records go besides the journal (repeatable): "+output.Usage+"; see docs/outputs.md")
-	f.StringArrayVar(&cfg.Anchor, "anchor", nil, "note the heads of the journal each minute in what leaves the host, so that root cannot write it anew unseen: otlp, syslog or webhook (repeatable; see belay events verify)")
+	f.StringArrayVar(&cfg.Anchor, "anchor", nil, "what must get the heads of the journal each minute, so that root cannot write it anew unseen (see belay events verify): otlp, syslog, webhook (repeatable), or none (default: those of them that records are sent to)")
 	f.StringVar(&memoryMax, "memory-max", "256M", `memory that the agent itself may take, by a cgroup of its own where no service manager has one for it; "none" for no cap`)
 	f.StringVar(&cpuMax, "cpu-max", "50%", `processor time that it may take once it enforces, in percent of one processor; "none" for no cap`)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")

@@ -3,9 +3,11 @@ package main
 import (
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/txtar"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/belay-project/belay/cmd/manpage"
@@ -24,6 +26,29 @@ func TestDocumentedCommands(t *testing.T) {
 	if understands([]string{"status", "--no-such-flag"}) == nil {
 		t.Error("a flag that is not there is understood")
 	}
+}
+
+// TestDocumentedScreen: the page shows belay top as TestScreens has it, with its empty lines as one.
+func TestDocumentedScreen(t *testing.T) {
+	page, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := txtar.ParseFile("testdata/screen/top.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range script.Files {
+		if f.Name != "want.denials" {
+			continue
+		}
+		screen := regexp.MustCompile(`\n{3,}`).ReplaceAllString(string(f.Data), "\n\n")
+		if !strings.Contains(string(page), "$ belay top\n"+screen+"```") {
+			t.Errorf("docs/cli.md does not show\n%s", screen)
+		}
+		return
+	}
+	t.Fatal("there is no screen")
 }
 
 var (

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,19 @@ const inPlace = `mount --make-rprivate / && mount --bind "$1" /run && mount -t p
 shift
 exec "$@"`
 
+// lsmHere is the finding on this kernel's security modules.
+func lsmHere() doctor.Finding {
+	f := doctor.Finding{ID: "kernel.lsm", Severity: doctor.Warn, Text: "bpf is not among the security modules"}
+	list, err := os.ReadFile("/sys/kernel/security/lsm")
+	switch {
+	case err != nil:
+		f.Text = "the list of security modules cannot be read"
+	case slices.Contains(strings.Split(strings.TrimSpace(string(list)), ","), "bpf"):
+		f.Severity, f.Text = doctor.OK, "bpf is among the security modules"
+	}
+	return f
+}
+
 // TestDoctorHere: the command as it is, on this kernel, of a host without Docker and of one with wrong modes.
 func TestDoctorHere(t *testing.T) {
 	testneed.Need(t, "root", os.Geteuid() == 0, "mount namespaces are root's")
@@ -31,6 +45,7 @@ func TestDoctorHere(t *testing.T) {
 		want    []doctor.Finding
 	}{
 		{"no Docker, nothing installed", func(*testing.T, string, string) {}, []doctor.Finding{
+			lsmHere(),
 			{ID: "agent.running", Severity: doctor.Fail, Text: "no agent runs"},
 			{ID: "engine.socket", Severity: doctor.Info, Text: "no container engine listens"},
 			{ID: "gate.docker", Severity: doctor.Info, Text: "Docker does not run"},

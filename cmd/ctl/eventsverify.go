@@ -28,7 +28,7 @@ func eventsVerifyCommand(t *terminal) *cobra.Command {
 		Use:   "verify --anchors FILE [DIR]",
 		Short: "Check that the journal holds what was noted of it elsewhere; needs no agent",
 		Long: `verify checks the hash chains of a journal, as "belay journal verify" does, and looks
-for the heads that belay-agent run --anchor has noted outside of this host. A chain
+for the heads that the agent has noted outside of this host. A chain
 alone shows no change by one who can write the files and computes it anew: a head that
 was noted and is no longer in the journal does.
 

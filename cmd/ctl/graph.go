@@ -32,11 +32,11 @@ func (f *graphFormat) Set(s string) error {
 }
 
 func graphCommand(t *terminal) *cobra.Command {
-	var denials bool
+	var denials, connected bool
 	since, format := sinceFlag{now: t.now}, graphFormat("svg")
 	cmd := &cobra.Command{
 		Use:   "graph",
-		Short: "Draw which container executed what and which addresses it dealt with, from the journal",
+		Short: "Draw which container executed what and dealt with which others and addresses",
 		Long: `graph draws the records of the agent's journal: containers in the middle, who reached
 them on the left, what they executed and connected to on the right, one line for each
 pair and decision, with the number of records.
@@ -46,21 +46,32 @@ denied are always there; programs that were allowed only if the agent runs with
 --log-allowed, and connections that were allowed never are. An address is not turned
 into a container's name: the records do not say whose it was.
 
+With --now the picture is of the TCP connections that containers have at this moment,
+from /proc of this host, as root: between containers, and with addresses. A container is
+at the other end where it holds the other end of that very connection: what a proxy or a
+published port has changed on the way is an address.
+
 The picture has at most 120 containers and things and 240 lines: those with denials
 first, then the most frequent. How much was left out is said in it.`,
 		Example: `  belay graph --since 1h > graph.svg
   belay graph --denials -o mermaid
+  belay graph --now > connections.svg
   belay graph -o json | jq '.edges[] | select(.decision == "denied")'`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b := graphBuilder{}
-			q := journal.ReadOptions{Since: since.at, Denials: denials}
-			if err := t.client().Events(cmd.Context(), q, func(r *journal.Record) error { b.add(r); return nil }); err != nil {
+			var err error
+			if connected {
+				err = t.connections(cmd.Context(), &b)
+			} else {
+				q := journal.ReadOptions{Since: since.at, Denials: denials}
+				err = t.client().Events(cmd.Context(), q, func(r *journal.Record) error { b.add(r); return nil })
+			}
+			if err != nil {
 				return err
 			}
 			g := b.graph()
 			w := bufio.NewWriter(t.out)
-			var err error
 			switch format {
 			case "json":
 				err = writeJSON(w, g, "  ")
@@ -75,6 +86,9 @@ first, then the most frequent. How much was left out is said in it.`,
 	cmd.Flags().VarP(&format, "output", "o", "output format")
 	cmd.Flags().Var(&since, "since", "only what happened after this: a time that has passed (10m, 36h, 7d),\na date, or a point in time (RFC 3339)")
 	cmd.Flags().BoolVar(&denials, "denials", false, "only what was denied, killed, or would have been in enforce mode")
+	cmd.Flags().BoolVar(&connected, "now", false, "the connections of this moment in the place of the journal")
+	cmd.MarkFlagsMutuallyExclusive("now", "since")
+	cmd.MarkFlagsMutuallyExclusive("now", "denials")
 	return cmd
 }
 
@@ -102,19 +116,22 @@ type graphNode struct {
 type graphEdge struct {
 	From     string           `json:"from"`
 	To       string           `json:"to"`
-	Act      string           `json:"act"` // exec, connect, send, reached
+	Act      string           `json:"act"` // exec, connect, send, reached; connected: now
 	Decision verdict.Decision `json:"decision"`
 	Count    uint64           `json:"count"`
 	Rules    []string         `json:"rules,omitempty"`
 	Last     time.Time        `json:"last"`
 }
 
-// graph is the picture. LeftOut counts records about what there was no room for, Lost those that the journal itself misses.
+// graph is the picture. LeftOut counts records, or connections, about what there was no room for, Lost records that the journal
+// itself misses. Unread says that not all connections could be looked at.
 type graph struct {
 	Nodes   []graphNode `json:"nodes"`
 	Edges   []graphEdge `json:"edges"`
 	LeftOut uint64      `json:"leftOut"`
 	Lost    uint64      `json:"lost"`
+	Unread  bool        `json:"unread,omitempty"`
+	unit    string      // of what is counted; empty: records
 }
 
 type graphKey struct {
@@ -127,8 +144,10 @@ type graphKey struct {
 type graphEnd struct{ kind, key, name string }
 
 type graphBuilder struct {
+	unit          string // of what is counted; empty: records
 	edges         map[graphKey]*graphEdge
 	leftOut, lost uint64
+	unread        bool
 }
 
 func (b *graphBuilder) add(r *journal.Record) {
@@ -139,6 +158,14 @@ func (b *graphBuilder) add(r *journal.Record) {
 	if !ok {
 		return
 	}
+	e := b.count(k, r.Time)
+	if p := r.Policy; e != nil && p != nil && !slices.Contains(e.Rules, p.Rule) && len(e.Rules) < 8 {
+		e.Rules = append(e.Rules, p.Rule)
+	}
+}
+
+// count counts one thing to a line, and returns it; nil: there is no room for one more.
+func (b *graphBuilder) count(k graphKey, at time.Time) *graphEdge {
 	if b.edges == nil {
 		b.edges = map[graphKey]*graphEdge{}
 	}
@@ -146,18 +173,16 @@ func (b *graphBuilder) add(r *journal.Record) {
 	if e == nil {
 		if len(b.edges) >= maxGraphSeen {
 			b.leftOut++
-			return
+			return nil
 		}
 		e = &graphEdge{Act: k.act, Decision: k.decision}
 		b.edges[k] = e
 	}
 	e.Count++
-	if r.Time.After(e.Last) {
-		e.Last = r.Time
+	if at.After(e.Last) {
+		e.Last = at
 	}
-	if p := r.Policy; p != nil && !slices.Contains(e.Rules, p.Rule) && len(e.Rules) < 8 {
-		e.Rules = append(e.Rules, p.Rule)
-	}
+	return e
 }
 
 // graphKeyOf says which line a record belongs to; ok is false if it is about none.
@@ -229,7 +254,7 @@ func (b *graphBuilder) graph() *graph {
 			strings.Compare(x.key.from.key, y.key.from.key), strings.Compare(x.key.to.key, y.key.to.key),
 			strings.Compare(x.key.act, y.key.act), strings.Compare(string(x.key.decision), string(y.key.decision)))
 	})
-	g := &graph{Nodes: []graphNode{}, Edges: []graphEdge{}, LeftOut: b.leftOut, Lost: b.lost}
+	g := &graph{Nodes: []graphNode{}, Edges: []graphEdge{}, LeftOut: b.leftOut, Lost: b.lost, Unread: b.unread, unit: b.unit}
 	ids := map[[2]string]string{}
 	for _, it := range items {
 		fresh := 0
@@ -262,10 +287,13 @@ func (g *graph) node(ids map[[2]string]string, end graphEnd) string {
 func (g *graph) missing() string {
 	var parts []string
 	if g.LeftOut > 0 {
-		parts = append(parts, fmt.Sprintf("%d records are about what there was no room for", g.LeftOut))
+		parts = append(parts, fmt.Sprintf("%d %s are about what there was no room for", g.LeftOut, cmp.Or(g.unit, "records")))
 	}
 	if g.Lost > 0 {
 		parts = append(parts, fmt.Sprintf("%d records were lost before the journal", g.Lost))
+	}
+	if g.Unread {
+		parts = append(parts, "not all connections could be looked at")
 	}
 	return strings.Join(parts, "; ")
 }

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/scan/inuse"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -185,4 +189,62 @@ func FuzzGraphText(f *testing.F) {
 		checkSVG(t, svg.Bytes(), g)
 		checkMermaid(t, mermaid.String(), g)
 	})
+}
+
+// TestGraphNow: containers that are connected have a line between them, from who connected, and what is no container
+// is an address.
+func TestGraphNow(t *testing.T) {
+	a, b, gone := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
+	const head, tail = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n", " 00000000:00000000 00:00000000 00000000 0 0 "
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"10/cgroup": "0::/docker/" + a + "\n", "10/ns/net": "->net:[1]", "10/fd/3": "->socket:[11]", "10/fd/4": "->socket:[12]", "10/fd/5": "->socket:[13]",
+		// 172.17.0.2 listens on 80, and has 172.17.0.3 and 192.0.2.9 there
+		"10/net/tcp": head + "0: 00000000:0050 00000000:0000 0A" + tail + "9 1\n" + "1: 020011AC:0050 030011AC:9C40 01" + tail + "11 1\n" +
+			"2: 020011AC:0050 090200C0:C350 01" + tail + "12 1\n" + "3: 020011AC:0050 090200C0:C351 01" + tail + "13 1\n",
+		"20/cgroup": "0::/docker/" + b + "\n", "20/ns/net": "->net:[2]", "20/fd/3": "->socket:[21]", "20/fd/4": "->socket:[22]",
+		// 172.17.0.3 is connected to it, and to 203.0.113.5:443
+		"20/net/tcp": head + "0: 030011AC:9C40 020011AC:0050 01" + tail + "21 1\n" + "1: 030011AC:9C41 057100CB:01BB 01" + tail + "22 1\n",
+		"30/cgroup":  "0::/docker/" + strings.Repeat("d", 64) + "\n", // the agent knows no such container
+	} {
+		path := filepath.Join(root, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o700)
+		if to, ok := strings.CutPrefix(text, "->"); ok {
+			err = errors.Join(err, os.Symlink(to, path))
+		} else {
+			err = errors.Join(err, os.WriteFile(path, []byte(text), 0o600))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := graphBuilder{unit: "connections"}
+	list := []control.Container{{ID: a, Name: "web"}, {ID: b, Name: "client"}, {ID: gone, Name: "gone"}, {Build: true}}
+	if err := build.connections(list, inuse.Proc{Root: root}, testNow); err != nil {
+		t.Fatal(err)
+	}
+	g := build.graph()
+	var mermaid, svg bytes.Buffer
+	if err := errors.Join(g.writeMermaid(&mermaid), g.writeSVG(&svg)); err != nil {
+		t.Fatal(err)
+	}
+	const want = `flowchart LR
+  n1(["192.0.2.9"])
+  n2["web"]
+  n3["client"]
+  n4(["203.0.113.5:443/tcp"])
+  n1 -- "connected ×2" --> n2
+  linkStyle 0 stroke:#16a34a
+  n3 -- "connected" --> n4
+  linkStyle 1 stroke:#16a34a
+  n3 -- "connected" --> n2
+  linkStyle 2 stroke:#16a34a
+`
+	if mermaid.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", mermaid.String(), want)
+	}
+	checkSVG(t, svg.Bytes(), g)
+	if g.Unread || !g.Edges[0].Last.Equal(testNow) {
+		t.Errorf("unread %v, seen at %v", g.Unread, g.Edges[0].Last)
+	}
 }

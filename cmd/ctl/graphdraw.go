@@ -100,9 +100,14 @@ func (g *graph) writeSVG(w io.Writer) error {
 		bend := 12 * lines[pair] // lines of one pair do not lie on each other
 		lines[pair]++
 		x1, y1, x2, y2 := from.x+boxWidth, from.y+boxHeight/2+bend, to.x, to.y+boxHeight/2+bend
+		cx1, cx2, label, anchor := x1+columnGap/2, x2-columnGap/2, x2-4, "end"
+		if from.x == to.x { // from one container around to another
+			x2 += boxWidth
+			cx2, label, anchor = cx1, x2+8, "start"
+		}
 		fmt.Fprintf(&b, `<path d="M%d %d C%d %d %d %d %d %d" fill="none" stroke="%s" stroke-width="%d"><title>%s</title></path>`+"\n",
-			x1, y1, x1+columnGap/2, y1, x2-columnGap/2, y2, x2, y2, decisionStroke(e.Decision), 1+min(3, len(fmt.Sprint(e.Count))-1), markup(edgeTitle(e)))
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end" font-size="10" fill="%s">%s</text>`+"\n", x2-4, y2-3, decisionStroke(e.Decision), markup(e.label()))
+			x1, y1, cx1, y1, cx2, y2, x2, y2, decisionStroke(e.Decision), 1+min(3, len(fmt.Sprint(e.Count))-1), markup(edgeTitle(e)))
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="%s" font-size="10" fill="%s">%s</text>`+"\n", label, y2-3, anchor, decisionStroke(e.Decision), markup(e.label()))
 	}
 	for _, n := range g.Nodes {
 		p := at[n.ID]

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
+	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -36,19 +38,30 @@ func TestMain(m *testing.M) {
 		os.Exit(run(ctx, &terminal{
 			in: os.Stdin, out: os.Stdout, err: os.Stderr,
 			now: func() time.Time { return testNow }, colours: wantColours(os.Stdout),
+			screen: isScreen(os.Stdin) && isScreen(os.Stdout),
 		}, os.Args[1:]))
 	}})
 }
 
 // TestScripts runs testdata/*.txtar. With -update what they compare with is written
 // anew.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "testdata") }
+
+// TestScreens runs testdata/screen/*.txtar, in which a command has a terminal.
+func TestScreens(t *testing.T) {
+	_, err := exec.LookPath("tmux")
+	testneed.Need(t, "tmux", err == nil, "it is the terminal: apt-get install tmux")
+	runScripts(t, "testdata/screen")
+}
+
+func runScripts(t *testing.T, dir string) {
+	t.Helper()
 	update := flag.Lookup("update").Value.String() == "true" // of depstest
 	if update && os.Getenv("CI") != "" {
 		t.Fatal("-update is refused in CI: what a command prints is reviewed like code")
 	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		UpdateScripts:       update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

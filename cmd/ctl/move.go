@@ -139,12 +139,13 @@ func (t *terminal) move(ctx context.Context, containers []string, f *moveFlags) 
 	if err := f.complete(); err != nil {
 		return err
 	}
-	m := t.mover(f)
 	if !f.dryRun {
-		j, err := m.Move(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
+		j, err := t.moving(ctx, f, func(m *move.Mover) (*move.Journal, error) {
+			return m.Move(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
+		})
 		return t.moved(j, notBegun(j, err))
 	}
-	p, err := m.Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
+	p, err := t.mover(f).Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
 	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
 		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
 			return err
@@ -264,7 +265,7 @@ Of a move that is done it removes the kept source, if its time is over.`,
 		Example: `  belay move resume 0b51f1d3a2c4e687`,
 		Args:    oneMove,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Resume(cmd.Context(), args[0])
+			j, err := t.moving(cmd.Context(), f, func(m *move.Mover) (*move.Journal, error) { return m.Resume(cmd.Context(), args[0]) })
 			return t.moved(j, err)
 		},
 	}
@@ -290,7 +291,7 @@ come back, two instances write, each to its own volumes.`,
   belay move abort --lose-writes --target-gone 0b51f1d3a2c4e687`,
 		Args: oneMove,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Abort(cmd.Context(), args[0], may)
+			j, err := t.moving(cmd.Context(), f, func(m *move.Mover) (*move.Journal, error) { return m.Abort(cmd.Context(), args[0], may) })
 			return t.moved(j, err)
 		},
 	}

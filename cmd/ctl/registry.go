@@ -21,6 +21,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/report"
 	"github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/telemetry"
 )
 
 func registryCommand(t *terminal) *cobra.Command {
@@ -70,7 +71,12 @@ Exit status: 0 all were scanned; 1 some were not; 2 not understood; 3 and 4 as o
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return t.scanRegistries(cmd.Context(), f, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			doing := telemetry.Begin("registry scan", map[string]string{"belay.scan.target": strings.Join(args, " ")})
+			err := t.scanRegistries(cmd.Context(), f, args, doing)
+			t.tell(cmd.Context(), doing, notDone(err))
+			return err
+		},
 	}
 	fl := cmd.Flags()
 	fl.VarP(&f.output, "output", "o", "output format: text or json")
@@ -95,9 +101,10 @@ type sweep struct {
 	passed  int   // over, since they were done before
 	failed  int   // that could not be scanned
 	verdict error // the worst of --fail-on
+	doing   *telemetry.Doing
 }
 
-func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, targets []string) error {
+func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, targets []string, doing *telemetry.Doing) error {
 	rules, err := f.check()
 	if err != nil {
 		return err
@@ -110,7 +117,7 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 			return fmt.Errorf("the pattern %q: %w", p, err)
 		}
 	}
-	s := &sweep{t: t, f: f, rules: rules}
+	s := &sweep{t: t, f: f, rules: rules, doing: doing}
 	if s.db, err = t.prepare(&f.scanFlags); err != nil {
 		return err
 	}
@@ -186,7 +193,13 @@ func (s *sweep) tell(ctx context.Context, what string, err error) error {
 	return nil
 }
 
-func (s *sweep) image(ctx context.Context, ref string) error {
+func (s *sweep) image(ctx context.Context, ref string) (err error) {
+	since, over := time.Now(), s.passed
+	defer func() {
+		if s.passed == over {
+			s.told(ref, since, err)
+		}
+	}()
 	digest, err := s.client.Digest(ctx, ref)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/report"
 	"github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/telemetry"
 )
 
 // Exit statuses of scan beside those of all commands.
@@ -65,6 +66,7 @@ type scanFlags struct {
 	keys            []attest.Key
 	attachments     *attachments      // of the image, once they were listed
 	running         ident.ContainerID // whose use of packages is looked at; "": of none
+	doing           *telemetry.Doing  // nil: nobody is told of this scan alone
 }
 
 func scanCommand(t *terminal) *cobra.Command {
@@ -124,7 +126,10 @@ of findings, in OpenVEX or CSAF. Both mark and hide nothing.
 --fail-on each does that is neither ignored nor known.
 
 Exit status: 0 done; 1 not done; 2 not understood; 3 there are findings that --fail-on
-means; 4 there are none, but something could not be read or matched.`,
+means; 4 there are none, but something could not be read or matched.
+
+Where the OTEL_* variables name a collector, it is sent a span of the scan with its
+stages, below the span that TRACEPARENT names; it is waited for 5 s at most.`,
 		Example: `  belay scan nginx:1.27
   belay scan registry.example/team/app:1.4
   belay scan registry:nginx:1.27 --platform linux/arm64
@@ -135,7 +140,12 @@ means; 4 there are none, but something could not be read or matched.`,
   belay scan sbom.json --fail-on high --vex vendor.vex.json -o junit > junit.xml
   belay scan registry.example/team/app:1.4 --attached-vex use --attestation-key vendor.pub`,
 		Args: oneArgument("one target"),
-		RunE: func(cmd *cobra.Command, args []string) error { return t.scan(cmd.Context(), f, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.doing = telemetry.Begin("scan", map[string]string{"belay.scan.target": args[0]})
+			err := t.scan(cmd.Context(), f, args[0])
+			t.tell(cmd.Context(), f.doing, notDone(err))
+			return err
+		},
 	}
 	fl := cmd.Flags()
 	fl.VarP(&f.output, "output", "o", "output format")
@@ -212,6 +222,9 @@ func (t *terminal) scan(ctx context.Context, f *scanFlags, name string) error {
 	if err != nil {
 		return err
 	}
+	if s.Inventory.Digest != "" {
+		f.doing.Attributes["belay.image.digest"] = s.Inventory.Digest
+	}
 	if err := t.takeAttachedVEX(ctx, f, name, rules); err != nil {
 		return err
 	}
@@ -238,6 +251,7 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 		return nil, err
 	}
 	defer tgt.Close()
+	f.doing.Ended("resolve")
 	f.running, _ = f.runningContainer(name)
 	return t.scanAttached(ctx, f, name, tgt, db)
 }
@@ -268,6 +282,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	m := t.meter()
 	res, err := target.Scan(ctx, tgt, m.watching(f.Options, name))
 	m.end()
+	f.doing.Ended("read")
 	f.cache.tell(t)
 	switch limit, ok := errors.AsType[*spawn.LimitError](err); {
 	case ok && limit.What == "memory":
@@ -284,6 +299,7 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 	}
 	_ = programpages.Drop() // and what reading the answer needed, beside matching
 	found, err := match(ctx, db, res, f.Timeout)
+	f.doing.Ended("match")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

@@ -73,6 +73,7 @@ type Agent struct {
 
 	telemetry *telemetry.Telemetry // nil: off
 	outputs   *output.Outputs      // nil: none
+	anchoring bool                 // the journal's heads are noted elsewhere; set before Run
 	anchored  uint64               // number of the last anchor; of keepAnchored, and of Run after that
 	opened    atomic.Bool          // all above is there to be observed
 	guardMode atomic.Uint32        // in force: enforce.GuardMode
@@ -322,7 +323,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.reportLosses(ctx) })
 	g.Go(func() error { return a.watchOwn(ctx) })
 	g.Go(func() error { a.settle(ctx); return nil })
-	if a.anchors() {
+	if a.anchoring {
 		g.Go(func() error { a.keepAnchored(ctx); return nil })
 	}
 	g.Go(func() error { return a.watcher.Run(ctx) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -17,29 +18,52 @@ const anchorEvery = time.Minute
 // anchorComponent is the anchors' name in health.
 const anchorComponent = "anchor"
 
-// checkAnchor makes sure that what is to hold the anchors gets records at all. It runs after the
-// outputs and telemetry are open.
+// anchorOTLP and anchorNone are, besides kinds of outputs, what Config.Anchor may name.
+const (
+	anchorOTLP = "otlp"
+	anchorNone = "none"
+)
+
+// anchorPlaces are what may hold the anchors: what leaves this host.
+var anchorPlaces = []string{anchorOTLP, output.KindSyslog, output.KindWebhook}
+
+// checkAnchor decides whether the journal is anchored, and makes sure that what is to hold the
+// anchors gets records at all. It runs after the outputs and telemetry are open.
 func (a *Agent) checkAnchor() error {
+	if len(a.cfg.Anchor) == 0 {
+		a.anchoring = slices.ContainsFunc(anchorPlaces, a.sendsTo)
+	}
 	for _, to := range a.cfg.Anchor {
 		switch {
-		case to == "otlp" && !a.telemetry.SendsLogs():
+		case to == anchorNone && len(a.cfg.Anchor) == 1:
+			return nil
+		case to == anchorNone:
+			return fmt.Errorf("--anchor %s: it stands alone; fix: leave out it, or the others", to)
+		case !slices.Contains(anchorPlaces, to):
+			return fmt.Errorf("--anchor %q: want otlp, syslog, webhook or none: what stays on this host proves nothing against its root", to)
+		case !a.sendsTo(to) && to == anchorOTLP:
 			return errors.New("--anchor otlp: no logs are sent to a collector; fix: give --otlp-endpoint")
-		case (to == output.KindSyslog || to == output.KindWebhook) && !a.outputs.Has(to):
+		case !a.sendsTo(to):
 			return fmt.Errorf("--anchor %s: there is no such output; fix: give --output %s:...", to, to)
-		case to != "otlp" && to != output.KindSyslog && to != output.KindWebhook:
-			return fmt.Errorf("--anchor %q: want otlp, syslog or webhook: what stays on this host proves nothing against its root", to)
 		}
+		a.anchoring = true
 	}
-	if len(a.cfg.Anchor) > 0 && a.records != a.cfg.journalDir() {
+	if a.anchoring && a.records != a.cfg.journalDir() {
 		// Its heads would never be found in the journal that is looked at later.
+		a.anchoring = false
 		a.health.SetDegraded(anchorComponent, "the journal is in the run directory until the next start: it is not anchored")
 		a.log.Error("the journal is not anchored: the state directory takes none", attr.Dir, a.cfg.journalDir())
 	}
 	return nil
 }
 
-// anchors tells whether the journal's heads are noted elsewhere.
-func (a *Agent) anchors() bool { return len(a.cfg.Anchor) > 0 && a.records == a.cfg.journalDir() }
+// sendsTo tells whether one of anchorPlaces gets the journal's records.
+func (a *Agent) sendsTo(place string) bool {
+	if place == anchorOTLP {
+		return a.telemetry.SendsLogs()
+	}
+	return a.outputs.Has(place)
+}
 
 // keepAnchored anchors at once, and then each minute in which the journal grew, until ctx ends.
 func (a *Agent) keepAnchored(ctx context.Context) {
@@ -58,7 +82,7 @@ func (a *Agent) keepAnchored(ctx context.Context) {
 // anchor appends the heads of the journal to it, and so to all outputs, unless nothing came
 // since the last time.
 func (a *Agent) anchor() {
-	if !a.anchors() || a.journal.Stats().Seq == a.anchored {
+	if !a.anchoring || a.journal.Stats().Seq == a.anchored {
 		return
 	}
 	heads, err := a.journal.Anchor()

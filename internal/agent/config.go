@@ -98,7 +98,8 @@ type Config struct {
 	Telemetry TelemetryConfig
 	// Outputs are where records go besides the journal: as output.Parse reads them.
 	Outputs []string
-	// Anchor names what holds the heads of the journal against root: otlp, syslog, webhook.
+	// Anchor names what holds the heads of the journal against root: otlp, syslog, webhook. Empty:
+	// those of them that get records; "none": nothing.
 	Anchor []string
 	// MemoryMax and CPUMax are what the agent itself may take, in bytes and in percent of one
 	// processor; 0: no cap.

@@ -99,16 +99,16 @@ func (a *Agent) runMover(ctx context.Context, id string, args []string) (err err
 	if err != nil {
 		return err
 	}
-	op := begin("move", map[string]string{"belay.move.id": id})
+	op := telemetry.Begin("move", map[string]string{"belay.move.id": id})
 	defer func() {
-		steps, serr := carry.Steps(a.cfg.movesDir(), id, op.op.Start, time.Now())
+		steps, serr := carry.Steps(a.cfg.movesDir(), id, op.Start, time.Now())
 		if serr != nil && err == nil {
 			a.log.Warn("the steps of a move are not in its trace", attr.Error, serr.Error())
 		}
 		for _, s := range steps {
-			op.op.Stages = append(op.op.Stages, telemetry.Stage{Name: s.Name, Start: s.Begin, End: s.End, Err: s.Err})
+			op.Stages = append(op.Stages, telemetry.Stage{Name: s.Name, Start: s.Begin, End: s.End, Err: s.Err})
 		}
-		op.tell(a.telemetry, err)
+		a.telemetry.Did(op.Done(err))
 	}()
 	// The kernel ends a child with the thread that started it, not with the process.
 	runtime.LockOSThread()

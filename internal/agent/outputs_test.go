@@ -77,15 +77,46 @@ func TestAnchorsGoOut(t *testing.T) {
 
 // TestAnchorNeedsAPlace: an anchor that would go nowhere keeps the agent from starting.
 func TestAnchorNeedsAPlace(t *testing.T) {
-	for _, tt := range []struct{ anchor, want string }{
-		{"otlp", "--otlp-endpoint"}, {"syslog", "--output syslog"}, {"webhook", "--output webhook"}, {"file", "want otlp, syslog or webhook"},
+	for _, tt := range []struct {
+		anchor []string
+		want   string
+	}{
+		{[]string{"otlp"}, "--otlp-endpoint"}, {[]string{"syslog"}, "--output syslog"}, {[]string{"webhook"}, "--output webhook"},
+		{[]string{"file"}, "want otlp, syslog, webhook or none"}, {[]string{"none", "otlp"}, "stands alone"},
 	} {
-		if _, err := withOutputs(t, []string{"stdout"}, []string{tt.anchor}); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := withOutputs(t, []string{"stdout"}, tt.anchor); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want an error with %q", tt.anchor, err, tt.want)
 		}
 	}
 	if _, err := withOutputs(t, []string{"kafka:x"}, nil); err == nil {
 		t.Error("an output of no kind was taken")
+	}
+}
+
+// TestAnchorUnasked: without a word of the operator's the journal is anchored where its records leave the host.
+func TestAnchorUnasked(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		outputs, anchor []string
+		want            int // anchors
+	}{
+		{"syslog", []string{"syslog:/nowhere"}, nil, 1},
+		{"no output", nil, nil, 0},
+		{"what stays here", []string{"stdout"}, nil, 0},
+		{"not wanted", []string{"syslog:/nowhere"}, []string{"none"}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, err := withOutputs(t, tt.outputs, tt.anchor)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.note("x")
+			before := a.journal.Stats().Seq
+			a.anchor()
+			if got := int(a.journal.Stats().Seq - before); got != tt.want {
+				t.Errorf("%d anchors, want %d", got, tt.want)
+			}
+		})
 	}
 }
 

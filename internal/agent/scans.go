@@ -23,6 +23,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/report"
 	scantarget "github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/telemetry"
 	"github.com/belay-project/belay/internal/workload"
 )
 
@@ -209,10 +210,10 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 		return nil, "", err
 	}
 	if err == nil {
-		op := begin("scan", map[string]string{"belay.image.id": img.ID})
+		op := telemetry.Begin("scan", map[string]string{"belay.image.id": img.ID})
 		res, err := scanImage(ctx, img.ID, o)
-		op.ended("read")
-		op.tell(s.a.telemetry, err)
+		op.Ended("read")
+		s.a.telemetry.Did(op.Done(err))
 		if !errors.Is(err, scantarget.ErrNotFound) {
 			return res, img.ID, err
 		}
@@ -226,10 +227,10 @@ func (s *scanImages) Local(ctx context.Context, ref, platform string) (*inventor
 		return nil, "", err
 	}
 	defer t.Close()
-	op := begin("scan", map[string]string{"belay.image.id": digest})
+	op := telemetry.Begin("scan", map[string]string{"belay.image.id": digest})
 	res, err := scantarget.Scan(ctx, t, o)
-	op.ended("read")
-	op.tell(s.a.telemetry, err)
+	op.Ended("read")
+	s.a.telemetry.Did(op.Done(err))
 	return res, digest, err
 }
 
@@ -258,14 +259,14 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform, authority string
 	}
 	c := registry.New(registry.Options{UserAgent: "belay-agent/" + s.a.cfg.Version, Authorization: authority})
 	defer c.Close()
-	op := begin("scan", map[string]string{})
-	defer func() { op.tell(s.a.telemetry, err) }()
+	op := telemetry.Begin("scan", map[string]string{})
+	defer func() { s.a.telemetry.Did(op.Done(err)) }()
 	img, err := c.Image(ctx, ref)
-	op.ended("resolve")
+	op.Ended("resolve")
 	if err != nil {
 		return nil, "", err
 	}
-	op.op.Attributes["belay.image.digest"] = img.Digest
+	op.Attributes["belay.image.digest"] = img.Digest
 	t, err := scantarget.OpenBlobs(img, img.Digest)
 	if err != nil {
 		return nil, "", err
@@ -277,7 +278,7 @@ func (s *scanImages) Remote(ctx context.Context, ref, platform, authority string
 		defer s.countLayers()
 	}
 	res, err = scantarget.Scan(ctx, t, o)
-	op.ended("read")
+	op.Ended("read")
 	return res, img.Digest, err
 }
 
@@ -294,8 +295,8 @@ func (a *Agent) databaseAsOf() (time.Time, error) {
 // Match implements [ci.Images]. It opens the database anew: the next scan sees what was
 // imported in between.
 func (s *scanImages) Match(ctx context.Context, res *inventory.Result) (_ *report.Database, _ *vulndb.Matches, err error) {
-	op := begin("match", nil)
-	defer func() { op.tell(s.a.telemetry, err) }()
+	op := telemetry.Begin("match", nil)
+	defer func() { s.a.telemetry.Did(op.Done(err)) }()
 	db, err := vulndb.Open(s.a.cfg.VulnDB)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil, fmt.Errorf("there is no vulnerability database; fix: belay db update --db %s", s.a.cfg.VulnDB)

@@ -2,10 +2,10 @@ package agent
 
 import (
 	"context"
-	"time"
 
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/load"
 	"github.com/belay-project/belay/internal/output"
 	"github.com/belay-project/belay/internal/scan/stock"
 	"github.com/belay-project/belay/internal/telemetry"
@@ -116,7 +116,7 @@ func (a *Agent) observed() telemetry.Observed {
 			o.Containers = m.Used
 		}
 	}
-	o.Loads = a.loadLevels()
+	o.Loads, o.Pressure = a.loadLevels(), load.Pressure("/proc")
 	for _, s := range a.outputs.Status() {
 		o.Outputs = append(o.Outputs, telemetry.OutputCount{Name: s.Name, Sent: s.Sent, Queued: s.Queued, Dropped: s.Dropped})
 	}
@@ -138,28 +138,4 @@ func (a *Agent) scanTimed(s stock.Timing) {
 		Name: "scan", Start: s.Start, End: s.End, Err: s.Err, Attributes: map[string]string{"belay.image.id": s.ID},
 		Stages: []telemetry.Stage{{Name: "read", Start: s.Start, End: s.Read}, {Name: "match", Start: s.Read, End: s.End}},
 	})
-}
-
-// stages notes when parts of an operation ended.
-type stages struct {
-	op telemetry.Operation
-	at time.Time
-}
-
-func begin(name string, attributes map[string]string) *stages {
-	now := time.Now()
-	return &stages{op: telemetry.Operation{Name: name, Start: now, Attributes: attributes}, at: now}
-}
-
-// ended closes a stage; the next one begins.
-func (s *stages) ended(name string) {
-	now := time.Now()
-	s.op.Stages = append(s.op.Stages, telemetry.Stage{Name: name, Start: s.at, End: now})
-	s.at = now
-}
-
-// tell sends the operation.
-func (s *stages) tell(t *telemetry.Telemetry, err error) {
-	s.op.End, s.op.Err = time.Now(), err
-	t.Did(s.op)
 }

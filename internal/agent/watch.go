@@ -15,6 +15,7 @@ import (
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
+	"github.com/belay-project/belay/internal/telemetry"
 )
 
 // Reload implements [control.Agent].
@@ -57,15 +58,15 @@ func (a *Agent) reload(asked bool) error {
 
 // load is reload without revisions; manager.mu is held.
 func (a *Agent) load(asked bool) (err error) {
-	op := begin("policy reload", map[string]string{})
+	op := telemetry.Begin("policy reload", map[string]string{})
 	defer func() {
 		if set := a.policies.current(); set != nil {
-			op.op.Attributes["belay.policy.revision"] = set.Revision()
+			op.Attributes["belay.policy.revision"] = set.Revision()
 		}
-		op.tell(a.telemetry, err)
+		a.telemetry.Did(op.Done(err))
 	}()
 	err = a.policies.load(asked)
-	op.ended("read")
+	op.Ended("read")
 	if err != nil {
 		a.health.SetDegraded("policies", err.Error())
 		a.note("bad policies; the former ones stay in force: " + err.Error())
@@ -73,7 +74,7 @@ func (a *Agent) load(asked bool) (err error) {
 		return err
 	}
 	err = a.enact()
-	op.ended("enact")
+	op.Ended("enact")
 	if err != nil {
 		// What the kernel side did not take must not be what new containers get.
 		a.policies.rollback(err)

@@ -40,7 +40,9 @@ func (r Resource) String() string { return resourceNames[r] }
 // resourceOf returns the resource that a LoadPolicy names; it was validated there.
 func resourceOf(name string) Resource { return Resource(slices.Index(resourceNames, name)) } //nolint:gosec // of a short list
 
-// numPSI is how many kinds of pressure there are: cpu, memory, io.
+// psiKinds are the kinds of pressure.
+var psiKinds = [numPSI]string{"cpu", "memory", "io"}
+
 const numPSI = 3
 
 // Subject is a container to watch.

@@ -59,8 +59,8 @@ func newNode(proc string, disks, scopes []string, h *hierarchies) *node {
 	set(&n.mem, "meminfo")
 	set(&n.avg, "loadavg")
 	set(&n.net, "net/dev")
-	for i, name := range []string{"pressure/cpu", "pressure/memory", "pressure/io"} {
-		set(&n.psi[i], name)
+	for i, kind := range psiKinds {
+		set(&n.psi[i], pressureFile(kind))
 	}
 	for _, s := range scopes {
 		n.places = append(n.places, &place{*newContainer(Subject{Name: s}, s, h, false)})

@@ -2,8 +2,11 @@ package load
 
 import (
 	"errors"
+	"maps"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParse(t *testing.T) {
@@ -53,6 +56,17 @@ func TestParse(t *testing.T) {
 	}
 	if n := written([]byte("8:0 Read 1\n8:0 Write 2\n8:16 Write 40\nTotal 43\n"), true); n != 42 {
 		t.Errorf("written under version 1: got %d", n)
+	}
+}
+
+// TestPressure: what the kernel tells of is there, in its unit, and nothing else.
+func TestPressure(t *testing.T) {
+	f := newFake(t, false, "")
+	f.psi("memory", 1_500_000)
+	f.write("proc/pressure/io", "some avg10=0.00\n")
+	got := Pressure(filepath.Join(f.dir, "proc"))
+	if want := map[string]time.Duration{"memory": 1500 * time.Millisecond}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

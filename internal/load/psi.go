@@ -3,6 +3,7 @@ package load
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +17,22 @@ import (
 // psiWindow is the window of the triggers: who lacks CAP_SYS_RESOURCE may only have one that is
 // a multiple of two seconds. Source: kernel/sched/psi.c, psi_trigger_create.
 const psiWindow = 2 * time.Second
+
+// pressureFile returns the file of a kind of pressure below proc.
+func pressureFile(kind string) string { return filepath.Join("pressure", kind) }
+
+// Pressure returns for how long since the boot some task of the node has waited, by what for: cpu,
+// memory, io. What this kernel does not tell of is left out.
+func Pressure(proc string) map[string]time.Duration {
+	waited := map[string]time.Duration{}
+	for _, kind := range psiKinds {
+		b, err := os.ReadFile(filepath.Join(proc, pressureFile(kind)))
+		if us, ok := psiTotal(b); err == nil && ok {
+			waited[kind] = time.Duration(us) * time.Microsecond //nolint:gosec // of less than a million years
+		}
+	}
+	return waited
+}
 
 // triggers have the kernel tell at once when pressure passes a cap within psiWindow, in place
 // of at the next sample. They own a goroutine. A nil one does nothing.
@@ -43,7 +60,7 @@ func openTriggers(proc string, ps []*policy.LoadPolicy, pressed func()) (*trigge
 	t := new(triggers)
 	var errs []error
 	for kind, percent := range lowest {
-		fd, err := openTrigger(filepath.Join(proc, "pressure", kind), percent)
+		fd, err := openTrigger(filepath.Join(proc, pressureFile(kind)), percent)
 		if err != nil {
 			errs = append(errs, err)
 			continue

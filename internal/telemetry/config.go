@@ -34,6 +34,7 @@ type Options struct {
 	// is 127.0.0.1. "": none.
 	Prometheus string
 
+	Service               string           // of the resource; belay-agent
 	Version, Host, BootID string           // of the resource
 	Observe               func() Observed  // state at a moment, asked at each collection
 	Enforcing             func() bool      // answers /healthz, which anybody may ask often; nil: never

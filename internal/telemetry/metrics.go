@@ -32,6 +32,7 @@ type Observed struct {
 	Maps       []MapFill
 	Scans      []ImageAge
 	Loads      []LoadLevel
+	Pressure   map[string]time.Duration // for how long some task has waited, by what for
 	Outputs    []OutputCount
 	Own        OwnCaps
 	Database   time.Time // of which time the vulnerability database is; zero: there is none
@@ -152,11 +153,11 @@ type observer struct {
 	last Observed
 	at   time.Time
 
-	decisions, losses, counters, items, dropped, cpu, written, denials metric.Float64ObservableCounter
-	outSent, outDropped                                                metric.Float64ObservableCounter
-	containers, enforcing, level, used, max, fill, age, dbAge          metric.Float64ObservableGauge
-	memory, queued, journal, load, loadCap, loadOver, outQueued        metric.Float64ObservableGauge
-	ownMemory, ownMax, ownStep                                         metric.Float64ObservableGauge
+	decisions, losses, counters, items, dropped, cpu, written, pressure metric.Float64ObservableCounter
+	outSent, outDropped                                                 metric.Float64ObservableCounter
+	containers, enforcing, level, used, max, fill, age, dbAge           metric.Float64ObservableGauge
+	memory, queued, journal, load, loadCap, loadOver, outQueued         metric.Float64ObservableGauge
+	ownMemory, ownMax, ownStep                                          metric.Float64ObservableGauge
 }
 
 // register makes the instruments. docs/telemetry.md has every one of them.
@@ -186,6 +187,7 @@ func (t *Telemetry) register(m metric.Meter) error {
 		{&o.outSent, "belay.output.sent", "{record}", "Records that an output has sent"},
 		{&o.outDropped, "belay.output.dropped", "{record}", "Records that an output did not send, by cause"},
 		{&o.cpu, "process.cpu.time", "s", "Processor time of the agent, by mode"},
+		{&o.pressure, "belay.node.pressure", "s", "Time in which some task of the node waited for a resource"},
 		{&o.written, "belay.journal.written", "{event}", "Records in the journal since the agent's start"},
 	} {
 		if *c.to, err = m.Float64ObservableCounter(c.name, metric.WithUnit(c.unit), metric.WithDescription(c.text)); err != nil {
@@ -287,6 +289,9 @@ func (o *observer) observe(_ context.Context, ob metric.Observer) error {
 		count(o.max, uint64(max(m.Max, 0)), kv)   //nolint:gosec // not negative
 	}
 	o.loads(ob, s.Loads)
+	for resource, waited := range s.Pressure {
+		ob.ObserveFloat64(o.pressure, waited.Seconds(), metric.WithAttributes(attribute.String("belay.resource", resource)))
+	}
 	if s.Own.MemoryMax > 0 {
 		count(o.ownMemory, uint64(max(s.Own.Memory, 0))) //nolint:gosec // not negative
 		count(o.ownMax, uint64(s.Own.MemoryMax))         //nolint:gosec // not negative

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,7 +151,7 @@ func (t *Telemetry) openMetrics(ctx context.Context, p *plan, res *resource.Reso
 // resource says who sends; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before it.
 func (o *Options) resource(ctx context.Context) (*resource.Resource, error) {
 	return resource.New(ctx, resource.WithTelemetrySDK(), resource.WithSchemaURL(semconv.SchemaURL), resource.WithAttributes(clean([]attribute.KeyValue{
-		semconv.ServiceName("belay-agent"), semconv.ServiceVersion(o.Version), semconv.HostName(o.Host), semconv.OSTypeLinux,
+		semconv.ServiceName(cmp.Or(o.Service, "belay-agent")), semconv.ServiceVersion(o.Version), semconv.HostName(o.Host), semconv.OSTypeLinux,
 		attribute.String("belay.boot.id", o.BootID),
 	})...), resource.WithFromEnv())
 }

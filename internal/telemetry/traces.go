@@ -236,37 +236,29 @@ func (t *tracer) finish(now time.Time) {
 	}
 }
 
-// Stage is a part of an [Operation].
-type Stage struct {
-	Name       string
-	Start, End time.Time
-	Err        error
-}
-
-// Operation is something that the agent did: a scan, a reload of the policies.
-type Operation struct {
-	Name       string
-	Start, End time.Time
-	Attributes map[string]string
-	Stages     []Stage
-	Err        error
-}
-
 // operation makes the span of an operation, and returns it: the histogram's exemplar.
 func (t *tracer) operation(op *Operation) trace.SpanContext {
-	kv := make([]attribute.KeyValue, 0, len(op.Attributes))
-	for k, v := range op.Attributes {
-		kv = text(kv, k, v)
+	ctx := context.Background()
+	if sc, ok := ParseTraceParent(op.TraceParent); ok {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 	}
-	ctx, span := t.Start(context.Background(), op.Name, trace.WithTimestamp(op.Start), trace.WithAttributes(clean(kv)...))
+	ctx, span := t.Start(ctx, op.Name, trace.WithTimestamp(op.Start), with(op.Attributes))
 	for _, s := range op.Stages {
-		_, child := t.Start(ctx, op.Name+" "+s.Name, trace.WithTimestamp(s.Start))
+		_, child := t.Start(ctx, op.Name+" "+s.Name, trace.WithTimestamp(s.Start), with(s.Attributes))
 		failed(child, s.Err)
 		child.End(trace.WithTimestamp(s.End))
 	}
 	failed(span, op.Err)
 	span.End(trace.WithTimestamp(op.End))
 	return span.SpanContext()
+}
+
+func with(attributes map[string]string) trace.SpanStartEventOption {
+	kv := make([]attribute.KeyValue, 0, len(attributes))
+	for k, v := range attributes {
+		kv = text(kv, k, v)
+	}
+	return trace.WithAttributes(clean(kv)...)
 }
 
 // failed makes an error the status of a span.

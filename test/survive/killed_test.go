@@ -145,7 +145,7 @@ func (w *world) footprint(t *testing.T) footprint {
 		t.Fatal(err)
 	}
 	f.cgroups, f.states, f.binds = w.entries(t, "bl_cgroups"), w.entries(t, "bl_containers"), w.entries(t, "bl_binds")
-	f.maps, f.programs = len(w.pins(t, "maps/*")), len(w.pins(t, "links/*/*"))
+	f.maps, f.programs = len(pinned(t, w.agent, "maps/*")), len(pinned(t, w.agent, "links/*/*"))
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", w.agent.PID()))
 	if err != nil {
 		t.Fatal(err)
@@ -158,10 +158,10 @@ func (w *world) footprint(t *testing.T) footprint {
 	return f
 }
 
-// pins returns what the agent has pinned.
-func (w *world) pins(t *testing.T, pattern string) []string {
+// pinned returns what an agent has pinned.
+func pinned(t *testing.T, a *lab.Agent, pattern string) []string {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join(w.agent.RunDir(), "bpf", "abi-*", pattern))
+	found, err := filepath.Glob(filepath.Join(a.RunDir(), "bpf", "abi-*", pattern))
 	if err != nil || len(found) == 0 {
 		t.Fatalf("pins %s: %v, %v", pattern, found, err)
 	}
@@ -171,7 +171,7 @@ func (w *world) pins(t *testing.T, pattern string) []string {
 // entries counts those of a map, as its pin tells them.
 func (w *world) entries(t *testing.T, name string) (n int) {
 	t.Helper()
-	pin := w.pins(t, "maps/"+name)
+	pin := pinned(t, w.agent, "maps/"+name)
 	if len(pin) != 1 {
 		t.Fatalf("pins of %s: %v, want one", name, pin)
 	}

@@ -61,8 +61,8 @@ func open(t *testing.T, o telemetry.Options) *rig {
 			Backend: verdict.BackendLSM, Enforcing: true, Containers: 3, Levels: map[string]verdict.Level{"exec.drift": verdict.Prevent},
 			Kernel: map[string]uint64{"ring_events": 2}, Journal: stats, Counters: map[string]uint64{"gate_denied": 4},
 			Maps: []telemetry.MapFill{{Name: "bl_containers", Used: 3, Max: 8192}}, Scans: []telemetry.ImageAge{{ID: "sha256:1", At: time.Now()}},
-			Database: time.Now().Add(-time.Hour),
-			Outputs:  []telemetry.OutputCount{{Name: "syslog:/dev/log", Sent: 5, Queued: 1, Dropped: map[string]uint64{"given_up": 2}}},
+			Database: time.Now().Add(-time.Hour), Pressure: map[string]time.Duration{"memory": 1500 * time.Millisecond},
+			Outputs: []telemetry.OutputCount{{Name: "syslog:/dev/log", Sent: 5, Queued: 1, Dropped: map[string]uint64{"given_up": 2}}},
 		}
 	}
 	tel, err := telemetry.Open(t.Context(), o)
@@ -207,6 +207,9 @@ func check(t *testing.T, items []Item) {
 		"belay.scan.age", "belay.vulndb.age", "belay.containers", "belay.journal.written", "belay.telemetry.sent", "belay.output.sent", "belay.output.queued", "process.cpu.time", "process.memory.usage",
 	} {
 		find("metric", name)
+	}
+	if p := find("metric", "belay.node.pressure"); p.Value != 1.5 || p.Attributes["belay.resource"] != "memory" {
+		t.Errorf("pressure: %v %v", p.Value, p.Attributes)
 	}
 	if d := find("metric", "belay.output.dropped"); d.Value != 2 || d.Attributes["belay.output"] != "syslog:/dev/log" || d.Attributes["belay.cause"] != "given_up" {
 		t.Errorf("drops of an output: %v %v", d.Value, d.Attributes)

@@ -67,6 +67,8 @@ var boards = []*board{
 					{`belay_load_reading_percent{` + at + `}`, "{{instance}} {{belay_load_cap}}"},
 					{`belay_load_limit_percent{` + at + `}`, "cap {{instance}} {{belay_policy_name}} {{belay_load_cap}}"},
 				}},
+				{title: "Pressure", text: "Share of the time in which some task waited for a resource; also where no LoadPolicy is in force.", unit: "percentunit", max: 1, width: 24,
+					queries: []query{{`rate(belay_node_pressure_seconds_total{` + at + `}[$__rate_interval])`, "{{instance}} {{belay_resource}}"}}},
 			}},
 			{"The agent", []panel{
 				{title: "Given up near its own caps", text: "0 nothing, 1 scans, 2 caches, 3 most records about what was allowed, 4 their details.", kind: "stat", width: 6, unit: "short", warn: 1, bad: 3,

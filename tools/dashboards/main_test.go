@@ -35,9 +35,10 @@ func offered(t *testing.T) map[string]map[string]bool {
 				Kernel: map[string]uint64{"ring_events": 1}, Counters: map[string]uint64{"gate_denied": 1}, Maps: []telemetry.MapFill{{Name: "m", Used: 1, Max: 2}},
 				Journal: journal.Stats{Written: 1, Dropped: map[string]uint64{"journal_queue_full": 1}},
 				Scans:   []telemetry.ImageAge{{ID: "sha256:1", At: time.Now()}}, Database: time.Now().Add(-time.Hour),
-				Loads:   []telemetry.LoadLevel{{Policy: "p", Cap: "memory", Known: true, Percent: 10, Limit: 80}},
-				Outputs: []telemetry.OutputCount{{Name: "stdout", Sent: 1, Dropped: map[string]uint64{"given_up": 1}}},
-				Own:     telemetry.OwnCaps{Memory: 1, MemoryMax: 2, Step: 1},
+				Loads:    []telemetry.LoadLevel{{Policy: "p", Cap: "memory", Known: true, Percent: 10, Limit: 80}},
+				Pressure: map[string]time.Duration{"cpu": time.Second},
+				Outputs:  []telemetry.OutputCount{{Name: "stdout", Sent: 1, Dropped: map[string]uint64{"given_up": 1}}},
+				Own:      telemetry.OwnCaps{Memory: 1, MemoryMax: 2, Step: 1},
 			}
 		},
 	})

@@ -33,7 +33,8 @@ trap 'exit 143' TERM
 # one KERNEL BACKEND runs one pair.
 one() {
 	local kernel=$1 backend=$2 lsm=lockdown,yama,integrity job=$work/$1-$2.job try rc vm
-	[ "$backend" != lsm ] || lsm=$lsm,bpf
+	local advice='add lsm=[a-z,]*,bpf to ' status=4 # of belay doctor
+	[ "$backend" != lsm ] || { lsm=$lsm,bpf advice='bpf is among the security modules' status=0; }
 	cat >"$job" <<JOB
 set -uo pipefail
 cd "$PWD"
@@ -43,6 +44,8 @@ export BELAY_POLICIES=$PWD/policies
 export BELAY_TEST_REQUIRE=root,bpf,cgroup2,bpf-$backend
 rc=0
 cd /tmp/vm
+said=\$("$PWD/bin/belay" --run-dir /tmp/vm/none doctor --only kernel.lsm)
+[ \$? = $status ] && grep -q '$advice' <<<"\$said" || { echo "matrix: doctor: want status $status and '$advice': \$said"; rc=1; }
 bin/enforce.test -test.v 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend enforce || rc=1
 [ ! -x bin/kernel.test ] || bin/kernel.test -test.v -test.timeout $((vm_timeout - 300))s 2>&1 | "$PWD/tools/ci/count.sh" $kernel $backend kernel || rc=1
 "$PWD/tools/vmtest/reboot.sh" "$PWD" || rc=1

@@ -1,5 +1,6 @@
 // Package inuse looks which files the processes of a container have executed, mapped or hold
-// open and on which sockets they listen, and tells by an inventory which packages that means.
+// open and on which sockets they listen, and tells by an inventory which packages that means. It
+// also tells to whom containers are connected.
 //
 // It reads a proc file system and nothing else: no file of a container is opened or looked
 // at, only what the kernel says of its processes. Names in it are the container's choice:

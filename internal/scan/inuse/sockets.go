@@ -3,6 +3,7 @@ package inuse
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"os"
 	"slices"
@@ -56,40 +57,65 @@ func (p Proc) listeners(nets map[string]listeners, pid string) (list listeners, 
 	}
 	list, ok = listeners{}, true
 	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		b, err := readUpTo(p.path(pid, "net", name), maxNetBytes)
+		text, err := p.socketList(pid, name)
 		if err != nil {
 			// A kernel without IPv6 has no such file.
 			ok = ok && strings.HasSuffix(name, "6") && os.IsNotExist(err)
 			continue
 		}
 		// Connections come behind what listens: of TCP nothing is missed in what is left.
-		ok = ok && (len(b) < maxNetBytes || strings.HasPrefix(name, "tcp"))
-		list.read(name, string(b))
+		ok = ok && (len(text) < maxNetBytes || strings.HasPrefix(name, "tcp"))
+		list.read(name, text)
 	}
 	nets[ns] = list
 	return list, ok
 }
 
+// socketList returns one list of sockets of a process's network namespace, up to maxNetBytes.
+func (p Proc) socketList(pid, name string) (string, error) {
+	b, err := readUpTo(p.path(pid, "net", name), maxNetBytes)
+	return string(b), err
+}
+
 // States of sockets: include/net/tcp_states.h. An UDP socket that is not connected is closed.
 const (
-	stateListen = "0A"
-	stateClose  = "07"
+	stateEstablished = "01"
+	stateClose       = "07"
+	stateListen      = "0A"
 )
 
-// read takes the lines of one list: sl local_address rem_address st tx:rx tr:when retrnsmt
-// uid timeout inode ...
+// socketLine is a line of a list: addresses as [hostinfo.SocketAddr] reads them.
+type socketLine struct{ local, remote, state, inode string }
+
+// socketLines returns the lines of one list: sl local_address rem_address st tx:rx tr:when
+// retrnsmt uid timeout inode ...
+func socketLines(text string) iter.Seq[socketLine] {
+	return func(yield func(socketLine) bool) {
+		for line := range strings.Lines(text) {
+			if f := strings.Fields(line); len(f) >= 10 && !yield(socketLine{f[1], f[2], f[3], f[9]}) {
+				return
+			}
+		}
+	}
+}
+
+// unmapped returns an IPv4 address of an IPv6 socket as what it is.
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// read takes one list.
 func (l listeners) read(name, text string) {
 	proto := strings.TrimSuffix(name, "6")
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) < 10 || f[3] != stateListen && (proto != "udp" || f[3] != stateClose) {
+	for s := range socketLines(text) {
+		if s.state != stateListen && (proto != "udp" || s.state != stateClose) {
 			continue
 		}
-		addr, err := hostinfo.SocketAddr(f[1])
+		addr, err := hostinfo.SocketAddr(s.local)
 		if err != nil || addr.Port() == 0 {
 			continue
 		}
-		l[f[9]] = append(l[f[9]], Endpoint{proto, netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())})
+		l[s.inode] = append(l[s.inode], Endpoint{proto, unmapped(addr)})
 	}
 }
 
