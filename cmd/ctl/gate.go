@@ -122,6 +122,6 @@ plugin it refuses, with the gate in place or without: take the plugin out first.
 		},
 	}
 	cmd.Flags().BoolVar(&unconfirmed, "if-unconfirmed", false, "only if enable-gate has not ended (its timer)")
-	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit and the engine may take")
+	cmd.Flags().DurationVar(&timeout, "timeout", takeover.UndoTimeout, "how long each unit and the engine may take")
 	return cmd
 }

@@ -23,10 +23,14 @@ type system interface {
 
 type commands struct{}
 
-// run starts a program of the host by its absolute path, with no environment of the caller's.
+// run starts a program of the host by its absolute path, with nothing of the caller's environment but how
+// long systemctl waits for a busy systemd (25 s by default).
 func (commands) run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "/usr/bin/"+name, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_COLORS=0"}
+	if patience, set := os.LookupEnv("SYSTEMD_BUS_TIMEOUT"); set {
+		cmd.Env = append(cmd.Env, "SYSTEMD_BUS_TIMEOUT="+patience)
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out[:min(len(out), 2000)]))

@@ -41,6 +41,10 @@ var (
 	ErrRolledBack = errors.New("rolled back: the daemon has its own socket again")
 )
 
+// UndoTimeout is how long each wait of an undo may take. The daemon's start waits for that of the agent, for which the
+// unit has five minutes, and there is nothing to go back to.
+const UndoTimeout = 10 * time.Minute
+
 // Options say which host is changed and how.
 type Options struct {
 	Root     string // prefix of every path; empty for the host itself
@@ -155,7 +159,7 @@ func (h *Host) Enable(ctx context.Context) error {
 		h.opts.Journal("the gate could not be put in front of Docker, undoing it: " + err.Error())
 		h.opts.Say("undoing it: " + err.Error())
 		// The caller may be gone (an interrupt); the daemon's socket must come back all the same.
-		if uerr := h.undo(context.WithoutCancel(ctx)); uerr != nil {
+		if uerr := h.patient().undo(context.WithoutCancel(ctx)); uerr != nil {
 			return errors.Join(err, uerr)
 		}
 		return fmt.Errorf("%w: %w", ErrRolledBack, err)
@@ -277,7 +281,14 @@ func (h *Host) undoHalf(ctx context.Context) error {
 		return err
 	}
 	h.opts.Say("an earlier run did not end: undoing it first")
-	return h.undo(ctx)
+	return h.patient().undo(ctx)
+}
+
+// patient is h with the waits of an undo.
+func (h *Host) patient() *Host {
+	p := *h
+	p.opts.Timeout = max(h.opts.Timeout, UndoTimeout)
+	return &p
 }
 
 // undo takes the drop-ins away and starts the daemon where it was. Each step is tried whatever
