@@ -130,6 +130,6 @@ unless told --restart-containers. If it is killed a timer goes on.`,
 	}
 	cmd.Flags().BoolVar(&unconfirmed, "if-unconfirmed", false, "only if enable-gate or disable-gate has not ended (their timer)")
 	cmd.Flags().BoolVar(&restart, "restart-containers", false, "go on though containers stop with the daemon")
-	cmd.Flags().DurationVar(&timeout, "timeout", 90*time.Second, "how long each unit and the engine may take")
+	cmd.Flags().DurationVar(&timeout, "timeout", takeover.UndoTimeout, "how long each unit and the engine may take")
 	return cmd
 }

@@ -114,13 +114,18 @@ type result struct {
 func play(t *testing.T, lines []string, run func(line string) result, after func(n int, r result)) {
 	t.Helper()
 	for n, line := range lines {
-		command, comment, _ := strings.Cut(line, "  # ")
+		command, _, _ := strings.Cut(line, "  # ")
 		r := run(strings.TrimSpace(command))
-		if why := r.wrong(strings.TrimSpace(comment) == "denied"); why != "" {
+		if why := r.wrong(isDenied(line)); why != "" {
 			t.Fatalf("%q: %s\n%s", line, why, r.text)
 		}
 		after(n, r)
 	}
+}
+
+func isDenied(line string) bool {
+	_, comment, _ := strings.Cut(line, "  # ")
+	return strings.TrimSpace(comment) == "denied"
 }
 
 // wrong says why a result is not the one that the page promises. Denied, and not merely failed: an engine that is

@@ -66,13 +66,22 @@ func TestQuickStart(t *testing.T) {
 	before := h.files(t)
 
 	var said result
+	var denied time.Duration // from the page's first command to its first denial
+	begin := time.Now()
 	play(t, lines, func(line string) result {
 		return h.sh(ctx, strings.ReplaceAll(line, "_amd64", "_"+runtime.GOARCH))
 	}, func(n int, r result) {
 		if said = r; n == 0 {
 			h.startAgent(t, ctx, engine.Scope)
 		}
+		if denied == 0 && isDenied(lines[n]) {
+			denied = time.Since(begin)
+		}
 	})
+	t.Logf("quick start: a root exec is denied after %s", denied.Round(time.Millisecond))
+	if denied == 0 || denied > 2*time.Minute {
+		t.Errorf("a root exec is denied after %s, want two minutes at most", denied)
+	}
 	if !strings.Contains(said.text, "exec.asRoot") {
 		t.Errorf("no record of the denial: %s", said.text)
 	}

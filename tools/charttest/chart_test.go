@@ -22,6 +22,7 @@ import (
 	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
+	"helm.sh/helm/v3/pkg/strvals"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -472,5 +473,74 @@ func holdManifest(t *testing.T, path, what string, files map[string]string, orde
 	}
 	if string(have) != b.String() {
 		t.Errorf("%s is not what the chart gives: go test . -update", path)
+	}
+}
+
+// TestDocumented: each command of docs/kubernetes.md that calls Helm changes what the chart gives, with the values and
+// the file of policies that it names, to something that the API takes.
+func TestDocumented(t *testing.T) {
+	raw, err := os.ReadFile("../../docs/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := strings.NewReplacer("sha256:DIGEST", digest, "sha256:NEXT", digest).Replace(string(raw))
+	_, shop, _ := strings.Cut(page, "a file `shop.yaml`")
+	_, shop, _ = strings.Cut(shop, "```yaml\n")
+	shop, _, _ = strings.Cut(shop, "```\n")
+	calls := regexp.MustCompile("helm (?:install|upgrade) belay dist/release/belay-chart-\\*.tgz -n belay-system ([^`\n]+)").FindAllStringSubmatch(page, -1)
+	if all := regexp.MustCompile("helm (?:install|upgrade) ").FindAllString(page, -1); len(calls) < 6 || len(calls) != len(all) {
+		t.Fatalf("%d of %d calls of Helm are like the first", len(calls), len(all))
+	}
+	first := "{}" // what --reuse-values has
+	for n, call := range calls {
+		t.Run(call[1], func(t *testing.T) {
+			text := "{}"
+			words := strings.Fields(strings.ReplaceAll(call[1], `"`, ""))
+			if words[0] == "--reuse-values" {
+				text, words = first, words[1:]
+			}
+			before := mustRender(t, text)
+			values := *decode[map[string]any](t, text)
+			for ; len(words) > 1; words = words[2:] {
+				switch {
+				case words[0] == "--set":
+					err = strvals.ParseInto(words[1], values)
+				case words[0] == "-f" && words[1] == "shop.yaml":
+					err = yaml.UnmarshalStrict([]byte(shop), &values)
+				default:
+					err = errors.New("not known here")
+				}
+				if err != nil {
+					t.Fatalf("%s %s: %v", words[0], words[1], err)
+				}
+			}
+			if len(words) > 0 {
+				t.Fatalf("%s: not known here", words[0])
+			}
+			set, err := yaml.Marshal(values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				first = string(set)
+			}
+			got := mustRender(t, string(set))
+			if maps.Equal(got, before) {
+				t.Error("it changes nothing")
+			}
+			for name, text := range got {
+				for _, doc := range documents(t, text) {
+					if _, _, err := strict.Decode(doc, nil, nil); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+			}
+			if want, ok := values["policies"]; ok {
+				files := decode[corev1.ConfigMap](t, got["configmap.yaml"]).Data
+				if text := want.(map[string]any)["shop"]; files["shop.yaml"] != text {
+					t.Errorf("shop.yaml on the nodes is %q, want %q", files["shop.yaml"], text)
+				}
+			}
+		})
 	}
 }

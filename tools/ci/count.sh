@@ -9,7 +9,7 @@ awk -v label="$label" '
 	/^ *--- SKIP/ { skip++; skipped = skipped "\n    " $3 }
 	/^(PASS|ok)/ { done = 1 }
 	/^FAIL|^panic:|^fatal/ { bad = 1 }
-	/starts, none ran|tries, none passed|^(streams|soak): / { sub(/^ *[a-z_]*test.go:[0-9]*: /, ""); notes = notes "\n" $0 }
+	/starts, none ran|tries, none passed|agents killed: none ran|after [0-9]+ containers|recorded [0-9]+, lost|^(streams|soak): / { sub(/^ *[a-z_]*test.go:[0-9]*: /, ""); notes = notes "\n" $0 }
 	{ lines[NR] = $0 }
 	END {
 		if (fail || bad || !pass || !done) for (i = 1; i <= NR; i++) print lines[i]

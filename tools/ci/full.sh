@@ -1,11 +1,11 @@
 #!/bin/bash
 # Full counts, fuzz minutes and the whole kernel matrix; takes hours. Writes
 # docs/test-report.md with date, commit, kernels and durations. STAGES names some of:
-# unit fuzz native matrix docker modern crash soak demo demo-vm release package booted (default: all); of the others the report keeps
+# unit clone vulncheck fuzz native matrix survive survivevm docker modern crash soak demo demo-vm release package booted (default: all); of the others the report keeps
 # what it said, with the commit that it was true of.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-stages=${STAGES:-unit fuzz native matrix docker modern crash soak demo demo-vm release package booted}
+stages=${STAGES:-unit clone vulncheck fuzz native matrix survive survivevm docker modern crash soak demo demo-vm release package booted}
 export BELAY_HAMMER_STARTS=${BELAY_HAMMER_STARTS:-2000} BELAY_HAMMER_RETRIES=${BELAY_HAMMER_RETRIES:-10000}
 export BELAY_KILL_STARTS=${BELAY_KILL_STARTS:-1000} BELAY_KILL_TRIES=${BELAY_KILL_TRIES:-10000} BELAY_CHURN=${BELAY_CHURN:-2000} BELAY_BROKEN_ROUNDS=${BELAY_BROKEN_ROUNDS:-3}
 # The scanner reads an image of two million entries.
@@ -33,7 +33,7 @@ stage() { # stage NAME WHAT COMMAND…
 	echo "== $name: $what"
 	if "$@" >"$out/$name" 2>&1; then status=passed; else status=**failed**; rc=1; fi
 	local counts
-	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|^reboot:|^release-check:|^package test:|^booted:|^streams:|^soak:' "$out/$name" | sed 's/\x1b\[[0-9;]*m//g; s/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
+	counts=$(grep -hE '^[^ ].*: [0-9]+ passed, [0-9]+ failed|targets, no finding|promises kept|starts, none ran|tries, none passed|agents killed: none ran|after [0-9]+ containers|recorded [0-9]+, lost|^No vulnerabilities found|^reboot:|^release-check:|^package test:|^booted:|^streams:|^soak:' "$out/$name" | sed 's/\x1b\[[0-9;]*m//g; s/^ *//' | tr '\n' ';' | sed 's/;$//; s/;/<br>/g')
 	rows+=("| $name | $what | $(git rev-parse --short HEAD), $(date -u +%F) | $status in $((SECONDS - from)) s | $counts |")
 	[ "$status" = passed ] && return
 	cp "$out/$name" "bin/full-$name.log"
@@ -41,10 +41,28 @@ stage() { # stage NAME WHAT COMMAND…
 	echo "== $name failed; all that it said: bin/full-$name.log"
 }
 make -s build build-test || exit 1
-stage unit "unit tests, with the race detector" go test -race -count=1 ./...
+unit() {
+	local require=${BELAY_TEST_REQUIRE:-}
+	[ ! -d "${BELAY_SCAN_DATA:-/nonexistent}" ] || require=$require,scan-data,packages
+	BELAY_TEST_REQUIRE=$require go test -race -count=1 -v -timeout 60m ./... 2>&1 | tools/ci/count.sh unit
+}
+stage unit "unit tests, with the race detector" unit
+clone() {
+	git clone -q --no-hardlinks . "$out/tree" && make -C "$out/tree" package &&
+		BELAY_SCAN_DATA=/nonexistent go -C "$out/tree" test -count=1 -v ./... 2>&1 | tools/ci/count.sh clone
+}
+stage clone "unit tests and make package in a clone, without test data" clone
+stage vulncheck "govulncheck of the programs" tools/release/vulncheck.sh
 stage fuzz "every fuzz target for a minute" tools/ci/fuzz.sh 60s
 stage native "kernel suites on this kernel" tools/ci/native.sh
 stage matrix "kernel suites, reboot scene; 6.1 and 6.12, each under lsm, modret and signal" tools/vmtest/matrix.sh
+survive() {
+	BELAY_E2E=1 BELAY_BIN=$PWD/bin BELAY_TEST_REQUIRE=root,docker \
+		go test -count=1 -v -timeout 3h ./test/survive 2>&1 | tools/ci/count.sh survive
+}
+stage survive "agents killed, broken and flooded, and engines restarted, under containers that start" survive
+stage survivevm "what holds without an agent and over an upgrade of it; 6.1 under lsm, 6.12 under modret" env \
+	BELAY_MATRIX_TESTS='TestSurvival|TestUpgrade|TestPhaseAgentDead|TestDNSWithoutAgent|TestEnrol' tools/vmtest/matrix.sh 6.1:lsm 6.12:modret
 stage docker "scenes on the Docker Engine of Debian" env -u BELAY_TEST_MODERN_ENGINE tools/ci/e2e.sh
 modern() {
 	[ -n "${BELAY_TEST_MODERN_ENGINE:-}" ] || { echo "BELAY_TEST_MODERN_ENGINE names no folder with dockerd, containerd, shim and runc"; return 1; }
@@ -65,7 +83,7 @@ stage demo "the demo on this kernel" tools/ci/demo.sh
 stage demo-vm "the demo under lsm and modret" tools/ci/demo.sh --vm
 stage release "the release twice, with and without a build cache: one set of digests" env COLD=1 tools/release/check.sh
 stage package "the .deb installed, upgraded, removed and purged in a Debian root" tools/ci/package.sh
-stage booted "the .deb on a Debian that systemd has booted: the gate, a reboot, an upgrade, a purge; 6.12 under modret, 6.1 under lsm" tools/ci/booted.sh
+stage booted "the .deb on a Debian that systemd has booted: the gate, a reboot, an upgrade, a purge; 6.12 under modret, 6.1 under lsm" env -u BELAY_VM_TIMEOUT tools/ci/booted.sh
 {
 	echo "# Test report"
 	echo

@@ -23,6 +23,8 @@ root_denied() {
 	out=$(docker exec -u 0 allowed /bin/busybox id -u 2>&1) || rc=$?
 	[ "$rc" = 137 ] || { [ "$rc" != 0 ] && grep -i 'not permitted' <<<"$out" >/dev/null; }
 }
+# Between two tries of restart=always State.Running is true, and the status is "restarting".
+held() { [ "$(docker inspect -f '{{.State.Status}}' forbidden)" != running ]; }
 user_runs() { [ "$(docker exec -u 1000 allowed /bin/busybox id -u)" = 1000 ]; }
 # What a package may leave nothing of. Docker's own, logs and caches change by themselves.
 list() {
@@ -80,7 +82,7 @@ second_boot() {
 	user_runs || fail "docker exec -u 1000 does not run"
 	sleep 5
 	[ "$(docker logs forbidden 2>&1 | grep -c 'ran as root')" = "$(cat "$state/ran")" ] || fail "the forbidden container runs"
-	[ "$(docker inspect -f '{{.State.Running}}' forbidden)" != true ] || fail "the forbidden container is up after the reboot"
+	await 60 held || fail "the forbidden container is up after the reboot"
 	step "rebooted: the agent was ready $(((c - a) / 1000)) ms before containerd started; the forbidden container did not run"
 	local pid=$(docker inspect -f '{{.State.Pid}}' allowed) agent=$(systemctl show -p MainPID --value belay-agent)
 	DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold /next.deb || fail "upgrade"
@@ -93,6 +95,12 @@ second_boot() {
 	root_denied || fail "docker exec -u 0 runs after the upgrade"
 	user_runs || fail "docker exec -u 1000 does not run"
 	step "upgraded"
+	belay disable-gate || fail "belay disable-gate: $?"
+	docker version >/dev/null || fail "docker does not answer without the gate"
+	[ "$(docker inspect -f '{{.State.Pid}}' allowed)" = "$pid" ] || fail "disable-gate restarted a container"
+	root_denied || fail "docker exec -u 0 runs without the gate"
+	user_runs || fail "docker exec -u 1000 does not run"
+	step "the gate is taken away; containers kept running"
 	mkdir -p /var/cache/belay/layers && : >/var/cache/belay/layers/kept || fail "a cache as a scan of root's leaves it"
 	DEBIAN_FRONTEND=noninteractive dpkg -P belay || fail "purge"
 	await 60 docker version || fail "docker does not answer after the purge"

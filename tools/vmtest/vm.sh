@@ -167,7 +167,7 @@ systemd_job() {
 	cat <<'GUEST'
 cd /; echo up >/dev/ttyS1
 bash /.job </dev/null; rc=$?
-if [ $rc = 194 ]; then sync; systemctl reboot; sleep 600; fi
+if [ $rc = 194 ]; then echo reboot >/dev/ttyS1; sync; systemctl reboot; sleep 600; fi
 stty -F /dev/ttyS0 -echo; echo "exit $rc" >/dev/ttyS1; stty -F /dev/ttyS1 -echo
 sync; busybox poweroff -f; sleep 60
 GUEST
@@ -208,6 +208,7 @@ watch() {
 		case ${word%$'\r'} in
 		up) awk -v a="$begin" -v b="$EPOCHREALTIME" -v r="$1" -v l="$2" \
 			'BEGIN { printf "vm: %s lsm=%s user space after %.1f s\n", r, l, b - a }' >&2 ;;
+		reboot) : >"$work/reboot" ;;
 		exit) printf '%s\n' "$value" >"$work/exit" ;;
 		esac
 	done <"$work/status"
@@ -237,7 +238,7 @@ for tool in qemu-system-x86_64 busybox cpio depmod modprobe xz; do
 	command -v "$tool" >/dev/null ||
 		die 125 "$tool is missing; apt-get install qemu-system-x86 busybox-static cpio kmod xz-utils"
 done
-root=${BELAY_VM_ROOT:-} disk=${BELAY_VM_DISK:-} reboot=-no-reboot more=()
+root=${BELAY_VM_ROOT:-} disk=${BELAY_VM_DISK:-} more=()
 [ -z "$disk" ] || [ -n "$root" ] || die 64 "BELAY_VM_DISK is for BELAY_VM_ROOT"
 [ -z "$root" ] || [ -x "$root/lib/systemd/systemd" ] || die 64 "BELAY_VM_ROOT=$root has no systemd"
 cache=${BELAY_VM_CACHE:-$HOME/.cache/belay-vm}
@@ -260,26 +261,38 @@ watchdog=(watchdog_thresh=30 softlockup_panic=1 panic_print=0x40
 	rcupdate.rcu_cpu_stall_timeout=45 sysctl.kernel.panic_on_rcu_stall=1)
 if [ -n "$root" ]; then
 	more+=(-virtfs "local,path=$cache/kernel-$rel/lib/modules,mount_tag=modules,security_model=none,readonly=on,multidevs=remap")
-	[ -z "$disk" ] || { reboot= && more+=(-drive "file=$disk,format=raw,if=virtio"); }
+	[ -z "$disk" ] || more+=(-drive "file=$disk,format=raw,if=virtio")
 fi
 # One instruction is one nanosecond; sleep=off lets an idle guest jump to its next timer.
 [ "${BELAY_VM_ICOUNT:-}" != 1 ] || cpu=(-accel tcg,thread=single -icount shift=0,sleep=off -smp 1) watchdog=()
 mkfifo "$work/status"
-watch "$rel" "$lsm" &
-watch_pid=$!
-# pdeathsig: a vm.sh that is killed outright takes its guest along.
-setpriv --pdeathsig TERM timeout -k 5 "${BELAY_VM_TIMEOUT:-600}" qemu-system-x86_64 "${cpu[@]}" -cpu max \
-	-m "$memory" -kernel "$cache/kernel-$rel/boot/vmlinuz-$rel" -initrd "$work/initrd.gz" \
-	-append "console=ttyS0 quiet panic=-1 lsm=$lsm ${watchdog[*]} ${BELAY_VM_APPEND:-}" \
-	-display none -monitor none -serial stdio -serial "file:$work/status" $reboot -nic none "${more[@]}" \
-	-virtfs "local,path=${root:-/},mount_tag=host,security_model=none,readonly=on,multidevs=remap" \
-	</dev/null > >(exec sed -u 's/\r//g; /^\[[^]]*\] reboot: Power down$/d; s/\[[^]]*\] reboot: Power down$//') &
-qemu_pid=$!
-rc=0
-wait "$qemu_pid" || rc=$?
-qemu_pid=
-[ "$rc" != 124 ] || die 124 "stopped after ${BELAY_VM_TIMEOUT:-600} s"
-wait "$watch_pid" || true
-watch_pid=
-grep -qxE '[0-9]+' "$work/exit" 2>/dev/null || die 125 "the guest ended without an exit status (qemu: $rc)"
+end=$((SECONDS + ${BELAY_VM_TIMEOUT:-600}))
+
+# boot runs the guest until it is off. A panic and a reboot both end qemu: whether the guest
+# had asked for the reboot tells them apart.
+boot() {
+	local rc=0
+	watch "$rel" "$lsm" &
+	watch_pid=$!
+	# pdeathsig: a vm.sh that is killed outright takes its guest along. A limit of 0 would be none.
+	setpriv --pdeathsig TERM timeout -k 5 $((end > SECONDS ? end - SECONDS : 1)) qemu-system-x86_64 "${cpu[@]}" -cpu max \
+		-m "$memory" -kernel "$cache/kernel-$rel/boot/vmlinuz-$rel" -initrd "$work/initrd.gz" \
+		-append "console=ttyS0 quiet panic=-1 lsm=$lsm ${watchdog[*]} ${BELAY_VM_APPEND:-}" \
+		-display none -monitor none -serial stdio -serial "file:$work/status" -no-reboot -nic none "${more[@]}" \
+		-virtfs "local,path=${root:-/},mount_tag=host,security_model=none,readonly=on,multidevs=remap" \
+		</dev/null > >(exec sed -u 's/\r//g; /^\[[^]]*\] reboot: Power down$/d; s/\[[^]]*\] reboot: Power down$//') &
+	qemu_pid=$!
+	wait "$qemu_pid" || rc=$?
+	qemu_pid=
+	[ "$rc" != 124 ] || die 124 "stopped after ${BELAY_VM_TIMEOUT:-600} s"
+	wait "$watch_pid" || true
+	watch_pid=
+	[ -e "$work/exit" ] || [ -e "$work/reboot" ] || die 125 "the guest ended without an exit status (qemu: $rc)"
+}
+boot
+while [ ! -e "$work/exit" ]; do
+	rm "$work/reboot"
+	boot
+done
+grep -qxE '[0-9]+' "$work/exit" || die 125 "the guest ended without an exit status"
 exit "$(cat "$work/exit")"

@@ -25,10 +25,14 @@ type system interface {
 
 type commands struct{}
 
-// run starts a program of the host by its absolute path, with no environment of the caller's.
+// run starts a program of the host by its absolute path, with nothing of the caller's environment but how
+// long systemctl waits for a busy systemd (25 s by default).
 func (commands) run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "/usr/bin/"+name, args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_COLORS=0"}
+	if patience, set := os.LookupEnv("SYSTEMD_BUS_TIMEOUT"); set {
+		cmd.Env = append(cmd.Env, "SYSTEMD_BUS_TIMEOUT="+patience)
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(out[:min(len(out), 2000)]))
@@ -75,12 +79,13 @@ func (h *Host) engineGone(ctx context.Context) bool {
 // that was killed.
 func (h *Host) rollbackAfter() time.Duration { return 6 * h.opts.Timeout }
 
-func (h *Host) armTimer(ctx context.Context) error {
+// armTimer has everything undone after a while. Whoever it starts waits for the end of this process.
+func (h *Host) armTimer(ctx context.Context, after time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
 	defer cancel()
 	h.disarmTimer(ctx) // one that an earlier run has left
 	_, err := h.sys.run(ctx, "systemd-run", "--quiet", "--collect", "--unit="+rollbackUnit,
-		fmt.Sprintf("--on-active=%d", int(h.rollbackAfter().Seconds())), "--timer-property=AccuracySec=1s",
+		fmt.Sprintf("--on-active=%d", int(after.Seconds())), "--timer-property=AccuracySec=1s",
 		h.opts.Command, "disable-gate", "--if-unconfirmed")
 	if err != nil {
 		return fmt.Errorf("start the timer of the rollback: %w", err)

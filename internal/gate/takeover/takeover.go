@@ -41,6 +41,13 @@ var (
 	ErrRolledBack = errors.New("rolled back: the daemon has its own socket again")
 )
 
+// UndoTimeout is how long each wait of an undo may take. The daemon's start waits for that of the agent, for which the
+// unit has five minutes, and there is nothing to go back to.
+const UndoTimeout = 10 * time.Minute
+
+// carryOnAfter is when the timer of a [Host.Disable] looks whether that has ended.
+const carryOnAfter = 2 * time.Minute
+
 // Options say which host is changed and how.
 type Options struct {
 	Root     string // prefix of every path; empty for the host itself
@@ -154,7 +161,7 @@ func (h *Host) Enable(ctx context.Context) error {
 		h.opts.Journal("the gate could not be put in front of Docker, undoing it: " + err.Error())
 		h.opts.Say("undoing it: " + err.Error())
 		// The caller may be gone (an interrupt); the daemon's socket must come back all the same.
-		if uerr := h.undo(context.WithoutCancel(ctx)); uerr != nil {
+		if uerr := h.patient().undo(context.WithoutCancel(ctx)); uerr != nil {
 			return errors.Join(err, uerr)
 		}
 		return fmt.Errorf("%w: %w", ErrRolledBack, err)
@@ -169,7 +176,7 @@ func (h *Host) take(ctx context.Context, st state) error {
 	if err := h.writeState(st); err != nil {
 		return err
 	}
-	if err := h.armTimer(ctx); err != nil {
+	if err := h.armTimer(ctx, h.rollbackAfter()); err != nil {
 		return err
 	}
 	h.opts.Say(fmt.Sprintf("a timer undoes everything after %s", h.rollbackAfter()))
@@ -269,7 +276,7 @@ func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 		}
 		// The daemon is stopped in between: whoever ends this process must not leave it so.
 		if h.systemd() {
-			if err := h.armTimer(ctx); err != nil {
+			if err := h.armTimer(ctx, carryOnAfter); err != nil {
 				h.opts.Say("going on without a timer: " + err.Error())
 			}
 		}
@@ -291,7 +298,14 @@ func (h *Host) undoHalf(ctx context.Context) error {
 		return err
 	}
 	h.opts.Say("an earlier run did not end: undoing it first")
-	return h.undo(ctx)
+	return h.patient().undo(ctx)
+}
+
+// patient is h with the waits of an undo.
+func (h *Host) patient() *Host {
+	p := *h
+	p.opts.Timeout = max(h.opts.Timeout, UndoTimeout)
+	return &p
 }
 
 // containersLive returns [ErrNotPossible] if containers run that would stop with the daemon, and nobody has said that they may. Of a

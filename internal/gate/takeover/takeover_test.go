@@ -22,6 +22,7 @@ type fakeHost struct {
 	t           *testing.T
 	root        string
 	calls       []string
+	waits       map[string]time.Duration // how long the last call of each command may take
 	liveRestore bool
 	gateBroken  bool   // the gate listens and its engine never answers
 	listensToo  bool   // the daemon has a host of its own at the old place, and takes that
@@ -44,7 +45,7 @@ func newFakeHost(t *testing.T) (*fakeHost, *Host) {
 			t.Fatal(err)
 		}
 	}
-	f := &fakeHost{t: t, root: root, liveRestore: true}
+	f := &fakeHost{t: t, root: root, liveRestore: true, waits: map[string]time.Duration{}}
 	h := New(Options{Root: root, Timeout: time.Second, Command: "/usr/bin/belay", Say: func(s string) { t.Log(s) }})
 	h.sys = f
 	f.start(true)
@@ -115,9 +116,10 @@ func (f *fakeHost) stop(s **http.Server) {
 	}
 }
 
-func (f *fakeHost) run(_ context.Context, name string, args ...string) (string, error) {
+func (f *fakeHost) run(ctx context.Context, name string, args ...string) (string, error) {
+	end, _ := ctx.Deadline()
 	call := strings.Join(append([]string{name}, args...), " ")
-	f.calls = append(f.calls, call)
+	f.calls, f.waits[call] = append(f.calls, call), time.Until(end)
 	if f.fail != "" && strings.HasPrefix(call, f.fail) {
 		return "", errors.New(call + ": refused")
 	}
@@ -215,7 +217,39 @@ func TestRollback(t *testing.T) {
 			if err := f.atHome(); err != nil {
 				t.Error(err)
 			}
+			if got := f.waits["systemctl start "+socketUnit+" "+dockerUnit]; got <= agentStart(t) {
+				t.Errorf("the daemon has %s to come back, and waits for an agent that has %s", got, agentStart(t))
+			}
 		})
+	}
+}
+
+// agentStart is how long the agent's unit may take to start: Docker's start waits for it.
+func agentStart(t *testing.T) time.Duration {
+	t.Helper()
+	unit, err := os.ReadFile("../../../deploy/systemd/" + agentUnit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, limit, _ := strings.Cut(string(unit), "\nTimeoutStartSec=")
+	limit, _, _ = strings.Cut(limit, "in\n") // systemd's minutes are "min"
+	d, err := time.ParseDuration(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// TestEnvironment: the host's programs have nothing of the caller's environment but systemctl's patience.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("SYSTEMD_BUS_TIMEOUT", "10min")
+	t.Setenv("SYSTEMD_PAGER", "/tmp/x")
+	out, err := commands{}.run(t.Context(), "env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out, "SYSTEMD_BUS_TIMEOUT=10min\n") || strings.Contains(out, "SYSTEMD_PAGER") {
+		t.Errorf("the environment is %q", out)
 	}
 }
 
