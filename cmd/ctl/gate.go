@@ -60,6 +60,9 @@ docs/gate.md has the steps by hand. "belay disable-gate" takes it away.`,
   belay enable-gate --restart-containers --timeout 3m`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := t.textOnly(cmd); err != nil && !dryRun {
+				return err
+			}
 			opts, err := t.takeoverOptions(timeout)
 			if err != nil {
 				return err
@@ -114,6 +117,9 @@ plugin it refuses, with the gate in place or without: take the plugin out first.
 		Example: `  belay disable-gate`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := t.textOnly(cmd); err != nil {
+				return err
+			}
 			opts, err := t.takeoverOptions(timeout)
 			if err != nil {
 				return err

@@ -127,7 +127,7 @@ func (h *Host) Plan(ctx context.Context) (*Plan, error) {
 // Errors: [ErrNotPossible] if nothing was changed, [ErrRolledBack] if all was changed back; any other
 // says what is left and how to get out.
 func (h *Host) Enable(ctx context.Context) error {
-	unlock, err := h.lock(ctx)
+	unlock, err := h.lock(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 // unconfirmed is how the timer calls it: a takeover that has succeeded stays. Errors: the daemon asks the
 // plugin (see docs/gate.md), whether the gate is in front of it or not, or does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
-	unlock, err := h.lock(ctx)
+	unlock, err := h.lock(ctx, h.anyDropIn())
 	if err != nil {
 		return err
 	}
