@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -30,14 +31,42 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := newRoot()
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "belay-agent:", err)
-		if errors.Is(err, errBypass) {
-			os.Exit(exitBypass)
-		}
-		os.Exit(1)
+	os.Exit(execute(ctx, newRoot(), os.Stderr))
+}
+
+// Exit statuses; docs/preflight.md lists them.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitBypass = 2
+	exitUsage  = 64 // EX_USAGE of sysexits.h: 1 and 2 are answers of preflight
+)
+
+// usageError is for a command line that cobra has understood, and we do not.
+type usageError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e usageError) Unwrap() error { return e.error }
+
+func badUsage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// execute runs the command line and returns the exit status.
+func execute(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitOK
 	}
+	fmt.Fprintln(stderr, "belay-agent:", err)
+	if _, usage := errors.AsType[usageError](err); usage || !started {
+		fmt.Fprintf(stderr, "See '%s --help'.\n", cmd.CommandPath())
+		return exitUsage
+	}
+	if errors.Is(err, errBypass) {
+		return exitBypass
+	}
+	return exitFailed
 }
 
 // newRoot returns the whole command tree.
@@ -78,18 +107,18 @@ pinned. The next agent takes it over. "belay-agent run --unload" removes it.`,
 			}
 			log, err := logger(logFormat, logLevel)
 			if err != nil {
-				return err
+				return usageError{err}
+			}
+			if cfg.MemoryMax, err = owncap.ParseMemory(memoryMax); err != nil {
+				return badUsage("--memory-max %w", err)
+			}
+			if cfg.CPUMax, err = owncap.ParseCPU(cpuMax); err != nil {
+				return badUsage("--cpu-max %w", err)
 			}
 			if os.Geteuid() != 0 {
 				return fmt.Errorf("run loads programs into the kernel and needs root")
 			}
 			cfg.Log, cfg.Version = log, version
-			if cfg.MemoryMax, err = owncap.ParseMemory(memoryMax); err != nil {
-				return fmt.Errorf("--memory-max %w", err)
-			}
-			if cfg.CPUMax, err = owncap.ParseCPU(cpuMax); err != nil {
-				return fmt.Errorf("--cpu-max %w", err)
-			}
 			if cfg.Containerd == "none" {
 				cfg.Containerd = ""
 			}

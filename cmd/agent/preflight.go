@@ -15,10 +15,8 @@ import (
 	"github.com/belay-project/belay/internal/gate/preflight"
 )
 
-// errBypass is that the gate can be walked around; its exit status is exitBypass.
+// errBypass is that the gate can be walked around.
 var errBypass = errors.New("the gate can be walked around: see the findings that fail")
-
-const exitBypass = 2
 
 // preflightReport is the JSON of preflight. Parts that were not asked for are left out.
 type preflightReport struct {
@@ -39,28 +37,31 @@ reach the daemon around the gate. A finding is ok, warn, fail or unknown; what c
 read is unknown.
 
 Exit status: 0 if a backend works and no finding fails; 1 if none works or preflight
-could not be made; 2 if a finding about the daemon fails.`,
+could not be made; 2 if a finding about the daemon fails; 64 if the command line was not
+understood.`,
 		Example: "  belay-agent preflight\n  belay-agent preflight --only daemon --docker-host unix:///run/docker-upstream/docker.sock\n  belay-agent preflight -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			socket, unix := strings.CutPrefix(host, "unix://")
+			switch {
+			case only != "" && only != "kernel" && only != "daemon":
+				return badUsage("--only %q: want kernel or daemon", only)
+			case output != "text" && output != "json":
+				return badUsage("--output %q: want text or json", output)
+			case only == "daemon" && host == "none":
+				return badUsage("--only daemon with --docker-host none leaves nothing to look at")
+			case only != "kernel" && host != "none" && !unix:
+				return badUsage("--docker-host %q: want unix:///path or none", host)
+			}
 			if os.Geteuid() != 0 {
 				return fmt.Errorf("preflight loads BPF programs to try them, reads the daemon's process and needs root")
 			}
 			var r preflightReport
-			switch only {
-			case "", "kernel", "daemon":
-			default:
-				return fmt.Errorf("--only %q: want kernel or daemon", only)
-			}
 			if only != "daemon" {
 				k := enforce.Preflight()
 				r.PreflightReport = &k
 			}
 			if only != "kernel" && host != "none" {
-				socket, ok := strings.CutPrefix(host, "unix://")
-				if !ok {
-					return fmt.Errorf("--docker-host %q: want unix:///path or none", host)
-				}
 				o.Socket, o.RunDir = socket, runDir
 				d := preflight.Run(cmd.Context(), o)
 				r.Daemon = &d
@@ -94,14 +95,10 @@ func (r *preflightReport) err() error {
 }
 
 func (r *preflightReport) print(out io.Writer, output string) error {
-	switch output {
-	case "json":
+	if output == "json" {
 		enc := json.NewEncoder(out)
 		enc.SetIndent("", "  ")
 		return enc.Encode(r)
-	case "text":
-	default:
-		return fmt.Errorf("--output %q: want text or json", output)
 	}
 	if r.PreflightReport != nil {
 		printKernel(out, r.PreflightReport)

@@ -36,15 +36,20 @@ func TestPreflightOutput(t *testing.T) {
 	if err := json.Unmarshal([]byte(js.String()), &back); err != nil || back.Auto != "signal" || len(back.Daemon.Findings) != 2 || !back.Daemon.Failed() {
 		t.Errorf("got %+v, %v of %s", back, err, js.String())
 	}
-	if err := (&preflightReport{Daemon: r.Daemon}).print(&js, "yaml"); err == nil {
-		t.Error("it prints yaml")
-	}
-	for _, args := range [][]string{{"--only", "moon"}, {"--docker-host", "tcp://x", "--only", "daemon"}, {"x"}} {
-		c := preflightCommand()
-		c.SetArgs(args)
-		c.SilenceErrors, c.SilenceUsage = true, true
-		if err := c.Execute(); err == nil {
-			t.Errorf("%q: no error", args)
+}
+
+// TestUsage: what is wrong with the command line has a status that is no answer of preflight.
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{"preflight", "--bogus"}, {"preflight", "x"}, {"preflight", "--only", "moon"}, {"preflight", "-o", "yaml"},
+		{"preflight", "--only", "daemon", "--docker-host", "none"}, {"preflight", "--only", "daemon", "--docker-host", "tcp://x"},
+		{"run", "--bogus"}, {"run", "--memory-max", "x"}, {"bogus"},
+	} {
+		root := newRoot()
+		root.SetArgs(args)
+		var msg strings.Builder
+		if status := execute(t.Context(), root, &msg); status != exitUsage || !strings.Contains(msg.String(), "See 'belay-agent") {
+			t.Errorf("%q: exit status %d, %s", args, status, msg.String())
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (f *scanFlags) checkAttached() (err error) {
 	}
 	asked := f.attached == attachedUse || f.attached == attachedCompare || f.attachedVEX == attachedVEXUse
 	if len(f.keys) > 0 && !asked {
-		return errors.New("--attestation-key is about what is attached to an image: say --attached-sbom or --attached-vex too")
+		return badUsage("--attestation-key is about what is attached to an image: say --attached-sbom or --attached-vex too")
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,7 +35,7 @@ func (f *cacheFlags) add(fl *pflag.FlagSet) {
 
 func (f *cacheFlags) check() error {
 	if f.mib < 1 || f.mib > 1<<20 {
-		return fmt.Errorf("--cache-size %d: want at least 1 MiB", f.mib)
+		return badUsage("--cache-size %d: want at least 1 MiB", f.mib)
 	}
 	return nil
 }
@@ -136,15 +138,20 @@ secret, but it decides what scans find: let nobody else write to its folder.`,
 		cacheStatusCommand(t), cacheClearCommand(t))
 }
 
-func (f *cacheFlags) cache(t *terminal) (*layercache.Cache, error) {
+// look opens the cache, and makes none: c is nil where no scan has made it yet.
+func (f *cacheFlags) look(t *terminal) (c *layercache.Cache, dir string, err error) {
 	if err := f.check(); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	dir, _, err := f.folder(t)
+	dir, _, err = f.folder(t)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return layercache.Open(dir, f.mib<<20)
+	c, err = layercache.OpenThere(dir, f.mib<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return c, dir, err
 }
 
 func cacheStatusCommand(t *terminal) *cobra.Command {
@@ -158,11 +165,11 @@ what was not used for longest was used.`,
   belay cache status --cache-dir ./layers -o json`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
-			c, err := f.cache(t)
-			if err != nil {
-				return err
+			c, dir, err := f.look(t)
+			s := layercache.Status{Dir: dir, MaxBytes: f.mib << 20}
+			if c != nil {
+				s, err = c.Status()
 			}
-			s, err := c.Status()
 			if err != nil {
 				return err
 			}
@@ -191,11 +198,11 @@ reads its layers anew.`,
   belay cache clear --cache-dir ./layers`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
-			c, err := f.cache(t)
-			if err != nil {
-				return err
+			c, _, err := f.look(t)
+			n := 0
+			if c != nil {
+				n, err = c.Clear()
 			}
-			n, err := c.Clear()
 			if t.output == formatJSON && err == nil {
 				return t.writeJSON(map[string]int{"removed": n})
 			}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestLayerCache: a layer that was read is not fetched again, and what is kept can be seen and
@@ -62,8 +65,32 @@ func TestLayerCache(t *testing.T) {
 	if code, _, msg := belay(t, "scan", f.root, "--packages-only", "--scanner", f.scanner, "--cache-dir", dir); code != exitFailed || !strings.Contains(msg, "--no-cache") {
 		t.Errorf("a folder that all may write to: %d, %s", code, msg)
 	}
-	if code, _, msg := belay(t, "cache", "status", "--cache-size", "0"); code != exitFailed || !strings.Contains(msg, "at least 1 MiB") {
+	if code, _, msg := belay(t, "cache", "status", "--cache-size", "0"); code != exitUsage || !strings.Contains(msg, "at least 1 MiB") {
 		t.Errorf("no size: %d, %s", code, msg)
+	}
+}
+
+// TestCacheLooked: looking at a cache that is not there makes none.
+func TestCacheLooked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "layers")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"cache", "status"}, dir + ": 0 layers"},
+		{[]string{"cache", "clear"}, "0 layers removed"},
+	} {
+		var out, msg strings.Builder
+		code := run(t.Context(), &terminal{in: strings.NewReader(""), out: &out, err: &msg, now: time.Now, layers: dir}, tt.args)
+		if code != exitOK || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%v: exit status %d, %s%s", tt.args, code, out.String(), msg.String())
+		}
+		if code, out, msg := belay(t, append(tt.args, "--cache-dir", dir)...); code != exitOK || !strings.Contains(out, tt.want) {
+			t.Errorf("%v of a folder that was named: exit status %d, %s%s", tt.args, code, out, msg)
+		}
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("looking made the folder: %v", err)
 	}
 }
 

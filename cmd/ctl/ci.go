@@ -83,7 +83,7 @@ printed; "belay ci show ID" waits for it then.
 	}
 	fl := cmd.Flags()
 	f.addResult(fl)
-	fl.StringVar(&q.FailOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
+	fl.StringVar(&q.FailOn, "fail-on", "", "fail on findings of `SEVERITY|EXPRESSION`: of this severity or above, or for which the expression holds")
 	fl.StringVar(&ignore, "ignore", "", "`file` of accepted vulnerabilities and misconfigurations, with reasons; a policy must allow scan.accept")
 	fl.StringVar(&baseline, "baseline", "", "`report` of an earlier scan (-o json): what it has does not count; a policy must allow scan.accept")
 	fl.BoolVar(&q.AllowIncomplete, "allow-incomplete", false, "pass though something could not be read or matched")
@@ -187,7 +187,7 @@ func (f *ciFlags) client(t *terminal) (*ci.Client, error) {
 		o.Token = strings.TrimSpace(string(b))
 	}
 	if f.server == "" && (f.ca != "" || f.cert != "" || f.key != "") {
-		return nil, errors.New("--ca, --cert and --key are for --server")
+		return nil, badUsage("--ca, --cert and --key are for --server")
 	}
 	o.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	if f.ca != "" {

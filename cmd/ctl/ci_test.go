@@ -111,8 +111,9 @@ func TestCI(t *testing.T) {
 		{"no such scan", []string{"show", strings.Repeat("0", 32)}, exitFailed, "", "no such scan"},
 		{"a bad rule", []string{"scan", "good", "--fail-on", "awful"}, exitFailed, "", "failOn"},
 		{"plain HTTP", []string{"scan", "good", "--server", "http://scan.example"}, exitFailed, "", "https://HOST"},
-		{"a certificate for a socket", []string{"scan", "good", "--ca", token}, exitFailed, "", "--server"},
+		{"a certificate for a socket", []string{"scan", "good", "--ca", token}, exitUsage, "", "--server"},
 		{"no image", []string{"scan"}, exitUsage, "", "one image"},
+		{"no agent", []string{"list", "--run-dir", "/nowhere"}, exitFailed, "", "the agent is not running, or has no belay-scanner beside it: there is no /nowhere/scans.sock; fix: start it"},
 		{"list", []string{"list", "bad"}, exitOK, "fail", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

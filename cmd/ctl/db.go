@@ -66,7 +66,7 @@ them named.`,
 		Args: oneArgument("a directory with OSV records, or a database"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
-				return err
+				return yours(err, "db", filepath.Dir(f.path))
 			}
 			if ref, ok := strings.CutPrefix(args[0], ociPrefix); ok {
 				if err := notJoined(cmd, args[0], "kev", "epss", "debian-tracker"); err != nil {
@@ -82,7 +82,7 @@ them named.`,
 				if f.build.KEV != "" || f.build.EPSS != "" || f.build.Tracker != "" {
 					return fmt.Errorf("%s is a file: what is joined to records is in a database already, and needs a directory of records", args[0])
 				}
-				return t.copyDB(args[0], f.path)
+				return yours(t.copyDB(args[0], f.path), "db", filepath.Dir(f.path))
 			}
 			f.build.Dir = args[0]
 			return t.buildDB(cmd, f)
@@ -99,7 +99,7 @@ func (t *terminal) buildDB(cmd *cobra.Command, f *dbFlags) error {
 	f.build.Now, f.build.Walk = t.now(), osvdir.Walk
 	rep, err := vulndb.Build(cmd.Context(), f.path, f.build)
 	if err != nil {
-		return err
+		return yours(err, "db", filepath.Dir(f.path))
 	}
 	if t.output == formatJSON {
 		return t.writeJSON(rep)
@@ -162,6 +162,9 @@ import" and "belay db update --from". The same database has the same digest each
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if ref, ok := strings.CutPrefix(args[0], ociPrefix); ok {
 				return t.pushDB(cmd.Context(), reg, path, ref)
+			}
+			if err := haveDB(path); err != nil {
+				return err
 			}
 			return t.copyDB(path, args[0])
 		},
@@ -248,12 +251,36 @@ broken.`,
 }
 
 // openDB opens the database, or says how to get one.
+//
+// Errors: [errNoDB]; those of [vulndb.Open].
 func openDB(path string) (*vulndb.DB, error) {
-	db, err := vulndb.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no vulnerability database at %s: build one with 'belay db import DIR --db %s', or list packages alone with --packages-only", path, path)
+	if err := haveDB(path); err != nil {
+		return nil, err
 	}
-	return db, err
+	return vulndb.Open(path)
+}
+
+var errNoDB = errors.New("there is no vulnerability database")
+
+func haveDB(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w at %s; fix: belay db update --db %s (without a network: belay db import)", errNoDB, path, path)
+	}
+	return nil
+}
+
+// yours adds the fix to an error about what a flag names, or what is below or above it, and this user may
+// not write.
+func yours(err error, flag, what string) error {
+	within := func(dir, path string) bool {
+		rel, err := filepath.Rel(dir, path)
+		return err == nil && filepath.IsLocal(rel)
+	}
+	failed, ok := errors.AsType[*fs.PathError](err)
+	if !ok || !errors.Is(err, fs.ErrPermission) || !within(what, failed.Path) && !within(failed.Path, what) {
+		return err
+	}
+	return fmt.Errorf("%w; fix: run it as root, or name one of yours with --%s", err, flag)
 }
 
 func mebibytes(n int) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
@@ -261,7 +288,11 @@ func mebibytes(n int) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)
 func oneArgument(what string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return fmt.Errorf("want %s, got %d arguments: %s", what, len(args), strings.Join(args, " "))
+			got := fmt.Sprintf("%d arguments: %s", len(args), strings.Join(args, " "))
+			if len(args) == 0 {
+				got = "none"
+			}
+			return fmt.Errorf("want %s, got %s", what, got)
 		}
 		return nil
 	}

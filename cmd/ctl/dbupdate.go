@@ -89,8 +89,15 @@ func ownFolder(path string) error {
 }
 
 func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
+	u, err := url.Parse(f.from)
+	folder := err != nil || u.Scheme == ""
+	if folder {
+		if st, err := os.Stat(f.from); err != nil || !st.IsDir() {
+			return fmt.Errorf("--from %s: there is no such directory; fix: name one with OSV records, https://HOST/PATH or oci://HOST/REPOSITORY:TAG", f.from)
+		}
+	}
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
-		return err
+		return yours(err, "db", filepath.Dir(f.path))
 	}
 	if ref, ok := strings.CutPrefix(f.from, ociPrefix); ok {
 		if err := notJoined(cmd, f.from, "ecosystems", "kev-url", "epss-url", "debian-tracker-url"); err != nil {
@@ -107,17 +114,13 @@ func (t *terminal) updateDB(cmd *cobra.Command, f *updateFlags) error {
 	}
 	parts := filepath.Join(f.cache, "parts")
 	if err := ownFolder(parts); err != nil {
-		return err
+		return yours(err, "cache", f.cache)
 	}
 	f.build.Parts = vulndb.Parts{Dir: parts, Program: program}
-	if u, err := url.Parse(f.from); err != nil || u.Scheme == "" {
-		st, err := os.Stat(f.from)
-		if err != nil || !st.IsDir() {
-			return fmt.Errorf("--from %s: want a directory or https://HOST/PATH", f.from)
-		}
+	if folder {
 		for _, name := range []string{"kev-url", "epss-url", "debian-tracker-url"} {
 			if cmd.Flags().Changed(name) {
-				return fmt.Errorf("--%s is for a bucket; fix: belay db import %s with --kev, --epss and --debian-tracker, which name files", name, clean(f.from))
+				return badUsage("--%s is for a bucket; fix: belay db import %s with --kev, --epss and --debian-tracker, which name files", name, clean(f.from))
 			}
 		}
 		f.build.Dir = f.from

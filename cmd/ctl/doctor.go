@@ -46,11 +46,11 @@ func (f *doctorFlags) add(fl *pflag.FlagSet) {
 func (f *doctorFlags) fill(t *terminal) error {
 	for _, only := range f.only {
 		if err := doctor.Known(only); err != nil {
-			return err
+			return usageError{err}
 		}
 	}
 	if f.dockerHost != "none" && !strings.HasPrefix(f.dockerHost, "unix:///") {
-		return fmt.Errorf("--docker-host %q: want unix:///path or none", f.dockerHost)
+		return badUsage("--docker-host %q: want unix:///path or none", f.dockerHost)
 	}
 	if f.scanner == "" {
 		self, err := os.Executable()

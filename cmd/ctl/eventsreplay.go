@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
 
@@ -79,9 +78,12 @@ what was read, or if a record was not sent.`,
 				r.dir = args[0]
 			}
 			if !until.at.IsZero() && until.at.Before(since.at) {
-				return errors.New("--until is before --since")
+				return badUsage("--until is before --since")
 			}
-			var err error
+			err := findJournal(r.dir)
+			if err != nil {
+				return err
+			}
 			if r.to, r.name, err = t.openReplay(cmd.Context(), to, otlp); err != nil {
 				return err
 			}
@@ -149,9 +151,6 @@ func (r *replay) run(ctx context.Context, o journal.ReadOptions) error {
 	})
 	if err == nil {
 		err = r.flush(ctx)
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no journal in %s", r.dir)
 	}
 	if terr := r.tell(); terr != nil {
 		return errors.Join(err, terr)

@@ -86,12 +86,12 @@ func (t *terminal) verifyAnchors(dir, path, host string) error {
 		return fmt.Errorf("%s has no anchor of %s (%d of other hosts, %d lines that cannot be read): is it what the receiver got, and is --host right?",
 			path, host, file.Others, file.Unreadable)
 	}
+	if err := findJournal(dir); err != nil {
+		return err
+	}
 	out := anchorsVerified{Host: host, Others: file.Others, Lines: file.Lines, Skipped: file.Unreadable}
 	if out.Chain, err = journal.Verify(dir); err == nil {
 		out.Anchors, err = journal.VerifyAnchors(dir, file.Anchors)
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("there is no journal in %s", dir)
 	}
 	if err != nil {
 		return err

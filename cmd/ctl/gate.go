@@ -63,6 +63,9 @@ docs/gate.md has the steps by hand. "belay disable-gate" takes it away.`,
   belay enable-gate --restart-containers --timeout 3m`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := t.textOnly(cmd); err != nil && !dryRun {
+				return err
+			}
 			opts, err := t.takeoverOptions(timeout)
 			if err != nil {
 				return err
@@ -120,6 +123,9 @@ unless told --restart-containers. If it is killed a timer goes on.`,
   belay disable-gate --restart-containers`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := t.textOnly(cmd); err != nil {
+				return err
+			}
 			opts, err := t.takeoverOptions(timeout)
 			if err != nil {
 				return err

@@ -46,10 +46,10 @@ under .journal).`,
 			if len(args) > 0 {
 				dir = args[0]
 			}
-			rep, err := journal.Verify(dir)
-			if errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("there is no journal in %s", dir)
+			if err := findJournal(dir); err != nil {
+				return err
 			}
+			rep, err := journal.Verify(dir)
 			if err != nil {
 				return fmt.Errorf("verify the journal in %s: %w", dir, err)
 			}
@@ -66,6 +66,22 @@ under .journal).`,
 			return fmt.Errorf("the chain does not hold in %s", count(rep.ProblemCount, "place", "places"))
 		},
 	}
+}
+
+// findJournal fails for a directory that holds no journal. One without segments has no chain that
+// could break, and would pass for whole.
+func findJournal(dir string) error {
+	err := journal.Found(dir)
+	why := ""
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		why = "there is no such directory"
+	case errors.Is(err, journal.ErrEmpty):
+		why = "the directory has no segments"
+	default:
+		return err
+	}
+	return fmt.Errorf("there is no journal in %s: %s; fix: name the agent's journal directory (journal in its --state-dir)", dir, why)
 }
 
 func (t *terminal) writeReport(rep *journal.Report) {

@@ -23,10 +23,10 @@ import (
 
 // leaveFlags are the flags of belay load leave.
 type leaveFlags struct {
-	dir, id, resume  string
-	cordon, uncordon bool
-	at               leave.Where
-	within           time.Duration
+	stateDir, id, resume string
+	cordon, uncordon     bool
+	at                   leave.Where
+	within               time.Duration
 }
 
 func loadLeaveCommand(t *terminal) *cobra.Command {
@@ -67,11 +67,13 @@ for it, and --orchestrator has all flags replace what its journal says of its pl
 				return errors.New("want --cordon or --uncordon, and nothing else to do")
 			case f.resume == "" && f.at.Kind == "":
 				return errors.New("want --orchestrator swarm or kubernetes")
+			case f.at.Kind != "" && f.at.Kind != "swarm" && f.at.Kind != "kubernetes":
+				return fmt.Errorf("--orchestrator %q: want swarm or kubernetes", f.at.Kind)
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, p := range []*string{&f.at.Manager.CAFile, &f.at.Manager.CertFile, &f.at.Manager.KeyFile, &f.at.Cluster.Kubeconfig, &f.dir} {
+			for _, p := range []*string{&f.at.Manager.CAFile, &f.at.Manager.CertFile, &f.at.Manager.KeyFile, &f.at.Cluster.Kubeconfig} {
 				if *p == "" {
 					continue
 				}
@@ -92,7 +94,11 @@ for it, and --orchestrator has all flags replace what its journal says of its pl
 			if len(args) == 0 && f.resume == "" {
 				return t.listUnits(cmd.Context(), f.at)
 			}
-			o := leave.Options{Dir: f.dir, Open: openPlacer, Now: t.now, Progress: func(text string) { fmt.Fprintln(t.err, clean(text)) }}
+			dir, err := movesOf(cmd, f.stateDir)
+			if err != nil {
+				return err
+			}
+			o := leave.Options{Dir: dir, Open: openPlacer, Now: t.now, Progress: func(text string) { fmt.Fprintln(t.err, clean(text)) }}
 			if f.resume != "" {
 				return t.left(leave.Resume(cmd.Context(), o, f.resume, f.at))
 			}
@@ -114,7 +120,7 @@ for it, and --orchestrator has all flags replace what its journal says of its pl
 	fl.BoolVar(&f.at.Cluster.DespiteDescheduler, "despite-descheduler", false, "evict though the cluster has a descheduler")
 	fl.DurationVar(&f.within, "within", 15*time.Minute, "`time` that it may take")
 	fl.StringVar(&f.resume, "resume", "", "go on with the leave of this `ID`")
-	fl.StringVar(&f.dir, "state-dir", "/var/lib/belay/moves", "`directory` of the journals of moves")
+	stateDirFlag(fl, &f.stateDir)
 	fl.StringVar(&f.id, "id", "", "`ID` of the leave, 16 hexadecimal digits; for who starts this command")
 	if err := fl.MarkHidden("id"); err != nil {
 		panic(err) // it is there

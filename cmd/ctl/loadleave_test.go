@@ -52,7 +52,7 @@ func TestLeaveKubernetes(t *testing.T) {
 	}
 	leave := func(args ...string) (status int, out, stderr string) {
 		var o, e strings.Builder
-		args = slices.Concat([]string{"load", "leave", "--orchestrator", "kubernetes", "--kubeconfig", config, "--state-dir", filepath.Join(dir, "moves")}, args)
+		args = slices.Concat([]string{"load", "leave", "--orchestrator", "kubernetes", "--kubeconfig", config, "--state-dir", dir}, args)
 		status = run(t.Context(), &terminal{in: strings.NewReader(""), out: &o, err: &e, now: time.Now}, args)
 		return status, o.String(), e.String()
 	}

@@ -4,24 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/move"
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 )
 
 // moveFlags are the flags of belay move.
 type moveFlags struct {
-	dir, hook string
-	id        string // of the move, from who started this one
-	from, to  engine.Address
-	dryRun    bool
-	s         move.Settings
+	stateDir string
+	hook     string
+	id       string // of the move, from who started this one
+	from, to engine.Address
+	dryRun   bool
+	s        move.Settings
 }
 
 func moveCommand(t *terminal) *cobra.Command {
@@ -62,7 +66,7 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return t.move(cmd.Context(), args, f) },
+		RunE: func(cmd *cobra.Command, args []string) error { return t.move(cmd, args, f) },
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.to.URL, "to", "", "`engine` to move to: unix:///path or tcp://host:port")
@@ -86,13 +90,41 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 	if err := fl.MarkHidden("id"); err != nil {
 		panic(err) // it is there
 	}
-	cmd.PersistentFlags().StringVar(&f.dir, "state-dir", "/var/lib/belay/moves", "`directory` of the journals of moves")
+	stateDirFlag(cmd.PersistentFlags(), &f.stateDir)
 	cmd.AddCommand(t.moveResume(f), t.moveAbort(f), t.moveFinish(f), t.moveList(f))
 	return cmd
 }
 
-func (t *terminal) mover(f *moveFlags) *move.Mover {
-	return move.New(move.Options{Dir: f.dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now})
+func stateDirFlag(fl *pflag.FlagSet, dir *string) {
+	fl.StringVar(dir, "state-dir", "/var/lib/belay", "the agent's `directory` of state; journals of moves are in moves below it")
+}
+
+// movesOf returns the directory of the journals of moves. A state directory that was named has to be
+// there: else a wrong name looks like a host without moves.
+func movesOf(cmd *cobra.Command, stateDir string) (string, error) {
+	if _, err := os.Stat(stateDir); err != nil && cmd.Flags().Changed("state-dir") {
+		return "", fmt.Errorf("--state-dir: %w; fix: name the agent's directory of state", err)
+	}
+	abs, err := filepath.Abs(stateDir) // the journal is read from elsewhere
+	if err != nil {
+		return "", fmt.Errorf("--state-dir: %w", err)
+	}
+	return movesdir.Below(abs), nil
+}
+
+// mover returns a mover, and the directory of its journals.
+func (t *terminal) mover(cmd *cobra.Command, f *moveFlags) (m *move.Mover, dir string, err error) {
+	if dir, err = movesOf(cmd, f.stateDir); err != nil {
+		return nil, "", err
+	}
+	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now}), dir, nil
+}
+
+// withMover runs a command on one move.
+func (t *terminal) withMover(f *moveFlags, do func(ctx context.Context, m *move.Mover, id string) (*move.Journal, error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		return t.moved(t.moving(cmd, f, func(m *move.Mover) (*move.Journal, error) { return do(cmd.Context(), m, args[0]) }))
+	}
 }
 
 // moveProgress writes a line for each step, and for bytes at most one a second.
@@ -117,9 +149,15 @@ func (t *terminal) moveProgress() func(move.Event) {
 
 func (f *moveFlags) complete() error {
 	if !strings.HasPrefix(f.from.URL, "unix://") {
-		return fmt.Errorf("--from %q: want unix:///path: a move is made on the host that has the container", f.from.URL)
+		return badUsage("--from %q: want unix:///path: a move is made on the host that has the container", f.from.URL)
 	}
-	for _, p := range []*string{&f.to.CAFile, &f.to.CertFile, &f.to.KeyFile, &f.dir} {
+	if err := f.to.Check(); err != nil {
+		return badUsage("--to %s: %w", f.to.URL, err)
+	}
+	if err := f.s.Check(); err != nil {
+		return usageError{err}
+	}
+	for _, p := range []*string{&f.to.CAFile, &f.to.CertFile, &f.to.KeyFile} {
 		if *p == "" {
 			continue
 		}
@@ -130,22 +168,27 @@ func (f *moveFlags) complete() error {
 		*p = abs
 	}
 	if f.s.Hook = strings.Fields(f.hook); len(f.s.Hook) > 0 && !filepath.IsAbs(f.s.Hook[0]) {
-		return fmt.Errorf("--hook %q: want an absolute path", f.s.Hook[0])
+		return badUsage("--hook %q: want an absolute path", f.s.Hook[0])
 	}
 	return nil
 }
 
-func (t *terminal) move(ctx context.Context, containers []string, f *moveFlags) error {
+func (t *terminal) move(cmd *cobra.Command, containers []string, f *moveFlags) error {
 	if err := f.complete(); err != nil {
 		return err
 	}
+	ctx := cmd.Context()
 	if !f.dryRun {
-		j, err := t.moving(ctx, f, func(m *move.Mover) (*move.Journal, error) {
+		j, err := t.moving(cmd, f, func(m *move.Mover) (*move.Journal, error) {
 			return m.Move(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
 		})
 		return t.moved(j, notBegun(j, err))
 	}
-	p, err := t.mover(f).Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
+	m, _, err := t.mover(cmd, f)
+	if err != nil {
+		return err
+	}
+	p, err := m.Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
 	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
 		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
 			return err
@@ -264,10 +307,9 @@ func (t *terminal) moveResume(f *moveFlags) *cobra.Command {
 Of a move that is done it removes the kept source, if its time is over.`,
 		Example: `  belay move resume 0b51f1d3a2c4e687`,
 		Args:    oneMove,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.moving(cmd.Context(), f, func(m *move.Mover) (*move.Journal, error) { return m.Resume(cmd.Context(), args[0]) })
-			return t.moved(j, err)
-		},
+		RunE: t.withMover(f, func(ctx context.Context, m *move.Mover, id string) (*move.Journal, error) {
+			return m.Resume(ctx, id)
+		}),
 	}
 }
 
@@ -290,10 +332,9 @@ come back, two instances write, each to its own volumes.`,
 		Example: `  belay move abort 0b51f1d3a2c4e687
   belay move abort --lose-writes --target-gone 0b51f1d3a2c4e687`,
 		Args: oneMove,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.moving(cmd.Context(), f, func(m *move.Mover) (*move.Journal, error) { return m.Abort(cmd.Context(), args[0], may) })
-			return t.moved(j, err)
-		},
+		RunE: t.withMover(f, func(ctx context.Context, m *move.Mover, id string) (*move.Journal, error) {
+			return m.Abort(ctx, id, may)
+		}),
 	}
 	cmd.Flags().BoolVar(&may.LoseWrites, "lose-writes", false, "go back to the source without what the copy has written")
 	cmd.Flags().BoolVar(&may.TargetGone, "target-gone", false, "vouch that the lost target never runs the copy again")
@@ -308,10 +349,9 @@ func (t *terminal) moveFinish(f *moveFlags) *cobra.Command {
 the move cannot be taken back. Volumes of the source stay.`,
 		Example: `  belay move finish 0b51f1d3a2c4e687`,
 		Args:    oneMove,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Finish(cmd.Context(), args[0])
-			return t.moved(j, err)
-		},
+		RunE: t.withMover(f, func(ctx context.Context, m *move.Mover, id string) (*move.Journal, error) {
+			return m.Finish(ctx, id)
+		}),
 	}
 }
 
@@ -324,8 +364,12 @@ have stopped, and want resume or abort; "moved" keeps its source.`,
 		Example: `  belay move list
   belay move list -o json | jq -r '.[] | select(.phase == "moving") | .id'`,
 		Args: noArguments,
-		RunE: func(*cobra.Command, []string) error {
-			list, err := move.List(f.dir)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := movesOf(cmd, f.stateDir)
+			if err != nil {
+				return err
+			}
+			list, err := move.List(dir)
 			if t.output == formatJSON {
 				if list == nil {
 					list = []*move.Journal{}

@@ -45,7 +45,7 @@ func TestMoveStatus(t *testing.T) {
 		{from: none, to: here, want: exitFailed},
 		{from: here, to: here, want: exitFailed}, // it has no such container
 	} {
-		args := append([]string{"move", "web", "--from", c.from, "--to", c.to, "--state-dir", filepath.Join(dir, "moves")}, c.more...)
+		args := append([]string{"move", "web", "--from", c.from, "--to", c.to, "--state-dir", dir}, c.more...)
 		if got := run(t.Context(), &terminal{in: strings.NewReader(""), out: io.Discard, err: io.Discard, now: time.Now}, args); got != c.want {
 			t.Errorf("%v: exit status %d, want %d", args, got, c.want)
 		}

@@ -31,6 +31,9 @@ installed, or if a file of somebody else is in the way.
 It needs the node's root, with its /run, mounted below --root, root, and CAP_SYS_CHROOT.`,
 		Example: `  belay node install --root /host --policies /policies -- --docker-host=none --containerd=/run/containerd/containerd.sock`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := t.textOnly(cmd); err != nil {
+				return err
+			}
 			o.Flags = args
 			r, err := node.Install(cmd.Context(), o)
 			if r != nil {
@@ -72,6 +75,9 @@ again.`,
 		Example: "  belay node remove --root /host",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := t.textOnly(cmd); err != nil {
+				return err
+			}
 			if err := node.Remove(cmd.Context(), o); err != nil {
 				return err
 			}

@@ -20,8 +20,7 @@ func policyCommand(t *terminal) *cobra.Command {
 	return group("policy", "Check, test, change and roll back policies",
 		`policy holds what has to do with policies. What they may say is in
 docs/policy-reference.md (RuntimePolicy), docs/access-policy.md (AccessPolicy),
-docs/image-policy.md (ImagePolicy) and docs/load-policy.md (LoadPolicy, of which the
-agent takes the action alert alone).
+docs/image-policy.md (ImagePolicy) and docs/load-policy.md (LoadPolicy).
 
 "check" and "test" read files and need no agent. The others ask the agent. Who may list,
 read, create, update, delete and roll back policies is itself a matter of access policies
@@ -100,7 +99,7 @@ which they are asked: name, mode, which containers or callers, and the rules it 
 What this host's kernel can do about each rule is not checked: see "belay status".`,
 		Example: `  belay policy check policies/hardened.yaml
   belay policy check /etc/belay/policies
-  kubectl get runtimepolicy web -o yaml | belay policy check -`,
+  belay policy show web | belay policy check -`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("want at least one policy file or directory")

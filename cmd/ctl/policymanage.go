@@ -124,7 +124,7 @@ func (f *changeFlags) into(c *control.ChangeRequest) error {
 	}
 	n, err := strconv.ParseUint(f.since, 10, 64)
 	if err != nil {
-		return fmt.Errorf("--if-revision %q: want a number, such as the one that belay policy list ends with", f.since)
+		return badUsage("--if-revision %q: want a number, such as the one that belay policy list ends with", f.since)
 	}
 	c.IfRevision = &n
 	return nil

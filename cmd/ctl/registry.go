@@ -85,7 +85,7 @@ Exit status: 0 all were scanned; 1 some were not; 2 not understood; 3 and 4 as o
 	fl.StringSliceVar(&f.tags, "tag", nil, "only tags that match one of these `patterns` (*, ?, [a-z])")
 	fl.StringSliceVar(&f.repos, "repo", nil, "only repositories whose name, without the registry, matches one of these `patterns`; * stops at a slash")
 	fl.StringVar(&f.state, "state", "", "`file` of the images that were done; made if it is not there")
-	fl.Float64Var(&f.rate, "rate", 10, "at most so many requests a `second`; 0 is no limit")
+	fl.Float64Var(&f.rate, "rate", 10, "at most `N` requests a second; 0 is no limit")
 	return cmd
 }
 
@@ -110,12 +110,15 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 		return err
 	}
 	if f.output != "text" && f.output != "json" {
-		return fmt.Errorf("-o %s: want text or json for a registry", f.output)
+		return badUsage("-o %s: want text or json for a registry", f.output)
 	}
 	for _, p := range append(f.tags, f.repos...) {
 		if _, err := path.Match(p, ""); err != nil {
-			return fmt.Errorf("the pattern %q: %w", p, err)
+			return badUsage("the pattern %q: %w", p, err)
 		}
+	}
+	if f.rate < 0 || f.rate > 10_000 {
+		return badUsage("--rate %g: want 0 to 10000 requests a second", f.rate)
 	}
 	s := &sweep{t: t, f: f, rules: rules, doing: doing}
 	if s.db, err = t.prepare(&f.scanFlags); err != nil {
@@ -131,9 +134,6 @@ func (t *terminal) scanRegistries(ctx context.Context, f *registryScanFlags, tar
 		return err
 	}
 	defer s.state.close()
-	if f.rate < 0 || f.rate > 10_000 {
-		return fmt.Errorf("--rate %g: want 0 to 10000 requests a second", f.rate)
-	}
 	if f.rate > 0 {
 		f.registry.Every = time.Duration(float64(time.Second) / f.rate)
 	}

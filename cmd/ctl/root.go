@@ -65,6 +65,15 @@ func (f *format) Set(s string) error {
 // quietError fails a command that has said why already.
 type quietError struct{ error }
 
+// usageError is for a command line that cobra has understood, and we do not: the value of a flag, or flags
+// that exclude each other.
+type usageError struct{ error }
+
+// Unwrap returns what is wrong.
+func (e usageError) Unwrap() error { return e.error }
+
+func badUsage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
 // run runs the command line and returns the exit status.
 func run(ctx context.Context, t *terminal, args []string) int {
 	root, started := newRoot(t)
@@ -90,7 +99,7 @@ func run(ctx context.Context, t *terminal, args []string) int {
 	if status, ok := errors.AsType[statusError](err); ok {
 		return status.code
 	}
-	if *started {
+	if _, usage := errors.AsType[usageError](err); *started && !usage {
 		return exitFailed
 	}
 	fmt.Fprintf(t.err, "See '%s --help'.\n", cmd.CommandPath())
@@ -108,12 +117,15 @@ func newRoot(t *terminal) (root *cobra.Command, started *bool) {
 		Long: `belay asks the agent of this host what it enforces, on which containers and why,
 shows what was denied, checks policy files and journals, and scans images.
 
-"policy check", "journal verify", "events verify", "events replay", "load plan",
-"load leave", "move", "scan", "sbom", "diff", "cache" and "db" work without an agent, and
-"doctor" finds out why there is none. All other commands talk to the agent over
+"policy check", "policy test", "explain --request", "journal verify", "events verify",
+"events replay", "load plan --file", "load leave", "move", "scan", "registry scan",
+"sbom", "diff", "cache", "db", "disable-gate", "node" and "version" work without an agent;
+"doctor" and "support-bundle" find out why there is none. "enable-gate" needs one, and
+asks systemd. "ci" talks to the scan API of an agent, this host's over scans.sock or
+another's. "enroll" and "elevate" use elevate.sock, which is for every user of the host.
+All other commands talk to the agent over
 control.sock in its run directory, as root or as a member of the socket's group; those of
-"policy" also over users.sock, as far as policies let the user. "enroll" and "elevate" are
-for every user of the host.`,
+"policy" also over users.sock, as far as policies let the user.`,
 		Example: `  belay status
   belay events --follow --denials
   belay explain web-1
@@ -177,6 +189,14 @@ func (e *unknownCommand) hint() string {
 		return ""
 	}
 	return fmt.Sprintf("Did you mean '%s %s'?\n", e.cmd.CommandPath(), names[0])
+}
+
+// textOnly refuses -o json where nothing would answer in it.
+func (t *terminal) textOnly(cmd *cobra.Command) error {
+	if t.output == formatJSON {
+		return badUsage("%s has no JSON: leave out -o json", strings.TrimPrefix(cmd.CommandPath(), "belay "))
+	}
+	return nil
 }
 
 func noArguments(cmd *cobra.Command, args []string) error {

@@ -160,7 +160,7 @@ stages, below the span that TRACEPARENT names; it is waited for 5 s at most.`,
 func (f *scanFlags) addLocal(fl *pflag.FlagSet) {
 	fl.BoolVar(&f.remote, "remote", false, "fetch the image from its registry, whatever is on this host")
 	fl.StringVar(&f.DockerRoot, "docker-root", "/var/lib/docker", "`directory` of the Docker daemon's data")
-	fl.StringVar(&f.store, "store", storeAny, "where to look for names on this host: `any`, docker (its own store) or containerd")
+	fl.StringVar(&f.store, "store", storeAny, "`STORE` in which names of this host are looked up: any, docker (its own) or containerd")
 	fl.StringVar(&f.containerd, "containerd", "", "`socket` of containerd (default: its own, and the one that dockerd starts)")
 	fl.StringVar(&f.namespace, "namespace", "", "look in one `namespace` of containerd, as moby or k8s.io (default: in all)")
 }
@@ -177,7 +177,7 @@ func (f *scanFlags) add(fl *pflag.FlagSet) {
 // addMatching adds the flags about findings.
 func (f *scanFlags) addMatching(fl *pflag.FlagSet) {
 	fl.StringVar(&f.db, "db", defaultDB, "`file` of the vulnerability database")
-	fl.StringVar(&f.failOn, "fail-on", "", "fail if there is a finding of this `severity` or above, or for which an expression holds")
+	fl.StringVar(&f.failOn, "fail-on", "", "fail on findings of `SEVERITY|EXPRESSION`: of this severity or above, or for which the expression holds")
 	fl.StringVar(&f.ignore, "ignore", "", "`file` of vulnerabilities and misconfigurations that are accepted for a time")
 	fl.StringArrayVar(&f.vex, "vex", nil, "`file` of statements of suppliers, OpenVEX 0.2 or CSAF 2.0: what they say does not matter is ignored; may be repeated")
 	fl.StringArrayVar(&f.bases, "base", nil, "`file` of base images, by their layers: a report of a scan of one (-o json), or a list; may be repeated")
@@ -201,7 +201,7 @@ func (f *scanFlags) addReading(fl *pflag.FlagSet) {
 // check checks flags that go together and returns what they say of findings.
 func (f *scanFlags) check() (*scanRules, error) {
 	if f.memoryMiB < 32 || f.memoryMiB > 1<<20 {
-		return nil, fmt.Errorf("--memory %d: want at least 32 MiB", f.memoryMiB)
+		return nil, badUsage("--memory %d: want at least 32 MiB", f.memoryMiB)
 	}
 	f.MemoryMax = f.memoryMiB << 20
 	if err := f.scanners.apply(f); err != nil {
@@ -274,7 +274,11 @@ func (t *terminal) prepare(f *scanFlags) (db *vulndb.DB, err error) {
 	if f.Scanner, err = filepath.Abs(f.Scanner); err != nil || f.packagesOnly {
 		return nil, err
 	}
-	return openDB(f.db)
+	db, err = openDB(f.db)
+	if errors.Is(err, errNoDB) {
+		err = fmt.Errorf("%w, or list packages alone with --packages-only", err)
+	}
+	return db, err
 }
 
 // scanOpened has an opened target read and matches what is in it.

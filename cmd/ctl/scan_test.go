@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -76,15 +77,15 @@ func TestScan(t *testing.T) {
 		{"fails", []string{"--fail-on", "high"}, exitFindings, []string{"CVE-2024-28085"}, "1 finding with severity >= high"},
 		{"fails, expression", []string{"--fail-on", "exploited && fixable && name == 'bsdutils'"}, exitFindings, nil, "1 finding with exploited"},
 		{"passes, expression", []string{"--fail-on", "severity >= high && !fixable"}, exitOK, nil, ""},
-		{"bad expression", []string{"--fail-on", "severity >= 'high'"}, exitFailed, nil, "column"},
-		{"unknown word", []string{"--fail-on", "cvss > 7"}, exitFailed, nil, "undeclared"},
+		{"bad expression", []string{"--fail-on", "severity >= 'high'"}, exitUsage, nil, "column"},
+		{"unknown word", []string{"--fail-on", "cvss > 7"}, exitUsage, nil, "undeclared"},
 		{"fails, fixable", []string{"--fail-on", "critical", "--fixable"}, exitFindings, nil, ""},
-		{"bad severity", []string{"--fail-on", "awful"}, exitFailed, nil, "want a severity (negligible, low"},
+		{"bad severity", []string{"--fail-on", "awful"}, exitUsage, nil, "want a severity (negligible, low"},
 		{"bad format", []string{"-o", "pdf"}, exitUsage, nil, "want text, json"},
 		{"unknown piece", []string{"--sandbox-without", "walls"}, exitFailed, nil, "no sandbox piece"},
-		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "belay db import"},
+		{"no database", []string{"--db", "/nowhere/vuln.db"}, exitFailed, nil, "fix: belay db update --db /nowhere/vuln.db (without a network: belay db import), or list packages alone with --packages-only"},
 		{"no scanner", []string{"--scanner", "/nowhere/belay-scanner"}, exitFailed, nil, "--scanner"},
-		{"little memory", []string{"--memory", "1"}, exitFailed, nil, "at least 32 MiB"},
+		{"little memory", []string{"--memory", "1"}, exitUsage, nil, "at least 32 MiB"},
 		{"cyclonedx", []string{"-o", "cyclonedx"}, exitOK, []string{"pkg:deb/debian/bsdutils@1:2.38.1-5?distro=debian-12", `"specVersion": "1.6"`, "CVE-2024-28085"}, ""},
 		{"sarif", []string{"-o", "sarif"}, exitOK, []string{`"version": "2.1.0"`, `"security-severity": "9.8"`, `"level": "error"`}, ""},
 	}
@@ -156,6 +157,9 @@ func TestDBCommands(t *testing.T) {
 		{[]string{"db", "import", out, "--db", in, "--kev", "x"}, exitFailed, "needs a directory"},
 		{[]string{"db", "import", f.scanner, "--db", in}, exitFailed, "broken"},
 		{[]string{"db", "status", "--db", in}, exitOK, "kev.json"},
+		{[]string{"db", "export", out, "--db", "/nowhere/vuln.db"}, exitFailed, "there is no vulnerability database at /nowhere/vuln.db; fix: belay db update"},
+		{[]string{"db", "import"}, exitUsage, "want a directory with OSV records, or a database, got none\n"},
+		{[]string{"scan", dir, "--platform", "linux/arm64", "--packages-only"}, exitFailed, "is a root file system, and --platform linux/arm64 chooses"},
 	} {
 		code, text, msg := belay(t, tt.args...)
 		if code != tt.code || !strings.Contains(text+msg, tt.want) {
@@ -310,8 +314,8 @@ func TestDBUpdate(t *testing.T) {
 		{"again", append(args, kev...), exitOK, "nothing changed"},
 		{"not the catalogue", append(args, "--kev-url", server.URL+"/npm/all.zip", "--cache", filepath.Join(dir, "other")), exitFailed, "the former database stays"},
 		{"plain http", append(args, "--from", "http://192.0.2.1/"), exitFailed, "want https"},
-		{"no directory", append(args, "--from", "/nowhere"), exitFailed, "want a directory"},
-		{"directory, and an address", append(args, "--from", src, "--kev-url", "x"), exitFailed, "belay db import " + src + " with --kev"},
+		{"no directory", append(args, "--from", "/nowhere"), exitFailed, "--from /nowhere: there is no such directory; fix: "},
+		{"directory, and an address", append(args, "--from", src, "--kev-url", "x"), exitUsage, "belay db import " + src + " with --kev"},
 		{"directory", []string{"db", "update", "--from", filepath.Join(src, "npm"), "--db", filepath.Join(dir, "2.db"), "--cache", filepath.Join(dir, "2")}, exitOK, "1 records"},
 		{"status", []string{"db", "status", "--db", db}, exitOK, "known_exploited_vulnerabilities.json"},
 	} {
@@ -407,5 +411,24 @@ func TestScanAccepts(t *testing.T) {
 	args = []string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}
 	if _, out, _ := belay(t, append(args, "-o", "sarif", "--ignore", ignore(""))...); !strings.Contains(out, "suppressions") {
 		t.Error("SARIF does not say what is ignored")
+	}
+}
+
+// TestYours: who may not write what a flag names is told so; other errors stay as they are.
+func TestYours(t *testing.T) {
+	denied := func(path string) error { return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrPermission} }
+	for _, tt := range []struct {
+		err  error
+		told bool
+	}{
+		{denied("/var/lib/belay"), true},
+		{denied("/var/lib/belay/feeds/parts"), true},
+		{denied("/var/lib"), true}, // a directory above it
+		{denied("/srv/osv"), false},
+		{&fs.PathError{Op: "open", Path: "/var/lib/belay/vuln.db", Err: fs.ErrNotExist}, false},
+	} {
+		if err := yours(tt.err, "db", "/var/lib/belay"); strings.Contains(err.Error(), "; fix: run it as root, or name one of yours with --db") != tt.told {
+			t.Errorf("%v: got %v", tt.err, err)
+		}
 	}
 }

@@ -24,7 +24,7 @@ func TestScanForms(t *testing.T) {
 		{"junit", []string{"-o", "junit"}, exitOK, `failures="1"`, ""},
 		{"junit, fails", []string{"-o", "junit", "--fail-on", "high"}, exitFindings, `failures="1"`, "1 finding with"},
 		{"junit, does not fail", []string{"-o", "junit", "--fail-on", "score > 9.9"}, exitOK, `failures="0"`, ""},
-		{"junit, nothing looked for", []string{"-o", "junit", "--packages-only"}, exitFailed, "", "about findings"},
+		{"junit, nothing looked for", []string{"-o", "junit", "--packages-only"}, exitUsage, "", "about findings"},
 	} {
 		code, out, msg := belay(t, append([]string{"scan", f.root, "--db", f.db, "--scanner", f.scanner}, tt.args...)...)
 		if code != tt.code || !strings.Contains(out, tt.out) || !strings.Contains(msg, tt.msg) {
@@ -115,7 +115,7 @@ func TestDiff(t *testing.T) {
 		{"new, ignored", []string{old, f.root, "--fail-on", "low", "--ignore", ignore}, exitOK, "ignored: nobody", ""},
 		{"gone", []string{report, old, "--fail-on", "low"}, exitOK, "0 findings new, 1 gone", ""},
 		{"packages only", []string{old, f.root, "--packages-only"}, exitOK, "removed", ""},
-		{"packages only, fails", []string{old, f.root, "--packages-only", "--fail-on", "low"}, exitFailed, "", "--packages-only"},
+		{"packages only, fails", []string{old, f.root, "--packages-only", "--fail-on", "low"}, exitUsage, "", "--packages-only"},
 		{"json", []string{old, f.root, "-o", "json"}, exitOK, `"schema": "belay.dev/diff/v1"`, ""},
 		{"a broken report", []string{unmatched, f.root}, exitFailed, "", "no database"},
 		{"one target", []string{f.root}, exitUsage, "", "two targets"},

@@ -31,7 +31,7 @@ func openLocal(ctx context.Context, f *scanFlags, name string) (*target.Target, 
 		tgt, err = target.Open(ctx, name, f.Options)
 	case storeContainerd:
 	default:
-		return nil, fmt.Errorf("--store %s: want any, docker or containerd", f.store)
+		return nil, badUsage("--store %s: want any, docker or containerd", f.store)
 	}
 	if f.store == storeDocker || err != nil && !errors.Is(err, target.ErrNotFound) {
 		return tgt, err

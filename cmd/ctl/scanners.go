@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -67,7 +66,7 @@ func (s *scannerSet) apply(f *scanFlags) error {
 	}
 	vuln := slices.Contains(*s, scannerVuln)
 	if vuln && f.packagesOnly {
-		return errors.New("--scanners has vuln, and --packages-only uses no database: leave one of them out")
+		return badUsage("--scanners has vuln, and --packages-only uses no database: leave one of them out")
 	}
 	f.packagesOnly = !vuln
 	f.Skip = slices.DeleteFunc(inventory.Scanners(), func(word string) bool { return slices.Contains(*s, word) })

@@ -28,10 +28,10 @@ func (f *scanFlags) rules() (*scanRules, error) {
 	r.fixable = f.fixable
 	if f.failOn != "" {
 		if r.fail, err = accept.Compile(f.failOn); err != nil {
-			return r, fmt.Errorf("--fail-on %s: %w", f.failOn, err)
+			return r, badUsage("--fail-on %s: %w", f.failOn, err)
 		}
 		if left := unlooked(r.fail, !f.packagesOnly, f.Skip); left != "" && !f.allowIncomplete {
-			return r, fmt.Errorf("--fail-on %s may be about what --scanners leaves out (%s): add it, narrow the expression, or let it pass with --allow-incomplete", f.failOn, left)
+			return r, badUsage("--fail-on %s may be about what --scanners leaves out (%s): add it, narrow the expression, or let it pass with --allow-incomplete", f.failOn, left)
 		}
 	}
 	if f.ignore != "" {
@@ -69,11 +69,11 @@ func (f *scanFlags) needFindings() error {
 	vex := len(f.vex) > 0 || f.attachedVEX == attachedVEXUse
 	switch {
 	case alone && (vex || f.failOn != "" || f.ignore != "" || f.baseline != ""):
-		return fmt.Errorf("--fail-on, --ignore, --vex, --attached-vex and --baseline need findings, and %s looks for none", by)
+		return badUsage("--fail-on, --ignore, --vex, --attached-vex and --baseline need findings, and %s looks for none", by)
 	case vex:
-		return fmt.Errorf("--vex and --attached-vex are about vulnerabilities, and %s looks for none", by)
+		return badUsage("--vex and --attached-vex are about vulnerabilities, and %s looks for none", by)
 	case f.output.needsFindings() && (alone || f.output != "junit"):
-		return fmt.Errorf("-o %s is about findings, and %s looks for none", f.output, by)
+		return badUsage("-o %s is about findings, and %s looks for none", f.output, by)
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/load/move"
@@ -35,13 +37,17 @@ func notDone(err error) error {
 }
 
 // moving runs a move, or a part of one, and tells of the steps that it took.
-func (t *terminal) moving(ctx context.Context, f *moveFlags, run func(*move.Mover) (*move.Journal, error)) (*move.Journal, error) {
+func (t *terminal) moving(cmd *cobra.Command, f *moveFlags, run func(*move.Mover) (*move.Journal, error)) (*move.Journal, error) {
+	m, dir, err := t.mover(cmd, f)
+	if err != nil {
+		return nil, err
+	}
 	since := t.now()
 	d := telemetry.Begin("move", map[string]string{})
-	j, err := run(t.mover(f))
+	j, err := run(m)
 	if j != nil {
 		d.Attributes["belay.move.id"] = j.ID
-		steps, serr := carry.Steps(f.dir, j.ID, since, t.now())
+		steps, serr := carry.Steps(dir, j.ID, since, t.now())
 		if serr != nil {
 			fmt.Fprintln(t.err, "! the steps of the move are not in its trace: "+clean(serr.Error()))
 		}
@@ -49,7 +55,7 @@ func (t *terminal) moving(ctx context.Context, f *moveFlags, run func(*move.Move
 			d.Stages = append(d.Stages, telemetry.Stage{Name: s.Name, Start: s.Begin, End: s.End, Err: s.Err})
 		}
 	}
-	t.tell(ctx, d, err)
+	t.tell(cmd.Context(), d, err)
 	return j, err
 }
 

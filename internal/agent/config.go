@@ -10,6 +10,7 @@ import (
 	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/internal/scan/ci"
 )
 
@@ -179,7 +180,7 @@ func (c *Config) setsFile() string    { return filepath.Join(c.StateDir, "sets.j
 func (c *Config) bindingsDir() string { return filepath.Join(c.StateDir, "bindings") }
 func (c *Config) scansSocket() string { return filepath.Join(c.RunDir, ci.SocketName) }
 func (c *Config) scansDir() string    { return filepath.Join(c.StateDir, "scans") }
-func (c *Config) movesDir() string    { return filepath.Join(c.StateDir, "moves") }
+func (c *Config) movesDir() string    { return movesdir.Below(c.StateDir) }
 func (c *Config) moveLedger() string  { return filepath.Join(c.StateDir, "load-ledger.json") }
 func (c *Config) imagesDir() string   { return filepath.Join(c.StateDir, "inventories") }
 func (c *Config) layersDir() string   { return filepath.Join(c.StateDir, "layers") }

@@ -33,7 +33,7 @@ func (a *Agent) openMoves() {
 	spawn.RemoveLeft(moverLimits.Kind)
 	var err error
 	a.carrier, err = carry.Open(carry.Options{
-		File: a.cfg.moveLedger(), Dir: a.cfg.movesDir(), Policies: a.loadPolicies, Over: a.overCap, State: a.nodes.state,
+		File: a.cfg.moveLedger(), StateDir: a.cfg.StateDir, Policies: a.loadPolicies, Over: a.overCap, State: a.nodes.state,
 		From: a.moveFrom, Run: a.runMover, NoMover: a.cfg.Mover == "none", Tell: a.tellMove, Health: a.health, Log: a.log,
 	})
 	if err != nil {

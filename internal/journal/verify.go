@@ -49,6 +49,22 @@ type Problem struct {
 // String returns "segment:line: what".
 func (p Problem) String() string { return fmt.Sprintf("%s:%d: %s", p.Segment, p.Line, p.What) }
 
+// ErrEmpty is for a directory without a segment of any ring.
+var ErrEmpty = errors.New("no segment of a journal is there")
+
+// Found fails for a directory that is no journal, or of which all segments were removed: there is
+// nothing in it that [Verify] could find wrong.
+//
+// Errors: [ErrEmpty]; *[os.PathError] if the directory cannot be read.
+func Found(dir string) error {
+	for _, ring := range []string{ringEvents, ringDenials} {
+		if segs, err := listSegments(dir, ring); err != nil || len(segs) > 0 {
+			return err
+		}
+	}
+	return ErrEmpty
+}
+
 // Verify walks both chains in dir. It needs no lock, and works beside a running
 // agent.
 //

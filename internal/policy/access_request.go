@@ -149,7 +149,7 @@ func (d *decoder) route(n *yaml.Node, at string, c *apicall.Call) {
 	switch {
 	case c.Action != "":
 	case c.Method == "" || c.Path == "":
-		d.fail(n, "add action:, or method: and path:", "%s says not what is asked", at)
+		d.fail(n, "add action:, or method: and path:", "%s does not say what is asked", at)
 	default:
 		var ok bool
 		if c.Action, ok = ActionOf(c.Method, c.Path); !ok {

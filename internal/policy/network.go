@@ -298,6 +298,15 @@ func (d *decoder) netRules(dst *[]NetRule, peers string, names bool, left *int) 
 		for i, c := range n.Content {
 			var r NetRule
 			where := fmt.Sprintf("%s[%d]", at, i)
+			if c.Kind == yaml.ScalarNode {
+				example := "{" + peers + ": [10.0.0.0/8], ports: [443]}"
+				if names {
+					example = "{names: [example.com], ports: [443]} or " + example
+				}
+				d.fail(c, "write "+example, "%s must be a mapping, got %s", where, describe(c))
+				continue
+			}
+			before := len(d.errs)
 			fields := []field{
 				{peers, false, d.list(MaxNetRules, "delete it to mean every address", r.peer)},
 				{"ports", false, d.ports(&r.Ports, "delete it to mean every port")},
@@ -315,11 +324,12 @@ func (d *decoder) netRules(dst *[]NetRule, peers string, names bool, left *int) 
 				return
 			}
 			switch {
+			case len(d.errs) > before: // what is left of a rule that is wrong says nothing
 			case r.Protocol == "icmp" && len(r.Ports) > 0:
 				d.fail(c, "delete ports", "%s: icmp has no ports", where)
 			case len(r.Peers) > 0 && len(r.Names) > 0:
 				d.fail(c, "write two rules", "%s has both "+peers+" and names", where)
-			case len(r.Peers)+len(r.Names)+len(r.Ports) == 0 && r.Protocol == "" && c.Kind == yaml.MappingNode:
+			case len(r.Peers)+len(r.Names)+len(r.Ports) == 0 && r.Protocol == "":
 				d.fail(c, "say which "+peers+", ports or protocol, or use default", "%s matches everything", where)
 			}
 			*dst = append(*dst, r)

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -203,6 +204,8 @@ func TestNetworkErrors(t *testing.T) {
 		"{egress: {deny: [{to: [10.0.0.1/8]}]}}":           "bits set outside",
 		"{egress: {deny: [{from: [10.0.0.0/8]}]}}":         `unknown field "from"`,
 		"{egress: {deny: [{}]}}":                           "matches everything",
+		"{egress: {allow: ['example.com:443']}}":           "write {names: [example.com], ports: [443]} or {to: [10.0.0.0/8], ports: [443]}",
+		"{ingress: {deny: ['10.0.0.1']}}":                  "write {from: [10.0.0.0/8], ports: [443]}",
 		"{egress: {deny: [{protocol: icmp, ports: [1]}]}}": "icmp has no ports",
 		"{egress: {deny: [{ports: [0]}]}}":                 "not a port",
 		"{egress: {deny: [{ports: [9-1]}]}}":               "not a port",
@@ -221,6 +224,14 @@ func TestNetworkErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80s: %v, want %q", in, err, want)
 		}
+	}
+}
+
+// A rule that is wrong is not also said to match everything: nothing of it was taken.
+func TestNetworkErrorsOfOneRule(t *testing.T) {
+	_, err := Parse("p.yaml", []byte(named("p", "mode: audit", "network: {egress: {default: deny, allow: [{to: [example.com], ports: [http], protocol: gre}]}}")))
+	if errs, ok := errors.AsType[Errors](err); !ok || len(errs) != 3 {
+		t.Errorf("got %v, want three errors", err)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/tools/lab"
 )
 
@@ -57,7 +58,7 @@ func TestPolicyTravels(t *testing.T) {
 		t.Fatal(r.Err())
 	}
 	a.holds(t, began)
-	moved := a.Belay(t.Context(), "move", "shop", "--from", w.from.Host(), "--to", "unix://"+b.gate, "--image", "stream", "--settle", "1s", "--state-dir", a.moves())
+	moved := a.Belay(t.Context(), "move", "shop", "--from", w.from.Host(), "--to", "unix://"+b.gate, "--image", "stream", "--settle", "1s", "--state-dir", a.StateDir())
 	if moved.Code != 0 {
 		t.Fatal(moved.Text())
 	}
@@ -73,7 +74,7 @@ func TestPolicyTravels(t *testing.T) {
 		t.Errorf("the source is kept, and has %d bindings", n)
 	}
 	j := only(t, a.moves())
-	if r := a.Belay(t.Context(), "move", "finish", j.ID, "--state-dir", a.moves()); r.Code != 0 {
+	if r := a.Belay(t.Context(), "move", "finish", j.ID, "--state-dir", a.StateDir()); r.Code != 0 {
 		t.Fatal(r.Text())
 	}
 	if !lab.Await(t.Context(), 20*time.Second, func() bool {
@@ -83,7 +84,7 @@ func TestPolicyTravels(t *testing.T) {
 	}
 }
 
-func (n *node) moves() string { return filepath.Join(n.StateDir(), "moves") }
+func (n *node) moves() string { return movesdir.Below(n.StateDir()) }
 
 // holds fails unless the container was denied its first program, and is denied root, on a node.
 func (n *node) holds(t *testing.T, since time.Time) {

@@ -116,7 +116,11 @@ func (t *table) total(took time.Duration) {
 	}
 	text := fmt.Sprintf("%d promises kept, %d broken", t.kept, t.broken)
 	if t.open > 0 {
-		text += fmt.Sprintf(", %d acts that this host does not promise to deny", t.open)
+		acts := "acts"
+		if t.open == 1 {
+			acts = "act"
+		}
+		text += fmt.Sprintf(", %d %s that this host does not promise to deny", t.open, acts)
 	}
 	fmt.Fprintf(t.out, "\n%s in %.0f s\n", t.paint(sgr, text), took.Seconds())
 }

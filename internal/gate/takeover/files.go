@@ -168,13 +168,18 @@ func (h *Host) removeState() error {
 }
 
 // lock keeps a second run, or the timer's, out. It is on the state directory itself, so that no
-// lock file is left.
-func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
+// lock file is left. Without create and the directory there is nothing to keep anybody out of.
+func (h *Host) lock(ctx context.Context, create bool) (unlock func(), err error) {
 	dir := h.path(h.opts.StateDir)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, err
+	if create {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return nil, err
+		}
 	}
 	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) && !create {
+		return func() {}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

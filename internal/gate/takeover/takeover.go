@@ -134,7 +134,7 @@ func (h *Host) Plan(ctx context.Context) (*Plan, error) {
 // Errors: [ErrNotPossible] if nothing was changed, [ErrRolledBack] if all was changed back; any other
 // says what is left and how to get out.
 func (h *Host) Enable(ctx context.Context) error {
-	unlock, err := h.lock(ctx)
+	unlock, err := h.lock(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 // a process that ended, is undone. Errors: the daemon asks the plugin (see docs/gate.md), whether the gate is in front of it or not;
 // containers would stop ([ErrNotPossible], nothing was changed); the daemon does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
-	unlock, err := h.lock(ctx)
+	unlock, err := h.lock(ctx, h.anyDropIn())
 	if err != nil {
 		return err
 	}

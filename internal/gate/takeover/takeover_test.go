@@ -303,6 +303,21 @@ func TestDisableKeepsContainers(t *testing.T) {
 	}
 }
 
+// Where no gate ever was there is nothing to take away, and nothing is made.
+func TestNothingToDisable(t *testing.T) {
+	f, h := newFakeHost(t)
+	dir := filepath.Join(f.root, "var/lib/belay")
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Disable(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the state directory was made: %v", err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	plugin := func(f *fakeHost) {
 		os.WriteFile(filepath.Join(f.root, "etc/docker/daemon.json"), []byte(`{"authorization-plugins":["belay"]}`), 0o600)

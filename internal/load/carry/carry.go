@@ -15,6 +15,7 @@ import (
 
 	"github.com/belay-project/belay/internal/attr"
 	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/internal/load/plan"
 	"github.com/belay-project/belay/internal/policy"
 )
@@ -51,8 +52,8 @@ const component = "load_moves"
 
 // Options say what a [Carrier] works with. All are required but Now and NoMover.
 type Options struct {
-	File string // of the ledger
-	Dir  string // of the movers' journals
+	File     string // of the ledger
+	StateDir string // of the agent: the movers' journals are below it
 	// Policies are the LoadPolicies in force.
 	Policies func() []*policy.LoadPolicy
 	// Over reports whether the node is over a cap of a policy for as long as that says, and told.
@@ -178,6 +179,9 @@ func (c *Carrier) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// dir is where movers keep their journals.
+func (c *Carrier) dir() string { return movesdir.Below(c.o.StateDir) }
 
 // step does what is due.
 func (c *Carrier) step(ctx context.Context, movers *sync.WaitGroup) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/load/movesdir"
 	"github.com/belay-project/belay/internal/load/plan"
 	"github.com/belay-project/belay/internal/policy"
 )
@@ -27,25 +28,30 @@ const mib = 1 << 20
 
 // world is a node over its cap with a target, and movers that are a function.
 type world struct {
-	t      *testing.T
-	c      *Carrier
-	dir    string
-	now    time.Time
-	over   bool
-	pol    *policy.LoadPolicy
-	state  *plan.State
-	notes  []Note
-	args   [][]string
-	mover  func(w *world, args []string) error
-	health *health.Registry
-	lock   sync.Mutex
+	t        *testing.T
+	c        *Carrier
+	dir      string // of the movers' journals, below stateDir
+	stateDir string
+	now      time.Time
+	over     bool
+	pol      *policy.LoadPolicy
+	state    *plan.State
+	notes    []Note
+	args     [][]string
+	mover    func(w *world, args []string) error
+	health   *health.Registry
+	lock     sync.Mutex
 }
 
 const migrating = "actions: [migrate]\n  movable: {names: ['web*']}\n  targets: [{name: b, engine: unix:///run/b.sock}]\n  limits: {atOnce: 1, perHour: 4, perContainer: 1h}"
 
 func newWorld(t *testing.T, spec string) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), now: start, over: true, health: health.New(nil)}
+	state := t.TempDir()
+	w := &world{t: t, stateDir: state, dir: movesdir.Below(state), now: start, over: true, health: health.New(nil)}
+	if err := os.Mkdir(w.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	w.policy(spec)
 	w.state = &plan.State{
 		Caps: plan.Caps{Memory: 80}, Hysteresis: 5,
@@ -73,7 +79,7 @@ func (w *world) open() {
 	w.t.Helper()
 	var err error
 	w.c, err = Open(Options{
-		File: filepath.Join(w.dir, "ledger.json"), Dir: w.dir, Policies: func() []*policy.LoadPolicy {
+		File: filepath.Join(w.dir, "ledger.json"), StateDir: w.stateDir, Policies: func() []*policy.LoadPolicy {
 			if w.pol == nil {
 				return nil
 			}
@@ -194,7 +200,7 @@ func TestMigrate(t *testing.T) {
 	w.steps(2)
 	w.want("approved move-started moved")
 	line := strings.Join(w.args[0], " ")
-	for _, want := range []string{"move " + w.state.Nodes[0].Containers[1].ID, "--from unix:///run/a.sock", "--to unix:///run/b.sock", "--hook /usr/local/sbin/lb web", "--drain 3s", "--keep 1h0m0s", "--state-dir " + w.dir} {
+	for _, want := range []string{"move " + w.state.Nodes[0].Containers[1].ID, "--from unix:///run/a.sock", "--to unix:///run/b.sock", "--hook /usr/local/sbin/lb web", "--drain 3s", "--keep 1h0m0s", "--state-dir " + w.stateDir + " "} {
 		if !strings.Contains(line, want) {
 			t.Errorf("the mover was started with %s, want %s", line, want)
 		}

@@ -55,7 +55,7 @@ func TestOrchestrated(t *testing.T) {
 	w.over = false
 	w.steps(2)
 	w.want("approved move-started moved")
-	want := "load leave " + w.state.Nodes[0].Containers[0].ID + " --id " + w.c.Status().Moves[0].ID + " --state-dir " + w.dir +
+	want := "load leave " + w.state.Nodes[0].Containers[0].ID + " --id " + w.c.Status().Moves[0].ID + " --state-dir " + w.stateDir +
 		" --within 3m0s --orchestrator swarm --engine unix:///run/a.sock --manager tcp://m1:2376 --tlscacert /ca.pem --tlscert /c.pem --tlskey /k.pem"
 	if len(w.args) != 1 || strings.Join(w.args[0], " ") != want {
 		t.Errorf("got %q, want %s", w.args, want)
@@ -112,7 +112,7 @@ func TestOrchestratedFails(t *testing.T) {
 	w.want("approved move-started move-stopped moved")
 	var resumed []string
 	for _, a := range w.args {
-		want := "--state-dir " + w.dir
+		want := "--state-dir " + w.stateDir
 		if a[3] != "00000000000000aa" { // of a policy, by which it is reached as it says now
 			want += " --orchestrator swarm --engine unix:///run/a.sock --manager tcp://m2:2376 --tlscacert /ca.pem --tlscert /c.pem --tlskey /k.pem"
 		}

@@ -145,13 +145,13 @@ func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State,
 // arguments are those of the mover.
 func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 	if o := &p.Spec.Orchestrator; !o.None() {
-		return append([]string{"load", "leave", mv.Container, "--id", mv.ID, "--state-dir", c.o.Dir, "--within", o.Within.String()}, o.Arguments(c.o.From())...)
+		return append([]string{"load", "leave", mv.Container, "--id", mv.ID, "--state-dir", c.o.StateDir, "--within", o.Within.String()}, o.Arguments(c.o.From())...)
 	}
 	m := &p.Spec.Moves
 	i := slices.IndexFunc(p.Spec.Targets, func(t policy.LoadTarget) bool { return t.Name == mv.To })
 	t := &p.Spec.Targets[i]
 	args := []string{
-		"move", mv.Container, "--id", mv.ID, "--state-dir", c.o.Dir, "--from", c.o.From(), "--to", t.Engine, "--image", m.Image,
+		"move", mv.Container, "--id", mv.ID, "--state-dir", c.o.StateDir, "--from", c.o.From(), "--to", t.Engine, "--image", m.Image,
 		"--drain", m.Drain.String(), "--healthy", m.Healthy.String(), "--settle", m.Settle.String(), "--keep", m.Keep.String(),
 	}
 	if t.CA != "" {
@@ -206,7 +206,7 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 			continue
 		}
 		switch {
-		case isLocked(c.o.Dir, m.ID): // somebody carries it on by hand
+		case isLocked(c.dir(), m.ID): // somebody carries it on by hand
 			c.leave(m, "")
 		case c.o.NoMover:
 			c.leave(m, noMover+": belay move resume "+m.ID)
@@ -218,7 +218,7 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 		c.lookForStrays()
 	}
 	for _, id := range c.dueStrays(now) {
-		if isLocked(c.o.Dir, id) {
+		if isLocked(c.dir(), id) {
 			c.strayEnds(id) // its own mover is at work
 			continue
 		}
@@ -227,9 +227,9 @@ func (c *Carrier) carryOn(ctx context.Context, movers *sync.WaitGroup) {
 }
 
 func (c *Carrier) resume(ctx context.Context, id string, movers *sync.WaitGroup) {
-	args := []string{"move", "resume", id, "--state-dir", c.o.Dir}
-	if isLeave(c.o.Dir, id) {
-		args = append([]string{"load", "leave", "--resume", id, "--state-dir", c.o.Dir}, c.orchestratorOf(id)...)
+	args := []string{"move", "resume", id, "--state-dir", c.o.StateDir}
+	if isLeave(c.dir(), id) {
+		args = append([]string{"load", "leave", "--resume", id, "--state-dir", c.o.StateDir}, c.orchestratorOf(id)...)
 	}
 	c.start(ctx, id, args, movers)
 }
@@ -253,7 +253,7 @@ func (c *Carrier) orchestratorOf(id string) []string {
 
 // leave starts no mover for a move for a while; why says what it waits for, if nobody works at it.
 func (c *Carrier) leave(m *Move, why string) {
-	p, err := readProgress(c.o.Dir, m.ID)
+	p, err := readProgress(c.dir(), m.ID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.live, m.ID)
@@ -269,7 +269,7 @@ func (c *Carrier) leave(m *Move, why string) {
 
 // known looks whether the journal of a move that no mover works at says how it ended.
 func (c *Carrier) known(id string, err error) bool {
-	p, rerr := readProgress(c.o.Dir, id)
+	p, rerr := readProgress(c.dir(), id)
 	halfway := rerr == nil && (p.Phase == phaseMoving || p.Phase == phaseBack)
 	kept := rerr == nil && p.Phase == phaseKept && c.o.Now().After(p.KeepUntil)
 	if halfway || kept {
@@ -281,7 +281,7 @@ func (c *Carrier) known(id string, err error) bool {
 
 // ended reads what came of a move, when its mover has ended.
 func (c *Carrier) ended(id string, err error) {
-	p, rerr := readProgress(c.o.Dir, id)
+	p, rerr := readProgress(c.dir(), id)
 	c.mu.Lock()
 	m := c.l.move(id)
 	delete(c.live, id)

@@ -22,7 +22,7 @@ type stray struct {
 // lookForStrays takes moves in the directory that are in no ledger and have not ended: whoever began one by hand
 // may be gone with its mover, and its container may be stopped.
 func (c *Carrier) lookForStrays() {
-	entries, err := os.ReadDir(c.o.Dir)
+	entries, err := os.ReadDir(c.dir())
 	if err != nil {
 		return // no directory, no moves; movers say more
 	}
@@ -36,7 +36,7 @@ func (c *Carrier) lookForStrays() {
 		if !ok || len(id) != 16 || c.l.move(id) != nil || c.over[id] || c.strays[id] != nil {
 			continue
 		}
-		p, err := readProgress(c.o.Dir, id)
+		p, err := readProgress(c.dir(), id)
 		switch {
 		case err != nil:
 		case p.Phase == phaseFinished || p.Phase == phaseTaken:

@@ -202,26 +202,37 @@ func minor(v string) (int, bool) {
 	return i, ok && err == nil
 }
 
+// Check fails for an address that is none. It opens and asks nothing.
+func (a Address) Check() error {
+	if path, ok := strings.CutPrefix(a.URL, "unix://"); ok {
+		if !strings.HasPrefix(path, "/") {
+			return errors.New("want unix:///path/to/docker.sock")
+		}
+		return nil
+	}
+	host, ok := strings.CutPrefix(a.URL, "tcp://")
+	if !ok {
+		return errors.New("want unix:///path or tcp://host:port")
+	}
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		return fmt.Errorf("want tcp://host:port: %w", err)
+	}
+	if a.CAFile == "" || a.CertFile == "" || a.KeyFile == "" {
+		return errors.New("tcp takes --tlscacert, --tlscert and --tlskey: environment values of containers go over it")
+	}
+	return nil
+}
+
 func dialer(a Address) (*http.Transport, string, error) {
+	if err := a.Check(); err != nil {
+		return nil, "", err
+	}
 	// No proxy: DOCKER_HOST's users expect none, and it would see the environment.
 	t := &http.Transport{MaxIdleConns: askedAtOnce, MaxIdleConnsPerHost: askedAtOnce, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second}
 	d := &net.Dialer{Timeout: 20 * time.Second, KeepAlive: 15 * time.Second}
 	if path, ok := strings.CutPrefix(a.URL, "unix://"); ok {
-		if !strings.HasPrefix(path, "/") {
-			return nil, "", errors.New("want unix:///path/to/docker.sock")
-		}
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }
 		return t, "http://engine", nil
-	}
-	host, ok := strings.CutPrefix(a.URL, "tcp://")
-	if !ok {
-		return nil, "", errors.New("want unix:///path or tcp://host:port")
-	}
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		return nil, "", fmt.Errorf("want tcp://host:port: %w", err)
-	}
-	if a.CAFile == "" || a.CertFile == "" || a.KeyFile == "" {
-		return nil, "", errors.New("tcp takes --tlscacert, --tlscert and --tlskey: environment values of containers go over it")
 	}
 	ca, err := os.ReadFile(a.CAFile)
 	if err != nil {
@@ -237,7 +248,7 @@ func dialer(a Address) (*http.Transport, string, error) {
 	}
 	t.DialContext = d.DialContext
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{pair}}
-	return t, "https://" + host, nil
+	return t, "https://" + strings.TrimPrefix(a.URL, "tcp://"), nil
 }
 
 // ask sends a request and decodes the answer into out, unless that is nil.

@@ -266,16 +266,22 @@ func (m *Mover) Move(ctx context.Context, container string, from, to engine.Addr
 	return j, r.forward(ctx)
 }
 
-func (s *Settings) check(o Options) error {
+// Check fails for settings that no move can have.
+func (s *Settings) Check() error {
 	switch {
 	case s.Image != "" && s.Image != "auto" && s.Image != "pull" && s.Image != "stream":
 		return fmt.Errorf("image %q: want auto, pull or stream", s.Image)
-	case len(s.Hook) > 0 && o.RunHook == nil:
-		return errors.New("hooks are not run here")
 	case s.Drain < 0 || s.Healthy < 0 || s.Settle < 0 || s.Keep < 0:
 		return errors.New("times are not negative")
 	}
 	return nil
+}
+
+func (s *Settings) check(o Options) error {
+	if len(s.Hook) > 0 && o.RunHook == nil {
+		return errors.New("hooks are not run here")
+	}
+	return s.Check()
 }
 
 // Resume carries a move on, in the direction that it had; or back, if the target does not answer and no

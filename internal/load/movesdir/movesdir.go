@@ -13,6 +13,9 @@ import (
 	"syscall"
 )
 
+// Below returns the directory of the journals, of the agent's directory of state.
+func Below(stateDir string) string { return filepath.Join(stateDir, "moves") }
+
 // ErrBusy is for a move that another process holds the lock of.
 var ErrBusy = errors.New("another process is carrying out this move")
 

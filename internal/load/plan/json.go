@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ func ReadState(data []byte, now time.Time) (*State, error) {
 		return nil, located(data, err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("line %d: something follows the state; a file has one", lineAt(data, dec.InputOffset()))
+		return nil, fmt.Errorf("line %d: something follows the state; fix: leave it out, a file has one", lineAt(data, dec.InputOffset()))
 	}
 	if s.Now.IsZero() {
 		s.Now = now
@@ -51,15 +52,62 @@ func ReadState(data []byte, now time.Time) (*State, error) {
 	return s, nil
 }
 
-// located adds the line, where the decoder tells it.
+// located adds the line and the fix, as far as the decoder tells.
 func located(data []byte, err error) error {
+	const whole = "write one whole state, as belay load plan --state does"
+	switch {
+	case errors.Is(err, io.EOF):
+		return errors.New("the state is empty; fix: " + whole)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("line %d: the state ends too early; fix: %s", lineAt(data, int64(len(data))), whole)
+	}
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("line %d: %w", lineAt(data, syntax.Offset), err)
+		return fmt.Errorf("line %d: %w; fix: write JSON", lineAt(data, syntax.Offset), err)
 	}
 	if typ, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("line %d: %s must be %s, got a %s", lineAt(data, typ.Offset), typ.Field, typ.Type, typ.Value)
+		return fmt.Errorf("line %d: %w", lineAt(data, typ.Offset), wrongType(typ))
+	}
+	if strings.Contains(err.Error(), "unknown field") {
+		err = fmt.Errorf("%w; fix: leave it out, or see docs/load-planning.md", err)
+	}
+	if line := lineOfQuoted(data, err.Error()); line > 0 {
+		return fmt.Errorf("line %d: %w", line, err)
 	}
 	return err
+}
+
+// lineOfQuoted returns the line of the first thing that a message quotes; 0 where the file does not have it once.
+func lineOfQuoted(data []byte, msg string) int {
+	_, rest, _ := strings.Cut(msg, `"`)
+	text, _, ok := strings.Cut(rest, `"`)
+	quoted := []byte(`"` + text + `"`)
+	if !ok || bytes.Count(data, quoted) != 1 {
+		return 0
+	}
+	return lineAt(data, int64(bytes.Index(data, quoted)))
+}
+
+// wrongType says in the words of JSON what a value must be.
+func wrongType(e *json.UnmarshalTypeError) error {
+	want := "another kind of value"
+	switch e.Type.Kind() {
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	case reflect.Struct, reflect.Map:
+		want = "an object"
+	case reflect.String:
+		want = "a string"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Float32, reflect.Float64:
+		want = "a number"
+	case reflect.Int, reflect.Int64, reflect.Uint64:
+		want = "a whole number"
+	}
+	if e.Field == "" {
+		return fmt.Errorf("got %s; fix: write %s", e.Value, want)
+	}
+	return fmt.Errorf("%q is %s; fix: write %s", e.Field, e.Value, want)
 }
 
 func lineAt(data []byte, offset int64) int {
@@ -71,7 +119,11 @@ func lineAt(data []byte, offset int64) int {
 func strictly(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
-	return dec.Decode(v)
+	err := dec.Decode(v)
+	if typ, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return wrongType(typ) // its offset is one in the part
+	}
+	return err
 }
 
 // limitsJSON are limits as people write them.

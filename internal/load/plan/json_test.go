@@ -37,11 +37,15 @@ func TestReadState(t *testing.T) {
 
 func TestReadStateErrors(t *testing.T) {
 	tests := []struct{ name, in, want string }{
-		{"nothing", "", "EOF"},
-		{"syntax", "{\n\"nodes\": [}", "line 2"},
-		{"type", "{\n\n\"hysteresis\": \"five\"}", "line 3: hysteresis must be int"},
-		{"unknown field", `{"node": []}`, `unknown field "node"`},
-		{"unknown limit", `{"limits": {"perDay": 1}}`, `unknown field "perDay"`},
+		{"nothing", "", "the state is empty; fix: write one whole state"},
+		{"cut off", "{\n\"nodes\": [", "line 2: the state ends too early; fix: "},
+		{"syntax", "{\n\"nodes\": [}", "line 2: "},
+		{"type", "{\n\n\"hysteresis\": \"five\"}", `line 3: "hysteresis" is string; fix: write a whole number`},
+		{"type inside", "{\"nodes\": [\n{\"containers\": 7}]}", `line 2: "nodes.containers" is number; fix: write a list`},
+		{"no object", `[]`, "line 1: got array; fix: write an object"},
+		{"unknown field", "{\n\"node\": []}", `line 2: json: unknown field "node"; fix: leave it out`},
+		{"unknown limit", "{\"limits\":\n{\"perDay\": 1}}", `line 2: limits: json: unknown field "perDay"; fix: leave it out`},
+		{"type of a limit", "{\"limits\":\n\n{\"perHour\": \"x\"}}", `line 3: limits: "perHour" is string; fix: write a whole number`},
 		{"unknown in a window", `{"windows": [{"day": 1}]}`, `unknown field "day"`},
 		{"no duration", `{"limits": {"coolDown": "15"}}`, "limits.coolDown"},
 		{"no day", `{"windows": [{"days": ["monday"], "from": "01:00", "to": "02:00"}]}`, `"monday" is no day`},

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -161,6 +162,10 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 		where := c.o.Server
 		if where == "" {
 			where = c.o.Socket
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("the agent is not running, or has no belay-scanner beside it: there is no %s; "+
+					"fix: start it, name its run directory with --run-dir, or ask another host's with --server", where)
+			}
 		}
 		return nil, fmt.Errorf("ask the agent on %s: %w", where, err)
 	}

@@ -88,6 +88,11 @@ func Open(dir string, maxBytes int64) (*Cache, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("folder of the layer cache: %w", err)
 	}
+	return OpenThere(dir, maxBytes)
+}
+
+// OpenThere is [Open] for a cache that is only looked at: its folder is not made.
+func OpenThere(dir string, maxBytes int64) (*Cache, error) {
 	st, err := os.Lstat(dir)
 	if err != nil {
 		return nil, fmt.Errorf("folder of the layer cache: %w", err)

@@ -80,6 +80,9 @@ func Open(ctx context.Context, name string, o Options) (*Target, error) {
 		if _, err := os.Lstat(filepath.Join(name, "oci-layout")); err == nil {
 			source = inventory.SourceLayout
 		}
+		if source == inventory.SourceRootfs && o.Platform != "" {
+			return nil, fmt.Errorf("%s is a root file system, and --platform %s chooses from an image of several: leave it out", name, o.Platform)
+		}
 		t, err := open(source, []string{name})
 		if err == nil && source == inventory.SourceLayout && o.Cache != nil {
 			if err := t.serve(layoutBlobs{name}); err != nil {
