@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/programpages"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/attest"
@@ -64,9 +63,8 @@ type scanFlags struct {
 	attachedVEX     attachedVEXMode
 	keyFiles        []string // that attestations must be signed with
 	keys            []attest.Key
-	attachments     *attachments      // of the image, once they were listed
-	running         ident.ContainerID // whose use of packages is looked at; "": of none
-	doing           *telemetry.Doing  // nil: nobody is told of this scan alone
+	attachments     *attachments     // of the image, once they were listed
+	doing           *telemetry.Doing // nil: nobody is told of this scan alone
 }
 
 func scanCommand(t *terminal) *cobra.Command {
@@ -252,7 +250,6 @@ func (t *terminal) scanTarget(ctx context.Context, f *scanFlags, name string) (*
 	}
 	defer tgt.Close()
 	f.doing.Ended("resolve")
-	f.running, _ = f.runningContainer(name)
 	return t.scanAttached(ctx, f, name, tgt, db)
 }
 
@@ -308,8 +305,8 @@ func (t *terminal) scanOpened(ctx context.Context, f *scanFlags, name string, tg
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	var uses []inventory.Use
-	if f.running != "" {
-		uses = t.usesOf(ctx, f.running, res)
+	if tgt.Container != "" {
+		uses = t.usesOf(ctx, tgt.Container, res)
 	}
 	st := db.Status()
 	s := report.New(name, t.now(), res, &report.Database{Built: st.Built, AsOf: st.AsOf, Records: st.Records}, &found)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/target"
 )
@@ -93,9 +94,13 @@ func openIn(ctx context.Context, socket, namespace, name, id string) (*target.Ta
 	if !errors.Is(err, containerd.ErrNotFound) {
 		return nil, err
 	}
-	dirs, err := s.Container(ctx, name, id)
+	dirs, id, err := s.Container(ctx, name, id)
 	if err != nil {
 		return nil, err
 	}
-	return target.OpenLayers(ctx, dirs)
+	tgt, err := target.OpenLayers(ctx, dirs)
+	if err == nil {
+		tgt.Container, _ = ident.ParseContainerID(id) // of others the kernel's records have no name
+	}
+	return tgt, err
 }

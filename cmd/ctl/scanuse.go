@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"os"
 	"slices"
 	"time"
 
@@ -11,7 +10,6 @@ import (
 	"github.com/belay-project/belay/internal/scan/inuse"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
-	"github.com/belay-project/belay/internal/scan/target"
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
 
@@ -19,27 +17,10 @@ import (
 // question to the agent.
 const useTime = 5 * time.Second
 
-// runningContainer returns the container that a name of this host stands for; none where it is
-// a file, or fetched.
-func (f *scanFlags) runningContainer(name string) (ident.ContainerID, bool) {
-	if _, err := os.Stat(name); err == nil || f.remote {
-		return "", false
-	}
-	text, err := target.DockerContainer(f.DockerRoot, name)
-	if err != nil {
-		return "", false
-	}
-	id, err := ident.ParseContainerID(text)
-	return id, err == nil
-}
-
 // usesOf returns what is seen of the packages of a running container: by a look at its
 // processes now, and by those that the agent has taken since it was started. Nil if it does
-// not run, or what was read is an image of the same name.
+// not run.
 func (t *terminal) usesOf(ctx context.Context, id ident.ContainerID, res *inventory.Result) []inventory.Use {
-	if res.ImageID != "" || res.Digest != "" {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, useTime)
 	defer cancel()
 	pids, err := inuse.Proc{}.Processes()

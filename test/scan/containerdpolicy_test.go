@@ -138,6 +138,7 @@ func TestContainerdPolicy(t *testing.T) {
 	}) {
 		t.Errorf("its package is not seen in use:\n%s", p.a.Belay(ctx, "explain", "--image", good).Text())
 	}
+	p.scanInUse(t, fine)
 
 	// In audit both pass, and are reported.
 	p.policy(t, "audit")

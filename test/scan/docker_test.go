@@ -74,7 +74,7 @@ func TestContainerdStore(t *testing.T) {
 		if err != nil {
 			return nil, target.ErrNotFound
 		}
-		dirs, err := s.Container(t.Context(), name, id)
+		dirs, _, err := s.Container(t.Context(), name, id)
 		if err != nil {
 			return nil, err
 		}

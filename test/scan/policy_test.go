@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/tools/lab"
 )
@@ -78,8 +79,11 @@ type imageEvent struct {
 	Kind, Decision, Message string
 	Container               struct{ Name string }
 	Policy                  struct{ Name, Rule string }
-	Image                   struct{ Event, Vulnerability, Package string }
-	API                     struct{ Action string }
+	Image                   struct {
+		Event, Vulnerability, Package, InUse, Use string
+		Reachable                                 []string
+	}
+	API struct{ Action string }
 }
 
 func (p *policed) events(t *testing.T) []imageEvent {
@@ -181,6 +185,17 @@ func (p *policed) policy(t *testing.T, value string) {
 	}
 }
 
+// scanInUse scans a running container by the command, which says that its package is in use.
+func (p *policed) scanInUse(t *testing.T, name string) {
+	t.Helper()
+	r := p.a.Belay(t.Context(), "scan", name, "--scanner", p.scanner, "--db", p.db, "--docker-root", p.l.Path("main", "data"), "--containerd", p.socket, "--fail-on", "inUse && useKnown && severity >= critical")
+	for _, want := range []string{"IN USE", "executed, mapped", "looks at its processes"} {
+		if r.Code != 3 || !strings.Contains(r.Text(), want) {
+			t.Errorf("belay scan of the container: want status 3 and %q, got %d:\n%s", want, r.Code, r.Text())
+		}
+	}
+}
+
 // TestImagePolicy: an image with a critical flaw is refused at the gate, and without it in
 // the kernel; audit lets it pass and says so; an ordinary image runs; a new record comes up
 // on what runs, and ends nothing.
@@ -204,7 +219,8 @@ func imagePolicies(t *testing.T, engine ...string) {
 			t.Errorf("at the gate: want a refusal with %q, got %d: %s", want, r.Code, r.Text())
 		}
 	}
-	if r := p.gated.Docker(ctx, "run", "-d", "--name", "good", "shop/good:1", "sleep", "3600"); r.Code != 0 {
+	// One of its ports is published for all, and one for the host alone.
+	if r := p.gated.Docker(ctx, "run", "-d", "--name", "good", "-p", "0.0.0.0::8080", "-p", "127.0.0.1::8081", "shop/good:1", "sh", "-c", "busybox httpd -p 8081; exec busybox httpd -f -p 8080"); r.Code != 0 {
 		t.Fatalf("an ordinary image: %v\n%s", r.Err(), p.a.Log())
 	}
 	if r := p.gated.Docker(ctx, "exec", "good", "/bin/busybox", "true"); r.Code != 0 {
@@ -251,18 +267,19 @@ func imagePolicies(t *testing.T, engine ...string) {
 		t.Errorf("belay explain --image:\n%s", out)
 	}
 
-	// Its package is in use, as the agent and the command see by themselves.
+	// Its package is in use, as the agent and the command see by themselves, listens, and is reached from outside.
 	if !lab.Await(ctx, time.Minute, func() bool {
-		return strings.Contains(p.a.Belay(ctx, "explain", "--image", "shop/good:1").Stdout, "executed, mapped")
+		out := p.a.Belay(ctx, "explain", "--image", "shop/good:1").Stdout
+		return strings.Contains(out, "executed, mapped, listening on tcp ") && strings.Contains(out, "published as tcp 0.0.0.0:")
 	}) {
-		t.Errorf("belay explain --image does not say that the package is in use:\n%s", p.a.Belay(ctx, "explain", "--image", "shop/good:1").Text())
+		t.Errorf("belay explain --image does not say that the package is in use and published:\n%s", p.a.Belay(ctx, "explain", "--image", "shop/good:1").Text())
 	}
-	r = p.a.Belay(ctx, "scan", "good", "--scanner", p.scanner, "--db", p.db, "--docker-root", p.l.Path("main", "data"), "--containerd", p.socket, "--fail-on", "inUse && useKnown && severity >= critical")
-	for _, want := range []string{"IN USE", "executed, mapped", "looks at its processes"} {
-		if r.Code != 3 || !strings.Contains(r.Text(), want) {
-			t.Errorf("belay scan of the container: want status 3 and %q, got %d:\n%s", want, r.Code, r.Text())
-		}
-	}
+	p.record(t, "CVE-2026-0003", "goodpkg")
+	p.await(t, "the finding, with the use of its package", func(e imageEvent) bool {
+		return e.Image.Event == "finding" && e.Image.Vulnerability == "CVE-2026-0003" && e.Image.InUse == inventory.InUse &&
+			strings.Contains(e.Image.Use, "listening on tcp") && strings.Contains(e.Image.Use, "published as tcp") && len(e.Image.Reachable) == 1 && strings.HasSuffix(e.Image.Reachable[0], "->8080")
+	})
+	p.scanInUse(t, "good")
 
 	// What runs goes on, with a record, and does not start again.
 	p.await(t, "that what runs would not start", func(e imageEvent) bool {
@@ -304,14 +321,14 @@ func imagePolicies(t *testing.T, engine ...string) {
 	p.await(t, "what the kernel would deny", func(e imageEvent) bool {
 		return e.Kind == "image" && e.Container.Name == "audit-around" && e.Decision == "would_deny"
 	})
-	n := 0
+	var told []string
 	for _, e := range p.events(t) {
 		if e.Image.Event == "finding" {
-			n++
+			told = append(told, e.Image.Vulnerability)
 		}
 	}
-	if n != 1 {
-		t.Errorf("the finding was recorded %d times", n)
+	if slices.Sort(told); !slices.Equal(told, []string{"CVE-2026-0002", "CVE-2026-0003"}) {
+		t.Errorf("findings were recorded of %q, want each once", told)
 	}
 }
 

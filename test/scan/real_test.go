@@ -20,6 +20,7 @@ import (
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 
+	"github.com/belay-project/belay/internal/control"
 	"github.com/belay-project/belay/internal/scan/ci"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/report"
@@ -119,11 +120,7 @@ func facts(s *report.Scan, layers bool) []string {
 		}
 		out = append(out, fmt.Sprintf("package %+v", p))
 	}
-	for i := range s.Findings {
-		f := &s.Findings[i]
-		p := &s.Inventory.Packages[f.Package]
-		out = append(out, fmt.Sprintf("finding %s %s %s %s %q %q %s", p.Kind, p.Name, p.Version, p.Path, f.IDs, f.Fixed, f.Severity))
-	}
+	out = append(out, findings(s)...)
 	for _, m := range s.Misconfigurations {
 		if m.Path == "" || m.ID == inventory.FileSecretDeleted {
 			continue
@@ -140,10 +137,28 @@ func facts(s *report.Scan, layers bool) []string {
 	return out
 }
 
+// findings are one text each.
+func findings(s *report.Scan) (out []string) {
+	for i := range s.Findings {
+		f := &s.Findings[i]
+		p := &s.Inventory.Packages[f.Package]
+		out = append(out, fmt.Sprintf("finding %s %s %s %s %q %q %s", p.Kind, p.Name, p.Version, p.Path, f.IDs, f.Fixed, f.Severity))
+	}
+	return out
+}
+
 // same holds a scan to the first one.
 func (w *realWorld) same(t *testing.T, got *report.Scan, layers bool) {
 	t.Helper()
-	a, b := facts(w.want, layers), facts(got, layers)
+	alike(t, facts(w.want, layers), facts(got, layers))
+	if layers && len(got.Inventory.Layers) != 2 {
+		t.Errorf("got %d layers, want 2", len(got.Inventory.Layers))
+	}
+}
+
+// alike holds sorted texts to those that are wanted.
+func alike(t *testing.T, a, b []string) {
+	t.Helper()
 	differ := 0
 	tell := func(what string, from, in []string) {
 		for _, f := range from {
@@ -157,9 +172,6 @@ func (w *realWorld) same(t *testing.T, got *report.Scan, layers bool) {
 	tell("too much", b, a)
 	if differ == 0 && !slices.Equal(a, b) {
 		t.Errorf("got %d facts, want %d", len(b), len(a))
-	}
-	if layers && len(got.Inventory.Layers) != 2 {
-		t.Errorf("got %d layers, want 2", len(got.Inventory.Layers))
 	}
 }
 
@@ -190,6 +202,9 @@ func TestRealImage(t *testing.T) {
 			w.same(t, w.scan(t, layout), true)
 		}
 	})
+	for _, form := range []string{"cyclonedx", "spdx"} {
+		t.Run("bill of materials in "+form, func(t *testing.T) { w.bill(t, plain, form) })
+	}
 	t.Run("OCI layout in a tar", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "oci.tar")
 		tarDir(t, path, layout, ".")
@@ -202,7 +217,26 @@ func TestRealImage(t *testing.T) {
 	pulled := "registry:" + w.registry + "/real/app:1"
 	t.Run("registry", func(t *testing.T) { w.same(t, w.scan(t, pulled, "--no-cache"), true) })
 	t.Run("engine", func(t *testing.T) { w.engine(t) })
-	t.Run("agent", func(t *testing.T) { w.agent(t, pulled) })
+	t.Run("agent", func(t *testing.T) { w.agent(t, pulled, local) })
+}
+
+// local is the image's name in the engine.
+const local = "real/app:1"
+
+// bill writes a bill of materials and scans that: what is found is what was found in the image.
+func (w *realWorld) bill(t *testing.T, image, form string) {
+	b, err := exec.CommandContext(t.Context(), w.bin, "sbom", image, "-o", form).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "bill.json")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want, got := findings(w.want), findings(w.scan(t, path))
+	slices.Sort(want)
+	slices.Sort(got)
+	alike(t, want, got)
 }
 
 // serve starts a registry with its blobs on disk.
@@ -256,16 +290,44 @@ func (w *realWorld) engine(t *testing.T) {
 	if r := w.e.Docker(t.Context(), "load", "-i", path); r.Code != 0 {
 		t.Fatal(r.Err())
 	}
-	w.same(t, w.scan(t, "real/app:1"), true)
+	w.same(t, w.scan(t, local), true)
 	saved := filepath.Join(t.TempDir(), "saved.tar")
-	if r := w.e.Docker(t.Context(), "save", "-o", saved, "real/app:1"); r.Code != 0 {
+	if r := w.e.Docker(t.Context(), "save", "-o", saved, local); r.Code != 0 {
 		t.Fatal(r.Err())
 	}
 	w.same(t, w.scan(t, saved), true)
+	w.containerd(t, saved)
+	// A container that runs; its program comes from the host, since the image's have no library.
+	if r := w.e.Docker(t.Context(), "run", "-d", "--name", "ran", "-v", "/bin/busybox:/bb:ro", local, "/bb", "sleep", "3600"); r.Code != 0 {
+		t.Fatal(r.Err())
+	}
+	w.same(t, w.scan(t, "ran"), false)
 }
 
-// agent asks the scan API of an agent for the image in the registry.
-func (w *realWorld) agent(t *testing.T, name string) {
+// containerd imports a saved image into containerd's store and has it read there: its blobs, and the snapshot of
+// a container.
+func (w *realWorld) containerd(t *testing.T, saved string) {
+	_, err := exec.LookPath("ctr")
+	testneed.Need(t, "docker", err == nil, "containerd's client ctr is missing: apt-get install containerd")
+	socket, id := w.l.Path("main", "ctd.sock"), strings.Repeat("c", 64)
+	for _, args := range [][]string{{"images", "import", saved}, {"containers", "create", "docker.io/" + local, id}} {
+		if out, err := exec.CommandContext(t.Context(), "ctr", append([]string{"--address", socket, "--namespace", w.l.Name}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("ctr %q: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		exec.Command("ctr", "--address", socket, "--namespace", w.l.Name, "containers", "delete", id).Run()
+	})
+	stored := func(name string) *report.Scan {
+		return w.scan(t, name, "--no-cache", "--store", "containerd", "--containerd", socket, "--namespace", w.l.Name)
+	}
+	w.same(t, stored(local), true)
+	w.same(t, stored(id), false)
+}
+
+// agent asks the scan API of an agent for the image by each of its names, and what the agent itself, for its policies
+// and events, has found in the engine's.
+func (w *realWorld) agent(t *testing.T, names ...string) {
 	if w.e == nil {
 		t.Fatal("there is no engine")
 	}
@@ -287,30 +349,63 @@ func (w *realWorld) agent(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked, err := c.Create(ctx, &ci.Request{Image: strings.TrimPrefix(name, "registry:")})
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range names {
+		asked, err := c.Create(ctx, &ci.Request{Image: strings.TrimPrefix(name, "registry:")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, err := c.Wait(ctx, asked.ID)
+		if err != nil || done.State != ci.StateDone {
+			t.Fatalf("%s: %v, %+v\n%s", name, err, done, a.Log())
+		}
+		text, err := c.Format(ctx, asked.ID, "report")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := report.Read(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.same(t, got, true)
+		// To the letter, but for when, and what the target was called.
+		command := w.scan(t, name)
+		got.Time, got.Target = command.Time, command.Target
+		one, err1 := json.Marshal(got)
+		two, err2 := json.Marshal(command)
+		if err := errors.Join(err1, err2); err != nil || !bytes.Equal(one, two) {
+			t.Errorf("%s: the agent's report and the command's differ: %v, %d and %d bytes", name, err, len(one), len(two))
+		}
 	}
-	done, err := c.Wait(ctx, asked.ID)
-	if err != nil || done.State != ci.StateDone {
-		t.Fatalf("%v, %+v\n%s", err, done, a.Log())
+	w.kept(t, a)
+}
+
+// kept compares what the agent has found by itself in the image of a container, which its policies and events go by,
+// with what the command finds.
+func (w *realWorld) kept(t *testing.T, a *lab.Agent) {
+	t.Helper()
+	var e control.ImageExplanation
+	if !lab.Await(t.Context(), time.Minute, func() bool {
+		r := a.Belay(t.Context(), "explain", "--image", local, "-o", "json")
+		return r.Code == 0 && json.Unmarshal([]byte(r.Stdout), &e) == nil && !e.Image.Database.IsZero()
+	}) {
+		t.Fatalf("the agent has not scanned and matched the image of a container: %+v\n%s", e.Image, a.Log())
 	}
-	text, err := c.Format(ctx, asked.ID, "report")
-	if err != nil {
-		t.Fatal(err)
+	s := w.scan(t, local)
+	var want, got []string
+	for i := range s.Findings {
+		f := &s.Findings[i]
+		p := &s.Inventory.Packages[f.Package]
+		want = append(want, fmt.Sprintf("%q %s %s %s", f.IDs, f.Severity, p.Name, p.Version))
 	}
-	got, err := report.Read(bytes.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
+	for i := range e.List {
+		f := &e.List[i]
+		got = append(got, fmt.Sprintf("%q %s %s %s", f.IDs, f.Severity, f.Package, f.Version))
 	}
-	w.same(t, got, true)
-	// To the letter, but for when, and what the target was called.
-	command := w.scan(t, name)
-	got.Time, got.Target = command.Time, command.Target
-	one, err1 := json.Marshal(got)
-	two, err2 := json.Marshal(command)
-	if err := errors.Join(err1, err2); err != nil || !bytes.Equal(one, two) {
-		t.Errorf("the agent's report and the command's differ: %v, %d and %d bytes", err, len(one), len(two))
+	slices.Sort(want)
+	slices.Sort(got)
+	alike(t, want, got)
+	if e.Image.Packages != len(s.Inventory.Packages) || e.Image.Complete != s.Complete {
+		t.Errorf("%d packages, complete %v, want %d, %v", e.Image.Packages, e.Image.Complete, len(s.Inventory.Packages), s.Complete)
 	}
 }
 

@@ -109,7 +109,7 @@ func TestSnapshotters(t *testing.T) {
 		t.Cleanup(func() {
 			exec.Command("ctr", "--address", socket, "--namespace", l.Name, "containers", "delete", snapshotter).Run()
 		})
-		dirs, err := s.Container(t.Context(), snapshotter, "")
+		dirs, _, err := s.Container(t.Context(), snapshotter, "")
 		if err != nil {
 			t.Fatalf("%s: %v", snapshotter, err)
 		}

@@ -78,6 +78,20 @@ func TestNotifications(t *testing.T) {
 	}
 }
 
+// TestNotificationVersions: a push by either version of Distribution's envelope: of the second, and of the first, which
+// says how long a thing is twice.
+func TestNotificationVersions(t *testing.T) {
+	push := distribution("push", manifestType, "team/app", digestA, "1", "reg.example")
+	for version, event := range map[string]string{"v1": strings.Replace(push, `"size":1`, `"size":1,"length":1`, 1), "v2": push} {
+		w := start(t, nil)
+		var n Notified
+		media := http.Header{"Content-Type": {"application/vnd.docker.distribution.events." + version + "+json"}}
+		if code, text := w.call("alice", "POST", "/v1/notifications/registry", `{"events":[`+event+`]}`, media, &n); code != 202 || len(n.Scans) != 1 || n.Scans[0].Image != "registry:reg.example/team/app@"+digestA {
+			t.Errorf("%s: %d, %s", version, code, text)
+		}
+	}
+}
+
 // TestNotificationsRefused: a caller whom no policy lets queues nothing; a full queue is told, so
 // that the registry tries again.
 func TestNotificationsRefused(t *testing.T) {

@@ -191,43 +191,43 @@ func idDigits(name string) string {
 	return ""
 }
 
-// Container returns the directories of a container's file system, the lowest first.
+// Container returns the directories of a container's file system, the lowest first, and its ID.
 //
 // name is its ID, at least 12 digits of that, or its name by nerdctl. id, if it is not
 // empty, is the ID that somebody else found for the name. Errors: [ErrNotFound]; a sentence for
 // a snapshotter that does not use directories.
-func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, err error) {
+func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, found string, err error) {
 	id = cmp.Or(id, name)
 	digits := idDigits(id)
 	type place struct {
-		namespace, snapshotter, key string
-		guessed                     bool
+		namespace, snapshotter, key, id string
+		guessed                         bool
 	}
-	var found []place
+	var places []place
 	for _, ns := range s.namespaces {
 		list, err := containersapi.NewContainersClient(s.conn).List(in(ctx, ns), &containersapi.ListContainersRequest{})
 		if err != nil {
-			return nil, fmt.Errorf("list containers of containerd's namespace %s: %w", ns, err)
+			return nil, "", fmt.Errorf("list containers of containerd's namespace %s: %w", ns, err)
 		}
 		known := false
 		for _, c := range list.GetContainers() {
 			if c.GetID() == id || digits != "" && strings.HasPrefix(c.GetID(), digits) || c.GetLabels()["nerdctl/name"] == name {
 				known = true
-				found = append(found, place{ns, c.GetSnapshotter(), cmp.Or(c.GetSnapshotKey(), c.GetID()), false})
+				places = append(places, place{ns, c.GetSnapshotter(), cmp.Or(c.GetSnapshotKey(), c.GetID()), c.GetID(), false})
 			}
 		}
 		if !known && len(id) == 64 && digits == id {
 			// Of Docker's containers that are stopped there is only the snapshot. It has their ID, and
 			// the record of one that runs does not name it.
 			for _, sn := range s.snapshotters {
-				found = append(found, place{ns, sn, id, true})
+				places = append(places, place{ns, sn, id, id, true})
 			}
 		}
 	}
 	var at *snapshotsapi.MountsResponse
 	var of place
 	var failed error // where it may have been: another place may have it
-	for _, p := range found {
+	for _, p := range places {
 		m, err := snapshotsapi.NewSnapshotsClient(s.conn).Mounts(in(ctx, p.namespace), &snapshotsapi.MountsRequest{Snapshotter: cmp.Or(p.snapshotter, defaultSnapshotter), Key: p.key})
 		if status.Code(err) == codes.NotFound {
 			continue
@@ -235,24 +235,24 @@ func (s *Store) Container(ctx context.Context, name, id string) (dirs []string, 
 		if err != nil {
 			err = fmt.Errorf("ask the snapshotter %.40q for the snapshot %s: %w", cmp.Or(p.snapshotter, defaultSnapshotter), p.key, err)
 			if !p.guessed {
-				return nil, err
+				return nil, "", err
 			}
 			failed = cmp.Or(failed, err)
 			continue
 		}
 		if at != nil {
-			return nil, fmt.Errorf("%s is several containers: give its whole ID, or choose a namespace with --namespace", name)
+			return nil, "", fmt.Errorf("%s is several containers: give its whole ID, or choose a namespace with --namespace", name)
 		}
 		at, of = m, p
 	}
 	if at == nil {
-		return nil, cmp.Or(failed, ErrNotFound)
+		return nil, "", cmp.Or(failed, ErrNotFound)
 	}
 	dirs, err = directories(at)
 	if err != nil {
 		err = fmt.Errorf("containerd's snapshotter %.40q keeps it as %w: scan its image, or export it ('docker export', 'nerdctl export') and scan the file; while it runs, as root, scan /proc/PID/root of its first process", cmp.Or(of.snapshotter, defaultSnapshotter), err)
 	}
-	return dirs, err
+	return dirs, of.id, err
 }
 
 // directories reads the directories out of a mount that containerd would make.

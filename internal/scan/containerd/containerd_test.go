@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -217,7 +218,10 @@ func TestContainer(t *testing.T) {
 		{"classic", "", nil, ErrNotFound.Error()},
 		{"none", "", nil, ErrNotFound.Error()},
 	} {
-		got, err := s.Container(t.Context(), tt.name, tt.id)
+		got, id, err := s.Container(t.Context(), tt.name, tt.id)
+		if want := cmp.Or(tt.id, box); err == nil && id != want {
+			t.Errorf("%s: the container %s, want %s", tt.name, id, want)
+		}
 		if !slices.Equal(got, tt.want) || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: %q, %v, want %q, %q", tt.name, got, err, tt.want, tt.err)
 		}

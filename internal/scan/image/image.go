@@ -21,7 +21,6 @@ import (
 	"slices"
 
 	"github.com/belay-project/belay/internal/scan/inventory"
-	"github.com/belay-project/belay/internal/scan/pagecache"
 )
 
 // Bounds on one image.
@@ -147,11 +146,6 @@ func (r *reader) configFaults(m *manifest) {
 
 // archive reads an image of one file.
 func (r *reader) archive(ctx context.Context, f *os.File, platform string) error {
-	if f != nil {
-		if st, err := f.Stat(); err == nil {
-			defer pagecache.Behind(f, st.Size())()
-		}
-	}
 	a, err := openArchive(ctx, f)
 	if err != nil {
 		return err

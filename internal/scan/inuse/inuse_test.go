@@ -1,7 +1,9 @@
 package inuse
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -271,13 +273,14 @@ func TestLeaderless(t *testing.T) {
 
 func TestReach(t *testing.T) {
 	end := func(addr string) Endpoint { return Endpoint{"tcp", netip.MustParseAddrPort(addr)} }
-	published := Ports{Known: true, List: []Port{{"tcp", netip.MustParseAddrPort("10.0.0.1:80"), 8080}}}
+	published := Ports{Known: true, List: []Port{{"tcp", netip.MustParseAddrPort("10.0.0.1:80"), 8080}, {"tcp", netip.MustParseAddrPort("127.0.0.1:81"), 8081}}}
 	for _, tt := range []struct {
 		ports *Ports
 		end   Endpoint
 		want  int
 	}{
 		{&published, end("0.0.0.0:8080"), 1}, {&published, end("[::]:8080"), 1}, {&published, end("127.0.0.1:8080"), 0}, {&published, end("0.0.0.0:80"), 0},
+		{&published, end("0.0.0.0:8081"), 0},
 		{&Ports{Known: true, Host: true}, end("0.0.0.0:80"), 1}, {&Ports{Known: true, Host: true}, end("[::1]:80"), 0}, {&Ports{Known: true}, end("0.0.0.0:80"), 0},
 	} {
 		if got := tt.ports.reach(tt.end); len(got) != tt.want {
@@ -305,7 +308,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestRealProcess looks at a process of this host that has a library mapped and listens.
+// TestRealProcess looks at a process of this host that has a library mapped and holds a socket that listens.
 func TestRealProcess(t *testing.T) {
 	sh, err := exec.LookPath("sleep")
 	testneed.Need(t, "sleep", err == nil, "there is no program sleep")
@@ -313,8 +316,17 @@ func TestRealProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, err := ln.(*net.TCPListener).File()
+	if err := errors.Join(err, ln.Close()); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(sh, "60")
-	if err := cmd.Start(); err != nil {
+	cmd.ExtraFiles = []*os.File{socket}
+	if err := errors.Join(cmd.Start(), socket.Close()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
@@ -339,6 +351,9 @@ func TestRealProcess(t *testing.T) {
 	}
 	if l.Unread > 0 || l.Cut > 0 || !l.Sockets {
 		t.Errorf("got %+v", l)
+	}
+	if got := l.Files[strings.TrimPrefix(real, "/")].Listening; len(got) != 1 || got[0].String() != "tcp "+ln.Addr().String() {
+		t.Errorf("it listens on %v, want %s", got, ln.Addr())
 	}
 }
 

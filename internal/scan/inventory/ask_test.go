@@ -33,6 +33,28 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// FuzzReadAsk: what is taken for a question is what a scanner would have written for it.
+func FuzzReadAsk(f *testing.F) {
+	for _, a := range []Ask{{}, {Manifest: true}, {Layer: true}} {
+		var b bytes.Buffer
+		a.Digest = "sha256:" + strings.Repeat("a", 64)
+		if err := a.Write(&b); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := ReadAsk(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := a.Write(&again); err != nil || !bytes.HasPrefix(b, again.Bytes()) {
+			t.Errorf("%q is %+v, which is written %q, %v", b, a, again.Bytes(), err)
+		}
+	})
+}
+
 func TestAnswer(t *testing.T) {
 	body := bytes.Repeat([]byte("0123456789"), 50_000)
 	var b bytes.Buffer

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
@@ -71,6 +72,7 @@ func (s store) layer(name string) string {
 type kept struct {
 	store
 	imageID, chain, upper string
+	containerID           ident.ContainerID // "": it is an image
 }
 
 func openDocker(ctx context.Context, name, root string) (*Target, error) {
@@ -92,7 +94,7 @@ func openDocker(ctx context.Context, name, root string) (*Target, error) {
 }
 
 func (k *kept) target(ctx context.Context) (*Target, error) {
-	t := &Target{job: inventory.Job{Source: inventory.SourceOverlay, ImageID: k.imageID}}
+	t := &Target{Container: k.containerID, job: inventory.Job{Source: inventory.SourceOverlay, ImageID: k.imageID}}
 	var err error
 	if k.merged {
 		t.job.Source = inventory.SourceRootfs
@@ -183,7 +185,7 @@ func (k *kept) find(name string) (err error) {
 	if err != nil || !cacheID.Match(mount) {
 		return errors.Join(err, fmt.Errorf("container %s has a mount %.100q", id, mount))
 	}
-	k.imageID, k.chain, k.upper = "", string(parent), k.layer(string(mount))
+	k.imageID, k.chain, k.upper, k.containerID = "", string(parent), k.layer(string(mount)), ident.ContainerID(id)
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/sandbox/spawn"
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
@@ -45,6 +46,9 @@ const defaultTimeout = 10 * time.Minute
 
 // Target is an opened target. Close it.
 type Target struct {
+	// Container is whose file system it is; "": no container's that is known by its ID.
+	Container ident.ContainerID
+
 	job    inventory.Job
 	files  []*os.File
 	server *server // of an image that is fetched, else nil

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/testneed"
 )
@@ -83,7 +84,7 @@ func TestRealAlpine(t *testing.T) {
 }
 
 // TestDockerConfig: an image of the daemon's store comes with its configuration, behind its layers;
-// a container, which has another, does not.
+// a container, which has another, comes with its ID.
 func TestDockerConfig(t *testing.T) {
 	root := t.TempDir()
 	layer, image, container := strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64)
@@ -105,6 +106,7 @@ func TestDockerConfig(t *testing.T) {
 		}
 	}
 	for name, want := range map[string][]bool{"app": {false, true}, "run": {false, false}} {
+		whose := map[string]ident.ContainerID{"run": ident.ContainerID(container)}[name]
 		tgt, err := Open(t.Context(), name, Options{DockerRoot: root})
 		if err != nil {
 			t.Fatal(err)
@@ -115,6 +117,9 @@ func TestDockerConfig(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("%s: configurations %v, want %v", name, got, want)
+		}
+		if tgt.Container != whose {
+			t.Errorf("%s: of the container %q, want %q", name, tgt.Container, whose)
 		}
 		tgt.Close()
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/extract"
 	"github.com/belay-project/belay/internal/scan/image"
 	"github.com/belay-project/belay/internal/scan/inventory"
+	"github.com/belay-project/belay/internal/scan/pagecache"
 	"github.com/belay-project/belay/internal/scan/sbom"
 )
 
@@ -109,7 +110,12 @@ func scan(ctx context.Context, job inventory.Job) (res *inventory.Result, held, 
 // readInput reads an image, or a bill of materials where an archive could be.
 func readInput(ctx context.Context, job inventory.Job, files map[int]*os.File) (*inventory.Result, error) {
 	if job.Source == inventory.SourceArchive && len(job.Inputs) == 1 {
-		if f := files[job.Inputs[0].FD]; isBill(f) {
+		f := files[job.Inputs[0].FD]
+		if st, err := f.Stat(); err == nil {
+			// Before its first bytes are read: what is in the page cache by then was there before.
+			defer pagecache.Behind(f, st.Size())()
+		}
+		if isBill(f) {
 			return sbom.Read(f, ctx.Err)
 		}
 	}

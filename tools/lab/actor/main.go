@@ -10,6 +10,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -30,6 +32,7 @@ const usage = `usage: actor ACT [ARGS]
   say WORD          print "ran WORD" and who runs it
   touch FILE        say and leave FILE behind
   wait              until SIGTERM
+  probe             short work every 2 ms, for each duration that standard input has as a line; prints how late it was done
   spawn PATH ARGS   run another program
   drop TO           copy itself to TO and run that
   rename TO         copy itself beside TO, rename the copy over TO and run that
@@ -60,6 +63,7 @@ var acts = map[string]struct {
 	"say":    {1, say},
 	"touch":  {1, touch},
 	"wait":   {0, wait},
+	"probe":  {0, probe},
 	"spawn":  {1, func(a []string) int { return spawn(a[0], a[1:]...) }},
 	"drop":   {1, drop},
 	"rename": {1, rename},
@@ -134,6 +138,30 @@ func wait([]string) int {
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
 	fmt.Println("waiting")
 	<-c
+	return 0
+}
+
+// probe prints, for each round, the median delay and that of the slowest hundredth in nanoseconds: from when
+// the work was due until it was done.
+func probe([]string) int {
+	const every = 2 * time.Millisecond
+	var block [64 << 10]byte
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		length, err := time.ParseDuration(in.Text())
+		if err != nil {
+			return fail(err)
+		}
+		late := make([]time.Duration, 0, length/every+1)
+		for end := time.Now().Add(length); time.Now().Before(end); {
+			due := time.Now().Add(every)
+			time.Sleep(every)
+			sha256.Sum256(block[:])
+			late = append(late, time.Since(due))
+		}
+		slices.Sort(late)
+		fmt.Printf("probe %d %d\n", late[len(late)/2], late[len(late)*99/100])
+	}
 	return 0
 }
 
