@@ -138,8 +138,11 @@ struct uid_gid_map {
 	__u32 nr_extents;
 };
 
+struct proc_ns_operations;
+
 struct ns_common {
 	unsigned int inum;
+	const struct proc_ns_operations *ops;
 };
 
 struct user_namespace {

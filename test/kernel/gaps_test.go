@@ -31,7 +31,7 @@ func otherCases() []attackCase {
 		}
 	}
 	add("ptrace: own", verdict.RulePtrace, "priv-other-ptrace", "priv-other-mem", "priv-other-vm")
-	add("otherTasks: deny", verdict.RuleOtherTasks, "priv-other-signal", "priv-other-sched", "priv-other-ioprio", "priv-other-sigio")
+	add("otherTasks: deny", verdict.RuleOtherTasks, "priv-other-signal", "priv-other-sched", "priv-other-ioprio", "priv-other-sigio", "priv-other-oom")
 	for _, n := range []string{"priv-other-pull", "priv-other-pull-nested"} {
 		out = append(out, attackCase{name: n, rule: verdict.RuleOtherTasks, policy: "  privileges: {otherTasks: deny}\n", flags: append(slices.Clone(hostPID), "--cap-add", "SYS_ADMIN"), scene: sceneOther})
 	}

@@ -29,7 +29,7 @@ func indirectCases() []attackCase {
 	add(verdict.RuleDrift, driftPolicy, asAdmin, nil, "i2-born")
 	add(verdict.RuleDrift, driftPolicy, enters, nil, "i1-setns")
 	add(verdict.RulePtrace, "  privileges: {ptrace: deny}\n", nil, bySignal(unsupported), "e8-poke", "e8-vmwrite", "file-pidfd")
-	add(verdict.RuleOtherTasks, "  privileges: {otherTasks: deny}\n", enters, bySignal(unsupported), "priv-setns")
+	add(verdict.RuleOtherTasks, "  privileges: {otherTasks: deny}\n", enters, bySignal(unsupported), "priv-setns", "priv-setns-ioctl")
 	add(verdict.RuleFiles, filesReadPolicy, nil, bySignal(unsupported), "file-setns", "file-openat2", "file-int80", "keys-sqpoll")
 	add(verdict.RuleFiles, filesTreePolicy, nil, bySignal(unsupported), "file-sqpoll", "file-clone", "file-fallocate", "file-sendfile")
 	add(verdict.RuleFiles, "  files: {rules: [{paths: [/home/app/.ssh], deny: [delete]}]}\n", nil, bySignal(unsupported), "file-rmdir")

@@ -230,6 +230,7 @@ var kernelHas = map[string]string{
 	"priv-notify":            "a kernel with cgroups of version 1",
 	"priv-other-pull-nested": "a cgroup v2 hierarchy",
 	"priv-other-pull":        "a cgroup v2 hierarchy",
+	"priv-setns-ioctl":       "Linux 6.12",
 	"priv-ueventhelper":      "a kernel with CONFIG_UEVENT_HELPER",
 	"priv-hostuser":          "CAP_SYS_RESOURCE",
 	"file-flags":             "a file system with inode flags",

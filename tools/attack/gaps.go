@@ -41,6 +41,7 @@ func gapAttacks() []attack {
 		}},
 		{"priv-other-sched", "P5", needOther, "give a process of another container another scheduler", func(e *env) error { return onOther(e, schedule) }},
 		{"priv-other-ioprio", "P5", needOther, "give a process of another container another I/O priority", func(e *env) error { return onOther(e, ioPriority) }},
+		{"priv-other-oom", "P5", needOther, "write to oom_score_adj of a process of another container", func(e *env) error { return onOther(e, killFirst) }},
 		{"priv-other-sigio", "P5", needOther, "have a process of another container sent a signal when something can be read (F_SETOWN)", func(e *env) error { return onOther(e, sigio) }},
 		{"priv-other-pull", "P5", needJoin, "move a process of another container to the own cgroup", privPull(os.OpenFile)},
 		{"priv-other-pull-nested", "P5", needJoin, "the same, the file opened in a PID namespace of one's own", privPull(openNested)},
@@ -174,6 +175,16 @@ func ioPriority(pid int) error {
 		return errno
 	}
 	return nil
+}
+
+// killFirst writes what is there already: who is killed when memory is short.
+func killFirst(pid int) error {
+	name := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	score, err := os.ReadFile(name)
+	if err != nil {
+		return untried(err)
+	}
+	return os.WriteFile(name, score, 0)
 }
 
 func privSetAttr(*env) error { return setAttr(unix.SYS_MOUNT_SETATTR) }
