@@ -115,6 +115,18 @@ func sceneJoin(t *testing.T, h *host, c attackCase, guarded bool) trial {
 // Of a program on a tmpfs it is exec.memfd that says whether it runs.
 func sceneVolume(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	t.Helper()
+	dir := diskDir(t)
+	home := filepath.Join(dir, "home")
+	if out, err := exec.Command("cp", "-a", filepath.Join(h.rootfs, "home", "app"), home).CombinedOutput(); err != nil {
+		t.Fatalf("copy the home: %v: %s", err, out)
+	}
+	h.enact(t, c.document(guarded))
+	return h.seen(h.run(t, append([]string{"--bind", home + ":/home/app", "--bind", home + ":/twice:ro"}, asUser...), "/bin/attack", "--at", "/twice", c.name), c.rule)
+}
+
+// diskDir makes a directory on the host's disk.
+func diskDir(t *testing.T) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "belay-volume-")
 	if err != nil {
 		t.Fatal(err)
@@ -125,12 +137,7 @@ func sceneVolume(t *testing.T, h *host, c attackCase, guarded bool) trial {
 		t.Fatal(err)
 	}
 	testneed.Need(t, "disk", fs.Type != unix.TMPFS_MAGIC, "a /var/tmp that is no tmpfs")
-	home := filepath.Join(dir, "home")
-	if out, err := exec.Command("cp", "-a", filepath.Join(h.rootfs, "home", "app"), home).CombinedOutput(); err != nil {
-		t.Fatalf("copy the home: %v: %s", err, out)
-	}
-	h.enact(t, c.document(guarded))
-	return h.seen(h.run(t, append([]string{"--bind", home + ":/home/app", "--bind", home + ":/twice:ro"}, asUser...), "/bin/attack", "--at", "/twice", c.name), c.rule)
+	return dir
 }
 
 // sceneLeaked: the runtime has left a directory of the host open.

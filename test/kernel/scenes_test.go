@@ -33,6 +33,7 @@ func sceneCases() []attackCase {
 		out = append(out, attackCase{name: name, id: id, about: about, rule: rule, policy: policy, scene: scene})
 	}
 	out = append(out, attackCase{name: "i2-rmdir", bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
+	one("e1-remount", "a program written to a read-only volume by who entered with CAP_SYS_ADMIN, and made it read-only again", verdict.RuleDrift, driftPolicy, sceneRemount)
 	one("i2-entering", "a program put into a container, whose task the container's root moves to another cgroup before it is executed", verdict.RuleDrift, driftPolicy, sceneEntering)
 	out = append(out, attackCase{name: "p5-entering", id: "P5", about: "trace a task that enters the container, before it executes its program", rule: verdict.RulePtrace,
 		policy: "  privileges: {ptrace: own}\n", scene: sceneTraceEntering, want: bySignal(unsupported)})
@@ -336,4 +337,21 @@ func sceneBound(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	}
 	c.flags = asAdmin
 	return h.seen(h.play(t, c, id), c.rule)
+}
+
+// sceneRemount: what a container's first process may do is not all that it may.
+func sceneRemount(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	dir := diskDir(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.enact(t, c.document(guarded))
+	ctr := h.run(t, []string{"--detach", "--bind", dir + ":/volume:ro"}, "/bin/sleep", "1000")
+	ran(t, ctr)
+	ran(t, h.exec(t, ctr.id, asAdmin, "/bin/sh", "-c", "mount -o remount,bind,rw /volume && cp /bin/id /volume/id && mount -o remount,bind,ro /volume"))
+	r := h.exec(t, ctr.id, asUser, "/volume/id")
+	h.remove(t, ctr.id)
+	r.id = ctr.id
+	return h.seen(r, c.rule)
 }
