@@ -19,13 +19,6 @@ enum bl_class {
 	BL_CLASS_BUILD = 1,
 };
 
-/* Whose loopback a container has. */
-enum bl_net_ns {
-	BL_NET_UNKNOWN = 0,	/* taken for the host's */
-	BL_NET_OWN = 1,
-	BL_NET_HOST = 2,
-};
-
 /* Value of bl_containers. The kernel side writes it; the agent only when it enrols
  * a container that ran before. Everything after started is valid once it is 2.
  */
@@ -34,7 +27,7 @@ struct bl_container {
 	__u64 start_ns;		/* first exec, since boot */
 	__u64 max_mount;	/* highest unique mount id at the start; 0: this kernel has none */
 	__u64 lost;		/* records lost */
-	__u64 caps;		/* bounding set of pid 1 at the start */
+	__u64 caps;		/* bounding sets of pid 1 at the start, and of what entered since */
 	__u32 started;		/* 0 no, 1 being filled, 2 yes */
 	__u32 init_tgid;
 	__u32 root_dev;		/* of the root file system */
@@ -47,8 +40,8 @@ struct bl_container {
 	__u8 sees_others;	/* its first task is not the first of its PID namespace */
 	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
-	__u8 net;		/* bl_net_ns */
 	__u8 pad;
+	__u8 left;		/* a task of its has been in no cgroup of its: see bl_cgroup_rmdir */
 };
 
 enum bl_state {

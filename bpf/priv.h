@@ -242,7 +242,7 @@ static __noinline int bl_proc_control(struct dentry *d)
 		return 0;
 	bl_name16(name, below);
 	if (BL_IS(name, "net"))
-		return bl_net_ns_of(t) != BL_NET_OWN;
+		return !bl_not_host_net(BPF_CORE_READ(t, nsproxy, net_ns, ns.inum));
 	if (BL_IS(name, "user"))
 		return !BPF_CORE_READ(t, cred, user_ns, level);
 	if (BL_IS(name, "fs")) {	/* fs/mqueue is a namespace's */

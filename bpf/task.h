@@ -163,11 +163,10 @@ volatile const __u32 bl_host_net;
 volatile const __u32 bl_host_ipc;
 volatile const __u32 bl_host_uts;
 
-static __always_inline __u8 bl_net_ns_of(struct task_struct *task)
+/* What cannot be read is taken for the host's. */
+static __always_inline int bl_not_host_net(__u32 inum)
 {
-	__u32 net = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-
-	return net && net != bl_host_net ? BL_NET_OWN : BL_NET_HOST;
+	return inum && inum != bl_host_net;
 }
 
 /* The label of a task, NULL if it has none. A task for which no program has stored anything,

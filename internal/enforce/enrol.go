@@ -211,7 +211,6 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 	c.RootDev = kernelDev(root.Dev)
 	c.RootMagic = uint32(sfs.Type)
 	c.MntNs = uint32(ns.Ino)
-	c.Net = netNS(proc + "/ns/net")
 	c.RootKuid = rootKuid(proc + "/uid_map")
 	c.StartNs = startedNs(proc + "/stat")
 	c.Caps = boundingSet(proc + "/status")
@@ -222,20 +221,6 @@ func enrolContainer(f foundCgroup) (kernelBlContainer, error) {
 	c.Listened = 1
 	c.Started = 2
 	return c, nil
-}
-
-// netNS tells whose loopback a process has. What cannot be read is the kernel side's to find
-// out, which takes it for the host's until then.
-func netNS(file string) uint8 {
-	var st unix.Stat_t
-	host, err := hostNS("net")
-	if errors.Join(err, unix.Stat(file, &st)) != nil {
-		return uint8(kernelBlNetNsBL_NET_UNKNOWN)
-	}
-	if uint32(st.Ino) == host {
-		return uint8(kernelBlNetNsBL_NET_HOST)
-	}
-	return uint8(kernelBlNetNsBL_NET_OWN)
 }
 
 // kernelDev turns stat's device number into the kernel's: major << 20 | minor.

@@ -38,12 +38,13 @@ func otherCases() []attackCase {
 	return out
 }
 
-// leftCases leave the cgroup by which the rules on traffic go.
+// leftCases leave the cgroup by which the rules on traffic go, or the network namespace.
 func leftCases() []attackCase {
 	flags := append([]string{"--net", "host"}, asAdmin...)
 	return []attackCase{
 		{name: "net-left", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: bySignal(open)},
 		{name: "net-left-born", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: bySignal(open)},
+		{name: "net-other-loopback", rule: verdict.RuleEgress, policy: egressPolicy, flags: enters, want: cgroupPrevents},
 		{name: "net-left-socket", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: cgroupPrevents},
 		{name: "n2-client-left", rule: verdict.RuleSSHClient, policy: clientPolicy, flags: asAdmin, want: bySignal(open)},
 		{name: "n2-server-left", rule: verdict.RuleSSHServer, policy: serverPolicy, flags: asAdmin, want: bySignal(open)},

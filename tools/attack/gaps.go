@@ -59,6 +59,7 @@ func gapAttacks() []attack {
 		{"net-packet-early", "N1", needRaw, "send a frame by a packet socket made before the rule", netPacketEarly},
 		{"net-left", "N1", needAdmin, "send from the root of the cgroup tree", netLeft},
 		{"net-left-born", "N1", needAdmin, "send from a process that is born in the root of the cgroup tree", netLeftBorn},
+		{"net-other-loopback", "N1", needEnter, "send to the host's loopback by a socket made in the host's network namespace", netOtherLoopback},
 		{"net-left-socket", "N1", needAdmin, "send from the root of the cgroup tree, by a socket made before", netLeftSocket},
 	}
 }
@@ -352,6 +353,41 @@ func netLeftSocket(e *env) error {
 	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
 		return inCgroup(e, toRoot, func() error { return unix.Sendto(fd, []byte("x"), 0, inet4(at)) })
 	})
+}
+
+// netOtherLoopback sends from its own network namespace, by a thread that ends there.
+func netOtherLoopback(*env) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- func() error {
+			own, err := os.Open("/proc/thread-self/ns/net")
+			if err != nil {
+				return untried(err)
+			}
+			defer own.Close()
+			theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", os.Getppid()))
+			if err != nil {
+				return untried(err)
+			}
+			defer theirs.Close()
+			if err := unix.Setns(int(theirs.Fd()), unix.CLONE_NEWNET); err != nil {
+				return untried(err)
+			}
+			return netUDP("127.0.0.1", func(at netip.AddrPort) error {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					return untried(err)
+				}
+				defer unix.Close(fd)
+				if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
+					return untried(err)
+				}
+				return unix.Sendto(fd, []byte("x"), 0, inet4(at))
+			})
+		}()
+	}()
+	return <-done
 }
 
 // privPull takes the process back to where it was.
