@@ -287,8 +287,12 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
 struct bpf_iter__task {
-	void *meta;
+	struct bpf_iter_meta *meta;
 	struct task_struct *task;
 };
 

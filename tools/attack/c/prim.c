@@ -349,7 +349,7 @@ static const struct act {
 	{ "anon", 0, do_anon },		{ "selfmem", 0, do_selfmem },
 	{ "race", 3, do_race },		{ "chrootread", 2, do_chrootread },
 	{ "uringsend", 1, do_uringsend }, { "uringconnect", 1, do_uringconnect },
-	{ "uringheld", 3, do_uringheld },
+	{ "uringheld", 3, do_uringheld }, { "uringrmdir", 1, do_uringrmdir },
 	{ "sqpoll", 1, do_sqpoll },	{ "sqpollwrite", 2, do_sqpollwrite },
 	{ "sqpollsend", 1, do_sqpollsend }, { "setnsread", 3, do_setnsread },
 	{ "int80open", 1, do_int80open }, { "rwx", 0, do_rwx },	{ "uffd", 0, do_uffd },
