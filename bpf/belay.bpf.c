@@ -45,7 +45,6 @@ BL_TWIN(enum, bl_host_kind);
 BL_TWIN(enum, bl_caller_kind);
 BL_TWIN(enum, bl_guard_mode);
 BL_TWIN(enum, bl_net_dir);
-BL_TWIN(enum, bl_net_ns);
 BL_TWIN(struct, bl_event);
 
 /* The kernel refuses LSM programs whose licence is not GPL-compatible. */

@@ -83,18 +83,6 @@ __noinline int bl_udp_parse(struct __sk_buff *skb, int in, struct bl_dns_msg *m)
 	return off + 8;
 }
 
-/* The network namespace of a socket. verifier: all; refuses arithmetic on a socket's pointer: read
- * as a number.
- */
-static __always_inline struct net *bl_sk_net(struct bpf_sock *sk)
-{
-	__u64 at = 0;
-
-	if (bpf_probe_read_kernel(&at, sizeof(at), &sk))
-		return NULL;
-	return BPF_CORE_READ((struct sock *)at, __sk_common.skc_net.net);
-}
-
 /* Is the cgroup of a UDP socket still there? One that is gone may have been a container's, whose
  * socket lives on in the hands of another.
  */

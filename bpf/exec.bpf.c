@@ -25,7 +25,6 @@ static __always_inline void bl_start(struct bl_container *c, struct bl_who *w)
 	c->root_dev = sb->s_dev;
 	c->root_magic = sb->s_magic;
 	c->mnt_ns = ns->ns.inum;
-	c->net = bl_net_ns_of(t);
 	c->user_level = BPF_CORE_READ(t, cred, user_ns, level);
 	c->root_kuid = bl_ns_root((__u64)BPF_CORE_READ(t, cred, user_ns));
 	bpf_probe_read_kernel(&c->caps, 8, __builtin_preserve_access_index(&t->cred->cap_bset));
@@ -46,6 +45,18 @@ static __always_inline void bl_note_mounts(struct bl_container *c)
 		c->max_mount = bl_max_mount((__u64)BPF_CORE_READ(t, nsproxy, mnt_ns));
 }
 
+/* A task that is put in later can have been given more than the container's first had. */
+static __always_inline void bl_note_caps(struct bl_container *c)
+{
+	__u64 caps = 0;
+
+	if (!c || c->started != 2)
+		return;
+	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&bpf_get_current_task_btf()->cred->cap_bset));
+	if (caps & ~c->caps)
+		__sync_fetch_and_or(&c->caps, caps);
+}
+
 /* An OCI hook is run by the container's first process while that is still the runtime's
  * (createContainer: with the host's root directory). It is not what starts the container.
  */
@@ -62,6 +73,8 @@ static __always_inline int bl_is_hook(const struct bl_who *w)
  */
 static __always_inline int bl_armed(struct bl_who *w, struct bl_container **c)
 {
+	int enters = 0;
+
 	if (bl_who(w) == BL_HOST)
 		return 0;
 	if (w->state == BL_ENTERING) {
@@ -71,8 +84,11 @@ static __always_inline int bl_armed(struct bl_who *w, struct bl_container **c)
 		if (w->label)
 			w->label->state = BL_ARMED;
 		w->state = BL_ARMED;
+		enters = 1;
 	}
 	*c = bpf_map_lookup_elem(&bl_containers, &w->container);
+	if (enters)
+		bl_note_caps(*c);
 	if (!*c)
 		bl_count(BL_E_CONTAINER_GONE);
 	else if (!(*c)->started && bl_is_hook(w))

@@ -214,19 +214,9 @@ static __always_inline int bl_host_task(struct task_struct *t)
 /* Is a file of procfs about such a task? */
 static __noinline int bl_host_proc(struct dentry *d)
 {
-	struct inode *inode = BPF_CORE_READ(d, d_inode);
-	struct proc_inode *pi = (void *)inode - bpf_core_field_offset(struct proc_inode, vfs_inode);
-	struct pid *pid = BPF_CORE_READ(pi, pid);
-	struct hlist_node *link;
-	struct task_struct *t;
+	struct task_struct *t = bl_proc_task(d);
 
-	if (!pid)
-		return 0;
-	link = BPF_CORE_READ(pid, tasks[0].first);	/* PIDTYPE_PID */
-	if (!link)
-		return 0;
-	t = (void *)link - bpf_core_field_offset(struct task_struct, pid_links);
-	return bl_host_task(t);
+	return t && bl_host_task(t);
 }
 
 /* The rules on a file that was opened, if it was for writing. */

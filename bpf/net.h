@@ -31,6 +31,18 @@ static __always_inline void bl_map_ip4(__u32 *to, __be32 ip)
 	to[3] = ip;
 }
 
+/* The network namespace of a socket. verifier: all; refuses arithmetic on a socket's pointer: read
+ * as a number.
+ */
+static __always_inline struct net *bl_sk_net(struct bpf_sock *sk)
+{
+	__u64 at = 0;
+
+	if (bpf_probe_read_kernel(&at, sizeof(at), &sk))
+		return NULL;
+	return BPF_CORE_READ((struct sock *)at, __sk_common.skc_net.net);
+}
+
 /* The policy of a container, by its cgroup id. NULL: see bl_net_decide. */
 static __always_inline struct bl_policy *bl_net_policy(__u64 top, struct bl_container **c,
 						       __u32 *set)

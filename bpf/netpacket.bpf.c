@@ -314,7 +314,7 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 	k.p = bl_net_policy(k.top, &k.c, &k.set);
 	k.lo = skb->ifindex == BL_LOOPBACK_IF;
 	k.own = k.lo || skb->pkt_type == BL_PACKET_LOOPBACK;
-	free = k.lo && k.c && k.c->net == BL_NET_OWN;
+	free = k.lo && bl_net_own(sk);
 	if (free && (!k.p || !in || !stream || (sk->state != TCP_LISTEN && sk->state != TCP_SYN_SENT)))
 		return BL_CG_PASS;
 	if (!k.p)

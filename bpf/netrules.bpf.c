@@ -9,7 +9,6 @@
 /* connect and sendmsg */
 static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends *n, __u8 hook)
 {
-	struct task_struct *t = bpf_get_current_task_btf();
 	struct bl_conn fresh = {}, *conn;
 	__u64 top, now = bpf_ktime_get_ns();
 	struct bpf_sock *sk = ctx->sk;
@@ -21,11 +20,11 @@ static __always_inline int bl_net_dial(struct bpf_sock_addr *ctx, struct bl_ends
 	struct bl_flow *f;
 	__u32 set = 0;
 
-	top = bl_container_of(bl_cgroup_of(t));
+	top = bl_container_of(bl_cgroup_of(bpf_get_current_task_btf()));
 	if (!top)
 		return BL_CG_PASS;
 	p = bl_net_policy(top, &c, &set);
-	if (bl_net_own(c, t) && bl_net_is_loopback(n->addr))
+	if (bl_net_own(sk) && bl_net_is_loopback(n->addr))
 		return BL_CG_PASS;
 	if (!n->addr[3] && bl_net_is_mapped(n->addr))	/* in the host's namespace: what it will be */
 		n->addr[3] = bpf_htonl(0x7f000001);

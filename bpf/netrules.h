@@ -169,14 +169,12 @@ static __always_inline int bl_net_is_loopback(const __u32 *a)
 	return !a[0] && !a[1] && !a[2] && (!a[3] || a[3] == bpf_htonl(1));
 }
 
-/* In the context of who acts: is its loopback its own? */
-static __always_inline int bl_net_own(struct bl_container *c, struct task_struct *t)
+/* Is a socket's loopback another than the host's? The socket is asked, and not who uses it or what the
+ * container began with: a task can make a socket in one namespace and take it to another.
+ */
+static __always_inline int bl_net_own(struct bpf_sock *sk)
 {
-	__u8 ns = bl_net_ns_of(t);
-
-	if (c && c->net == BL_NET_UNKNOWN && c->started == 2)
-		c->net = ns;
-	return ns == BL_NET_OWN;
+	return bl_not_host_net(BPF_CORE_READ(bl_sk_net(sk), ns.inum));
 }
 
 static __always_inline void bl_net_peer(struct bl_peer *q, const struct bl_ends *n, __u32 dir)

@@ -7,6 +7,7 @@
 #define BL_PRIV_H
 
 #include "files.h"
+#include "regs.h"
 
 /* The mode in which a policy denies by a rule: a slot, or BL_SLOTS: in none. */
 static __always_inline int bl_rule_slot(const struct bl_policy *p, __u32 rule)
@@ -144,6 +145,7 @@ static __always_inline int bl_cap_verdict(struct bl_who *w, struct bl_container 
 
 /* Kinds of file systems through which the kernel is steered: include/uapi/linux/magic.h. */
 #define BL_PROC		0x9fa0
+#define BL_NSFS		0x6e736673
 #define BL_SYSFS	0x62656572
 #define BL_CGROUP1	0x27e0eb
 #define BL_CGROUP2	0x63677270
@@ -212,7 +214,7 @@ static __always_inline int bl_kernel_control(struct task_struct *t, const char *
 /* Does writing a file of procfs steer the kernel? In its sys all does but what belongs to a
  * namespace of the container's own: net, ipc (shm*, msg*, sem, mqueue), the host name, and what
  * user namespaces may count. The kernel takes these of the namespaces of who opens the file.
- * Below a process nothing does.
+ * What lies below a process steers that: see bl_others_proc.
  */
 static __noinline int bl_proc_control(struct dentry *d)
 {
@@ -240,7 +242,7 @@ static __noinline int bl_proc_control(struct dentry *d)
 		return 0;
 	bl_name16(name, below);
 	if (BL_IS(name, "net"))
-		return bl_net_ns_of(t) != BL_NET_OWN;
+		return !bl_not_host_net(BPF_CORE_READ(t, nsproxy, net_ns, ns.inum));
 	if (BL_IS(name, "user"))
 		return !BPF_CORE_READ(t, cred, user_ns, level);
 	if (BL_IS(name, "fs")) {	/* fs/mqueue is a namespace's */
@@ -253,7 +255,6 @@ static __noinline int bl_proc_control(struct dentry *d)
 	return bl_kernel_control(t, name);
 }
 
-
 /* Is a cgroup, with its id, the container's? */
 static __always_inline int bl_cgroup_is(struct cgroup *cg, __u64 id, __u64 container)
 {
@@ -264,14 +265,10 @@ static __always_inline int bl_cgroup_is(struct cgroup *cg, __u64 id, __u64 conta
 	return top && *top == container;
 }
 
-/* Are all tasks that current can name by a number the container's own? They are if the first one of
- * their PID namespace is.
- */
-static __noinline int bl_own_pids(__u64 container)
+/* Is a task, which is known by an address that was read, in a cgroup of the container's? */
+static __always_inline int bl_own_task(struct task_struct *t, __u64 container)
 {
-	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
-	struct upid *u = bl_upid(pid);
-	struct css_set *set = BPF_CORE_READ(u, ns, child_reaper, cgroups);
+	struct css_set *set = BPF_CORE_READ(t, cgroups);
 	struct cgroup *cg = BPF_CORE_READ(set, dfl_cgrp);
 	struct cgroup_subsys_state *css;
 
@@ -280,6 +277,57 @@ static __noinline int bl_own_pids(__u64 container)
 		cg = BPF_CORE_READ(css, cgroup);
 	}
 	return bl_cgroup_is(cg, BPF_CORE_READ(cg, kn, id), container);
+}
+
+/* Are all tasks that current can name by a number the container's own? They are if the first one of
+ * their PID namespace is.
+ */
+static __noinline int bl_own_pids(__u64 container)
+{
+	struct pid *pid = BPF_CORE_READ(bpf_get_current_task_btf(), thread_pid);
+	struct upid *u = bl_upid(pid);
+
+	return bl_own_task(BPF_CORE_READ(u, ns, child_reaper), container);
+}
+
+/* The task that a file of procfs is about, NULL if it is about none. */
+static __always_inline struct task_struct *bl_proc_task(struct dentry *d)
+{
+	struct inode *inode = BPF_CORE_READ(d, d_inode);
+	struct proc_inode *pi = (void *)inode - bpf_core_field_offset(struct proc_inode, vfs_inode);
+	struct pid *pid = BPF_CORE_READ(pi, pid);
+	struct hlist_node *link;
+
+	if (!pid)
+		return NULL;
+	link = BPF_CORE_READ(pid, tasks[0].first);	/* PIDTYPE_PID */
+	if (!link)
+		return NULL;
+	return (void *)link - bpf_core_field_offset(struct task_struct, pid_links);
+}
+
+/* Is a file of procfs about a task that is not the container's own? What is written there changes
+ * it: what it is killed for, its name, its mappings of ids. Who has left the cgroup is its own still.
+ */
+static __noinline int bl_others_proc(struct dentry *d, __u64 container)
+{
+	struct task_struct *t = bl_proc_task(d);
+
+	return t && BPF_CORE_READ(t, tgid) != bpf_get_current_task_btf()->tgid && !bl_own_task(t, container);
+}
+
+/* Is a namespace opened past /proc/PID/ns, where it is judged as access to a process? By ioctl(2) this goes
+ * from one mount namespace to the next of any (NS_MNT_GET_NEXT, since 6.12); what else it opens is above or
+ * below the task's own. By a handle (since 6.18) it can be any.
+ */
+static __noinline int bl_ns_taken(struct dentry *d)
+{
+	struct mnt_namespace *own = BPF_CORE_READ(bpf_get_current_task_btf(), nsproxy, mnt_ns);
+	struct ns_common *ns = BPF_CORE_READ(d, d_inode, i_private);
+
+	if (BPF_CORE_READ(ns, inum) == BPF_CORE_READ(own, ns.inum))
+		return 0;
+	return bl_handle_call() || (bl_ioctl_call() && BPF_CORE_READ(ns, ops) == BPF_CORE_READ(own, ns.ops));
 }
 
 /* What hands tasks or devices to who may write it. Names are cut at 15: notify_on_release has the
@@ -346,7 +394,7 @@ static __always_inline __u8 bl_open_rule(struct file *file)
 		return writes ? BL_R_KERNEL_CONTROL : BL_R_RAW_DEVICES;	/* kcore is to be read */
 	if (writes && (bl_control_fs(magic) || magic == BL_CGROUP1 || magic == BL_CGROUP2))
 		return BL_R_KERNEL_CONTROL;
-	return BL_R_NONE;
+	return magic == BL_NSFS ? BL_R_OTHER_TASKS : BL_R_NONE;
 }
 
 /* Judges an open by that rule. */
@@ -372,6 +420,10 @@ static __always_inline int bl_priv_open(struct bl_who *w, struct bl_container *c
 			return 0;
 		rule = BL_R_OTHER_TASKS;
 	}
+	if (magic == BL_NSFS && !bl_ns_taken(d))
+		return 0;
+	if (magic == BL_PROC && rule == BL_R_KERNEL_CONTROL && bl_others_proc(d, w->container))
+		rule = BL_R_OTHER_TASKS;
 	slot = bl_rule_slot(p, rule);
 	if (slot == BL_SLOTS)
 		return 0;

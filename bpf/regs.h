@@ -50,19 +50,24 @@ static __always_inline int bl_is_32(void)
 	return !!(((struct task_struct___arm64 *)task)->thread_info.flags & 1UL << BL_TIF_32BIT);
 }
 
+/* The number of the call that current is in. Of what a task puts above 32 bits the kernel takes no
+ * notice.
+ */
+static __always_inline __u32 bl_call(void)
+{
+	void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+	if (bl_is_x86())
+		return BPF_CORE_READ((struct pt_regs___x86 *)regs, orig_ax) & ~BL_X32_BIT;
+	return BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno);
+}
+
 /* Is current in a call of the mount family that has no hook? Those that there are since 5.2 have one
  * number on all architectures, and ask for CAP_SYS_ADMIN before they do anything.
  */
 static __always_inline int bl_mount_call(void)
 {
-	void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	__u32 call;	/* of what a task puts above 32 bits the kernel takes no notice */
-
-	if (bl_is_x86())
-		call = BPF_CORE_READ((struct pt_regs___x86 *)regs, orig_ax) & ~BL_X32_BIT;
-	else
-		call = BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno);
-	switch (call) {
+	switch (bl_call()) {
 	case 428:	/* open_tree: asked for clones alone */
 	case 430:	/* fsopen */
 	case 432:	/* fsmount */
@@ -72,6 +77,26 @@ static __always_inline int bl_mount_call(void)
 		return 1;
 	}
 	return 0;
+}
+
+/* Is current in ioctl(2)? 514: x32's. */
+static __always_inline int bl_ioctl_call(void)
+{
+	__u32 call = bl_call();
+
+	if (bl_is_32())
+		return call == 54;
+	return bl_is_x86() ? call == 16 || call == 514 : call == 29;
+}
+
+/* In open_by_handle_at(2)? */
+static __always_inline int bl_handle_call(void)
+{
+	__u32 call = bl_call();
+
+	if (bl_is_x86())
+		return call == (bl_is_32() ? 342 : 304);
+	return call == (bl_is_32() ? 371 : 265);
 }
 
 /* Where the arguments of the exec that current is in lie: the argv of execve or execveat. 0:

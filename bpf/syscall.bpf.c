@@ -4,8 +4,10 @@
  * opened; this looks at what a system call has done when it is over, and kills. It makes
  * every system call of the host slower, confined or not, so it is an option.
  *
- * What it cannot see: what io_uring opens, and renames and links, whose names are gone by
- * then. A thread can use what another has mapped or opened until the signal arrives.
+ * What it cannot see: what io_uring opens, renames and links, whose names are gone by
+ * then, and what ipc(2) attaches, of which a 32-bit program is not told the address by the
+ * call's result. A thread can use what another has mapped or opened until the signal arrives,
+ * and put another file in the place of a descriptor that was just opened.
  */
 #include "host.h"
 
@@ -13,7 +15,8 @@ enum bl_sys {
 	BL_SYS_OTHER = 0,
 	BL_SYS_OPEN = 1,	/* returns a descriptor */
 	BL_SYS_MAP = 2,		/* returns an address */
-	BL_SYS_PROTECT = 3,	/* (address, length, ...) */
+	BL_SYS_PROTECT = 3,	/* (address, length, protection) */
+	BL_SYS_REMAP = 4,	/* (address, length, ...) */
 };
 
 /* arch/x86/entry/syscalls/syscall_64.tbl */
@@ -22,10 +25,12 @@ static __always_inline enum bl_sys bl_sys_x86_64(__u32 nr)
 	switch (nr & ~BL_X32_BIT) {
 	case 2: case 85: case 257: case 304: case 437:	/* open, creat, openat, open_by_handle_at, openat2 */
 		return BL_SYS_OPEN;
-	case 9:		/* mmap */
+	case 9: case 30:	/* mmap, shmat */
 		return BL_SYS_MAP;
 	case 10: case 329:	/* mprotect, pkey_mprotect */
 		return BL_SYS_PROTECT;
+	case 216:	/* remap_file_pages */
+		return BL_SYS_REMAP;
 	}
 	return BL_SYS_OTHER;
 }
@@ -42,6 +47,10 @@ static __always_inline enum bl_sys bl_sys_32(__u32 nr, int arm)
 		return arm ? BL_SYS_OPEN : BL_SYS_OTHER;
 	case 90: case 192:	/* mmap, mmap2 */
 		return BL_SYS_MAP;
+	case 305: case 397:	/* shmat */
+		return arm == (nr == 305) ? BL_SYS_MAP : BL_SYS_OTHER;
+	case 253: case 257:	/* remap_file_pages */
+		return arm == (nr == 253) ? BL_SYS_REMAP : BL_SYS_OTHER;
 	case 125:	/* mprotect */
 		return BL_SYS_PROTECT;
 	case 380:	/* pkey_mprotect */
@@ -58,10 +67,12 @@ static __always_inline enum bl_sys bl_sys_generic(__u32 nr)
 	switch (nr) {
 	case 56: case 265: case 437:	/* openat, open_by_handle_at, openat2 */
 		return BL_SYS_OPEN;
-	case 222:	/* mmap */
+	case 222: case 196:	/* mmap, shmat */
 		return BL_SYS_MAP;
 	case 226: case 288:	/* mprotect, pkey_mprotect */
 		return BL_SYS_PROTECT;
+	case 234:	/* remap_file_pages */
+		return BL_SYS_REMAP;
 	}
 	return BL_SYS_OTHER;
 }
@@ -88,26 +99,22 @@ struct bl_call {
 	__u32 hook;
 };
 
-/* mprotect and pkey_mprotect: (address, length, protection). */
-static __always_inline int bl_sys_protect(struct pt_regs *regs, struct bl_call *c)
+/* The addresses that a call was told first: (address, length, ...). Returns its third argument. */
+static __always_inline unsigned long bl_sys_range(struct pt_regs *regs, struct bl_call *c)
 {
-	c->hook = BL_H_MPROTECT;
 	if (bl_is_x86()) {
 		struct pt_regs___x86 *x = (void *)regs;
 
-		if (!bl_code_prot(x->dx))
-			return 0;
 		c->at = bl_is_32() ? (__u32)x->bx : x->di;
 		c->end = c->at + (bl_is_32() ? (__u32)x->cx : x->si);
+		return x->dx;
 	} else {
 		struct pt_regs___arm64 *a = (void *)regs;
 
-		if (!bl_code_prot(a->regs[2]))
-			return 0;
 		c->at = a->orig_x0;
 		c->end = c->at + a->regs[1];
+		return a->regs[2];
 	}
-	return 1;
 }
 
 /* One mapping at a time of those that a system call may have made executable. */
@@ -263,8 +270,13 @@ int BPF_PROG(bl_sys_exit, struct pt_regs *regs, long ret)
 		call.hook = BL_H_MMAP;
 		break;
 	case BL_SYS_PROTECT:	/* also if it failed: it may have come half way */
-		if (!bl_sys_protect(regs, &call))
+		call.hook = BL_H_MPROTECT;
+		if (!bl_code_prot(bl_sys_range(regs, &call)))
 			return 0;
+		break;
+	case BL_SYS_REMAP:
+		call.hook = BL_H_MMAP;
+		bl_sys_range(regs, &call);
 		break;
 	default:
 		return 0;

@@ -163,11 +163,10 @@ volatile const __u32 bl_host_net;
 volatile const __u32 bl_host_ipc;
 volatile const __u32 bl_host_uts;
 
-static __always_inline __u8 bl_net_ns_of(struct task_struct *task)
+/* What cannot be read is taken for the host's. */
+static __always_inline int bl_not_host_net(__u32 inum)
 {
-	__u32 net = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-
-	return net && net != bl_host_net ? BL_NET_OWN : BL_NET_HOST;
+	return inum && inum != bl_host_net;
 }
 
 /* The label of a task, NULL if it has none. A task for which no program has stored anything,
@@ -178,6 +177,50 @@ static __always_inline struct bl_task *bl_label(struct task_struct *task)
 	if (!task->bpf_storage)
 		return NULL;
 	return bpf_task_storage_get(&bl_tasks, task, 0, 0);
+}
+
+#define BL_TICK_NS	10000000
+
+static __always_inline int bl_orphaned(void)
+{
+	__u64 *n = bl_global(BL_G_ORPHANS);
+
+	return n && *n;
+}
+
+/* The label of a task that was born when none could be stored. */
+static __always_inline struct bl_task *bl_orphan(struct task_struct *task)
+{
+	struct bl_orphan k = { .start = task->start_boottime / BL_TICK_NS, .pid = task->pid };
+
+	return bl_orphaned() ? bpf_map_lookup_elem(&bl_orphans, &k) : NULL;
+}
+
+/* Keeps the label of such a task. */
+static __always_inline int bl_orphan_keep(struct task_struct *task, const struct bl_task *label)
+{
+	struct bl_orphan k = { .start = task->start_boottime / BL_TICK_NS, .pid = task->pid };
+	__u64 *n = bl_global(BL_G_ORPHANS);
+
+	if (!n || bpf_map_update_elem(&bl_orphans, &k, label, BPF_ANY))
+		return -1;
+	__sync_fetch_and_add(n, 1);
+	return 0;
+}
+
+/* What is known of a task without its cgroup: its label, which a thread that was moved in with its group
+ * and a worker of io_uring have not, or else its leader's. NULL or a state of HOST: nothing.
+ */
+static __always_inline struct bl_task *bl_known(struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+	struct bl_task *t = bl_label(task);
+
+	if ((!t || t->state == BL_HOST) && leader && leader != task)
+		t = bl_label(leader);
+	if (!t || t->state == BL_HOST)
+		t = bl_orphan(task);
+	return t;
 }
 
 /* Who a task is: the answer of bl_who. */
@@ -210,14 +253,10 @@ static __always_inline void bl_found_in(struct task_struct *task, __u64 containe
 /* A task without a label of its own: a thread has its leader's. */
 static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl_who *w)
 {
-	struct task_struct *leader = task->group_leader;
-	struct bl_task fresh = {}, *t;
+	struct bl_task fresh = {}, *t = bl_known(task);
 
-	if (leader && leader != task) {
-		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
-		if (t)
-			fresh = *t;
-	}
+	if (t)
+		fresh = *t;
 	if (fresh.state == BL_HOST) {
 		if (!top)
 			return 0;
@@ -253,7 +292,7 @@ static __always_inline int bl_who(struct bl_who *w)
 		return t->state;
 	}
 	top = bl_container_of(bl_cgroup_of(task));
-	if (!top) {
+	if (!top && !bl_orphaned()) {
 		leader = task->group_leader;
 		if (leader == task || (leader && !leader->bpf_storage))
 			return BL_HOST;

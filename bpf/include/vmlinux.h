@@ -138,8 +138,11 @@ struct uid_gid_map {
 	__u32 nr_extents;
 };
 
+struct proc_ns_operations;
+
 struct ns_common {
 	unsigned int inum;
+	const struct proc_ns_operations *ops;
 };
 
 struct user_namespace {
@@ -284,8 +287,12 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
 struct bpf_iter__task {
-	void *meta;
+	struct bpf_iter_meta *meta;
 	struct task_struct *task;
 };
 

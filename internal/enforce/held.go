@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -261,7 +262,7 @@ func (e *Enforcer) lookAtDescriptors() error {
 	}
 	cache := btf.NewCache()
 	for _, program := range []string{heldProgram, ringsProgram} {
-		if err := e.walkTasks(program, e.maps, cache); err != nil {
+		if err := e.walkTasks(program, e.maps, cache, io.Discard); err != nil {
 			return err
 		}
 	}

@@ -108,6 +108,7 @@ const (
 	kernelBlCodeBL_E_DNS_MUTED      kernelBlCode = 27
 	kernelBlCodeBL_E_SIGIO          kernelBlCode = 28
 	kernelBlCodeBL_E_HELD           kernelBlCode = 29
+	kernelBlCodeBL_E_ORPHAN         kernelBlCode = 31
 	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
 )
 
@@ -150,8 +151,8 @@ type kernelBlContainer struct {
 	SeesOthers   uint8
 	UserLevel    uint8
 	Class        uint8
-	Net          uint8
 	Pad          uint8
+	Left         uint8
 }
 
 type kernelBlContract struct {
@@ -326,6 +327,7 @@ const (
 	kernelBlGlobalBL_G_MENDED   kernelBlGlobal = 4
 	kernelBlGlobalBL_G_SET      kernelBlGlobal = 5
 	kernelBlGlobalBL_G_ROUND    kernelBlGlobal = 6
+	kernelBlGlobalBL_G_ORPHANS  kernelBlGlobal = 7
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 
@@ -507,13 +509,12 @@ type kernelBlNetKey struct {
 	Addr      [16]uint8
 }
 
-type kernelBlNetNs uint32
-
-const (
-	kernelBlNetNsBL_NET_UNKNOWN kernelBlNetNs = 0
-	kernelBlNetNsBL_NET_OWN     kernelBlNetNs = 1
-	kernelBlNetNsBL_NET_HOST    kernelBlNetNs = 2
-)
+type kernelBlOrphan struct {
+	_     structs.HostLayout
+	Start uint64
+	Pid   uint32
+	Pad   uint32
+}
 
 type kernelBlPathKey struct {
 	_    structs.HostLayout
@@ -769,6 +770,7 @@ const (
 	kernelMapBlNames             = "bl_names"
 	kernelMapBlNetAddrs          = "bl_net_addrs"
 	kernelMapBlNetPorts          = "bl_net_ports"
+	kernelMapBlOrphans           = "bl_orphans"
 	kernelMapBlPaths             = "bl_paths"
 	kernelMapBlPolicies          = "bl_policies"
 	kernelMapBlRefused           = "bl_refused"
@@ -802,6 +804,7 @@ const (
 	kernelProgBlEgress           = "bl_egress"
 	kernelProgBlExecDone         = "bl_exec_done"
 	kernelProgBlFindHeld         = "bl_find_held"
+	kernelProgBlFindLeft         = "bl_find_left"
 	kernelProgBlFindRings        = "bl_find_rings"
 	kernelProgBlFork             = "bl_fork"
 	kernelProgBlLsmAnonInode     = "bl_lsm_anon_inode"
@@ -1019,7 +1022,6 @@ const (
 	kernelVarBlTwinBlHostKind    = "bl_twin_bl_host_kind"
 	kernelVarBlTwinBlLayer       = "bl_twin_bl_layer"
 	kernelVarBlTwinBlNetDir      = "bl_twin_bl_net_dir"
-	kernelVarBlTwinBlNetNs       = "bl_twin_bl_net_ns"
 	kernelVarBlTwinBlPathKind    = "bl_twin_bl_path_kind"
 	kernelVarBlTwinBlRuleId      = "bl_twin_bl_rule_id"
 	kernelVarBlTwinBlSlot        = "bl_twin_bl_slot"
@@ -1090,6 +1092,7 @@ type kernelProgramSpecs struct {
 	BlEgress           *ebpf.ProgramSpec `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
 	BlFindHeld         *ebpf.ProgramSpec `ebpf:"bl_find_held"`
+	BlFindLeft         *ebpf.ProgramSpec `ebpf:"bl_find_left"`
 	BlFindRings        *ebpf.ProgramSpec `ebpf:"bl_find_rings"`
 	BlFork             *ebpf.ProgramSpec `ebpf:"bl_fork"`
 	BlLsmAnonInode     *ebpf.ProgramSpec `ebpf:"bl_lsm_anon_inode"`
@@ -1312,6 +1315,7 @@ type kernelMapSpecs struct {
 	BlNames      *ebpf.MapSpec `ebpf:"bl_names"`
 	BlNetAddrs   *ebpf.MapSpec `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.MapSpec `ebpf:"bl_net_ports"`
+	BlOrphans    *ebpf.MapSpec `ebpf:"bl_orphans"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.MapSpec `ebpf:"bl_policies"`
 	BlRefused    *ebpf.MapSpec `ebpf:"bl_refused"`
@@ -1360,7 +1364,6 @@ type kernelVariableSpecs struct {
 	BlTwinBlHostKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_host_kind"`
 	BlTwinBlLayer      *ebpf.VariableSpec `ebpf:"bl_twin_bl_layer"`
 	BlTwinBlNetDir     *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_dir"`
-	BlTwinBlNetNs      *ebpf.VariableSpec `ebpf:"bl_twin_bl_net_ns"`
 	BlTwinBlPathKind   *ebpf.VariableSpec `ebpf:"bl_twin_bl_path_kind"`
 	BlTwinBlRuleId     *ebpf.VariableSpec `ebpf:"bl_twin_bl_rule_id"`
 	BlTwinBlSlot       *ebpf.VariableSpec `ebpf:"bl_twin_bl_slot"`
@@ -1417,6 +1420,7 @@ type kernelMaps struct {
 	BlNames      *ebpf.Map `ebpf:"bl_names"`
 	BlNetAddrs   *ebpf.Map `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.Map `ebpf:"bl_net_ports"`
+	BlOrphans    *ebpf.Map `ebpf:"bl_orphans"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.Map `ebpf:"bl_policies"`
 	BlRefused    *ebpf.Map `ebpf:"bl_refused"`
@@ -1462,6 +1466,7 @@ func (m *kernelMaps) Close() error {
 		m.BlNames,
 		m.BlNetAddrs,
 		m.BlNetPorts,
+		m.BlOrphans,
 		m.BlPaths,
 		m.BlPolicies,
 		m.BlRefused,
@@ -1511,7 +1516,6 @@ type kernelVariables struct {
 	BlTwinBlHostKind   *ebpf.Variable `ebpf:"bl_twin_bl_host_kind"`
 	BlTwinBlLayer      *ebpf.Variable `ebpf:"bl_twin_bl_layer"`
 	BlTwinBlNetDir     *ebpf.Variable `ebpf:"bl_twin_bl_net_dir"`
-	BlTwinBlNetNs      *ebpf.Variable `ebpf:"bl_twin_bl_net_ns"`
 	BlTwinBlPathKind   *ebpf.Variable `ebpf:"bl_twin_bl_path_kind"`
 	BlTwinBlRuleId     *ebpf.Variable `ebpf:"bl_twin_bl_rule_id"`
 	BlTwinBlSlot       *ebpf.Variable `ebpf:"bl_twin_bl_slot"`
@@ -1544,6 +1548,7 @@ type kernelPrograms struct {
 	BlEgress           *ebpf.Program `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.Program `ebpf:"bl_exec_done"`
 	BlFindHeld         *ebpf.Program `ebpf:"bl_find_held"`
+	BlFindLeft         *ebpf.Program `ebpf:"bl_find_left"`
 	BlFindRings        *ebpf.Program `ebpf:"bl_find_rings"`
 	BlFork             *ebpf.Program `ebpf:"bl_fork"`
 	BlLsmAnonInode     *ebpf.Program `ebpf:"bl_lsm_anon_inode"`
@@ -1756,6 +1761,7 @@ func (p *kernelPrograms) Close() error {
 		p.BlEgress,
 		p.BlExecDone,
 		p.BlFindHeld,
+		p.BlFindLeft,
 		p.BlFindRings,
 		p.BlFork,
 		p.BlLsmAnonInode,

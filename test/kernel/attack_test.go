@@ -101,6 +101,7 @@ var attackCases = []attackCase{
 	{name: "i2-child", rule: verdict.RuleDrift, policy: driftPolicy, flags: asAdmin},
 	{name: "i2-leave", rule: verdict.RuleDrift, policy: driftPolicy, flags: asAdmin},
 	{name: "i2-rmdir", rule: verdict.RuleDrift, policy: driftPolicy, flags: asAdmin},
+	{name: "i2-rmdir-uring", rule: verdict.RuleDrift, policy: driftPolicy, flags: asAdmin},
 	{name: "p7-setuid", rule: verdict.RuleAsRoot, policy: rootPolicy},
 	{name: "p7-setuid-exec", rule: verdict.RuleAsRoot, policy: rootPolicy},
 	{name: "p7-cap-setuid", rule: verdict.RuleAsRoot, policy: rootPolicy},

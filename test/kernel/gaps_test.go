@@ -31,19 +31,20 @@ func otherCases() []attackCase {
 		}
 	}
 	add("ptrace: own", verdict.RulePtrace, "priv-other-ptrace", "priv-other-mem", "priv-other-vm")
-	add("otherTasks: deny", verdict.RuleOtherTasks, "priv-other-signal", "priv-other-sched", "priv-other-ioprio", "priv-other-sigio")
+	add("otherTasks: deny", verdict.RuleOtherTasks, "priv-other-signal", "priv-other-sched", "priv-other-ioprio", "priv-other-sigio", "priv-other-oom")
 	for _, n := range []string{"priv-other-pull", "priv-other-pull-nested"} {
 		out = append(out, attackCase{name: n, rule: verdict.RuleOtherTasks, policy: "  privileges: {otherTasks: deny}\n", flags: append(slices.Clone(hostPID), "--cap-add", "SYS_ADMIN"), scene: sceneOther})
 	}
 	return out
 }
 
-// leftCases leave the cgroup by which the rules on traffic go.
+// leftCases leave the cgroup by which the rules on traffic go, or the network namespace.
 func leftCases() []attackCase {
 	flags := append([]string{"--net", "host"}, asAdmin...)
 	return []attackCase{
 		{name: "net-left", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: bySignal(open)},
 		{name: "net-left-born", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: bySignal(open)},
+		{name: "net-other-loopback", rule: verdict.RuleEgress, policy: egressPolicy, flags: enters, want: cgroupPrevents},
 		{name: "net-left-socket", rule: verdict.RuleEgress, policy: egressPolicy, flags: flags, want: cgroupPrevents},
 		{name: "n2-client-left", rule: verdict.RuleSSHClient, policy: clientPolicy, flags: asAdmin, want: bySignal(open)},
 		{name: "n2-server-left", rule: verdict.RuleSSHServer, policy: serverPolicy, flags: asAdmin, want: bySignal(open)},

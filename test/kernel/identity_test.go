@@ -14,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
@@ -646,4 +649,141 @@ func stateOf(t *testing.T, k *enforce.Enforcer, id string) enforce.ContainerStat
 	}
 	t.Fatalf("the kernel does not know container %s", id)
 	return enforce.ContainerState{}
+}
+
+// A container whose cgroup was removed when its task had left is known, at an agent's start too, until that
+// task ends.
+func TestLeftIsForgotten(t *testing.T) {
+	h := get(t)
+	h.enact(t, document("none", "audit", nothing))
+	c := h.run(t, append([]string{"--detach"}, asAdmin...), "/bin/sh", "-c", "mount -t cgroup2 none /sys && echo 0 >/sys/cgroup.procs; exec sleep 1000")
+	ran(t, c)
+	t.Cleanup(func() { h.remove(t, c.id) })
+	dir := filepath.Join(cgroupMount(t), h.scope, c.id)
+	for i := 0; unix.Rmdir(dir) != nil; i++ {
+		if i == 500 {
+			t.Fatal("the container's task does not leave its cgroup")
+		}
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // there is no other signal
+	}
+	h.reopen(t)
+	left := stateOf(t, h.kernel, c.id)
+	if !left.Left {
+		t.Errorf("it has left: %+v", left)
+	}
+	if err := unix.Kill(int(left.PID), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; unix.Kill(int(left.PID), 0) == nil; i++ {
+		if i == 500 {
+			t.Fatal("it does not end")
+		}
+		time.Sleep(10 * time.Millisecond) //nolint:forbidigo // there is no other signal
+	}
+	h.reopen(t)
+	list, err := h.kernel.Containers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list {
+		if string(ident.ContainerIDFromBytes(s.ID)) == c.id {
+			t.Error("nothing of it is left, and it is known still")
+		}
+	}
+}
+
+// A task whose label could not be stored when it was born is the container's, and so is what it starts:
+// one of the host is given such a label here, which no cgroup says.
+func TestLabelKeptApart(t *testing.T) {
+	h := get(t)
+	h.enact(t, rootDenied("asRoot: deny"))
+	c := h.run(t, append([]string{"--detach"}, asUser...), "/bin/sleep", "1000")
+	ran(t, c)
+	t.Cleanup(func() { h.remove(t, c.id) })
+	cmd := exec.Command("/bin/sh", "-c", "read x; /bin/true; echo code $?")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// struct bl_orphan, struct bl_task
+	key := struct {
+		start    uint64
+		pid, pad uint32
+	}{start: startOf(t, cmd.Process.Pid), pid: uint32(cmd.Process.Pid)}
+	label := struct {
+		container uint64
+		outside   uint32
+		state     uint8
+		rest      [3]uint8
+	}{container: stateOf(t, h.kernel, c.id).Cgroup, state: 2}
+	put(t, h, "bl_orphans", unsafe.Pointer(&key), unsafe.Pointer(&label))
+	some, there := uint32(7), uint64(1) // BL_G_ORPHANS
+	put(t, h, "bl_globals", unsafe.Pointer(&some), unsafe.Pointer(&there))
+	t.Cleanup(func() {
+		there = 0
+		put(t, h, "bl_globals", unsafe.Pointer(&some), unsafe.Pointer(&there))
+	})
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	if strings.Contains(out.String(), "code 0") {
+		t.Errorf("its child has executed a program as root: %s", out.String())
+	}
+	if len(h.take(c.id, verdict.RuleAsRoot)) == 0 {
+		t.Error("no record")
+	}
+}
+
+// startOf returns when a process began, in 1/100 s since boot: /proc/PID/stat, field 22.
+func startOf(t *testing.T, pid int) uint64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), ") ")
+	start, err := strconv.ParseUint(strings.Fields(after)[19], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start
+}
+
+// put writes an entry of one of the kernel side's pinned maps, by bpf(2).
+func put(t *testing.T, h *host, name string, key, value unsafe.Pointer) {
+	t.Helper()
+	const update, get = 2, 7 // BPF_MAP_UPDATE_ELEM, BPF_OBJ_GET of include/uapi/linux/bpf.h
+	paths, err := filepath.Glob(filepath.Join(h.opts.PinDir, "abi-*", "maps", name))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("pinned maps %s: %q, %v", name, paths, err)
+	}
+	path, err := unix.BytePtrFromString(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := struct {
+		path unsafe.Pointer
+		_    [8]byte
+	}{path: unsafe.Pointer(path)}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, get, uintptr(unsafe.Pointer(&open)), unsafe.Sizeof(open))
+	if errno != 0 {
+		t.Fatalf("open %s: %v", paths[0], errno)
+	}
+	defer unix.Close(int(fd))
+	entry := struct {
+		fd         uint64
+		key, value unsafe.Pointer
+		flags      uint64
+	}{fd: uint64(fd), key: key, value: value}
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, update, uintptr(unsafe.Pointer(&entry)), unsafe.Sizeof(entry)); errno != 0 {
+		t.Fatalf("write %s: %v", paths[0], errno)
+	}
 }

@@ -29,7 +29,7 @@ func indirectCases() []attackCase {
 	add(verdict.RuleDrift, driftPolicy, asAdmin, nil, "i2-born")
 	add(verdict.RuleDrift, driftPolicy, enters, nil, "i1-setns")
 	add(verdict.RulePtrace, "  privileges: {ptrace: deny}\n", nil, bySignal(unsupported), "e8-poke", "e8-vmwrite", "file-pidfd")
-	add(verdict.RuleOtherTasks, "  privileges: {otherTasks: deny}\n", enters, bySignal(unsupported), "priv-setns")
+	add(verdict.RuleOtherTasks, "  privileges: {otherTasks: deny}\n", enters, bySignal(unsupported), "priv-setns", "priv-setns-ioctl")
 	add(verdict.RuleFiles, filesReadPolicy, nil, bySignal(unsupported), "file-setns", "file-openat2", "file-int80", "keys-sqpoll")
 	add(verdict.RuleFiles, filesTreePolicy, nil, bySignal(unsupported), "file-sqpoll", "file-clone", "file-fallocate", "file-sendfile")
 	add(verdict.RuleFiles, "  files: {rules: [{paths: [/home/app/.ssh], deny: [delete]}]}\n", nil, bySignal(unsupported), "file-rmdir")
@@ -115,6 +115,18 @@ func sceneJoin(t *testing.T, h *host, c attackCase, guarded bool) trial {
 // Of a program on a tmpfs it is exec.memfd that says whether it runs.
 func sceneVolume(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	t.Helper()
+	dir := diskDir(t)
+	home := filepath.Join(dir, "home")
+	if out, err := exec.Command("cp", "-a", filepath.Join(h.rootfs, "home", "app"), home).CombinedOutput(); err != nil {
+		t.Fatalf("copy the home: %v: %s", err, out)
+	}
+	h.enact(t, c.document(guarded))
+	return h.seen(h.run(t, append([]string{"--bind", home + ":/home/app", "--bind", home + ":/twice:ro"}, asUser...), "/bin/attack", "--at", "/twice", c.name), c.rule)
+}
+
+// diskDir makes a directory on the host's disk.
+func diskDir(t *testing.T) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "belay-volume-")
 	if err != nil {
 		t.Fatal(err)
@@ -125,12 +137,7 @@ func sceneVolume(t *testing.T, h *host, c attackCase, guarded bool) trial {
 		t.Fatal(err)
 	}
 	testneed.Need(t, "disk", fs.Type != unix.TMPFS_MAGIC, "a /var/tmp that is no tmpfs")
-	home := filepath.Join(dir, "home")
-	if out, err := exec.Command("cp", "-a", filepath.Join(h.rootfs, "home", "app"), home).CombinedOutput(); err != nil {
-		t.Fatalf("copy the home: %v: %s", err, out)
-	}
-	h.enact(t, c.document(guarded))
-	return h.seen(h.run(t, append([]string{"--bind", home + ":/home/app", "--bind", home + ":/twice:ro"}, asUser...), "/bin/attack", "--at", "/twice", c.name), c.rule)
+	return dir
 }
 
 // sceneLeaked: the runtime has left a directory of the host open.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/verdict"
@@ -32,7 +34,10 @@ func sceneCases() []attackCase {
 		id, _, _ := strings.Cut(strings.ToUpper(name), "-")
 		out = append(out, attackCase{name: name, id: id, about: about, rule: rule, policy: policy, scene: scene})
 	}
-	out = append(out, attackCase{name: "i2-rmdir", bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
+	for _, n := range []string{"i2-rmdir", "i2-rmdir-uring", "i2-empty"} {
+		out = append(out, attackCase{name: n, bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
+	}
+	one("e1-remount", "a program written to a read-only volume by who entered with CAP_SYS_ADMIN, and made it read-only again", verdict.RuleDrift, driftPolicy, sceneRemount)
 	one("i2-entering", "a program put into a container, whose task the container's root moves to another cgroup before it is executed", verdict.RuleDrift, driftPolicy, sceneEntering)
 	out = append(out, attackCase{name: "p5-entering", id: "P5", about: "trace a task that enters the container, before it executes its program", rule: verdict.RulePtrace,
 		policy: "  privileges: {ptrace: own}\n", scene: sceneTraceEntering, want: bySignal(unsupported)})
@@ -319,7 +324,8 @@ func sceneDetach(t *testing.T, h *host, _ attackCase, guarded bool) trial {
 	return tr
 }
 
-// sceneBound: the policy is bound to the container, and is not the floor.
+// sceneBound: the policy is bound to the container, and is not the floor. Its cgroup is taken away when
+// it is empty.
 func sceneBound(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	t.Helper()
 	h.enact(t, c.document(false))
@@ -335,5 +341,47 @@ func sceneBound(t *testing.T, h *host, c attackCase, guarded bool) trial {
 		}()
 	}
 	c.flags = asAdmin
+	if c.name == "i2-empty" {
+		defer removeEmpty(filepath.Join(cgroupMount(t), h.scope, id))()
+	}
 	return h.seen(h.play(t, c, id), c.rule)
+}
+
+// removeEmpty removes a cgroup that is about to be made, when a process has been in it and none is. The
+// returned function ends that.
+func removeEmpty(dir string) func() {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for used := false; ; {
+			procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")) // not there yet: none
+			used = used || len(procs) > 0
+			if used && unix.Rmdir(dir) == nil {
+				return
+			}
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// sceneRemount: what a container's first process may do is not all that it may.
+func sceneRemount(t *testing.T, h *host, c attackCase, guarded bool) trial {
+	t.Helper()
+	dir := diskDir(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.enact(t, c.document(guarded))
+	ctr := h.run(t, []string{"--detach", "--bind", dir + ":/volume:ro"}, "/bin/sleep", "1000")
+	ran(t, ctr)
+	ran(t, h.exec(t, ctr.id, asAdmin, "/bin/sh", "-c", "mount -o remount,bind,rw /volume && cp /bin/id /volume/id && mount -o remount,bind,ro /volume"))
+	r := h.exec(t, ctr.id, asUser, "/volume/id")
+	h.remove(t, ctr.id)
+	r.id = ctr.id
+	return h.seen(r, c.rule)
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -84,6 +85,16 @@ func TestSignalSyscalls(t *testing.T) {
 		for _, c := range syscallCases {
 			t.Run(c.name, func(t *testing.T) { enforced(t, h, c) })
 			t.Run(c.name+"/audited", func(t *testing.T) { audited(t, h, c) })
+		}
+		for mode, want := range map[string]verdict.Decision{"enforce": verdict.Killed, "audit": verdict.WouldDeny} {
+			t.Run("shmat/"+mode, func(t *testing.T) {
+				h.enact(t, document("shm", mode, memfdPolicy))
+				r := h.run(t, asUser, "/bin/prim", "shm")
+				evs := h.take(r.id, verdict.RuleMemfd)
+				if got := strings.Contains(r.out, "uid=shm"); got != (mode == "audit") || len(evs) == 0 || evs[0].Decision != want {
+					t.Errorf("it is attached: %v; %v, %d records", got, r, len(evs))
+				}
+			})
 		}
 		t.Run("quiet", func(t *testing.T) {
 			h.enact(t, document("enforced", "enforce", driftPolicy+keysPolicy))

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,13 +38,21 @@ func evadeAttacks() []attack {
 			return inCgroup(e, toRoot, func() error { return sshServer(e, "127.0.0.1:0", "whole") })
 		}},
 		{"i2-rmdir", "I2", needAdmin, "a dropped program in the root of the cgroup tree, after the container's own cgroup was removed from inside", func(e *env) error {
-			return dropIn(e, func(tree, own string) (string, error) {
-				err := os.WriteFile(filepath.Join(tree, "cgroup.procs"), []byte("0"), 0)
-				if err == nil {
-					err = unix.Rmdir(filepath.Join(tree, own))
+			return dropIn(e, leftTo(unix.Rmdir))
+		}},
+		{"i2-rmdir-uring", "I2", needAdmin, "the same, the container's own cgroup removed by a worker thread of an io_uring", func(e *env) error {
+			return dropIn(e, leftTo(func(own string) error { return e.exec(prim, "uringrmdir", own) }))
+		}},
+		{"i2-empty", "I2", needAdmin, "a dropped program in the root of the cgroup tree, after the container's own cgroup was found empty and removed from outside", func(e *env) error {
+			return dropIn(e, leftTo(func(own string) error {
+				for range 200 {
+					if _, err := os.Stat(own); errors.Is(err, os.ErrNotExist) {
+						return nil
+					}
+					time.Sleep(50 * time.Millisecond)
 				}
-				return tree, err
-			})
+				return errors.New("nobody removes the cgroup")
+			}))
 		}},
 	}
 }
@@ -73,6 +83,17 @@ func e13Args(e *env) error {
 		args = append(args, fmt.Sprintf("%0100d", i))
 	}
 	return e.exec(args...)
+}
+
+// leftTo has the process leave its cgroup, of which then becomes what next does.
+func leftTo(next func(own string) error) func(tree, own string) (string, error) {
+	return func(tree, own string) (string, error) {
+		err := os.WriteFile(filepath.Join(tree, "cgroup.procs"), []byte("0"), 0)
+		if err == nil {
+			err = next(filepath.Join(tree, own))
+		}
+		return tree, err
+	}
 }
 
 func toRoot(tree, _ string) (string, error) { return tree, nil }

@@ -41,6 +41,7 @@ func gapAttacks() []attack {
 		}},
 		{"priv-other-sched", "P5", needOther, "give a process of another container another scheduler", func(e *env) error { return onOther(e, schedule) }},
 		{"priv-other-ioprio", "P5", needOther, "give a process of another container another I/O priority", func(e *env) error { return onOther(e, ioPriority) }},
+		{"priv-other-oom", "P5", needOther, "write to oom_score_adj of a process of another container", func(e *env) error { return onOther(e, killFirst) }},
 		{"priv-other-sigio", "P5", needOther, "have a process of another container sent a signal when something can be read (F_SETOWN)", func(e *env) error { return onOther(e, sigio) }},
 		{"priv-other-pull", "P5", needJoin, "move a process of another container to the own cgroup", privPull(os.OpenFile)},
 		{"priv-other-pull-nested", "P5", needJoin, "the same, the file opened in a PID namespace of one's own", privPull(openNested)},
@@ -58,6 +59,7 @@ func gapAttacks() []attack {
 		{"net-packet-early", "N1", needRaw, "send a frame by a packet socket made before the rule", netPacketEarly},
 		{"net-left", "N1", needAdmin, "send from the root of the cgroup tree", netLeft},
 		{"net-left-born", "N1", needAdmin, "send from a process that is born in the root of the cgroup tree", netLeftBorn},
+		{"net-other-loopback", "N1", needEnter, "send to the host's loopback by a socket made in the host's network namespace", netOtherLoopback},
 		{"net-left-socket", "N1", needAdmin, "send from the root of the cgroup tree, by a socket made before", netLeftSocket},
 	}
 }
@@ -174,6 +176,16 @@ func ioPriority(pid int) error {
 		return errno
 	}
 	return nil
+}
+
+// killFirst writes what is there already: who is killed when memory is short.
+func killFirst(pid int) error {
+	name := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	score, err := os.ReadFile(name)
+	if err != nil {
+		return untried(err)
+	}
+	return os.WriteFile(name, score, 0)
 }
 
 func privSetAttr(*env) error { return setAttr(unix.SYS_MOUNT_SETATTR) }
@@ -341,6 +353,41 @@ func netLeftSocket(e *env) error {
 	return netUDP("127.0.0.1", func(at netip.AddrPort) error {
 		return inCgroup(e, toRoot, func() error { return unix.Sendto(fd, []byte("x"), 0, inet4(at)) })
 	})
+}
+
+// netOtherLoopback sends from its own network namespace, by a thread that ends there.
+func netOtherLoopback(*env) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- func() error {
+			own, err := os.Open("/proc/thread-self/ns/net")
+			if err != nil {
+				return untried(err)
+			}
+			defer own.Close()
+			theirs, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", os.Getppid()))
+			if err != nil {
+				return untried(err)
+			}
+			defer theirs.Close()
+			if err := unix.Setns(int(theirs.Fd()), unix.CLONE_NEWNET); err != nil {
+				return untried(err)
+			}
+			return netUDP("127.0.0.1", func(at netip.AddrPort) error {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					return untried(err)
+				}
+				defer unix.Close(fd)
+				if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); err != nil {
+					return untried(err)
+				}
+				return unix.Sendto(fd, []byte("x"), 0, inet4(at))
+			})
+		}()
+	}()
+	return <-done
 }
 
 // privPull takes the process back to where it was.

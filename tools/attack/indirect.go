@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,9 @@ func indirectAttacks() []attack {
 		}},
 		{"priv-setns", "F5", needEnter, "enter the host's mount namespace", func(*env) error {
 			return inMountsOf(os.Getppid(), func() error { return nil })
+		}},
+		{"priv-setns-ioctl", "F5", needEnter, "enter the first mount namespace of the host, found by ioctl (NS_MNT_GET_PREV)", func(*env) error {
+			return inMounts(firstMounts, func() error { return nil })
 		}},
 		{"priv-other-root", "F7", needOther, "look into the root directory of a process of another container", func(e *env) error {
 			return onOther(e, func(pid int) error {
@@ -172,8 +176,41 @@ func e10FD(e *env) error {
 	return e.execFD(f, true)
 }
 
-// inMountsOf acts in the mount namespace of a process, by a thread that ends there.
+// inMountsOf acts in the mount namespace of a process.
 func inMountsOf(pid int, act func() error) error {
+	return inMounts(func() (int, error) {
+		return unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}, act)
+}
+
+// firstMounts goes from the own mount namespace back to the oldest.
+func firstMounts() (int, error) {
+	const previous = 0x8010b70c // NS_MNT_GET_PREV of include/uapi/linux/nsfs.h
+	fd, err := unix.Open("/proc/self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, untried(err)
+	}
+	for n := 0; ; n++ {
+		var info [16]byte
+		next, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), previous, uintptr(unsafe.Pointer(&info)))
+		switch {
+		case errno == 0:
+		case errno == unix.ENOENT && n > 0:
+			return fd, nil
+		case errno == unix.ENOTTY, errno == unix.ENOENT:
+			return -1, untried(errors.Join(errno, unix.Close(fd)))
+		default:
+			return -1, errors.Join(errno, unix.Close(fd))
+		}
+		if err := unix.Close(fd); err != nil {
+			return -1, untried(err)
+		}
+		fd = int(next)
+	}
+}
+
+// inMounts acts in the mount namespace that open returns, by a thread that ends there.
+func inMounts(open func() (int, error), act func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -181,7 +218,7 @@ func inMountsOf(pid int, act func() error) error {
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return untried(err)
 			}
-			fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			fd, err := open()
 			if err != nil {
 				return err
 			}

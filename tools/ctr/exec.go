@@ -32,6 +32,7 @@ func cmdExec(args []string) error {
 	state := fs.String("state", defaultState, "where containers are recorded")
 	fs.IntVar(&x.UID, "uid", 0, "user ID of CMD")
 	fs.IntVar(&x.GID, "gid", -1, "group ID of CMD (default: as --uid)")
+	fs.Var(listFlag{&x.CapAdd}, "cap-add", "capability that CMD has besides the container's, as with docker exec --privileged; repeatable")
 	fs.Var(listFlag{&x.Env}, "env", "K=V; repeatable")
 	fs.Var(listFlag{&x.Covers}, "cover", "SRC:DST, both in the container: bind SRC on DST on the way in; repeatable")
 	fs.BoolVar(&x.Pause, "pause", false, "wait for a byte on the standard input before CMD is executed, in the container's namespaces")
@@ -57,7 +58,7 @@ func cmdExec(args []string) error {
 	if !c.running() {
 		return fmt.Errorf("container %s is not running", c.ID)
 	}
-	x.ID, x.PID, x.Userns, x.CapAdd = c.ID, c.PID, c.Userns, c.CapAdd
+	x.ID, x.PID, x.Userns, x.CapAdd = c.ID, c.PID, c.Userns, append(x.CapAdd, c.CapAdd...)
 	return c.exec(&x, *born)
 }
 

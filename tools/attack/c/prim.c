@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -177,6 +178,23 @@ static int do_wx(char **argv)
 static __attribute__((noinline, aligned(64))) int answer(void)
 {
 	return 42;
+}
+
+/* Memory that is shared by a number, attached to be executed. */
+static int do_shm(char **argv)
+{
+	int id = shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0700);
+	void *at;
+
+	(void)argv;
+	if (id < 0)
+		return lost("shmget") + 1;
+	at = shmat(id, NULL, SHM_EXEC);
+	if (at == (void *)-1)
+		return lost("shmat");
+	shmctl(id, IPC_RMID, NULL);
+	printf("uid=shm\n");
+	return 0;
 }
 
 /* Code in memory by two shared mappings of one memfd, as compilers of Erlang and .NET write theirs. */
@@ -349,10 +367,11 @@ static const struct act {
 	{ "anon", 0, do_anon },		{ "selfmem", 0, do_selfmem },
 	{ "race", 3, do_race },		{ "chrootread", 2, do_chrootread },
 	{ "uringsend", 1, do_uringsend }, { "uringconnect", 1, do_uringconnect },
-	{ "uringheld", 3, do_uringheld },
+	{ "uringheld", 3, do_uringheld }, { "uringrmdir", 1, do_uringrmdir },
 	{ "sqpoll", 1, do_sqpoll },	{ "sqpollwrite", 2, do_sqpollwrite },
 	{ "sqpollsend", 1, do_sqpollsend }, { "setnsread", 3, do_setnsread },
 	{ "int80open", 1, do_int80open }, { "rwx", 0, do_rwx },	{ "uffd", 0, do_uffd },
+	{ "shm", 0, do_shm },
 };
 
 int main(int argc, char **argv)

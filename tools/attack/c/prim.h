@@ -14,6 +14,7 @@ int do_uffd(char **argv);
 int do_uring(char **argv);
 int do_uringheld(char **argv);
 int do_uringconnect(char **argv);
+int do_uringrmdir(char **argv);
 int do_uringsend(char **argv);
 int do_uringwrite(char **argv);
 

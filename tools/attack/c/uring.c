@@ -180,6 +180,25 @@ int do_uringheld(char **argv)
 	return 0;
 }
 
+/* uringrmdir DIR: a worker thread of the kernel removes it. */
+int do_uringrmdir(char **argv)
+{
+	struct io_uring_sqe sqe = { .opcode = IORING_OP_UNLINKAT, .fd = AT_FDCWD, .unlink_flags = AT_REMOVEDIR };
+	struct ring r = {};
+	int res;
+
+	if (ring_open(&r))
+		return lost("io_uring") + 1;
+	sqe.addr = (uintptr_t)argv[0];
+	res = ring_do(&r, &sqe);
+	if (res < 0) {
+		errno = -res;
+		return lost("rmdir by io_uring");
+	}
+	printf("uid=uring\n");
+	return 0;
+}
+
 /* uringsend PORT: a datagram to 127.0.0.1 with no system call for sockets but socket(2). */
 static int send_by(char **argv, uint32_t flags)
 {
