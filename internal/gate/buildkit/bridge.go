@@ -320,8 +320,12 @@ func (b *bridge) passOneDown(method string, out grpc.ClientStream, in grpc.Serve
 	return err == nil, err
 }
 
+// maxDenial bounds what is told, in bytes: it is kept for who asks about the build, and a policy
+// may say in it what it was asked about.
+const maxDenial = 4 << 10
+
 func denied(msg string) error {
-	return status.Error(codes.PermissionDenied, "belay: "+msg)
+	return status.Error(codes.PermissionDenied, "belay: "+msg[:min(len(msg), maxDenial)])
 }
 
 // watched tells when a connection ends, and ends it if what comes in takes too much.

@@ -302,7 +302,7 @@ type asking struct {
 // add notes that a build was asked for, and why it was refused if it was: all that is asked
 // about it is told the same.
 func (b *builds) add(ref string, refused error) {
-	if ref == "" {
+	if ref == "" || len(ref) > MaxRef {
 		return
 	}
 	b.mu.Lock()

@@ -44,6 +44,9 @@ func (p *controlSide) solve(ctx context.Context, method string, raw []byte) ([]b
 	if err := decode(raw, &m); err != nil {
 		return nil, p.refuse(method, err)
 	}
+	if len(m.Ref) > MaxRef {
+		return nil, p.refuse(method, fmt.Errorf("%w: the name of a build with more than %d bytes", ErrMessage, MaxRef))
+	}
 	b := &build{
 		frontend: &m.Frontend, attrs: &m.FrontendAttrs, inputs: m.FrontendInputs, def: m.Definition, judge: p.judge, method: method,
 	}

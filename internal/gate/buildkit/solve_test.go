@@ -289,6 +289,23 @@ func TestReturned(t *testing.T) {
 	}
 }
 
+// What is kept of a build that was refused is short.
+func TestRefusedRef(t *testing.T) {
+	j := &judge{deny: func(*Question) bool { return true }}
+	p := &controlSide{judge: j}
+	long := strings.Repeat("r", 1<<20)
+	_, err := p.solve(t.Context(), solveName, marshal(t, &control.SolveRequest{Ref: long}))
+	if status.Code(err) != codes.PermissionDenied || !slices.Equal(j.refused, []string{CauseMessage}) || len(j.asked) > 0 {
+		t.Errorf("got %.80v, %q, %d questions", err, j.refused, len(j.asked))
+	}
+	if p.builds.add(long, err); len(p.builds.refs) != 0 {
+		t.Errorf("%d names are kept", len(p.builds.refs))
+	}
+	if n := len(denied(long).Error()); n > 2*maxDenial {
+		t.Errorf("%d bytes say why", n)
+	}
+}
+
 // What is taken from a fuzzer is, read by BuildKit's types, what was judged.
 func FuzzSolve(f *testing.F) {
 	f.Add(marshal(f, &control.SolveRequest{Ref: "r", Session: "s", Frontend: frontendDockerfile, FrontendAttrs: map[string]string{"context": "http://x", syntaxArg: "docker/dockerfile:1"}}))
