@@ -64,8 +64,8 @@ type side interface {
 	failed(method string, v any)
 	// callerCalls tells which of the two connections is the caller's: that on which calls come in.
 	callerCalls() bool
-	// overfull notes that a message was refused because too much is held.
-	overfull(method string)
+	// note notes what was not let pass, and why: one of the causes.
+	note(method, cause, msg string)
 }
 
 // bridge is two connections with gRPC between them: calls come in on one, go out on the other.
@@ -81,11 +81,18 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 	defer cancel()
 	coming := newArrivals(rooms.Coming, s.callerCalls())
 	defer coming.close()
+	unwanted := func(err error) {
+		cause := CauseTooMuch
+		if errors.Is(err, errCompressed) {
+			cause = CauseMessage
+		}
+		s.note("messages", cause, err.Error())
+	}
 	calls, answers := &watched{Conn: from, ended: cancel}, &watched{Conn: to, ended: cancel}
 	if s.callerCalls() {
-		calls.arrivals, calls.full = coming, s.overfull
+		calls.arrivals, calls.unwanted = coming, unwanted
 	} else {
-		answers.arrivals, answers.full = coming, s.overfull
+		answers.arrivals, answers.unwanted = coming, unwanted
 	}
 	from, to = calls, answers
 	defer from.Close()
@@ -153,7 +160,7 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 		return err
 	}
 	if c.drop {
-		return drop(in, &c)
+		return b.drop(method, in, &c)
 	}
 	md = md.Copy()
 	for _, own := range []string{":authority", "content-type", "user-agent", "grpc-accept-encoding"} {
@@ -223,7 +230,7 @@ func (c *call) turn(ctx context.Context) (back func(), err error) {
 }
 
 // drop takes a message in and answers it with an empty one.
-func drop(in grpc.ServerStream, c *call) error {
+func (b *bridge) drop(method string, in grpc.ServerStream, c *call) error {
 	back, err := c.turn(in.Context())
 	if err != nil {
 		return err
@@ -233,6 +240,11 @@ func drop(in grpc.ServerStream, c *call) error {
 	if err := in.RecvMsg(&f); err != nil {
 		return err
 	}
+	leave, err := b.hold(method, len(f))
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return in.SendMsg(&frame{})
 }
 
@@ -328,20 +340,20 @@ func denied(msg string) error {
 	return status.Error(codes.PermissionDenied, "belay: "+msg[:min(len(msg), maxDenial)])
 }
 
-// watched tells when a connection ends, and ends it if what comes in takes too much.
+// watched tells when a connection ends, and ends it if what comes in is not wanted.
 type watched struct {
 	net.Conn
 	ended    func()
 	arrivals *arrivals // nil: it is the daemon's, which leaves no message half sent
-	full     func(method string)
+	unwanted func(error)
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if w.arrivals != nil {
-		if full := w.arrivals.read(p[:n]); full != nil {
-			w.full("messages")
-			n, err = 0, full
+		if bad := w.arrivals.read(p[:n]); bad != nil {
+			w.unwanted(bad)
+			n, err = 0, bad
 		}
 	}
 	if err != nil {

@@ -269,6 +269,8 @@ func (p *controlSide) refuse(method string, err error) error { return refuse(p.j
 
 func (p *controlSide) callerCalls() bool { return true }
 
+func (p *controlSide) note(method, cause, msg string) { p.judge.Refused(method, cause, msg) }
+
 func (p *controlSide) failed(method string, v any) { failed(p.judge, method, v) }
 
 func failed(j Judge, method string, v any) {

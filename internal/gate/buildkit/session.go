@@ -143,6 +143,8 @@ func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge, rooms R
 
 func (p *sessionSide) callerCalls() bool { return false }
 
+func (p *sessionSide) note(method, cause, msg string) { p.judge.Refused(method, cause, msg) }
+
 func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }
 
 func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (call, error) {
