@@ -80,6 +80,10 @@ func (s *asked) readAttrs(attrs map[string]string, strict bool) error {
 		switch k {
 		case "context":
 			s.contextAt(v)
+		case "contextkey": // names the attribute to read in place of context
+			if v != "context" {
+				return fmt.Errorf("%w: a context in the attribute %.64q", ErrMessage, v)
+			}
 		case "force-network-mode":
 			switch v {
 			case "host":
@@ -108,7 +112,7 @@ func (s *asked) readAttrs(attrs map[string]string, strict bool) error {
 			if err := s.readCacheImports(v); err != nil {
 				return err
 			}
-		case "target", "dockerfilekey", "contextkey", "contextsubdir", "no-cache", "image-resolve-mode", "multi-platform",
+		case "target", "dockerfilekey", "contextsubdir", "no-cache", "image-resolve-mode", "multi-platform",
 			"hostname", "requestid", "frontend.caps", "cmdline", "source", "":
 		default:
 			if strict {
