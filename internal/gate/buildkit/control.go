@@ -200,7 +200,9 @@ func (p *controlSide) resolveImage(_ context.Context, method string, raw []byte)
 	}
 	var s asked
 	s.session(m.SessionID)
-	s.readPolicies(m.SourcePolicies)
+	if err := s.readPolicies(m.SourcePolicies); err != nil {
+		return nil, p.refuse(method, err)
+	}
 	return p.resolved(method, &m, apicall.Facts{Image: m.Ref}, &s)
 }
 
@@ -210,10 +212,9 @@ func (p *controlSide) resolveSource(_ context.Context, method string, raw []byte
 		return nil, p.refuse(method, err)
 	}
 	var s asked
-	if err := s.readSource(m.Source); err != nil {
+	if err := errors.Join(s.readSource(m.Source), s.readPolicies(m.SourcePolicies)); err != nil {
 		return nil, p.refuse(method, err)
 	}
-	s.readPolicies(m.SourcePolicies)
 	return p.resolved(method, &m, apicall.Facts{}, &s)
 }
 

@@ -171,25 +171,26 @@ func (b *build) read() error {
 			return err
 		}
 	}
-	s.readPolicies(b.policies)
-	return nil
+	return s.readPolicies(b.policies)
 }
 
 // readPolicies adds what source policies put in the place of the build's own sources: the
 // daemon fetches that, whatever was in the graph or in the Dockerfile.
-func (s *asked) readPolicies(policies []*spb.Policy) {
+func (s *asked) readPolicies(policies []*spb.Policy) error {
 	for _, p := range policies {
 		for _, r := range p.GetRules() {
 			if r.GetAction() != spb.PolicyAction_CONVERT {
 				continue
 			}
-			for k, v := range r.GetUpdates().GetAttrs() {
-				if strings.HasSuffix(k, ".session") {
-					s.session(v)
-				}
+			if err := s.readSourceAttrs(r.GetUpdates().GetAttrs()); err != nil {
+				return err
 			}
-			// It can have parts of what is replaced in it, also as its scheme.
+			// It can have parts of what is replaced in it, also as its scheme. Without one what is
+			// matched becomes what the selector says, be that a pattern.
 			id := r.GetUpdates().GetIdentifier()
+			if id == "" {
+				id = r.GetSelector().GetIdentifier()
+			}
 			switch scheme, _, _ := strings.Cut(id, "://"); scheme {
 			case "", "docker-image", "local", "oci-layout":
 			default:
@@ -197,6 +198,7 @@ func (s *asked) readPolicies(policies []*spb.Policy) {
 			}
 		}
 	}
+	return nil
 }
 
 // fix has the frontend that was judged be the one that runs. BuildKit's Dockerfile frontend

@@ -35,8 +35,7 @@ func (p *sessionSide) sources(method string, raw []byte) ([]byte, error) {
 			if err := decode(value, &m); err != nil {
 				return err
 			}
-			s.readPolicies(m.SourcePolicies)
-			return s.readInstead(m.Source)
+			return errors.Join(s.readPolicies(m.SourcePolicies), s.readInstead(m.Source))
 		}
 		return errPolicyAnswer
 	})
