@@ -21,6 +21,14 @@ type asked struct {
 	groups   []string // cgroup parents
 	ops      int
 	contexts int // named ones
+	err      error
+}
+
+// fail notes what is not taken: the first of it.
+func (s *asked) fail(format string, args ...any) {
+	if s.err == nil {
+		s.err = fmt.Errorf("%w: "+format, append([]any{ErrMessage}, args...)...)
+	}
 }
 
 func addNew(to *[]string, v string) {
@@ -210,6 +218,10 @@ func (s *asked) cacheExport(kind string, attrs map[string]string) {
 	}
 }
 
+// resultName is the name that a build's result gives to an image whose exporter leaves it to it
+// (github.com/moby/buildkit, exporter/containerimage/exptypes).
+const resultName = "image.name"
+
 // exporter adds an output of the build. "moby" and "image" are the engine's own images.
 func (s *asked) exporter(kind string, attrs map[string]string) {
 	switch kind {
@@ -219,7 +231,15 @@ func (s *asked) exporter(kind string, attrs map[string]string) {
 	default:
 		s.output("type=" + kind)
 	}
+	// "*" stands for what the result of the build has as its name, which nobody knows before; an
+	// attribute that the exporter does not know is put into the result.
+	if _, ok := attrs[resultName]; ok {
+		s.fail("an exporter's %s", resultName)
+	}
 	for _, key := range []string{"name", "dangling-name-prefix"} {
+		if strings.Contains(attrs[key], "*") {
+			s.fail("an image's name with *")
+		}
 		for _, n := range splitList(attrs[key]) {
 			addNew(&s.facts.Tags, n)
 			if isSet(attrs, "push") {

@@ -249,6 +249,7 @@ func (p *controlSide) returned(_ context.Context, method string, raw []byte) ([]
 			r.Def = nil
 		}
 	}
+	delete(m.GetResult().GetMetadata(), resultName)
 	return proto.Marshal(&m)
 }
 

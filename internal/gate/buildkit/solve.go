@@ -171,7 +171,10 @@ func (b *build) read() error {
 			return err
 		}
 	}
-	return s.readPolicies(b.policies)
+	if err := s.readPolicies(b.policies); err != nil {
+		return err
+	}
+	return s.err
 }
 
 // readPolicies adds what source policies put in the place of the build's own sources: the

@@ -192,6 +192,9 @@ func TestSolveRefused(t *testing.T) {
 		m.FrontendAttrs["source"] = "docker/dockerfile:1"
 		return m
 	}
+	exporter := func(k, v string) *control.SolveRequest {
+		return &control.SolveRequest{Ref: "r", Exporters: []*control.Exporter{{Type: "image", Attrs: map[string]string{k: v}}}}
+	}
 	convert := &spb.Policy{Rules: []*spb.Rule{{Action: spb.PolicyAction_CONVERT}}}
 	for _, tt := range []struct {
 		name  string
@@ -205,6 +208,9 @@ func TestSolveRefused(t *testing.T) {
 		{"a network", file("force-network-mode", "container:x"), CauseMessage},
 		{"a source", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("docker-container://x", nil))}, CauseMessage},
 		{"a source's attribute", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("git://x/y", map[string]string{"git.new": "x"}))}, CauseMessage},
+		{"a name that the result gives", exporter("name", "*"), CauseMessage},
+		{"it in another attribute", exporter("dangling-name-prefix", "*"), CauseMessage},
+		{"a result's name", exporter("image.name", "x"), CauseMessage},
 		{"a nested build", &control.SolveRequest{Ref: "r", Definition: defOf(t, &pb.Op{Op: &pb.Op_Build{Build: &pb.BuildOp{}}})}, CauseMessage},
 		{"a network by number", &control.SolveRequest{Ref: "r", Definition: defOf(t, exec(&pb.ExecOp{Network: 7}))}, CauseMessage},
 		{"a vertex that is not canonical", &control.SolveRequest{Ref: "r", Definition: &pb.Definition{Def: [][]byte{{0x1a, 0, 0x1a, 0}}}}, CauseMessage},
@@ -287,9 +293,10 @@ func TestReturned(t *testing.T) {
 	p := &controlSide{judge: &judge{}}
 	m := &gateway.ReturnRequest{Result: &gateway.Result{Result: &gateway.Result_Refs{Refs: &gateway.RefMap{Refs: map[string]*gateway.Ref{
 		"linux": {Id: "i", Def: defOf(t, source("http://x", nil))},
-	}}}}}
+	}}}, Metadata: map[string][]byte{"image.name": []byte("evil/x"), "containerimage.config": []byte("{}")}}}
 	out, err := p.returned(t.Context(), serviceGateway+"Return", marshal(t, m))
-	if err != nil || strings.Contains(string(out), "http://x") || !strings.Contains(string(out), "linux") {
+	if err != nil || strings.Contains(string(out), "http://x") || strings.Contains(string(out), "image.name") ||
+		!strings.Contains(string(out), "linux") || !strings.Contains(string(out), "containerimage.config") {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
