@@ -63,7 +63,7 @@ func (s *asked) readExec(e *pb.ExecOp) {
 	m := e.GetMeta()
 	s.cgroup(m.GetCgroupParent())
 	for _, h := range m.GetExtraHosts() {
-		s.facts.ExtraHosts = append(s.facts.ExtraHosts, h.GetHost()+":"+h.GetIP())
+		s.add(&s.facts.ExtraHosts, h.GetHost()+":"+h.GetIP())
 	}
 	if len(m.GetUlimit()) > 0 {
 		s.facts.LimitsSet = true

@@ -147,7 +147,7 @@ func (p *sessionSide) note(method, cause, msg string) { p.judge.Refused(method, 
 
 func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }
 
-func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (call, error) {
+func (p *sessionSide) begin(ctx context.Context, method string, md metadata.MD) (call, error) {
 	m, ok := sessionMethods[method]
 	if !ok {
 		p.judge.Refused(method, CauseUnknownMethod, "not one of the methods that the gate knows")
@@ -172,7 +172,7 @@ func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (c
 		}
 	}
 	if m.sources {
-		c.answer = func(raw []byte) ([]byte, error) { return p.sources(method, raw) }
+		c.answer = func(raw []byte) ([]byte, error) { return p.sources(ctx, method, raw) }
 	}
 	if m.files && p.fixes(md) {
 		files := &plainFiles{}

@@ -9,6 +9,7 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -76,7 +77,7 @@ func (p *controlSide) solve(ctx context.Context, method string, raw []byte) ([]b
 		for _, e := range c.Exports {
 			b.cacheExport(e.GetType(), e.GetAttrs())
 		}
-		addNew(&b.pushes, c.ExportRefDeprecated)
+		b.add(&b.pushes, c.ExportRefDeprecated)
 	}
 	if err := b.decide(ctx, p, m.SourcePolicySession != ""); err != nil {
 		p.builds.add(m.Ref, err) // who waits for it need not wait longer
@@ -117,6 +118,10 @@ func (b *build) decide(ctx context.Context, p *controlSide, policed bool) error 
 	if err := b.read(); err != nil {
 		return p.refuse(b.method, err)
 	}
+	questions, err := b.questions(b.method, actionSolve)
+	if err != nil {
+		return p.refuse(b.method, err)
+	}
 	free := b.judge.Ask(&Question{
 		Method: b.method, Action: actionSolve, Facts: apicall.Facts{Frontend: anyFrontend, BuildKit: true}, Hypothetical: true,
 	}).Allowed
@@ -130,7 +135,10 @@ func (b *build) decide(ctx context.Context, p *controlSide, policed bool) error 
 			return denied("the session is not one that the caller opened through the gate")
 		}
 	}
-	for _, q := range b.questions(b.method, actionSolve) {
+	for _, q := range questions {
+		if err := ctx.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
 		if v := b.judge.Ask(q); !v.Allowed {
 			return denied(v.Message)
 		}
@@ -171,10 +179,7 @@ func (b *build) read() error {
 			return err
 		}
 	}
-	if err := s.readPolicies(b.policies); err != nil {
-		return err
-	}
-	return s.err
+	return s.readPolicies(b.policies)
 }
 
 // readPolicies adds what source policies put in the place of the build's own sources: the

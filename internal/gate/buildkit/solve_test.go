@@ -2,7 +2,9 @@ package buildkit
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -315,6 +317,59 @@ func TestRefusedRef(t *testing.T) {
 	}
 	if n := len(denied(long).Error()); n > 2*maxDenial {
 		t.Errorf("%d bytes say why", n)
+	}
+}
+
+// What one request can have the gate do is bounded: beyond that it is refused, and nothing is asked.
+func TestSolveTooMuch(t *testing.T) {
+	const many = 100_000
+	list := func(format string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, format+",", i)
+		}
+		return b.String()
+	}
+	file := func(k, v string) *control.SolveRequest {
+		return &control.SolveRequest{Ref: "r", Frontend: frontendDockerfile, FrontendAttrs: map[string]string{k: v}}
+	}
+	pushes := func(n int) *control.Exporter {
+		return &control.Exporter{Type: "image", Attrs: map[string]string{"push": "true", "name": list("p%d", n)}}
+	}
+	var entitled []string
+	var ops []*pb.Op
+	for i := range maxNames + 1 {
+		entitled = append(entitled, strconv.Itoa(i))
+		ops = append(ops, source("https://x/"+strconv.Itoa(i), nil))
+	}
+	together := file("cache-from", list("c%d", maxNames-1))
+	together.Exporters = []*control.Exporter{pushes(maxNames - 1)}
+	for name, m := range map[string]*control.SolveRequest{
+		"names":              {Ref: "r", Exporters: []*control.Exporter{pushes(many)}},
+		"entitlements":       {Ref: "r", Entitlements: entitled},
+		"sources":            {Ref: "r", Definition: defOf(t, ops...)},
+		"hosts":              file("add-hosts", list("h%d:1.2.3.4", many)),
+		"caches":             file("cache-from", list("c%d", many)),
+		"caches in JSON":     file("cache-imports", "["+strings.Repeat("{},", many)+"{}]"),
+		"questions together": together,
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := &judge{session: "s"}
+			if _, err := solveWith(t, j, m); status.Code(err) != codes.PermissionDenied || !slices.Equal(j.refused, []string{CauseMessage}) || len(j.asked) > 0 {
+				t.Errorf("got %v, %q; %d questions", err, j.refused, len(j.asked))
+			}
+		})
+	}
+	var s asked
+	if s.exporter("image", pushes(many).Attrs); len(s.facts.Tags) > maxNames || len(s.seen) > 2*maxNames {
+		t.Errorf("%d names were read, %d are kept", len(s.seen), len(s.facts.Tags))
+	}
+	j := &judge{session: "s"}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := &controlSide{judge: j}
+	if _, err := p.solve(ctx, solveName, marshal(t, &control.SolveRequest{Ref: "r"})); status.Code(err) != codes.Canceled || len(j.asked) > 0 {
+		t.Errorf("a call that has ended: %v, %d questions", err, len(j.asked))
 	}
 }
 
