@@ -64,6 +64,8 @@ type side interface {
 	failed(method string, v any)
 	// callerCalls tells which of the two connections is the caller's: that on which calls come in.
 	callerCalls() bool
+	// passes tells whether metadata of a name are passed on with a call.
+	passes(name string) bool
 	// note notes what was not let pass, and why: one of the causes.
 	note(method, cause, msg string)
 }
@@ -94,12 +96,17 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 	} else {
 		answers.arrivals, answers.unwanted = coming, unwanted
 	}
+	header, answerHeader := grpc.MaxHeaderListSize(maxHeader), []grpc.DialOption{grpc.WithMaxHeaderListSize(maxHeader)}
+	if s.callerCalls() {
+		// The daemon's errors can have a whole Dockerfile with them.
+		header, answerHeader = grpc.MaxHeaderListSize(callerHeader), nil
+	}
 	from, to = calls, answers
 	defer from.Close()
 	defer to.Close()
 	dials := make(chan net.Conn, 1)
 	dials <- to
-	out, err := grpc.NewClient("passthrough:///belay",
+	out, err := grpc.NewClient("passthrough:///belay", append(answerHeader,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			select {
@@ -112,7 +119,7 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 		}),
 		grpc.WithInitialWindowSize(answerWindow), grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))...)
 	if err != nil {
 		return fmt.Errorf("set up gRPC: %w", err)
 	}
@@ -121,7 +128,7 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 	b := &bridge{side: s, out: out, room: rooms.Held}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(b.handle),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeader), grpc.InitialWindowSize(requestWindow), grpc.InitialConnWindowSize(connWindow))
+		header, grpc.InitialWindowSize(requestWindow), grpc.InitialConnWindowSize(connWindow))
 	defer context.AfterFunc(ctx, srv.Stop)()
 	if err := srv.Serve(newOnce(ctx, from)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve gRPC: %w", err)
@@ -133,7 +140,9 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 
 const (
 	maxStreams = 1024
-	maxHeader  = 256 << 10
+	// Of metadata, in bytes: callers of the daemon's have little to say, and gRPC keeps that of a call
+	// until its end is written out.
+	maxHeader, callerHeader = 256 << 10, 16 << 10
 
 	// Windows, in bytes: what may wait unread on a stream. gRPC would let them grow to 16 MiB. That
 	// of the connection is given back as frames come in, and bounds nothing in memory.
@@ -149,12 +158,12 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	defer b.survive(method, &err)
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()
-	leave, err := b.hold(method, callBytes)
+	md, _ := metadata.FromIncomingContext(ctx)
+	leave, err := b.hold(method, callBytes+bytesOf(md))
 	if err != nil {
 		return err
 	}
 	defer leave()
-	md, _ := metadata.FromIncomingContext(ctx)
 	c, err := b.side.begin(ctx, method, md)
 	if err != nil {
 		return err
@@ -162,11 +171,13 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	if c.drop {
 		return b.drop(method, in, &c)
 	}
-	md = md.Copy()
-	for _, own := range []string{":authority", "content-type", "user-agent", "grpc-accept-encoding"} {
-		md.Delete(own)
+	passed := metadata.MD{}
+	for name, values := range md {
+		if b.side.passes(name) {
+			passed[name] = values
+		}
 	}
-	out, err := b.out.NewStream(metadata.NewOutgoingContext(ctx, md),
+	out, err := b.out.NewStream(metadata.NewOutgoingContext(ctx, passed),
 		&grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
 	if err != nil {
 		return err
@@ -187,6 +198,17 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	default:
 		return err
 	}
+}
+
+// bytesOf is about what metadata take in memory.
+func bytesOf(md metadata.MD) (n int) {
+	const each = 64 // of one value, beside its bytes
+	for name, values := range md {
+		for _, v := range values {
+			n += len(name) + len(v) + each
+		}
+	}
+	return n
 }
 
 // survive makes a panic the error of the call that it happened in: gRPC would let it end
@@ -306,6 +328,11 @@ func (b *bridge) passHeld(method string, f frame, to interface{ SendMsg(any) err
 
 func (b *bridge) passDown(method string, out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {
 	if md, err := out.Header(); err == nil && md != nil {
+		leave, err := b.hold(method, bytesOf(md))
+		if err != nil {
+			return err
+		}
+		defer leave()
 		md.Delete("content-type")
 		if err := in.SendHeader(md); err != nil {
 			return err

@@ -278,6 +278,15 @@ func (p *controlSide) refuse(method string, err error) error { return refuse(p.j
 
 func (p *controlSide) callerCalls() bool { return true }
 
+// passes lets a build's name and traces through. A namespace of containerd's must not reach the engine.
+func (p *controlSide) passes(name string) bool {
+	switch name {
+	case buildIDKey, "traceparent", "tracestate", "baggage":
+		return true
+	}
+	return false
+}
+
 func (p *controlSide) note(method, cause, msg string) { p.judge.Refused(method, cause, msg) }
 
 func (p *controlSide) failed(method string, v any) { failed(p.judge, method, v) }

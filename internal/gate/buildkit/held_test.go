@@ -162,22 +162,34 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
-// What a call holds it holds until it has ended.
+// A call holds what it brought until it has ended.
 func TestHeld(t *testing.T) {
+	said := func(n int) []string { return []string{"traceparent", strings.Repeat("x", n)} }
+	srv := func() *grpc.Server {
+		return grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+			return errors.Join(s.SendHeader(metadata.Pairs(said(100<<10)...)), s.SendMsg(&frame{}))
+		}))
+	}
 	for _, tt := range []struct {
 		name, method string
 		serve        func(context.Context, net.Conn, net.Conn, Judge, Rooms) error
 		room         int
 		message      int
+		metadata     []string
 		code         codes.Code
 	}{
-		{"a dropped message", export, ServeControl, callBytes + 100, 1000, codes.ResourceExhausted},
-		{"it has room", export, ServeControl, callBytes + 2000, 1000, codes.OK},
+		{"a dropped message", export, ServeControl, callBytes + 100, 1000, nil, codes.ResourceExhausted},
+		{"it has room", export, ServeControl, callBytes + 2000, 1000, nil, codes.OK},
+		{"metadata", export, ServeControl, callBytes + 5000, 10, said(6000), codes.ResourceExhausted},
+		{"they have room", export, ServeControl, callBytes + 9000, 10, said(6000), codes.OK},
+		{"more than anybody needs", export, ServeControl, 1 << 20, 10, said(callerHeader), codes.Internal},
+		{"an answer's", forwardAgent, fromDaemon, callBytes + 50<<10, 10, nil, codes.ResourceExhausted},
+		{"an answer's has room", forwardAgent, fromDaemon, callBytes + 150<<10, 10, nil, codes.OK},
 	} {
 		r := &room{most: tt.room}
-		cc := bridgedIn(t, echoServer(), &judge{}, Rooms{r, &room{most: 1 << 30}}, tt.serve)
+		cc := bridgedIn(t, srv(), &judge{}, Rooms{r, &room{most: 1 << 30}}, tt.serve)
 		f := frame(make([]byte, tt.message))
-		if err := cc.Invoke(t.Context(), tt.method, &f, new(frame), grpc.ForceCodecV2(rawCodec{})); status.Code(err) != tt.code {
+		if err := cc.Invoke(metadata.AppendToOutgoingContext(t.Context(), tt.metadata...), tt.method, &f, new(frame), grpc.ForceCodecV2(rawCodec{})); status.Code(err) != tt.code {
 			t.Errorf("%s: got %v, want %v", tt.name, err, tt.code)
 		}
 		waitFor(t, tt.name+": all is given back", func() bool { return r.held() == 0 })

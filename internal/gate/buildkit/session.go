@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -142,6 +143,18 @@ func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge, rooms R
 }
 
 func (p *sessionSide) callerCalls() bool { return false }
+
+// passes lets through what sessions know (github.com/moby/buildkit, session/filesync, session/content,
+// session/upload, session/sshforward, v0.8 to v0.33).
+func (p *sessionSide) passes(name string) bool {
+	switch strings.TrimSuffix(name, "-encoded") {
+	case dirNameKey, "include-patterns", "exclude-patterns", "followpaths", "override-excludes",
+		"buildkit-attachable-exporter-id", "buildkit-exporter-multi-platform", "buildkit-attachable-store-id", "containerd-namespace",
+		"urlpath", "urlhost", sshIDKey, "traceparent", "tracestate", "baggage":
+		return true
+	}
+	return strings.HasPrefix(name, "exporter-md-")
+}
 
 func (p *sessionSide) note(method, cause, msg string) { p.judge.Refused(method, cause, msg) }
 
