@@ -6,8 +6,10 @@ import (
 	"net"
 	"strings"
 
+	"github.com/moby/buildkit/session/exporter"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/apicall"
 )
@@ -28,8 +30,8 @@ type sessionMethod struct {
 	facts func(first []byte, md metadata.MD) (apicall.Facts, error)
 	// files: the client answers with files.
 	files bool
-	// sources: the client answers with what the daemon is to fetch.
-	sources bool
+	// answer judges what the client has the daemon do by its answer; nil: nothing.
+	answer func(p *sessionSide, ctx context.Context, method string, raw []byte) ([]byte, error)
 }
 
 const (
@@ -46,9 +48,9 @@ var sessionMethods = map[string]sessionMethod{
 	"/moby.buildkit.secrets.v1.Secrets/GetSecret":                             {facts: secretFacts},
 	"/moby.sshforward.v1.SSH/CheckAgent":                                      {facts: sshFacts},
 	"/moby.sshforward.v1.SSH/ForwardAgent":                                    {facts: forwardFacts},
-	"/moby.exporter.v1.Exporter/FindExporters":                                {},
+	"/moby.exporter.v1.Exporter/FindExporters":                                {answer: (*sessionSide).exporters},
 	"/moby.exporter.v1.Exporter/FinalizeExport":                               {},
-	"/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy": {sources: true},
+	"/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy": {answer: (*sessionSide).sources},
 	"/grpc.health.v1.Health/Check":                                            {},
 	"/grpc.health.v1.Health/Watch":                                            {},
 
@@ -184,8 +186,8 @@ func (p *sessionSide) begin(ctx context.Context, method string, md metadata.MD) 
 			return raw, nil
 		}
 	}
-	if m.sources {
-		c.answer = func(raw []byte) ([]byte, error) { return p.sources(ctx, method, raw) }
+	if m.answer != nil {
+		c.answer = func(raw []byte) ([]byte, error) { return m.answer(p, ctx, method, raw) }
 	}
 	if m.files && p.fixes(md) {
 		files := &plainFiles{}
@@ -198,6 +200,29 @@ func (p *sessionSide) begin(ctx context.Context, method string, md metadata.MD) 
 		}
 	}
 	return c, nil
+}
+
+// exporters judges what else is to become of a build as if Solve had said so.
+func (p *sessionSide) exporters(ctx context.Context, method string, raw []byte) ([]byte, error) {
+	var m exporter.FindExportersResponse
+	if err := decode(raw, &m); err != nil {
+		return nil, refuse(p.judge, method, err)
+	}
+	if len(m.Exporters) == 0 {
+		return raw, nil
+	}
+	s := asked{facts: apicall.Facts{BuildKit: true}}
+	for _, e := range m.Exporters {
+		s.exporter(e.GetType(), e.GetAttrs())
+	}
+	questions, err := s.questions(method, actionSolve)
+	if err != nil {
+		return nil, refuse(p.judge, method, err)
+	}
+	if err := askAll(ctx, p.judge, questions); err != nil {
+		return nil, err
+	}
+	return proto.Marshal(&m)
 }
 
 // fixes tells whether a transfer can bring a Dockerfile whose syntax line would have a

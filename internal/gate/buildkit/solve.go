@@ -135,15 +135,23 @@ func (b *build) decide(ctx context.Context, p *controlSide, policed bool) error 
 			return denied("the session is not one that the caller opened through the gate")
 		}
 	}
+	if err := askAll(ctx, b.judge, questions); err != nil {
+		return err
+	}
+	b.fix(free)
+	return nil
+}
+
+// askAll asks until one thing is denied or ctx ends.
+func askAll(ctx context.Context, j Judge, questions []*Question) error {
 	for _, q := range questions {
 		if err := ctx.Err(); err != nil {
 			return status.FromContextError(err).Err()
 		}
-		if v := b.judge.Ask(q); !v.Allowed {
+		if v := j.Ask(q); !v.Allowed {
 			return denied(v.Message)
 		}
 	}
-	b.fix(free)
 	return nil
 }
 

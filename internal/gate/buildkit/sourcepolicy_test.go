@@ -2,10 +2,12 @@ package buildkit
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	control "github.com/moby/buildkit/api/services/control"
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/session/exporter"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"google.golang.org/grpc/codes"
@@ -113,5 +115,39 @@ func TestSessionPolicyRemote(t *testing.T) {
 				t.Errorf("got %x, %v", out, err)
 			}
 		})
+	}
+}
+
+// What else a session has exported is asked about as what Solve has.
+func TestSessionExporters(t *testing.T) {
+	const method = "/moby.exporter.v1.Exporter/FindExporters"
+	answer := func(kind string, attrs map[string]string) []byte {
+		return marshal(t, &exporter.FindExportersResponse{Exporters: []*exporter.ExporterRequest{{Type: kind, Attrs: attrs}}})
+	}
+	deny := func(q *Question) bool {
+		return q.Action == "image.push" || slices.Contains(q.Facts.Tags, "evil/x") || strings.Contains(q.Facts.Outputs, "local")
+	}
+	for name, c := range map[string]struct {
+		m  []byte
+		ok bool
+	}{
+		"none":            {nil, true},
+		"an image":        {answer("image", map[string]string{"name": "good/x"}), true},
+		"another's name":  {answer("image", map[string]string{"name": "evil/x"}), false},
+		"a push":          {answer("image", map[string]string{"name": "good/x", "push": "true"}), false},
+		"a result's name": {answer("image", map[string]string{"name": "*"}), false},
+		"files":           {answer("local", nil), false},
+		"not well-formed": {[]byte{0xff}, false},
+	} {
+		call, err := (&sessionSide{judge: &judge{deny: deny}}).begin(t.Context(), method, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if call.answer == nil {
+			t.Fatal("it is not read")
+		}
+		if _, err := call.answer(c.m); c.ok && err != nil || !c.ok && status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
