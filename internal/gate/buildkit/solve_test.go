@@ -352,6 +352,7 @@ func TestSolveTooMuch(t *testing.T) {
 		"caches":             file("cache-from", list("c%d", many)),
 		"caches in JSON":     file("cache-imports", "["+strings.Repeat("{},", many)+"{}]"),
 		"questions together": together,
+		"exporters":          {Ref: "r", Exporters: slices.Repeat([]*control.Exporter{{}}, 1<<20)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			j := &judge{session: "s"}
