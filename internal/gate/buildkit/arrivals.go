@@ -123,12 +123,15 @@ func (a *arrivals) drop(stream uint32) bool {
 
 // data takes a part of a frame of a stream, which may be none of its data.
 func (a *arrivals) data(f *frames, data []byte) {
+	if len(data) == 0 {
+		return
+	}
 	s, ok := a.streams[f.stream]
 	if !ok {
 		s = &arrival{}
 		a.streams[f.stream] = s
 	}
-	if s.over || len(data) == 0 {
+	if s.over {
 		return
 	}
 	more := len(data)
