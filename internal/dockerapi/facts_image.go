@@ -351,6 +351,11 @@ func (r *Request) readBuildJSON() error {
 		return err
 	}
 	f.Outputs = r.Query.Get("outputs")
+	for _, o := range outputs {
+		if err := r.readOutput(&o); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -358,6 +363,23 @@ func (r *Request) readBuildJSON() error {
 type buildOutput struct {
 	Type  string
 	Attrs map[string]string
+}
+
+// readOutput adds the names that BuildKit's exporters give to an image. A push is another action, and
+// what the build's result says its name is ("*", image.name) nobody knows before.
+func (r *Request) readOutput(o *buildOutput) error {
+	names := o.Attrs["name"] + "," + o.Attrs["dangling-name-prefix"]
+	push, pushed := o.Attrs["push"]
+	if _, named := o.Attrs["image.name"]; named || pushed && push != "false" || strings.Contains(names, "*") {
+		return badRequest(CodeBadValue, "outputs", "an output has its names in the request and is not pushed; fix: name the image with t, and push it when it is built")
+	}
+	for n := range strings.SplitSeq(names, ",") {
+		if n != "" {
+			r.addResource(apicall.ResourceImage, n, ref{})
+			r.Call.Facts.Tags = append(r.Call.Facts.Tags, n)
+		}
+	}
+	return nil
 }
 
 // queryJSON reads a query value as strictly as a body, into the type that the daemon

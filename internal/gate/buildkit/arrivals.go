@@ -23,6 +23,8 @@ type arrivals struct {
 	streams map[uint32]*arrival
 	n       int
 	takes   []func() // one of takeBytes each, so that they have n
+	// compressed: a message that is has begun to come in.
+	compressed bool
 }
 
 // arrival is the message that comes in on a stream.
@@ -42,7 +44,11 @@ const (
 	maxOver = 4096
 )
 
-var errArrivals = errors.New("messages that come in take too much")
+var (
+	errArrivals = errors.New(overfullText)
+	// What it becomes would not be counted. No client of BuildKit's compresses.
+	errCompressed = errors.New("a compressed message")
+)
 
 func newArrivals(room Room, server bool) *arrivals {
 	a := &arrivals{room: room, server: server, streams: map[uint32]*arrival{}}
@@ -56,7 +62,7 @@ func newArrivals(room Room, server bool) *arrivals {
 
 // read counts what was read.
 //
-// Errors: one if there is no room for it.
+// Errors: one if there is no room for it, or it is compressed.
 func (a *arrivals) read(p []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,6 +82,9 @@ func (a *arrivals) read(p []byte) error {
 		a.drop(f.stream)
 		delete(a.streams, f.stream)
 	})
+	if a.compressed {
+		return errCompressed
+	}
 	return a.settle()
 }
 
@@ -114,12 +123,15 @@ func (a *arrivals) drop(stream uint32) bool {
 
 // data takes a part of a frame of a stream, which may be none of its data.
 func (a *arrivals) data(f *frames, data []byte) {
+	if len(data) == 0 {
+		return
+	}
 	s, ok := a.streams[f.stream]
 	if !ok {
 		s = &arrival{}
 		a.streams[f.stream] = s
 	}
-	if s.over || len(data) == 0 {
+	if s.over {
 		return
 	}
 	more := len(data)
@@ -136,6 +148,7 @@ func (a *arrivals) data(f *frames, data []byte) {
 				return
 			}
 			s.left = binary.BigEndian.Uint32(s.prefix[1:])
+			a.compressed = a.compressed || s.prefix[0] != 0
 		}
 		n := min(uint64(s.left), uint64(len(data)))
 		s.left, data = s.left-uint32(n), data[n:]

@@ -87,6 +87,22 @@ func TestArrivals(t *testing.T) {
 	}
 }
 
+// Frames without data leave nothing: gRPC passes over those of streams that nobody has opened.
+func TestEmptyFrames(t *testing.T) {
+	var buf bytes.Buffer
+	fr := http2.NewFramer(&buf, nil)
+	a := newArrivals(&room{most: 1 << 20}, true)
+	buf.WriteString(http2.ClientPreface)
+	for i := range uint32(10_000) {
+		if err := fr.WriteData(2*i+1, false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.read(buf.Bytes()); err != nil || len(a.streams) > 0 {
+		t.Errorf("%d streams are kept, %v", len(a.streams), err)
+	}
+}
+
 // A caller who leaves messages half sent loses the connection, and his others are bounded too.
 func TestHalfMessages(t *testing.T) {
 	j := &judge{deny: func(*Question) bool { return false }}

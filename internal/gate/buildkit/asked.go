@@ -3,7 +3,6 @@ package buildkit
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -21,28 +20,75 @@ type asked struct {
 	groups   []string // cgroup parents
 	ops      int
 	contexts int // named ones
+	seen     map[listed]struct{}
+	err      error
 }
 
-func addNew(to *[]string, v string) {
-	if v != "" && !slices.Contains(*to, v) {
-		*to = append(*to, v)
+// listed is a name in one of the lists.
+type listed struct {
+	in   *[]string
+	name string
+}
+
+// maxNames bounds each list of one request, and its questions; maxImports the attribute that lists
+// caches in JSON, in bytes.
+const maxNames, maxImports = 1024, 256 << 10
+
+// fail notes what is not taken: the first of it.
+func (s *asked) fail(format string, args ...any) {
+	if s.err == nil {
+		s.err = fmt.Errorf("%w: "+format, append([]any{ErrMessage}, args...)...)
 	}
 }
 
-func (s *asked) entitle(what string)  { addNew(&s.facts.Entitled, what) }
-func (s *asked) remote(ref string)    { addNew(&s.remotes, ref) }
-func (s *asked) session(id string)    { addNew(&s.sessions, id) }
-func (s *asked) cgroup(parent string) { addNew(&s.groups, parent) }
-func (s *asked) output(what string)   { addNew(&s.outputs, what) }
+// add adds a name that is not there yet.
+func (s *asked) add(to *[]string, name string) {
+	at := listed{to, name}
+	if _, there := s.seen[at]; there || name == "" {
+		return
+	}
+	if len(*to) >= maxNames {
+		s.fail("more than %d names of one kind", maxNames)
+		return
+	}
+	if s.seen == nil {
+		s.seen = map[listed]struct{}{}
+	}
+	s.seen[at] = struct{}{}
+	*to = append(*to, name)
+}
+
+// addList adds the names that commas divide.
+func (s *asked) addList(to *[]string, names string) {
+	for name := range strings.FieldsFuncSeq(names, func(r rune) bool { return r == ',' }) {
+		if s.add(to, name); s.err != nil {
+			return
+		}
+	}
+}
+
+func (s *asked) entitle(what string)  { s.add(&s.facts.Entitled, what) }
+func (s *asked) remote(ref string)    { s.add(&s.remotes, ref) }
+func (s *asked) session(id string)    { s.add(&s.sessions, id) }
+func (s *asked) cgroup(parent string) { s.add(&s.groups, parent) }
+func (s *asked) output(what string)   { s.add(&s.outputs, what) }
 func (s *asked) hostNetwork() {
 	s.entitle("network.host")
-	addNew(&s.facts.Namespaces, "net=host")
+	s.add(&s.facts.Namespaces, "net=host")
 }
 
 // questions returns one question for each thing of which facts hold one only; the first is
 // about all the rest. None is left out: each must be allowed.
-func (s *asked) questions(method, action string) []*Question {
+//
+// Errors: what is not taken.
+func (s *asked) questions(method, action string) ([]*Question, error) {
 	n := max(1, len(s.remotes), len(s.outputs), len(s.groups))
+	if n+len(s.pushes)+len(s.pulls) > maxNames {
+		s.fail("more than %d things to ask about", maxNames)
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
 	at := func(l []string, i int) string {
 		if i < len(l) {
 			return l[i]
@@ -61,7 +107,7 @@ func (s *asked) questions(method, action string) []*Question {
 	for _, ref := range s.pulls {
 		qs = append(qs, &Question{Method: method, Action: "image.pull", Facts: apicall.Facts{Image: ref}})
 	}
-	return qs
+	return qs, nil
 }
 
 // readAttrs adds what the attributes of the engine's own Dockerfile frontend ask for. One
@@ -80,6 +126,10 @@ func (s *asked) readAttrs(attrs map[string]string, strict bool) error {
 		switch k {
 		case "context":
 			s.contextAt(v)
+		case "contextkey": // names the attribute to read in place of context
+			if v != "context" {
+				return fmt.Errorf("%w: a context in the attribute %.64q", ErrMessage, v)
+			}
 		case "force-network-mode":
 			switch v {
 			case "host":
@@ -89,7 +139,7 @@ func (s *asked) readAttrs(attrs map[string]string, strict bool) error {
 				return fmt.Errorf("%w: force-network-mode %.32q", ErrMessage, v)
 			}
 		case "add-hosts":
-			f.ExtraHosts = append(f.ExtraHosts, splitList(strings.ReplaceAll(v, "=", ":"))...)
+			s.addList(&f.ExtraHosts, strings.ReplaceAll(v, "=", ":"))
 		case "cgroup-parent":
 			s.cgroup(v)
 		case "device":
@@ -101,14 +151,12 @@ func (s *asked) readAttrs(attrs map[string]string, strict bool) error {
 		case "filename":
 			f.Path = v
 		case "cache-from":
-			for _, ref := range splitList(v) {
-				addNew(&s.pulls, ref)
-			}
+			s.addList(&s.pulls, v)
 		case "cache-imports":
 			if err := s.readCacheImports(v); err != nil {
 				return err
 			}
-		case "target", "dockerfilekey", "contextkey", "contextsubdir", "no-cache", "image-resolve-mode", "multi-platform",
+		case "target", "dockerfilekey", "contextsubdir", "no-cache", "image-resolve-mode", "multi-platform",
 			"hostname", "requestid", "frontend.caps", "cmdline", "source", "":
 		default:
 			if strict {
@@ -164,10 +212,6 @@ func (s *asked) contextAt(v string) {
 	}
 }
 
-func splitList(v string) []string {
-	return strings.FieldsFunc(v, func(r rune) bool { return r == ',' })
-}
-
 // readCacheImports reads the attribute that is JSON.
 func (s *asked) readCacheImports(v string) error {
 	var list []struct {
@@ -176,6 +220,9 @@ func (s *asked) readCacheImports(v string) error {
 	}
 	if v == "" {
 		return nil
+	}
+	if len(v) > maxImports {
+		return fmt.Errorf("%w: cache-imports of more than %d bytes", ErrMessage, maxImports)
 	}
 	if err := json.Unmarshal([]byte(v), &list); err != nil {
 		return fmt.Errorf("%w: cache-imports is not JSON", ErrMessage)
@@ -189,7 +236,7 @@ func (s *asked) readCacheImports(v string) error {
 func (s *asked) cacheImport(kind string, attrs map[string]string) {
 	switch kind {
 	case "registry", "":
-		addNew(&s.pulls, attrs["ref"])
+		s.add(&s.pulls, attrs["ref"])
 	case "local", "inline": // of the caller's session; of the image itself
 	default:
 		s.remote("cache:" + kind)
@@ -199,12 +246,16 @@ func (s *asked) cacheImport(kind string, attrs map[string]string) {
 func (s *asked) cacheExport(kind string, attrs map[string]string) {
 	switch kind {
 	case "registry", "":
-		addNew(&s.pushes, attrs["ref"])
+		s.add(&s.pushes, attrs["ref"])
 	case "inline":
 	default:
 		s.output("cache:" + kind)
 	}
 }
+
+// resultName is the name that a build's result gives to an image whose exporter leaves it to it
+// (github.com/moby/buildkit, exporter/containerimage/exptypes).
+const resultName = "image.name"
 
 // exporter adds an output of the build. "moby" and "image" are the engine's own images.
 func (s *asked) exporter(kind string, attrs map[string]string) {
@@ -215,12 +266,18 @@ func (s *asked) exporter(kind string, attrs map[string]string) {
 	default:
 		s.output("type=" + kind)
 	}
+	// "*" stands for what the result of the build has as its name, which nobody knows before; an
+	// attribute that the exporter does not know is put into the result.
+	if _, ok := attrs[resultName]; ok {
+		s.fail("an exporter's %s", resultName)
+	}
 	for _, key := range []string{"name", "dangling-name-prefix"} {
-		for _, n := range splitList(attrs[key]) {
-			addNew(&s.facts.Tags, n)
-			if isSet(attrs, "push") {
-				addNew(&s.pushes, n)
-			}
+		if strings.Contains(attrs[key], "*") {
+			s.fail("an image's name with *")
+		}
+		s.addList(&s.facts.Tags, attrs[key])
+		if isSet(attrs, "push") {
+			s.addList(&s.pushes, attrs[key])
 		}
 	}
 }

@@ -64,8 +64,10 @@ type side interface {
 	failed(method string, v any)
 	// callerCalls tells which of the two connections is the caller's: that on which calls come in.
 	callerCalls() bool
-	// overfull notes that a message was refused because too much is held.
-	overfull(method string)
+	// passes tells whether metadata of a name are passed on with a call.
+	passes(name string) bool
+	// note notes what was not let pass, and why: one of the causes.
+	note(method, cause, msg string)
 }
 
 // bridge is two connections with gRPC between them: calls come in on one, go out on the other.
@@ -81,18 +83,30 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 	defer cancel()
 	coming := newArrivals(rooms.Coming, s.callerCalls())
 	defer coming.close()
+	unwanted := func(err error) {
+		cause := CauseTooMuch
+		if errors.Is(err, errCompressed) {
+			cause = CauseMessage
+		}
+		s.note("messages", cause, err.Error())
+	}
 	calls, answers := &watched{Conn: from, ended: cancel}, &watched{Conn: to, ended: cancel}
 	if s.callerCalls() {
-		calls.arrivals, calls.full = coming, s.overfull
+		calls.arrivals, calls.unwanted = coming, unwanted
 	} else {
-		answers.arrivals, answers.full = coming, s.overfull
+		answers.arrivals, answers.unwanted = coming, unwanted
+	}
+	header, answerHeader := grpc.MaxHeaderListSize(maxHeader), []grpc.DialOption{grpc.WithMaxHeaderListSize(maxHeader)}
+	if s.callerCalls() {
+		// The daemon's errors can have a whole Dockerfile with them.
+		header, answerHeader = grpc.MaxHeaderListSize(callerHeader), nil
 	}
 	from, to = calls, answers
 	defer from.Close()
 	defer to.Close()
 	dials := make(chan net.Conn, 1)
 	dials <- to
-	out, err := grpc.NewClient("passthrough:///belay",
+	out, err := grpc.NewClient("passthrough:///belay", append(answerHeader,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			select {
@@ -105,7 +119,7 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 		}),
 		grpc.WithInitialWindowSize(answerWindow), grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))...)
 	if err != nil {
 		return fmt.Errorf("set up gRPC: %w", err)
 	}
@@ -114,7 +128,7 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 	b := &bridge{side: s, out: out, room: rooms.Held}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(b.handle),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage), grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxHeaderListSize(maxHeader), grpc.InitialWindowSize(requestWindow), grpc.InitialConnWindowSize(connWindow))
+		header, grpc.InitialWindowSize(requestWindow), grpc.InitialConnWindowSize(connWindow))
 	defer context.AfterFunc(ctx, srv.Stop)()
 	if err := srv.Serve(newOnce(ctx, from)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve gRPC: %w", err)
@@ -126,7 +140,9 @@ func run(ctx context.Context, from, to net.Conn, s side, rooms Rooms) error {
 
 const (
 	maxStreams = 1024
-	maxHeader  = 256 << 10
+	// Of metadata, in bytes: callers of the daemon's have little to say, and gRPC keeps that of a call
+	// until its end is written out.
+	maxHeader, callerHeader = 256 << 10, 16 << 10
 
 	// Windows, in bytes: what may wait unread on a stream. gRPC would let them grow to 16 MiB. That
 	// of the connection is given back as frames come in, and bounds nothing in memory.
@@ -142,24 +158,26 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	defer b.survive(method, &err)
 	ctx, cancel := context.WithCancel(in.Context())
 	defer cancel()
-	leave, err := b.hold(method, callBytes)
+	md, _ := metadata.FromIncomingContext(ctx)
+	leave, err := b.hold(method, callBytes+bytesOf(md))
 	if err != nil {
 		return err
 	}
 	defer leave()
-	md, _ := metadata.FromIncomingContext(ctx)
 	c, err := b.side.begin(ctx, method, md)
 	if err != nil {
 		return err
 	}
 	if c.drop {
-		return drop(in, &c)
+		return b.drop(method, in, &c)
 	}
-	md = md.Copy()
-	for _, own := range []string{":authority", "content-type", "user-agent", "grpc-accept-encoding"} {
-		md.Delete(own)
+	passed := metadata.MD{}
+	for name, values := range md {
+		if b.side.passes(name) {
+			passed[name] = values
+		}
 	}
-	out, err := b.out.NewStream(metadata.NewOutgoingContext(ctx, md),
+	out, err := b.out.NewStream(metadata.NewOutgoingContext(ctx, passed),
 		&grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
 	if err != nil {
 		return err
@@ -180,6 +198,17 @@ func (b *bridge) handle(_ any, in grpc.ServerStream) (err error) {
 	default:
 		return err
 	}
+}
+
+// bytesOf is about what metadata take in memory.
+func bytesOf(md metadata.MD) (n int) {
+	const each = 64 // of one value, beside its bytes
+	for name, values := range md {
+		for _, v := range values {
+			n += len(name) + len(v) + each
+		}
+	}
+	return n
 }
 
 // survive makes a panic the error of the call that it happened in: gRPC would let it end
@@ -223,7 +252,7 @@ func (c *call) turn(ctx context.Context) (back func(), err error) {
 }
 
 // drop takes a message in and answers it with an empty one.
-func drop(in grpc.ServerStream, c *call) error {
+func (b *bridge) drop(method string, in grpc.ServerStream, c *call) error {
 	back, err := c.turn(in.Context())
 	if err != nil {
 		return err
@@ -233,6 +262,11 @@ func drop(in grpc.ServerStream, c *call) error {
 	if err := in.RecvMsg(&f); err != nil {
 		return err
 	}
+	leave, err := b.hold(method, len(f))
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return in.SendMsg(&frame{})
 }
 
@@ -294,6 +328,11 @@ func (b *bridge) passHeld(method string, f frame, to interface{ SendMsg(any) err
 
 func (b *bridge) passDown(method string, out grpc.ClientStream, in grpc.ServerStream, change func([]byte) ([]byte, error)) error {
 	if md, err := out.Header(); err == nil && md != nil {
+		leave, err := b.hold(method, bytesOf(md))
+		if err != nil {
+			return err
+		}
+		defer leave()
 		md.Delete("content-type")
 		if err := in.SendHeader(md); err != nil {
 			return err
@@ -320,24 +359,28 @@ func (b *bridge) passOneDown(method string, out grpc.ClientStream, in grpc.Serve
 	return err == nil, err
 }
 
+// maxDenial bounds what is told, in bytes: it is kept for who asks about the build, and a policy
+// may say in it what it was asked about.
+const maxDenial = 4 << 10
+
 func denied(msg string) error {
-	return status.Error(codes.PermissionDenied, "belay: "+msg)
+	return status.Error(codes.PermissionDenied, "belay: "+msg[:min(len(msg), maxDenial)])
 }
 
-// watched tells when a connection ends, and ends it if what comes in takes too much.
+// watched tells when a connection ends, and ends it if what comes in is not wanted.
 type watched struct {
 	net.Conn
 	ended    func()
 	arrivals *arrivals // nil: it is the daemon's, which leaves no message half sent
-	full     func(method string)
+	unwanted func(error)
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if w.arrivals != nil {
-		if full := w.arrivals.read(p[:n]); full != nil {
-			w.full("messages")
-			n, err = 0, full
+		if bad := w.arrivals.read(p[:n]); bad != nil {
+			w.unwanted(bad)
+			n, err = 0, bad
 		}
 	}
 	if err != nil {

@@ -119,7 +119,7 @@ type daemon struct {
 func (d *daemon) Solve(ctx context.Context, m *control.SolveRequest) (*control.SolveResponse, error) {
 	d.solved <- m
 	md, _ := metadata.FromIncomingContext(ctx)
-	_ = grpc.SetTrailer(ctx, metadata.Pairs("said", strings.Join(md.Get("asked"), ",")))
+	_ = grpc.SetTrailer(ctx, metadata.Pairs("said", strings.Join(md.Get("traceparent"), ","), "space", strings.Join(md.Get("containerd-namespace"), ",")))
 	if m.Frontend == "" {
 		return nil, status.Error(codes.FailedPrecondition, "no frontend")
 	}
@@ -149,10 +149,13 @@ func TestControlPasses(t *testing.T) {
 	j := &judge{deny: limited}
 	d, c, _ := newDaemon(t, j)
 	var trailer metadata.MD
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "asked", "x")
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "x", "containerd-namespace", "moby")
 	r, err := c.Solve(ctx, &control.SolveRequest{Ref: "r", Frontend: frontendDockerfile}, grpc.Trailer(&trailer))
 	if err != nil || r.ExporterResponse["a"] != "b" || len(trailer.Get("said")) != 1 || trailer.Get("said")[0] != "x" {
 		t.Errorf("got %v, %v, %v", r, trailer, err)
+	}
+	if space := trailer.Get("space"); len(space) != 1 || space[0] != "" {
+		t.Errorf("the daemon was told the namespace %q", space)
 	}
 	if m := <-d.solved; m.FrontendAttrs["cmdline"] == "" {
 		t.Errorf("the daemon got %v", m)
@@ -340,5 +343,34 @@ func TestPanicEndsOneCall(t *testing.T) {
 	broken = false
 	if _, err := c.Info(t.Context(), &control.InfoRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("the next call: %v, want the daemon's own answer", err)
+	}
+}
+
+// Of what the daemon says beside a message only what sessions know reaches the client.
+func TestSessionMetadata(t *testing.T) {
+	said := make(chan metadata.MD, 1)
+	srv := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+		md, _ := metadata.FromIncomingContext(s.Context())
+		said <- md
+		return s.SendMsg(&frame{})
+	}))
+	cc := bridged(t, srv, &judge{}, fromDaemon)
+	kept := []string{"include-patterns", "exclude-patterns-encoded", dirNameKey, "exporter-md-x", "buildkit-attachable-store-id", "urlpath"}
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "new", "v")
+	for _, name := range kept {
+		ctx = metadata.AppendToOutgoingContext(ctx, name, "v")
+	}
+	f := frame("x")
+	if err := cc.Invoke(ctx, "/moby.filesync.v1.FileSend/DiffCopy", &f, new(frame), grpc.ForceCodecV2(rawCodec{})); err != nil {
+		t.Fatal(err)
+	}
+	md := <-said
+	for _, name := range kept {
+		if len(md.Get(name)) != 1 {
+			t.Errorf("%s: got %q", name, md.Get(name))
+		}
+	}
+	if len(md.Get("new")) > 0 {
+		t.Errorf("got %q", md)
 	}
 }

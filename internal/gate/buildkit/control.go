@@ -12,6 +12,7 @@ import (
 	control "github.com/moby/buildkit/api/services/control"
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -193,39 +194,46 @@ func (p *controlSide) plain(ctx context.Context, m *controlMethod, method string
 // actionResolve is asked before the daemon asks a registry or another server about a source.
 const actionResolve = "build.grpc.resolve"
 
-func (p *controlSide) resolveImage(_ context.Context, method string, raw []byte) ([]byte, error) {
+func (p *controlSide) resolveImage(ctx context.Context, method string, raw []byte) ([]byte, error) {
 	var m gateway.ResolveImageConfigRequest
 	if err := decode(raw, &m); err != nil {
 		return nil, p.refuse(method, err)
 	}
 	var s asked
 	s.session(m.SessionID)
-	s.readPolicies(m.SourcePolicies)
-	return p.resolved(method, &m, apicall.Facts{Image: m.Ref}, &s)
+	if err := s.readPolicies(m.SourcePolicies); err != nil {
+		return nil, p.refuse(method, err)
+	}
+	return p.resolved(ctx, method, &m, apicall.Facts{Image: m.Ref}, &s)
 }
 
-func (p *controlSide) resolveSource(_ context.Context, method string, raw []byte) ([]byte, error) {
+func (p *controlSide) resolveSource(ctx context.Context, method string, raw []byte) ([]byte, error) {
 	var m gateway.ResolveSourceMetaRequest
 	if err := decode(raw, &m); err != nil {
 		return nil, p.refuse(method, err)
 	}
 	var s asked
-	if err := s.readSource(m.Source); err != nil {
+	if err := errors.Join(s.readSource(m.Source), s.readPolicies(m.SourcePolicies)); err != nil {
 		return nil, p.refuse(method, err)
 	}
-	s.readPolicies(m.SourcePolicies)
-	return p.resolved(method, &m, apicall.Facts{}, &s)
+	return p.resolved(ctx, method, &m, apicall.Facts{}, &s)
 }
 
 // resolved asks about the thing that facts name, and about all that s would have fetched.
-func (p *controlSide) resolved(method string, m proto.Message, facts apicall.Facts, s *asked) ([]byte, error) {
+func (p *controlSide) resolved(ctx context.Context, method string, m proto.Message, facts apicall.Facts, s *asked) ([]byte, error) {
+	if s.err != nil {
+		return nil, p.refuse(method, s.err)
+	}
 	for _, id := range s.sessions {
-		if !p.judge.OwnsSession(context.Background(), id) {
+		if !p.judge.OwnsSession(ctx, id) {
 			p.judge.Refused(method, CauseForeign, "a session that is not the caller's")
 			return nil, denied("the session is not one that the caller opened through the gate")
 		}
 	}
 	for i := range max(1, len(s.remotes)) {
+		if err := ctx.Err(); err != nil {
+			return nil, status.FromContextError(err).Err()
+		}
 		if len(s.remotes) > 0 {
 			facts.Remote = s.remotes[i]
 		}
@@ -248,6 +256,7 @@ func (p *controlSide) returned(_ context.Context, method string, raw []byte) ([]
 			r.Def = nil
 		}
 	}
+	delete(m.GetResult().GetMetadata(), resultName)
 	return proto.Marshal(&m)
 }
 
@@ -268,6 +277,17 @@ func resultRefs(r *gateway.Result) []*gateway.Ref {
 func (p *controlSide) refuse(method string, err error) error { return refuse(p.judge, method, err) }
 
 func (p *controlSide) callerCalls() bool { return true }
+
+// passes lets a build's name and traces through. A namespace of containerd's must not reach the engine.
+func (p *controlSide) passes(name string) bool {
+	switch name {
+	case buildIDKey, "traceparent", "tracestate", "baggage":
+		return true
+	}
+	return false
+}
+
+func (p *controlSide) note(method, cause, msg string) { p.judge.Refused(method, cause, msg) }
 
 func (p *controlSide) failed(method string, v any) { failed(p.judge, method, v) }
 
@@ -302,7 +322,7 @@ type asking struct {
 // add notes that a build was asked for, and why it was refused if it was: all that is asked
 // about it is told the same.
 func (b *builds) add(ref string, refused error) {
-	if ref == "" {
+	if ref == "" || len(ref) > MaxRef {
 		return
 	}
 	b.mu.Lock()

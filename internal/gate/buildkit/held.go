@@ -33,19 +33,13 @@ const callBytes = 16 << 10
 func (b *bridge) hold(method string, n int) (leave func(), err error) {
 	leave, ok := b.room.Take(n)
 	if !ok {
-		b.side.overfull(method)
+		b.side.note(method, CauseTooMuch, overfullText)
 		return nil, status.Error(codes.ResourceExhausted, "belay: "+overfullText+"; fix: send fewer at a time, and read the answers")
 	}
 	return leave, nil
 }
 
 const overfullText = "the messages of your connections that wait take too much"
-
-func overfull(j Judge, method string) { j.Refused(method, CauseTooMuch, overfullText) }
-
-func (p *controlSide) overfull(method string) { overfull(p.judge, method) }
-
-func (p *sessionSide) overfull(method string) { overfull(p.judge, method) }
 
 // heldFrame is a message to pass on that is held until gRPC has written it out.
 type heldFrame struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -138,5 +140,58 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 		if time.Now().After(end) {
 			t.Fatalf("not within 15 s: %s", what)
 		}
+	}
+}
+
+const export = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+// A message that is compressed would be counted for less than it becomes: its connection is ended.
+func TestCompressed(t *testing.T) {
+	for name, method := range map[string]string{"passed on": serviceControl + "Info", "dropped": export} {
+		j := &judge{}
+		cc := bridged(t, echoServer(), j, ServeControl)
+		f := frame(make([]byte, 1<<20))
+		if err := cc.Invoke(t.Context(), method, &f, new(frame), grpc.ForceCodecV2(rawCodec{}), grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.Unavailable {
+			t.Errorf("%s: got %v", name, err)
+		}
+		j.mu.Lock()
+		if !slices.Equal(j.refused, []string{CauseMessage}) {
+			t.Errorf("%s: noted %q", name, j.refused)
+		}
+		j.mu.Unlock()
+	}
+}
+
+// A call holds what it brought until it has ended.
+func TestHeld(t *testing.T) {
+	said := func(n int) []string { return []string{"traceparent", strings.Repeat("x", n)} }
+	srv := func() *grpc.Server {
+		return grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+			return errors.Join(s.SendHeader(metadata.Pairs(said(100<<10)...)), s.SendMsg(&frame{}))
+		}))
+	}
+	for _, tt := range []struct {
+		name, method string
+		serve        func(context.Context, net.Conn, net.Conn, Judge, Rooms) error
+		room         int
+		message      int
+		metadata     []string
+		code         codes.Code
+	}{
+		{"a dropped message", export, ServeControl, callBytes + 100, 1000, nil, codes.ResourceExhausted},
+		{"it has room", export, ServeControl, callBytes + 2000, 1000, nil, codes.OK},
+		{"metadata", export, ServeControl, callBytes + 5000, 10, said(6000), codes.ResourceExhausted},
+		{"they have room", export, ServeControl, callBytes + 9000, 10, said(6000), codes.OK},
+		{"more than anybody needs", export, ServeControl, 1 << 20, 10, said(callerHeader), codes.Internal},
+		{"an answer's", forwardAgent, fromDaemon, callBytes + 50<<10, 10, nil, codes.ResourceExhausted},
+		{"an answer's has room", forwardAgent, fromDaemon, callBytes + 150<<10, 10, nil, codes.OK},
+	} {
+		r := &room{most: tt.room}
+		cc := bridgedIn(t, srv(), &judge{}, Rooms{r, &room{most: 1 << 30}}, tt.serve)
+		f := frame(make([]byte, tt.message))
+		if err := cc.Invoke(metadata.AppendToOutgoingContext(t.Context(), tt.metadata...), tt.method, &f, new(frame), grpc.ForceCodecV2(rawCodec{})); status.Code(err) != tt.code {
+			t.Errorf("%s: got %v, want %v", tt.name, err, tt.code)
+		}
+		waitFor(t, tt.name+": all is given back", func() bool { return r.held() == 0 })
 	}
 }

@@ -50,6 +50,9 @@ const (
 	CauseTooMuch       = "grpc_too_much" // messages that wait take too much memory
 )
 
+// MaxRef bounds the name of a build, in bytes. BuildKit's own have 25.
+const MaxRef = 256
+
 // MaxMessage bounds one message, in bytes. BuildKit's own bound is 16 MiB
 // (github.com/moby/buildkit, util/grpcerrors and cmd/buildkitd: defaults.DefaultMaxRecvMsgSize).
 const MaxMessage = 16 << 20

@@ -63,19 +63,51 @@ func (s *asked) readExec(e *pb.ExecOp) {
 	m := e.GetMeta()
 	s.cgroup(m.GetCgroupParent())
 	for _, h := range m.GetExtraHosts() {
-		s.facts.ExtraHosts = append(s.facts.ExtraHosts, h.GetHost()+":"+h.GetIP())
+		s.add(&s.facts.ExtraHosts, h.GetHost()+":"+h.GetIP())
 	}
 	if len(m.GetUlimit()) > 0 {
 		s.facts.LimitsSet = true
 	}
 }
 
+// sourceAttrs are the attributes of sources (github.com/moby/buildkit, solver/pb/attr.go, v0.33) that
+// have nothing fetched but what the identifier says. The session is asked for secrets and agents.
+var sourceAttrs = map[string]bool{
+	pb.AttrKeepGitDir: true, pb.AttrAuthHeaderSecret: true, pb.AttrAuthTokenSecret: true, pb.AttrKnownSSHHosts: true,
+	pb.AttrMountSSHSock: true, pb.AttrGitChecksum: true, pb.AttrGitSkipSubmodules: true, pb.AttrGitMTime: true,
+	pb.AttrGitFetchByCommit: true, pb.AttrGitCheckoutBundle: true, pb.AttrGitAdvice: true,
+	pb.AttrGitSignatureVerifyPubKey: true, pb.AttrGitSignatureVerifyRejectExpired: true,
+	pb.AttrGitSignatureVerifyRequireSignedTag: true, pb.AttrGitSignatureVerifyIgnoreSignedTag: true,
+
+	pb.AttrLocalUniqueID: true, pb.AttrIncludePatterns: true, pb.AttrFollowPaths: true, pb.AttrExcludePatterns: true,
+	pb.AttrSharedKeyHint: true, pb.AttrMetadataTransfer: true, pb.AttrMetadataTransferExclude: true, pb.AttrLocalDiffer: true,
+
+	pb.AttrHTTPChecksum: true, pb.AttrHTTPFilename: true, pb.AttrHTTPPerm: true, pb.AttrHTTPUID: true, pb.AttrHTTPGID: true,
+	pb.AttrHTTPAuthHeaderSecret: true, pb.AttrHTTPSignatureVerifyPubKey: true, pb.AttrHTTPSignatureVerify: true,
+
+	pb.AttrImageResolveMode: true, pb.AttrImageRecordType: true, pb.AttrImageLayerLimit: true, pb.AttrImageChecksum: true,
+	pb.AttrOCILayoutStoreID: true, pb.AttrOCILayoutLayerLimit: true,
+}
+
+func (s *asked) readSourceAttrs(attrs map[string]string) error {
+	for k, v := range attrs {
+		switch {
+		case k == pb.AttrLocalSessionID, k == pb.AttrOCILayoutSessionID:
+			s.session(v)
+		case k == pb.AttrFullRemoteURL, k == pb.AttrGitBundle: // in place of the identifier
+			s.remote(v)
+		case sourceAttrs[k], strings.HasPrefix(k, pb.AttrHTTPHeaderPrefix):
+		default:
+			return fmt.Errorf("%w: a source's attribute %.64q is not known", ErrMessage, k)
+		}
+	}
+	return nil
+}
+
 // readSource takes the schemes of v0.33 (github.com/moby/buildkit, source/types).
 func (s *asked) readSource(src *pb.SourceOp) error {
-	for k, v := range src.GetAttrs() {
-		if strings.HasSuffix(k, ".session") { // local.session, oci.session
-			s.session(v)
-		}
+	if err := s.readSourceAttrs(src.GetAttrs()); err != nil {
+		return err
 	}
 	id := src.GetIdentifier()
 	scheme, _, ok := strings.Cut(id, "://")

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 
+	"github.com/moby/buildkit/session/exporter"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/apicall"
 )
@@ -27,8 +30,8 @@ type sessionMethod struct {
 	facts func(first []byte, md metadata.MD) (apicall.Facts, error)
 	// files: the client answers with files.
 	files bool
-	// sources: the client answers with what the daemon is to fetch.
-	sources bool
+	// answer judges what the client has the daemon do by its answer; nil: nothing.
+	answer func(p *sessionSide, ctx context.Context, method string, raw []byte) ([]byte, error)
 }
 
 const (
@@ -45,9 +48,9 @@ var sessionMethods = map[string]sessionMethod{
 	"/moby.buildkit.secrets.v1.Secrets/GetSecret":                             {facts: secretFacts},
 	"/moby.sshforward.v1.SSH/CheckAgent":                                      {facts: sshFacts},
 	"/moby.sshforward.v1.SSH/ForwardAgent":                                    {facts: forwardFacts},
-	"/moby.exporter.v1.Exporter/FindExporters":                                {},
+	"/moby.exporter.v1.Exporter/FindExporters":                                {answer: (*sessionSide).exporters},
 	"/moby.exporter.v1.Exporter/FinalizeExport":                               {},
-	"/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy": {sources: true},
+	"/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy": {answer: (*sessionSide).sources},
 	"/grpc.health.v1.Health/Check":                                            {},
 	"/grpc.health.v1.Health/Watch":                                            {},
 
@@ -143,9 +146,23 @@ func ServeSession(ctx context.Context, client, daemon net.Conn, j Judge, rooms R
 
 func (p *sessionSide) callerCalls() bool { return false }
 
+// passes lets through what sessions know (github.com/moby/buildkit, session/filesync, session/content,
+// session/upload, session/sshforward, v0.8 to v0.33).
+func (p *sessionSide) passes(name string) bool {
+	switch strings.TrimSuffix(name, "-encoded") {
+	case dirNameKey, "include-patterns", "exclude-patterns", "followpaths", "override-excludes",
+		"buildkit-attachable-exporter-id", "buildkit-exporter-multi-platform", "buildkit-attachable-store-id", "containerd-namespace",
+		"urlpath", "urlhost", sshIDKey, "traceparent", "tracestate", "baggage":
+		return true
+	}
+	return strings.HasPrefix(name, "exporter-md-")
+}
+
+func (p *sessionSide) note(method, cause, msg string) { p.judge.Refused(method, cause, msg) }
+
 func (p *sessionSide) failed(method string, v any) { failed(p.judge, method, v) }
 
-func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (call, error) {
+func (p *sessionSide) begin(ctx context.Context, method string, md metadata.MD) (call, error) {
 	m, ok := sessionMethods[method]
 	if !ok {
 		p.judge.Refused(method, CauseUnknownMethod, "not one of the methods that the gate knows")
@@ -169,8 +186,8 @@ func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (c
 			return raw, nil
 		}
 	}
-	if m.sources {
-		c.answer = func(raw []byte) ([]byte, error) { return p.sources(method, raw) }
+	if m.answer != nil {
+		c.answer = func(raw []byte) ([]byte, error) { return m.answer(p, ctx, method, raw) }
 	}
 	if m.files && p.fixes(md) {
 		files := &plainFiles{}
@@ -183,6 +200,29 @@ func (p *sessionSide) begin(_ context.Context, method string, md metadata.MD) (c
 		}
 	}
 	return c, nil
+}
+
+// exporters judges what else is to become of a build as if Solve had said so.
+func (p *sessionSide) exporters(ctx context.Context, method string, raw []byte) ([]byte, error) {
+	var m exporter.FindExportersResponse
+	if err := decode(raw, &m); err != nil {
+		return nil, refuse(p.judge, method, err)
+	}
+	if len(m.Exporters) == 0 {
+		return raw, nil
+	}
+	s := asked{facts: apicall.Facts{BuildKit: true}}
+	for _, e := range m.Exporters {
+		s.exporter(e.GetType(), e.GetAttrs())
+	}
+	questions, err := s.questions(method, actionSolve)
+	if err != nil {
+		return nil, refuse(p.judge, method, err)
+	}
+	if err := askAll(ctx, p.judge, questions); err != nil {
+		return nil, err
+	}
+	return proto.Marshal(&m)
 }
 
 // fixes tells whether a transfer can bring a Dockerfile whose syntax line would have a

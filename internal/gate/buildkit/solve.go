@@ -9,6 +9,7 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -44,6 +45,9 @@ func (p *controlSide) solve(ctx context.Context, method string, raw []byte) ([]b
 	if err := decode(raw, &m); err != nil {
 		return nil, p.refuse(method, err)
 	}
+	if len(m.Ref) > MaxRef {
+		return nil, p.refuse(method, fmt.Errorf("%w: the name of a build with more than %d bytes", ErrMessage, MaxRef))
+	}
 	b := &build{
 		frontend: &m.Frontend, attrs: &m.FrontendAttrs, inputs: m.FrontendInputs, def: m.Definition, judge: p.judge, method: method,
 	}
@@ -73,7 +77,7 @@ func (p *controlSide) solve(ctx context.Context, method string, raw []byte) ([]b
 		for _, e := range c.Exports {
 			b.cacheExport(e.GetType(), e.GetAttrs())
 		}
-		addNew(&b.pushes, c.ExportRefDeprecated)
+		b.add(&b.pushes, c.ExportRefDeprecated)
 	}
 	if err := b.decide(ctx, p, m.SourcePolicySession != ""); err != nil {
 		p.builds.add(m.Ref, err) // who waits for it need not wait longer
@@ -114,6 +118,10 @@ func (b *build) decide(ctx context.Context, p *controlSide, policed bool) error 
 	if err := b.read(); err != nil {
 		return p.refuse(b.method, err)
 	}
+	questions, err := b.questions(b.method, actionSolve)
+	if err != nil {
+		return p.refuse(b.method, err)
+	}
 	free := b.judge.Ask(&Question{
 		Method: b.method, Action: actionSolve, Facts: apicall.Facts{Frontend: anyFrontend, BuildKit: true}, Hypothetical: true,
 	}).Allowed
@@ -127,12 +135,23 @@ func (b *build) decide(ctx context.Context, p *controlSide, policed bool) error 
 			return denied("the session is not one that the caller opened through the gate")
 		}
 	}
-	for _, q := range b.questions(b.method, actionSolve) {
-		if v := b.judge.Ask(q); !v.Allowed {
+	if err := askAll(ctx, b.judge, questions); err != nil {
+		return err
+	}
+	b.fix(free)
+	return nil
+}
+
+// askAll asks until one thing is denied or ctx ends.
+func askAll(ctx context.Context, j Judge, questions []*Question) error {
+	for _, q := range questions {
+		if err := ctx.Err(); err != nil {
+			return status.FromContextError(err).Err()
+		}
+		if v := j.Ask(q); !v.Allowed {
 			return denied(v.Message)
 		}
 	}
-	b.fix(free)
 	return nil
 }
 
@@ -168,25 +187,26 @@ func (b *build) read() error {
 			return err
 		}
 	}
-	s.readPolicies(b.policies)
-	return nil
+	return s.readPolicies(b.policies)
 }
 
 // readPolicies adds what source policies put in the place of the build's own sources: the
 // daemon fetches that, whatever was in the graph or in the Dockerfile.
-func (s *asked) readPolicies(policies []*spb.Policy) {
+func (s *asked) readPolicies(policies []*spb.Policy) error {
 	for _, p := range policies {
 		for _, r := range p.GetRules() {
 			if r.GetAction() != spb.PolicyAction_CONVERT {
 				continue
 			}
-			for k, v := range r.GetUpdates().GetAttrs() {
-				if strings.HasSuffix(k, ".session") {
-					s.session(v)
-				}
+			if err := s.readSourceAttrs(r.GetUpdates().GetAttrs()); err != nil {
+				return err
 			}
-			// It can have parts of what is replaced in it, also as its scheme.
+			// It can have parts of what is replaced in it, also as its scheme. Without one what is
+			// matched becomes what the selector says, be that a pattern.
 			id := r.GetUpdates().GetIdentifier()
+			if id == "" {
+				id = r.GetSelector().GetIdentifier()
+			}
 			switch scheme, _, _ := strings.Cut(id, "://"); scheme {
 			case "", "docker-image", "local", "oci-layout":
 			default:
@@ -194,6 +214,7 @@ func (s *asked) readPolicies(policies []*spb.Policy) {
 			}
 		}
 	}
+	return nil
 }
 
 // fix has the frontend that was judged be the one that runs. BuildKit's Dockerfile frontend

@@ -2,7 +2,9 @@ package buildkit
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -134,6 +136,7 @@ func TestSolveFacts(t *testing.T) {
 		{"a cgroup", attrs("cgroup-parent", "/x"), has("/x", cgroup)},
 		{"hosts", attrs("add-hosts", "a=1.2.3.4,b=2.3.4.5"), has("b:2.3.4.5", hosts)},
 		{"a context from elsewhere", attrs("context", "https://example.org/x.git"), has("https://example.org/x.git", remote)},
+		{"a context by its name", attrs("contextkey", "context", "context", "http://k"), has("http://k", remote)},
 		{"a named context from elsewhere", attrs("context:x", "git://example.org/x"), has("git://example.org/x", remote)},
 		{"two of them", attrs("context", "http://a", "context:x", "http://b"), has("http://b", remote)},
 		{"a frontend's image", &control.SolveRequest{Ref: "r", Frontend: frontendGateway, FrontendAttrs: map[string]string{"source": "evil/x"}}, has("evil/x", frontend)},
@@ -143,6 +146,8 @@ func TestSolveFacts(t *testing.T) {
 		{"the same in a build argument", attrs(syntaxArg, "dockerfile.v0"), has("docker.io/library/dockerfile.v0", frontend)},
 		{"a graph", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("docker-image://x", nil))}, has(frontendLLB, frontend)},
 		{"a graph that fetches", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("https://x/y", nil))}, has("https://x/y", remote)},
+		{"a graph that fetches from elsewhere than it says", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("git://x/y", map[string]string{"git.fullurl": "https://evil/y"}))}, has("https://evil/y", remote)},
+		{"a graph with a repository in a registry", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("git://x/y", map[string]string{"git.bundle": "docker-image+blob://evil/y"}))}, has("docker-image+blob://evil/y", remote)},
 		{"a graph in the host's network", &control.SolveRequest{Ref: "r", Definition: defOf(t, exec(&pb.ExecOp{Network: pb.NetMode_HOST}))}, has("network.host", entitled)},
 		{"a privileged graph", &control.SolveRequest{Ref: "r", Definition: defOf(t, exec(&pb.ExecOp{Security: pb.SecurityMode_INSECURE}))}, has("security.insecure", entitled)},
 		{"a graph with devices", &control.SolveRequest{Ref: "r", Definition: defOf(t, exec(&pb.ExecOp{CdiDevices: []*pb.CDIDevice{{Name: "x"}}}))}, has("device", entitled)},
@@ -189,6 +194,9 @@ func TestSolveRefused(t *testing.T) {
 		m.FrontendAttrs["source"] = "docker/dockerfile:1"
 		return m
 	}
+	exporter := func(k, v string) *control.SolveRequest {
+		return &control.SolveRequest{Ref: "r", Exporters: []*control.Exporter{{Type: "image", Attrs: map[string]string{k: v}}}}
+	}
 	convert := &spb.Policy{Rules: []*spb.Rule{{Action: spb.PolicyAction_CONVERT}}}
 	for _, tt := range []struct {
 		name  string
@@ -198,8 +206,13 @@ func TestSolveRefused(t *testing.T) {
 		{"an attribute", file("no-such", "x"), CauseMessage},
 		{"an attribute of a kind", file("no-such:x", "x"), CauseMessage},
 		{"a frontend with the name of an allowed image", &control.SolveRequest{Ref: "r", Frontend: "docker/dockerfile:1"}, CauseMessage},
+		{"a context in another attribute", file("contextkey", "hostname"), CauseMessage},
 		{"a network", file("force-network-mode", "container:x"), CauseMessage},
 		{"a source", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("docker-container://x", nil))}, CauseMessage},
+		{"a source's attribute", &control.SolveRequest{Ref: "r", Definition: defOf(t, source("git://x/y", map[string]string{"git.new": "x"}))}, CauseMessage},
+		{"a name that the result gives", exporter("name", "*"), CauseMessage},
+		{"it in another attribute", exporter("dangling-name-prefix", "*"), CauseMessage},
+		{"a result's name", exporter("image.name", "x"), CauseMessage},
 		{"a nested build", &control.SolveRequest{Ref: "r", Definition: defOf(t, &pb.Op{Op: &pb.Op_Build{Build: &pb.BuildOp{}}})}, CauseMessage},
 		{"a network by number", &control.SolveRequest{Ref: "r", Definition: defOf(t, exec(&pb.ExecOp{Network: 7}))}, CauseMessage},
 		{"a vertex that is not canonical", &control.SolveRequest{Ref: "r", Definition: &pb.Definition{Def: [][]byte{{0x1a, 0, 0x1a, 0}}}}, CauseMessage},
@@ -282,10 +295,82 @@ func TestReturned(t *testing.T) {
 	p := &controlSide{judge: &judge{}}
 	m := &gateway.ReturnRequest{Result: &gateway.Result{Result: &gateway.Result_Refs{Refs: &gateway.RefMap{Refs: map[string]*gateway.Ref{
 		"linux": {Id: "i", Def: defOf(t, source("http://x", nil))},
-	}}}}}
+	}}}, Metadata: map[string][]byte{"image.name": []byte("evil/x"), "containerimage.config": []byte("{}")}}}
 	out, err := p.returned(t.Context(), serviceGateway+"Return", marshal(t, m))
-	if err != nil || strings.Contains(string(out), "http://x") || !strings.Contains(string(out), "linux") {
+	if err != nil || strings.Contains(string(out), "http://x") || strings.Contains(string(out), "image.name") ||
+		!strings.Contains(string(out), "linux") || !strings.Contains(string(out), "containerimage.config") {
 		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// What is kept of a build that was refused is short.
+func TestRefusedRef(t *testing.T) {
+	j := &judge{deny: func(*Question) bool { return true }}
+	p := &controlSide{judge: j}
+	long := strings.Repeat("r", 1<<20)
+	_, err := p.solve(t.Context(), solveName, marshal(t, &control.SolveRequest{Ref: long}))
+	if status.Code(err) != codes.PermissionDenied || !slices.Equal(j.refused, []string{CauseMessage}) || len(j.asked) > 0 {
+		t.Errorf("got %.80v, %q, %d questions", err, j.refused, len(j.asked))
+	}
+	if p.builds.add(long, err); len(p.builds.refs) != 0 {
+		t.Errorf("%d names are kept", len(p.builds.refs))
+	}
+	if n := len(denied(long).Error()); n > 2*maxDenial {
+		t.Errorf("%d bytes say why", n)
+	}
+}
+
+// What one request can have the gate do is bounded: beyond that it is refused, and nothing is asked.
+func TestSolveTooMuch(t *testing.T) {
+	const many = 100_000
+	list := func(format string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, format+",", i)
+		}
+		return b.String()
+	}
+	file := func(k, v string) *control.SolveRequest {
+		return &control.SolveRequest{Ref: "r", Frontend: frontendDockerfile, FrontendAttrs: map[string]string{k: v}}
+	}
+	pushes := func(n int) *control.Exporter {
+		return &control.Exporter{Type: "image", Attrs: map[string]string{"push": "true", "name": list("p%d", n)}}
+	}
+	var entitled []string
+	var ops []*pb.Op
+	for i := range maxNames + 1 {
+		entitled = append(entitled, strconv.Itoa(i))
+		ops = append(ops, source("https://x/"+strconv.Itoa(i), nil))
+	}
+	together := file("cache-from", list("c%d", maxNames-1))
+	together.Exporters = []*control.Exporter{pushes(maxNames - 1)}
+	for name, m := range map[string]*control.SolveRequest{
+		"names":              {Ref: "r", Exporters: []*control.Exporter{pushes(many)}},
+		"entitlements":       {Ref: "r", Entitlements: entitled},
+		"sources":            {Ref: "r", Definition: defOf(t, ops...)},
+		"hosts":              file("add-hosts", list("h%d:1.2.3.4", many)),
+		"caches":             file("cache-from", list("c%d", many)),
+		"caches in JSON":     file("cache-imports", "["+strings.Repeat("{},", many)+"{}]"),
+		"questions together": together,
+		"exporters":          {Ref: "r", Exporters: slices.Repeat([]*control.Exporter{{}}, 1<<20)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := &judge{session: "s"}
+			if _, err := solveWith(t, j, m); status.Code(err) != codes.PermissionDenied || !slices.Equal(j.refused, []string{CauseMessage}) || len(j.asked) > 0 {
+				t.Errorf("got %v, %q; %d questions", err, j.refused, len(j.asked))
+			}
+		})
+	}
+	var s asked
+	if s.exporter("image", pushes(many).Attrs); len(s.facts.Tags) > maxNames || len(s.seen) > 2*maxNames {
+		t.Errorf("%d names were read, %d are kept", len(s.seen), len(s.facts.Tags))
+	}
+	j := &judge{session: "s"}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := &controlSide{judge: j}
+	if _, err := p.solve(ctx, solveName, marshal(t, &control.SolveRequest{Ref: "r"})); status.Code(err) != codes.Canceled || len(j.asked) > 0 {
+		t.Errorf("a call that has ended: %v, %d questions", err, len(j.asked))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -24,7 +25,7 @@ var errPolicyAnswer = fmt.Errorf("%w: an answer about a source that is not known
 
 // sources judges what the client puts in the place of a source, or wants to know about one,
 // as if its build had asked for it.
-func (p *sessionSide) sources(method string, raw []byte) ([]byte, error) {
+func (p *sessionSide) sources(ctx context.Context, method string, raw []byte) ([]byte, error) {
 	var s asked
 	err := eachOnce(raw, func(num protowire.Number, value []byte) error {
 		switch num {
@@ -35,21 +36,23 @@ func (p *sessionSide) sources(method string, raw []byte) ([]byte, error) {
 			if err := decode(value, &m); err != nil {
 				return err
 			}
-			s.readPolicies(m.SourcePolicies)
-			return s.readInstead(m.Source)
+			return errors.Join(s.readPolicies(m.SourcePolicies), s.readInstead(m.Source))
 		}
 		return errPolicyAnswer
 	})
-	if err != nil {
+	if err = errors.Join(err, s.err); err != nil {
 		return nil, refuse(p.judge, method, err)
 	}
 	for _, id := range s.sessions {
-		if !p.judge.OwnsSession(context.Background(), id) {
+		if !p.judge.OwnsSession(ctx, id) {
 			p.judge.Refused(method, CauseForeign, "a session that is not the caller's")
 			return nil, denied("the session is not one that the caller opened through the gate")
 		}
 	}
 	for _, ref := range s.remotes {
+		if err := ctx.Err(); err != nil {
+			return nil, status.FromContextError(err).Err()
+		}
 		if v := p.judge.Ask(&Question{Method: method, Action: actionSolve, Facts: apicall.Facts{Remote: ref, BuildKit: true}}); !v.Allowed {
 			return nil, denied(v.Message)
 		}

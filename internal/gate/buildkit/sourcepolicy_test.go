@@ -2,10 +2,12 @@ package buildkit
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	control "github.com/moby/buildkit/api/services/control"
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/session/exporter"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"google.golang.org/grpc/codes"
@@ -18,22 +20,29 @@ func noRemote(q *Question) bool { return q.Facts.Remote != "" }
 
 // A source policy can have the daemon fetch another thing than the one that the build names.
 func TestSourcePolicyRemote(t *testing.T) {
+	const image = "docker-image://x"
+	attr := func(k, v string) map[string]string { return map[string]string{k: v} }
 	for _, c := range []struct {
-		to string
-		ok bool
+		from, to string
+		attrs    map[string]string
+		ok       bool
 	}{
-		{"docker-image://docker.io/library/alpine:3", true},
-		{"", true}, // attributes only
-		{"https://169.254.169.254/latest/meta-data", false},
-		{"git://internal/x.git", false},
-		{"${1}", false}, // what it stands for is not known before
+		{image, "docker-image://docker.io/library/alpine:3", nil, true},
+		{image, "", attr("image.checksum", "sha256:x"), true},
+		{image, "https://169.254.169.254/latest/meta-data", nil, false},
+		{image, "git://internal/x.git", nil, false},
+		{image, "${1}", nil, false}, // what it stands for is not known before
+		{image, "", attr("git.fullurl", "https://169.254.169.254/"), false},
+		{image, "", attr("git.bundle", "docker-image+blob://internal/x"), false},
+		{image, "", attr("git.new", "x"), false},
+		{"https://169.254.169.254/x|.*", "", nil, false}, // what it matches becomes what it says
 	} {
 		j := &judge{session: "s", deny: noRemote}
 		m := &control.SolveRequest{Ref: "r", Frontend: frontendDockerfile, SourcePolicy: &spb.Policy{Rules: []*spb.Rule{
-			{Action: spb.PolicyAction_CONVERT, Selector: &spb.Selector{Identifier: "docker-image://x"}, Updates: &spb.Update{Identifier: c.to}},
+			{Action: spb.PolicyAction_CONVERT, Selector: &spb.Selector{Identifier: c.from}, Updates: &spb.Update{Identifier: c.to, Attrs: c.attrs}},
 		}}}
 		if _, err := solveWith(t, j, m); (err == nil) != c.ok {
-			t.Errorf("to %q: %v", c.to, err)
+			t.Errorf("%q to %q, %v: %v", c.from, c.to, c.attrs, err)
 		}
 	}
 }
@@ -61,9 +70,13 @@ func TestSessionPolicyRemote(t *testing.T) {
 	field := func(num protowire.Number, value []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), value)
 	}
-	update := func(id string) []byte {
+	update := func(id string, attrs ...string) []byte {
+		src := &pb.SourceOp{Identifier: id, Attrs: map[string]string{}}
+		for i := 0; i < len(attrs); i += 2 {
+			src.Attrs[attrs[i]] = attrs[i+1]
+		}
 		action := protowire.AppendVarint(protowire.AppendTag(nil, decisionAction, protowire.VarintType), uint64(spb.PolicyAction_CONVERT))
-		return field(checkDecision, append(action, field(decisionInstead, marshal(t, &pb.SourceOp{Identifier: id}))...))
+		return field(checkDecision, append(action, field(decisionInstead, marshal(t, src))...))
 	}
 	ask := func(id, session string) []byte {
 		src := &pb.SourceOp{Identifier: id, Attrs: map[string]string{"local.session": session}}
@@ -78,6 +91,8 @@ func TestSessionPolicyRemote(t *testing.T) {
 		"denied with reasons":    {field(checkDecision, append(field(decisionMessages, []byte{}), field(decisionMessages, []byte{})...)), true},
 		"another image":          {update("docker-image://docker.io/library/alpine:3"), true},
 		"a server":               {update("https://169.254.169.254/"), false},
+		"another repository":     {update("docker-image://x", "git.fullurl", "https://169.254.169.254/"), false},
+		"an unknown attribute":   {update("docker-image://x", "image.new", "x"), false},
 		"a kind that is unknown": {update("docker-container://x"), false},
 		"a question about one":   {ask("https://169.254.169.254/", "s"), false},
 		"another's session":      {ask("docker-image://x", "t"), false},
@@ -100,5 +115,39 @@ func TestSessionPolicyRemote(t *testing.T) {
 				t.Errorf("got %x, %v", out, err)
 			}
 		})
+	}
+}
+
+// What else a session has exported is asked about as what Solve has.
+func TestSessionExporters(t *testing.T) {
+	const method = "/moby.exporter.v1.Exporter/FindExporters"
+	answer := func(kind string, attrs map[string]string) []byte {
+		return marshal(t, &exporter.FindExportersResponse{Exporters: []*exporter.ExporterRequest{{Type: kind, Attrs: attrs}}})
+	}
+	deny := func(q *Question) bool {
+		return q.Action == "image.push" || slices.Contains(q.Facts.Tags, "evil/x") || strings.Contains(q.Facts.Outputs, "local")
+	}
+	for name, c := range map[string]struct {
+		m  []byte
+		ok bool
+	}{
+		"none":            {nil, true},
+		"an image":        {answer("image", map[string]string{"name": "good/x"}), true},
+		"another's name":  {answer("image", map[string]string{"name": "evil/x"}), false},
+		"a push":          {answer("image", map[string]string{"name": "good/x", "push": "true"}), false},
+		"a result's name": {answer("image", map[string]string{"name": "*"}), false},
+		"files":           {answer("local", nil), false},
+		"not well-formed": {[]byte{0xff}, false},
+	} {
+		call, err := (&sessionSide{judge: &judge{deny: deny}}).begin(t.Context(), method, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if call.answer == nil {
+			t.Fatal("it is not read")
+		}
+		if _, err := call.answer(c.m); c.ok && err != nil || !c.ok && status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -15,9 +16,48 @@ var ErrMessage = errors.New("message not taken")
 // maxDepth bounds how deep messages lie in each other. BuildKit's own need less than ten.
 const maxDepth = 32
 
+// maxFields bounds the fields of one message at all depths: each takes memory beside its bytes, up to a
+// hundred times as much.
+const maxFields = 1 << 18
+
+// countFields takes the fields of b, a message of the type d, off left.
+func countFields(b []byte, d protoreflect.MessageDescriptor, left *int, depth int) error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return protowire.ParseError(n)
+		}
+		*left--
+		if fd := d.Fields().ByNumber(num); fd != nil && typ == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(b)
+			switch kind := fd.Kind(); {
+			case kind == protoreflect.MessageKind && depth > 0:
+				if err := countFields(value, fd.Message(), left, depth-1); err != nil {
+					return err
+				}
+			case kind != protoreflect.BytesKind && kind != protoreflect.StringKind: // numbers, packed
+				*left -= len(value)
+			}
+		}
+		if *left < 0 {
+			return fmt.Errorf("more than %d fields", maxFields)
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
 // decode reads b into m. A field that m does not have is an error, at any depth: what cannot
 // be judged must not reach the daemon.
 func decode(b []byte, m proto.Message) error {
+	left := maxFields
+	if err := countFields(b, m.ProtoReflect().Descriptor(), &left, maxDepth); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrMessage, m.ProtoReflect().Descriptor().FullName(), err)
+	}
 	if err := (proto.UnmarshalOptions{RecursionLimit: maxDepth}).Unmarshal(b, m); err != nil {
 		return fmt.Errorf("%w: %s: not well-formed", ErrMessage, m.ProtoReflect().Descriptor().FullName())
 	}

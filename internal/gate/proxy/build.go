@@ -325,7 +325,7 @@ type claims struct {
 }
 
 func (c *claims) claim(ref, key string) bool {
-	if ref == "" || len(ref) > maxRef {
+	if ref == "" || len(ref) > buildkit.MaxRef {
 		return false
 	}
 	c.mu.Lock()
@@ -348,9 +348,6 @@ func (c *claims) owned(ref, key string) bool {
 	was, ok := c.of.Peek(ref)
 	return ok && was == key
 }
-
-// maxRef bounds the name of a build and of a session. BuildKit's own have 25 bytes.
-const maxRef = 256
 
 // sessionWait is how long a build waits for its session: clients ask for both at once.
 // BuildKit waits as long itself.
@@ -376,7 +373,7 @@ func (s *sessions) key() string {
 
 // open notes a session. It returns false if another has it open.
 func (s *sessions) open(id, key string) bool {
-	if id == "" || len(id) > maxRef {
+	if id == "" || len(id) > buildkit.MaxRef {
 		return false
 	}
 	s.mu.Lock()

@@ -11,7 +11,7 @@ import (
 // A session is whose opened it, while it is open; a build waits for it for a moment.
 func TestSessionsOwned(t *testing.T) {
 	var s sessions
-	if s.open("", "a") || s.open(strings.Repeat("x", maxRef+1), "a") {
+	if s.open("", "a") || s.open(strings.Repeat("x", buildkit.MaxRef+1), "a") {
 		t.Error("a session without a name, or with a long one, is taken")
 	}
 	if !s.open("one", "a") || s.open("one", "b") {
@@ -40,7 +40,7 @@ func TestSessionsOwned(t *testing.T) {
 
 func TestBuildsClaimed(t *testing.T) {
 	var c claims
-	if c.owned("r", "a") || c.claim("", "a") || c.claim(strings.Repeat("x", maxRef+1), "a") {
+	if c.owned("r", "a") || c.claim("", "a") || c.claim(strings.Repeat("x", buildkit.MaxRef+1), "a") {
 		t.Error("a name that nobody can have is had")
 	}
 	if !c.claim("r", "a") || !c.claim("r", "a") || c.claim("r", "b") || !c.owned("r", "a") || c.owned("r", "b") {
