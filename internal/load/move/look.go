@@ -253,6 +253,9 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings, g r
 		if err != nil {
 			return nil, err
 		}
+		if o.Config.Labels[recreate.LabelHelper] != "" && !started(o) {
+			continue // of another move, whose lease says more
+		}
 		why = append(why, needs(c, o)...)
 		if !o.State.Running || s.SplitNetworks {
 			continue
