@@ -91,27 +91,41 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 	return cmd
 }
 
-func (t *terminal) mover(f *moveFlags) *move.Mover {
-	return move.New(move.Options{Dir: f.dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now})
+func (t *terminal) mover(f *moveFlags, m *meter) *move.Mover {
+	return move.New(move.Options{Dir: f.dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(m), Now: t.now})
 }
 
-// moveProgress writes a line for each step, and for bytes at most one a second.
-func (t *terminal) moveProgress() func(move.Event) {
+// moving has a mover do something, and says how it went.
+func (t *terminal) moving(f *moveFlags, do func(*move.Mover) (*move.Journal, error)) error {
+	m := t.meter()
+	j, err := do(t.mover(f, m))
+	m.end()
+	return t.moved(j, err)
+}
+
+// moveProgress writes a line for each step, and below it how many bytes were copied, by a meter or else a line a second.
+func (t *terminal) moveProgress(m *meter) func(move.Event) {
 	var last time.Time
 	return func(e move.Event) {
-		switch {
-		case e.CopiedBytes && t.now().Sub(last) < time.Second:
-		case e.CopiedBytes && e.Total > 0:
-			last = t.now()
-			fmt.Fprintf(t.err, "    %s: %s of about %s\n", clean(e.Text), bytesText(e.Bytes), bytesText(e.Total))
-		case e.CopiedBytes:
-			last = t.now()
-			fmt.Fprintf(t.err, "    %s: %s\n", clean(e.Text), bytesText(e.Bytes))
-		case e.Back:
-			fmt.Fprintf(t.err, "back: %s\n", clean(e.Text))
-		default:
-			fmt.Fprintf(t.err, "%s: %s\n", e.Step, clean(e.Text))
+		if e.CopiedBytes {
+			text := fmt.Sprintf("    %s: %s", clean(e.Text), bytesText(e.Bytes))
+			if e.Total > 0 {
+				text += " of about " + bytesText(e.Total)
+			}
+			if m != nil {
+				m.show("%s", text)
+			} else if t.now().Sub(last) >= time.Second {
+				last = t.now()
+				fmt.Fprintln(t.err, text)
+			}
+			return
 		}
+		m.end()
+		what := string(e.Step)
+		if e.Back {
+			what = "back"
+		}
+		fmt.Fprintf(t.err, "%s: %s\n", what, clean(e.Text))
 	}
 }
 
@@ -139,12 +153,13 @@ func (t *terminal) move(ctx context.Context, containers []string, f *moveFlags) 
 	if err := f.complete(); err != nil {
 		return err
 	}
-	m := t.mover(f)
 	if !f.dryRun {
-		j, err := m.Move(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
-		return t.moved(j, notBegun(j, err))
+		return t.moving(f, func(m *move.Mover) (*move.Journal, error) {
+			j, err := m.Move(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
+			return j, notBegun(j, err)
+		})
 	}
-	p, err := m.Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
+	p, err := t.mover(f, nil).Look(ctx, containers[0], f.from, f.to, f.s, containers[1:]...)
 	if refused, ok := errors.AsType[*move.RefusedError](err); ok && t.output == formatJSON {
 		if err := t.writeJSON(map[string]any{"container": refused.Container, "movable": false, "refusals": refused.Refusals}); err != nil {
 			return err
@@ -264,8 +279,7 @@ Of a move that is done it removes the kept source, if its time is over.`,
 		Example: `  belay move resume 0b51f1d3a2c4e687`,
 		Args:    oneMove,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Resume(cmd.Context(), args[0])
-			return t.moved(j, err)
+			return t.moving(f, func(m *move.Mover) (*move.Journal, error) { return m.Resume(cmd.Context(), args[0]) })
 		},
 	}
 }
@@ -290,8 +304,7 @@ come back, two instances write, each to its own volumes.`,
   belay move abort --lose-writes --target-gone 0b51f1d3a2c4e687`,
 		Args: oneMove,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Abort(cmd.Context(), args[0], may)
-			return t.moved(j, err)
+			return t.moving(f, func(m *move.Mover) (*move.Journal, error) { return m.Abort(cmd.Context(), args[0], may) })
 		},
 	}
 	cmd.Flags().BoolVar(&may.LoseWrites, "lose-writes", false, "go back to the source without what the copy has written")
@@ -308,8 +321,7 @@ the move cannot be taken back. Volumes of the source stay.`,
 		Example: `  belay move finish 0b51f1d3a2c4e687`,
 		Args:    oneMove,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			j, err := t.mover(f).Finish(cmd.Context(), args[0])
-			return t.moved(j, err)
+			return t.moving(f, func(m *move.Mover) (*move.Journal, error) { return m.Finish(cmd.Context(), args[0]) })
 		},
 	}
 }
