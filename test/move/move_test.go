@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/load/carry"
+	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/move"
+	"github.com/belay-project/belay/tools/lab"
 )
 
 // TestStateless: a locally built web server under continuous requests, with a health check, a
@@ -294,5 +296,44 @@ func TestOtherWay(t *testing.T) {
 	}
 	if got := ok(t, w.from, "exec", name, "cat", "/data/log"); got != "first" {
 		t.Errorf("the volume has %q", got)
+	}
+}
+
+// TestMovedOn: a container that has moved moves on to a third engine, with what was written on each. It runs there alone, and both
+// moves end.
+func TestMovedOn(t *testing.T) {
+	w := need(t)
+	third, err := w.start(t.Context(), lab.Options{Name: "move-c", Log: os.Stderr, BinDir: os.Getenv("BELAY_BIN"), TempDir: os.Getenv("BELAY_TEST_TMP")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := w.run(t, "chain", "--restart", "always", "-v", "records:/data", image)
+	t.Cleanup(func() { third.Docker(context.Background(), "rm", "-f", "-v", name) })
+	dir := t.TempDir()
+	addresses := []engine.Address{{URL: w.from.Host()}, {URL: w.to.Host()}, {URL: third.Host()}}
+	var ids []string
+	for i, e := range []*lab.Engine{w.from, w.to} {
+		ok(t, e, "exec", name, "sh", "-c", fmt.Sprintf("echo %d >>/data/log", i))
+		j, err := move.New(move.Options{Dir: dir}).Move(t.Context(), name, addresses[i], addresses[i+1], with(quick, volumes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, j.ID)
+	}
+	if got, want := ok(t, third, "exec", name, "cat", "/data/log"), "0\n1"; got != want {
+		t.Errorf("the volume has %q, want %q", got, want)
+	}
+	if got := ok(t, third, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", name); got != "always" {
+		t.Errorf("restart policy %q", got)
+	}
+	for _, id := range ids {
+		if j, err := move.New(move.Options{Dir: dir}).Finish(t.Context(), id); err != nil || j.Phase != move.Finished {
+			t.Errorf("finish %s: %v", id, err)
+		}
+	}
+	for i, e := range []*lab.Engine{w.from, w.to} {
+		if left := ok(t, e, "ps", "-aq"); left != "" {
+			t.Errorf("engine %d has %s", i, left)
+		}
 	}
 }
