@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/load/move"
 	"github.com/belay-project/belay/internal/scan/feed"
 	"github.com/belay-project/belay/internal/scan/target"
 )
@@ -73,5 +74,36 @@ func TestMeter(t *testing.T) {
 	m.end()
 	if got := took(); got != "" {
 		t.Errorf("without a terminal %q", got)
+	}
+}
+
+// TestMoveMeter: what a move copies is one line of a terminal, which the next step takes the place of; elsewhere it is lines.
+func TestMoveMeter(t *testing.T) {
+	copied := func(n int64) move.Event {
+		return move.Event{Step: move.StepCopy, Text: "copy \x1b[2Jdata", CopiedBytes: true, Bytes: n << 20, Total: 8 << 20}
+	}
+	for _, tt := range []struct {
+		name string
+		live bool
+		want string
+	}{
+		{"terminal", true, `<    copy \x1b[2Jdata: 1.0 MiB of about 8.0 MiB<    copy \x1b[2Jdata: 3.0 MiB of about 8.0 MiB<start: go`},
+		{"file", false, `    copy \x1b[2Jdata: 1.0 MiB of about 8.0 MiB|    copy \x1b[2Jdata: 3.0 MiB of about 8.0 MiB|start: go`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b strings.Builder
+			now := time.Unix(0, 0)
+			tm := &terminal{err: &b, now: func() time.Time { return now }, live: tt.live}
+			tell := tm.moveProgress(tm.meter())
+			tell(copied(1))
+			tell(copied(2)) // within the second
+			now = now.Add(time.Second)
+			tell(copied(3))
+			tell(move.Event{Step: move.StepStart, Text: "go"})
+			got := strings.NewReplacer("\r\x1b[K", "<", "\n", "|").Replace(b.String())
+			if got != tt.want+"|" {
+				t.Errorf("got  %q\nwant %q", got, tt.want+"|")
+			}
+		})
 	}
 }

@@ -113,11 +113,11 @@ func movesOf(cmd *cobra.Command, stateDir string) (string, error) {
 }
 
 // mover returns a mover, and the directory of its journals.
-func (t *terminal) mover(cmd *cobra.Command, f *moveFlags) (m *move.Mover, dir string, err error) {
+func (t *terminal) mover(cmd *cobra.Command, f *moveFlags, live *meter) (m *move.Mover, dir string, err error) {
 	if dir, err = movesOf(cmd, f.stateDir); err != nil {
 		return nil, "", err
 	}
-	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(), Now: t.now}), dir, nil
+	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(live), Now: t.now}), dir, nil
 }
 
 // withMover runs a command on one move.
@@ -127,23 +127,29 @@ func (t *terminal) withMover(f *moveFlags, do func(ctx context.Context, m *move.
 	}
 }
 
-// moveProgress writes a line for each step, and for bytes at most one a second.
-func (t *terminal) moveProgress() func(move.Event) {
+// moveProgress writes a line for each step, and below it how many bytes were copied, by a meter or else a line a second.
+func (t *terminal) moveProgress(m *meter) func(move.Event) {
 	var last time.Time
 	return func(e move.Event) {
-		switch {
-		case e.CopiedBytes && t.now().Sub(last) < time.Second:
-		case e.CopiedBytes && e.Total > 0:
-			last = t.now()
-			fmt.Fprintf(t.err, "    %s: %s of about %s\n", clean(e.Text), bytesText(e.Bytes), bytesText(e.Total))
-		case e.CopiedBytes:
-			last = t.now()
-			fmt.Fprintf(t.err, "    %s: %s\n", clean(e.Text), bytesText(e.Bytes))
-		case e.Back:
-			fmt.Fprintf(t.err, "back: %s\n", clean(e.Text))
-		default:
-			fmt.Fprintf(t.err, "%s: %s\n", e.Step, clean(e.Text))
+		if e.CopiedBytes {
+			text := fmt.Sprintf("    %s: %s", clean(e.Text), bytesText(e.Bytes))
+			if e.Total > 0 {
+				text += " of about " + bytesText(e.Total)
+			}
+			if m != nil {
+				m.show("%s", text)
+			} else if t.now().Sub(last) >= time.Second {
+				last = t.now()
+				fmt.Fprintln(t.err, text)
+			}
+			return
 		}
+		m.end()
+		what := string(e.Step)
+		if e.Back {
+			what = "back"
+		}
+		fmt.Fprintf(t.err, "%s: %s\n", what, clean(e.Text))
 	}
 }
 
@@ -184,7 +190,7 @@ func (t *terminal) move(cmd *cobra.Command, containers []string, f *moveFlags) e
 		})
 		return t.moved(j, notBegun(j, err))
 	}
-	m, _, err := t.mover(cmd, f)
+	m, _, err := t.mover(cmd, f, nil)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func TestCommandsAreTold(t *testing.T) {
 		{"nothing to scan", append([]string{"scan", filepath.Join(dir, "nowhere.tar")}, scanned...), exitFailed, []string{"scan"}},
 		{"a registry", append([]string{"registry", "scan", r.host, "--platform", "linux/amd64", "--rate", "0"}, scanned...), exitFindings,
 			[]string{"registry scan", "registry scan image"}},
-		{"a move", []string{"move", "web", "--from", none, "--to", none, "--state-dir", filepath.Join(dir, "moves")}, exitFailed, []string{"move"}},
+		{"a move", []string{"move", "web", "--from", none, "--to", none, "--state-dir", dir}, exitFailed, []string{"move"}},
 	} {
 		got = nil
 		code, _, msg := belay(t, tt.args...)

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/load/carry"
+	"github.com/belay-project/belay/internal/load/engine"
 	"github.com/belay-project/belay/internal/load/move"
+	"github.com/belay-project/belay/tools/lab"
 )
 
 // TestStateless: a locally built web server under continuous requests, with a health check, a
@@ -257,8 +259,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestOtherWay: from a newer engine to an older one, with a locally built image, a volume, limits
-// and options of the create.
+// TestOtherWay: from a newer engine to an older one, which takes one network at the create and the other by a connect, with a
+// locally built image, a volume, limits and options of the create.
 func TestOtherWay(t *testing.T) {
 	w := need(t)
 	name := "other"
@@ -267,6 +269,8 @@ func TestOtherWay(t *testing.T) {
 	ok(t, w.to, "run", "-d", "--name", name, "--stop-signal", "KILL", "--network", "shop", "--network-alias", "www", "-p", "8081:80", "-v", "records:/data", "--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE",
 		"--security-opt", "no-new-privileges", "--sysctl", "net.core.somaxconn=64", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "--init", "--hostname", "here", "--dns", "10.0.0.1",
 		"--add-host", "db:10.0.0.9", "--log-opt", "max-size=1m", "--read-only", newImage)
+	ok(t, w.to, "network", "create", "back")
+	ok(t, w.to, "network", "connect", "--alias", "deep", "back", name)
 	ok(t, w.to, "exec", name, "sh", "-c", "echo first >/data/log")
 	from, to := addresses(w)
 	j, err := move.New(move.Options{Dir: t.TempDir()}).Move(t.Context(), name, to, from, with(quick, volumes))
@@ -278,13 +282,58 @@ func TestOtherWay(t *testing.T) {
 	}
 	for what, want := range map[string]string{
 		"{{.Config.Hostname}}": "here", "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}": "true 50 500000000", "{{.Config.Image}}": newImage,
-		"{{.HostConfig.SecurityOpt}} {{.HostConfig.Sysctls}} {{.HostConfig.Dns}} {{.HostConfig.ExtraHosts}}": "[no-new-privileges] map[net.core.somaxconn:64] [10.0.0.1] [db:10.0.0.9]",
+		"{{.HostConfig.SecurityOpt}} {{.HostConfig.Sysctls}} {{.HostConfig.Dns}} {{.HostConfig.ExtraHosts}}":  "[no-new-privileges] map[net.core.somaxconn:64] [10.0.0.1] [db:10.0.0.9]",
+		"{{range $name, $end := .NetworkSettings.Networks}}{{$name}} {{$end.IPAddress | len | lt 0}} {{end}}": "back true shop true",
 	} {
 		if got := ok(t, w.from, "inspect", "--format", what, name); got != want {
 			t.Errorf("%s: got %q, want %q", what, got, want)
 		}
 	}
+	for net, alias := range map[string]string{"shop": "www", "back": "deep"} {
+		if got := ok(t, w.from, "inspect", "--format", `{{(index .NetworkSettings.Networks "`+net+`").Aliases}}`, name); !strings.Contains(got, alias) {
+			t.Errorf("aliases in %s: %s", net, got)
+		}
+	}
 	if got := ok(t, w.from, "exec", name, "cat", "/data/log"); got != "first" {
 		t.Errorf("the volume has %q", got)
+	}
+}
+
+// TestMovedOn: a container that has moved moves on to a third engine, with what was written on each. It runs there alone, and both
+// moves end.
+func TestMovedOn(t *testing.T) {
+	w := need(t)
+	third, err := w.start(t.Context(), lab.Options{Name: "move-c", Log: os.Stderr, BinDir: os.Getenv("BELAY_BIN"), TempDir: os.Getenv("BELAY_TEST_TMP")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := w.run(t, "chain", "--restart", "always", "-v", "records:/data", image)
+	t.Cleanup(func() { third.Docker(context.Background(), "rm", "-f", "-v", name) })
+	dir := t.TempDir()
+	addresses := []engine.Address{{URL: w.from.Host()}, {URL: w.to.Host()}, {URL: third.Host()}}
+	var ids []string
+	for i, e := range []*lab.Engine{w.from, w.to} {
+		ok(t, e, "exec", name, "sh", "-c", fmt.Sprintf("echo %d >>/data/log", i))
+		j, err := move.New(move.Options{Dir: dir}).Move(t.Context(), name, addresses[i], addresses[i+1], with(quick, volumes))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, j.ID)
+	}
+	if got, want := ok(t, third, "exec", name, "cat", "/data/log"), "0\n1"; got != want {
+		t.Errorf("the volume has %q, want %q", got, want)
+	}
+	if got := ok(t, third, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", name); got != "always" {
+		t.Errorf("restart policy %q", got)
+	}
+	for _, id := range ids {
+		if j, err := move.New(move.Options{Dir: dir}).Finish(t.Context(), id); err != nil || j.Phase != move.Finished {
+			t.Errorf("finish %s: %v", id, err)
+		}
+	}
+	for i, e := range []*lab.Engine{w.from, w.to} {
+		if left := ok(t, e, "ps", "-aq"); left != "" {
+			t.Errorf("engine %d has %s", i, left)
+		}
 	}
 }

@@ -231,8 +231,10 @@ func (w *world) forget(t *testing.T, name string) {
 				t.Error(err)
 			}
 		}
-		if err := api.RemoveNetwork(ctx, "shop"); err != nil {
-			t.Error(err)
+		for _, n := range []string{"shop", "back"} {
+			if err := api.RemoveNetwork(ctx, n); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -27,8 +27,10 @@ const (
 	digestsAtOnce = 1
 	// tellEvery is the time between two signs of a look that goes on.
 	tellEvery = time.Second
-	// digestShare is the part of a processor that a look takes, one in so many: the agent has half of one, and callers wait for it.
+	// digestShare is the part of a processor that looks take, one in so many: the agent has half of one, and callers wait for it.
 	digestShare = 4
+	// digestBurst is how much processor time they may take beyond that at once, for some 500 MiB: whoever has a container moved waits for it.
+	digestBurst = 500 * time.Millisecond
 )
 
 // digested returns the container in whose volume the request has the gate look.
@@ -164,7 +166,8 @@ func (x *exchange) sendDigest(dir, name string) error {
 	defer runtime.UnlockOSThread()
 	var read int64
 	told := time.Now()
-	pace := pace{time.Now(), threadTime()}
+	pace := &c.s.pace
+	pace.used = threadTime()
 	digest, err := treedigest.Of(dir, name, func(n int) error {
 		read += int64(n)
 		pace.wait()
@@ -191,26 +194,25 @@ func (x *exchange) sendDigest(dir, name string) error {
 	return err
 }
 
-// pace keeps what a thread does to a part of a processor.
+// pace keeps what looks do to a part of a processor, and a burst that comes back while there are none. The zero value has all of it.
 type pace struct {
-	since time.Time
-	used  time.Duration // by the thread until since
+	at   time.Time
+	used time.Duration // by the thread that looks, until at
+	left time.Duration // of the burst; negative: taken beyond it
 }
 
-// wait waits until the thread has taken no more than its part.
+// wait waits until looks have taken no more than their part.
 func (p *pace) wait() {
 	if early := p.early(time.Now(), threadTime()); early > 10*time.Millisecond {
 		<-time.After(early)
 	}
 }
 
-// early is for how long a thread that has used so much by now has to wait. What it did not take is not owed to it later.
+// early is for how long a thread that has used so much by now has to wait.
 func (p *pace) early(now time.Time, used time.Duration) time.Duration {
-	early := digestShare*(used-p.used) - now.Sub(p.since)
-	if early < 0 {
-		p.since, p.used = now, used
-	}
-	return max(early, 0)
+	p.left = min(digestBurst, p.left+now.Sub(p.at)/digestShare) - (used - p.used)
+	p.at, p.used = now, used
+	return max(0, -p.left*digestShare)
 }
 
 // threadTime is the processor time that this thread has taken.

@@ -189,22 +189,40 @@ func TestDigestTakesLong(t *testing.T) {
 	}
 }
 
-// TestPace: a thread that works takes a part of a processor, and no more after it had to wait for a disk.
+// TestPace: looks take their burst at once and a part of a processor from then, many small ones no more than one, and
+// what comes back while there are none is no more than the burst.
 func TestPace(t *testing.T) {
+	var p pace // of a gate that has not looked yet
 	now := time.Now()
-	p := pace{since: now}
 	var used time.Duration
-	for _, step := range []struct{ passed, used, early time.Duration }{
-		{time.Second, time.Second, 3 * time.Second},
-		{3 * time.Second, 0, 0},
-		{time.Minute, time.Second, 0}, // of which the disk has had most
-		{time.Second, time.Second, 3 * time.Second},
+	for _, step := range []struct {
+		what                string
+		passed, used, early time.Duration
+	}{
+		{"the burst", digestBurst, digestBurst, 0},
+		{"no more than its part", time.Second, time.Second, 3 * time.Second},
+		{"after the wait", 3 * time.Second, 0, 0},
+		{"after a disk that was slow", time.Minute, digestBurst, 0},
+		{"at once", 0, time.Second, 4 * time.Second},
 	} {
 		now, used = now.Add(step.passed), used+step.used
 		if got := p.early(now, used); got != step.early {
-			t.Errorf("after %v: got %v", step, got)
+			t.Errorf("%s: got %v, want %v", step.what, got, step.early)
 		}
 	}
+
+	const look = digestBurst / 5
+	p = pace{}
+	for i := range 10 { // small looks one after another share it, each by a thread of its own
+		used := time.Duration(i) * time.Hour
+		p.used = used
+		now = now.Add(look)
+		want := max(0, time.Duration(i+1)*look*digestShare-digestBurst*digestShare-time.Duration(i)*look)
+		if got := p.early(now, used+look); got != want {
+			t.Errorf("small look %d: got %v, want %v", i, got, want)
+		}
+	}
+
 	for at, began := threadTime(), time.Now(); threadTime() == at; {
 		if time.Since(began) > 20*time.Second {
 			t.Fatal("the thread takes no time")

@@ -58,7 +58,8 @@ type Server struct {
 	guesses   guesses
 	builds    claims
 	sessions  sessions
-	digests   chan struct{}               // as many as are made at one time
+	digests   chan struct{} // as many as are made at one time; guards pace
+	pace      pace
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove

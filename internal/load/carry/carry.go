@@ -310,7 +310,7 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 	for _, m := range n.Moves {
 		pl := Planned{Containers: m.Containers, Names: m.Names, To: m.To, Why: m.Why, Held: m.Held}
 		if len(m.Containers) > 1 && p.Spec.Orchestrator.None() {
-			pl.Skipped = "several containers move together, which a mover does not do: move them by hand"
+			pl.Skipped = "several containers move together, which the agent does not do by itself: " + byHand(m.Names)
 		}
 		q.Moves = append(q.Moves, pl)
 	}

@@ -350,14 +350,14 @@ func TestNoPlan(t *testing.T) {
 	if got := w.c.Status().NoPlan["node"]; got == "" {
 		t.Error("the status does not say so")
 	}
-	// Containers that move as one are not a mover's.
+	// Containers that move as one are not the agent's: it says how they are moved.
 	w = newWorld(t, migrating)
 	for i := range 2 {
 		w.state.Nodes[0].Containers[i].Life.Together = []string{"k"}
 	}
 	w.steps(2)
 	w.want("no-plan")
-	if got := w.notes[0].Text; !strings.Contains(got, "several containers move together") {
+	if got := w.notes[0].Text; !strings.Contains(got, "several containers move together, which the agent does not do by itself: belay move ") || !strings.HasSuffix(got, " --to ENGINE") {
 		t.Errorf("got %s", got)
 	}
 }

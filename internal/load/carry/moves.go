@@ -99,7 +99,7 @@ func verdict(s *plan.State, self string, m *Planned, alone bool) (skip, held str
 		return strings.Join(e.Reasons, "; "), ""
 	}
 	if alone && len(e.Together) > 1 {
-		return "it moves together with others now (" + strings.Join(e.Together, ", ") + "), which a mover does not do: move them by hand", ""
+		return "it moves together with others now (" + strings.Join(e.Together, ", ") + "), which the agent does not do by itself: " + byHand(e.Together), ""
 	}
 	i := slices.IndexFunc(e.Targets, func(t plan.ExplainedTarget) bool { return t.Target == m.To })
 	switch {
@@ -112,6 +112,9 @@ func verdict(s *plan.State, self string, m *Planned, alone bool) (skip, held str
 	}
 	return "", e.Targets[i].Held
 }
+
+// byHand is how an administrator moves containers as one.
+func byHand(names []string) string { return "belay move " + strings.Join(names, " ") + " --to ENGINE" }
 
 // begin writes down that a move begins.
 func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State, self string) (*Move, error) {

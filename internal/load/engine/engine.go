@@ -51,6 +51,7 @@ const (
 	maxError   = 8 << 10
 	askTimeout = 90 * time.Second // of a request that is no stream; creating can copy files
 	stallAfter = 2 * time.Minute  // of a stream on which nothing moves
+	connBuffer = 64 << 10         // of a connection, each way: chunks of engines' streams have 32 KiB, and net/http's own 4
 	workTime   = 15 * time.Minute // that an engine may be silent for while it packs, unpacks or writes to the disk
 )
 
@@ -228,7 +229,8 @@ func dialer(a Address) (*http.Transport, string, error) {
 		return nil, "", err
 	}
 	// No proxy: DOCKER_HOST's users expect none, and it would see the environment.
-	t := &http.Transport{MaxIdleConns: askedAtOnce, MaxIdleConnsPerHost: askedAtOnce, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second}
+	t := &http.Transport{MaxIdleConns: askedAtOnce, MaxIdleConnsPerHost: askedAtOnce, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second,
+		ReadBufferSize: connBuffer, WriteBufferSize: connBuffer}
 	d := &net.Dialer{Timeout: 20 * time.Second, KeepAlive: 15 * time.Second}
 	if path, ok := strings.CutPrefix(a.URL, "unix://"); ok {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }

@@ -65,6 +65,9 @@ func (w *watch) explain(err error) error {
 	return err
 }
 
+// streamBuffer is how much is moved at one time: a volume goes through four processes, and what each call costs counts.
+const streamBuffer = 256 << 10
+
 // watchedBody is what is sent.
 type watchedBody struct {
 	io.Reader
@@ -81,6 +84,11 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 		b.w.timer.Reset(b.w.stall)
 	}
 	return n, err
+}
+
+// WriteTo implements [io.WriterTo], which net/http copies by, and has a small buffer otherwise.
+func (b *watchedBody) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{b}, make([]byte, streamBuffer))
 }
 
 // watchedAnswer is what is received.

@@ -122,6 +122,44 @@ func TestStalled(t *testing.T) {
 	}
 }
 
+// asked notes the largest part that it is asked for.
+type asked struct{ left, most int }
+
+func (a *asked) Read(p []byte) (int, error) {
+	a.most = max(a.most, len(p))
+	n := min(a.left, len(p))
+	if a.left -= n; n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// TestLargeParts: what is sent goes in large parts, all of it.
+func TestLargeParts(t *testing.T) {
+	const size = 3*streamBuffer + 1
+	var got int64
+	e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/version"):
+			_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
+		case strings.HasSuffix(r.URL.Path, "/info"):
+			_, _ = io.WriteString(w, `{}`)
+		default:
+			got, _ = io.Copy(io.Discard, r.Body)
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := &asked{left: size}
+	if err := e.Extract(t.Context(), "c", "/", body); err != nil || got != size {
+		t.Fatalf("got %d bytes, %v", got, err)
+	}
+	if body.most != streamBuffer {
+		t.Errorf("parts of %d bytes", body.most)
+	}
+}
+
 // TestTreeDigest: a gate's answer may take as long as it tells how far it is; one that stops, ends early or is no answer is an error.
 func TestTreeDigest(t *testing.T) {
 	const stall = 300 * time.Millisecond

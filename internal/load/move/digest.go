@@ -11,6 +11,9 @@ import (
 	"github.com/belay-project/belay/internal/load/treedigest"
 )
 
+// copyBuffer is how much of a volume is moved and digested at one time.
+const copyBuffer = 256 << 10
+
 // digestTree reads a tar stream to its end and returns a digest of the tree in it: of each
 // file's name, kind, mode, owner, size, link, device, time in seconds, extended attributes and
 // content. Two streams of one tree have one digest, whatever their order and form.
@@ -21,6 +24,7 @@ func digestTree(r io.Reader) (string, error) {
 	t := tar.NewReader(r)
 	var all treedigest.Sum
 	content := sha256.New()
+	buf := make([]byte, copyBuffer)
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -30,7 +34,7 @@ func digestTree(r io.Reader) (string, error) {
 			return "", err
 		}
 		content.Reset()
-		if _, err := io.Copy(content, t); err != nil {
+		if _, err := io.CopyBuffer(content, t, buf); err != nil {
 			return "", fmt.Errorf("%q: %w", h.Name, err)
 		}
 		all.Add(entryOf(h, content.Sum(nil)))

@@ -649,3 +649,24 @@ func TestByTarget(t *testing.T) {
 		})
 	}
 }
+
+// TestHelpersStay: nothing is removed while nothing serves.
+func TestHelpersStay(t *testing.T) {
+	w := newWorld(t, true)
+	helpers := func() int { return len(w.from.containers) + len(w.to.containers) - len(w.group) - len(w.copies()) }
+	served := false
+	w.at = func(point string) {
+		if point == "healthy/end" {
+			served = true
+			if n := helpers(); n != 2 {
+				t.Errorf("%d helpers when the copy serves; want 2", n)
+			}
+		}
+	}
+	if _, err := w.move(); err != nil || !served {
+		t.Fatalf("served: %v, %v", served, err)
+	}
+	if n := helpers(); n != 0 {
+		t.Errorf("%d helpers in the end", n)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
@@ -91,7 +92,7 @@ func (r *run) look(ctx context.Context, refs []string, s Settings, own string) (
 		}
 		return nil, &RefusedError{Container: strings.Join(names, ", "), Refusals: why, Target: byTarget}
 	}
-	return asOne(plans, notes), nil
+	return asOne(plans, append(notes, r.aside()...)), nil
 }
 
 // named returns the containers that are named, in the order in which they start.
@@ -253,6 +254,9 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings, g r
 		if err != nil {
 			return nil, err
 		}
+		if o.Config.Labels[recreate.LabelHelper] != "" && !started(o) {
+			continue // of another move, whose lease says more
+		}
 		why = append(why, needs(c, o)...)
 		if !o.State.Running || s.SplitNetworks {
 			continue
@@ -331,6 +335,9 @@ func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (
 	if a.OSType != b.OSType || a.Architecture != b.Architecture {
 		no("", "it is %s on %s, and the source %s on %s", b.OSType, b.Architecture, a.OSType, a.Architecture)
 	}
+	if here, there := cgroups(r.from), cgroups(r.to); here != there {
+		no("", "it has cgroups of version %d, and the source of version %d: limits would be others", there, here)
+	}
 	if remapped(a.SecurityOptions) != remapped(b.SecurityOptions) {
 		no("", "one engine maps users (userns-remap, rootless) and the other does not: owners of files would be others")
 	}
@@ -359,6 +366,29 @@ func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (
 		}
 	}
 	return why, r.volumesFit(ctx, recipe, own, no)
+}
+
+func cgroups(e *engine.Engine) int {
+	if e.Host().CgroupV1 {
+		return 1
+	}
+	return 2
+}
+
+// maxApart is how far apart the clocks of two hosts may be without a word.
+const maxApart = time.Minute
+
+// aside says of the target what keeps no container from moving.
+func (r *run) aside() (notes []string) {
+	if r.to.API < r.from.API {
+		notes = append(notes, fmt.Sprintf("its engine speaks API 1.%d, and the one here 1.%d: what it would leave out of the container is found when that is made there, before the source stops", r.to.API, r.from.API))
+	}
+	here, err := time.Parse(time.RFC3339Nano, r.from.Info.SystemTime)
+	there, err2 := time.Parse(time.RFC3339Nano, r.to.Info.SystemTime)
+	if apart := there.Sub(here).Abs(); err == nil && err2 == nil && apart > maxApart {
+		notes = append(notes, fmt.Sprintf("the clocks of the two hosts are %s apart: what the container wrote has times of the other one", apart.Round(time.Second)))
+	}
+	return notes
 }
 
 func remapped(opts []string) bool {

@@ -722,9 +722,10 @@ func pause(ctx context.Context, d time.Duration) error {
 // drain leaves the source to those whom it still serves.
 func (r *run) drain(ctx context.Context) error { return pause(ctx, r.j.Settings.Drain) }
 
-// keep gives the stopped sources names that tell what they are, so that their names are free.
+// keep gives the stopped sources names that tell what they are, so that their names are free. What reached the volumes goes now
+// and no sooner: until the copies serve, each request is time in which nobody does.
 func (r *run) keep(ctx context.Context) error {
-	return r.each(func(m *Member) error {
+	err := r.each(func(m *Member) error {
 		c, err := r.from.Container(ctx, m.Container)
 		if err != nil {
 			return fmt.Errorf("source: %w", err)
@@ -737,6 +738,10 @@ func (r *run) keep(ctx context.Context) error {
 		}
 		return nil
 	})
+	if err != nil || !r.j.Stateful {
+		return err
+	}
+	return errors.Join(r.cleanSource(ctx), r.cleanTargetHelpers(ctx))
 }
 
 // setRestart gives the copies the restart policies that the sources had, if they still run.

@@ -49,7 +49,7 @@ func (r *run) copyVolumes(ctx context.Context) error {
 	if err := errors.Join(r.sourcesRest(ctx), r.alone(ctx)); err != nil {
 		return err
 	}
-	err := r.each(func(m *Member) error {
+	return r.each(func(m *Member) error {
 		c, err := r.to.Container(ctx, m.Target)
 		if err != nil {
 			return fmt.Errorf("target: %w", err)
@@ -59,10 +59,6 @@ func (r *run) copyVolumes(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.removeHelpers(ctx, r.from, "source"), r.removeHelpers(ctx, r.to, "target"))
 }
 
 // helpers makes the two containers that reach a volume, or returns those that are there. They have the image of the first container

@@ -3,6 +3,7 @@ package move
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,10 +29,12 @@ import (
 // has the network; health by the time since the start alone; not addresses or images.
 type fake struct {
 	url  string
-	host string // its own name
-	free int64  // what its gate says that it has free; 0: it has none
-	port int    // that its host listens on
-	says string // digest that its gate says of a volume: "own" of what is there; "": it says none
+	host string         // its own name
+	free int64          // what its gate says that it has free; 0: it has none
+	port int            // that its host listens on
+	api  string         // that it speaks at most; "": 1.44
+	info map[string]any // what it says of itself beside or instead of what others say
+	says string         // digest that its gate says of a volume: "own" of what is there; "": it says none
 
 	mu         sync.Mutex
 	id         string
@@ -51,6 +54,7 @@ type fake struct {
 type fakeContainer struct {
 	id, name, image   string
 	config, host      map[string]any
+	ports             []any // that are published, as a list has them
 	networks          map[string]any
 	running           bool
 	started, finished string
@@ -59,10 +63,12 @@ type fakeContainer struct {
 }
 
 type fakeVolume struct {
-	labels map[string]string
-	data   string
-	dir    string // on the host
-	size   int64  // as its engine says
+	labels  map[string]string
+	data    string
+	dir     string // on the host
+	size    int64  // as its engine says
+	driver  string // "": local
+	options map[string]string
 }
 
 func newFake(t *testing.T, id string) *fake {
@@ -131,9 +137,11 @@ func refuse(status int, text string) (int, any) { return status, map[string]stri
 func (f *fake) serve(r *http.Request, parts []string) (int, any) {
 	switch parts[0] {
 	case "version":
-		return 200, map[string]string{"ApiVersion": "1.44", "MinAPIVersion": "1.24"}
+		return 200, map[string]string{"ApiVersion": cmp.Or(f.api, "1.44"), "MinAPIVersion": "1.24"}
 	case "info":
-		return 200, map[string]any{"ID": f.id, "Name": f.host, "OSType": "linux", "Architecture": "x86_64", "CgroupVersion": "2"}
+		out := map[string]any{"ID": f.id, "Name": f.host, "OSType": "linux", "Architecture": "x86_64", "CgroupVersion": "2"}
+		maps.Copy(out, f.info)
+		return 200, out
 	case "images":
 		return 200, map[string]any{"Id": "sha256:aa", "RepoTags": []string{"web:1"}, "Config": map[string]any{}, "RootFS": map[string]any{"Type": "layers", "Layers": []string{"sha256:l"}}}
 	case "belay":
@@ -211,7 +219,7 @@ func (f *fake) serveVolume(r *http.Request, parts []string) (int, any) {
 		delete(f.volumes, name)
 		return 204, nil
 	}
-	return 200, map[string]any{"Name": name, "Driver": "local", "Labels": v.labels, "Mountpoint": v.dir}
+	return 200, map[string]any{"Name": name, "Driver": cmp.Or(v.driver, "local"), "Options": v.options, "Labels": v.labels, "Mountpoint": v.dir}
 }
 
 func (f *fake) find(ref string) *fakeContainer {
@@ -239,7 +247,7 @@ func (f *fake) serveContainer(r *http.Request, parts []string) (int, any) {
 		var list []map[string]any
 		for _, id := range slices.Sorted(maps.Keys(f.containers)) {
 			c := f.containers[id]
-			list = append(list, map[string]any{"Id": c.id, "Names": []string{"/" + c.name}, "Labels": f.labels(c), "Mounts": f.inspection(c)["Mounts"]})
+			list = append(list, map[string]any{"Id": c.id, "Names": []string{"/" + c.name}, "Labels": f.labels(c), "Mounts": f.inspection(c)["Mounts"], "Ports": c.ports})
 		}
 		return 200, list
 	case "create":
