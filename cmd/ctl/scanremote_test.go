@@ -356,13 +356,17 @@ func TestScanStores(t *testing.T) {
 		return belay(t, append([]string{"scan", "--packages-only", "--scanner", f.scanner, "--docker-root", filepath.Join(f.root, "none")}, args...)...)
 	}
 	none := filepath.Join(f.root, "none.sock")
-	for want, args := range map[string][]string{
-		"want any, docker or containerd": {"app:1", "--store", "podman"},
-		"no containerd":                  {"app:1", "--containerd", none},
-		"docker save":                    {"app:1", "--store", "docker"},
+	for _, tt := range []struct {
+		want   string
+		status int
+		args   []string
+	}{
+		{"want any, docker or containerd", exitUsage, []string{"app:1", "--store", "podman"}},
+		{"no containerd", exitFailed, []string{"app:1", "--containerd", none}},
+		{"docker save", exitFailed, []string{"app:1", "--store", "docker"}},
 	} {
-		if code, _, msg := scan(args...); code != exitFailed || !strings.Contains(msg, want) {
-			t.Errorf("%q: %d, %q, want %q", args, code, msg, want)
+		if code, _, msg := scan(tt.args...); code != tt.status || !strings.Contains(msg, tt.want) {
+			t.Errorf("%q: %d, %q, want %d, %q", tt.args, code, msg, tt.status, tt.want)
 		}
 	}
 	// A directory is one, whatever stores there are.

@@ -70,8 +70,14 @@ func (e *Enforcer) carryMap(dir, name string) error {
 	}
 	defer old.Close()
 	if name == "bl_containers" {
-		return e.carryStates(old, notesListens(dir))
+		noted := notesListens(dir)
+		return wholly(func() error { return e.carryStates(old, noted) })
 	}
+	return wholly(func() error { return e.carryEntries(old, name) })
+}
+
+// carryEntries copies those entries of a map that it does not hold already.
+func (e *Enforcer) carryEntries(old *ebpf.Map, name string) error {
 	key, value := make([]byte, old.KeySize()), make([]byte, old.ValueSize())
 	it := old.Iterate()
 	for it.Next(&key, &value) {
@@ -83,10 +89,7 @@ func (e *Enforcer) carryMap(dir, name string) error {
 			return err
 		}
 	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return err
-	}
-	return nil
+	return it.Err()
 }
 
 // carryStates copies what containers are. noted: their listens were noted.
@@ -116,10 +119,7 @@ func (e *Enforcer) carryStates(old *ebpf.Map, noted bool) error {
 			return err
 		}
 	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return err
-	}
-	return nil
+	return it.Err()
 }
 
 // olderState tells whether what an earlier agent's programs know of a container has happened, while

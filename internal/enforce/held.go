@@ -276,13 +276,17 @@ func (e *Enforcer) settle(round uint64, cache *btf.Cache) error {
 	var cgroup uint64
 	var h kernelBlHolder
 	var c kernelBlContainer
-	it := e.maps["bl_holders"].Iterate()
-	for it.Next(&cgroup, &h) {
-		if h.Round+1 < round || errors.Is(e.maps["bl_containers"].Lookup(cgroup, &c), ebpf.ErrKeyNotExist) {
-			gone = append(gone, cgroup)
+	err := wholly(func() error {
+		gone = gone[:0]
+		it := e.maps["bl_holders"].Iterate()
+		for it.Next(&cgroup, &h) {
+			if h.Round+1 < round || errors.Is(e.maps["bl_containers"].Lookup(cgroup, &c), ebpf.ErrKeyNotExist) {
+				gone = append(gone, cgroup)
+			}
 		}
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return it.Err()
+	})
+	if err != nil {
 		return fmt.Errorf("list who holds descriptors: %w", err)
 	}
 	for _, cgroup := range gone {
@@ -301,11 +305,14 @@ func (e *Enforcer) settle(round uint64, cache *btf.Cache) error {
 func (e *Enforcer) held() (what kernelBlHeld, err error) {
 	var cgroup uint64
 	var h kernelBlHolder
-	it := e.maps["bl_holders"].Iterate()
-	for it.Next(&cgroup, &h) {
-		what |= kernelBlHeld(h.What)
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+	err = wholly(func() error {
+		it := e.maps["bl_holders"].Iterate()
+		for it.Next(&cgroup, &h) {
+			what |= kernelBlHeld(h.What)
+		}
+		return it.Err()
+	})
+	if err != nil {
 		return 0, fmt.Errorf("list who holds descriptors: %w", err)
 	}
 	return what, nil

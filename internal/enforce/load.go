@@ -568,10 +568,14 @@ func (e *Enforcer) fillScopes() error {
 	var id uint64
 	var one uint32
 	var stale []uint64
-	for it := m.Iterate(); it.Next(&id, &one); {
+	it := m.Iterate()
+	for it.Next(&id, &one) {
 		if !want[id] {
 			stale = append(stale, id)
 		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("list the scope map: %w", err)
 	}
 	for _, id := range stale {
 		if err := m.Delete(id); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -95,11 +95,15 @@ func (e *Enforcer) forgetUses() error {
 	var key kernelBlUseKey
 	var at uint64
 	var keys []kernelBlUseKey
-	it := e.maps["bl_used"].Iterate()
-	for it.Next(&key, &at) {
-		keys = append(keys, key)
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+	err := wholly(func() error {
+		keys = keys[:0]
+		it := e.maps["bl_used"].Iterate()
+		for it.Next(&key, &at) {
+			keys = append(keys, key)
+		}
+		return it.Err()
+	})
+	if err != nil {
 		return fmt.Errorf("list executed files: %w", err)
 	}
 	for i := range keys {
@@ -157,18 +161,24 @@ type ContainerState struct {
 const overlayMagic = 0x794c7630
 
 // Containers lists the containers whose cgroups exist, or that have tasks somewhere else still.
+//
+// Errors: the list cannot be read as a whole.
 func (e *Enforcer) Containers() ([]ContainerState, error) {
 	var out []ContainerState
 	var id uint64
 	var c kernelBlContainer
-	it := e.maps["bl_containers"].Iterate()
-	for it.Next(&id, &c) {
-		out = append(out, ContainerState{
-			ID: c.Id, Cgroup: id, Started: c.Started == 2, Build: c.Class == uint8(kernelBlClassBL_CLASS_BUILD),
-			StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev, Listened: c.Listened != 0, Left: c.Left != 0,
-		})
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+	err := wholly(func() error {
+		out = out[:0]
+		it := e.maps["bl_containers"].Iterate()
+		for it.Next(&id, &c) {
+			out = append(out, ContainerState{
+				ID: c.Id, Cgroup: id, Started: c.Started == 2, Build: c.Class == uint8(kernelBlClassBL_CLASS_BUILD),
+				StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev, Listened: c.Listened != 0, Left: c.Left != 0,
+			})
+		}
+		return it.Err()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	return out, nil

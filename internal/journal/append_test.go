@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -93,5 +95,48 @@ func TestAppendRecord(t *testing.T) {
 	}
 	if byHand < 2_000 {
 		t.Errorf("only %d records were made by hand", byHand)
+	}
+}
+
+// TestEncodeBoundsAll: no part of a record makes it longer than the bound, however long its texts and lists are.
+func TestEncodeBoundsAll(t *testing.T) {
+	parts := []string{"Container", "Process", "Policy", "Object", "API", "Factor", "Image", "Load", "Anchor", "Lost", "Flags"}
+	for _, text := range []string{strings.Repeat("x", 2048), strings.Repeat("\x01", 1024)} {
+		for _, only := range append(slices.Clone(parts), "") {
+			var rec Record
+			v := reflect.ValueOf(&rec).Elem()
+			fill(rand.New(rand.NewPCG(1, 2)), v, []string{text}, false)
+			for _, p := range parts {
+				if only != "" && p != only {
+					v.FieldByName(p).SetZero()
+				}
+			}
+			lengthen(v, 64)
+			if b, err := Encode(&rec); err != nil || len(b) > MaxRecordBytes {
+				t.Errorf("%.8q in %q: %d bytes, %v", text, only, len(b), err)
+			}
+		}
+	}
+}
+
+// lengthen makes every list of a record n long.
+func lengthen(v reflect.Value, n int) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			lengthen(v.Elem(), n)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				lengthen(v.Field(i), n)
+			}
+		}
+	case reflect.Slice:
+		if v.Len() > 0 {
+			for v.Len() < n {
+				v.Set(reflect.Append(v, v.Index(0)))
+			}
+		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
+	"time"
 )
 
 // MaxRecordBytes bounds a record's JSON. What the kernel side sends cannot reach it
@@ -13,7 +15,7 @@ import (
 // else a container with long labels would leave no trace.
 const MaxRecordBytes = 16 << 10
 
-// Limits of a record that was too long.
+// Limits of a record that was too long; half of them if that is too long still, and so on.
 const (
 	trimmedText  = 512 // bytes of each text
 	trimmedItems = 16  // entries of each list
@@ -51,8 +53,11 @@ func (e *Encoder) Encode(r *Record) ([]byte, error) {
 	if b, err = e.json(t); err != nil || len(b) <= MaxRecordBytes {
 		return b, err
 	}
-	trimTexts(t)
-	return e.json(t)
+	for text, items := trimmedText, trimmedItems; ; text, items = text/2, items/2 {
+		if b, err = e.json(shorten(t, text, items)); err != nil || len(b) <= MaxRecordBytes || text == 0 {
+			return b, err
+		}
+	}
 }
 
 func (e *Encoder) json(r *Record) ([]byte, error) {
@@ -85,58 +90,67 @@ func trim(r *Record) *Record {
 	return &t
 }
 
-// trimTexts shortens, in place, every text and list of a record that [trim] made.
-func trimTexts(t *Record) {
-	cut := func(ss ...*string) {
-		for _, s := range ss {
-			*s = (*s)[:min(len(*s), trimmedText)]
+// shorten returns a copy of a record that [trim] made, with at most so many bytes of each text and entries
+// of each list.
+func shorten(t *Record, text, items int) *Record {
+	s := *t
+	s.Flags = t.Flags[:len(t.Flags)-1] // without FlagTrimmed, which stays whole
+	cut(reflect.ValueOf(&s).Elem(), text, items)
+	s.Flags = append(s.Flags, FlagTrimmed)
+	if o := s.Object; o != nil {
+		o.PathTruncated = o.PathTruncated || len(o.Path) < len(t.Object.Path)
+	}
+	if p := s.Process; p != nil && p.Executable != nil {
+		x := p.Executable
+		x.PathTruncated = x.PathTruncated || len(x.Path) < len(t.Process.Executable.Path)
+	}
+	return &s
+}
+
+// cut shortens every text and list below v. What v refers to is copied first.
+func cut(v reflect.Value, text, items int) {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(v.String()[:min(v.Len(), text)])
+	case reflect.Pointer:
+		if v.IsNil() {
+			return
 		}
-	}
-	cut(&t.BootID, &t.Host, (*string)(&t.Kind), &t.Event, &t.Hook, (*string)(&t.Decision), &t.Level, (*string)(&t.Backend), &t.Message)
-	t.Flags = slices.Clone(t.Flags[max(0, len(t.Flags)-trimmedItems):])
-	for i := range t.Flags {
-		cut(&t.Flags[i])
-	}
-	if len(t.Lost) > trimmedItems {
-		t.Lost = nil
-	}
-	if c := t.Container; c != nil {
-		cut((*string)(&c.ID), &c.Name, &c.Image, &c.Digest, &c.Class)
-	}
-	if t.Policy != nil {
-		p := *t.Policy
-		cut(&p.Name, &p.Revision, &p.Rule, &p.Mode)
-		t.Policy = &p
-	}
-	if t.Object != nil {
-		o := *t.Object
-		o.PathTruncated = o.PathTruncated || len(o.Path) > trimmedText
-		cut(&o.Type, &o.Path, (*string)(&o.Layer), &o.Addr, &o.LocalAddr, &o.Protocol)
-		t.Object = &o
-	}
-	if t.API != nil {
-		a := *t.API
-		cut(&a.Action, &a.Method, &a.Path, &a.CallerKind, &a.Caller, &a.Remote, &a.Cause, &a.TraceParent)
-		a.Resources, a.Checks = nil, nil
-		t.API = &a
-	}
-	if t.Factor != nil {
-		f := *t.Factor
-		cut(&f.Event, &f.User, &f.Session, &f.Elevation, &f.Target, &f.Cause)
-		f.Actions = nil
-		t.Factor = &f
-	}
-	if p := t.Process; p != nil {
-		cut(&p.Comm, &p.Cwd)
-		p.Ancestors = slices.Clone(p.Ancestors[:min(len(p.Ancestors), trimmedItems)])
-		for i := range p.Ancestors {
-			cut(&p.Ancestors[i].Comm)
+		c := reflect.New(v.Type().Elem())
+		c.Elem().Set(v.Elem())
+		cut(c.Elem(), text, items)
+		v.Set(c)
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			return
 		}
-		if p.Executable != nil {
-			x := *p.Executable
-			x.PathTruncated = x.PathTruncated || len(x.Path) > trimmedText
-			cut(&x.Path, (*string)(&x.Layer))
-			p.Executable = &x
+		for i := range v.NumField() {
+			cut(v.Field(i), text, items)
+		}
+	case reflect.Slice:
+		if v.IsNil() {
+			return
+		}
+		c := reflect.MakeSlice(v.Type(), min(v.Len(), items), min(v.Len(), items))
+		reflect.Copy(c, v)
+		for i := range c.Len() {
+			cut(c.Index(i), text, items)
+		}
+		v.Set(c)
+	case reflect.Map:
+		if v.Len() > items {
+			v.SetZero()
+			return
+		}
+		c := reflect.MakeMap(v.Type())
+		for k, e := range v.Seq2() {
+			short := reflect.New(k.Type()).Elem()
+			short.Set(k)
+			cut(short, text, items)
+			c.SetMapIndex(short, e)
+		}
+		if !v.IsNil() {
+			v.Set(c)
 		}
 	}
 }

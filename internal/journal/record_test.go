@@ -58,8 +58,8 @@ func TestEncodeTrims(t *testing.T) {
 				r.Lost[fmt.Sprint(i, huge)] = 1
 			}
 		}, check: func(r *Record) string {
-			if len(r.Object.Path) != trimmedText || !r.Object.PathTruncated || !r.Process.Executable.PathTruncated ||
-				r.Seq != 7 || r.Decision != verdict.Denied || r.Process.PID != 1001 || len(r.Process.Ancestors) != trimmedItems {
+			if n := len(r.Object.Path); n == 0 || n > trimmedText || !r.Object.PathTruncated || !r.Process.Executable.PathTruncated ||
+				r.Seq != 7 || r.Decision != verdict.Denied || r.Process.PID != 1001 || len(r.Process.Ancestors) == 0 || len(r.Process.Ancestors) > trimmedItems {
 				return "short texts, marked, with numbers whole"
 			}
 			return ""
@@ -80,8 +80,8 @@ func TestEncodeTrims(t *testing.T) {
 			if after, _ := json.Marshal(r); !bytes.Equal(before, after) {
 				t.Error("got the caller's record changed")
 			}
-			if lineLen(len(b)) > maxLine {
-				t.Errorf("got %d bytes, want a line that readers accept", len(b))
+			if len(b) > MaxRecordBytes {
+				t.Errorf("got %d bytes, want at most %d", len(b), MaxRecordBytes)
 			}
 			var got Record
 			if err := json.Unmarshal(b, &got); err != nil {
