@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"os"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -156,8 +157,11 @@ func (u *uses) end(id ident.ContainerID, now time.Time) string {
 		u.conclude(by)
 	}
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.keep(by)
+	over := u.keep(by)
 	delete(u.of, id)
+	u.mu.Unlock()
+	for _, image := range over {
+		_ = os.Remove(u.file(image)) // it counts as unknown, whether or not it is gone
+	}
 	return by.image
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -199,10 +198,11 @@ func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Con
 	return due, ended
 }
 
-// keep remembers what a container that has ended used. u.mu is held.
-func (u *uses) keep(by *usedBy) {
+// keep remembers what a container that has ended used, and returns the images that had to go for it. u.mu is
+// held, for which the kernel's records wait: their files are for the caller to remove.
+func (u *uses) keep(by *usedBy) (over []string) {
 	if by.facts == nil || by.image == "" {
-		return
+		return nil
 	}
 	u.past[by.image] = inuse.Join(u.past[by.image], by.facts)
 	size := 0
@@ -218,8 +218,9 @@ func (u *uses) keep(by *usedBy) {
 		}
 		size -= u.past[oldest].Size()
 		delete(u.past, oldest)
-		_ = os.Remove(u.file(oldest)) // it counts as unknown, whether or not it is gone
+		over = append(over, oldest)
 	}
+	return over
 }
 
 // forget empties what can be read again; safe from any goroutine.
