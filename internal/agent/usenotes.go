@@ -12,7 +12,8 @@ import (
 
 // What the kernel tells of executed files, between the looks.
 const (
-	maxNoted = 2048 // files of one container that wait to be put into what was seen
+	maxNoted      = 2048    // files of one container that wait to be put into what was seen
+	maxNotedBytes = 4 << 20 // of the paths of all containers' files that wait
 	// useSettle is the least time between two such.
 	useSettle = 30 * time.Second
 	// useUnknown is how long a container of which only the kernel has told may be unknown to the
@@ -35,9 +36,13 @@ func (u *uses) told(ev *enforce.Event) {
 		by = &usedBy{seen: &inuse.Seen{}, born: now}
 		u.of[ev.Container] = by
 	}
-	if _, ok := by.noted[ev.Exe]; ev.PathCut || !ok && len(by.noted) >= maxNoted {
+	_, ok := by.noted[ev.Exe]
+	if ev.PathCut || !ok && (len(by.noted) >= maxNoted || u.notedBytes+len(ev.Exe) > maxNotedBytes) {
 		by.cut++
 		return
+	}
+	if !ok {
+		u.notedBytes += len(ev.Exe)
 	}
 	if by.noted == nil {
 		by.noted = map[string]time.Time{}
@@ -95,6 +100,7 @@ func (u *uses) missed(now time.Time) {
 func (u *uses) merge(by *usedBy, now time.Time) {
 	for path, at := range by.noted {
 		by.seen.Note(path, at)
+		u.notedBytes -= len(path)
 	}
 	by.seen.Cut += by.cut
 	u.a.health.Counter("use_cut").Add(uint64(by.cut))

@@ -56,9 +56,11 @@ type uses struct {
 	written map[string]writtenUse // by image; of run's goroutine
 
 	// mu guards what follows.
-	mu   sync.Mutex
-	of   map[ident.ContainerID]*usedBy
-	past map[string]*inuse.Facts // by image: of containers that have ended, and of before the start
+	mu sync.Mutex
+	of map[ident.ContainerID]*usedBy
+	// notedBytes is the size of all that waits in usedBy.noted.
+	notedBytes int
+	past       map[string]*inuse.Facts // by image: of containers that have ended, and of before the start
 }
 
 // usedBy is what is known of one running container.
