@@ -85,7 +85,7 @@ type Agent struct {
 	tokens     *tokens
 
 	// canaries is held during a test of whether a denial works; demand, before it, by who
-	// asks for one over the control socket, so that askers cannot queue.
+	// asks for one over the control socket, so that askers cannot queue. Both are taken before manager.mu.
 	demand, canaries sync.Mutex
 
 	// mu guards canary. It is taken last.

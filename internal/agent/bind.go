@@ -28,9 +28,10 @@ type binder struct {
 	registry *workload.Registry
 	file     string
 
-	// mu guards what follows, and makes one binding at a time.
+	late lateness
+
+	// mu guards what follows, and makes one binding at a time. lateness's lock is taken after it.
 	mu       sync.Mutex
-	late     map[ident.ContainerID]bool               // first bound after its start
 	problems map[ident.ContainerID][]string           // rules that do not hold in it
 	names    map[ident.ContainerID][]string           // names that it has had
 	gate     map[ident.ContainerID]*gateBinding       // what the gate has made
@@ -41,6 +42,41 @@ type binder struct {
 	listed   map[string]bool                          // runtimes that have told all they hold
 	kept     map[ident.ContainerID]workload.Container // what the state directory is to hold
 	dirty    bool
+}
+
+// lateness knows of which containers the first binding came after the start. It has a lock of its own: a
+// record of each kernel event asks, and must not wait while containers are bound.
+type lateness struct {
+	mu sync.RWMutex
+	of map[ident.ContainerID]bool
+}
+
+// get tells whether a container was bound late, and whether it was bound at all.
+func (l *lateness) get(id ident.ContainerID) (late, seen bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	late, seen = l.of[id]
+	return late, seen
+}
+
+func (l *lateness) is(id ident.ContainerID) bool {
+	late, _ := l.get(id)
+	return late
+}
+
+func (l *lateness) set(id ident.ContainerID, late bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of == nil {
+		l.of = map[ident.ContainerID]bool{}
+	}
+	l.of[id] = late
+}
+
+func (l *lateness) forget(id ident.ContainerID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.of, id)
 }
 
 // maxNames bounds the names that are kept of one container.
@@ -58,7 +94,7 @@ type remembered struct {
 func newBinder(a *Agent) *binder {
 	return &binder{
 		a: a, registry: workload.NewRegistry(), file: a.cfg.knownFile(),
-		late: map[ident.ContainerID]bool{}, problems: map[ident.ContainerID][]string{}, listed: map[string]bool{},
+		problems: map[ident.ContainerID][]string{}, listed: map[string]bool{},
 		names: map[ident.ContainerID][]string{}, devs: map[ident.ContainerID]uint32{},
 		gate: map[ident.ContainerID]*gateBinding{}, most: maxBindings,
 		kept: map[ident.ContainerID]workload.Container{},
@@ -96,7 +132,8 @@ func (b *binder) recallKnown() error {
 			continue
 		}
 		b.registry.Apply(workload.Change{Kind: workload.Upsert, Runtime: k.Container.Runtime, Cause: "recalled", Container: k.Container})
-		b.late[k.Container.ID], b.names[k.Container.ID] = k.Late, k.Names
+		b.late.set(k.Container.ID, k.Late)
+		b.names[k.Container.ID] = k.Names
 		b.a.images.recall(k.Container.Runtime, k.Image)
 	}
 	return nil
@@ -112,7 +149,7 @@ func (b *binder) remember() error {
 	}
 	known, said := []remembered{}, map[imageKey]bool{}
 	for _, c := range b.registry.List() {
-		k := remembered{Container: c, Late: b.late[c.ID], Names: b.names[c.ID]}
+		k := remembered{Container: c, Late: b.late.is(c.ID), Names: b.names[c.ID]}
 		if key := (imageKey{c.Runtime, c.ImageDigest}); !said[key] {
 			said[key], k.Image = true, b.a.images.remembered(key)
 		}
@@ -179,7 +216,7 @@ func (b *binder) take(ch workload.Change) (rebound bool) {
 		id := c.Container.ID
 		b.note(c)
 		if c.Kind == workload.Removed {
-			delete(b.late, id)
+			b.late.forget(id)
 			delete(b.names, id)
 			delete(b.problems, id)
 			b.dropGate(id)
@@ -281,7 +318,7 @@ func (b *binder) ended(id ident.ContainerID) {
 		}
 	}
 	c, ok := b.registry.Get(id)
-	if !ok || !b.late[id] && !b.a.images.denies(c, b.labels(c)) {
+	if !ok || !b.late.is(id) && !b.a.images.denies(c, b.labels(c)) {
 		return
 	}
 	started, err := b.a.started(id)
@@ -289,22 +326,22 @@ func (b *binder) ended(id ident.ContainerID) {
 		return
 	}
 	if err == nil {
-		b.dirty = b.dirty || b.late[id]
-		b.late[id] = false
+		b.dirty = b.dirty || b.late.is(id)
+		b.late.set(id, false)
 	}
 	_ = b.bind(c) // reported there
 }
 
 // bind gives one container its policy. b.mu is held.
 func (b *binder) bind(c workload.Container) error {
-	if _, seen := b.late[c.ID]; !seen {
+	if _, seen := b.late.get(c.ID); !seen {
 		started, err := b.a.started(c.ID)
-		b.late[c.ID] = started || err != nil // nothing loosens by what is not known
+		b.late.set(c.ID, started || err != nil) // nothing loosens by what is not known
 	}
 	if n := b.names[c.ID]; c.Name != "" && !slices.Contains(n, c.Name) && len(n) < maxNames {
 		b.names[c.ID] = append(n, c.Name)
 	}
-	sub := subject(c, b.late[c.ID])
+	sub := subject(c, b.late.is(c.ID))
 	sub.FormerNames, sub.Labels = b.names[c.ID], b.labels(c)
 	own := b.own(c)
 	if rp := b.a.images.binding(c, sub.Labels); rp != nil {
@@ -369,7 +406,7 @@ func (b *binder) bindInodes(id ident.ContainerID, pid uint32) {
 func (b *binder) notes(id ident.ContainerID) (late bool, problems []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.late[id], slices.Clone(b.problems[id])
+	return b.late.is(id), slices.Clone(b.problems[id])
 }
 
 // clientLabels are a container's labels without those of Belay's own prefix: these can

@@ -109,7 +109,7 @@ func (b *binder) bindGate(g *gateBinding) error {
 		delete(b.gate, g.ID)
 		_ = b.bindKnown(g.ID) // without what is its own it is as one that another door let in
 		if _, ok := b.registry.Get(g.ID); !ok {
-			delete(b.late, g.ID)
+			b.late.forget(g.ID)
 			delete(b.names, g.ID)
 		}
 	}

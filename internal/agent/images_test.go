@@ -37,7 +37,8 @@ func testImages(t *testing.T, spec string, scan func(context.Context, string, bo
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{cfg: Config{StateDir: t.TempDir()}, health: health.New(nil), log: slog.New(slog.DiscardHandler), policies: &policies{set: set}}
+	a := &Agent{cfg: Config{StateDir: t.TempDir()}, health: health.New(nil), log: slog.New(slog.DiscardHandler), policies: &policies{}}
+	a.policies.set.Store(set)
 	a.binder = newBinder(a)
 	im := &images{
 		a: a, wake: make(chan struct{}, 1), known: map[imageKey]knownImage{}, held: map[ident.ContainerID]*policy.RuntimePolicy{},

@@ -141,7 +141,7 @@ func denialText(action string, res []apicall.Resource, d *policy.AccessDecision)
 // tell puts a decision into the journal.
 func (m *manager) tell(who *control.Caller, action string, res []apicall.Resource, d *policy.AccessDecision, done string) {
 	ev := &proxy.Event{
-		Time: time.Now(), Subject: &who.Subject, Action: action, Method: "POST", Path: "/v1/policies", Decision: proxy.Denied,
+		Time: time.Now(), Subject: &who.Subject, Action: action, Method: who.Method, Path: who.Path, Decision: proxy.Denied,
 		Policy: d.Policy, Revision: d.Revision, Rule: d.Rule, Reason: d.Reason, Checks: d.Checks, Status: 403,
 		Unmanaged: !m.policies.current().Access().Enforced(),
 	}

@@ -413,3 +413,16 @@ func TestCrashInChange(t *testing.T) {
 		})
 	}
 }
+
+// TestToldAsAsked: a decision is recorded with the request that it was about.
+func TestToldAsAsked(t *testing.T) {
+	m := newManaged(t, "", map[string]string{"a.yaml": admins})
+	who := *bob
+	who.Method, who.Path = "GET", "/v1/policies/history"
+	if _, err := m.History(t.Context(), &who, "web"); err == nil {
+		t.Fatal("bob may read the history")
+	}
+	if len(m.events) != 1 || m.events[0].Method != "GET" || m.events[0].Path != "/v1/policies/history" {
+		t.Errorf("recorded %+v, want one GET of /v1/policies/history", m.events)
+	}
+}

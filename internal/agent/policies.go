@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,9 +25,11 @@ type policies struct {
 	shipped  string // directory of the policies that ship; empty: none
 	lastGood string
 
-	// mu guards what follows.
+	// set is in force. Who decides by it waits for no load.
+	set atomic.Pointer[policy.Set]
+
+	// mu guards what follows, and lets one change set at a time; files are read and written under it.
 	mu      sync.Mutex
-	set     *policy.Set
 	former  *policy.Set       // in force before the last load; nil: nothing was
 	unkept  string            // why the set in force would not survive a restart
 	refused map[string]string // policy name to why this host does not take it
@@ -49,9 +52,10 @@ func (p *policies) load(asked bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.print = p.look()
-	p.former, p.oldDocs = p.set, p.docs
+	inForce := p.set.Load()
+	p.former, p.oldDocs = inForce, p.docs
 	var lost error
-	if p.set == nil {
+	if inForce == nil {
 		last, err := policy.ParseFiles(p.lastGood)
 		if err == nil {
 			p.former, p.oldDocs = last, documentsOf(last)
@@ -67,12 +71,14 @@ func (p *policies) load(asked bool) error {
 		err = fmt.Errorf("%s holds no policy, and what was in force before cannot be read: %w; fix: bring the policies back, or remove %s if none is wanted", p.dir, lost, p.lastGood)
 	}
 	if err == nil {
-		p.set, p.all, p.docs, p.broken, p.loaded = set, set.Policies(), docs, "", time.Now()
+		p.set.Store(set)
+		p.all, p.docs, p.broken, p.loaded = set.Policies(), docs, "", time.Now()
 		return nil
 	}
 	p.broken = err.Error()
-	if p.set == nil && p.former != nil {
-		p.set, p.all, p.docs, p.loaded = p.former, p.former.Policies(), p.oldDocs, time.Now()
+	if inForce == nil && p.former != nil {
+		p.set.Store(p.former)
+		p.all, p.docs, p.loaded = p.former.Policies(), p.oldDocs, time.Now()
 	}
 	return err
 }
@@ -125,7 +131,8 @@ func (p *policies) rollback(why error) {
 	if p.former == nil {
 		return
 	}
-	p.set, p.all, p.docs, p.broken = p.former, p.former.Policies(), p.oldDocs, why.Error()
+	p.set.Store(p.former)
+	p.all, p.docs, p.broken = p.former.Policies(), p.oldDocs, why.Error()
 }
 
 // keep saves the set in force as the last good one, for a start at which the directory
@@ -142,7 +149,7 @@ func (p *policies) keep() {
 // save refuses what could not be read at the next start: the bounds of one file are less than those
 // of a directory. What was kept before stays.
 func (p *policies) save() error {
-	text := p.set.Canonical()
+	text := p.current().Canonical()
 	if _, err := policy.ParseAll(p.lastGood, text); len(text) > 0 && err != nil {
 		return fmt.Errorf("keep the policies for the next start: they cannot be read back: %w", err)
 	}
@@ -193,13 +200,13 @@ func (p *policies) refuse(levels map[verdict.Rule]verdict.Level) (bool, error) {
 	if len(p.refused) == 0 {
 		return false, nil
 	}
-	docs := p.set.Documents()
+	docs := p.current().Documents()
 	docs.Runtime = keep
 	set, err := docs.Set()
 	if err != nil {
 		return false, err
 	}
-	p.set = set
+	p.set.Store(set)
 	return true, nil
 }
 
@@ -210,11 +217,8 @@ func (p *policies) notKept() string {
 	return p.unkept
 }
 
-func (p *policies) current() *policy.Set {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.set
-}
+// current returns the set in force; nil: none yet.
+func (p *policies) current() *policy.Set { return p.set.Load() }
 
 // changed tells whether the directory differs from what was loaded and has come to
 // rest: a file that is being written is not half a policy.
@@ -248,8 +252,9 @@ func (p *policies) status() control.PolicySet {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := control.PolicySet{Dir: p.dir, Loaded: p.loaded, Error: p.broken}
-	if p.set != nil {
-		s.Revision = p.set.Revision()
+	set := p.current()
+	if set != nil {
+		s.Revision = set.Revision()
 	}
 	for _, rp := range p.all {
 		s.Policies = append(s.Policies, control.PolicyStatus{
@@ -257,20 +262,20 @@ func (p *policies) status() control.PolicySet {
 			Refused: p.refused[rp.Name],
 		})
 	}
-	if p.set == nil {
+	if set == nil {
 		return s
 	}
-	for _, ap := range p.set.AccessPolicies() {
+	for _, ap := range set.AccessPolicies() {
 		s.Policies = append(s.Policies, control.PolicyStatus{
 			Kind: policy.AccessKind, Name: ap.Name, Revision: ap.Revision, Mode: ap.Spec.Mode.String(), File: ap.File, Line: ap.Line,
 		})
 	}
-	for _, ip := range p.set.ImagePolicies() {
+	for _, ip := range set.ImagePolicies() {
 		s.Policies = append(s.Policies, control.PolicyStatus{
 			Kind: policy.ImageKind, Name: ip.Name, Revision: ip.Revision, Mode: ip.Spec.Mode.String(), File: ip.File, Line: ip.Line,
 		})
 	}
-	for _, lp := range p.set.LoadPolicies() {
+	for _, lp := range set.LoadPolicies() {
 		s.Policies = append(s.Policies, control.PolicyStatus{
 			Kind: policy.LoadKind, Name: lp.Name, Revision: lp.Revision, Mode: loadMode(lp), File: lp.File, Line: lp.Line,
 		})

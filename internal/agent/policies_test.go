@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/policy"
@@ -232,5 +233,25 @@ func TestLastGoodTooLarge(t *testing.T) {
 	}
 	if _, err := policy.ParseFiles(p.lastGood); err != nil {
 		t.Errorf("the former set is gone: %v", err)
+	}
+}
+
+// TestCurrentWaitsForNoLoad: who decides by the set in force does not wait while files are read.
+func TestCurrentWaitsForNoLoad(t *testing.T) {
+	p, _ := newPolicies(t)
+	if err := p.load(false); err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock() // as load and keep have it
+	defer p.mu.Unlock()
+	got := make(chan *policy.Set)
+	go func() { got <- p.current() }()
+	select {
+	case set := <-got:
+		if set == nil {
+			t.Error("no set is in force after a load")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the set in force is not told while a load reads files")
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // record takes one kernel event into the journal. It is called from the goroutines that
-// drain the rings and does not block: the journal counts what it cannot take.
+// drain the rings and waits for no disk and no binding: the journal counts what it cannot take.
 func (a *Agent) record(ev *enforce.Event) {
 	if ev.Container != "" && a.kernel.IsCanary(ev.Container) {
 		return
@@ -107,7 +107,7 @@ func (a *Agent) describe(ev *enforce.Event) *journal.Record {
 	if ev.Script {
 		r.Flags = append(r.Flags, journal.FlagScript)
 	}
-	if late, _ := a.binder.notes(ev.Container); late {
+	if a.binder.late.is(ev.Container) {
 		r.Flags = append(r.Flags, journal.FlagBoundLate)
 	}
 	r.Message = message(ev)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"os"
 	"time"
 
 	"github.com/belay-project/belay/internal/attr"
@@ -11,7 +12,8 @@ import (
 
 // What the kernel tells of executed files, between the looks.
 const (
-	maxNoted = 2048 // files of one container that wait to be put into what was seen
+	maxNoted      = 2048    // files of one container that wait to be put into what was seen
+	maxNotedBytes = 4 << 20 // of the paths of all containers' files that wait
 	// useSettle is the least time between two such.
 	useSettle = 30 * time.Second
 	// useUnknown is how long a container of which only the kernel has told may be unknown to the
@@ -34,9 +36,13 @@ func (u *uses) told(ev *enforce.Event) {
 		by = &usedBy{seen: &inuse.Seen{}, born: now}
 		u.of[ev.Container] = by
 	}
-	if _, ok := by.noted[ev.Exe]; ev.PathCut || !ok && len(by.noted) >= maxNoted {
+	_, ok := by.noted[ev.Exe]
+	if ev.PathCut || !ok && (len(by.noted) >= maxNoted || u.notedBytes+len(ev.Exe) > maxNotedBytes) {
 		by.cut++
 		return
+	}
+	if !ok {
+		u.notedBytes += len(ev.Exe)
 	}
 	if by.noted == nil {
 		by.noted = map[string]time.Time{}
@@ -94,6 +100,7 @@ func (u *uses) missed(now time.Time) {
 func (u *uses) merge(by *usedBy, now time.Time) {
 	for path, at := range by.noted {
 		by.seen.Note(path, at)
+		u.notedBytes -= len(path)
 	}
 	by.seen.Cut += by.cut
 	u.a.health.Counter("use_cut").Add(uint64(by.cut))
@@ -156,8 +163,11 @@ func (u *uses) end(id ident.ContainerID, now time.Time) string {
 		u.conclude(by)
 	}
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.keep(by)
+	over := u.keep(by)
 	delete(u.of, id)
+	u.mu.Unlock()
+	for _, image := range over {
+		_ = os.Remove(u.file(image)) // it counts as unknown, whether or not it is gone
+	}
 	return by.image
 }

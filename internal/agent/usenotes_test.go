@@ -201,3 +201,36 @@ func TestUsesLostBeforeListed(t *testing.T) {
 		}
 	}
 }
+
+// TestNotedOfAll: what waits of all containers together is bounded, and what is left out is known to be.
+func TestNotedOfAll(t *testing.T) {
+	u, _ := testUses(t, useSpec)
+	long := strings.Repeat("x", 1000)
+	for c := range 200 {
+		id := ident.ContainerID(fmt.Sprintf("%064x", c))
+		for i := range 100 {
+			u.told(&enforce.Event{Type: enforce.EventUsed, Container: id, Exe: fmt.Sprintf("/%s/%d", long, i)})
+		}
+	}
+	size := func() (n int) {
+		for _, by := range u.of {
+			for path := range by.noted {
+				n += len(path)
+			}
+		}
+		return n
+	}
+	last := u.of[ident.ContainerID(fmt.Sprintf("%064x", 199))]
+	if n := size(); n > 4<<20 || last.cut != 100 {
+		t.Errorf("%d bytes of paths wait, and the last container counts %d files as left out; want 4 MiB at most, and 100", n, last.cut)
+	}
+	u.mu.Lock()
+	for _, by := range u.of {
+		u.merge(by, time.Now())
+	}
+	u.mu.Unlock()
+	u.told(&enforce.Event{Type: enforce.EventUsed, Container: ident.ContainerID(fmt.Sprintf("%064x", 199)), Exe: "/x"})
+	if len(last.noted) != 1 {
+		t.Error("there is no room again once what waited was taken")
+	}
+}

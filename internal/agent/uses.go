@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -57,9 +56,11 @@ type uses struct {
 	written map[string]writtenUse // by image; of run's goroutine
 
 	// mu guards what follows.
-	mu   sync.Mutex
-	of   map[ident.ContainerID]*usedBy
-	past map[string]*inuse.Facts // by image: of containers that have ended, and of before the start
+	mu sync.Mutex
+	of map[ident.ContainerID]*usedBy
+	// notedBytes is the size of all that waits in usedBy.noted.
+	notedBytes int
+	past       map[string]*inuse.Facts // by image: of containers that have ended, and of before the start
 }
 
 // usedBy is what is known of one running container.
@@ -199,10 +200,11 @@ func (u *uses) due(list []workload.Container, now time.Time) (due []workload.Con
 	return due, ended
 }
 
-// keep remembers what a container that has ended used. u.mu is held.
-func (u *uses) keep(by *usedBy) {
+// keep remembers what a container that has ended used, and returns the images that had to go for it. u.mu is
+// held, for which the kernel's records wait: their files are for the caller to remove.
+func (u *uses) keep(by *usedBy) (over []string) {
 	if by.facts == nil || by.image == "" {
-		return
+		return nil
 	}
 	u.past[by.image] = inuse.Join(u.past[by.image], by.facts)
 	size := 0
@@ -218,8 +220,9 @@ func (u *uses) keep(by *usedBy) {
 		}
 		size -= u.past[oldest].Size()
 		delete(u.past, oldest)
-		_ = os.Remove(u.file(oldest)) // it counts as unknown, whether or not it is gone
+		over = append(over, oldest)
 	}
+	return over
 }
 
 // forget empties what can be read again; safe from any goroutine.

@@ -156,7 +156,7 @@ func (a *Agent) mendByCanary() error {
 	}
 	a.log.Error("enforcement was tampered with: attaching anew", attr.Error, err.Error())
 	a.note("enforcement was tampered with: " + err.Error())
-	if err := errors.Join(a.kernel.Reattach(), a.enact()); err != nil {
+	if err := a.mend(); err != nil {
 		a.log.Error("attaching anew", attr.Error, err.Error())
 		return err
 	}
@@ -165,6 +165,14 @@ func (a *Agent) mendByCanary() error {
 		a.note("enforcement was mended")
 	}
 	return err
+}
+
+// mend attaches anew and puts the policies in force into the kernel, apart from loads: a floor that is being
+// replaced must not come after the one that replaces it.
+func (a *Agent) mend() error {
+	a.manager.mu.Lock()
+	defer a.manager.mu.Unlock()
+	return errors.Join(a.kernel.Reattach(), a.enact())
 }
 
 // RunCanary implements [control.CanaryRunner]. A test that fails is mended as the one of

@@ -128,7 +128,7 @@ func (s *Server) loadChange(r *http.Request, do func(LoadManager, context.Contex
 	if err != nil {
 		return nil, err
 	}
-	who, err := s.caller(r.Context())
+	who, err := s.caller(r)
 	if err != nil {
 		return nil, err
 	}

@@ -54,6 +54,8 @@ type Manager interface {
 // came from, which is for the record only.
 type Caller struct {
 	Subject  apicall.Subject
+	Method   string // of what he asks
+	Path     string // of the route
 	LoginUID *uint32
 	// LoginKnown: the login is of a session that the host knows. Else the process may have
 	// chosen it.
@@ -150,8 +152,8 @@ var manageRoutes = []route{
 // caller says who asks. It goes by the connection, and asks anew where its process is: a
 // process can be moved into a container. A process that has the number of the one that was
 // accepted, and is not it, is nobody (see userConn.Accepted).
-func (s *Server) caller(ctx context.Context) (*Caller, error) {
-	c, ok := ctx.Value(connKey{}).(net.Conn)
+func (s *Server) caller(r *http.Request) (*Caller, error) {
+	c, ok := r.Context().Value(connKey{}).(net.Conn)
 	if !ok {
 		return nil, fmt.Errorf("%w: who is calling is unknown", ErrForbidden)
 	}
@@ -159,7 +161,7 @@ func (s *Server) caller(ctx context.Context) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrForbidden, err)
 	}
-	who := &Caller{Subject: sub}
+	who := &Caller{Subject: sub, Method: r.Method, Path: r.URL.Path}
 	if s.manage.Login != nil {
 		who.LoginUID, who.LoginKnown = s.manage.Login(&sub)
 	}
@@ -177,7 +179,7 @@ func (s *Server) identify(c net.Conn) (apicall.Subject, error) {
 type connKey struct{}
 
 func policies(s *Server, r *http.Request) (any, error) {
-	who, err := s.caller(r.Context())
+	who, err := s.caller(r)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +193,7 @@ func policies(s *Server, r *http.Request) (any, error) {
 }
 
 func history(s *Server, r *http.Request) (any, error) {
-	who, err := s.caller(r.Context())
+	who, err := s.caller(r)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +201,7 @@ func history(s *Server, r *http.Request) (any, error) {
 }
 
 func change(s *Server, r *http.Request) (any, error) {
-	who, err := s.caller(r.Context())
+	who, err := s.caller(r)
 	if err != nil {
 		return nil, err
 	}

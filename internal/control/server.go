@@ -229,7 +229,7 @@ func reload(s *Server, r *http.Request) (any, error) {
 	who := &Caller{}
 	if s.manage != nil && s.manage.Identify != nil {
 		var err error
-		if who, err = s.caller(r.Context()); err != nil {
+		if who, err = s.caller(r); err != nil {
 			return nil, err
 		}
 	}
@@ -262,7 +262,7 @@ func (s *Server) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := peerOf(r.Context())
 		rt := served[r.URL.Path]
-		if err := s.admit(r.Context(), p, own); err != nil && !rt.forAll {
+		if err := s.admit(r, p, own); err != nil && !rt.forAll {
 			s.log.Warn("control request refused", attr.UID, p.uid, attr.PID, p.pid, attr.Error, err)
 			w.Header().Set("Connection", "close")
 			s.fail(w, &Error{Status: http.StatusForbidden, Message: err.Error()})
@@ -285,11 +285,11 @@ func (s *Server) handler() http.Handler {
 // admit returns an error unless a peer may ask for what is not decided by who asks: it may open
 // the socket, and is known and outside of containers. To root of a container the socket's mode
 // says nothing.
-func (s *Server) admit(ctx context.Context, p peer, own uint32) error {
+func (s *Server) admit(r *http.Request, p peer, own uint32) error {
 	if err := p.check(own, s.gid); err != nil || s.manage == nil || s.manage.Identify == nil {
 		return err
 	}
-	who, err := s.caller(ctx)
+	who, err := s.caller(r)
 	switch {
 	case err != nil:
 		return err

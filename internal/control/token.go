@@ -50,7 +50,7 @@ type TokenList struct {
 
 var tokenRoutes = []route{
 	{method: http.MethodGet, path: "/v1/tokens", answer: func(s *Server, r *http.Request) (any, error) {
-		if _, err := s.rootCaller(r.Context()); err != nil {
+		if _, err := s.rootCaller(r); err != nil {
 			return nil, err
 		}
 		return s.tokens.Tokens(r.Context())
@@ -73,8 +73,8 @@ var tokenRoutes = []route{
 
 // rootCaller refuses all but root of the host. The socket's group is not enough: who makes a token
 // of a name can do what policies let that name do.
-func (s *Server) rootCaller(ctx context.Context) (*Caller, error) {
-	who, err := s.caller(ctx)
+func (s *Server) rootCaller(r *http.Request) (*Caller, error) {
+	who, err := s.caller(r)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (s *Server) rootCaller(ctx context.Context) (*Caller, error) {
 func isRoot(who *Caller) bool { return who.Subject.Kind == apicall.User && who.Subject.UID == 0 }
 
 func (s *Server) tokenRequest(r *http.Request) (*Caller, *TokenRequest, error) {
-	who, err := s.rootCaller(r.Context())
+	who, err := s.rootCaller(r)
 	if err != nil {
 		return nil, nil, err
 	}
