@@ -104,9 +104,9 @@ func act(t *testing.T, tel *telemetry.Telemetry) {
 }
 
 var (
-	opened = regexp.MustCompile(`begin\("([a-z ]+)"|telemetry\.Operation\{$`)
+	opened = regexp.MustCompile(`telemetry\.Begin\("([a-z ]+)"|telemetry\.Operation\{$`)
 	named  = regexp.MustCompile(`^\s*Name: "([a-z ]+)",`)
-	stage  = regexp.MustCompile(`\.ended\("([a-z]+)"\)|\{Name: "([a-z]+)"`)
+	stage  = regexp.MustCompile(`\.Ended\("([a-z]+)"\)|\{Name: "([a-z]+)"`)
 	valued = regexp.MustCompile(`"(belay\.[a-z.]+)"(?::|\] =)`)
 )
 
