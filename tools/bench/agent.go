@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
@@ -20,7 +23,7 @@ import (
 
 const agentText = `
 Memory: VmRSS of belay-agent, which counts the pages of its program too, without an engine to
-ask. That of the kernel side is what the kernel counts for the maps and programs of which the agent holds a descriptor. Records are made by the kernel side, each with a path, arguments and six ancestors, and read
+ask. That of the kernel side is what the kernel counts for the agent's maps, for the programs that use them, and for the machine code of these. Records are made by the kernel side, each with a path, arguments and six ancestors, and read
 through the ring by the agent's own code; making them takes one of the cores. The journal gets
 records of denials and others, four to one, faster than it can write them. Start to enforcing is until ` + "`belay status`" + ` says so, asked every 20 ms, with the
 kernel side loaded anew: the median of three.
@@ -201,44 +204,112 @@ func memory(ctx context.Context, b *bench, containers int) (out []figure, err er
 	return append(out, atMost(fmt.Sprintf("Memory of the kernel side, %d containers", many), kernel, 16, "%.1f MB")), nil
 }
 
-// kernelMemory returns what the kernel counts for the maps and programs that an agent holds, in
-// MB; see "memlock" of /proc/PID/fdinfo in bpf_map_show_fdinfo and bpf_prog_show_fdinfo.
+// kernelMemory returns what the kernel counts for the agent's maps and programs, in MB. An agent holds no descriptors of
+// its programs, whose links are pinned: they are those that use its maps.
+//
+// Source: bpf_map_memory_usage and "memlock" of bpf_prog_show_fdinfo; a program's machine code is beside that.
 func (d *daemon) kernelMemory() (float64, error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", d.cmd.Process.Pid))
+	maps, err := d.mapIDs()
 	if err != nil {
 		return 0, err
 	}
-	sizes := map[string]float64{} // of each map and program once
+	var sum uint64
+	used := maps
+	for id := ebpf.ProgramID(0); ; {
+		if id, err = ebpf.ProgramGetNextID(id); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if err != nil {
+			return 0, fmt.Errorf("list BPF programs: %w", err)
+		}
+		size, ids, err := programMemory(id)
+		if err != nil {
+			return 0, err
+		}
+		if slices.ContainsFunc(ids, func(id ebpf.MapID) bool { return slices.Contains(maps, id) }) {
+			sum += size
+			used = append(used, ids...)
+		}
+	}
+	slices.Sort(used)
+	for _, id := range slices.Compact(used) {
+		size, err := mapMemory(id)
+		if err != nil {
+			return 0, err
+		}
+		sum += size
+	}
+	return float64(sum) / 1e6, nil
+}
+
+// mapIDs returns the maps of which the agent holds a descriptor.
+func (d *daemon) mapIDs() ([]ebpf.MapID, error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", d.cmd.Process.Pid))
+	if err != nil {
+		return nil, err
+	}
+	var ids []ebpf.MapID
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		var id string
-		var size float64
 		for line := range strings.Lines(string(text)) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-			switch key {
-			case "map_id", "prog_id":
-				id = key + value
-			case "memlock":
-				if size, err = strconv.ParseFloat(strings.TrimSpace(value), 64); err != nil {
-					return 0, fmt.Errorf("%s: %w", f, err)
-				}
+			value, ok := strings.CutPrefix(line, "map_id:")
+			if !ok {
+				continue
 			}
-		}
-		if id != "" {
-			sizes[id] = size
+			id, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", f, err)
+			}
+			ids = append(ids, ebpf.MapID(id))
 		}
 	}
-	var sum float64
-	for _, s := range sizes {
-		sum += s
+	return ids, nil
+}
+
+// programMemory returns what a program takes, and the maps that it uses; nothing of one that is gone.
+func programMemory(id ebpf.ProgramID) (uint64, []ebpf.MapID, error) {
+	p, err := ebpf.NewProgramFromID(id)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil, nil
 	}
-	return sum / 1e6, nil
+	if err != nil {
+		return 0, nil, fmt.Errorf("BPF program %d: %w", id, err)
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return 0, nil, fmt.Errorf("BPF program %d: %w", id, err)
+	}
+	maps, _ := info.MapIDs()
+	pages, _ := info.Memlock()
+	code, err := info.JitedSize()
+	if err != nil {
+		return 0, nil, fmt.Errorf("BPF program %d: %w", id, err)
+	}
+	return pages + uint64(code), maps, nil
+}
+
+func mapMemory(id ebpf.MapID) (uint64, error) {
+	m, err := ebpf.NewMapFromID(id)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("BPF map %d: %w", id, err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return 0, fmt.Errorf("BPF map %d: %w", id, err)
+	}
+	size, _ := info.Memlock()
+	return size, nil
 }
 
 func (b *bench) detach(ctx context.Context) (string, error) {
