@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -41,11 +40,11 @@ Codes are read without echo at a terminal, else from standard input.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case list && drop:
-				return errors.New("--list and --drop exclude each other")
+				return badUsage("--list and --drop exclude each other")
 			case len(args) > 0 && !drop:
-				return fmt.Errorf("elevate takes no argument but IDs after --drop, got %q", args)
+				return badUsage("elevate takes no argument but IDs after --drop, got %q", args)
 			case user != "" && !drop:
-				return errors.New("--user goes with --drop: nobody shows the second factor of another")
+				return badUsage("--user goes with --drop: nobody shows the second factor of another")
 			case list:
 				return t.listElevations(cmd)
 			case drop:

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -40,7 +39,7 @@ second factor with no code.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case remove && confirm != "":
-				return errors.New("--remove and --confirm exclude each other")
+				return badUsage("--remove and --confirm exclude each other")
 			case remove:
 				return t.removeFactor(cmd, user)
 			case confirm != "":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,7 +110,14 @@ func movesOf(cmd *cobra.Command, stateDir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("--state-dir: %w", err)
 	}
-	return movesdir.Below(abs), nil
+	below := movesdir.Below(abs)
+	if filepath.Base(abs) == filepath.Base(below) {
+		// What scripts named, and an agent of an earlier version names.
+		if _, err := os.Stat(below); errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("--state-dir %s: that is the journals' own directory; fix: name the one above it, %s", abs, filepath.Dir(abs))
+		}
+	}
+	return below, nil
 }
 
 // mover returns a mover, and the directory of its journals.

@@ -136,8 +136,11 @@ control.sock in its run directory, as root or as a member of the socket's group;
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		// For onlyCommands.
 		SuggestionsMinimumDistance: suggestWithin,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			*started = true
+		// Here, since cobra looks at groups of flags only after it.
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			err := cmd.ValidateFlagGroups()
+			*started = err == nil
+			return err
 		},
 	}
 	root.SetIn(t.in)

@@ -19,6 +19,9 @@ import (
 // tell sends what a command did to the collector that the OTEL_* variables name, below the span
 // that TRACEPARENT names. Whatever becomes of that, the command ends as it would.
 func (t *terminal) tell(ctx context.Context, d *telemetry.Doing, err error) {
+	if _, usage := errors.AsType[usageError](err); usage {
+		return // nothing was done
+	}
 	op := d.Done(err)
 	op.TraceParent = os.Getenv("TRACEPARENT")
 	host, _ := hostinfo.Host{}.Info() // what cannot be read is empty

@@ -41,7 +41,7 @@ terminal too; with -o json it is data.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if every < 500*time.Millisecond || every > time.Hour {
-				return fmt.Errorf("--every %v: want 500ms to 1h", every)
+				return badUsage("--every %v: want 500ms to 1h", every)
 			}
 			once = once || t.output == formatJSON
 			if !once && !t.screen {

@@ -37,17 +37,41 @@ func (u *uses) told(ev *enforce.Event) {
 		u.of[ev.Container] = by
 	}
 	_, ok := by.noted[ev.Exe]
-	if ev.PathCut || !ok && (len(by.noted) >= maxNoted || u.notedBytes+len(ev.Exe) > maxNotedBytes) {
+	if ev.PathCut || !ok && len(by.noted) >= maxNoted {
 		by.cut++
 		return
-	}
-	if !ok {
-		u.notedBytes += len(ev.Exe)
 	}
 	if by.noted == nil {
 		by.noted = map[string]time.Time{}
 	}
 	by.noted[ev.Exe] = at
+	if !ok {
+		by.notedBytes += len(ev.Exe)
+		u.notedBytes += len(ev.Exe)
+		u.boundNoted()
+	}
+}
+
+// boundNoted keeps what waits within its bound: it is cut where most waits, since containers choose what they execute, and not
+// what is known of others. u.mu is held.
+func (u *uses) boundNoted() {
+	if u.notedBytes <= maxNotedBytes {
+		return
+	}
+	var most *usedBy
+	for _, o := range u.of {
+		if most == nil || o.notedBytes > most.notedBytes {
+			most = o
+		}
+	}
+	most.cut += len(most.noted)
+	u.dropNoted(most)
+}
+
+// dropNoted forgets what waits of a container. u.mu is held.
+func (u *uses) dropNoted(by *usedBy) {
+	u.notedBytes -= by.notedBytes
+	by.noted, by.notedBytes = nil, 0
 }
 
 // useLosses counts the records of executed files that the kernel could not hand over, and those of
@@ -100,11 +124,11 @@ func (u *uses) missed(now time.Time) {
 func (u *uses) merge(by *usedBy, now time.Time) {
 	for path, at := range by.noted {
 		by.seen.Note(path, at)
-		u.notedBytes -= len(path)
 	}
+	u.dropNoted(by)
 	by.seen.Cut += by.cut
 	u.a.health.Counter("use_cut").Add(uint64(by.cut))
-	by.noted, by.cut, by.settled = nil, 0, now
+	by.cut, by.settled = 0, now
 	u.bound()
 }
 
@@ -163,6 +187,7 @@ func (u *uses) end(id ident.ContainerID, now time.Time) string {
 		u.conclude(by)
 	}
 	u.mu.Lock()
+	u.dropNoted(by) // told of meanwhile
 	over := u.keep(by)
 	delete(u.of, id)
 	u.mu.Unlock()

@@ -202,35 +202,42 @@ func TestUsesLostBeforeListed(t *testing.T) {
 	}
 }
 
-// TestNotedOfAll: what waits of all containers together is bounded, and what is left out is known to be.
+// TestNotedOfAll: what waits of all containers together is bounded, it is cut where most waits, and what is left out is known to be.
 func TestNotedOfAll(t *testing.T) {
 	u, _ := testUses(t, useSpec)
-	long := strings.Repeat("x", 1000)
-	for c := range 200 {
-		id := ident.ContainerID(fmt.Sprintf("%064x", c))
-		for i := range 100 {
-			u.told(&enforce.Event{Type: enforce.EventUsed, Container: id, Exe: fmt.Sprintf("/%s/%d", long, i)})
+	id := func(c int) ident.ContainerID { return ident.ContainerID(fmt.Sprintf("%064x", c)) }
+	tell := func(c int, exe string) {
+		u.told(&enforce.Event{Type: enforce.EventUsed, Container: id(c), Exe: exe})
+	}
+	tell(0, "/small")
+	long := strings.Repeat("x", 2000)
+	for c := 1; c < 20; c++ {
+		for i := range 200 * c {
+			tell(c, fmt.Sprintf("/%s/%d", long, i))
 		}
 	}
-	size := func() (n int) {
-		for _, by := range u.of {
-			for path := range by.noted {
-				n += len(path)
-			}
-		}
-		return n
-	}
-	last := u.of[ident.ContainerID(fmt.Sprintf("%064x", 199))]
-	if n := size(); n > 4<<20 || last.cut != 100 {
-		t.Errorf("%d bytes of paths wait, and the last container counts %d files as left out; want 4 MiB at most, and 100", n, last.cut)
-	}
-	u.mu.Lock()
+	size, cut := 0, 0
 	for _, by := range u.of {
-		u.merge(by, time.Now())
+		n := 0
+		for path := range by.noted {
+			n += len(path)
+		}
+		if n != by.notedBytes {
+			t.Errorf("%d bytes are said to wait, and %d do", by.notedBytes, n)
+		}
+		size += n
+		cut += by.cut
 	}
-	u.mu.Unlock()
-	u.told(&enforce.Event{Type: enforce.EventUsed, Container: ident.ContainerID(fmt.Sprintf("%064x", 199)), Exe: "/x"})
-	if len(last.noted) != 1 {
-		t.Error("there is no room again once what waited was taken")
+	if size > 4<<20 || size != u.notedBytes || cut == 0 {
+		t.Errorf("%d bytes of paths wait, said to be %d, and %d were cut; want 4 MiB at most, and some cut", size, u.notedBytes, cut)
+	}
+	if small := u.of[id(0)]; len(small.noted) != 1 || small.cut != 0 {
+		t.Errorf("of a container that executed one file %d wait and %d were cut", len(small.noted), small.cut)
+	}
+	for c := range 20 {
+		u.end(id(c), time.Now())
+	}
+	if u.notedBytes != 0 {
+		t.Errorf("%d bytes are said to wait of containers that are gone", u.notedBytes)
 	}
 }

@@ -72,10 +72,11 @@ type usedBy struct {
 	facts *inuse.Facts // nil: its image has no inventory yet
 
 	// What the kernel told since it was last put into seen, and how much of that was left out.
-	noted   map[string]time.Time
-	cut     int
-	settled time.Time
-	born    time.Time // when the kernel told of a container that the engine has not told of yet
+	noted      map[string]time.Time
+	notedBytes int // of its paths
+	cut        int
+	settled    time.Time
+	born       time.Time // when the kernel told of a container that the engine has not told of yet
 }
 
 type indexed struct {

@@ -167,12 +167,13 @@ func (a *Agent) mendByCanary() error {
 	return err
 }
 
-// mend attaches anew and puts the policies in force into the kernel, apart from loads: a floor that is being
-// replaced must not come after the one that replaces it.
+// mend attaches anew, which waits for nothing, and then puts the policies in force into the kernel, apart from loads: a floor
+// that is being replaced must not come after the one that replaces it.
 func (a *Agent) mend() error {
+	err := a.kernel.Reattach()
 	a.manager.mu.Lock()
 	defer a.manager.mu.Unlock()
-	return errors.Join(a.kernel.Reattach(), a.enact())
+	return errors.Join(err, a.enact())
 }
 
 // RunCanary implements [control.CanaryRunner]. A test that fails is mended as the one of

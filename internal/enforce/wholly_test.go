@@ -85,12 +85,22 @@ func TestPartOfAList(t *testing.T) {
 		aborts[c.name] = neverWhole(t, c.key, c.value)
 	}
 	e := &Enforcer{maps: aborts, opts: Options{Log: slog.New(slog.DiscardHandler)}}
+	// An update of a map of those would push an entry out of it.
+	to := &Enforcer{maps: map[string]*ebpf.Map{}}
+	for name, from := range aborts {
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: from.KeySize(), ValueSize: from.ValueSize(), MaxEntries: 8})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		to.maps[name] = m
+	}
 	for name, list := range map[string]func() error{
 		"containers":    func() error { _, err := e.Containers(); return err },
 		"who holds":     func() error { _, err := e.held(); return err },
 		"who held":      func() error { return e.settle(1, nil) },
-		"carry states":  func() error { return e.carryStates(aborts["bl_containers"], true) },
-		"carry cgroups": func() error { return e.carryEntries(aborts["bl_cgroups"], "bl_cgroups") },
+		"carry states":  func() error { return to.carryStates(aborts["bl_containers"], true) },
+		"carry cgroups": func() error { return to.carryEntries(aborts["bl_cgroups"], "bl_cgroups") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := list(); !errors.Is(err, ebpf.ErrIterationAborted) {

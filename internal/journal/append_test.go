@@ -112,8 +112,13 @@ func TestEncodeBoundsAll(t *testing.T) {
 				}
 			}
 			lengthen(v, 64)
-			if b, err := Encode(&rec); err != nil || len(b) > MaxRecordBytes {
+			b, err := Encode(&rec)
+			if err != nil || len(b) > MaxRecordBytes {
 				t.Errorf("%.8q in %q: %d bytes, %v", text, only, len(b), err)
+			}
+			var back Record
+			if err := json.Unmarshal(b, &back); err != nil || back.Seq != rec.Seq || back.Kind == "" {
+				t.Errorf("%.8q in %q: it reads back as %d %q, %v, want %d", text, only, back.Seq, back.Kind, err, rec.Seq)
 			}
 		}
 	}
