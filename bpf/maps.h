@@ -412,7 +412,7 @@ struct bl_orphan {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 256);
+	__uint(max_entries, 1024);
 	__type(key, struct bl_orphan);
 	__type(value, struct bl_task);
 } bl_orphans SEC(".maps");
