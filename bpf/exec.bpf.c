@@ -53,8 +53,8 @@ static __always_inline void bl_note_caps(struct bl_container *c)
 	if (!c || c->started != 2)
 		return;
 	bpf_probe_read_kernel(&caps, sizeof(caps), __builtin_preserve_access_index(&bpf_get_current_task_btf()->cred->cap_bset));
-	if (caps & ~c->caps)
-		__sync_fetch_and_or(&c->caps, caps);
+	if (caps & 1ULL << CAP_SYS_ADMIN)
+		c->admin = 1;
 }
 
 /* An OCI hook is run by the container's first process while that is still the runtime's

@@ -231,7 +231,7 @@ static __always_inline __u8 bl_mount_facts(const struct bl_container *c, struct 
 	}
 	f->flags |= BL_F_VOLUME;
 	/* With CAP_SYS_ADMIN read-only is what the container makes it (remount, mount_setattr). */
-	if (!(c->caps & 1ULL << CAP_SYS_ADMIN) &&
+	if (!(c->caps & 1ULL << CAP_SYS_ADMIN) && !c->admin &&
 	    (BPF_CORE_READ(m, mnt_flags) & MNT_READONLY || BPF_CORE_READ(sb, s_flags) & SB_RDONLY))
 		f->flags |= BL_F_VOLUME_RO;
 	return BL_L_VOLUME;

@@ -23,24 +23,14 @@ static __always_inline void bl_overflowed(void)
 /* Is current no container's? verifier: 6.1; bl_who would need more stack than is left. */
 static __always_inline int bl_actor_outside(void)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct bl_task *t = bl_known(task);
+	struct task_struct *task = bpf_get_current_task_btf(), *leader = task->group_leader;
+	struct bl_task *t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
 
+	if (!t && leader && leader != task)
+		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
 	if (t && t->state != BL_HOST)
 		return 0;
 	return !bl_container_of(bl_cgroup_of(task));
-}
-
-/* Notes that a task of a container is in a cgroup that is not of it. */
-static __always_inline void bl_note_left(__u64 container, __u64 in)
-{
-	struct bl_container *c;
-
-	if (in == container)
-		return;
-	c = bpf_map_lookup_elem(&bl_containers, &container);
-	if (c)
-		c->left = 1;
 }
 
 SEC("tp_btf/cgroup_mkdir")
@@ -85,23 +75,26 @@ int BPF_PROG(bl_cgroup_mkdir, struct cgroup *cg, const char *path)
 SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(bl_cgroup_rmdir, struct cgroup *cg, const char *path)
 {
+	struct task_struct *task = bpf_get_current_task_btf(), *leader = task->group_leader;
 	struct bl_container *c;
+	struct bl_task *t;
 	__u64 id;
 
 	if (!bl_our_hierarchy(cg))
 		return 0;
 	id = cg->kn->id;
 	c = bpf_map_lookup_elem(&bl_containers, &id);
-	/* A container's task that has left the cgroup is still the container's, and so is the policy
-	 * bound to it: the entry stays, whoever takes the cgroup away, until the agent finds that no
-	 * such task is left.
+	t = c ? bl_label(task) : NULL;
+	if (c && !t && leader && leader != task)	/* a worker of an io_uring has no label of its own */
+		t = bl_label(leader);
+	/* A container's task that has left the cgroup and takes it away is still the container's,
+	 * and so is the policy bound to it: the entry stays until an agent starts.
 	 */
-	if (c && !bl_actor_outside())
+	if (t && t->state == BL_ARMED)
 		return 0;
 	if (c) {
 		bl_announce(id, c, BL_EV_GONE);
-		if (!c->left)
-			bpf_map_delete_elem(&bl_containers, &id);
+		bpf_map_delete_elem(&bl_containers, &id);
 	}
 	bpf_map_delete_elem(&bl_cgroups, &id);
 	return 0;
@@ -121,13 +114,10 @@ int BPF_PROG(bl_attach_task, struct cgroup *cg, const char *path, struct task_st
 
 	if (!bl_our_hierarchy(cg))
 		return 0;
-	t = bl_known(task);
-	top = bl_container_of(cg);
-	if (t && t->state == BL_ARMED) {
-		bl_note_left(t->container, top);
-		return 0;
-	}
 	t = bpf_task_storage_get(&bl_tasks, task, 0, 0);
+	top = bl_container_of(cg);
+	if (t && t->state == BL_ARMED)
+		return 0;
 	/* Who moves itself is in cg already. A runtime's task on its way in may also be moved by
 	 * who is inside, who says nothing about where it comes from.
 	 */
@@ -189,24 +179,6 @@ int bl_arm_found(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/* Run by the agent when cgroups of containers are gone: tells of which a task is somewhere else. */
-SEC("iter/task")
-int bl_find_left(struct bpf_iter__task *ctx)
-{
-	struct task_struct *task = ctx->task;
-	struct bl_task *t;
-	__u64 container;
-
-	if (!task)
-		return 0;
-	t = bl_known(task);
-	if (!t || t->state != BL_ARMED || bl_container_of(bl_cgroup_of(task)) == t->container)
-		return 0;
-	container = t->container;
-	bpf_seq_write(ctx->meta->seq, &container, sizeof(container));	/* full: it is run again */
-	return 0;
-}
-
 /* Run by an agent whose maps have another layout than those of the one before, while the
  * programs of both are attached: takes the labels over.
  */
@@ -232,9 +204,13 @@ int bl_carry_labels(struct bpf_iter__task *ctx)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct bl_task *t = bl_known(parent), fresh;
+	struct bl_task *t = bl_label(parent), fresh;
+	struct task_struct *leader = parent->group_leader;
 	__u64 top, from;
 
+	/* a thread that was moved in with its group has no label of its own yet */
+	if ((!t || t->state == BL_HOST) && leader && leader != parent)
+		t = bl_label(leader);
 	if (t && t->state != BL_HOST) {
 		fresh = *t;
 	} else {
@@ -257,14 +233,8 @@ int BPF_PROG(bl_fork, struct task_struct *parent, struct task_struct *child)
 			fresh.outside_mnt_ns = bl_mnt_ns(parent);
 		}
 	}
-	if (fresh.state == BL_ARMED && parent->cgroups != child->cgroups)
-		bl_note_left(fresh.container, bl_container_of(bl_cgroup_of(child)));
-	if (bpf_task_storage_get(&bl_tasks, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE))
-		return 0;
-	bl_count(BL_E_FORK_LABEL);
-	if (bl_orphan_keep(child, &fresh)) {
-		bl_count(BL_E_ORPHAN);
-		bl_kill();
-	}
+	t = bpf_task_storage_get(&bl_tasks, child, &fresh, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!t)
+		bl_count(BL_E_FORK_LABEL);
 	return 0;
 }

@@ -27,7 +27,7 @@ struct bl_container {
 	__u64 start_ns;		/* first exec, since boot */
 	__u64 max_mount;	/* highest unique mount id at the start; 0: this kernel has none */
 	__u64 lost;		/* records lost */
-	__u64 caps;		/* bounding sets of pid 1 at the start, and of what entered since */
+	__u64 caps;		/* bounding set of pid 1 at the start */
 	__u32 started;		/* 0 no, 1 being filled, 2 yes */
 	__u32 init_tgid;
 	__u32 root_dev;		/* of the root file system */
@@ -40,8 +40,8 @@ struct bl_container {
 	__u8 sees_others;	/* its first task is not the first of its PID namespace */
 	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
+	__u8 admin;		/* something with CAP_SYS_ADMIN has entered it since */
 	__u8 pad;
-	__u8 left;		/* a task of its has been in no cgroup of its: see bl_cgroup_rmdir */
 };
 
 enum bl_state {
@@ -87,8 +87,7 @@ struct {
 	__type(value, __u64);
 } bl_cgroups SEC(".maps");
 
-/* container's cgroup id -> state. Writers as bl_cgroups; after its cgroup it is there while a task of it
- * lives elsewhere, and goes when the agent looks (left). Full: the container has
+/* container's cgroup id -> state. Writers as bl_cgroups. Full: the container has
  * the floor policy and no start of its own; counted.
  */
 struct {
@@ -401,22 +400,6 @@ struct {
 	__type(value, struct bl_task);
 } bl_tasks SEC(".maps");
 
-/* The labels of tasks in whose storage none could be put at their birth, until one can. Written at fork,
- * read for tasks without a label once there has been one (BL_G_ORPHANS). Full: the oldest goes.
- */
-struct bl_orphan {
-	__u64 start;	/* of the task, since boot, in 1/100 s: what /proc/PID/stat has */
-	__u32 pid;	/* in the host's PID namespace */
-	__u32 pad;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 256);
-	__type(key, struct bl_orphan);
-	__type(value, struct bl_task);
-} bl_orphans SEC(".maps");
-
 /* The labels of an earlier agent whose maps have another layout: that agent's bl_tasks,
  * put in place while bl_carry_labels is loaded. Read by that program only.
  */
@@ -504,7 +487,6 @@ enum bl_global {
 	BL_G_MENDED = 4,	/* BL_G_OVERFLOW when the agent last found every cgroup in the map */
 	BL_G_SET = 5,		/* next set number: sockets remember under which they were judged */
 	BL_G_ROUND = 6,		/* how often descriptors were looked at: bl_holders */
-	BL_G_ORPHANS = 7,	/* how often a label went to bl_orphans */
 	BL_G_MAX = 8,
 };
 

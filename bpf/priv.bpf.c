@@ -222,8 +222,11 @@ int BPF_PROG(bl_mod_key_new)
 /* Is a task still a runtime's on its way into a container? */
 static __always_inline int bl_enters(struct task_struct *t)
 {
-	struct bl_task *l = bl_known(t);
+	struct task_struct *leader = t->group_leader;
+	struct bl_task *l = bl_label(t);
 
+	if (!l && leader && leader != t)
+		l = bl_label(leader);
 	return l && l->state == BL_ENTERING;
 }
 

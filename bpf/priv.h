@@ -316,9 +316,9 @@ static __noinline int bl_others_proc(struct dentry *d, __u64 container)
 	return t && BPF_CORE_READ(t, tgid) != bpf_get_current_task_btf()->tgid && !bl_own_task(t, container);
 }
 
-/* Is a namespace opened past /proc/PID/ns, where it is judged as access to a process? By ioctl(2) this goes
- * from one mount namespace to the next of any (NS_MNT_GET_NEXT, since 6.12); what else it opens is above or
- * below the task's own. By a handle (since 6.18) it can be any.
+/* Is a namespace opened past /proc/PID/ns, where it is judged as access to a process? By ioctl(2) on another this
+ * goes from one mount namespace to the next of any (NS_MNT_GET_NEXT, since 6.12); what else such opens is above or
+ * below the task's own, and what those on a pidfd open is judged as access too. By a handle (since 6.18) it can be any.
  */
 static __noinline int bl_ns_taken(struct dentry *d)
 {
@@ -327,7 +327,7 @@ static __noinline int bl_ns_taken(struct dentry *d)
 
 	if (BPF_CORE_READ(ns, inum) == BPF_CORE_READ(own, ns.inum))
 		return 0;
-	return bl_handle_call() || (bl_ioctl_call() && BPF_CORE_READ(ns, ops) == BPF_CORE_READ(own, ns.ops));
+	return bl_handle_call() || (bl_nsfs_ioctl() && BPF_CORE_READ(ns, ops) == BPF_CORE_READ(own, ns.ops));
 }
 
 /* What hands tasks or devices to who may write it. Names are cut at 15: notify_on_release has the

@@ -89,6 +89,23 @@ static __always_inline int bl_ioctl_call(void)
 	return bl_is_x86() ? call == 16 || call == 514 : call == 29;
 }
 
+/* Is the request of the ioctl(2) that current is in one of nsfs (include/uapi/linux/nsfs.h, NSIO)? */
+static __always_inline int bl_nsfs_ioctl(void)
+{
+	void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	struct pt_regs___arm64 *a = regs;
+	struct pt_regs___x86 *x = regs;
+	__u64 request;
+
+	if (!bl_ioctl_call())
+		return 0;
+	if (bl_is_x86())
+		request = bl_is_32() ? BPF_CORE_READ(x, cx) : BPF_CORE_READ(x, si);
+	else
+		request = BPF_CORE_READ(a, regs[1]);
+	return (request >> 8 & 0xff) == 0xb7;
+}
+
 /* In open_by_handle_at(2)? */
 static __always_inline int bl_handle_call(void)
 {

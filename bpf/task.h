@@ -179,50 +179,6 @@ static __always_inline struct bl_task *bl_label(struct task_struct *task)
 	return bpf_task_storage_get(&bl_tasks, task, 0, 0);
 }
 
-#define BL_TICK_NS	10000000
-
-static __always_inline int bl_orphaned(void)
-{
-	__u64 *n = bl_global(BL_G_ORPHANS);
-
-	return n && *n;
-}
-
-/* The label of a task that was born when none could be stored. */
-static __always_inline struct bl_task *bl_orphan(struct task_struct *task)
-{
-	struct bl_orphan k = { .start = task->start_boottime / BL_TICK_NS, .pid = task->pid };
-
-	return bl_orphaned() ? bpf_map_lookup_elem(&bl_orphans, &k) : NULL;
-}
-
-/* Keeps the label of such a task. */
-static __always_inline int bl_orphan_keep(struct task_struct *task, const struct bl_task *label)
-{
-	struct bl_orphan k = { .start = task->start_boottime / BL_TICK_NS, .pid = task->pid };
-	__u64 *n = bl_global(BL_G_ORPHANS);
-
-	if (!n || bpf_map_update_elem(&bl_orphans, &k, label, BPF_ANY))
-		return -1;
-	__sync_fetch_and_add(n, 1);
-	return 0;
-}
-
-/* What is known of a task without its cgroup: its label, which a thread that was moved in with its group
- * and a worker of io_uring have not, or else its leader's. NULL or a state of HOST: nothing.
- */
-static __always_inline struct bl_task *bl_known(struct task_struct *task)
-{
-	struct task_struct *leader = task->group_leader;
-	struct bl_task *t = bl_label(task);
-
-	if ((!t || t->state == BL_HOST) && leader && leader != task)
-		t = bl_label(leader);
-	if (!t || t->state == BL_HOST)
-		t = bl_orphan(task);
-	return t;
-}
-
 /* Who a task is: the answer of bl_who. */
 struct bl_who {
 	struct bl_task *label;	/* NULL if none could be stored */
@@ -253,10 +209,14 @@ static __always_inline void bl_found_in(struct task_struct *task, __u64 containe
 /* A task without a label of its own: a thread has its leader's. */
 static __noinline int bl_who_slow(struct task_struct *task, __u64 top, struct bl_who *w)
 {
-	struct bl_task fresh = {}, *t = bl_known(task);
+	struct task_struct *leader = task->group_leader;
+	struct bl_task fresh = {}, *t;
 
-	if (t)
-		fresh = *t;
+	if (leader && leader != task) {
+		t = bpf_task_storage_get(&bl_tasks, leader, 0, 0);
+		if (t)
+			fresh = *t;
+	}
 	if (fresh.state == BL_HOST) {
 		if (!top)
 			return 0;
@@ -292,7 +252,7 @@ static __always_inline int bl_who(struct bl_who *w)
 		return t->state;
 	}
 	top = bl_container_of(bl_cgroup_of(task));
-	if (!top && !bl_orphaned()) {
+	if (!top) {
 		leader = task->group_leader;
 		if (leader == task || (leader && !leader->bpf_storage))
 			return BL_HOST;

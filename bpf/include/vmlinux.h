@@ -287,12 +287,8 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
-struct bpf_iter_meta {
-	struct seq_file *seq;
-};
-
 struct bpf_iter__task {
-	struct bpf_iter_meta *meta;
+	void *meta;
 	struct task_struct *task;
 };
 

@@ -3,7 +3,6 @@ package enforce
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -179,7 +178,7 @@ func (e *Enforcer) carryLabels() error {
 		}
 		with := maps.Clone(e.maps)
 		with[oldLabels] = old
-		if err := errors.Join(e.walkTasks(carryProgram, with, nil, io.Discard), old.Close()); err != nil {
+		if err := errors.Join(e.walkTasks(carryProgram, with, nil), old.Close()); err != nil {
 			return fmt.Errorf("carry over labels: %w", err)
 		}
 	}

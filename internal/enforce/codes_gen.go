@@ -15,7 +15,7 @@ var codes = []Code{
 	{9, "ring_denials", "report", "the ring of denials was full: a record is lost, the denial stands"},
 	{10, "ring_events", "report", "the ring of events was full: a record is lost"},
 	{11, "read", "deny", "a kernel object could not be read: the worst that it could have said is taken"},
-	{12, "fork_label", "report", "a child's label could not be stored: it is kept apart until it can be"},
+	{12, "fork_label", "floor", "a child's label could not be stored: its cgroup decides for it"},
 	{13, "sk_storage", "fail", "no memory to follow a TCP stream"},
 	{14, "signal", "report", "SIGKILL could not be sent"},
 	{15, "skb_read", "fail", "packet bytes could not be read"},
@@ -33,6 +33,5 @@ var codes = []Code{
 	{27, "dns_muted", "report", "a container has asked for more names, or opened more addresses, in a second than are kept of one: what is over opens nothing"},
 	{28, "sigio", "deny", "a signal of a descriptor's was for the agent, which asks for none"},
 	{29, "held", "report", "a container that holds descriptors which its rules deny could not be noted: they stay open"},
-	{31, "orphan", "deny", "a child's label could neither be stored nor kept apart: its parent was killed"},
 	{40, "use_ring", "report", "the ring of executed files was full: which package that is is told at its next exec"},
 }

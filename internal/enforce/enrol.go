@@ -2,8 +2,6 @@ package enforce
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -72,11 +70,11 @@ func (e *Enforcer) enrol() error {
 }
 
 // armFound labels the tasks of enrolled cgroups.
-func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps, nil, io.Discard) }
+func (e *Enforcer) armFound() error { return e.walkTasks(armProgram, e.maps, nil) }
 
-// walkTasks runs a program once for every task, or every descriptor of each, and writes what it tells to out. Twice: a task that the first walk had not
+// walkTasks runs a program once for every task, or every descriptor of each. Twice: a task that the first walk had not
 // come to yet can have forked one that it had passed.
-func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *btf.Cache, out io.Writer) error {
+func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *btf.Cache) error {
 	spec, err := e.object()
 	if err != nil {
 		return err
@@ -98,8 +96,8 @@ func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *b
 			return fmt.Errorf("walk tasks: %w", err)
 		}
 		// A walk that has told nothing in a million steps pauses, and goes on with the next read.
-		for _, err = io.Copy(out, r); errors.Is(err, unix.EAGAIN) && time.Now().Before(end); {
-			_, err = io.Copy(out, r)
+		for _, err = io.Copy(io.Discard, r); errors.Is(err, unix.EAGAIN) && time.Now().Before(end); {
+			_, err = io.Copy(io.Discard, r)
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("walk tasks: %w", err), r.Close())
@@ -114,11 +112,8 @@ func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *b
 // walkTime bounds a walk: how much there is to walk containers have a part in.
 const walkTime = time.Minute
 
-// Programs that are run by the agent itself and never attached.
-const (
-	armProgram  = "bl_arm_found"
-	leftProgram = "bl_find_left"
-)
+// armProgram is run by the agent itself and never attached.
+const armProgram = "bl_arm_found"
 
 // forgetGone removes entries of cgroups that were removed while no program was attached.
 func (e *Enforcer) forgetGone() error {
@@ -130,53 +125,9 @@ func (e *Enforcer) forgetGone() error {
 	for _, f := range found {
 		alive[uint64(f.id)] = true
 	}
-	gone := func(id uint64) bool { return !alive[id] && !e.cgroupExists(id) }
-	if err := deleteWhere(e.maps["bl_cgroups"], func(id *uint64) bool { return gone(*id) }); err != nil {
-		return fmt.Errorf("forget removed cgroups: %w", err)
-	}
-	return e.forgetContainers(gone)
-}
-
-// forgetLeft removes the entries that containers left when their cgroups were removed while tasks of theirs
-// were elsewhere, once these have ended.
-func (e *Enforcer) forgetLeft() error {
-	list, err := e.Containers()
-	if err != nil {
-		return err
-	}
-	left := map[uint64]bool{}
-	for _, c := range list {
-		left[c.Cgroup] = c.Left
-	}
-	defer e.dropObject()
-	return e.forgetContainers(func(id uint64) bool { return left[id] && !e.cgroupExists(id) })
-}
-
-// forgetContainers removes the entries of containers whose cgroups are gone, but of those a task of which
-// is somewhere else: it is still under the container's policy.
-func (e *Enforcer) forgetContainers(gone func(cgroup uint64) bool) error {
-	list, err := e.Containers()
-	if err != nil {
-		return err
-	}
-	list = slices.DeleteFunc(list, func(c ContainerState) bool { return !gone(c.Cgroup) })
-	if len(list) == 0 {
-		return nil
-	}
-	var out bytes.Buffer
-	if err := e.walkTasks(leftProgram, e.maps, nil, &out); err != nil {
-		return fmt.Errorf("look for tasks of removed cgroups: %w", err)
-	}
-	held := map[uint64]bool{}
-	for b := out.Bytes(); len(b) >= 8; b = b[8:] {
-		held[binary.NativeEndian.Uint64(b)] = true
-	}
-	for _, c := range list {
-		if held[c.Cgroup] {
-			continue
-		}
-		if err := e.maps["bl_containers"].Delete(c.Cgroup); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("forget a removed cgroup: %w", err)
+	for _, m := range []string{"bl_cgroups", "bl_containers"} {
+		if err := deleteWhere(e.maps[m], func(id *uint64) bool { return !alive[*id] && !e.cgroupExists(*id) }); err != nil {
+			return fmt.Errorf("forget removed cgroups: %w", err)
 		}
 	}
 	return nil

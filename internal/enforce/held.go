@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -262,7 +261,7 @@ func (e *Enforcer) lookAtDescriptors() error {
 	}
 	cache := btf.NewCache()
 	for _, program := range []string{heldProgram, ringsProgram} {
-		if err := e.walkTasks(program, e.maps, cache, io.Discard); err != nil {
+		if err := e.walkTasks(program, e.maps, cache); err != nil {
 			return err
 		}
 	}

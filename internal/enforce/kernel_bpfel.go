@@ -108,7 +108,6 @@ const (
 	kernelBlCodeBL_E_DNS_MUTED      kernelBlCode = 27
 	kernelBlCodeBL_E_SIGIO          kernelBlCode = 28
 	kernelBlCodeBL_E_HELD           kernelBlCode = 29
-	kernelBlCodeBL_E_ORPHAN         kernelBlCode = 31
 	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
 )
 
@@ -151,8 +150,8 @@ type kernelBlContainer struct {
 	SeesOthers   uint8
 	UserLevel    uint8
 	Class        uint8
+	Admin        uint8
 	Pad          uint8
-	Left         uint8
 }
 
 type kernelBlContract struct {
@@ -327,7 +326,6 @@ const (
 	kernelBlGlobalBL_G_MENDED   kernelBlGlobal = 4
 	kernelBlGlobalBL_G_SET      kernelBlGlobal = 5
 	kernelBlGlobalBL_G_ROUND    kernelBlGlobal = 6
-	kernelBlGlobalBL_G_ORPHANS  kernelBlGlobal = 7
 	kernelBlGlobalBL_G_MAX      kernelBlGlobal = 8
 )
 
@@ -507,13 +505,6 @@ type kernelBlNetKey struct {
 	Set       uint32
 	Kind      uint32
 	Addr      [16]uint8
-}
-
-type kernelBlOrphan struct {
-	_     structs.HostLayout
-	Start uint64
-	Pid   uint32
-	Pad   uint32
 }
 
 type kernelBlPathKey struct {
@@ -770,7 +761,6 @@ const (
 	kernelMapBlNames             = "bl_names"
 	kernelMapBlNetAddrs          = "bl_net_addrs"
 	kernelMapBlNetPorts          = "bl_net_ports"
-	kernelMapBlOrphans           = "bl_orphans"
 	kernelMapBlPaths             = "bl_paths"
 	kernelMapBlPolicies          = "bl_policies"
 	kernelMapBlRefused           = "bl_refused"
@@ -804,7 +794,6 @@ const (
 	kernelProgBlEgress           = "bl_egress"
 	kernelProgBlExecDone         = "bl_exec_done"
 	kernelProgBlFindHeld         = "bl_find_held"
-	kernelProgBlFindLeft         = "bl_find_left"
 	kernelProgBlFindRings        = "bl_find_rings"
 	kernelProgBlFork             = "bl_fork"
 	kernelProgBlLsmAnonInode     = "bl_lsm_anon_inode"
@@ -1092,7 +1081,6 @@ type kernelProgramSpecs struct {
 	BlEgress           *ebpf.ProgramSpec `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.ProgramSpec `ebpf:"bl_exec_done"`
 	BlFindHeld         *ebpf.ProgramSpec `ebpf:"bl_find_held"`
-	BlFindLeft         *ebpf.ProgramSpec `ebpf:"bl_find_left"`
 	BlFindRings        *ebpf.ProgramSpec `ebpf:"bl_find_rings"`
 	BlFork             *ebpf.ProgramSpec `ebpf:"bl_fork"`
 	BlLsmAnonInode     *ebpf.ProgramSpec `ebpf:"bl_lsm_anon_inode"`
@@ -1315,7 +1303,6 @@ type kernelMapSpecs struct {
 	BlNames      *ebpf.MapSpec `ebpf:"bl_names"`
 	BlNetAddrs   *ebpf.MapSpec `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.MapSpec `ebpf:"bl_net_ports"`
-	BlOrphans    *ebpf.MapSpec `ebpf:"bl_orphans"`
 	BlPaths      *ebpf.MapSpec `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.MapSpec `ebpf:"bl_policies"`
 	BlRefused    *ebpf.MapSpec `ebpf:"bl_refused"`
@@ -1420,7 +1407,6 @@ type kernelMaps struct {
 	BlNames      *ebpf.Map `ebpf:"bl_names"`
 	BlNetAddrs   *ebpf.Map `ebpf:"bl_net_addrs"`
 	BlNetPorts   *ebpf.Map `ebpf:"bl_net_ports"`
-	BlOrphans    *ebpf.Map `ebpf:"bl_orphans"`
 	BlPaths      *ebpf.Map `ebpf:"bl_paths"`
 	BlPolicies   *ebpf.Map `ebpf:"bl_policies"`
 	BlRefused    *ebpf.Map `ebpf:"bl_refused"`
@@ -1466,7 +1452,6 @@ func (m *kernelMaps) Close() error {
 		m.BlNames,
 		m.BlNetAddrs,
 		m.BlNetPorts,
-		m.BlOrphans,
 		m.BlPaths,
 		m.BlPolicies,
 		m.BlRefused,
@@ -1548,7 +1533,6 @@ type kernelPrograms struct {
 	BlEgress           *ebpf.Program `ebpf:"bl_egress"`
 	BlExecDone         *ebpf.Program `ebpf:"bl_exec_done"`
 	BlFindHeld         *ebpf.Program `ebpf:"bl_find_held"`
-	BlFindLeft         *ebpf.Program `ebpf:"bl_find_left"`
 	BlFindRings        *ebpf.Program `ebpf:"bl_find_rings"`
 	BlFork             *ebpf.Program `ebpf:"bl_fork"`
 	BlLsmAnonInode     *ebpf.Program `ebpf:"bl_lsm_anon_inode"`
@@ -1761,7 +1745,6 @@ func (p *kernelPrograms) Close() error {
 		p.BlEgress,
 		p.BlExecDone,
 		p.BlFindHeld,
-		p.BlFindLeft,
 		p.BlFindRings,
 		p.BlFork,
 		p.BlLsmAnonInode,

@@ -54,24 +54,15 @@ func (e *Enforcer) readRing(ctx context.Context, name string, emit func(*Event))
 	}
 }
 
-// leftAge is how often containers are looked for whose last task has ended out of its cgroup.
-const leftAge = time.Minute
-
-// tidy erases policy sets that nothing names any more, enters the cgroups that the map
-// had no room for, and forgets containers of which nothing is left.
+// tidy erases policy sets that nothing names any more, and enters the cgroups that the map
+// had no room for.
 func (e *Enforcer) tidy(ctx context.Context) error {
 	t := time.NewTicker(garbageAge)
 	defer t.Stop()
-	left := time.NewTicker(leftAge)
-	defer left.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-left.C:
-			if err := e.forgetLeft(); err != nil {
-				e.opts.Log.Warn("containers without a cgroup could not be looked at", "error", err.Error())
-			}
 		case now := <-t.C:
 			e.mu.Lock()
 			err := e.collect(now)
@@ -154,13 +145,12 @@ type ContainerState struct {
 	Overlay          bool   // the root is an overlay: drift can be judged
 	RootDev          uint32 // device of the root, kernel encoding
 	Listened         bool   // it has called listen(2) on a socket of IP
-	Left             bool   // a task of its has been in no cgroup of its
 }
 
 // overlayMagic: include/uapi/linux/magic.h, OVERLAYFS_SUPER_MAGIC.
 const overlayMagic = 0x794c7630
 
-// Containers lists the containers whose cgroups exist, or that have tasks somewhere else still.
+// Containers lists the containers whose cgroups exist.
 //
 // Errors: the list cannot be read as a whole.
 func (e *Enforcer) Containers() ([]ContainerState, error) {
@@ -173,7 +163,7 @@ func (e *Enforcer) Containers() ([]ContainerState, error) {
 		for it.Next(&id, &c) {
 			out = append(out, ContainerState{
 				ID: c.Id, Cgroup: id, Started: c.Started == 2, Build: c.Class == uint8(kernelBlClassBL_CLASS_BUILD),
-				StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev, Listened: c.Listened != 0, Left: c.Left != 0,
+				StartedSinceBoot: time.Duration(c.StartNs), Lost: c.Lost, PID: c.InitTgid, Overlay: c.RootMagic == overlayMagic, RootDev: c.RootDev, Listened: c.Listened != 0,
 			})
 		}
 		return it.Err()

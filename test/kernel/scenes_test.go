@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/verdict"
@@ -34,7 +32,7 @@ func sceneCases() []attackCase {
 		id, _, _ := strings.Cut(strings.ToUpper(name), "-")
 		out = append(out, attackCase{name: name, id: id, about: about, rule: rule, policy: policy, scene: scene})
 	}
-	for _, n := range []string{"i2-rmdir", "i2-rmdir-uring", "i2-empty"} {
+	for _, n := range []string{"i2-rmdir", "i2-rmdir-uring"} {
 		out = append(out, attackCase{name: n, bound: true, rule: verdict.RuleDrift, policy: driftPolicy, scene: sceneBound})
 	}
 	one("e1-remount", "a program written to a read-only volume by who entered with CAP_SYS_ADMIN, and made it read-only again", verdict.RuleDrift, driftPolicy, sceneRemount)
@@ -324,8 +322,7 @@ func sceneDetach(t *testing.T, h *host, _ attackCase, guarded bool) trial {
 	return tr
 }
 
-// sceneBound: the policy is bound to the container, and is not the floor. Its cgroup is taken away when
-// it is empty.
+// sceneBound: the policy is bound to the container, and is not the floor.
 func sceneBound(t *testing.T, h *host, c attackCase, guarded bool) trial {
 	t.Helper()
 	h.enact(t, c.document(false))
@@ -341,32 +338,7 @@ func sceneBound(t *testing.T, h *host, c attackCase, guarded bool) trial {
 		}()
 	}
 	c.flags = asAdmin
-	if c.name == "i2-empty" {
-		defer removeEmpty(filepath.Join(cgroupMount(t), h.scope, id))()
-	}
 	return h.seen(h.play(t, c, id), c.rule)
-}
-
-// removeEmpty removes a cgroup that is about to be made, when a process has been in it and none is. The
-// returned function ends that.
-func removeEmpty(dir string) func() {
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for used := false; ; {
-			procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")) // not there yet: none
-			used = used || len(procs) > 0
-			if used && unix.Rmdir(dir) == nil {
-				return
-			}
-			select {
-			case <-done:
-				return
-			case <-time.After(10 * time.Millisecond):
-			}
-		}
-	}()
-	return func() { close(done); <-ended }
 }
 
 // sceneRemount: what a container's first process may do is not all that it may.

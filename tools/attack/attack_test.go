@@ -263,8 +263,8 @@ var kernelHas = map[string]string{
 func TestUnguarded(t *testing.T) {
 	l := newLab(t)
 	for _, a := range attacks() {
-		// test/kernel has the device, the host, and who removes a cgroup.
-		if a.needs == needPeer || a.needs == needPeerRaw || strings.HasPrefix(a.name, "host-") || a.name == "i2-empty" {
+		// test/kernel has the device, and the host.
+		if a.needs == needPeer || a.needs == needPeerRaw || strings.HasPrefix(a.name, "host-") {
 			continue
 		}
 		t.Run(a.name, func(t *testing.T) {

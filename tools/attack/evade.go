@@ -1,12 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,17 +40,6 @@ func evadeAttacks() []attack {
 		}},
 		{"i2-rmdir-uring", "I2", needAdmin, "the same, the container's own cgroup removed by a worker thread of an io_uring", func(e *env) error {
 			return dropIn(e, leftTo(func(own string) error { return e.exec(prim, "uringrmdir", own) }))
-		}},
-		{"i2-empty", "I2", needAdmin, "a dropped program in the root of the cgroup tree, after the container's own cgroup was found empty and removed from outside", func(e *env) error {
-			return dropIn(e, leftTo(func(own string) error {
-				for range 200 {
-					if _, err := os.Stat(own); errors.Is(err, os.ErrNotExist) {
-						return nil
-					}
-					time.Sleep(50 * time.Millisecond)
-				}
-				return errors.New("nobody removes the cgroup")
-			}))
 		}},
 	}
 }
