@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 func TestWholly(t *testing.T) {
@@ -53,6 +55,7 @@ func neverWhole(t *testing.T, key, value uint32) *ebpf.Map {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.SchedSetaffinity(0, &may) }()
+	testneed.Need(t, "cpus", may.Count() > 1, "two processors")
 	for cpu, n := 0, 0; cpu < 1024 && n < 2; cpu++ {
 		if !may.IsSet(cpu) {
 			continue
