@@ -19,7 +19,8 @@ func (t *terminal) takeoverOptions(timeout time.Duration) (takeover.Options, err
 	if os.Geteuid() != 0 {
 		return takeover.Options{}, errors.New("this changes units of the host and needs root: sudo belay ...")
 	}
-	signal.Ignore(syscall.SIGHUP) // of a terminal that is gone: the daemon is stopped in between
+	// Of a terminal, or a reader, that is gone: the daemon is stopped in between.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	self, err := os.Executable()
 	if err != nil {
 		return takeover.Options{}, fmt.Errorf("find this program, which the rollback's timer starts: %w", err)

@@ -9,7 +9,7 @@ esac
 if [ -e /etc/systemd/system/belay-agent.service.d/gate.conf ] || [ -e /var/lib/belay/gate.json ] || grep -qs '"belay"' /etc/docker/daemon.json; then
 	# Without it Docker would be reachable by nobody; nor if its daemon asks the plugin, which is read there.
 	belay disable-gate || {
-		echo "belay: the gate could not be taken away, so the package stays; see above, and /usr/share/doc/belay" >&2
+		echo "belay: the gate could not be taken away, so the package stays; see above, or, if containers may stop: belay disable-gate --restart-containers, then remove again" >&2
 		exit 1
 	}
 fi

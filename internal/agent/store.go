@@ -50,6 +50,10 @@ func storeSockets(addr string, s *proxy.Server) error {
 			return fmt.Errorf("copy of the gate's socket: %w", err)
 		}
 	}
+	// What an agent before has left there may be dead, and the store has few places.
+	if err := unix.Sendmsg(to, []byte("FDSTOREREMOVE=1\nFDNAME="+gateName), nil, &unix.SockaddrUnix{Name: addr}, 0); err != nil {
+		return fmt.Errorf("have systemd forget the former gate's socket: %w", err)
+	}
 	err = unix.Sendmsg(to, []byte("FDSTORE=1\nFDNAME="+gateName), unix.UnixRights(fds...), &unix.SockaddrUnix{Name: addr}, 0)
 	if err != nil {
 		return fmt.Errorf("leave the gate's socket with systemd: %w", err)

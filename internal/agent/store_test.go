@@ -31,6 +31,10 @@ func TestStoreSockets(t *testing.T) {
 	s.Close() // the agent ends; the file stays
 	text, oob := make([]byte, 256), make([]byte, 256)
 	_ = notify.SetReadDeadline(time.Now().Add(5 * time.Second))
+	n, _, err := notify.ReadFrom(text)
+	if err != nil || string(text[:n]) != "FDSTOREREMOVE=1\nFDNAME=belay-gate" {
+		t.Fatalf("first: got %q, %v", text[:n], err)
+	}
 	n, on, _, _, err := notify.ReadMsgUnix(text, oob)
 	if err != nil || !strings.HasPrefix(string(text[:n]), "FDSTORE=1\n") {
 		t.Fatalf("got %q, %v", text[:n], err)

@@ -205,6 +205,9 @@ func (s *asked) readPolicies(policies []*spb.Policy) error {
 			// matched becomes what the selector says, be that a pattern.
 			id := r.GetUpdates().GetIdentifier()
 			if id == "" {
+				if matchesItselfOnly(r.GetSelector()) {
+					continue // a pin: the source stays what it is
+				}
 				id = r.GetSelector().GetIdentifier()
 			}
 			switch scheme, _, _ := strings.Cut(id, "://"); scheme {
@@ -215,6 +218,19 @@ func (s *asked) readPolicies(policies []*spb.Policy) error {
 		}
 	}
 	return nil
+}
+
+// matchesItselfOnly tells whether what a selector matches is what it says, so that a rule without an identifier of its own
+// changes nothing but attributes. Source: sourcepolicy (matcher.go, formatter.go) of github.com/moby/buildkit.
+func matchesItselfOnly(s *spb.Selector) bool {
+	switch s.GetMatchType() {
+	case spb.MatchType_EXACT:
+		return true
+	case spb.MatchType_WILDCARD:
+		return !strings.ContainsAny(s.GetIdentifier(), `*$\`)
+	default:
+		return false
+	}
 }
 
 // fix has the frontend that was judged be the one that runs. BuildKit's Dockerfile frontend

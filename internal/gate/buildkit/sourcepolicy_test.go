@@ -26,20 +26,26 @@ func TestSourcePolicyRemote(t *testing.T) {
 		from, to string
 		attrs    map[string]string
 		ok       bool
+		match    spb.MatchType
 	}{
-		{image, "docker-image://docker.io/library/alpine:3", nil, true},
-		{image, "", attr("image.checksum", "sha256:x"), true},
-		{image, "https://169.254.169.254/latest/meta-data", nil, false},
-		{image, "git://internal/x.git", nil, false},
-		{image, "${1}", nil, false}, // what it stands for is not known before
-		{image, "", attr("git.fullurl", "https://169.254.169.254/"), false},
-		{image, "", attr("git.bundle", "docker-image+blob://internal/x"), false},
-		{image, "", attr("git.new", "x"), false},
-		{"https://169.254.169.254/x|.*", "", nil, false}, // what it matches becomes what it says
+		{image, "docker-image://docker.io/library/alpine:3", nil, true, spb.MatchType_WILDCARD},
+		{image, "", attr("image.checksum", "sha256:x"), true, spb.MatchType_WILDCARD},
+		{image, "https://169.254.169.254/latest/meta-data", nil, false, spb.MatchType_WILDCARD},
+		{image, "git://internal/x.git", nil, false, spb.MatchType_WILDCARD},
+		{image, "${1}", nil, false, spb.MatchType_WILDCARD}, // what it stands for is not known before
+		{image, "", attr("git.fullurl", "https://169.254.169.254/"), false, spb.MatchType_WILDCARD},
+		{image, "", attr("git.bundle", "docker-image+blob://internal/x"), false, spb.MatchType_WILDCARD},
+		{image, "", attr("git.new", "x"), false, spb.MatchType_WILDCARD},
+		{"https://169.254.169.254/x|.*", "", nil, false, spb.MatchType_REGEX},                          // what it matches becomes what it says
+		{"https://example.com/x", "", attr("http.checksum", "sha256:x"), true, spb.MatchType_WILDCARD}, // a pin
+		{"https://example.com/*", "", attr("http.checksum", "sha256:x"), false, spb.MatchType_WILDCARD},
+		{"https://example.com/$1", "", attr("http.checksum", "sha256:x"), false, spb.MatchType_WILDCARD},
+		{"https://example.com/*", "", attr("http.checksum", "sha256:x"), true, spb.MatchType_EXACT},
+		{"https://example.com/x", "", attr("http.checksum", "sha256:x"), false, spb.MatchType_REGEX},
 	} {
 		j := &judge{session: "s", deny: noRemote}
 		m := &control.SolveRequest{Ref: "r", Frontend: frontendDockerfile, SourcePolicy: &spb.Policy{Rules: []*spb.Rule{
-			{Action: spb.PolicyAction_CONVERT, Selector: &spb.Selector{Identifier: c.from}, Updates: &spb.Update{Identifier: c.to, Attrs: c.attrs}},
+			{Action: spb.PolicyAction_CONVERT, Selector: &spb.Selector{Identifier: c.from, MatchType: c.match}, Updates: &spb.Update{Identifier: c.to, Attrs: c.attrs}},
 		}}}
 		if _, err := solveWith(t, j, m); (err == nil) != c.ok {
 			t.Errorf("%q to %q, %v: %v", c.from, c.to, c.attrs, err)

@@ -249,7 +249,7 @@ func (l *look) wayThrough(source string) string {
 		return ""
 	}
 	secret := append(l.containerdSockets(), l.Socket)
-	secret = append(secret, l.conf.File, l.RunDir, policyDir)
+	secret = append(secret, l.conf.File, filepath.Join(l.RunDir, "control.sock"), policyDir)
 	secret = append(secret, otherRuntimes...)
 	for _, p := range l.pluginPlaces() {
 		secret = append(secret, filepath.Dir(p))

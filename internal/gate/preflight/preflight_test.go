@@ -41,7 +41,7 @@ func guarded(t *testing.T) *host {
 		"/containers/c1/json": `{"Id":"c1","Name":"/web","HostConfig":{"PidMode":""},"Mounts":[{"Source":"/srv/web"},{"Source":"/run/belay/docker.sock"}]}`,
 	}
 	for _, pid := range []string{"1", "77"} {
-		h.ns(pid, "mnt:[4026531841]")
+		h.rootOf(pid, "/")
 	}
 	h.owners["/run/docker-upstream"] = owner{mode: 0o700, kind: unix.S_IFDIR}
 	h.owners["/run/belay/docker.sock"] = owner{gid: 998, mode: 0o660, kind: unix.S_IFSOCK}
@@ -98,11 +98,10 @@ func (h *host) write(path, text string) {
 	}
 }
 
-// ns puts a process into a mount namespace.
-func (h *host) ns(pid, mnt string) {
+// rootOf gives a process a directory of the host as its root.
+func (h *host) rootOf(pid, dir string) {
 	h.t.Helper()
-	dir := filepath.Join(h.root, "proc", pid, "ns")
-	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Symlink(mnt, filepath.Join(dir, "mnt"))); err != nil {
+	if err := os.Symlink(filepath.Join(h.root, dir), filepath.Join(h.root, "proc", pid, "root")); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -129,7 +128,7 @@ func (h *host) takenOver(program string) {
 	delete(h.owners, "/run/belay/docker.sock")
 	h.o.Socket = "/var/run/docker.sock"
 	h.write("/proc/88/cmdline", program+"\x00run\x00")
-	h.ns("88", "mnt:[4026531841]")
+	h.rootOf("88", "/")
 	h.write("/proc/88/net/unix", "Num\n0: 2 0 00010000 0001 01 2001 /run/docker.sock.new\n")
 	h.write("/proc/88/net/tcp", "sl\n")
 	if err := os.Mkdir(filepath.Join(h.root, "/proc/88/fd"), 0o755); err != nil {
@@ -186,6 +185,17 @@ func TestFindings(t *testing.T) {
 	}{
 		{"no daemon", func(h *host) { h.remove("/proc/77") }, "daemon.process", Unknown, "no dockerd"},
 		{"its sockets cannot be read", func(h *host) { h.remove("/proc/77/net/unix") }, "daemon.process", Unknown, "cannot be read"},
+		{"whose files it sees cannot be read", func(h *host) {
+			h.remove("/proc/77/root")
+			loop := filepath.Join(h.root, "/proc/77/root")
+			if err := os.Symlink(loop, loop); err != nil {
+				h.t.Fatal(err)
+			}
+		}, "daemon.process", Unknown, "cannot be read"},
+		{"it has files of its own", func(h *host) {
+			h.remove("/proc/77/root")
+			h.rootOf("77", "/etc")
+		}, "daemon.process", Unknown, "1 more with files of their own"},
 		{"no processes", func(h *host) { h.remove("/proc") }, "daemon.process", Unknown, "cannot be listed"},
 		{"it listens elsewhere", func(h *host) { h.o.Socket = "/run/docker.sock" }, "daemon.process", OK, "the only one, listens on " + upstream},
 		{"the socket is the group's, with the plugin", func(h *host) {
@@ -298,8 +308,14 @@ func TestFindings(t *testing.T) {
 			if err := os.CopyFS(filepath.Join(h.root, "proc/100"), os.DirFS("testdata/guarded/proc/77")); err != nil {
 				h.t.Fatal(err)
 			}
-			h.ns("100", "mnt:[4026532000]")
+			h.rootOf("100", "/etc")
 		}, "daemon.tcp", Fail, "0.0.0.0:2375 without client certificates"},
+		{"a container has the control socket", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/belay/control.sock"}]}`
+		}, "container.bypass", Fail, "control.sock"},
+		{"a container has a socket that judges its callers", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/belay/users.sock"}]}`
+		}, "container.bypass", OK, "none of"},
 		{"TCP that systemd hands over", func(h *host) {
 			h.args("-H", "fd://", "-H", "tcp://127.0.0.1:2376")
 			h.listen("00000000:0947")

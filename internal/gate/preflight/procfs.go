@@ -49,6 +49,7 @@ func (l *look) findDaemon() {
 	}
 	var all []*daemon
 	var failed error
+	elsewhere := 0
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -61,17 +62,26 @@ func (l *look) findDaemon() {
 		args := strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
 		name, d := filepath.Base(args[0]), &daemon{pid: pid, args: args[1:]}
 		// A name is what a process says of itself: one of a container may say it too.
-		if name == "belay-agent" && l.hosts(pid) && l.listeners(d) == nil {
-			l.agents = append(l.agents, d.unix...)
-		}
-		if name != "dockerd" || !l.hosts(pid) {
+		if name != "belay-agent" && name != "dockerd" {
 			continue
 		}
-		if err := l.listeners(d); err != nil {
+		hosts, err := l.hosts(pid)
+		if hosts {
+			err = l.listeners(d)
+		}
+		switch {
+		case errors.Is(err, os.ErrNotExist) && !hosts: // it has ended
+		case name == "belay-agent":
+			if hosts && err == nil {
+				l.agents = append(l.agents, d.unix...)
+			}
+		case err != nil:
 			failed = fmt.Errorf("dockerd %d: %w", pid, err)
-			continue
+		case !hosts:
+			elsewhere++
+		default:
+			all = append(all, d)
 		}
-		all = append(all, d)
 	}
 	want := l.resolved(l.Socket)
 	i := slices.IndexFunc(all, func(d *daemon) bool {
@@ -89,23 +99,28 @@ func (l *look) findDaemon() {
 	case failed != nil:
 		l.add(id, Unknown, "its sockets cannot be read: "+failed.Error(), why, "run it as root on the host")
 	default:
-		l.add(id, Unknown, fmt.Sprintf("no dockerd listens on %s (%d others run)", l.Socket, len(all)), why,
+		what := fmt.Sprintf("no dockerd listens on %s (%d others run)", l.Socket, len(all))
+		if elsewhere > 0 {
+			what += fmt.Sprintf("; %d more with files of their own (a snap, a container) or of another user were left out", elsewhere)
+		}
+		l.add(id, Unknown, what, why,
 			"start Docker, or name its socket: belay-agent preflight --docker-host unix:///path/docker.sock")
 	}
 }
 
-// hosts tells whether a process is root's of the host, and sees the host's files: PID 1's mounts.
-func (l *look) hosts(pid int) bool {
+// hosts tells whether a process is root's of the host, and sees the host's files: its root directory is PID 1's. Its mount
+// namespace may be another: that of a unit with PrivateTmp is.
+func (l *look) hosts(pid int) (bool, error) {
 	o, err := l.stat(l.path(fmt.Sprintf("/proc/%d", pid)))
 	if err != nil || o.uid != 0 {
-		return false
+		return false, err
 	}
-	mnt, err := os.Readlink(l.path(fmt.Sprintf("/proc/%d/ns/mnt", pid)))
+	root, err := os.Stat(l.path(fmt.Sprintf("/proc/%d/root", pid)))
 	if err != nil {
-		return false
+		return false, err
 	}
-	first, err := os.Readlink(l.path("/proc/1/ns/mnt"))
-	return err == nil && mnt == first
+	first, err := os.Stat(l.path("/proc/1/root"))
+	return err == nil && os.SameFile(root, first), err
 }
 
 // usualPlace is where callers look for Docker.

@@ -96,6 +96,37 @@ func checkReplaceable(path string) error {
 	return nil
 }
 
+// siocUnixFile is SIOCUNIXFILE of include/uapi/linux/un.h: an O_PATH descriptor of the file that a socket is bound to.
+const siocUnixFile = 0x89E0
+
+// liesAt tells whether what lies at path is the socket that l listens on. A name tells nothing: another socket may have
+// it since. The kernel says which file it is to whoever has CAP_NET_ADMIN; without, the name has to do.
+func liesAt(l *net.UnixListener, path string) bool {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var bound, there unix.Stat_t
+	var asked error
+	err = raw.Control(func(fd uintptr) {
+		var file int
+		if file, asked = unix.IoctlRetInt(int(fd), siocUnixFile); asked == nil {
+			asked = unix.Fstat(file, &bound)
+			unix.Close(file)
+		}
+	})
+	switch {
+	case err != nil:
+		return false
+	case errors.Is(asked, unix.EPERM):
+		name := l.Addr().String()
+		return name == path || name == path+newSuffix // see listenUnix
+	case asked != nil || unix.Stat(path, &there) != nil:
+		return false
+	}
+	return bound.Dev == there.Dev && bound.Ino == there.Ino
+}
+
 // firstFD is SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstFD = 3
 

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,16 +138,12 @@ func (s *Server) listen() error {
 	return nil
 }
 
-// inherits tells whether a socket at path was handed over. It may have been made under
-// another name, see listenUnix.
+// inherits tells whether the socket that lies at path was handed over.
 func (s *Server) inherits(path string) bool {
-	for _, l := range s.o.Inherited {
-		name := l.Addr().String()
-		if l.Addr().Network() == "unix" && (name == path || name == path+newSuffix) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.o.Inherited, func(l net.Listener) bool {
+		ul, ok := l.(*net.UnixListener)
+		return ok && liesAt(ul, path)
+	})
 }
 
 // Made tells whether the server has made its unix socket itself.
@@ -204,9 +202,9 @@ func (s *Server) Run(ctx context.Context) error {
 		case err = <-errs:
 			done = true
 		case now := <-sweep.C:
-			if s.o.Socket != "" && !s.inPlace() {
-				err = fmt.Errorf("%w: whoever listens at %s now is asked in the gate's stead; see the hosts of the daemon (docs/gate.md)", ErrReplaced, s.o.Socket)
-				done = true
+			if s.o.Socket != "" {
+				err = s.checkPlace()
+				done = err != nil
 			}
 			s.up.reap(now)
 			s.callers.forget(now)
@@ -267,11 +265,17 @@ func (s *Server) forget(c *conn) {
 	delete(s.open, c)
 }
 
-// inPlace tells whether the socket at the gate's path is still the gate's: a daemon that is told to listen there too takes
-// the path away.
-func (s *Server) inPlace() bool {
+// checkPlace returns [ErrReplaced] unless the socket at the gate's path is still the gate's: a daemon that is told to
+// listen there too takes the path away. A path that cannot be looked at says nothing of the kind.
+func (s *Server) checkPlace() error {
 	st, err := os.Stat(s.o.Socket)
-	return err == nil && os.SameFile(st, s.ownStat)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %s is gone", ErrReplaced, s.o.Socket)
+	case err == nil && !os.SameFile(st, s.ownStat):
+		return fmt.Errorf("%w: %s is another's, who is asked in the gate's stead; see the hosts of the daemon (docs/gate.md)", ErrReplaced, s.o.Socket)
+	}
+	return nil
 }
 
 // stopAccepting closes the listeners and ends connections between two requests. It
@@ -286,7 +290,7 @@ func (s *Server) stopAccepting() bool {
 	// The path is removed first: a client must not find a socket that nobody serves. It may
 	// be another gate's by now.
 	if s.own != nil && !s.kept {
-		if s.inPlace() {
+		if s.checkPlace() == nil {
 			os.Remove(s.o.Socket)
 		}
 	}

@@ -102,8 +102,8 @@ func (s *Server) gateSocket() (string, error) {
 	if err := unix.Lstat(real, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
 		return "", errors.New("the gate's socket is not there")
 	}
-	if !s.inPlace() {
-		return "", ErrReplaced
+	if err := s.checkPlace(); err != nil {
+		return "", err
 	}
 	return real, nil
 }

@@ -126,7 +126,6 @@ func mountsOf(t *testing.T, body string) map[string]bool {
 	return out
 }
 
-// Without the field a mount of the socket is judged as any other.
 // A daemon that is told to listen at the gate's place takes it away: what lies there then is nothing to give to containers.
 func TestSocketReplaced(t *testing.T) {
 	g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "WHAT", "replace"), "CHECKS", "notPrivileged"))
@@ -144,11 +143,62 @@ func TestSocketReplaced(t *testing.T) {
 	if _, err := g.gateSocket(); !errors.Is(err, ErrReplaced) {
 		t.Errorf("the socket for containers: %v, want ErrReplaced", err)
 	}
-	if g.inPlace() {
-		t.Error("it is taken for the gate's own")
+	if err := os.Remove(g.socket); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.checkPlace(); !errors.Is(err, ErrReplaced) || !strings.Contains(err.Error(), "is gone") {
+		t.Errorf("without it: %v, want that it is gone", err)
+	}
+	// A path that cannot be looked at is not another's.
+	g.o.Socket = filepath.Join(g.o.Upstream, "below-a-socket")
+	if err := g.checkPlace(); err != nil {
+		t.Errorf("what cannot be looked at: %v", err)
 	}
 }
 
+// A socket that was handed over is the gate's place only if it is what lies there.
+func TestInheritedReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "docker.sock")
+	listen := func() *net.UnixListener {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	former := listen()
+	o := Options{Socket: path, Upstream: path + ".upstream", Inherited: []net.Listener{former}}
+	if !liesAt(former, path) {
+		t.Fatal("a socket in its place is not taken for it")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	another := listen()
+	if os.Geteuid() != 0 {
+		t.Skip("the kernel tells root only which file a socket has")
+	}
+	if s, err := Listen(o); !errors.Is(err, ErrInUse) {
+		if err == nil {
+			s.Close()
+		}
+		t.Fatalf("another listens there: %v, want ErrInUse", err)
+	}
+	another.Close()
+	o.GID = os.Getgid()
+	s, err := Listen(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if !s.Made() {
+		t.Error("a socket that nobody answers on is taken for the gate's own")
+	}
+}
+
+// Without the field a mount of the socket is judged as any other.
 func TestDockerSocketUnsaid(t *testing.T) {
 	g := startGate(t, strings.ReplaceAll(strings.ReplaceAll(rerouting, "  obligations: {dockerSocket: WHAT}\n", ""), "CHECKS", "noSocketMounts"))
 	body := `{"Image":"app","User":"1","HostConfig":{"Binds":["/var/run/docker.sock:/s"]}}`

@@ -12,8 +12,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/belay-project/belay/internal/daemonjson"
@@ -47,6 +50,9 @@ const UndoTimeout = 10 * time.Minute
 
 // carryOnAfter is when the timer of a [Host.Disable] looks whether that has ended.
 const carryOnAfter = 2 * time.Minute
+
+// forever is no bound of a wait.
+const forever = 1<<63 - 1
 
 // Options say which host is changed and how.
 type Options struct {
@@ -246,7 +252,12 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 // a process that ended, is undone. Errors: the daemon asks the plugin (see docs/gate.md), whether the gate is in front of it or not;
 // containers would stop ([ErrNotPossible], nothing was changed); the daemon does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
-	unlock, err := h.lock(ctx, h.anyDropIn())
+	waits := h
+	if unconfirmed { // it is not started again
+		waits = h.patient()
+		waits.opts.Timeout = forever
+	}
+	unlock, err := waits.lock(ctx, h.anyDropIn())
 	if err != nil {
 		return err
 	}
@@ -270,18 +281,16 @@ func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	if gone {
 		return h.forget(ctx)
 	}
+	if h.recordOnly(ctx) {
+		return h.dropRecord(ctx, st)
+	}
 	if !unconfirmed {
 		if err := h.containersLive(ctx); err != nil {
 			return err
 		}
-		// The daemon is stopped in between: whoever ends this process must not leave it so.
-		if h.systemd() {
-			if err := h.armTimer(ctx, carryOnAfter); err != nil {
-				h.opts.Say("going on without a timer: " + err.Error())
-			}
-		}
+		h.armCarryOn(ctx)
 	}
-	if err := h.undo(ctx); err != nil {
+	if err := h.undo(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	h.opts.Journal("the gate is no more in front of Docker: " + Socket + " is the daemon's")
@@ -294,11 +303,49 @@ func (h *Host) undoHalf(ctx context.Context) error {
 	if err != nil || st.Phase == "" || st.Phase == phaseEnabled {
 		return err
 	}
+	if h.recordOnly(ctx) {
+		return h.dropRecord(ctx, st)
+	}
 	if err := h.containersLive(ctx); err != nil {
 		return err
 	}
 	h.opts.Say("an earlier run did not end: undoing it first")
-	return h.patient().undo(ctx)
+	h.armCarryOn(ctx)
+	return h.patient().undo(context.WithoutCancel(ctx))
+}
+
+// armCarryOn sets the timer of an undo: the daemon is stopped in between, and whoever ends this process must not leave it so.
+func (h *Host) armCarryOn(ctx context.Context) {
+	if !h.systemd() {
+		return
+	}
+	if err := h.armTimer(ctx, carryOnAfter); err != nil {
+		h.opts.Say("going on without a timer: " + err.Error())
+	}
+}
+
+// recordOnly tells whether the record is all that is left, of a run before a reboot: the daemon is where it was.
+func (h *Host) recordOnly(ctx context.Context) bool {
+	if h.anyDropIn() {
+		return false
+	}
+	if _, err := os.Lstat(h.path(Upstream)); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	_, err := engine{h.path(Socket)}.get(ctx, "/_ping")
+	return err == nil
+}
+
+// dropRecord ends what recordOnly found. An undo that was killed may have the agent still to start.
+func (h *Host) dropRecord(ctx context.Context, st state) error {
+	h.opts.Say("only the record of an earlier run is left: the daemon is at " + Socket)
+	if st.Phase == phaseDisabling && h.systemd() {
+		if err := h.systemctl(ctx, "start", agentUnit); err != nil {
+			h.opts.Say("the agent did not start; what it pinned is still enforced: " + err.Error())
+		}
+	}
+	h.disarmTimer(ctx)
+	return h.removeState()
 }
 
 // patient is h with the waits of an undo.
@@ -308,8 +355,8 @@ func (h *Host) patient() *Host {
 	return &p
 }
 
-// containersLive returns [ErrNotPossible] if containers run that would stop with the daemon, and nobody has said that they may. Of a
-// daemon that does not answer none are known, and it cannot be left as it is.
+// containersLive returns [ErrNotPossible] if containers run that would stop with the daemon, or if that cannot be told, and nobody has
+// said that they may. A daemon that nobody listens for does not run.
 func (h *Host) containersLive(ctx context.Context) error {
 	if h.opts.RestartContainers || !h.systemd() {
 		return nil
@@ -317,11 +364,20 @@ func (h *Host) containersLive(ctx context.Context) error {
 	for _, socket := range []string{Upstream, Socket} {
 		e := engine{h.path(socket)}
 		live, err := e.liveRestore(ctx)
-		if err != nil {
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
 			continue
 		}
-		running, err := e.running(ctx)
-		if err == nil && len(running) > 0 && !live {
+		if err == nil && live {
+			return nil
+		}
+		var running []string
+		if err == nil {
+			running, err = e.running(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: whether containers would stop cannot be told: %w; pass --restart-containers", ErrNotPossible, err)
+		}
+		if len(running) > 0 {
 			return stopsContainers(len(running))
 		}
 		return nil

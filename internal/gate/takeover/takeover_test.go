@@ -24,11 +24,12 @@ type fakeHost struct {
 	calls       []string
 	waits       map[string]time.Duration // how long the last call of each command may take
 	liveRestore bool
-	gateBroken  bool   // the gate listens and its engine never answers
-	listensToo  bool   // the daemon has a host of its own at the old place, and takes that
-	fail        string // prefix of a command that fails
-	load        string // LoadState of Docker's units, which are not there or cannot be started; empty: loaded
-	masked      string // units that an operator has masked
+	gateBroken  bool           // the gate listens and its engine never answers
+	listensToo  bool           // the daemon has a host of its own at the old place, and takes that
+	refuses     map[string]int // statuses of the daemon's, by path
+	fail        string         // prefix of a command that fails
+	load        string         // LoadState of Docker's units, which are not there or cannot be started; empty: loaded
+	masked      string         // units that an operator has masked
 	daemon      *http.Server
 	gate        *http.Server
 }
@@ -81,6 +82,8 @@ func (f *fakeHost) listen(path string, mode fs.FileMode, gate, broken bool) *htt
 			http.Error(w, "no engine", http.StatusBadGateway)
 		case gate && r.RequestURI == "//_ping":
 			http.Error(w, `{"message":"belay: the path is not clean"}`, http.StatusBadRequest)
+		case f.refuses[r.URL.Path] != 0:
+			http.Error(w, "no", f.refuses[r.URL.Path])
 		case r.URL.Path == "/info":
 			fmt.Fprintf(w, `{"LiveRestoreEnabled":%t}`, f.liveRestore)
 		case r.URL.Path == "/containers/json":
@@ -294,12 +297,72 @@ func TestDisableKeepsContainers(t *testing.T) {
 	}
 	// What an earlier run has left half is no reason to stop them either.
 	st := state{Phase: phaseDisabling, Group: "docker", Mode: "0660"}
-	if err := h.writeState(st); err != nil {
+	if err := errors.Join(h.writeState(st), h.writeDropIns(volatile, st.files())); err != nil {
 		t.Fatal(err)
 	}
 	h.opts.RestartContainers = false
 	if err := h.Enable(t.Context()); !errors.Is(err, ErrNotPossible) {
 		t.Errorf("Enable = %v, want ErrNotPossible", err)
+	}
+}
+
+// Where nobody can say whether containers would stop, none are stopped.
+func TestDisableUntold(t *testing.T) {
+	for path, status := range map[string]int{"/info": 403, "/containers/json": 500} {
+		f, h := newFakeHost(t)
+		f.liveRestore = false
+		h.opts.RestartContainers = true
+		if err := h.Enable(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.refuses = map[string]int{path: status}
+		h.opts.RestartContainers = false
+		if err := h.Disable(t.Context(), false); !errors.Is(err, ErrNotPossible) || !strings.Contains(err.Error(), "--restart-containers") || !f.moved() {
+			t.Errorf("%s %d: Disable = %v, want ErrNotPossible and nothing changed", path, status, err)
+		}
+	}
+}
+
+// An undo that was begun goes on when its caller is gone.
+func TestUndoGoesOn(t *testing.T) {
+	f, h := newFakeHost(t)
+	if err := h.Enable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	h.opts.Say = func(s string) {
+		if strings.Contains(s, "giving the daemon") {
+			cancel()
+		}
+	}
+	if err := errors.Join(h.Disable(ctx, false), f.atHome()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A host that was booted since an enable-gate was killed has the record and nothing else: nothing is stopped for it.
+func TestRecordOnly(t *testing.T) {
+	for _, phase := range []string{phaseEnabling, phaseEnabled, phaseDisabling} {
+		for name, do := range map[string]func(*Host) error{
+			"disable":  func(h *Host) error { return h.Disable(t.Context(), false) },
+			"undoHalf": func(h *Host) error { return h.undoHalf(t.Context()) },
+		} {
+			if name == "undoHalf" && phase == phaseEnabled {
+				continue // it is no half
+			}
+			f, h := newFakeHost(t)
+			f.liveRestore = false
+			if err := h.writeState(state{Phase: phase, Group: "docker", Mode: "0660"}); err != nil {
+				t.Fatal(err)
+			}
+			f.calls = nil
+			if err := errors.Join(do(h), f.atHome()); err != nil {
+				t.Errorf("%s, %s: %v", phase, name, err)
+			}
+			if slices.ContainsFunc(f.calls, func(c string) bool { return strings.Contains(c, dockerUnit) && strings.Contains(c, " stop ") }) {
+				t.Errorf("%s, %s: the daemon was stopped: %q", phase, name, f.calls)
+			}
+		}
 	}
 }
 
