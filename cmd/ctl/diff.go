@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/belay-project/belay/internal/scan/pagecache"
 	"github.com/belay-project/belay/internal/scan/report"
 	"github.com/belay-project/belay/internal/scan/vulndb"
 )
@@ -130,7 +131,8 @@ func (t *terminal) scanOrRead(ctx context.Context, f *scanFlags, name string) (*
 
 // readReport reads a file that is a report; ok is false for what is none, or no file.
 func readReport(name string) (s *report.Scan, ok bool, err error) {
-	if st, err := os.Stat(name); err != nil || !st.Mode().IsRegular() {
+	st, err := os.Stat(name)
+	if err != nil || !st.Mode().IsRegular() {
 		return nil, false, nil //nolint:nilerr // whoever scans it tells why it cannot be read
 	}
 	file, err := os.Open(name)
@@ -138,12 +140,14 @@ func readReport(name string) (s *report.Scan, ok bool, err error) {
 		return nil, false, err
 	}
 	defer file.Close()
+	drop := pagecache.Behind(file, st.Size())
 	begin := make([]byte, report.HeadBytes)
 	n, err := io.ReadFull(file, begin)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		return nil, false, err
 	}
 	if !report.IsReport(begin[:n]) {
+		drop() // else whoever scans it takes it for cached
 		return nil, false, nil
 	}
 	s, err = report.Read(io.MultiReader(bytes.NewReader(begin[:n]), file))

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,7 +95,7 @@ func TestMoveMeter(t *testing.T) {
 			var b strings.Builder
 			now := time.Unix(0, 0)
 			tm := &terminal{err: &b, now: func() time.Time { return now }, live: tt.live}
-			tell := tm.moveProgress(tm.meter())
+			tell, end := tm.moveProgress(tm.meter())
 			tell(copied(1))
 			tell(copied(2)) // within the second
 			now = now.Add(time.Second)
@@ -104,6 +105,11 @@ func TestMoveMeter(t *testing.T) {
 			if got != tt.want+"|" {
 				t.Errorf("got  %q\nwant %q", got, tt.want+"|")
 			}
+			var told sync.WaitGroup
+			for n := range int64(8) { // at once, as the race detector sees
+				told.Go(func() { tell(copied(n)); end() })
+			}
+			told.Wait()
 		})
 	}
 }

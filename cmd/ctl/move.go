@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -121,11 +122,11 @@ func movesOf(cmd *cobra.Command, stateDir string) (string, error) {
 }
 
 // mover returns a mover, and the directory of its journals.
-func (t *terminal) mover(cmd *cobra.Command, f *moveFlags, live *meter) (m *move.Mover, dir string, err error) {
+func (t *terminal) mover(cmd *cobra.Command, f *moveFlags, tell func(move.Event)) (m *move.Mover, dir string, err error) {
 	if dir, err = movesOf(cmd, f.stateDir); err != nil {
 		return nil, "", err
 	}
-	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, Progress: t.moveProgress(live), Now: t.now}), dir, nil
+	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, Progress: tell, Now: t.now}), dir, nil
 }
 
 // withMover runs a command on one move.
@@ -135,10 +136,14 @@ func (t *terminal) withMover(f *moveFlags, do func(ctx context.Context, m *move.
 	}
 }
 
-// moveProgress writes a line for each step, and below it how many bytes were copied, by a meter or else a line a second.
-func (t *terminal) moveProgress(m *meter) func(move.Event) {
+// moveProgress writes a line for each step, and below it how many bytes were copied, by a meter or else a line a second; end takes
+// the meter's away.
+func (t *terminal) moveProgress(m *meter) (tell func(move.Event), end func()) {
 	var last time.Time
-	return func(e move.Event) {
+	var mu sync.Mutex // what sends a request's body tells too, in a goroutine of its own
+	tell = func(e move.Event) {
+		mu.Lock()
+		defer mu.Unlock()
 		if e.CopiedBytes {
 			text := fmt.Sprintf("    %s: %s", clean(e.Text), bytesText(e.Bytes))
 			if e.Total > 0 {
@@ -158,6 +163,11 @@ func (t *terminal) moveProgress(m *meter) func(move.Event) {
 			what = "back"
 		}
 		fmt.Fprintf(t.err, "%s: %s\n", what, clean(e.Text))
+	}
+	return tell, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		m.end()
 	}
 }
 
@@ -198,7 +208,8 @@ func (t *terminal) move(cmd *cobra.Command, containers []string, f *moveFlags) e
 		})
 		return t.moved(j, notBegun(j, err))
 	}
-	m, _, err := t.mover(cmd, f, nil)
+	tell, _ := t.moveProgress(nil)
+	m, _, err := t.mover(cmd, f, tell)
 	if err != nil {
 		return err
 	}

@@ -41,15 +41,15 @@ func notDone(err error) error {
 
 // moving runs a move, or a part of one, and tells of the steps that it took.
 func (t *terminal) moving(cmd *cobra.Command, f *moveFlags, run func(*move.Mover) (*move.Journal, error)) (*move.Journal, error) {
-	live := t.meter()
-	m, dir, err := t.mover(cmd, f, live)
+	tell, end := t.moveProgress(t.meter())
+	m, dir, err := t.mover(cmd, f, tell)
 	if err != nil {
 		return nil, err
 	}
 	since := t.now()
 	d := telemetry.Begin("move", map[string]string{})
 	j, err := run(m)
-	live.end()
+	end()
 	if j != nil {
 		d.Attributes["belay.move.id"] = j.ID
 		steps, serr := carry.Steps(dir, j.ID, since, t.now())

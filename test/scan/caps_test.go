@@ -298,8 +298,8 @@ func scannerRuns(parent int) bool {
 }
 
 // TestBeside: while the scanner works on a huge image until it is killed at its cap, a workload in a container beside it
-// is served as it is without: in rounds by turns, the delays with a scan, in the median of the rounds, lie within what
-// the rounds without one have among themselves, twice over. A busy host gets three tries.
+// is served as it is without: in rounds by turns, the delays with a scan, in the median of the rounds, are above the worst
+// without one by no more than those are apart, half of it, or 200 µs. A busy host gets three tries.
 func TestBeside(t *testing.T) {
 	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "huge images take a minute: make test-e2e sets BELAY_E2E")
 	testneed.Need(t, "root", os.Geteuid() == 0, "the engine is root's")
@@ -327,7 +327,7 @@ func (p *probe) calm(t *testing.T, bin, image string) bool {
 		least, _, most := spread(without, of)
 		low, got, high := spread(with, of)
 		t.Logf("%s: %v to %v without a scan, %v with (%v to %v)", name, least, most, got, low, high)
-		ok = ok && got <= most+(most-least)
+		ok = ok && got <= most+max(most-least, most/2, 200*time.Microsecond)
 	}
 	return ok
 }

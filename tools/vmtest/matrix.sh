@@ -1,7 +1,7 @@
 #!/bin/bash
 # matrix.sh [KERNEL:BACKEND…]: the kernel suites inside stock kernels, one boot for each
 # pair; default 6.1:lsm 6.12:modret. BELAY_MATRIX=full runs every pair, with two CPUs each.
-# BELAY_MATRIX_TESTS, of go test -run, has those of test/kernel played and nothing else.
+# BELAY_MATRIX_TESTS, of go test -run, has those of test/kernel played, and the check by the doctor.
 #
 # By default each guest has one CPU, and two guests run at a time if there is memory; fewer
 # by BELAY_VM_AT_ONCE=1. With two CPUs, qemu 7.2 now and then keeps the translation of an instruction that the guest's

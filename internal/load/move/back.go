@@ -507,6 +507,9 @@ func (r *run) leaveTarget(context.Context) error {
 		}
 		r.leave(what)
 	}
+	if r.j.Stateful {
+		r.leave("target: containers with the label " + recreate.LabelMove + "=" + r.j.ID + ", which reach its volumes and never started: docker rm them there")
+	}
 	for i := range r.j.Volumes {
 		r.leave("target: volume " + r.j.Volumes[i].Name + ", with what the copy may have written")
 	}

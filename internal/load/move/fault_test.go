@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
 )
 
 // TestLookedAtTooEarly: between the look and the lease another mover moves the container away. The
@@ -668,5 +669,56 @@ func TestHelpersStay(t *testing.T) {
 	}
 	if n := helpers(); n != 0 {
 		t.Errorf("%d helpers in the end", n)
+	}
+}
+
+// TestHelperLeft: a helper on the target that cannot be removed keeps no copy from its restart policy, and the move is ended once it can.
+func TestHelperLeft(t *testing.T) {
+	w := newWorld(t, true)
+	w.to.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+		denied := r.Method == http.MethodDelete && strings.Contains(r.URL.Path, "/containers/")
+		if denied {
+			rw.WriteHeader(http.StatusForbidden)
+		}
+		return denied
+	}
+	j, err := w.move()
+	if !errors.As(err, new(*StuckError)) || !strings.Contains(err.Error(), "target: ") {
+		t.Fatalf("got %v", err)
+	}
+	if p, _ := w.copies()[0].host["RestartPolicy"].(map[string]any); p["Name"] != "always" {
+		t.Errorf("the copy has the restart policy %v", p)
+	}
+	w.to.set(func() { w.to.answer = nil })
+	if _, err := w.mover().Resume(t.Context(), j.ID); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.to.containers); n != 1 || w.journal().Phase != Kept {
+		t.Errorf("%d containers on the target, phase %s", n, w.journal().Phase)
+	}
+}
+
+// TestHelperOfAnother: a helper that another move left is in the way, unless that move goes on.
+func TestHelperOfAnother(t *testing.T) {
+	const other = "0123456789abcdef"
+	for _, of := range []string{"", other, "fedcba9876543210"} {
+		w := newWorld(t, true)
+		h := w.from.add("belay-move-01234567-aa", map[string]any{"Labels": map[string]any{recreate.LabelMove: other, recreate.LabelHelper: "records"}}, map[string]any{
+			"Mounts": []any{map[string]any{"Type": "volume", "Source": "records", "Target": "/v"}},
+		}, nil)
+		if of != "" {
+			w.from.volumes[leaseName(w.source.id)] = &fakeVolume{labels: map[string]string{recreate.LabelMove: of}}
+		}
+		_, err := w.look()
+		if of == other {
+			if err != nil {
+				t.Errorf("of a move that has its lease: %v", err)
+			}
+			continue
+		}
+		refused := new(RefusedError)
+		if !errors.As(err, &refused) || len(refused.Refusals) != 1 || refused.Refusals[0].Fix != "docker rm "+h.name+": a move left it" {
+			t.Errorf("with a lease of %q: %v", of, err)
+		}
 	}
 }

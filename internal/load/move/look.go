@@ -254,10 +254,20 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings, g r
 		if err != nil {
 			return nil, err
 		}
-		if o.Config.Labels[recreate.LabelHelper] != "" && !started(o) {
-			continue // of another move, whose lease says more
+		need := needs(c, o)
+		if o.Config.Labels[recreate.LabelHelper] != "" && !started(o) && len(need) > 0 {
+			goesOn, err := r.leased(ctx, c.ID, o.Config.Labels[recreate.LabelMove])
+			if err != nil {
+				return nil, err
+			}
+			if goesOn {
+				continue // the lease says more
+			}
+			for i := range need {
+				need[i].Fix = "docker rm " + o.ShortName() + ": a move left it"
+			}
 		}
-		why = append(why, needs(c, o)...)
+		why = append(why, need...)
 		if !o.State.Running || s.SplitNetworks {
 			continue
 		}
@@ -271,6 +281,18 @@ func (r *run) others(ctx context.Context, c *recreate.Container, s Settings, g r
 		}
 	}
 	return why, nil
+}
+
+// leased reports whether a move has the lease of a container here.
+func (r *run) leased(ctx context.Context, container, move string) (bool, error) {
+	v, err := r.from.Volume(ctx, leaseName(container))
+	if errors.Is(err, engine.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return v.Labels[recreate.LabelMove] == move, nil
 }
 
 // localNetworks returns the user's networks of c that are on this host alone.
@@ -335,7 +357,8 @@ func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (
 	if a.OSType != b.OSType || a.Architecture != b.Architecture {
 		no("", "it is %s on %s, and the source %s on %s", b.OSType, b.Architecture, a.OSType, a.Architecture)
 	}
-	if here, there := cgroups(r.from), cgroups(r.to); here != there {
+	host := recipe.Request.HostConfig
+	if here, there := cgroups(r.from), cgroups(r.to); here != there && limited(&host.Resources) {
 		no("", "it has cgroups of version %d, and the source of version %d: limits would be others", there, here)
 	}
 	if remapped(a.SecurityOptions) != remapped(b.SecurityOptions) {
@@ -344,7 +367,6 @@ func (r *run) target(ctx context.Context, recipe *recreate.Recipe, own string) (
 	for _, lost := range unguarded(a.SecurityOptions, b.SecurityOptions) {
 		no("switch it on there", "its engine does not confine containers by %s, and the one here does", lost)
 	}
-	host := recipe.Request.HostConfig
 	if _, ok := b.Runtimes[host.Runtime]; host.Runtime != "" && !ok {
 		no("install it there", "it has no runtime %q", host.Runtime)
 	}
@@ -375,6 +397,16 @@ func cgroups(e *engine.Engine) int {
 	return 2
 }
 
+// limited reports whether a container has limits, which cgroups of another version keep otherwise or not at all.
+func limited(r *container.Resources) bool {
+	return r.Memory != 0 || r.MemoryReservation != 0 || r.MemorySwap != 0 || r.MemorySwappiness != nil && *r.MemorySwappiness != -1 ||
+		r.OomKillDisable != nil && *r.OomKillDisable || r.PidsLimit != nil && *r.PidsLimit > 0 ||
+		r.NanoCPUs != 0 || r.CPUShares != 0 || r.CPUPeriod != 0 || r.CPUQuota != 0 || r.CPURealtimePeriod != 0 || r.CPURealtimeRuntime != 0 ||
+		r.CpusetCpus != "" || r.CpusetMems != "" || r.CgroupParent != "" ||
+		r.BlkioWeight != 0 || len(r.BlkioWeightDevice) > 0 || len(r.BlkioDeviceReadBps) > 0 || len(r.BlkioDeviceWriteBps) > 0 ||
+		len(r.BlkioDeviceReadIOps) > 0 || len(r.BlkioDeviceWriteIOps) > 0
+}
+
 // maxApart is how far apart the clocks of two hosts may be without a word.
 const maxApart = time.Minute
 
@@ -382,6 +414,9 @@ const maxApart = time.Minute
 func (r *run) aside() (notes []string) {
 	if r.to.API < r.from.API {
 		notes = append(notes, fmt.Sprintf("its engine speaks API 1.%d, and the one here 1.%d: what it would leave out of the container is found when that is made there, before the source stops", r.to.API, r.from.API))
+	}
+	if here, there := cgroups(r.from), cgroups(r.to); here != there {
+		notes = append(notes, fmt.Sprintf("its cgroups are of version %d, and those here of version %d: what the container reads of its own is another", there, here))
 	}
 	here, err := time.Parse(time.RFC3339Nano, r.from.Info.SystemTime)
 	there, err2 := time.Parse(time.RFC3339Nano, r.to.Info.SystemTime)

@@ -42,6 +42,7 @@ func TestTarget(t *testing.T) {
 		c.ports = []any{map[string]any{"IP": ip, "PrivatePort": 8080, "PublicPort": 80, "Type": "tcp"}}
 		w.to.containers[c.id] = c
 	}
+	now := time.Now()
 	for _, c := range []struct {
 		name string
 		set  func(w *world)
@@ -52,7 +53,11 @@ func TestTarget(t *testing.T) {
 		{name: "the same engine", set: func(w *world) { w.to.containers[w.source.id] = w.source }, says: "it is the engine that the container is on"},
 		{name: "another architecture", set: info("Architecture", "aarch64"), says: "it is linux on aarch64, and the source linux on x86_64"},
 		{name: "another system", set: info("OSType", "windows"), says: "it is windows on x86_64"},
-		{name: "another cgroup version", set: info("CgroupVersion", "1"), says: "it has cgroups of version 1, and the source of version 2"},
+		{name: "another cgroup version", set: info("CgroupVersion", "1"), note: "its cgroups are of version 1, and those here of version 2"},
+		{name: "another cgroup version, with a limit", set: func(w *world) {
+			w.source.host["PidsLimit"] = 100
+			w.to.info = map[string]any{"CgroupVersion": "1"}
+		}, says: "it has cgroups of version 1, and the source of version 2"},
 		{name: "users are mapped", set: info("SecurityOptions", []string{"name=userns"}), says: "one engine maps users"},
 		{name: "rootless", set: info("SecurityOptions", []string{"name=seccomp,profile=default", "name=rootless"}), says: "one engine maps users"},
 		{name: "no AppArmor", set: func(w *world) { w.from.info = map[string]any{"SecurityOptions": []string{"name=apparmor"}} }, says: "does not confine containers by apparmor"},
@@ -87,13 +92,13 @@ func TestTarget(t *testing.T) {
 		{name: "a volume of that name", set: func(w *world) { w.to.volumes["records"] = &fakeVolume{} }, says: `it has a volume called "records"`},
 		{name: "an older engine", set: func(w *world) { w.to.api = "1.41" }, note: "its engine speaks API 1.41, and the one here 1.44"},
 		{name: "a newer engine", set: func(w *world) { w.from.api = "1.41" }},
-		{name: "another time", set: info("SystemTime", time.Now().Add(-3*time.Minute).Format(time.RFC3339Nano)), note: "the clocks of the two hosts are 3m0s apart"},
-		{name: "the time", set: info("SystemTime", time.Now().Add(-30*time.Second).Format(time.RFC3339Nano))},
+		{name: "another time", set: info("SystemTime", now.Add(-3*time.Minute).Format(time.RFC3339Nano)), note: "the clocks of the two hosts are 3m0s apart"},
+		{name: "the time", set: info("SystemTime", now.Add(-30*time.Second).Format(time.RFC3339Nano))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, true)
-			w.from.info = map[string]any{"SystemTime": time.Now().Format(time.RFC3339Nano)}
+			w.from.info = map[string]any{"SystemTime": now.Format(time.RFC3339Nano)}
 			c.set(w)
 			p, err := w.look()
 			if c.says == "" {
@@ -101,7 +106,7 @@ func TestTarget(t *testing.T) {
 					t.Fatal(err)
 				}
 				notes := strings.Join(p.Notes, "\n")
-				if !strings.Contains(notes, c.note) || c.note == "" && (strings.Contains(notes, "clocks") || strings.Contains(notes, "speaks API")) {
+				if !strings.Contains(notes, c.note) || c.note == "" && (strings.Contains(notes, "clocks") || strings.Contains(notes, "speaks API") || strings.Contains(notes, "cgroups")) {
 					t.Errorf("notes %q", p.Notes)
 				}
 				return

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/belay-project/belay/internal/load/engine"
+	"github.com/belay-project/belay/internal/load/recreate"
 )
 
 // pointsOf are where the mover tells where it is, forward: all with BELAY_MATRIX=full, else those behind which
@@ -292,8 +293,12 @@ func TestBothGone(t *testing.T) {
 	if _, err := w.mover().Abort(t.Context(), j.ID, Allow{LoseWrites: true, TargetGone: true}); !errors.As(err, new(*GoneError)) || !strings.Contains(err.Error(), "the target is gone too") {
 		t.Errorf("got %v", err)
 	}
-	if got := w.journal(); got.Phase != RolledBack || len(got.LeftBehind) == 0 || w.from.leases() != "" {
-		t.Errorf("phase %s, left %q, %s", got.Phase, got.LeftBehind, w.from.leases())
+	got := w.journal()
+	if got.Phase != RolledBack || w.from.leases() != "" {
+		t.Errorf("phase %s, %s", got.Phase, w.from.leases())
+	}
+	if want := "target: containers with the label " + recreate.LabelMove + "=" + j.ID; !strings.Contains(strings.Join(got.LeftBehind, "\n"), want) {
+		t.Errorf("left %q, without %q", got.LeftBehind, want)
 	}
 }
 

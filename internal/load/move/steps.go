@@ -722,8 +722,8 @@ func pause(ctx context.Context, d time.Duration) error {
 // drain leaves the source to those whom it still serves.
 func (r *run) drain(ctx context.Context) error { return pause(ctx, r.j.Settings.Drain) }
 
-// keep gives the stopped sources names that tell what they are, so that their names are free. What reached the volumes goes now
-// and no sooner: until the copies serve, each request is time in which nobody does.
+// keep gives the stopped sources names that tell what they are, so that their names are free. What reached their volumes goes
+// now and no sooner: until the copies serve, each request is time in which nobody does.
 func (r *run) keep(ctx context.Context) error {
 	err := r.each(func(m *Member) error {
 		c, err := r.from.Container(ctx, m.Container)
@@ -741,13 +741,19 @@ func (r *run) keep(ctx context.Context) error {
 	if err != nil || !r.j.Stateful {
 		return err
 	}
-	return errors.Join(r.cleanSource(ctx), r.cleanTargetHelpers(ctx))
+	return r.cleanSource(ctx)
 }
 
-// setRestart gives the copies the restart policies that the sources had, if they still run.
+// setRestart gives the copies the restart policies that the sources had, if they still run. Only then goes what reached their
+// volumes: a target that does not let it go keeps no copy from its policy.
 func (r *run) setRestart(ctx context.Context) error {
 	if err := r.each(func(m *Member) error { return r.setRestartOf(ctx, m) }); err != nil {
 		return err
+	}
+	if r.j.Stateful {
+		if err := r.cleanTargetHelpers(ctx); err != nil {
+			return err
+		}
 	}
 	return r.release(ctx)
 }
