@@ -333,7 +333,11 @@ func (e *Enforcer) judgeHeld(what kernelBlHeld, cache *btf.Cache) error {
 		switch {
 		case on == (at >= 0):
 		case on:
-			if err := e.attachOne(h, e.links, cache); err != nil {
+			coll, err := e.load(h, cache)
+			if err == nil {
+				err = e.attachOne(h, e.links, coll)
+			}
+			if err != nil {
 				return fmt.Errorf("hook %s: %w", h.name, err)
 			}
 			e.attached, e.ownFrom = append(e.attached, h), ""

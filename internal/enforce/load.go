@@ -446,18 +446,25 @@ func (e *Enforcer) attach() error {
 	if err := os.MkdirAll(fresh, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", fresh, err)
 	}
-	cache := btf.NewCache()
 	missing := map[string]error{}
-	var attached []hook
+	var wanted, attached []hook
 	held, err := e.held()
 	if err != nil {
 		return err
 	}
 	for _, h := range hooks {
-		if !h.in(e.backend) || h.syscalls && !e.opts.SignalSyscalls || h.held != 0 && h.held&held == 0 {
-			continue
+		if h.in(e.backend) && (!h.syscalls || e.opts.SignalSyscalls) && (h.held == 0 || h.held&held != 0) {
+			wanted = append(wanted, h)
 		}
-		if err := e.attachOne(h, fresh, cache); err != nil {
+	}
+	next, stop := e.loadAhead(wanted)
+	defer stop()
+	for _, h := range wanted {
+		coll, err := next()
+		if err == nil {
+			err = e.attachOne(h, fresh, coll)
+		}
+		if err != nil {
 			if h.need {
 				return errors.Join(fmt.Errorf("hook %s: %w", h.name, err), os.RemoveAll(fresh))
 			}
@@ -481,19 +488,78 @@ func (h hook) in(b verdict.Backend) bool {
 	return slices.Contains(h.backends, b)
 }
 
-func (e *Enforcer) attachOne(h hook, dir string, cache *btf.Cache) error {
-	if h.kind == attachCgroup && e.root.v1 {
-		return fmt.Errorf("cgroup programs need a cgroup v2 hierarchy: %w", ErrUnsupported)
+// loadersAtOnce is how many programs are verified at one time: verifying takes most of a start, and a processor.
+const loadersAtOnce = 2
+
+// loadAhead loads the programs of hooks, some at a time, and returns what hands them over in the order of the hooks; the caller
+// closes them. stop gives back those that were not handed over, and is to be called.
+func (e *Enforcer) loadAhead(hooks []hook) (next func() (*ebpf.Collection, error), stop func()) {
+	type loaded struct {
+		coll *ebpf.Collection
+		err  error
 	}
+	// Each hook has a place of its own. A place is begun when the one loadersAtOnce before it is handed over, so that no more
+	// than that wait loaded.
+	places := make([]chan loaded, len(hooks))
+	for i := range places {
+		places[i] = make(chan loaded, 1)
+	}
+	caches := make(chan *btf.Cache, loadersAtOnce) // one is not for concurrent use
+	for range loadersAtOnce {
+		caches <- btf.NewCache()
+	}
+	begun, taken := 0, 0
+	begin := func() {
+		if begun == len(hooks) {
+			return
+		}
+		h, place := hooks[begun], places[begun]
+		begun++
+		go func() {
+			cache := <-caches
+			defer func() { caches <- cache }()
+			coll, err := e.load(h, cache)
+			place <- loaded{coll, err}
+		}()
+	}
+	for range loadersAtOnce {
+		begin()
+	}
+	next = func() (*ebpf.Collection, error) {
+		l := <-places[taken]
+		taken++
+		begin()
+		return l.coll, l.err
+	}
+	stop = func() {
+		for ; taken < begun; taken++ {
+			if l := <-places[taken]; l.coll != nil {
+				l.coll.Close()
+			}
+		}
+	}
+	return next, stop
+}
+
+// load loads a hook's program, with the maps.
+func (e *Enforcer) load(h hook, cache *btf.Cache) (*ebpf.Collection, error) {
+	if h.kind == attachCgroup && e.root.v1 {
+		return nil, fmt.Errorf("cgroup programs need a cgroup v2 hierarchy: %w", ErrUnsupported)
+	}
+	spec, err := e.object()
+	if err != nil {
+		return nil, err
+	}
+	return loadProgram(spec, h.program, e.maps, cache)
+}
+
+// attachOne attaches a hook's program, which it closes: the pin of the link holds it.
+func (e *Enforcer) attachOne(h hook, dir string, coll *ebpf.Collection) error {
+	defer coll.Close()
 	spec, err := e.object()
 	if err != nil {
 		return err
 	}
-	coll, err := loadProgram(spec, h.program, e.maps, cache)
-	if err != nil {
-		return err
-	}
-	defer coll.Close()
 	prog := coll.Programs[h.program]
 	var l link.Link
 	switch h.kind {

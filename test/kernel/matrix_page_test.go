@@ -82,12 +82,15 @@ func (p *page) add(cells []cell) {
 	}
 }
 
+// maxReason bounds what an attack said; reasons of ours are shorter.
+const maxReason = 600
+
 // oneLine makes what an attack said fit a list, and free of what differs with each run.
 func oneLine(why string) string {
 	f := strings.Fields(scratch.ReplaceAllString(why, "/tmp/attack"))
 	text := strings.Join(f, " ")
-	if len(text) > 200 {
-		text = text[:200]
+	if len(text) > maxReason {
+		text = text[:maxReason]
 	}
 	return strings.NewReplacer("|", "/", "\x00", "").Replace(text)
 }
