@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -19,8 +20,21 @@ func Behind(f *os.File, size int64) func() {
 	if f == nil || size <= 0 || Has(f, size) {
 		return func() {}
 	}
-	return func() { syscall.Syscall6(syscall.SYS_FADVISE64, f.Fd(), 0, 0, dontNeed, 0, 0) }
+	drop := func() { syscall.Syscall6(syscall.SYS_FADVISE64, f.Fd(), 0, 0, dontNeed, 0, 0) }
+	return func() {
+		drop()
+		if size > aheadSize { // what the kernel is still reading ahead goes once it is there
+			time.Sleep(aheadTime)
+			drop()
+		}
+	}
 }
+
+// Of smaller files little is read ahead.
+const (
+	aheadSize = 512 << 10
+	aheadTime = 2 * time.Millisecond
+)
 
 // Reader is a file that leaves the page cache, as [Behind] says, when it is closed.
 func Reader(f *os.File, size int64) io.ReadCloser { return reader{f, Behind(f, size)} }

@@ -61,19 +61,24 @@ func TestPageCache(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			testneed.Need(t, "page-cache", len(cached(t, dir, true)) == 0, "a file system whose pages can be dropped")
-			res, err := scan(t, filepath.Join(dir, tt.open), Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, want := range tt.want {
-				if !slices.ContainsFunc(res.Packages, func(p inventory.Package) bool { return p.Kind+" "+p.Name == want }) {
-					t.Errorf("it was not read: no %s in %+v", want, res.Packages)
+			// Dropping is a hint: on a busy machine it takes more than one try.
+			var left []string
+			for range 5 {
+				testneed.Need(t, "page-cache", len(cached(t, dir, true)) == 0, "a file system whose pages can be dropped")
+				res, err := scan(t, filepath.Join(dir, tt.open), Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, want := range tt.want {
+					if !slices.ContainsFunc(res.Packages, func(p inventory.Package) bool { return p.Kind+" "+p.Name == want }) {
+						t.Errorf("it was not read: no %s in %+v", want, res.Packages)
+					}
+				}
+				if left = cached(t, dir, false); len(left) == 0 {
+					return
 				}
 			}
-			if left := cached(t, dir, false); len(left) > 0 {
-				t.Errorf("in the page cache afterwards: %q", left)
-			}
+			t.Errorf("in the page cache afterwards: %q", left)
 		})
 	}
 }
