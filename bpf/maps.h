@@ -40,8 +40,8 @@ struct bl_container {
 	__u8 sees_others;	/* its first task is not the first of its PID namespace */
 	__u8 user_level;	/* of the container's user namespace; 0: the initial one */
 	__u8 class;		/* bl_class */
+	__u8 was_net;		/* an earlier version's, whose entries are carried over: not asked */
 	__u8 admin;		/* something with CAP_SYS_ADMIN has entered it since */
-	__u8 pad;
 };
 
 enum bl_state {

@@ -327,7 +327,7 @@ static __noinline int bl_ns_taken(struct dentry *d)
 
 	if (BPF_CORE_READ(ns, inum) == BPF_CORE_READ(own, ns.inum))
 		return 0;
-	return bl_handle_call() || (bl_nsfs_ioctl() && BPF_CORE_READ(ns, ops) == BPF_CORE_READ(own, ns.ops));
+	return bl_handle_call() || (bl_ns_ioctl() && BPF_CORE_READ(ns, ops) == BPF_CORE_READ(own, ns.ops));
 }
 
 /* What hands tasks or devices to who may write it. Names are cut at 15: notify_on_release has the

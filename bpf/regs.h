@@ -89,13 +89,15 @@ static __always_inline int bl_ioctl_call(void)
 	return bl_is_x86() ? call == 16 || call == 514 : call == 29;
 }
 
-/* Is the request of the ioctl(2) that current is in one of nsfs (include/uapi/linux/nsfs.h, NSIO)? */
-static __always_inline int bl_nsfs_ioctl(void)
+/* In an ioctl(2) other than PIDFD_GET_MNT_NAMESPACE (include/uapi/linux/pidfd.h), which is judged as access to a
+ * process? nsfs goes by the number of a request alone, whatever its type, until 6.18.
+ */
+static __always_inline int bl_ns_ioctl(void)
 {
 	void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct pt_regs___arm64 *a = regs;
 	struct pt_regs___x86 *x = regs;
-	__u64 request;
+	__u32 request;
 
 	if (!bl_ioctl_call())
 		return 0;
@@ -103,7 +105,7 @@ static __always_inline int bl_nsfs_ioctl(void)
 		request = bl_is_32() ? BPF_CORE_READ(x, cx) : BPF_CORE_READ(x, si);
 	else
 		request = BPF_CORE_READ(a, regs[1]);
-	return (request >> 8 & 0xff) == 0xb7;
+	return request != 0xff03;
 }
 
 /* In open_by_handle_at(2)? */

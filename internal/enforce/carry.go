@@ -109,6 +109,7 @@ func (e *Enforcer) carryStates(old *ebpf.Map, noted bool) error {
 			was.Listened |= is.Listened
 			was.MountedAfter |= is.MountedAfter
 			was.Moved |= is.Moved
+			was.Admin |= is.Admin
 			err = states.Update(id, was, ebpf.UpdateExist)
 		}
 		if errors.Is(err, unix.E2BIG) {
@@ -130,7 +131,7 @@ func olderState(was, is *kernelBlContainer) bool {
 	case is.Started != containerStarted:
 		return true
 	}
-	return is.StartNs > was.StartNs+sameStart || was.Listened > is.Listened || was.MountedAfter > is.MountedAfter || was.Moved > is.Moved
+	return is.StartNs > was.StartNs+sameStart || was.Listened > is.Listened || was.MountedAfter > is.MountedAfter || was.Moved > is.Moved || was.Admin > is.Admin
 }
 
 // sameStart is within what two agents' programs note of one exec.

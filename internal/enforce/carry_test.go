@@ -3,6 +3,7 @@ package enforce
 import (
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // What an earlier agent's programs saw between the first copy and the attachment of these is taken
@@ -28,6 +29,7 @@ func TestOlderState(t *testing.T) {
 		{"listened meanwhile", with(func(c *kernelBlContainer) { c.Listened = 1 }), started, true},
 		{"moved meanwhile", with(func(c *kernelBlContainer) { c.Moved = 1 }), started, true},
 		{"mounted meanwhile", with(func(c *kernelBlContainer) { c.MountedAfter = 1 }), started, true},
+		{"entered meanwhile", with(func(c *kernelBlContainer) { c.Admin = 1 }), started, true},
 		{"the same", started, started, false},
 		{"these saw more", started, with(func(c *kernelBlContainer) { c.Listened = 1 }), false},
 		{"these saw the start", kernelBlContainer{}, started, false},
@@ -37,5 +39,13 @@ func TestOlderState(t *testing.T) {
 				t.Errorf("got %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// TestAdminIsAlone: what an entry notes of who has entered lies where no earlier version noted anything.
+func TestAdminIsAlone(t *testing.T) {
+	var c kernelBlContainer
+	if at, last := unsafe.Offsetof(c.Admin), unsafe.Sizeof(c)-1; at != last {
+		t.Errorf("admin is byte %d, want %d: the one before it was whose loopback a container has", at, last)
 	}
 }

@@ -150,8 +150,8 @@ type kernelBlContainer struct {
 	SeesOthers   uint8
 	UserLevel    uint8
 	Class        uint8
+	WasNet       uint8
 	Admin        uint8
-	Pad          uint8
 }
 
 type kernelBlContract struct {

@@ -185,7 +185,8 @@ func inMountsOf(pid int, act func() error) error {
 
 // firstMounts goes from the own mount namespace back to the oldest.
 func firstMounts() (int, error) {
-	const previous = 0x8010b70c // NS_MNT_GET_PREV of include/uapi/linux/nsfs.h
+	// NS_MNT_GET_PREV of include/uapi/linux/nsfs.h; before 6.18 its number alone counts.
+	const previous, anyType = 0x8010b70c, 0x8010000c
 	fd, err := unix.Open("/proc/self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, untried(err)
@@ -193,6 +194,9 @@ func firstMounts() (int, error) {
 	for n := 0; ; n++ {
 		var info [16]byte
 		next, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), previous, uintptr(unsafe.Pointer(&info)))
+		if errno == unix.EPERM {
+			next, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), anyType, uintptr(unsafe.Pointer(&info)))
+		}
 		switch {
 		case errno == 0:
 		case errno == unix.ENOENT && n > 0:

@@ -245,11 +245,14 @@ func (l *look) wayThrough(source string) string {
 		return "" // a volume of a driver, or tmpfs
 	}
 	src := l.resolved(source)
-	if src == l.resolved(l.Gate) {
-		return ""
+	// The gate, and sockets of the agent's that judge who calls.
+	for _, p := range []string{l.Gate, filepath.Join(l.RunDir, "users.sock"), filepath.Join(l.RunDir, "elevate.sock"), filepath.Join(l.RunDir, "scans.sock")} {
+		if src == l.resolved(p) {
+			return ""
+		}
 	}
 	secret := append(l.containerdSockets(), l.Socket)
-	secret = append(secret, l.conf.File, filepath.Join(l.RunDir, "control.sock"), policyDir)
+	secret = append(secret, l.conf.File, l.RunDir, policyDir)
 	secret = append(secret, otherRuntimes...)
 	for _, p := range l.pluginPlaces() {
 		secret = append(secret, filepath.Dir(p))

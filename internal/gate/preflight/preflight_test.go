@@ -326,6 +326,12 @@ func TestFindings(t *testing.T) {
 		{"a container has the agent's sockets", func(h *host) {
 			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/belay"}]}`
 		}, "container.bypass", Fail, "/run/belay"},
+		{"a container has the agent's pins", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/belay/bpf"}]}`
+		}, "container.bypass", Fail, "/run/belay"},
+		{"a container may ask for scans", func(h *host) {
+			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/belay/scans.sock"}]}`
+		}, "container.bypass", OK, "none of 1"},
 		{"a container has another engine's socket", func(h *host) {
 			h.answers["/containers/c1/json"] = `{"Id":"c1","Name":"/web","Mounts":[{"Type":"bind","Source":"/run/podman/podman.sock"}]}`
 		}, "container.bypass", Fail, "podman"},

@@ -61,18 +61,28 @@ func (h *Host) engineGone(ctx context.Context) bool {
 		return false
 	}
 	for _, unit := range []string{dockerUnit, socketUnit} {
-		ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
-		out, err := h.sys.run(ctx, "systemctl", "show", "--property=LoadState,ActiveState", unit)
-		cancel()
-		state := strings.Fields(out)
-		has := func(of ...string) bool {
-			return slices.ContainsFunc(of, func(s string) bool { return slices.Contains(state, s) })
-		}
-		if err != nil || !has("LoadState=not-found", "LoadState=masked") || !has("ActiveState=inactive", "ActiveState=failed") {
+		state := h.unitState(ctx, unit)
+		if !state("LoadState=not-found", "LoadState=masked") || !state("ActiveState=inactive", "ActiveState=failed") {
 			return false
 		}
 	}
 	return true
+}
+
+// idle tells whether a unit does not run. A systemd that does not answer says nothing of the kind.
+func (h *Host) idle(ctx context.Context, unit string) bool {
+	return h.unitState(ctx, unit)("ActiveState=inactive", "ActiveState=failed")
+}
+
+// unitState asks for a unit's state, and returns what tells whether it is one of some.
+func (h *Host) unitState(ctx context.Context, unit string) func(of ...string) bool {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	defer cancel()
+	out, err := h.sys.run(ctx, "systemctl", "show", "--property=LoadState,ActiveState", unit)
+	state := strings.Fields(out)
+	return func(of ...string) bool {
+		return err == nil && slices.ContainsFunc(of, func(s string) bool { return slices.Contains(state, s) })
+	}
 }
 
 // rollbackAfter is longer than all waits of a takeover together: the timer is for a process

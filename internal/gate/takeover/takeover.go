@@ -358,8 +358,8 @@ func (h *Host) patient() *Host {
 // containersLive returns [ErrNotPossible] if containers run that would stop with the daemon, or if that cannot be told, and nobody has
 // said that they may. A daemon that nobody listens for does not run.
 func (h *Host) containersLive(ctx context.Context) error {
-	if h.opts.RestartContainers || !h.systemd() {
-		return nil
+	if h.opts.RestartContainers || !h.systemd() || h.idle(ctx, dockerUnit) {
+		return nil // a unit that does not run stops nothing
 	}
 	for _, socket := range []string{Upstream, Socket} {
 		e := engine{h.path(socket)}

@@ -78,8 +78,8 @@ func (f *fakeHost) listen(path string, mode fs.FileMode, gate, broken bool) *htt
 	}
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case broken:
-			http.Error(w, "no engine", http.StatusBadGateway)
+		case broken || gate && f.daemon == nil:
+			http.Error(w, "belay: the Docker daemon cannot be reached", http.StatusBadGateway)
 		case gate && r.RequestURI == "//_ping":
 			http.Error(w, `{"message":"belay: the path is not clean"}`, http.StatusBadRequest)
 		case f.refuses[r.URL.Path] != 0:
@@ -274,6 +274,19 @@ func TestTimer(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A daemon that does not run has no containers that would stop, whatever the gate answers in its place.
+func TestDisableWithoutDaemon(t *testing.T) {
+	f, h := newFakeHost(t)
+	if err := h.Enable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.stop(&f.daemon)
+	f.liveRestore = false
+	if err := errors.Join(h.Disable(t.Context(), false), f.atHome()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -738,20 +738,17 @@ func (r *run) keep(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil || !r.j.Stateful {
-		return err
-	}
-	return r.cleanSource(ctx)
+	return err
 }
 
 // setRestart gives the copies the restart policies that the sources had, if they still run. Only then goes what reached their
-// volumes: a target that does not let it go keeps no copy from its policy.
+// volumes: an engine that does not let it go keeps no copy from its policy.
 func (r *run) setRestart(ctx context.Context) error {
 	if err := r.each(func(m *Member) error { return r.setRestartOf(ctx, m) }); err != nil {
 		return err
 	}
 	if r.j.Stateful {
-		if err := r.cleanTargetHelpers(ctx); err != nil {
+		if err := errors.Join(r.cleanSource(ctx), r.cleanTargetHelpers(ctx)); err != nil {
 			return err
 		}
 	}
