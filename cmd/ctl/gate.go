@@ -20,7 +20,7 @@ func (t *terminal) takeoverOptions(timeout time.Duration) (takeover.Options, err
 		return takeover.Options{}, errors.New("this changes units of the host and needs root: sudo belay ...")
 	}
 	// Of a terminal, or a reader, that is gone: the daemon is stopped in between.
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGTSTP, syscall.SIGTTOU)
 	self, err := os.Executable()
 	if err != nil {
 		return takeover.Options{}, fmt.Errorf("find this program, which the rollback's timer starts: %w", err)

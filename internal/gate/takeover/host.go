@@ -103,10 +103,13 @@ func (h *Host) armTimer(ctx context.Context, after time.Duration) error {
 	return nil
 }
 
-// disarmTimer stops the timer and not the service: that may be us.
+// disarmTimer stops the timer, and what it has started: that waits for us to end, unless it is us.
 func (h *Host) disarmTimer(ctx context.Context) {
 	// There may be none: it has run, or the machine was booted since.
 	_ = h.systemctl(ctx, "stop", rollbackUnit+".timer")
+	if !h.byTimer {
+		_ = h.systemctl(ctx, "stop", rollbackUnit+".service")
+	}
 }
 
 // possible tells whether the host is one whose daemon's socket systemd makes.

@@ -70,8 +70,9 @@ type Options struct {
 
 // Host is one host whose gate is moved.
 type Host struct {
-	opts Options
-	sys  system
+	opts    Options
+	sys     system
+	byTimer bool // the timer has started this process
 }
 
 // New returns a host. It does nothing yet.
@@ -252,6 +253,7 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 // a process that ended, is undone. Errors: the daemon asks the plugin (see docs/gate.md), whether the gate is in front of it or not;
 // containers would stop ([ErrNotPossible], nothing was changed); the daemon does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
+	h.byTimer = unconfirmed
 	waits := h
 	if unconfirmed { // it is not started again
 		waits = h.patient()

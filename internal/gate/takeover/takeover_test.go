@@ -181,8 +181,9 @@ func TestThereAndBack(t *testing.T) {
 	if n := len(slices.DeleteFunc(slices.Clone(f.calls), func(c string) bool { return !strings.HasPrefix(c, "systemd-run") })); n != 1 {
 		t.Errorf("%d timers: enabling twice is enabling once", n)
 	}
-	if last := f.calls[len(f.calls)-1]; last != "systemctl stop belay-gate-rollback.timer" {
-		t.Errorf("the last command is %q: the timer is still there", last)
+	ends := []string{"systemctl stop belay-gate-rollback.timer", "systemctl stop belay-gate-rollback.service"}
+	if last := f.calls[len(f.calls)-2:]; !slices.Equal(last, ends) {
+		t.Errorf("the last commands are %q: the timer is still there", last)
 	}
 	if _, err := os.Stat(filepath.Join(f.root, volatile, "docker.socket.d")); err == nil {
 		t.Error("drop-ins below /run are left")
@@ -274,6 +275,23 @@ func TestTimer(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// What the timer has started waits for the lock, and would keep the next timer from being made; it does not stop itself.
+func TestTimersRunIsStopped(t *testing.T) {
+	const stop = "systemctl stop " + rollbackUnit + ".service"
+	for _, byTimer := range []bool{false, true} {
+		f, h := newFakeHost(t)
+		if err := h.writeState(state{Phase: phaseDisabling, Group: "docker", Mode: "0660"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Disable(t.Context(), byTimer); err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(f.calls, stop); got == byTimer {
+			t.Errorf("by the timer: %v; its run was stopped: %v, %q", byTimer, got, f.calls)
+		}
 	}
 }
 
