@@ -88,6 +88,9 @@ func (k *takeover) look(t *testing.T, gate string) (r preflight.Report, failed [
 		if f.Severity == preflight.Fail && !slices.Contains(failed, f.ID) {
 			failed = append(failed, f.ID)
 		}
+		if f.ID == "daemon.process" && f.Severity != preflight.OK {
+			t.Errorf("the daemon is not found: %s", f.What)
+		}
 		t.Logf("%-7s %-20s %s", f.Severity, f.ID, f.What)
 	}
 	return r, failed

@@ -108,8 +108,8 @@ func (l *look) findDaemon() {
 	}
 }
 
-// hosts tells whether a process is root's of the host, and sees the host's files: its root directory is PID 1's. Its mount
-// namespace may be another: that of a unit with PrivateTmp is.
+// hosts tells whether a process is root's of the host, and sees the files that we look at: its root directory is ours. Its
+// mount namespace may be another: that of a unit with PrivateTmp is.
 func (l *look) hosts(pid int) (bool, error) {
 	o, err := l.stat(l.path(fmt.Sprintf("/proc/%d", pid)))
 	if err != nil || o.uid != 0 {
@@ -119,8 +119,8 @@ func (l *look) hosts(pid int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	first, err := os.Stat(l.path("/proc/1/root"))
-	return err == nil && os.SameFile(root, first), err
+	ours, err := os.Stat(l.path("/"))
+	return err == nil && os.SameFile(root, ours), err
 }
 
 // usualPlace is where callers look for Docker.
