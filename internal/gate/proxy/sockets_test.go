@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 const rerouting = `apiVersion: belay.dev/v1
@@ -168,18 +172,36 @@ func TestInheritedReplaced(t *testing.T) {
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
-	former := listen()
-	o := Options{Socket: path, Upstream: path + ".upstream", Inherited: []net.Listener{former}}
-	if !liesAt(former, path) {
-		t.Fatal("a socket in its place is not taken for it")
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
+	// Two, since a Listen that fails closes what it was given.
+	var formers [2]*net.UnixListener
+	for i := range formers {
+		formers[i] = listen()
+		if !liesAt(formers[i], path) {
+			t.Fatal("a socket in its place is not taken for it")
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 	another := listen()
-	if os.Geteuid() != 0 {
-		t.Skip("the kernel tells root only which file a socket has")
+	raw, err := formers[0].SyscallConn()
+	if err != nil {
+		t.Fatal(err)
 	}
+	var asked error
+	if err := raw.Control(func(fd uintptr) {
+		var file int
+		if file, asked = unix.IoctlRetInt(int(fd), siocUnixFile); asked == nil {
+			unix.Close(file)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	testneed.Need(t, "net-admin", !errors.Is(asked, unix.EPERM), "CAP_NET_ADMIN: the kernel tells nobody else which file a socket has")
+	if liesAt(formers[0], path) || liesAt(formers[1], path) {
+		t.Error("a socket whose place another has is taken for it")
+	}
+	o := Options{Socket: path, Upstream: path + ".upstream", Inherited: []net.Listener{formers[0]}}
 	if s, err := Listen(o); !errors.Is(err, ErrInUse) {
 		if err == nil {
 			s.Close()
@@ -187,7 +209,7 @@ func TestInheritedReplaced(t *testing.T) {
 		t.Fatalf("another listens there: %v, want ErrInUse", err)
 	}
 	another.Close()
-	o.GID = os.Getgid()
+	o.GID, o.Inherited = os.Getgid(), []net.Listener{formers[1]}
 	s, err := Listen(o)
 	if err != nil {
 		t.Fatal(err)

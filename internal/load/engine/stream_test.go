@@ -38,13 +38,9 @@ func TestStalled(t *testing.T) {
 		case <-ended:
 		}
 	}
-	e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	e, err := open(t, opened(func(w http.ResponseWriter, r *http.Request) {
 		mode := now.Load()
 		switch {
-		case strings.HasSuffix(r.URL.Path, "/version"):
-			_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
-		case strings.HasSuffix(r.URL.Path, "/info"):
-			_, _ = io.WriteString(w, `{}`)
 		case mode == "no answer":
 			hang(r)
 		case mode == "working": // it answers at length, or goes on
@@ -134,19 +130,26 @@ func (a *asked) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestLargeParts: what is sent goes in large parts, all of it.
-func TestLargeParts(t *testing.T) {
-	const size = 3*streamBuffer + 1
-	var got int64
-	e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// opened is an engine that says what it is asked when it is opened, and leaves the rest to rest.
+func opened(rest http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/version"):
 			_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
 		case strings.HasSuffix(r.URL.Path, "/info"):
 			_, _ = io.WriteString(w, `{}`)
 		default:
-			got, _ = io.Copy(io.Discard, r.Body)
+			rest(w, r)
 		}
+	})
+}
+
+// TestLargeParts: what is sent goes in large parts, all of it.
+func TestLargeParts(t *testing.T) {
+	const size = 3*streamBuffer + 1
+	var got int64
+	e, err := open(t, opened(func(_ http.ResponseWriter, r *http.Request) {
+		got, _ = io.Copy(io.Discard, r.Body)
 	}))
 	if err != nil {
 		t.Fatal(err)
@@ -174,12 +177,8 @@ func TestTreeDigest(t *testing.T) {
 		{"none", "", "it is not there"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e, err := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e, err := open(t, opened(func(w http.ResponseWriter, r *http.Request) {
 				switch {
-				case strings.HasSuffix(r.URL.Path, "/version"):
-					_, _ = io.WriteString(w, `{"ApiVersion":"1.44"}`)
-				case strings.HasSuffix(r.URL.Path, "/info"):
-					_, _ = io.WriteString(w, `{}`)
 				case c.answer == "" || r.URL.Path != "/belay/v1/containers/c/digest" || r.URL.Query().Get("path") != "/v":
 					w.WriteHeader(http.StatusNotFound)
 				default:
