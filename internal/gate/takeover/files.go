@@ -168,8 +168,9 @@ func (h *Host) removeState() error {
 }
 
 // lock keeps a second run, or the timer's, out. It is on the state directory itself, so that no
-// lock file is left. Without create and the directory there is nothing to keep anybody out of.
-func (h *Host) lock(ctx context.Context, create bool) (unlock func(), err error) {
+// lock file is left. Without create and the directory there is nothing to keep anybody out of. most bounds
+// the wait.
+func (h *Host) lock(ctx context.Context, create bool, most time.Duration) (unlock func(), err error) {
 	dir := h.path(h.opts.StateDir)
 	if create {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
@@ -183,7 +184,7 @@ func (h *Host) lock(ctx context.Context, create bool) (unlock func(), err error)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

@@ -141,7 +141,7 @@ func (h *Host) Plan(ctx context.Context) (*Plan, error) {
 // Errors: [ErrNotPossible] if nothing was changed, [ErrRolledBack] if all was changed back; any other
 // says what is left and how to get out.
 func (h *Host) Enable(ctx context.Context) error {
-	unlock, err := h.lock(ctx, true)
+	unlock, err := h.lock(ctx, true, h.opts.Timeout)
 	if err != nil {
 		return err
 	}
@@ -254,12 +254,11 @@ func (h *Host) report(ctx context.Context, p *Plan) {
 // containers would stop ([ErrNotPossible], nothing was changed); the daemon does not answer at its old place.
 func (h *Host) Disable(ctx context.Context, unconfirmed bool) error {
 	h.byTimer = unconfirmed
-	waits := h
+	wait := h.opts.Timeout
 	if unconfirmed { // it is not started again
-		waits = h.patient()
-		waits.opts.Timeout = forever
+		wait = forever
 	}
-	unlock, err := waits.lock(ctx, h.anyDropIn())
+	unlock, err := h.lock(ctx, h.anyDropIn(), wait)
 	if err != nil {
 		return err
 	}
