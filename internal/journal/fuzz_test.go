@@ -29,6 +29,8 @@ func addSegmentSeeds(f *testing.F) {
 	f.Add(append(bytes.Clone(b), "\n\n{}\n"...))
 	f.Add(bytes.Replace(b, []byte(`"seq":2`), []byte(`"seq":3`), 1))
 	f.Add([]byte{})
+	f.Add(make([]byte, maxHeader))
+	f.Add(make([]byte, maxHeader+1))
 	f.Add([]byte("\n"))
 	f.Add([]byte(`{"h":"` + digest{}.String() + `","s":{}}` + "\n"))
 	f.Add([]byte(`{"h":"` + digest{}.String() + `","r":{"schema":"belay.dev/event/v1","time":"x","process":{"capEffective":"zz"}}}` + "\n"))

@@ -187,7 +187,9 @@ func (v *verifier) segment(num uint64, newest bool) error {
 	case torn > 0:
 		v.problem(name, r.line+1, r.off, "last line is cut")
 	}
-	if r.line == 0 && !newest {
+	// A newest segment without a header was being made when the machine went down,
+	// unless it holds more than a header.
+	if r.line == 0 && (!newest || torn > maxHeader) {
 		v.problem(name, 0, 0, "segment has no header")
 		v.known = false
 	}

@@ -143,6 +143,12 @@ func TestVerifySegments(t *testing.T) {
 			must(t, os.Rename(seg(dir, 99), seg(dir, 3)))
 		}, want: "does not follow", loss: CauseReaderLines},
 		{name: "emptied", edit: func(t *testing.T, dir string) { must(t, os.Truncate(seg(dir, 2), 0)) }, want: "no header"},
+		{name: "newest one cut in its header", edit: func(t *testing.T, dir string) {
+			must(t, os.WriteFile(newest(t, dir), make([]byte, maxHeader), 0o600))
+		}},
+		{name: "newest one without a line", edit: func(t *testing.T, dir string) {
+			must(t, os.WriteFile(newest(t, dir), make([]byte, maxHeader+1), 0o600))
+		}, want: "no header"},
 		{name: "sealed one cut", edit: func(t *testing.T, dir string) {
 			fi, err := os.Stat(seg(dir, 2))
 			must(t, err)
@@ -181,6 +187,16 @@ func TestVerifySegments(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newest returns the path of the newest segment of events.
+func newest(t *testing.T, dir string) string {
+	t.Helper()
+	segs, err := listSegments(dir, ringEvents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, segmentName(ringEvents, segs[len(segs)-1].num))
 }
 
 func TestVerifyBesideAWriter(t *testing.T) {
