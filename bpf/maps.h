@@ -129,7 +129,7 @@ struct bl_id {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 32768);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct bl_id);
 	__type(value, __u32);
@@ -467,7 +467,7 @@ struct {
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 512 * 1024);
+	__uint(max_entries, 256 * 1024);
 } bl_uses SEC(".maps");
 
 /* Failures by code (codes.def). */

@@ -48,7 +48,7 @@ const maxBindingFile = 16 << 20
 
 // maxBindings bounds the records, and with them memory, files and what a start of the agent
 // reads: more containers than a host can have. A create beyond it is refused.
-const maxBindings = 1 << 16
+const maxBindings = 1 << 15
 
 // maxUnsynced bounds the names of records that are not on the disk yet; beyond it the whole
 // folder's are synced.
