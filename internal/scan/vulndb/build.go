@@ -432,7 +432,7 @@ func (s *sources) drop(was taken) {
 func (s *sources) record(c *compiled) {
 	number := len(s.b.records)
 	v := c.v
-	s.exploit(&v, c.upstream)
+	s.exploit(&v)
 	s.rate(&v)
 	s.rep.BadVersions += c.versions
 	for i := range c.packages {

@@ -193,15 +193,15 @@ func readColumns(o BuildOptions) (c columns, err error) {
 	return c, nil
 }
 
-// exploit says whether CISA's catalogue has one of a record's names.
-func (c *columns) exploit(v *Vulnerability, upstream []string) {
+// exploit says whether CISA's catalogue has one of a record's names, or of the flaws that it is about.
+func (c *columns) exploit(v *Vulnerability) {
 	known := func(id string) bool { return c.kev[id] }
-	v.Exploited = known(v.ID) || slices.ContainsFunc(v.Aliases, known) || slices.ContainsFunc(upstream, known)
+	v.Exploited = known(v.ID) || slices.ContainsFunc(v.Aliases, known) || slices.ContainsFunc(v.About, known)
 }
 
-// rate sets a record's EPSS: the highest of all its names.
+// rate sets a record's EPSS: the highest of all its names, and of the flaws that it is about.
 func (c *columns) rate(v *Vulnerability) {
-	for _, id := range append([]string{v.ID}, v.Aliases...) {
+	for _, id := range slices.Concat([]string{v.ID}, v.Aliases, v.About) {
 		if e, ok := c.epss[id]; ok && e.score >= v.EPSS {
 			v.EPSS, v.Percentile = e.score, e.percentile
 		}

@@ -77,7 +77,6 @@ type compiled struct {
 	modified string // when the record was, in RFC 3339
 	gone     bool   // withdrawn
 	v        Vulnerability
-	upstream []string
 	packages []compiledPackage
 	versions int // that cannot be ordered
 }
@@ -97,7 +96,7 @@ func compileRecord(b []byte) compiled {
 	if c.gone {
 		return c
 	}
-	c.v, c.upstream = rec.vulnerability(), rec.Upstream
+	c.v = rec.vulnerability()
 	for i := range rec.Affected {
 		a := &rec.Affected[i]
 		eco, name := a.Package.Ecosystem, a.Package.Name
@@ -136,7 +135,6 @@ func (c *compiled) put(w *bytes.Buffer) {
 	putInt(w, c.size)
 	putText(w, c.modified)
 	c.v.put(w)
-	putTexts(w, c.upstream)
 	putInt(w, c.versions)
 	putInt(w, len(c.packages))
 	for i := range c.packages {
@@ -162,7 +160,6 @@ func (c *cursor) compiled() (out compiled) {
 		out.modified = c.text()
 		out.v = c.vulnerability()
 		out.id = out.v.ID
-		out.upstream = c.list()
 		out.versions = c.int()
 		for range c.count() {
 			p := compiledPackage{ecosystem: c.text(), name: c.text()}
