@@ -144,6 +144,23 @@ func TestAdvisories(t *testing.T) {
 	}
 }
 
+// TestTrackerOddEntry: an entry of another form hides nothing but itself, and is counted, by a build that has it
+// of its parts too.
+func TestTrackerOddEntry(t *testing.T) {
+	tracker := extra(t, "t.json", []byte(`{"a":{"CVE-2024-2":{"releases":[]},"CVE-2024-1":{"releases":{"bookworm":{"status":"undetermined"}}}},"b":{"CVE-2024-3":5}}`))
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.json"), []byte(`{"id":"DEBIAN-CVE-2024-1","upstream":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"Debian:12","name":"a"},`+upTo2+`}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := BuildOptions{Dir: dir, Walk: osvdir.Walk, Now: time.Unix(1, 0), Tracker: tracker, Parts: Parts{Dir: t.TempDir()}}
+	for range 2 {
+		rep, err := Build(t.Context(), filepath.Join(t.TempDir(), "vuln.db"), o)
+		if err != nil || rep.Records != 1 || rep.BadRecords != 2 || len(rep.Examples) != 1 || !strings.Contains(rep.Examples[0], "2 entries") {
+			t.Errorf("got %+v, %v, want two entries passed over", rep, err)
+		}
+	}
+}
+
 func TestEPSS(t *testing.T) {
 	good := extra(t, "e.csv.gz", gz(t, "#model_version:v1,score_date:2026\ncve,epss,percentile\nCVE-2024-1,0.94321,0.99\nCVE-2024-2,0.5,0.5\n"))
 	db, err := buildFiles(t, BuildOptions{EPSS: good}, map[string]string{"a.json": `{"id":"G-1","aliases":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"npm","name":"a"},"versions":["1.0.0"]}]}`})
