@@ -65,6 +65,43 @@ func TestBills(t *testing.T) {
 	}
 }
 
+// TestAdvisoryGate: a gate minds what an advisory of AlmaLinux is about, here a real one, of which each flaw has to be
+// accepted.
+func TestAdvisoryGate(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "ALSA-2024:1607.json"), `{"id":"ALSA-2024:1607","summary":"Important: kernel security, bug fix, and enhancement update","affected":[{"package":{"ecosystem":"AlmaLinux:8","name":"kernel"},
+		"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"4.18.0-513.24.1.el8_9"}]}]}],"related":["CVE-2022-38096","CVE-2024-1086"],"modified":"2024-04-09T14:56:37Z"}`)
+	kev, db, bom, ignore := filepath.Join(dir, "kev"), filepath.Join(dir, "alma.db"), filepath.Join(dir, "bom"), filepath.Join(dir, "ignore")
+	write(t, kev, `{"vulnerabilities":[{"cveID":"CVE-2024-1086"}]}`)
+	write(t, bom, `{"bomFormat":"CycloneDX","specVersion":"1.6","components":[{"type":"operating-system","name":"almalinux","version":"8.9"},
+		{"type":"library","name":"kernel","version":"4.18.0-513.9.1.el8_9","purl":"pkg:rpm/almalinux/kernel@4.18.0-513.9.1.el8_9?arch=x86_64&distro=almalinux-8.9"}]}`)
+	if code, _, msg := belay(t, "db", "build", dir, "--kev", kev, "--db", db); code != exitOK {
+		t.Fatalf("db build: %d, %s", code, msg)
+	}
+	for _, tt := range []struct {
+		rule, ignored string
+		code          int
+	}{
+		{"exploited", "", exitFindings},
+		{"severity >= high && rated", "", exitFindings},
+		{"critical", "", exitOK},
+		{"'CVE-2024-1086' in ids", "", exitFindings},
+		{"exploited", "- {id: CVE-2024-1086, reason: a}", exitFindings},
+		{"exploited", "- {id: CVE-2024-1086, reason: a}\n- {id: CVE-2022-38096, reason: a}", exitOK},
+		{"exploited", "- {id: 'ALSA-2024:1607', reason: a}", exitOK},
+	} {
+		args := []string{"scan", bom, "--db", db, "--scanner", f.scanner, "--fail-on", tt.rule}
+		if tt.ignored != "" {
+			write(t, ignore, "ignore:\n"+tt.ignored+"\n")
+			args = append(args, "--ignore", ignore)
+		}
+		if code, out, msg := belay(t, args...); code != tt.code || !strings.Contains(out, "ALSA-2024:1607") {
+			t.Errorf("%s, ignored %q: exit status %d, want %d: %s%s", tt.rule, tt.ignored, code, tt.code, out, msg)
+		}
+	}
+}
+
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -99,7 +99,7 @@ func (a *Agent) ExplainImage(ctx context.Context, ref string) (*control.ImageExp
 	for i := range list {
 		f := &list[i]
 		e.List = append(e.List, control.ImageFinding{
-			IDs: f.IDs, Severity: f.Severity.String(), Package: f.Package, Version: f.Version, Fixed: f.Fixed, Exploited: f.Exploited,
+			IDs: f.IDs, About: f.About, Severity: f.Severity.String(), Package: f.Package, Version: f.Version, Fixed: f.Fixed, Exploited: f.Exploited,
 			EPSS: f.EPSS, Use: f.Use, Symbols: f.Symbols, FirstSeen: f.FirstSeen,
 		})
 	}

@@ -60,6 +60,7 @@ type ContainerUse struct {
 // ImageFinding is one vulnerability in one package of an image.
 type ImageFinding struct {
 	IDs       []string `json:"ids"`
+	About     []string `json:"about,omitempty"` // the vulnerabilities that it is about, if it is an advisory of several
 	Severity  string   `json:"severity"`
 	Package   string   `json:"package"`
 	Version   string   `json:"version"`

@@ -62,6 +62,7 @@ type ImageScan struct {
 // ImageFinding is one vulnerability in one package.
 type ImageFinding struct {
 	IDs                      []string // all names; never empty
+	About                    []string // the vulnerabilities that it is about, if it is an advisory of several
 	Severity                 inventory.Severity
 	Fixed                    string // version without it that anybody can have; "" if none is known
 	Exploited                bool
@@ -457,18 +458,38 @@ func (f *ImageFinding) String() string {
 }
 
 // waived reports whether an exception of the policy holds for a finding, or one would that
-// is over.
+// is over. For an advisory of several flaws that takes one for it, or one for each of them.
 func (p *ImagePolicy) waived(img *Image, f *ImageFinding, now moment) (ok bool, over string) {
+	ok, over = p.excepted(img, f, f.IDs, now)
+	for i := range f.About {
+		if ok {
+			break
+		}
+		one, ended := p.excepted(img, f, f.About[i:i+1], now)
+		over = cmp.Or(over, ended)
+		if !one {
+			return false, over
+		}
+		ok = i == len(f.About)-1
+	}
+	if ok {
+		over = ""
+	}
+	return ok, over
+}
+
+// excepted is waived for a finding by some of its names.
+func (p *ImagePolicy) excepted(img *Image, f *ImageFinding, ids []string, now moment) (ok bool, over string) {
 	for i := range p.Spec.Exceptions {
 		e := &p.Spec.Exceptions[i]
-		if e.Vulnerability != "" && !slices.Contains(f.IDs, e.Vulnerability) || len(e.Packages) > 0 && !f.of(e.Packages) ||
+		if e.Vulnerability != "" && !slices.Contains(ids, e.Vulnerability) || len(e.Packages) > 0 && !f.of(e.Packages) ||
 			len(e.Images) > 0 && !slices.ContainsFunc(e.Images, img.hasDigest) {
 			continue
 		}
 		if !now.After(e.Until) {
 			return true, ""
 		}
-		over = fmt.Sprintf("the exception for %s ended on %s (%s)", f.IDs[0], e.Until.Format(time.DateOnly), e.Reason)
+		over = fmt.Sprintf("the exception for %s ended on %s (%s)", ids[0], e.Until.Format(time.DateOnly), e.Reason)
 	}
 	return false, over
 }

@@ -44,6 +44,7 @@ func cleanImage() *Image {
 
 func TestImageDecide(t *testing.T) {
 	critical := ImageFinding{IDs: []string{"CVE-2026-1", "GHSA-1"}, Severity: inventory.SeverityCritical, Fixed: "2", Package: "libssl3", Source: "openssl", Version: "1"}
+	advisory := ImageFinding{IDs: []string{"ALSA-1"}, About: []string{"CVE-2", "CVE-3"}, Severity: inventory.SeverityHigh, Package: "kernel", Version: "1"}
 	with := func(fs ...ImageFinding) func(*Image) { return func(i *Image) { i.Scan.Findings = fs } }
 	tests := []struct {
 		name, spec string
@@ -115,6 +116,10 @@ func TestImageDecide(t *testing.T) {
 		{"grace of a clock that was ahead", "findings: [{severity: high, grace: 72h}]", func(i *Image) { f := critical; f.FirstSeen = imageNow.Add(59 * time.Minute); with(f)(i) }, ""},
 		{"grace without a first time", "findings: [{severity: high, grace: 72h}]", with(critical), "findings[0]"},
 		{"waived by an alias", "findings: [{severity: high}]\n  exceptions: [{vulnerability: GHSA-1, until: 2026-03-08, reason: T-1}]", with(critical), ""},
+		{"an advisory waived", "findings: [{severity: high}]\n  exceptions: [{vulnerability: ALSA-1, until: 2026-03-08, reason: T-1}]", with(advisory), ""},
+		{"an advisory of two, one waived", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-2, until: 2026-03-08, reason: T-1}]", with(advisory), "findings[0]"},
+		{"an advisory of two, both waived", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-2, until: 2026-03-08, reason: T-1}, {vulnerability: CVE-3, until: 2026-03-08, reason: T-1}]", with(advisory), ""},
+		{"an advisory of two, one too long", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-2, until: 2026-03-08, reason: T-1}, {vulnerability: CVE-3, until: 2026-03-07, reason: T-1}]", with(advisory), "findings[0]"},
 		{"waived too long", "findings: [{severity: high}]\n  exceptions: [{vulnerability: CVE-2026-1, until: 2026-03-07, reason: T-1}]", with(critical), "findings[0]"},
 		{"waived for another image", "findings: [{severity: high}]\n  exceptions: [{packages: [openssl], images: [\"sha256:" + strings.Repeat("c", 64) + "\"], until: 2026-03-09, reason: T-1}]", with(critical), "findings[0]"},
 		{"waived for the image", "findings: [{severity: high}]\n  exceptions: [{packages: [openssl], images: [\"sha256:" + strings.Repeat("b", 64) + "\"], until: 2026-03-09, reason: T-1}]", with(critical), ""},

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What `make test` does: build, generated files, vet, unit tests, the chart, the dashboards, fuzz seeds and 5 s
-# each, kernel suites natively and in two virtual machines, scenes on real Docker.
+# each, kernel suites natively and, beside all that, in two virtual machines, scenes on real Docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 step() { printf '\n== %s (%ds)\n' "$*" "$SECONDS"; }
@@ -13,6 +13,16 @@ tools/ci/verify.sh
 step vet
 test -z "$(gofmt -l cmd internal tools test bpf)" || { gofmt -l cmd internal tools test bpf; exit 1; }
 go vet ./...
+guests=
+if [ "$(id -u)" = 0 ]; then
+	step the virtual machines are started
+	# They take longest and a processor each: one after the other where there are two.
+	guests=$(mktemp)
+	[ "$(nproc)" -gt 2 ] || export BELAY_VM_AT_ONCE=1
+	tools/vmtest/matrix.sh >"$guests" 2>&1 &
+	matrix=$!
+	trap 'jobs -pr | xargs -r kill; wait || true; cat "$guests"; rm -f "$guests"' EXIT
+fi
 step unit tests
 # dependency and layer tests read the tree: never from the cache
 BELAY_TEST_REQUIRE=${BELAY_TEST_REQUIRE:+$BELAY_TEST_REQUIRE,}tmux go test -count=1 ./...
@@ -23,19 +33,12 @@ step the dashboards
 go -C tools/dashboardtest test -count=1 -v . 2>&1 | tools/ci/count.sh dashboards
 step fuzz
 tools/ci/fuzz.sh 5s
-if [ "$(id -u)" = 0 ]; then
+if [ -n "$guests" ]; then
 	step kernel suites on this kernel
 	tools/ci/native.sh
-	step kernel suites in virtual machines
-	guests=$(mktemp)
-	tools/vmtest/matrix.sh >"$guests" 2>&1 &
-	matrix=$!
-	trap 'jobs -pr | xargs -r kill; wait || true; cat "$guests"; rm -f "$guests"' EXIT
-	# A guest that has ended leaves a processor to the scenes.
-	until grep -q "has ended$" "$guests" || ! kill -0 "$matrix" 2>/dev/null; do sleep 2; done
-	step scenes on real Docker, beside the last guest
+	step scenes on real Docker
 	tools/ci/e2e.sh
-	step the last guest
+	step kernel suites in virtual machines
 	wait "$matrix"
 else
 	echo "not root: kernel suites and Docker scenes are left out"

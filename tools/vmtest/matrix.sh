@@ -25,7 +25,6 @@ at_once=${BELAY_VM_AT_ONCE:-2}
 	[ "$BELAY_VM_CPUS" = 1 ] || at_once=1
 vm_timeout=${BELAY_VM_TIMEOUT:-3600}
 work=$(mktemp -d)
-exec 8>&1 # beside what a guest says, which is kept until it is collected
 running=()
 trap 'jobs -pr | xargs -r kill; wait; rm -rf "$work"' EXIT
 trap 'exit 130' INT
@@ -62,7 +61,6 @@ JOB
 		[ "$rc" = 125 ] || break
 		echo "matrix: THE GUEST DIED on $kernel $backend, try $try of 3 (above)"
 	done
-	[ "$at_once" = 1 ] || echo "matrix: $kernel $backend has ended" >&8
 	return "$rc"
 }
 

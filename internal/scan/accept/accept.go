@@ -8,6 +8,7 @@ package accept
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"cel.dev/cel-go/cel"
@@ -129,7 +130,7 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 	words := map[string]any{
 		wordConfig: "",
 		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
-		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs,
+		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": slices.Concat(f.IDs, f.About),
 		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
 		"fromBase": f.FromBase, "claimedBase": f.ClaimedBase, "symbols": f.SymbolState(),
 	}

@@ -103,6 +103,15 @@ func TestRule(t *testing.T) {
 			t.Errorf("%s: got %v, %v", text, got, err)
 		}
 	}
+	advisory := f
+	advisory.IDs, advisory.About = []string{"ALSA-1"}, []string{"CVE-2024-1", "CVE-2024-2"}
+	named, err := Compile("'CVE-2024-2' in ids && 'ALSA-1' in ids")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if yes, err := named.Fails(&advisory, &p); err != nil || !yes {
+		t.Errorf("an advisory is not found by a flaw that it is about: %v", err)
+	}
 	absent := f
 	absent.Symbols = &vulndb.Symbols{State: inventory.SymbolsAbsent}
 	linked, err := Compile("severity >= high && symbols != 'absent'")
@@ -338,6 +347,33 @@ func TestIgnorePath(t *testing.T) {
 	for i, want := range []string{"so", "and so", ""} {
 		if got := m.Findings[i].Ignored; got != want {
 			t.Errorf("finding %d: %q, want %q", i, got, want)
+		}
+	}
+}
+
+// TestIgnoreAdvisory: an advisory of several flaws is ignored by its name, or by rules for each of them.
+func TestIgnoreAdvisory(t *testing.T) {
+	for _, tt := range []struct{ name, rules, want, by string }{
+		{"its name", "- {id: ALSA-1, reason: a}", "a", "f:2"},
+		{"one of its flaws", "- {id: CVE-1, reason: a}", "", ""},
+		{"each of them", "- {id: CVE-2, reason: b}\n- {id: CVE-1, reason: a}", "a; b", "f:3, f:2"},
+		{"each, for one reason", "- {id: CVE-2, reason: a}\n- {id: CVE-1, reason: a}", "a", "f:3, f:2"},
+		{"one of them for another package", "- {id: CVE-1, reason: a}\n- {id: CVE-2, package: z, reason: b}", "", ""},
+		{"one of them no longer", "- {id: CVE-1, reason: a}\n- {id: CVE-2, expires: 2026-01-01, reason: b}", "", ""},
+	} {
+		g, err := ParseIgnores("f", []byte("ignore:\n"+tt.rules+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := Marked{
+			Findings: []vulndb.Finding{{IDs: []string{"ALSA-1"}, About: []string{"CVE-1", "CVE-2"}}},
+			Packages: []inventory.Package{{Name: "a"}}, PURL: func(int) string { return "" },
+		}
+		if _, err := g.Apply(context.Background(), m, time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC)); err != nil {
+			t.Fatal(err)
+		}
+		if f := m.Findings[0]; f.Ignored != tt.want || f.IgnoredBy != tt.by {
+			t.Errorf("%s: %q by %q, want %q by %q", tt.name, f.Ignored, f.IgnoredBy, tt.want, tt.by)
 		}
 	}
 }

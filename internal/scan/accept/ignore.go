@@ -177,11 +177,21 @@ func (g *Ignores) Apply(ctx context.Context, m Marked, now time.Time) (notes []s
 		f := &m.Findings[i]
 		p := &m.Packages[f.Package]
 		url := sync.OnceValue(func() string { return m.PURL(f.Package) })
-		ig := walk.first(ctx, g.about(f.IDs), func(ig *Ignore) bool {
-			return (ig.Package == "" || glob(ig.Package, p.Name) || glob(ig.Package, url())) && (ig.Path == "" || glob(ig.Path, p.Path))
-		})
-		if ig != nil {
-			f.Ignored, f.IgnoredBy = ig.Reason, ig.Where
+		first := func(ids []string) *Ignore {
+			return walk.first(ctx, g.about(ids), func(ig *Ignore) bool {
+				return (ig.Package == "" || glob(ig.Package, p.Name) || glob(ig.Package, url())) && (ig.Path == "" || glob(ig.Path, p.Path))
+			})
+		}
+		by := []*Ignore{first(f.IDs)}
+		if by[0] == nil && len(f.About) > 0 { // an advisory, of which each flaw may be ignored
+			by = by[:0]
+			for n := range f.About {
+				by = append(by, first(f.About[n:n+1]))
+			}
+		}
+		if !slices.Contains(by, nil) {
+			f.Ignored = each(by, "; ", func(ig *Ignore) string { return ig.Reason })
+			f.IgnoredBy = each(by, ", ", func(ig *Ignore) string { return ig.Where })
 		}
 	}
 	for i := range m.Faults {
@@ -207,6 +217,17 @@ func (g *Ignores) Apply(ctx context.Context, m Marked, now time.Time) (notes []s
 		}
 	}
 	return notes, nil
+}
+
+// each joins what is said of rules, each once.
+func each(list []*Ignore, separator string, word func(*Ignore) string) string {
+	var out []string
+	for _, ig := range list {
+		if w := word(ig); !slices.Contains(out, w) {
+			out = append(out, w)
+		}
+	}
+	return strings.Join(out, separator)
 }
 
 // about returns the rules about one of the names, in the order of the file.

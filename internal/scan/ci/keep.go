@@ -192,7 +192,7 @@ func (s *Service) render(j *job, scan *Scan, sum, form string) (media string, bo
 		f := &rep.Findings[i]
 		p := &rep.Inventory.Packages[f.Package]
 		out.Findings = append(out.Findings, Finding{
-			IDs: f.IDs, Severity: f.Severity.String(), State: f.State, Package: p.Name, Version: p.Version, Kind: p.Kind, Path: p.Path, Fixed: f.Fixed,
+			IDs: f.IDs, About: f.About, Severity: f.Severity.String(), State: f.State, Package: p.Name, Version: p.Version, Kind: p.Kind, Path: p.Path, Fixed: f.Fixed,
 			Exploited: f.Exploited, Ignored: f.Ignored, IgnoredBy: f.IgnoredBy, Known: f.Known, Symbols: f.Symbols,
 		})
 	}

@@ -129,6 +129,7 @@ type Misconfiguration struct {
 // Finding is one vulnerability in one package.
 type Finding struct {
 	IDs       []string `json:"ids"`
+	About     []string `json:"about,omitempty"` // the vulnerabilities that it is about, if it is an advisory of several
 	Severity  string   `json:"severity"`
 	State     string   `json:"state"`
 	Package   string   `json:"package"`

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -137,7 +138,7 @@ func accepted(reason string) *junitResult {
 
 // describe tells of a finding in a line.
 func (s *Scan) describe(f *vulndb.Finding) string {
-	parts := []string{strings.Join(f.IDs, ", "), f.Severity.String(), f.State}
+	parts := []string{strings.Join(slices.Concat(f.IDs, f.About), ", "), f.Severity.String(), f.State}
 	if f.Fixed != "" {
 		parts = append(parts, "fixed in "+f.Fixed)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -89,7 +90,7 @@ func (s *Scan) WriteSARIF(w io.Writer, version string) error {
 			})
 		}
 		p := s.Inventory.Packages[f.Package]
-		text := fmt.Sprintf("%s %s has %s (%s)", p.Name, p.Version, strings.Join(f.IDs, ", "), f.Severity)
+		text := fmt.Sprintf("%s %s has %s (%s)", p.Name, p.Version, strings.Join(slices.Concat(f.IDs, f.About), ", "), f.Severity)
 		if f.Fixed != "" {
 			text += ", fixed in " + f.Fixed
 		}

@@ -331,7 +331,7 @@ func (k *Keeper) unmatched(id string, err error) {
 func (k *Keeper) finding(f *vulndb.Finding, res *inventory.Result, now time.Time, behind bool) policy.ImageFinding {
 	p := &res.Packages[f.Package]
 	out := policy.ImageFinding{
-		IDs: f.IDs, Severity: f.Severity, Exploited: f.Exploited, EPSS: f.EPSS, Package: p.Name, Source: p.Source, Version: p.Version,
+		IDs: f.IDs, About: f.About, Severity: f.Severity, Exploited: f.Exploited, EPSS: f.EPSS, Package: p.Name, Source: p.Source, Version: p.Version,
 		Kind: p.Kind, Path: p.Path, Symbols: f.SymbolState(),
 	}
 	if f.Fixable() {

@@ -175,11 +175,31 @@ func (d *Documents) Apply(findings []vulndb.Finding, res *inventory.Result, pack
 	return notes
 }
 
-// decide returns the statement that holds for a finding, or nil.
-func (d *Documents) decide(f *vulndb.Finding, byID map[string][]*statement, m *matcher) (best *statement) {
-	for _, id := range f.IDs {
+// decide returns the statement that holds for a finding, or nil. For an advisory one has to hold for each flaw that it is
+// about: it is the worst of them.
+func (d *Documents) decide(f *vulndb.Finding, byID map[string][]*statement, m *matcher) (worst *statement) {
+	worst = d.newest(f.IDs, f.Package, byID, m)
+	open := false // of all flaws the statements are of use
+	for i, flaw := range f.About {
+		s := d.newest(slices.Concat(f.IDs, []string{flaw}), f.Package, byID, m)
+		switch {
+		case s == nil:
+			open = true
+		case worst == nil || i == 0 || s.status.badness() > worst.status.badness():
+			worst = s
+		}
+	}
+	if open {
+		return nil
+	}
+	return worst
+}
+
+// newest returns the statement that holds for a package and the flaw of any of these names, or nil.
+func (d *Documents) newest(ids []string, pkg int, byID map[string][]*statement, m *matcher) (best *statement) {
+	for _, id := range ids {
 		for _, s := range byID[id] {
-			if !m.matchesAny(s.products, f.Package) {
+			if !m.matchesAny(s.products, pkg) {
 				continue
 			}
 			d.used[s] = true

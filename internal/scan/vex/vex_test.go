@@ -106,6 +106,29 @@ func TestOpenVEX(t *testing.T) {
 	}
 }
 
+// TestAdvisory: of an advisory of several flaws what is said of one is not said of all.
+func TestAdvisory(t *testing.T) {
+	const affected = `"status":"affected","action_statement":"update"`
+	for _, tt := range []struct{ name, text, why string }{
+		{"its name", openvex(about("ALSA-1", bsd, never)), "VEX: not affected"},
+		{"one of its flaws", openvex(about("CVE-1", bsd, never)), ""},
+		{"each of them", openvex(about("CVE-1", bsd, never), about("CVE-2", bsd, `"status":"fixed"`)), "VEX: not affected"},
+		{"one of them affects", openvex(about("CVE-1", bsd, never), about("CVE-2", bsd, affected)), ""},
+		{"its name, and one of them affects", openvex(about("ALSA-1", bsd, never), about("CVE-2", bsd, affected)), ""},
+		{"one of them for another package", openvex(about("CVE-1", bsd, never), about("CVE-2", lib, never)), ""},
+	} {
+		var d Documents
+		if err := d.Add("f", []byte(tt.text)); err != nil {
+			t.Fatal(err)
+		}
+		findings := []vulndb.Finding{{IDs: []string{"ALSA-1"}, About: []string{"CVE-1", "CVE-2"}}}
+		d.With(nil).Apply(findings, image(), func(i int) string { return purls[i] })
+		if got := findings[0].Ignored; (got == "") != (tt.why == "") || !strings.Contains(got, tt.why) {
+			t.Errorf("%s: ignored %q, want %q", tt.name, got, tt.why)
+		}
+	}
+}
+
 func TestOpenVEXBroken(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"another version", strings.Replace(openvex(), "v0.2.0", "v0.9.0", 1), "the context is"},

@@ -72,6 +72,10 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
 	}
+	if n := s.tracker.odd; n > 0 {
+		s.rep.BadRecords = n
+		s.rep.Examples = append(s.rep.Examples, fmt.Sprintf("%s: %d entries of another form", o.Tracker, n))
+	}
 	s.singles = o.Parts.singles()
 	if err := o.Walk(o.Dir, s.add); err != nil {
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
@@ -432,7 +436,7 @@ func (s *sources) drop(was taken) {
 func (s *sources) record(c *compiled) {
 	number := len(s.b.records)
 	v := c.v
-	s.exploit(&v, c.upstream)
+	s.exploit(&v)
 	s.rate(&v)
 	s.rep.BadVersions += c.versions
 	for i := range c.packages {

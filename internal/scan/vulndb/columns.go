@@ -93,46 +93,57 @@ type trackerSays struct {
 	negligible bool // "unimportant": no flaw as Debian builds or ships it
 }
 
+// tracker is all that it says. odd counts entries of another form, which were passed over.
+type tracker struct {
+	says map[trackerKey]trackerSays
+	odd  int
+}
+
 // readTracker reads Debian's security tracker in JSON, which alone has the states that
 // records in the OSV format lose.
 //
 // Source: https://security-tracker.debian.org/tracker/data/json, and "Issues not
 // warranting a security advisory" in Debian's security-tracker introduction: ignored
 // will not be fixed; postponed and no-dsa (no reason given) may be, later.
-func readTracker(path string) (map[trackerKey]trackerSays, error) {
+func readTracker(path string) (out tracker, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	defer f.Close()
-	out := map[trackerKey]trackerSays{}
+	out.says = map[trackerKey]trackerSays{}
 	d := json.NewDecoder(bufio.NewReaderSize(io.LimitReader(f, maxTracker), 1<<16))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, fmt.Errorf("%s: want the JSON of Debian's security tracker", path)
+		return out, fmt.Errorf("%s: want the JSON of Debian's security tracker", path)
 	}
 	// One source package at a time: all of it takes half a gigabyte when decoded.
 	for d.More() {
 		source, err := d.Token()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return out, fmt.Errorf("%s: %w", path, err)
 		}
-		var flaws map[string]trackerFlaw
+		var flaws map[string]json.RawMessage
 		if err := d.Decode(&flaws); err != nil {
-			return nil, fmt.Errorf("%s: %v: %w", path, source, err)
+			return out, fmt.Errorf("%s: %v: %w", path, source, err)
 		}
-		for cve, flaw := range flaws {
+		for cve, b := range flaws {
+			var flaw trackerFlaw
+			if json.Unmarshal(b, &flaw) != nil {
+				out.odd++
+				continue
+			}
 			for release, r := range flaw.Releases {
 				if says := r.says(); debianReleases[release] != "" && says != (trackerSays{}) {
-					out[trackerKey{debianReleases[release], fmt.Sprint(source), cve}] = says
+					out.says[trackerKey{debianReleases[release], fmt.Sprint(source), cve}] = says
 				}
 			}
 		}
 	}
 	if _, err := d.Token(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return out, fmt.Errorf("%s: %w", path, err)
 	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("%s says nothing of a release of Debian", path)
+	if len(out.says) == 0 {
+		return out, fmt.Errorf("%s says nothing of a release of Debian", path)
 	}
 	return out, nil
 }
@@ -169,7 +180,7 @@ func (r *trackerRelease) says() (s trackerSays) {
 type columns struct {
 	kev     map[string]bool
 	epss    map[string]epss
-	tracker map[trackerKey]trackerSays
+	tracker tracker
 	// trackerPart names the tracker's part; empty if there is none.
 	trackerPart string
 }
@@ -193,15 +204,15 @@ func readColumns(o BuildOptions) (c columns, err error) {
 	return c, nil
 }
 
-// exploit says whether CISA's catalogue has one of a record's names.
-func (c *columns) exploit(v *Vulnerability, upstream []string) {
+// exploit says whether CISA's catalogue has one of a record's names, or of the flaws that it is about.
+func (c *columns) exploit(v *Vulnerability) {
 	known := func(id string) bool { return c.kev[id] }
-	v.Exploited = known(v.ID) || slices.ContainsFunc(v.Aliases, known) || slices.ContainsFunc(upstream, known)
+	v.Exploited = known(v.ID) || slices.ContainsFunc(v.Aliases, known) || slices.ContainsFunc(v.About, known)
 }
 
-// rate sets a record's EPSS: the highest of all its names.
+// rate sets a record's EPSS: the highest of all its names, and of the flaws that it is about.
 func (c *columns) rate(v *Vulnerability) {
-	for _, id := range append([]string{v.ID}, v.Aliases...) {
+	for _, id := range slices.Concat([]string{v.ID}, v.Aliases, v.About) {
 		if e, ok := c.epss[id]; ok && e.score >= v.EPSS {
 			v.EPSS, v.Percentile = e.score, e.percentile
 		}
@@ -211,7 +222,7 @@ func (c *columns) rate(v *Vulnerability) {
 // join takes Debian's word on one package of a record.
 func (c *columns) join(a *affected, v *Vulnerability, eco, name string) {
 	for _, id := range append([]string{v.ID}, v.Aliases...) {
-		says, ok := c.tracker[trackerKey{eco, name, id}]
+		says, ok := c.tracker.says[trackerKey{eco, name, id}]
 		if !ok {
 			continue
 		}

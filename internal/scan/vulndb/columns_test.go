@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +95,69 @@ func TestTrackerTraps(t *testing.T) {
 				t.Errorf("got %+v, %v, want %s %s", got, err, tt.state, tt.severity)
 			}
 		})
+	}
+}
+
+// TestAdvisories: what is joined to an advisory of several flaws, and that it stays one of its own.
+func TestAdvisories(t *testing.T) {
+	list := extra(t, "e.csv.gz", gz(t, "cve,epss,percentile\nCVE-2024-1,0.1,0.2\nCVE-2024-2,0.9,0.99\nCVE-2024-3,0.3,0.4\n"))
+	kev := extra(t, "kev.json", []byte(`{"vulnerabilities":[{"cveID":"CVE-2024-2"}]}`))
+	tests := []struct {
+		name, id, rest, about string
+		severity              Severity
+		exploited             bool
+		epss                  float64
+	}{
+		{"AlmaLinux", "ALSA-2024:1", `"summary":"Important: kernel update","related":["CVE-2024-1","CVE-2024-2"]`, "CVE-2024-1,CVE-2024-2", SeverityHigh, true, 0.9},
+		{"AlmaLinux, of one flaw", "ALSA-2024:1", `"summary":"Moderate: a update","related":["CVE-2024-2"]`, "CVE-2024-2", SeverityMedium, true, 0.9},
+		{"AlmaLinux, enhancements", "ALEA-2024:1", `"summary":"Low: a update","related":["CVE-2024-1"]`, "CVE-2024-1", SeverityLow, false, 0.1},
+		{"AlmaLinux, a bug fix", "ALBA-2024:1", `"summary":"None: a update","related":["CVE-2024-1"]`, "CVE-2024-1", SeverityUnknown, false, 0.1},
+		{"Rocky Linux", "RLSA-2024:1", `"summary":"Critical: a update","related":["CVE-2024-3","RHSA-2024:1"],"upstream":["CVE-2024-2"]`, "CVE-2024-2,CVE-2024-3", SeverityCritical, true, 0.9},
+		{"Rocky Linux, SIG", "RXSA-2024:1", `"summary":"Moderate: a update","related":["CVE-2024-1","CVE-2024-3"]`, "CVE-2024-1,CVE-2024-3", SeverityMedium, false, 0.3},
+		{"a score goes before the word", "RLSA-2024:1", `"summary":"Low: a","related":["CVE-2024-1"],"severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}]`, "CVE-2024-1", SeverityCritical, false, 0.1},
+		{"several upstream", "DSA-1", `"upstream":["CVE-2024-1","CVE-2024-2"]`, "CVE-2024-1,CVE-2024-2", SeverityUnknown, true, 0.9},
+		{"one upstream is a name", "DEBIAN-CVE-2024-2", `"upstream":["CVE-2024-2"]`, "", SeverityUnknown, true, 0.9},
+		{"what is a name already", "RHSA-2024:1", `"aliases":["CVE-2024-1"],"related":["CVE-2024-1"]`, "", SeverityUnknown, false, 0.1},
+		{"related of others is another flaw", "GO-2024-1", `"summary":"Critical: a","aliases":["CVE-2024-1"],"related":["CVE-2024-2"]`, "", SeverityUnknown, false, 0.1},
+		{"and of a distribution's flaw", "UBUNTU-CVE-2024-1", `"upstream":["CVE-2024-1"],"related":["CVE-2024-2"]`, "", SeverityUnknown, false, 0.1},
+		{"a related that is not of its form", "ALSA-2024:1", `"summary":"Low: a","related":5`, "", SeverityLow, false, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// The other advisory is about one of the same flaws.
+			db, err := buildFiles(t, BuildOptions{EPSS: list, KEV: kev}, map[string]string{
+				"a.json": `{"id":"` + tt.id + `",` + tt.rest + `,"affected":[{"package":{"ecosystem":"AlmaLinux:9","name":"a"},` + upTo2 + `}]}`,
+				"b.json": `{"id":"ALSA-2023:9","related":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"AlmaLinux:9","name":"a"},` + upTo2 + `}]}`,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := find(db, "AlmaLinux:9", "a", "1.0")
+			if err != nil || len(got) != 2 {
+				t.Fatalf("got %+v, %v, want two advisories", got, err)
+			}
+			f := got[slices.IndexFunc(got, func(f Finding) bool { return slices.Contains(f.IDs, tt.id) })]
+			if about := strings.Join(f.About, ","); about != tt.about || f.Severity != tt.severity || f.Exploited != tt.exploited || math.Abs(f.EPSS-tt.epss) > 0.001 {
+				t.Errorf("got %+v, want %+v", f, tt)
+			}
+		})
+	}
+}
+
+// TestTrackerOddEntry: an entry of another form hides nothing but itself, and is counted, by a build that has it
+// of its parts too.
+func TestTrackerOddEntry(t *testing.T) {
+	tracker := extra(t, "t.json", []byte(`{"a":{"CVE-2024-2":{"releases":[]},"CVE-2024-1":{"releases":{"bookworm":{"status":"undetermined"}}}},"b":{"CVE-2024-3":5}}`))
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.json"), []byte(`{"id":"DEBIAN-CVE-2024-1","upstream":["CVE-2024-1"],"affected":[{"package":{"ecosystem":"Debian:12","name":"a"},`+upTo2+`}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := BuildOptions{Dir: dir, Walk: osvdir.Walk, Now: time.Unix(1, 0), Tracker: tracker, Parts: Parts{Dir: t.TempDir()}}
+	for range 2 {
+		rep, err := Build(t.Context(), filepath.Join(t.TempDir(), "vuln.db"), o)
+		if err != nil || rep.Records != 1 || rep.BadRecords != 2 || len(rep.Examples) != 1 || !strings.Contains(rep.Examples[0], "2 entries") {
+			t.Errorf("got %+v, %v, want two entries passed over", rep, err)
+		}
 	}
 }
 

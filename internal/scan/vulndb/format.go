@@ -33,7 +33,7 @@ import (
 // have their length before them.
 const (
 	magic      = "BELAYVDB"
-	formatNow  = 5
+	formatNow  = 6
 	headerSize = 8 + 4 + 8 + 8 + 7*4 + sha256.Size
 	builtAt    = 8 + 4
 	asOfAt     = builtAt + 8
@@ -189,6 +189,7 @@ func (c *cursor) share() float64 {
 func (v *Vulnerability) put(w *bytes.Buffer) {
 	putText(w, v.ID)
 	putTexts(w, v.Aliases)
+	putTexts(w, v.About)
 	flags := byte(v.Severity)
 	if v.Exploited {
 		flags |= 0x80
@@ -504,8 +505,10 @@ func (db *DB) record(i int) (Vulnerability, error) {
 func (c *cursor) vulnerability() Vulnerability {
 	skip := *c
 	skip.raw()
-	for range skip.count() {
-		skip.raw()
+	for range 2 {
+		for range skip.count() {
+			skip.raw()
+		}
 	}
 	if skip.broken {
 		*c = skip
@@ -517,13 +520,18 @@ func (c *cursor) vulnerability() Vulnerability {
 		end := whole - len(c.b)
 		return all[end-n : end]
 	}
-	v := Vulnerability{ID: name()}
-	if n := c.count(); n > 0 {
-		v.Aliases = make([]string, n)
-		for i := range v.Aliases {
-			v.Aliases[i] = name()
+	names := func() []string {
+		n := c.count()
+		if n == 0 {
+			return nil
 		}
+		list := make([]string, n)
+		for i := range list {
+			list[i] = name()
+		}
+		return list
 	}
+	v := Vulnerability{ID: name(), Aliases: names(), About: names()}
 	flags := c.byte()
 	v.Severity, v.Exploited = Severity(flags&0x7f), flags&0x80 != 0
 	v.Score = float64(c.byte()) / 10

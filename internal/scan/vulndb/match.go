@@ -43,7 +43,9 @@ func stateOf(code byte) string {
 type Finding struct {
 	Package int `json:"package"` // index in [inventory.Result.Packages]
 	// IDs are all names of it, the CVE number first if there is one.
-	IDs       []string `json:"ids"`
+	IDs []string `json:"ids"`
+	// About are those of [Vulnerability].
+	About     []string `json:"about,omitempty"`
 	Severity  Severity `json:"severity"`
 	Score     float64  `json:"score,omitempty"`
 	Exploited bool     `json:"exploited,omitempty"`
@@ -337,6 +339,7 @@ func (x *finder) findIn(ctx context.Context, e entry, eco, text string) (undecid
 			return 0, err
 		}
 		f.IDs = append(append(make([]string, 0, 1+len(rec.Aliases)), rec.ID), rec.Aliases...)
+		f.About = rec.About
 		f.Severity, f.Score, f.Exploited, f.Summary = rec.Severity, rec.Score, rec.Exploited, rec.Summary
 		if pro {
 			x.mends.note(f.IDs, true)
@@ -450,6 +453,7 @@ func (f *Finding) absorb(o *Finding) {
 	f.Exploited = f.Exploited || o.Exploited
 	f.EPSS, f.Percentile = max(f.EPSS, o.EPSS), max(f.Percentile, o.Percentile)
 	f.Summary = cmp.Or(f.Summary, o.Summary)
+	f.About = union(f.About, o.About)
 	f.flaw = f.flaw.absorb(o.flaw)
 	switch free := o.State != StateSubscription; {
 	case o.Fixed != "" && (f.Fixed == "" || free && f.State == StateSubscription):
@@ -458,6 +462,16 @@ func (f *Finding) absorb(o *Finding) {
 	case f.Fixed == "" && f.State == StateAffected:
 		f.State = o.State // what the distribution says of it is more than that it is there
 	}
+}
+
+// union adds to a list, which others may have, what it lacks of another.
+func union(list, more []string) []string {
+	for _, id := range more {
+		if !slices.Contains(list, id) {
+			list = append(slices.Clip(list), id)
+		}
+	}
+	return list
 }
 
 // findings returns copies: the list is used again.

@@ -21,11 +21,13 @@ type osvRecord struct {
 	Withdrawn string           `json:"withdrawn"`
 	Aliases   []string         `json:"aliases"`
 	Upstream  []string         `json:"upstream"`
-	Summary   optional[string] `json:"summary"`
-	Details   optional[string] `json:"details"`
-	Severity  severities       `json:"severity"`
-	Affected  []osvAffected    `json:"affected"`
-	Database  optional[struct {
+	// Related are read of [advisories] alone.
+	Related  optional[[]string] `json:"related"`
+	Summary  optional[string]   `json:"summary"`
+	Details  optional[string]   `json:"details"`
+	Severity severities         `json:"severity"`
+	Affected []osvAffected      `json:"affected"`
+	Database optional[struct {
 		Severity any `json:"severity"`
 	}] `json:"database_specific"`
 }
@@ -112,21 +114,57 @@ func (r *osvRecord) vulnerability() Vulnerability {
 			v.Aliases = append(v.Aliases, a)
 		}
 	}
+	v.About = r.about(v.Aliases)
 	// One upstream is the same flaw as a distribution sees it. Several are an
 	// advisory, which is not the same as each of them.
-	if len(r.Upstream) == 1 && r.Upstream[0] != r.ID && !slices.Contains(v.Aliases, r.Upstream[0]) {
-		v.Aliases = append(v.Aliases, r.Upstream[0])
+	if len(r.Upstream) == 1 && len(v.About) == 1 && v.About[0] == r.Upstream[0] {
+		v.Aliases, v.About = append(v.Aliases, v.About...), nil
 	}
 	slices.Sort(v.Aliases)
 	v.Severity, v.Score = r.severity()
 	return v
 }
 
-// severity takes the highest CVSS score, or else the source's own word.
+// advisories begin the IDs of what distributions publish on a fix of several flaws, which AlmaLinux, Rocky
+// Linux and older records of others name as related. In all other records related are other flaws.
+var advisories = []string{
+	"ALSA-", "ALBA-", "ALEA-", "RLSA-", "RLBA-", "RLEA-", "RXSA-", "RHSA-", "RHBA-", "RHEA-",
+	"SUSE-SU-", "SUSE-RU-", "SUSE-FU-", "SUSE-OU-", "openSUSE-SU-", "openSUSE-RU-", "OESA-", "MGASA-", "USN-", "DSA-", "DLA-",
+}
+
+func (r *osvRecord) isAdvisory() bool {
+	return slices.ContainsFunc(advisories, func(prefix string) bool { return strings.HasPrefix(r.ID, prefix) })
+}
+
+// about are the flaws that a record is about and that are none of its names, sorted.
+func (r *osvRecord) about(names []string) []string {
+	list := slices.Clone(r.Upstream)
+	if r.isAdvisory() {
+		for _, id := range r.Related.value {
+			if strings.HasPrefix(id, "CVE-") { // and not the advisory that it was made from
+				list = append(list, id)
+			}
+		}
+	}
+	list = slices.DeleteFunc(list, func(id string) bool {
+		return id == "" || id == r.ID || len(id) > maxNameText || slices.Contains(names, id)
+	})
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// summaryWords are Red Hat's severities, with which advisories of its rebuilds begin: "Important: kernel
+// update". Source: https://access.redhat.com/security/updates/classification.
+var summaryWords = []string{"Critical", "Important", "Moderate", "Low"}
+
+// severity takes the highest CVSS score, or else the source's own word, which may begin its summary.
 func (r *osvRecord) severity() (Severity, float64) {
 	best := -1.0
 	lists := []severities{r.Severity}
 	words := []any{r.Database.value.Severity}
+	if word, _, ok := strings.Cut(r.Summary.value, ":"); ok && r.isAdvisory() && slices.Contains(summaryWords, word) {
+		words = append(words, word)
+	}
 	for i := range r.Affected {
 		lists = append(lists, r.Affected[i].Severity)
 		words = append(words, r.Affected[i].Ecosystem.value.Severity, r.Affected[i].Ecosystem.value.Urgency)

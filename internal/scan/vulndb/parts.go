@@ -77,7 +77,6 @@ type compiled struct {
 	modified string // when the record was, in RFC 3339
 	gone     bool   // withdrawn
 	v        Vulnerability
-	upstream []string
 	packages []compiledPackage
 	versions int // that cannot be ordered
 }
@@ -97,7 +96,7 @@ func compileRecord(b []byte) compiled {
 	if c.gone {
 		return c
 	}
-	c.v, c.upstream = rec.vulnerability(), rec.Upstream
+	c.v = rec.vulnerability()
 	for i := range rec.Affected {
 		a := &rec.Affected[i]
 		eco, name := a.Package.Ecosystem, a.Package.Name
@@ -136,7 +135,6 @@ func (c *compiled) put(w *bytes.Buffer) {
 	putInt(w, c.size)
 	putText(w, c.modified)
 	c.v.put(w)
-	putTexts(w, c.upstream)
 	putInt(w, c.versions)
 	putInt(w, len(c.packages))
 	for i := range c.packages {
@@ -162,7 +160,6 @@ func (c *cursor) compiled() (out compiled) {
 		out.modified = c.text()
 		out.v = c.vulnerability()
 		out.id = out.v.ID
-		out.upstream = c.list()
 		out.versions = c.int()
 		for range c.count() {
 			p := compiledPackage{ecosystem: c.text(), name: c.text()}
@@ -225,14 +222,14 @@ func decodeSingles(body []byte) (map[digest]compiled, bool) {
 }
 
 // tracker is readTracker, whose file takes seconds to read, with a part.
-func (p Parts) tracker(path string) (map[trackerKey]trackerSays, string, error) {
+func (p Parts) tracker(path string) (tracker, string, error) {
 	if p.Dir == "" {
 		out, err := readTracker(path)
 		return out, "", err
 	}
 	name, err := fileName(trackerName, path)
 	if err != nil {
-		return nil, "", err
+		return tracker{}, "", err
 	}
 	if body, ok := p.read(name); ok {
 		if out, ok := decodeTracker(body); ok {
@@ -241,15 +238,16 @@ func (p Parts) tracker(path string) (map[trackerKey]trackerSays, string, error) 
 	}
 	out, err := readTracker(path)
 	if err != nil {
-		return nil, "", err
+		return tracker{}, "", err
 	}
 	p.write(name, encodeTracker(out))
 	return out, name, nil
 }
 
-func encodeTracker(m map[trackerKey]trackerSays) []byte {
+func encodeTracker(t tracker) []byte {
 	var w bytes.Buffer
-	for k, says := range m {
+	putInt(&w, t.odd)
+	for k, says := range t.says {
 		putText(&w, k.ecosystem)
 		putText(&w, k.source)
 		putText(&w, k.cve)
@@ -263,14 +261,14 @@ func encodeTracker(m map[trackerKey]trackerSays) []byte {
 	return w.Bytes()
 }
 
-func decodeTracker(body []byte) (map[trackerKey]trackerSays, bool) {
-	out := map[trackerKey]trackerSays{}
+func decodeTracker(body []byte) (tracker, bool) {
 	c := cursor{b: body}
+	out := tracker{says: map[trackerKey]trackerSays{}, odd: c.int()}
 	for len(c.b) > 0 && !c.broken {
 		k := trackerKey{c.text(), c.text(), c.text()}
-		out[k] = trackerSays{state: c.byte(), negligible: c.byte() == 1}
+		out.says[k] = trackerSays{state: c.byte(), negligible: c.byte() == 1}
 	}
-	return out, !c.broken && len(out) > 0
+	return out, !c.broken && len(out.says) > 0
 }
 
 // fileName names a part by the bytes of the file that it is of.

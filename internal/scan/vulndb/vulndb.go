@@ -53,7 +53,10 @@ type Vulnerability struct {
 	ID string `json:"id"`
 	// Aliases are other names of the same vulnerability. A distribution's record of
 	// one CVE counts that as an alias.
-	Aliases  []string `json:"aliases,omitempty"`
+	Aliases []string `json:"aliases,omitempty"`
+	// About are the vulnerabilities that an advisory of several is about: what is said of one of them is not
+	// said of the advisory, and two advisories about one are not the same.
+	About    []string `json:"about,omitempty"`
 	Severity Severity `json:"severity"`
 	Score    float64  `json:"score,omitempty"` // CVSS base score, 0 if there is none
 	// Exploited says that CISA's catalogue of known exploited vulnerabilities has it.

@@ -295,6 +295,25 @@ func openReal(tb testing.TB) *DB {
 	return db
 }
 
+// TestRealAdvisory: a kernel of AlmaLinux lacks the fix of a flaw that is known to be exploited, which its
+// advisory is about.
+func TestRealAdvisory(t *testing.T) {
+	m, err := openReal(t).Match(t.Context(), &inventory.Result{
+		OS:       inventory.OS{ID: "almalinux", VersionID: "8.9"},
+		Packages: []inventory.Package{{Kind: inventory.KindRPM, Name: "kernel", Version: "4.18.0-513.9.1.el8_9"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(m.Findings, func(f Finding) bool { return slices.Equal(f.IDs, []string{"ALSA-2024:1607"}) })
+	if i < 0 {
+		t.Fatalf("ALSA-2024:1607 is missing in %d findings", len(m.Findings))
+	}
+	if f := m.Findings[i]; f.Severity != SeverityHigh || !f.Exploited || len(f.About) != 7 || !slices.Contains(f.About, "CVE-2024-1086") {
+		t.Errorf("got %+v", f)
+	}
+}
+
 // truth is one recorded answer of api.osv.dev.
 type truth struct {
 	Ecosystem, Name, Version string
