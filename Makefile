@@ -34,7 +34,7 @@ release-check: ## build the release of HEAD twice in different places and compar
 	GO=$(GO) tools/release/check.sh
 
 .PHONY: vulncheck
-vulncheck: ## govulncheck of the programs; offline with BELAY_SCAN_DATA
+vulncheck: ## govulncheck of the programs; offline with the test data
 	GO=$(GO) tools/release/vulncheck.sh
 
 .PHONY: build-test

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -53,17 +54,18 @@ func TestDocumentedScreen(t *testing.T) {
 
 var (
 	yamlBlock  = regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	checkout   = regexp.MustCompile(`uses:actions/checkout@`)
 	stepOutput = regexp.MustCompile(`steps\.([\w-]+)\.outputs`)
 )
 
-// TestRecipes: each pipeline of docs/ci.md is YAML, and what it takes of a step is of one before it. That its
+// TestRecipes: each pipeline of docs/ci.md is YAML, those of GitHub can run, and what they take of a step is of one before it. That its
 // commands and flags are there is [TestDocumentedCommands]'s.
 func TestRecipes(t *testing.T) {
 	page, err := os.ReadFile("../../docs/ci.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	outputs := 0
+	outputs, workflows := 0, 0
 	for _, block := range yamlBlock.FindAllSubmatch(page, -1) {
 		var recipe any
 		if err := yaml.Unmarshal(block[1], &recipe); err != nil {
@@ -72,8 +74,21 @@ func TestRecipes(t *testing.T) {
 		}
 		workflow, _ := recipe.(map[string]any)
 		jobs, _ := workflow["jobs"].(map[string]any)
+		if jobs != nil {
+			workflows++
+			// What YAML 1.1 takes for a boolean is a text here: the reader is of YAML 1.2.
+			if workflow["on"] == nil {
+				t.Errorf("the workflow does not say when it runs (on):\n%s", block[1])
+			}
+		}
 		for name, job := range jobs {
 			steps, _ := job.(map[string]any)["steps"].([]any)
+			if job.(map[string]any)["runs-on"] == nil {
+				t.Errorf("job %s does not say where it runs (runs-on)", name)
+			}
+			if len(steps) == 0 || !checkout.MatchString(fmt.Sprint(steps[0])) {
+				t.Errorf("job %s does not begin with the repository's files (actions/checkout)", name)
+			}
 			ids := map[string]bool{}
 			for _, step := range steps {
 				text, err := yaml.Marshal(step)
@@ -91,7 +106,7 @@ func TestRecipes(t *testing.T) {
 			}
 		}
 	}
-	if outputs == 0 {
-		t.Error("no recipe takes what a step gave")
+	if outputs == 0 || workflows == 0 {
+		t.Errorf("%d workflows, and %d take what a step gave", workflows, outputs)
 	}
 }

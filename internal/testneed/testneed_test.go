@@ -3,6 +3,7 @@ package testneed
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -91,5 +92,17 @@ func TestScanData(t *testing.T) {
 	<-done
 	if r.ended != "skipped" || !strings.Contains(r.said, "/elsewhere/osv") {
 		t.Errorf("%s with %q, want a skip that names the place", r.ended, r.said)
+	}
+}
+
+// TestScanDataShell: scripts that demand the data look where tests do.
+func TestScanDataShell(t *testing.T) {
+	t.Chdir("../..")
+	for _, dir := range []string{"", "/elsewhere"} {
+		t.Setenv(EnvScanData, dir)
+		got, err := exec.Command("bash", "-euc", `. tools/ci/scandata.sh; printf %s "$scan_data"`).CombinedOutput()
+		if want := ScanDataDir(); err != nil || string(got) != want {
+			t.Errorf("%s=%q: %v, %s, want %s", EnvScanData, dir, err, got, want)
+		}
 	}
 }

@@ -41,9 +41,10 @@ stage() { # stage NAME WHAT COMMAND…
 	echo "== $name failed; all that it said: bin/full-$name.log"
 }
 make -s build build-test || exit 1
+. tools/ci/scandata.sh
 unit() {
 	local require=${BELAY_TEST_REQUIRE:-}
-	[ ! -d "${BELAY_SCAN_DATA:-/nonexistent}" ] || require=$require,scan-data,packages
+	[ ! -d "$scan_data" ] || require=$require,scan-data,packages
 	BELAY_TEST_REQUIRE=$require go test -race -count=1 -v -timeout 60m ./... 2>&1 | tools/ci/count.sh unit
 }
 stage unit "unit tests, with the race detector" unit

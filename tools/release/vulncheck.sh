@@ -1,7 +1,7 @@
 #!/bin/bash
 # Look for known vulnerabilities in what the programs are linked with: govulncheck on programs that
 # keep their symbols, so that what is never called is told apart. The database is that of
-# BELAY_SCAN_DATA/osv/Go (OSV records, no network), or else vuln.go.dev. Exit status 3: there are some.
+# the test data (docs/scan.md, "Test data"), osv/Go (OSV records, no network), or else vuln.go.dev. Exit status 3: there are some.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export GOTOOLCHAIN=${GOTOOLCHAIN:-$(cat tools/release/toolchain)} # that of a release
@@ -10,8 +10,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$go" -C tools/govulncheck build -o "$work/govulncheck" golang.org/x/vuln/cmd/govulncheck
 db=()
-if [ -d "${BELAY_SCAN_DATA:-/nonexistent}/osv/Go" ]; then
-	"$go" run ./tools/release govulndb -out "$work/db" "$BELAY_SCAN_DATA/osv/Go"
+. tools/ci/scandata.sh
+if [ -d "$scan_data/osv/Go" ]; then
+	"$go" run ./tools/release govulndb -out "$work/db" "$scan_data/osv/Go"
 	db=(-db "file://$work/db")
 fi
 rc=0

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/package-url/packageurl-go"
 )
 
 // The parts of CSAF 2.0 that its VEX profile is made of. Source:
@@ -41,6 +44,7 @@ type (
 		ID     string `json:"product_id"`
 		Helper struct {
 			PURL string `json:"purl"`
+			CPE  string `json:"cpe"`
 		} `json:"product_identification_helper"`
 	}
 	csafGroup struct {
@@ -122,9 +126,11 @@ func parseCSAF(b []byte) ([]*statement, error) {
 }
 
 // products returns the products of the tree by their names in it. One without a package
-// URL, or that of an image without a digest, is nil: nothing is matched with it.
+// URL, or that of an image without a digest, is nil: nothing is matched with it, unless it
+// is a package of a platform that has a CPE alone.
 func (doc *csaf) products() (map[string]*product, error) {
 	tree := map[string]*product{}
+	platforms := map[string]string{} // releases of Red Hat Enterprise Linux
 	add := func(p *csafProduct) error {
 		if _, twice := tree[p.ID]; twice || p.ID == "" {
 			return fmt.Errorf("the product tree has %.100q twice, or a product without a name", p.ID)
@@ -134,6 +140,7 @@ func (doc *csaf) products() (map[string]*product, error) {
 		}
 		tree[p.ID] = nil
 		if p.Helper.PURL == "" {
+			platforms[p.ID] = rhelRelease(p.Helper.CPE)
 			return nil
 		}
 		q, err := parseProduct(p.Helper.PURL)
@@ -176,7 +183,7 @@ func (doc *csaf) products() (map[string]*product, error) {
 		if err := add(&r.Product); err != nil {
 			return nil, err
 		}
-		if err := r.join(tree); err != nil {
+		if err := r.join(tree, platforms); err != nil {
 			return nil, err
 		}
 	}
@@ -184,18 +191,40 @@ func (doc *csaf) products() (map[string]*product, error) {
 }
 
 // join makes a product of a component in another: it is matched where both are, so both need
-// a package URL.
-func (r *csafRelationship) join(tree map[string]*product) error {
+// a package URL. A package of Red Hat's in a release of its system needs that release, and
+// its version: that names one build.
+func (r *csafRelationship) join(tree map[string]*product, platforms map[string]string) error {
 	part, ok := tree[r.Reference]
 	whole, also := tree[r.RelatesTo]
 	if !ok || !also {
 		return fmt.Errorf("the relationship %.100q is of a product that the tree does not have before it", r.Product.ID)
 	}
 	tree[r.Product.ID] = nil // a package URL of its own would not say in what it is
-	if part != nil && whole != nil && part.purl != nil && len(part.parts)+len(whole.parts) == 0 {
+	if part == nil || part.purl == nil || part.release != "" || len(part.parts) > 0 {
+		return nil
+	}
+	release := platforms[r.RelatesTo]
+	switch u := part.purl; {
+	case whole != nil && whole.release == "" && len(whole.parts) == 0:
 		tree[r.Product.ID] = &product{purl: whole.purl, digest: whole.digest, parts: []product{*part}}
+	case release != "" && r.Category == "default_component_of" && u.Type == packageurl.TypeRPM && u.Namespace == "rhel" && u.Version != "":
+		tree[r.Product.ID] = &product{purl: u, release: release}
 	}
 	return nil
+}
+
+// rhelRelease returns the release of Red Hat Enterprise Linux that a CPE of either form
+// names, or nothing: cpe:/o:redhat:enterprise_linux:8::baseos is 8.
+func rhelRelease(cpe string) string {
+	rest, ok := strings.CutPrefix(cpe, "cpe:/")
+	if !ok {
+		rest, _ = strings.CutPrefix(cpe, "cpe:2.3:")
+	}
+	f := strings.Split(rest, ":") // part, vendor, product, version and what follows it
+	if len(f) < 4 || f[0] != "o" && f[0] != "a" || f[1] != "redhat" || f[2] != "enterprise_linux" || strings.Trim(f[3], "0123456789") != "" {
+		return ""
+	}
+	return f[3]
 }
 
 // statements makes a statement of each product of each list: reasons are by product.

@@ -58,13 +58,23 @@ type statement struct {
 // product is what a statement is about: a package, or an image and, if there are any,
 // packages in it.
 type product struct {
-	purl   *purl
-	digest string // sha256:..., of an image
-	parts  []product
+	purl    *purl
+	release string // of Red Hat Enterprise Linux, such as 8, that purl is of; empty: any system
+	digest  string // sha256:..., of an image
+	parts   []product
 }
 
 // purl is a package URL that a product is matched by.
 type purl struct{ packageurl.PackageURL }
+
+// releases are the values of distro in our package URLs by the code names that
+// distributions use there instead. One that is not here matches nothing. Sources:
+// https://wiki.debian.org/DebianReleases, https://wiki.ubuntu.com/Releases.
+var releases = map[string]string{
+	"buster": "debian-10", "bullseye": "debian-11", "bookworm": "debian-12", "trixie": "debian-13", "forky": "debian-14",
+	"trusty": "ubuntu-14.04", "xenial": "ubuntu-16.04", "bionic": "ubuntu-18.04", "focal": "ubuntu-20.04", "jammy": "ubuntu-22.04",
+	"noble": "ubuntu-24.04", "plucky": "ubuntu-25.04", "questing": "ubuntu-25.10", "resolute": "ubuntu-26.04",
+}
 
 // Documents are the statements of all files.
 type Documents struct {
@@ -256,15 +266,15 @@ func (m *matcher) matchesAny(products []product, i int) bool {
 // matches reports whether a product is package i of the image, as a part of the image or of
 // a program in it, or the image as a whole.
 func (m *matcher) matches(p *product, i int) bool {
-	part := len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(q product) bool { return q.purl.matches(&m.purls[i]) })
-	if !part {
+	part := len(p.parts) == 0 || slices.ContainsFunc(p.parts, func(q product) bool { return m.is(q.purl, i) })
+	if !part || p.release != "" && !m.onRHEL(p.release) {
 		return false
 	}
 	if p.digest != "" {
 		return p.digest == m.res.Digest || p.digest == m.res.ImageID
 	}
 	if len(p.parts) == 0 {
-		return p.purl.matches(&m.purls[i])
+		return m.is(p.purl, i)
 	}
 	// A part of a product that is a package itself, such as a Go program: both are told of
 	// by one file. A database of a distribution is no such file: it tells of all.
@@ -276,25 +286,66 @@ func (m *matcher) matches(p *product, i int) bool {
 	k := inFile{p, pkg.Path}
 	yes, ok := m.inFile[k]
 	if !ok {
-		yes = slices.ContainsFunc(m.paths[pkg.Path], func(j int) bool { return p.purl.matches(&m.purls[j]) })
+		yes = slices.ContainsFunc(m.paths[pkg.Path], func(j int) bool { return m.is(p.purl, j) })
 		m.inFile[k] = yes
 	}
 	return yes
 }
 
-// matches reports whether a package is the one that u names: the version and the qualifiers
+// onRHEL reports whether the image is of that release of Red Hat Enterprise Linux.
+func (m *matcher) onRHEL(release string) bool {
+	major, _, _ := strings.Cut(m.res.OS.VersionID, ".")
+	return m.res.OS.ID == "rhel" && major == release
+}
+
+// is reports whether package i is the one that u names: the version and the qualifiers
 // that u has not may be any.
-func (u *purl) matches(p *packageurl.PackageURL) bool {
-	if u == nil || p.Name == "" || u.Type != p.Type || u.Namespace != p.Namespace || u.Name != p.Name || u.Version != "" && u.Version != p.Version {
+func (m *matcher) is(u *purl, i int) bool {
+	p := &m.purls[i]
+	if u == nil || p.Name == "" || u.Type != p.Type || u.Namespace != p.Namespace {
 		return false
 	}
-	have := p.Qualifiers.Map()
-	for _, q := range u.Qualifiers {
-		if have[q.Key] != q.Value {
+	name, version := p.Name, p.Version
+	if u.ofSource() {
+		name, version = m.res.Packages[i].Source, m.res.Packages[i].SourceVersion
+	}
+	if u.Name != name || u.Version != "" && u.Version != version {
+		return false
+	}
+	have, want := p.Qualifiers.Map(), u.Qualifiers.Map()
+	// In a version of RPM, no epoch is the epoch 0: another is another version.
+	if u.Type == packageurl.TypeRPM && u.Version != "" && cmp.Or(want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
+		return false
+	}
+	for key, value := range want {
+		if key != "epoch" && value != have[key] && !u.allows(key, value, have[key]) {
 			return false
 		}
 	}
 	return true
+}
+
+// ofSource reports whether u names a source package of Debian or Ubuntu, and so all that
+// is built from it.
+func (u *purl) ofSource() bool {
+	return u.Type == packageurl.TypeDebian && u.Qualifiers.Map()["arch"] == "source"
+}
+
+// allows reports whether two values of a qualifier that differ say the same.
+func (u *purl) allows(key, value, have string) bool {
+	switch {
+	case u.Type != packageurl.TypeDebian:
+		return false
+	case key == "arch":
+		return value == "source" || have == "all" // one build for all architectures
+	case key == "distro":
+		// esm-infra/focal is an archive for subscribers: which build is meant, the version says.
+		if archive, release, ok := strings.Cut(value, "/"); ok && strings.HasPrefix(archive, "esm-") && u.Version != "" {
+			value = release
+		}
+		return have != "" && releases[value] == have
+	}
+	return false
 }
 
 // errNoDigest says that a product is an image by its name alone.
@@ -311,6 +362,9 @@ func parseProduct(text string) (product, error) {
 	}
 	if u.Subpath != "" {
 		return product{}, fmt.Errorf("the package URL %.100q is about a part of a package: findings are about whole ones", text)
+	}
+	if u.Type == packageurl.TypeRPM && u.Namespace == "redhat" {
+		u.Namespace = "rhel" // the name that the system itself has, in os-release
 	}
 	if u.Type != packageurl.TypeOCI && u.Type != packageurl.TypeDocker {
 		return product{purl: &purl{u}}, nil

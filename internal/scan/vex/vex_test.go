@@ -1,7 +1,9 @@
 package vex
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/package-url/packageurl-go"
+
 	"github.com/belay-project/belay/internal/scan/inventory"
 	"github.com/belay-project/belay/internal/scan/vulndb"
+	"github.com/belay-project/belay/internal/testneed"
 )
 
 var imageDigest = "sha256:" + strings.Repeat("ab", 32)
@@ -224,9 +229,160 @@ func TestWrite(t *testing.T) {
 	}
 }
 
+// TestSuppliers: distributions say what they say by the code name of a release, the source
+// package, and, Red Hat, a platform that has only a CPE. What is not certainly about a
+// package leaves its finding as it is.
+func TestSuppliers(t *testing.T) {
+	jammy := inventory.OS{ID: "ubuntu", VersionID: "22.04"}
+	rhel := inventory.OS{ID: "rhel", VersionID: "8.9"}
+	curl := inventory.Package{Kind: inventory.KindDeb, Name: "libcurl4", Version: "7.81.0-1ubuntu1.24", Arch: "amd64", Source: "curl", SourceVersion: "7.81.0-1ubuntu1.24"}
+	doc := inventory.Package{Kind: inventory.KindDeb, Name: "libcurl4-doc", Version: "7.81.0-1ubuntu1.24", Arch: "all", Source: "curl", SourceVersion: "7.81.0-1ubuntu1.24"}
+	sudo := inventory.Package{Kind: inventory.KindRPM, Name: "sudo", Version: "1.9.5p2-1.el8_9", Arch: "x86_64", Source: "sudo", SourceVersion: "1.9.5p2-1.el8_9"}
+	bind := inventory.Package{Kind: inventory.KindRPM, Name: "bind", Version: "32:9.11-1.el8", Arch: "x86_64"}
+	fixed := func(purl string) string {
+		return openvex(about("CVE-1", `{"@id":"`+purl+`"}`, `"status":"fixed"`))
+	}
+	const ubuntu = "pkg:deb/ubuntu/libcurl4@7.81.0-1ubuntu1.24"
+	const source = "pkg:deb/ubuntu/curl@7.81.0-1ubuntu1.24?arch=source&distro="
+	const eight = "cpe:/o:redhat:enterprise_linux:8::baseos"
+	const sudo8 = "pkg:rpm/redhat/sudo@1.9.5p2-1.el8_9?arch=x86_64"
+	for _, tt := range []struct {
+		name, text string
+		os         inventory.OS
+		pkg        inventory.Package
+		want       bool
+	}{
+		{"by code name", fixed(ubuntu + "?arch=amd64&distro=jammy"), jammy, curl, true},
+		{"another release", fixed(ubuntu + "?arch=amd64&distro=noble"), jammy, curl, false},
+		{"no code name", fixed(ubuntu + "?distro=x"), jammy, curl, false},
+		{"no release", fixed(ubuntu + "?distro=x"), inventory.OS{ID: "ubuntu"}, curl, false},
+		{"the code name of another distribution", fixed("pkg:deb/debian/libcurl4@7.81.0-1ubuntu1.24?distro=jammy"), inventory.OS{ID: "debian", VersionID: "22.04"}, curl, false},
+		{"another architecture", fixed(ubuntu + "?arch=arm64&distro=jammy"), jammy, curl, false},
+		{"a package for all architectures", fixed("pkg:deb/ubuntu/libcurl4-doc@7.81.0-1ubuntu1.24?arch=riscv64&distro=jammy"), jammy, doc, true},
+		{"the source", fixed(source + "jammy"), jammy, curl, true},
+		{"the source in another release", fixed(source + "focal"), jammy, curl, false},
+		{"another version of the source", fixed("pkg:deb/ubuntu/curl@7.81.0-1ubuntu1.25?arch=source&distro=jammy"), jammy, curl, false},
+		{"the source's name is no binary's", fixed("pkg:deb/ubuntu/libcurl4@7.81.0-1ubuntu1.24?arch=source&distro=jammy"), jammy, curl, false},
+		{"no source known", openvex(about("CVE-1", `{"@id":"pkg:deb/ubuntu/x?arch=source"}`, never)), jammy, inventory.Package{Kind: inventory.KindDeb, Name: "x"}, false},
+		{"a subscriber's build", fixed(source + "esm-infra/jammy"), jammy, curl, true},
+		{"any subscriber's build", openvex(about("CVE-1", `{"@id":"pkg:deb/ubuntu/curl?arch=source&distro=esm-infra/jammy"}`, never)), jammy, curl, false},
+		{"another archive", fixed(source + "ppa/jammy"), jammy, curl, false},
+
+		{"Red Hat", redHat(eight, sudo8), rhel, sudo, true},
+		{"Red Hat, CPE 2.3", redHat("cpe:2.3:o:redhat:enterprise_linux:8:*:*:*:*:*:*:*", sudo8), rhel, sudo, true},
+		{"another release of Red Hat", redHat("cpe:/o:redhat:enterprise_linux:9::baseos", sudo8), rhel, sudo, false},
+		{"a release that begins alike", redHat("cpe:/o:redhat:enterprise_linux:8::baseos", sudo8), inventory.OS{ID: "rhel", VersionID: "80.1"}, sudo, false},
+		{"a rebuild of Red Hat's", redHat(eight, sudo8), inventory.OS{ID: "rocky", VersionID: "8.9"}, sudo, false},
+		{"extended support", redHat("cpe:/o:redhat:rhel_eus:8.9::baseos", sudo8), rhel, sudo, false},
+		{"any release", redHat("cpe:/o:redhat:enterprise_linux", sudo8), rhel, sudo, false},
+		{"another vendor", redHat("cpe:/o:else:enterprise_linux:8", sudo8), rhel, sudo, false},
+		{"another version", redHat(eight, "pkg:rpm/redhat/sudo@1.9.5p2-2.el8_9?arch=x86_64"), rhel, sudo, false},
+		{"a module", redHat(eight, sudo8+"&rpmmod=sudo:1"), rhel, sudo, false},
+		{"the source of Red Hat's", redHat(eight, "pkg:rpm/redhat/sudo@1.9.5p2-1.el8_9?arch=src"), rhel, sudo, false},
+		{"an epoch", redHat(eight, "pkg:rpm/redhat/bind@9.11-1.el8?epoch=32"), rhel, bind, true},
+		{"no epoch is zero", redHat(eight, "pkg:rpm/redhat/bind@9.11-1.el8"), rhel, bind, false},
+		{"in any version", strings.Replace(redHat(eight, "pkg:rpm/redhat/sudo"), `{"fixed":["P:C"]}`, `{"known_not_affected":["P:C"]},"flags":[{"label":"component_not_present","product_ids":["P:C"]}]`, 1), rhel, sudo, false},
+		{"no package of Red Hat's", redHat(eight, "pkg:npm/sudo@1.9.5p2-1.el8_9"), rhel, inventory.Package{Kind: "npm", Name: "sudo", Version: "1.9.5p2-1.el8_9"}, false},
+		{"installed with the platform", strings.Replace(redHat(eight, sudo8), "default_component_of", "installed_with", 1), rhel, sudo, false},
+		{"the platform itself", strings.Replace(redHat(eight, sudo8), `["P:C"]`, `["P"]`, 1), rhel, sudo, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := ignores(t, tt.text, tt.os, tt.pkg); got != tt.want {
+				t.Errorf("ignored %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// redHat is a document in the form of Red Hat's: a platform with a CPE, and a package in it.
+func redHat(cpe, purl string) string {
+	return `{"document":{"category":"csaf_vex","csaf_version":"2.0","title":"t","publisher":{"name":"vendor"},"tracking":{"id":"T-1","status":"final","current_release_date":"2026-01-01T00:00:00Z"}},
+		"product_tree":{"branches":[{"category":"vendor","name":"v","branches":[
+			{"category":"product_name","name":"p","product":{"product_id":"P","name":"p","product_identification_helper":{"cpe":"` + cpe + `"}}},
+			{"category":"product_version","name":"c","product":{"product_id":"C","name":"c","product_identification_helper":{"purl":"` + purl + `"}}}]}],
+			"relationships":[{"category":"default_component_of","product_reference":"C","relates_to_product_reference":"P","full_product_name":{"product_id":"P:C","name":"x"}}]},
+		"vulnerabilities":[{"cve":"CVE-1","product_status":{"fixed":["P:C"]}}]}`
+}
+
+// ignores reports whether a document has a finding in a package ignored.
+func ignores(t *testing.T, text string, o inventory.OS, p inventory.Package) bool {
+	t.Helper()
+	d := new(Documents).With(nil)
+	if err := d.Add("x", []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	findings := []vulndb.Finding{{IDs: []string{"CVE-1", "CVE-2023-38545"}}}
+	d.Apply(findings, &inventory.Result{OS: o, Packages: []inventory.Package{p}}, func(int) string { return purlOf(o, &p) })
+	return findings[0].Ignored != ""
+}
+
+// purlOf is the package URL that report.PURL, which this row cannot import, gives a package of a distribution.
+func purlOf(o inventory.OS, p *inventory.Package) string {
+	if !inventory.OfDistribution(p.Kind) {
+		return packageurl.NewPackageURL(p.Kind, "", p.Name, p.Version, nil, "").ToString()
+	}
+	q := map[string]string{"arch": p.Arch}
+	if o.VersionID != "" {
+		q["distro"] = o.ID + "-" + o.VersionID
+	}
+	version := p.Version
+	if epoch, rest, ok := strings.Cut(version, ":"); ok && p.Kind == inventory.KindRPM {
+		version, q["epoch"] = rest, epoch
+	}
+	return packageurl.NewPackageURL(p.Kind, o.ID, p.Name, version, packageurl.QualifiersFromMap(q), "").ToString()
+}
+
+// TestUbuntu reads a file as Ubuntu publishes it.
+func TestUbuntu(t *testing.T) {
+	text := ofArchive(t, testneed.ScanData(t, "fixtures/vunnel-provider-fixtures.tgz"), "ubuntu/test-fixtures/vex/cve/2023/CVE-2023-38545.json")
+	for _, tt := range []struct {
+		release, name, source, version, arch string
+		want                                 bool
+	}{
+		{"22.04", "libcurl4", "curl", "7.81.0-1ubuntu1.24", "amd64", true},
+		{"22.04", "libcurl4-doc", "curl", "7.81.0-1ubuntu1.24", "all", true},
+		{"22.04", "not-listed", "curl", "7.81.0-1ubuntu1.24", "amd64", true}, // by its source
+		{"22.04", "libcurl4", "curl", "7.81.0-1ubuntu1.13", "amd64", false},
+		{"24.04", "libcurl4", "curl", "7.81.0-1ubuntu1.24", "amd64", false},
+	} {
+		p := inventory.Package{Kind: inventory.KindDeb, Name: tt.name, Version: tt.version, Arch: tt.arch, Source: tt.source, SourceVersion: tt.version}
+		if got := ignores(t, text, inventory.OS{ID: "ubuntu", VersionID: tt.release}, p); got != tt.want {
+			t.Errorf("%+v: ignored %v", tt, got)
+		}
+	}
+}
+
+// ofArchive returns the file of a gzipped tar whose name ends so.
+func ofArchive(t *testing.T, archive, name string) string {
+	t.Helper()
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if strings.HasSuffix(h.Name, name) {
+			b, err := inventory.ReadAll(r, maxBytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(b)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(openvex(about("CVE-1", appWith, never))))
 	f.Add([]byte(csafDoc(`"known_not_affected":["APP:LIB"]`, `,"flags":[{"label":"component_not_present","product_ids":["APP:LIB"]}]`)))
+	f.Add([]byte(redHat("cpe:/o:redhat:enterprise_linux:8", "pkg:rpm/redhat/sudo@1-1.el8")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := &Documents{used: map[*statement]bool{}}
 		if err := d.parse("x", b); err != nil {
