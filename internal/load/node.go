@@ -192,9 +192,10 @@ func readDisks(paths []string) diskReadings {
 			err = fmt.Errorf("look at the file system of %s: %w", path, err)
 			return diskReadings{reading{err: err}, reading{err: err}}
 		}
+		block := uint64(st.Bsize) //nolint:gosec // not negative
 		used := st.Blocks - min(st.Bfree, st.Blocks)
 		// As df does: what only root may use is not there for containers.
-		fullest(&d.disk, used, used+st.Bavail, path)
+		fullest(&d.disk, used*block, (used+st.Bavail)*block, path)
 		// File systems without a fixed number of inodes say that they have 0.
 		fullest(&d.inodes, st.Files-min(st.Ffree, st.Files), st.Files, path)
 	}
