@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,9 @@ import (
 	"github.com/belay-project/belay/internal/testneed"
 	"github.com/belay-project/belay/tools/lab"
 )
+
+// ownCap is the least memory that an agent starts with.
+const ownCap = 96 << 20
 
 // ownCgroup returns where an agent is counted for memory, and the cap that the kernel has there.
 func ownCgroup(t *testing.T, pid int) (dir, limit string) {
@@ -34,6 +38,44 @@ func ownCgroup(t *testing.T, pid int) (dir, limit string) {
 	}
 	t.Fatalf("the agent is in no cgroup of its own with a limit:\n%s", raw)
 	return "", ""
+}
+
+// numberIn returns what a file of a cgroup says behind a word, or, without a word, the number that it is.
+func numberIn(t *testing.T, path, word string) int64 {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		text := strings.TrimSpace(line)
+		if word != "" {
+			var ok bool
+			if text, ok = strings.CutPrefix(text, word+" "); !ok {
+				continue
+			}
+		}
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	t.Fatalf("%s does not say %s: %s", path, word, raw)
+	return 0
+}
+
+// memoryPeak returns the most that a cgroup has had in memory, and how many of its processes the kernel has killed for it.
+func memoryPeak(t *testing.T, dir string) (peak, killed int64) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, "memory.events")); err != nil { // version 1
+		return numberIn(t, filepath.Join(dir, "memory.max_usage_in_bytes"), ""), numberIn(t, filepath.Join(dir, "memory.oom_control"), "oom_kill")
+	}
+	name := "memory.peak"
+	if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+		name = "memory.current" // before Linux 5.19 the kernel keeps no peak
+	}
+	return numberIn(t, filepath.Join(dir, name), ""), numberIn(t, filepath.Join(dir, "memory.events"), "oom_kill")
 }
 
 // An agent that is flooded with events, under the least memory that it starts with and a twentieth
@@ -63,7 +105,7 @@ func TestOwnCaps(t *testing.T) {
 	if err := w.agent.Unload(ctx); err != nil {
 		t.Fatal(err)
 	}
-	a, err := w.lab.NewAgent(ctx, lab.AgentOptions{Name: "capped", Engine: w.engine, Flags: []string{"--memory-max", "96M", "--cpu-max", "5%", "--log-allowed"}})
+	a, err := w.lab.NewAgent(ctx, lab.AgentOptions{Name: "capped", Engine: w.engine, Flags: []string{"--memory-max", strconv.Itoa(ownCap>>20) + "M", "--cpu-max", "5%", "--log-allowed"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,8 +127,8 @@ func TestOwnCaps(t *testing.T) {
 	})
 	pid := a.PID()
 	dir, limit := ownCgroup(t, pid)
-	if limit != "100663296" {
-		t.Errorf("the kernel caps the agent at %s bytes, want 100663296", limit)
+	if limit != strconv.Itoa(ownCap) {
+		t.Errorf("the kernel caps the agent at %s bytes, want %d", limit, ownCap)
 	}
 	since := time.Now()
 	w.up(t, "flood", "-u", "1000", "--entrypoint", "/bin/busybox", image, "sh", "-c", "for i in 1 2 3 4; do while :; do /bin/busybox true; done & done; wait")
@@ -120,6 +162,14 @@ func TestOwnCaps(t *testing.T) {
 	}
 	if !lab.Await(ctx, 30*time.Second, func() bool { return recorded() >= denied }) {
 		t.Errorf("%d denials are recorded, want %d", recorded(), denied)
+	}
+	peak, killed := memoryPeak(t, dir)
+	t.Logf("the agent had %d MiB of %d at most", peak>>20, ownCap>>20)
+	if peak == 0 || peak > ownCap {
+		t.Errorf("the agent had %d bytes in memory at most, want at most %d", peak, ownCap)
+	}
+	if killed != 0 {
+		t.Errorf("the kernel killed %d processes in the agent's cgroup", killed)
 	}
 	if err := a.Stop(); err != nil {
 		t.Fatal(err)

@@ -33,28 +33,21 @@ const stressImage = "load/stress:1"
 
 func newPressed(t *testing.T) *pressed {
 	t.Helper()
-	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "real load takes minutes: make test-e2e sets BELAY_E2E")
-	// How busy a node is counts all that runs on it: other tests and their builds too.
-	testneed.Need(t, "full", os.Getenv("BELAY_MATRIX") == "full", "make test-full, on a machine that does nothing else")
-	testneed.Need(t, "root", os.Geteuid() == 0, "containers need it")
-	docker, why := lab.HasEngine()
-	testneed.Need(t, "docker", docker, why)
-	l, err := lab.New(lab.Options{Name: "load", TempDir: os.Getenv("BELAY_TEST_TMP")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	l := newLab(t)
+	needIdle(t)
 	tree, err := l.StressTree(t.Context())
 	testneed.Need(t, "packages", !errors.Is(err, lab.ErrNoPackages), fmt.Sprint(err))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &pressed{t: t, disk: l.Path("disk"), watched: new(told)}
-	p.makeDisk(l.Path("disk.img"))
+	mountSmall(t, l.Path("disk.img"), p.disk, 64<<20)
+	t.Cleanup(func() {
+		if err := unix.Unmount(p.disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	p.device = deviceOf(t, p.disk)
 	if p.e, err = l.StartEngine(t.Context(), "main"); err != nil {
 		t.Fatal(err)
 	}
@@ -71,34 +64,56 @@ func newPressed(t *testing.T) *pressed {
 	return p
 }
 
-// makeDisk makes a file system that is full soon.
-func (p *pressed) makeDisk(file string) {
-	p.t.Helper()
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		p.t.Fatal(err)
+// newLab makes a lab for engines, which goes with the test.
+func newLab(t *testing.T) *lab.Lab {
+	t.Helper()
+	testneed.Need(t, "e2e", os.Getenv("BELAY_E2E") != "", "real load takes minutes: make test-e2e sets BELAY_E2E")
+	testneed.Need(t, "root", os.Geteuid() == 0, "containers need it")
+	docker, why := lab.HasEngine()
+	testneed.Need(t, "docker", docker, why)
+	l, err := lab.New(lab.Options{Name: "load", BinDir: os.Getenv("BELAY_BIN"), TempDir: os.Getenv("BELAY_TEST_TMP")})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := errors.Join(os.Truncate(file, 64<<20), os.Mkdir(p.disk, 0o755)); err != nil {
-		p.t.Fatal(err)
-	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-m", "0", file).CombinedOutput(); err != nil {
-		p.t.Fatalf("mkfs.ext4: %v: %s", err, out)
-	}
-	out, err := exec.Command("mount", "-o", "loop", file, p.disk).CombinedOutput()
-	testneed.Need(p.t, "loop", err == nil, fmt.Sprintf("a small disk is a loop device: %s", out))
-	p.t.Cleanup(func() {
-		if err := unix.Unmount(p.disk, 0); err != nil {
-			p.t.Error(err)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
 		}
 	})
+	return l
+}
+
+// needIdle: how busy a node is counts all that runs on it, other tests and their builds too.
+func needIdle(t *testing.T) {
+	t.Helper()
+	testneed.Need(t, "full", os.Getenv("BELAY_MATRIX") == "full", "make test-full, on a machine that does nothing else")
+}
+
+// mountSmall makes a file system that is full soon, in a file, and mounts it.
+func mountSmall(t *testing.T, file, dir string, size int64) {
+	t.Helper()
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, size), os.MkdirAll(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mkfs.ext4", "-q", "-m", "0", file).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+	out, err := exec.Command("mount", "-o", "loop", file, dir).CombinedOutput()
+	testneed.Need(t, "loop", err == nil, fmt.Sprintf("a small disk is a loop device: %s", out))
+}
+
+// deviceOf returns the block device below a file system.
+func deviceOf(t *testing.T, dir string) string {
+	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(p.disk, &st); err != nil {
-		p.t.Fatal(err)
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
 	}
 	name, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p.device = filepath.Join("/dev", filepath.Base(name))
+	return filepath.Join("/dev", filepath.Base(name))
 }
 
 // add makes a container that stress-ng will run in, and starts it without load.

@@ -300,19 +300,38 @@ type Event struct {
 		Action string   `json:"action"`
 		Checks []string `json:"checks"`
 	} `json:"api"`
+	// Load is of a full node, and of the moves from it.
+	Load struct {
+		Event  string    `json:"event"`
+		Cap    string    `json:"cap"`
+		Since  time.Time `json:"since"`
+		Causes []struct {
+			Name string `json:"name"`
+		} `json:"causes"`
+		To string `json:"to"`
+	} `json:"load"`
 	Message string `json:"message"`
 }
 
-// Denials returns the records of what was refused, or in audit would have been, since
-// a time; oldest first.
-func (a *Agent) Denials(ctx context.Context, since time.Time) ([]Event, error) {
-	r := a.Belay(ctx, "events", "--denials", "--since", since.Format(time.RFC3339Nano), "-o", "json")
+// Events returns the records that the flags of `belay events` choose, oldest first.
+func (a *Agent) Events(ctx context.Context, flags ...string) ([]Event, error) {
+	r := a.Belay(ctx, append([]string{"events", "-o", "json"}, flags...)...)
 	if r.Code != 0 {
 		return nil, r.Err()
 	}
 	all, err := decodeEvents([]byte(r.Stdout))
 	if err != nil {
 		return nil, fmt.Errorf("belay events: %w", err)
+	}
+	return all, nil
+}
+
+// Denials returns the records of what was refused, or in audit would have been, since
+// a time; oldest first.
+func (a *Agent) Denials(ctx context.Context, since time.Time) ([]Event, error) {
+	all, err := a.Events(ctx, "--denials", "--since", since.Format(time.RFC3339Nano))
+	if err != nil {
+		return nil, err
 	}
 	var out []Event
 	for _, e := range all {

@@ -88,8 +88,25 @@ func (h *host) fullest(use *vector) (most int64) {
 	return most
 }
 
+// averagedOver is how long readings of processors and disks look back: the former are averages, the latter are not read
+// each time.
+const averagedOver = 15 * time.Second
+
+// notRead returns what of a move that used so much is not in readings that were made at a time.
+func (p *Past) notRead(use vector, seen time.Time) vector {
+	switch {
+	case p.Failed:
+		return vector{}
+	case p.underWay() || p.Ended.After(seen):
+		return use
+	case p.Ended.After(seen.Add(-averagedOver)):
+		return vector{CPU: use[CPU], Disk: use[Disk], Inodes: use[Inodes]}
+	}
+	return vector{}
+}
+
 // recall takes the history into account: moves under way count on both sides, and those that
-// ended after a reading are in none of it.
+// ended after a reading, or what it looks back on, are in none of it.
 func (f *fleet) recall() {
 	s := f.s
 	for i := range s.History {
@@ -108,12 +125,12 @@ func (f *fleet) recall() {
 			if s.Now.Sub(p.Began) < time.Hour {
 				from.left++
 			}
-			if !p.Failed && (p.underWay() || p.Ended.After(from.Seen)) {
-				from.use.sub(&use)
-			}
+			gone := p.notRead(use, from.Seen)
+			from.use.sub(&gone)
 		}
-		if to != nil && !p.Failed && (p.underWay() || p.Ended.After(to.Seen)) {
-			to.use.add(&use)
+		if to != nil {
+			come := p.notRead(use, to.Seen)
+			to.use.add(&come)
 		}
 		if to != nil && p.underWay() {
 			to.coming = append(to.coming, p.Name)

@@ -253,6 +253,70 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestSecondTarget: the emptiest target that may not be used is passed over, and the next one takes the container.
+func TestSecondTarget(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(b *Node)
+		code   string // of b
+		want   string
+	}{
+		{"both may be used", func(*Node) {}, "chosen", "small1>b"},
+		{"cordoned", func(b *Node) { b.Accepts, b.Refuses = false, "it was cordoned" }, "not-a-target", "small1>c"},
+		{"no target", func(b *Node) { b.Accepts = false }, "not-a-target", "small1>c"},
+		{"over its own cap", func(b *Node) { b.Caps = &Caps{Memory: 12} }, "full", "small1>c"}, // 4 of 32 GiB are 12.5%
+		{"within the hysteresis of its cap", func(b *Node) { b.Caps = &Caps{Memory: 20} }, "full", "small1>c"},
+		{"it would pass its own cap", func(b *Node) { b.Caps = &Caps{Memory: 35} }, "no-room", "small1>c"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := state(fullNode(), node("b", movable("x", 1, 4*gib)), node("c", movable("y", 1, 10*gib)))
+			s.Sources, s.Reasons = []string{"a"}, true
+			tt.change(&s.Nodes[1])
+			p := mustMake(t, s)
+			if got := moves(p); !reflect.DeepEqual(got, []string{tt.want}) {
+				t.Errorf("got moves %q, want %s", got, tt.want)
+			}
+			v := p.Nodes[0].Containers[2]
+			if v.Name != "small1" || len(v.Targets) != 2 || v.Targets[0].Target != "b" || v.Targets[0].Code != tt.code {
+				t.Errorf("got %+v, want code %q of b", v, tt.code)
+			}
+		})
+	}
+}
+
+// TestAveragesLag: what left the node a moment before its readings is in averages still, and nothing more has to leave for it.
+func TestAveragesLag(t *testing.T) {
+	cpu, memory := Amounts{NanoCPUs: 2e9}, Amounts{MemoryBytes: 8 * gib}
+	for _, tt := range []struct {
+		name  string
+		use   Amounts
+		ended time.Duration // before the readings
+		want  []string
+	}{
+		{"processors, since", cpu, -time.Second, []string{}},
+		{"processors, a moment before", cpu, averagedOver - time.Second, []string{}},
+		{"processors, before", cpu, averagedOver + time.Second, []string{"m1>b"}},
+		{"memory, since", memory, -time.Second, []string{}},
+		{"memory, a moment before", memory, time.Second, []string{"m1>b"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := state(node("a", movable("m1", 3, 13*gib), movable("m2", 4, 14*gib)), node("b"))
+			if tt.use == cpu {
+				s.Caps = Caps{CPU: 80}
+			} else {
+				s.Caps = Caps{Memory: 80}
+			}
+			ended := s.Nodes[0].Seen.Add(-tt.ended)
+			s.Sources, s.History = []string{"a"}, []Past{{Name: "gone", From: "a", To: "d", Began: ended.Add(-time.Minute), Ended: ended, Use: tt.use}}
+			p := mustMake(t, s)
+			if got := moves(p); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %q, want %q: %s", got, tt.want, p.Nodes[0].Reason)
+			}
+		})
+	}
+}
+
 func TestLimits(t *testing.T) {
 	ago := func(d time.Duration) time.Time { return testNow.Add(-d) }
 	two := func() *State { // two have to leave
