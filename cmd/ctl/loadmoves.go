@@ -222,7 +222,8 @@ func (t *terminal) writeLoadMoves(m *control.LoadMoves) {
 		case "under way":
 			colour = yellow
 		}
-		tb.row(plain(mv.ID), plain(mv.Name), plain(mv.To), cell{mv.Outcome, colour}, plain(orDash(mv.Step)), plain(t.ago(mv.Began)), plain(orDash(mv.Error)))
+		names := strings.Join(append([]string{mv.Name}, mv.With...), " + ")
+		tb.row(plain(mv.ID), plain(names), plain(mv.To), cell{mv.Outcome, colour}, plain(orDash(mv.Step)), plain(t.ago(mv.Began)), plain(orDash(mv.Error)))
 	}
 	tb.writeTo(t.out)
 }

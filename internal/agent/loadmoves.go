@@ -242,10 +242,14 @@ func (a *Agent) LoadMoves(context.Context) (*control.LoadMoves, error) {
 	}
 	for i := range s.Moves {
 		m := &s.Moves[i]
-		out.Moves = append(out.Moves, control.LoadMove{
+		mv := control.LoadMove{
 			ID: m.ID, Plan: m.Proposal, Policy: m.Policy, Name: m.Name, To: m.To, Began: m.Began, Ended: m.Ended, Outcome: cmp.Or(m.Outcome, "under way"),
 			Step: m.Step, Error: m.Error,
-		})
+		}
+		for _, w := range m.With {
+			mv.With = append(mv.With, w.Name)
+		}
+		out.Moves = append(out.Moves, mv)
 	}
 	return out, nil
 }

@@ -66,12 +66,13 @@ type LoadPlanned struct {
 	Held    string   `json:"held,omitempty"`    // why it was not so far
 }
 
-// LoadMove is one move that the agent started.
+// LoadMove is one move that the agent started, of a container or of several as one.
 type LoadMove struct {
 	ID      string    `json:"id"`
 	Plan    string    `json:"plan"`
 	Policy  string    `json:"policy"`
 	Name    string    `json:"name"`
+	With    []string  `json:"with,omitempty"` // names of the others that move as one with it
 	To      string    `json:"to"`
 	Began   time.Time `json:"began"`
 	Ended   time.Time `json:"ended,omitzero"`

@@ -96,7 +96,10 @@ type status struct {
 				Skipped, Held string
 			}
 		}
-		Moves []struct{ ID, Name, To, Outcome, Step, Error string }
+		Moves []struct {
+			ID, Name, To, Outcome, Step, Error string
+			With                               []string
+		}
 	}
 }
 
@@ -282,6 +285,33 @@ func TestAgentMigrates(t *testing.T) {
 	s := a.await(t, "the move", func(s status) bool { return len(s.Moves.Moves) > 0 && s.Moves.Moves[0].Outcome != "under way" })
 	if m := s.Moves.Moves[0]; m.Outcome != "moved" || !w.running(w.to, "shop") || len(s.Moves.Moves) != 1 {
 		t.Errorf("got %+v", s.Moves.Moves)
+	}
+}
+
+// TestAgentMovesGroup: a container and another in its network namespace leave a full node by one move, and find each other there.
+func TestAgentMovesGroup(t *testing.T) {
+	w := need(t)
+	a, b := w.newNode(t, w.from, w.labs[0], 160*mib), w.newNode(t, w.to, w.labs[1], 400*mib)
+	b.start(t, fmt.Sprintf(nodePolicy, 80, "alert"))
+	w.run(t, "shop", busy(50)...)
+	w.run(t, "shop-side", "--network", "container:shop", "--cpus", "0.2", image, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=50M & exec sleep 100000")
+	a.start(t, fmt.Sprintf(nodePolicy, 50, "alert, migrate")+fmt.Sprintf(planned, b.gate, "/bin/true"))
+	s := a.await(t, "the move", func(s status) bool { return len(s.Moves.Moves) > 0 && s.Moves.Moves[0].Outcome != "under way" })
+	m := s.Moves.Moves[0]
+	if len(s.Moves.Moves) != 1 || m.Outcome != "moved" || m.Name != "shop" || strings.Join(m.With, " ") != "shop-side" {
+		t.Fatalf("got %+v", s.Moves.Moves)
+	}
+	for _, name := range []string{"shop", "shop-side"} {
+		kept := name + "-moved-" + m.ID[:8]
+		if !w.running(w.to, name) || w.running(w.from, kept) || !w.there(w.from, kept) {
+			t.Errorf("%s: want the copy running, and the source kept and stopped", name)
+		}
+	}
+	if got := ok(t, w.to, "exec", "shop-side", "wget", "-q", "-O", "-", "http://127.0.0.1:8080/"); got != "hello" {
+		t.Errorf("in the one network: %q", got)
+	}
+	if r := a.Belay(t.Context(), "load", "status"); !strings.Contains(r.Stdout, "shop + shop-side  other  moved") {
+		t.Errorf("got %s", r.Text())
 	}
 }
 

@@ -308,15 +308,7 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 	}
 	q := &Proposal{ID: newID(4), Policy: p.Name, Revision: p.Revision, Made: now, Because: because(n), State: Waiting}
 	for _, m := range n.Moves {
-		pl := Planned{Containers: m.Containers, Names: m.Names, To: m.To, Why: m.Why, Held: m.Held}
-		if len(m.Containers) > 1 && p.Spec.Orchestrator.None() {
-			pl.Skipped = "several containers move together, which the agent does not do by itself: " + byHand(m.Names)
-		}
-		q.Moves = append(q.Moves, pl)
-	}
-	if !slices.ContainsFunc(q.Moves, func(m Planned) bool { return m.open() }) {
-		c.noMoves(p, "no moves can be carried out: "+q.Moves[0].Skipped, now)
-		return
+		q.Moves = append(q.Moves, Planned{Containers: m.Containers, Names: m.Names, To: m.To, Why: m.Why, Held: m.Held})
 	}
 	if p.Spec.Does(policy.LoadMigrate) {
 		q.State, q.By, q.Decided = Approved, "policy "+p.Name, now
@@ -348,7 +340,7 @@ func (c *Carrier) propose(ctx context.Context, p *policy.LoadPolicy, movers *syn
 func (q *Proposal) text() string {
 	var moves []string
 	for i := range q.Moves {
-		moves = append(moves, strings.Join(q.Moves[i].Names, " + ")+" to "+q.Moves[i].To)
+		moves = append(moves, together(q.Moves[i].Names)+" to "+q.Moves[i].To)
 	}
 	text := "plan " + q.ID + ": move " + strings.Join(moves, ", ") + "; " + q.Because
 	if q.State == Waiting {
@@ -493,6 +485,13 @@ func (c *Carrier) tell(n Note) {
 	c.o.Tell(n)
 }
 
+// tellOf tells of a move, of each of its containers.
+func (c *Carrier) tellOf(m *Move, event, text string) {
+	for _, of := range m.members() {
+		c.tell(Note{Event: event, Policy: m.Policy, Plan: m.Proposal, Move: m.ID, Container: of.Container, Name: of.Name, To: m.To, Text: text})
+	}
+}
+
 // report keeps health in step.
 func (c *Carrier) report() {
 	c.mu.Lock()
@@ -501,9 +500,9 @@ func (c *Carrier) report() {
 	for _, m := range c.l.Moves {
 		switch {
 		case (m.underWay() || m.Back && m.Outcome == Moved) && m.Tries > 0:
-			stopped = append(stopped, fmt.Sprintf("move %s of %s has stopped at %s: %s", m.ID, m.Name, m.Step, m.Error))
+			stopped = append(stopped, fmt.Sprintf("move %s of %s has stopped at %s: %s", m.ID, m.names(), m.Step, m.Error))
 		case m.Outcome == Moved && m.Tries > 0:
-			stopped = append(stopped, fmt.Sprintf("the kept source of move %s of %s is not removed: %s", m.ID, m.Name, m.Error))
+			stopped = append(stopped, fmt.Sprintf("the kept source of move %s of %s is not removed: %s", m.ID, m.names(), m.Error))
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.strays)) {

@@ -40,6 +40,7 @@ type world struct {
 	args     [][]string
 	mover    func(w *world, args []string) error
 	health   *health.Registry
+	schema   string // of the movers' journals
 	lock     sync.Mutex
 }
 
@@ -48,7 +49,7 @@ const migrating = "actions: [migrate]\n  movable: {names: ['web*']}\n  targets: 
 func newWorld(t *testing.T, spec string) *world {
 	t.Helper()
 	state := t.TempDir()
-	w := &world{t: t, stateDir: state, dir: movesdir.Below(state), now: start, over: true, health: health.New(nil)}
+	w := &world{t: t, stateDir: state, dir: movesdir.Below(state), now: start, over: true, health: health.New(nil), schema: moveSchema}
 	if err := os.Mkdir(w.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func idOf(args []string) string {
 }
 
 func (w *world) journal(id, phase, step, err string) {
-	b, _ := json.Marshal(progress{Schema: moveSchema, ID: id, Phase: phase, Step: step, Error: err, KeepUntil: w.now.Add(time.Hour)})
+	b, _ := json.Marshal(progress{Schema: w.schema, ID: id, Phase: phase, Step: step, Error: err, KeepUntil: w.now.Add(time.Hour)})
 	if err := os.WriteFile(filepath.Join(w.dir, id+".json"), b, 0o600); err != nil {
 		w.t.Error(err)
 	}
@@ -349,16 +350,6 @@ func TestNoPlan(t *testing.T) {
 	}
 	if got := w.c.Status().NoPlan["node"]; got == "" {
 		t.Error("the status does not say so")
-	}
-	// Containers that move as one are not the agent's: it says how they are moved.
-	w = newWorld(t, migrating)
-	for i := range 2 {
-		w.state.Nodes[0].Containers[i].Life.Together = []string{"k"}
-	}
-	w.steps(2)
-	w.want("no-plan")
-	if got := w.notes[0].Text; !strings.Contains(got, "several containers move together, which the agent does not do by itself: belay move ") || !strings.HasSuffix(got, " --to ENGINE") {
-		t.Errorf("got %s", got)
 	}
 }
 

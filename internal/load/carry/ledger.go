@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/belay-project/belay/internal/atomicfile"
@@ -60,20 +61,21 @@ const (
 	Finished  = "finished"   // moved, and its source was removed
 )
 
-// Move is one move that was started from here.
+// Move is one move that was started from here: of a container, or of several as one.
 type Move struct {
-	ID        string       `json:"id"` // that of its journal
-	Proposal  string       `json:"proposal"`
-	Policy    string       `json:"policy"`
-	Container string       `json:"container"` // ID
-	Name      string       `json:"name"`
-	To        string       `json:"to"` // the target's name
-	Use       plan.Amounts `json:"use"`
-	Began     time.Time    `json:"began"`
-	Ended     time.Time    `json:"ended,omitzero"`
-	Outcome   string       `json:"outcome,omitempty"`
-	Step      string       `json:"step,omitempty"` // the last that is known
-	Error     string       `json:"error,omitempty"`
+	ID       string `json:"id"` // that of its journal
+	Proposal string `json:"proposal"`
+	Policy   string `json:"policy"`
+	Member
+	// With are the others that move as one with it. An agent of an earlier version leaves them out: it takes
+	// the move for one of the first container, and carries on the journal, which has them all.
+	With    []Member  `json:"with,omitempty"`
+	To      string    `json:"to"` // the target's name
+	Began   time.Time `json:"began"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Outcome string    `json:"outcome,omitempty"`
+	Step    string    `json:"step,omitempty"` // the last that is known
+	Error   string    `json:"error,omitempty"`
 	// NotBegun says that a failed move was not begun, for no reason of the target's, or was interrupted.
 	NotBegun bool `json:"notBegun,omitempty"`
 	// Back says that it is being taken back, which it also can be once it is done.
@@ -82,7 +84,38 @@ type Move struct {
 	KeepUntil time.Time `json:"keepUntil,omitzero"`
 }
 
+// Member is a container that moves, or what an orchestrator has leave as one.
+type Member struct {
+	Container string       `json:"container"` // ID
+	Name      string       `json:"name"`
+	Use       plan.Amounts `json:"use"`
+}
+
 func (m *Move) underWay() bool { return m.Outcome == "" }
+
+func (m *Move) members() []Member { return append([]Member{m.Member}, m.With...) }
+
+// names are for people.
+func (m *Move) names() string {
+	var names []string
+	for _, c := range m.members() {
+		names = append(names, c.Name)
+	}
+	return together(names)
+}
+
+// together writes the names of what moves as one.
+func together(names []string) string { return strings.Join(names, " + ") }
+
+// history is what a planner wants to know of the move.
+func (m *Move) history(self string) (out []plan.Past) {
+	for _, c := range m.members() {
+		out = append(out, plan.Past{
+			Move: m.ID, Name: c.Name, From: self, To: m.To, Began: m.Began, Ended: m.Ended, Failed: m.Outcome == Failed, Use: c.Use,
+		})
+	}
+	return out
+}
 
 // ledger is the file.
 type ledger struct {
@@ -172,7 +205,7 @@ func (l *ledger) history(self string) []plan.Past {
 		if m.Outcome == TakenBack || m.NotBegun {
 			continue
 		}
-		out = append(out, plan.Past{Name: m.Name, From: self, To: m.To, Began: m.Began, Ended: m.Ended, Failed: m.Outcome == Failed, Use: m.Use})
+		out = append(out, m.history(self)...)
 	}
 	return out
 }

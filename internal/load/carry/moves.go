@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -64,10 +65,9 @@ func (c *Carrier) advanceWith(ctx context.Context, p *policy.LoadPolicy, q *Prop
 			c.put(q, i, "", err.Error())
 			continue
 		}
-		s.History = append(s.History, plan.Past{Name: mv.Name, From: self, To: mv.To, Began: mv.Began, Use: mv.Use})
+		s.History = append(s.History, mv.history(self)...)
 		args := c.arguments(p, mv)
-		c.tell(Note{Event: EventMoveStarted, Policy: mv.Policy, Plan: mv.Proposal, Move: mv.ID, Container: mv.Container, Name: mv.Name, To: mv.To,
-			Text: "moving " + mv.Name + " to " + mv.To})
+		c.tellOf(mv, EventMoveStarted, "moving "+mv.names()+" to "+mv.To)
 		c.start(ctx, mv.ID, args, movers)
 	}
 }
@@ -81,16 +81,16 @@ func (c *Carrier) put(q *Proposal, i int, skip, held string) {
 	if skip != "" {
 		err = c.save()
 	}
-	name, to := strings.Join(m.Names, " + "), m.To
+	name, to := together(m.Names), m.To
 	c.mu.Unlock()
 	if skip != "" && err == nil {
 		c.tell(Note{Event: EventSkipped, Policy: q.Policy, Plan: q.ID, Name: name, To: to, Text: name + " is not moved to " + to + ": " + skip})
 	}
 }
 
-// verdict says why a planned move must not be made any more, or not yet, by a new state. Alone says
-// that a container that does not move alone does not move.
-func verdict(s *plan.State, self string, m *Planned, alone bool) (skip, held string) {
+// verdict says why a planned move must not be made any more, or not yet, by a new state. Exactly says that
+// what moves as one has to be what was planned: an orchestrator knows best what it has placed.
+func verdict(s *plan.State, self string, m *Planned, exactly bool) (skip, held string) {
 	e, err := plan.Explain(s, self, m.Containers[0])
 	if err != nil {
 		return err.Error(), ""
@@ -98,8 +98,12 @@ func verdict(s *plan.State, self string, m *Planned, alone bool) (skip, held str
 	if !e.Movable || len(e.Reasons) > 0 {
 		return strings.Join(e.Reasons, "; "), ""
 	}
-	if alone && len(e.Together) > 1 {
-		return "it moves together with others now (" + strings.Join(e.Together, ", ") + "), which the agent does not do by itself: " + byHand(e.Together), ""
+	if exactly && !slices.Equal(e.Members, m.Containers) {
+		now := e.Together
+		if len(now) == 0 {
+			now = []string{e.Name}
+		}
+		return "what moves as one has changed, by now it is " + together(now), ""
 	}
 	i := slices.IndexFunc(e.Targets, func(t plan.ExplainedTarget) bool { return t.Target == m.To })
 	switch {
@@ -113,25 +117,27 @@ func verdict(s *plan.State, self string, m *Planned, alone bool) (skip, held str
 	return "", e.Targets[i].Held
 }
 
-// byHand is how an administrator moves containers as one.
-func byHand(names []string) string { return "belay move " + strings.Join(names, " ") + " --to ENGINE" }
-
 // begin writes down that a move begins.
 func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State, self string) (*Move, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := &q.Moves[i]
-	mv := &Move{ID: newID(8), Proposal: q.ID, Policy: p.Name, Container: m.Containers[0], Name: m.Names[0], To: m.To, Began: c.o.Now()}
-	for j := range s.Nodes {
-		for k := range s.Nodes[j].Containers {
-			ct := &s.Nodes[j].Containers[k]
-			if s.Nodes[j].Name != self || !slices.Contains(m.Containers, ct.ID) {
-				continue
-			}
-			mv.Use = mv.Use.Plus(ct.Use)
+	mv := &Move{ID: newID(8), Proposal: q.ID, Policy: p.Name, To: m.To, Began: c.o.Now()}
+	for k, id := range m.Containers {
+		member := Member{Container: id, Name: m.Names[k]}
+		if ct := containerOf(s, self, id); ct != nil {
+			member.Use = ct.Use
 			if ct.Placed != nil {
-				mv.Name = ct.Placed.Name
+				member.Name = ct.Placed.Name
 			}
+		}
+		switch {
+		case k == 0:
+			mv.Member = member
+		case p.Spec.Orchestrator.None():
+			mv.With = append(mv.With, member)
+		default: // it is asked for the whole, by one of its containers
+			mv.Use = mv.Use.Plus(member.Use)
 		}
 	}
 	c.l.Moves = append(c.l.Moves, mv)
@@ -145,6 +151,18 @@ func (c *Carrier) begin(p *policy.LoadPolicy, q *Proposal, i int, s *plan.State,
 	return mv, nil
 }
 
+// containerOf returns a container of a node, or nil.
+func containerOf(s *plan.State, node, id string) *plan.Container {
+	for i := range s.Nodes {
+		if n := &s.Nodes[i]; n.Name == node {
+			if k := slices.IndexFunc(n.Containers, func(c plan.Container) bool { return c.ID == id }); k >= 0 {
+				return &n.Containers[k]
+			}
+		}
+	}
+	return nil
+}
+
 // arguments are those of the mover.
 func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 	if o := &p.Spec.Orchestrator; !o.None() {
@@ -153,10 +171,12 @@ func (c *Carrier) arguments(p *policy.LoadPolicy, mv *Move) []string {
 	m := &p.Spec.Moves
 	i := slices.IndexFunc(p.Spec.Targets, func(t policy.LoadTarget) bool { return t.Name == mv.To })
 	t := &p.Spec.Targets[i]
-	args := []string{
-		"move", mv.Container, "--id", mv.ID, "--state-dir", c.o.StateDir, "--from", c.o.From(), "--to", t.Engine, "--image", m.Image,
-		"--drain", m.Drain.String(), "--healthy", m.Healthy.String(), "--settle", m.Settle.String(), "--keep", m.Keep.String(),
+	args := []string{"move"}
+	for _, of := range mv.members() {
+		args = append(args, of.Container)
 	}
+	args = append(args, "--id", mv.ID, "--state-dir", c.o.StateDir, "--from", c.o.From(), "--to", t.Engine, "--image", m.Image,
+		"--drain", m.Drain.String(), "--healthy", m.Healthy.String(), "--settle", m.Settle.String(), "--keep", m.Keep.String())
 	if t.CA != "" {
 		args = append(args, "--tlscacert", t.CA, "--tlscert", t.Cert, "--tlskey", t.Key)
 	}
@@ -293,32 +313,31 @@ func (c *Carrier) ended(id string, err error) {
 		c.mu.Unlock()
 		return
 	}
-	before, note := *m, Note{Policy: m.Policy, Plan: m.Proposal, Move: id, Container: m.Container, Name: m.Name, To: m.To}
-	c.judge(m, p, rerr, err, &note)
-	changed := before != *m
-	if changed {
+	before := *m
+	event, text := c.judge(m, p, rerr, err)
+	if !reflect.DeepEqual(before, *m) {
 		_ = c.save() // the journal of the mover says the same to the next look
 	}
 	c.mu.Unlock()
-	if note.Event != "" {
-		c.tell(note)
+	if event != "" {
+		c.tellOf(m, event, text)
 	}
 }
 
-// judge sets what a move is by its journal; mu is held.
-func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
+// judge sets what a move is by its journal, and returns what is to be told of it; mu is held.
+func (c *Carrier) judge(m *Move, p *progress, rerr, err error) (event, text string) {
 	now := c.o.Now()
 	if p != nil {
 		m.Step, m.KeepUntil, m.Back = p.Step, p.KeepUntil, p.Phase == phaseBack
 	}
-	end := func(outcome, event, text string) {
+	end := func(outcome, ev, said string) {
 		if was := m.Outcome; was != outcome {
 			m.Outcome, m.Tries = outcome, 0
 			if m.Ended.IsZero() {
 				m.Ended = now
 			}
 			if was == "" {
-				note.Event, note.Text = event, text
+				event, text = ev, said
 			}
 		}
 		delete(c.next, m.ID)
@@ -333,32 +352,33 @@ func (c *Carrier) judge(m *Move, p *progress, rerr, err error, note *Note) {
 		}
 		mover, ok := errors.AsType[*MoverError](err)
 		m.NotBegun = !ok || mover.Status != statusTarget
-		end(Failed, EventMoveFailed, m.Name+" was not moved to "+m.To+": "+m.Error)
+		end(Failed, EventMoveFailed, m.names()+" was not moved to "+m.To+": "+m.Error)
 	case rerr == nil && p.Phase == phaseTaken:
 		m.Error = p.Error
 		if m.underWay() {
 			m.NotBegun = p.NoFault
-			end(Failed, EventMoveFailed, "the move of "+m.Name+" to "+m.To+" failed at "+m.Step+" and was taken back: "+m.Error)
-			return
+			end(Failed, EventMoveFailed, "the move of "+m.names()+" to "+m.To+" failed at "+m.Step+" and was taken back: "+m.Error)
+			return event, text
 		}
 		end(TakenBack, "", "")
 	case rerr == nil && p.Phase == phaseKept:
 		m.Error = ""
-		end(Moved, EventMoved, m.Name+" was moved to "+m.To+"; its source is kept, stopped, until "+p.KeepUntil.UTC().Format(time.DateTime))
+		end(Moved, EventMoved, m.names()+" was moved to "+m.To+"; its source is kept, stopped, until "+p.KeepUntil.UTC().Format(time.DateTime))
 		if now.After(p.KeepUntil) && err != nil { // its removal failed
 			c.again(m, err)
 		}
 	case rerr == nil && p.Phase == phaseFinished:
-		end(Finished, EventMoved, m.Name+" was moved to "+m.To)
+		end(Finished, EventMoved, m.names()+" was moved to "+m.To)
 	default:
 		if err == nil {
 			err = rerr
 		}
 		c.again(m, err)
 		if m.underWay() && m.Tries == 1 {
-			note.Event, note.Text = EventMoveStopped, fmt.Sprintf("the move of %s to %s has stopped at %s, and will be carried on or taken back: %s", m.Name, m.To, m.Step, m.Error)
+			event, text = EventMoveStopped, fmt.Sprintf("the move of %s to %s has stopped at %s, and will be carried on or taken back: %s", m.names(), m.To, m.Step, m.Error)
 		}
 	}
+	return event, text
 }
 
 // again has a move be carried on after a while; mu is held.

@@ -54,7 +54,7 @@ func (e *Engine) Describe(ctx context.Context, o DescribeOptions) (*plan.Node, e
 		return nil, err
 	}
 	n := &plan.Node{Host: e.platform(), Site: e.site(networks, volumes)}
-	d := &describer{e: e, o: o, networks: n.Site.Networks, volumes: volumes, images: map[string]*image.InspectResponse{}}
+	d := &describer{e: e, o: o, networks: n.Site.Networks, volumes: volumes, peers: peers(list), images: map[string]*image.InspectResponse{}}
 	if n.Containers, err = d.all(ctx, list); err != nil {
 		return nil, err
 	}
@@ -126,9 +126,24 @@ type describer struct {
 	o        DescribeOptions
 	networks []plan.Attachment
 	volumes  []volume.Volume
+	peers    recreate.Group
 
 	mu     sync.Mutex
 	images map[string]*image.InspectResponse // nil: it is not there; guarded by mu
+}
+
+// peers are all containers of an engine: which of them move as one is the planner's to say.
+func peers(list []container.Summary) (g recreate.Group) {
+	for i := range list {
+		p := recreate.Peer{ID: list[i].ID}
+		for _, n := range list[i].Names {
+			if name := strings.TrimPrefix(n, "/"); !strings.Contains(name, "/") { // and not one by which a link knows it
+				p.Name = name
+			}
+		}
+		g = append(g, p)
+	}
+	return g
 }
 
 // askedAtOnce is how many containers an engine is asked about at a time: more would only wait there.
@@ -236,7 +251,7 @@ func (d *describer) rest(ctx context.Context, c *plan.Container, in *recreate.Co
 		c.Other = append(c.Other, "its image is no longer on this host")
 		return nil
 	}
-	_, why := recreate.Make(in, img, d.e.Host(), recreate.Rules{CopyVolumes: true, LoseLayer: true, Compose: true}, nil)
+	_, why := recreate.Make(in, img, d.e.Host(), recreate.Rules{CopyVolumes: true, LoseLayer: true, Compose: true}, d.peers)
 	for _, r := range why {
 		c.Other = append(c.Other, r.String())
 	}
@@ -316,6 +331,8 @@ func (d *describer) net(c *plan.Container, in *recreate.Container) {
 		name, _, _ := strings.Cut(l, ":")
 		c.Net.Links = append(c.Net.Links, name)
 	}
+	c.Net.Links = append(c.Net.Links, in.Named()...)
+	slices.Sort(c.Net.Links)
 }
 
 func (d *describer) storage(c *plan.Container, in *recreate.Container) {

@@ -85,6 +85,47 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
+// TestDescribeGroup: what a container has of another one here is no reason to stay, since both can move as one, and the planner
+// is told of it. It is one if nobody knows the other.
+func TestDescribeGroup(t *testing.T) {
+	const other = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210"
+	for _, tt := range []struct{ name, host, more, links, why string }{
+		{name: "its network", host: `,"NetworkMode":"container:` + other + `"`},
+		{name: "its processes", host: `,"PidMode":"container:` + other + `"`},
+		{name: "its volumes", host: `,"VolumesFrom":["db:ro"]`},
+		{name: "a link", host: `,"Links":["/db:/web/store"]`, links: "/db"},
+		{name: "a link on a network", more: `,"NetworkSettings":{"Networks":{"shop":{"Links":["db:store"]}}}`, links: "db"},
+		{name: "the network of nobody", host: `,"NetworkMode":"container:nobody"`, why: "it shares a namespace with another container"},
+		{name: "a link by an ID", host: `,"Links":["/` + other + `:/web/store"]`, links: "/" + other, why: "it names other containers by --link"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h, _ := fake(t, map[string]string{
+				"GET /version":                                      `{"ApiVersion":"1.41"}`,
+				"GET /v1.41/info":                                   `{"ID":"e","Name":"hosta","CgroupVersion":"2"}`,
+				"GET /v1.41/containers/json":                        `[{"Id":"` + describedID + `","Names":["/web"]},{"Id":"` + other + `","Names":["/web/store","/db"]}]`,
+				"GET /v1.41/networks":                               `[{"Name":"bridge","Driver":"bridge","Scope":"local"},{"Name":"shop","Driver":"bridge","Scope":"local"}]`,
+				"GET /v1.41/volumes":                                `{}`,
+				"GET /v1.41/containers/" + describedID + "/json":    inspectionWith(tt.host, "", tt.more),
+				"GET /v1.41/containers/" + describedID + "/changes": "null",
+				"GET /v1.41/images/sha256:11/json":                  `{"Id":"sha256:11","Config":{}}`,
+			})
+			e, err := open(t, h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := e.Describe(t.Context(), DescribeOptions{Selected: func(string, string, map[string]string) bool { return true }})
+			if err != nil || len(n.Containers) != 1 {
+				t.Fatalf("got %+v, %v", n, err)
+			}
+			c := &n.Containers[0]
+			got := strings.Join(c.Movable(plan.Rules{}).Reasons, "; ")
+			if tt.why == "" && got != "" || !strings.Contains(got, tt.why) || strings.Join(c.Net.Links, " ") != tt.links {
+				t.Errorf("got %q, links %q; want %q, %q", got, c.Net.Links, tt.why, tt.links)
+			}
+		})
+	}
+}
+
 // inspectionWith has mounts once.
 func inspectionWith(host, config, more string) string {
 	s := inspection(host, config, more)

@@ -69,7 +69,7 @@ type Net struct {
 	Mode     string       `json:"mode,omitempty"` // HostConfig.NetworkMode
 	Networks []Attachment `json:"networks,omitempty"`
 	Ports    []Port       `json:"ports,omitempty"` // published, with the ports of the host
-	Links    []string     `json:"links,omitempty"` // containers that it names by --link
+	Links    []string     `json:"links,omitempty"` // containers that it names by --link, or by links on a network
 }
 
 // Attachment is a network that a container is on.

@@ -16,6 +16,8 @@ type Explanation struct {
 	Reasons []string `json:"reasons"`
 	// Together are the names of all that move as one, if that is more than the container.
 	Together []string `json:"together,omitempty"`
+	// Members are the IDs of all that move as one, the container among them, in the order of their names.
+	Members  []string `json:"members"`
 	Stateful bool     `json:"stateful"` // data has to be copied, with it stopped
 	// Targets are all other nodes, by name. Held says why a move to it must not start now.
 	Targets []ExplainedTarget `json:"targets"`
@@ -47,8 +49,9 @@ func Explain(s *State, node, container string) (*Explanation, error) {
 	}
 	c := u.members[i]
 	e := &Explanation{Container: c.ID, Name: c.Name, Node: node, Movable: !u.stays(), Reasons: slices.Clone(u.refused[i]), Stateful: u.stateful > 0, Targets: []ExplainedTarget{}}
-	if len(u.members) > 1 {
-		for _, m := range u.members {
+	for _, m := range u.members {
+		e.Members = append(e.Members, m.ID)
+		if len(u.members) > 1 {
 			e.Together = append(e.Together, m.Name)
 		}
 	}

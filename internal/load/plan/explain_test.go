@@ -68,6 +68,37 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestExplainGroupUnderWay: containers that move as one are one move at one time, and each is one that left in an hour.
+func TestExplainGroupUnderWay(t *testing.T) {
+	past := func(name, move string) Past {
+		return Past{Move: move, Name: name, From: "n", To: "free", Began: testNow.Add(-time.Minute)}
+	}
+	for _, tt := range []struct {
+		name    string
+		history []Past
+		perHour int
+		held    string
+	}{
+		{"one move", []Past{past("a", "1"), past("b", "1")}, 3, ""},
+		{"two moves", []Past{past("a", "1"), past("b", "2")}, 3, "2 under way or before it from this node, and limits.atOnce is 2"},
+		{"two moves without an ID", []Past{past("a", ""), past("b", "")}, 3, "2 under way"},
+		{"two have left", []Past{past("a", "1"), past("b", "1")}, 2, "2 left the node within an hour, and limits.perHour is 2"},
+	} {
+		s := state(node("n", movable("web", 1, gib), movable("a", 1, gib), movable("b", 1, gib)), node("free"))
+		s.Limits.AtOnce, s.Limits.PerHour, s.History = 2, tt.perHour, tt.history
+		e, err := Explain(s, "n", "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.Targets[0].Held; tt.held == "" && got != "" || !strings.Contains(got, tt.held) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.held)
+		}
+		if e, err = Explain(s, "n", "b"); err != nil || !strings.Contains(strings.Join(e.Reasons, "; "), "it is being moved") {
+			t.Errorf("%s: got %+v, %v", tt.name, e, err)
+		}
+	}
+}
+
 // TestReadDescription: what another node says is read leniently, but only of the known form.
 func TestReadDescription(t *testing.T) {
 	d, err := ReadDescription([]byte(`{"schema":"belay.dev/node/v1","node":{"name":"b","has":{"memoryBytes":5},"new":1},"hysteresis":5}`))

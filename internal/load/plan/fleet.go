@@ -109,6 +109,7 @@ func (p *Past) notRead(use vector, seen time.Time) vector {
 // ended after a reading, or what it looks back on, are in none of it.
 func (f *fleet) recall() {
 	s := f.s
+	counted := map[string]bool{} // moves under way
 	for i := range s.History {
 		p := &s.History[i]
 		from, to, use := f.byName[p.From], f.byName[p.To], p.Use.vector()
@@ -116,9 +117,12 @@ func (f *fleet) recall() {
 			use = most(use, c.Use.vector()) // a history that does not say so makes no room
 		}
 		f.past[p.Name] = append(f.past[p.Name], p)
-		for _, h := range []*host{from, to} {
-			if h != nil && p.underWay() {
-				h.active++
+		if p.underWay() && (p.Move == "" || !counted[p.Move]) {
+			counted[p.Move] = true
+			for _, h := range []*host{from, to} {
+				if h != nil {
+					h.active++
+				}
 			}
 		}
 		if from != nil {

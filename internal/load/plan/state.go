@@ -111,8 +111,11 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Past is a move that was begun.
+// Past is a move of a container that was begun.
 type Past struct {
+	// Move is the ID of the move. Containers that move as one have one in common, and count as one that is
+	// under way. Empty: it moves alone.
+	Move   string    `json:"move,omitempty"`
 	Name   string    `json:"name"` // of the container, which it keeps
 	From   string    `json:"from"`
 	To     string    `json:"to"`
