@@ -333,7 +333,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.carrier.Run(ctx) })
 	}
 	if a.cfg.gate() {
-		g.Go(func() error { a.runGate(ctx); return nil })
+		g.Go(func() error { a.runGate(ctx, a.handedOver(), gateRetry); return nil })
 		g.Go(func() error { a.serveFactor(ctx); return nil })
 		if a.tickets != nil {
 			g.Go(func() error { a.runPlugin(ctx); return nil })
