@@ -68,6 +68,7 @@ type Agent struct {
 	carrier  *carry.Carrier   // moves containers away; nil: its ledger cannot be read
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
+	skips    skips // of watchCanary
 	own      own   // what the agent may take itself
 	uses     *uses // which packages containers use
 
