@@ -68,6 +68,7 @@ type Agent struct {
 	carrier  *carry.Carrier   // moves containers away; nil: its ledger cannot be read
 	tickets  *ticket.Keeper   // nil without the authorisation plugin
 	looks    looks
+	skips    skips // of watchCanary
 	own      own   // what the agent may take itself
 	uses     *uses // which packages containers use
 
@@ -333,7 +334,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.carrier.Run(ctx) })
 	}
 	if a.cfg.gate() {
-		g.Go(func() error { a.runGate(ctx); return nil })
+		g.Go(func() error { a.runGate(ctx, a.handedOver(), gateRetry); return nil })
 		g.Go(func() error { a.serveFactor(ctx); return nil })
 		if a.tickets != nil {
 			g.Go(func() error { a.runPlugin(ctx); return nil })

@@ -30,44 +30,55 @@ const (
 	gateDrain = 5 * time.Second
 )
 
-// runGate serves the gate until ctx ends. Whatever happens to it, enforcement goes on:
-// it reports to health and tries again.
-func (a *Agent) runGate(ctx context.Context) {
-	inherited, err := proxy.Activated(gateName)
-	if err != nil {
-		a.log.Error("sockets of systemd", attr.Error, err.Error())
-	}
+// runGate serves the gate until ctx ends, from the sockets that were handed over on, and waits retry between two
+// tries. Whatever happens to it, enforcement goes on: it reports to health and tries again.
+func (a *Agent) runGate(ctx context.Context, handed []net.Listener, retry time.Duration) {
 	for ctx.Err() == nil {
-		if err := a.serveGate(ctx, inherited); err != nil {
+		s, err := a.openGate(handed)
+		if err == nil {
+			handed = nil // they are the gate's
+			err = a.serveGate(ctx, s)
+		}
+		if err != nil {
+			a.health.Counter("gate_shut").Add(1)
 			a.health.SetFailed("gate", err.Error())
 			a.log.Error("the gate is closed; callers have no way to Docker through it", attr.Error, err.Error())
 		}
-		inherited = nil // they are closed with the gate that had them
 		select {
 		case <-ctx.Done():
-		case <-time.After(gateRetry):
+		case <-time.After(retry):
 		}
 	}
 }
 
-func (a *Agent) serveGate(ctx context.Context, inherited []net.Listener) error {
+// handedOver returns the gate's sockets that systemd kept.
+func (a *Agent) handedOver() []net.Listener {
+	handed, err := proxy.Activated(gateName)
+	if err != nil {
+		a.log.Error("sockets of systemd", attr.Error, err.Error())
+	}
+	return handed
+}
+
+// openGate leaves what was handed over to the next try if it fails.
+func (a *Agent) openGate(handed []net.Listener) (*proxy.Server, error) {
 	o, err := a.gateOptions()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	o.Inherited = inherited
-	s, err := proxy.Listen(o)
-	if err != nil {
-		return err
-	}
+	o.Inherited = handed
+	return proxy.Listen(o)
+}
+
+func (a *Agent) serveGate(ctx context.Context, s *proxy.Server) error {
 	if s.Made() { // what was handed over is held already, unless it is at another place
 		a.storeGate(s)
 	}
 	a.health.SetOK("gate")
 	a.own.gate.Store(s)
 	defer a.own.gate.Store(nil)
-	a.log.Info("the gate is open", attr.Socket, o.Socket)
-	err = s.Run(ctx)
+	a.log.Info("the gate is open", attr.Socket, a.cfg.GateSocket)
+	err := s.Run(ctx)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), gateDrain)
 	defer cancel()
 	s.Drain(drain)

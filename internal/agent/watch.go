@@ -142,6 +142,7 @@ func (a *Agent) watchCanary(ctx context.Context) error {
 		case <-t.C:
 		}
 		_ = a.mendByCanary() // reported in health, in the journal and in the log
+		a.tellSkips(a.kernel.Skipped())
 	}
 }
 

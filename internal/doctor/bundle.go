@@ -25,7 +25,7 @@ them before you give them away.
 doctor.json    findings of "belay doctor", without the details that others wrote
 status.json    the agent's state in numbers and Belay's own words
 policies.json  names, kinds, revisions and modes of policies; none of their rules
-kernel.json    facts about the kernel; nothing of its command line
+kernel.json    facts about the kernel; of its command line no more than preempt=
 journal.jsonl  the last records: times, decisions, rules, IDs, paths
 notes.json     what could not be had, if anything
 

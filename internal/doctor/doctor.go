@@ -196,7 +196,7 @@ func (e *examination) add(id string, s Severity, text, detail, fix string) {
 // ids are all that findings are called, in the order of docs/doctor.md. The last ones
 // are those of gate/preflight.
 var ids = []string{
-	"kernel.release", "kernel.lsm", "kernel.backend", "kernel.btf", "kernel.cgroup", "kernel.lockdown", "kernel.bpffs",
+	"kernel.release", "kernel.lsm", "kernel.backend", "kernel.preemption", "kernel.btf", "kernel.cgroup", "kernel.lockdown", "kernel.bpffs",
 	"kernel.jit", "kernel.unprivileged",
 	"agent.running", "agent.enforcing", "agent.version", "agent.canary", "agent.health", "agent.runtime", "agent.failures", "agent.sockets",
 	"policy.loaded", "policy.inforce", "policy.refused", "policy.level", "policy.container", "policy.bpf",

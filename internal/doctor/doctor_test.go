@@ -80,6 +80,8 @@ func healthy() *patient {
 	return &patient{
 		files: fstest.MapFS{
 			"proc/sys/kernel/osrelease":                 file("6.12.57+deb13-amd64\n"),
+			"proc/sys/kernel/version":                   file("#1 SMP PREEMPT_DYNAMIC Debian 6.12.57-1 (2025-11-05)\n"),
+			"proc/cmdline":                              file("ro quiet preempt=voluntary\n"),
 			"proc/sys/kernel/unprivileged_bpf_disabled": file("2\n"),
 			"proc/sys/net/core/bpf_jit_enable":          file("1\n"),
 			"proc/filesystems":                          file("nodev\tbpf\n\text4\n"),
@@ -163,6 +165,13 @@ type illness struct {
 }
 
 func drop(name string) func(p *patient) { return func(p *patient) { delete(p.files, name) } }
+func preempted(backend, release string) func(p *patient) {
+	return func(p *patient) {
+		p.files["proc/cmdline"], p.files["proc/sys/kernel/osrelease"] = file("preempt=full"), file(release)
+		p.agent.status.Backend = backend
+	}
+}
+
 func put(name, text string) func(p *patient) {
 	return func(p *patient) { p.files[name] = file(text) }
 }
@@ -209,6 +218,15 @@ var kernelIllnesses = []illness{
 	{"signal", status(func(s *control.Status) { s.Backend = "signal" }), "kernel.backend", Warn, "lsm="},
 	{"no backend", status(func(s *control.Status) { s.Backend = "" }), "kernel.backend", Fail, "kernel-support"},
 	{"nobody has tried", func(p *patient) { p.agent.err = control.ErrNotRunning }, "kernel.backend", Info, "preflight"},
+	{"preempted, modret", preempted("modret", "6.12.57"), "kernel.preemption", Warn, "preempt=voluntary"},
+	{"preempted, lsm", preempted("lsm", "6.12.57"), "kernel.preemption", OK, ""},
+	{"preempted, lsm of 6.1", preempted("lsm", "6.1.0-40-amd64"), "kernel.preemption", Warn, "6.2"},
+	{"preempted, signal", preempted("signal", "6.1.0-40-amd64"), "kernel.preemption", OK, ""},
+	{"preempted, and nobody says for what", func(p *patient) {
+		preempted("modret", "6.12.57")(p)
+		p.agent.err = control.ErrNotRunning
+	}, "kernel.preemption", Info, "preempt=voluntary"},
+	{"preempted or not", drop("proc/cmdline"), "kernel.preemption", Info, "as root"},
 	{"no BTF", drop("sys/kernel/btf/vmlinux"), "kernel.btf", Fail, "CONFIG_DEBUG_INFO_BTF"},
 	{"cgroup v1", put("proc/self/mountinfo", "30 1 0:26 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"), "kernel.cgroup", Warn, "unified_cgroup_hierarchy"},
 	{"cgroup hybrid", put("proc/self/mountinfo", "1 1 0:2 / /a rw - cgroup c rw\n2 1 0:3 / /b rw - cgroup2 c rw\n"), "kernel.cgroup", OK, ""},

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -32,6 +33,8 @@ type Facts struct {
 	JIT        string   `json:"jit,omitempty"`      // net.core.bpf_jit_enable
 	Unpriv     string   `json:"unprivilegedBpf,omitempty"`
 	MountsRead bool     `json:"mountsRead"`
+
+	Preemption hostinfo.Preemption `json:"preemption,omitempty"`
 }
 
 // mount is a line of mountinfo.
@@ -80,6 +83,7 @@ func (e *examination) collect() {
 	f.Lockdown = bracketed(e.word("/sys/kernel/security/lockdown"))
 	f.JIT = e.word("/proc/sys/net/core/bpf_jit_enable")
 	f.Unpriv = e.word("/proc/sys/kernel/unprivileged_bpf_disabled")
+	f.Preemption = hostinfo.ReadPreemption(e.word)
 	e.readMounts()
 }
 
@@ -147,6 +151,7 @@ func (e *examination) checkKernel() {
 	e.checkRelease()
 	e.checkLSM()
 	e.checkBackend()
+	e.checkPreemption()
 	if e.facts.BTF {
 		e.add("kernel.btf", OK, "the kernel describes its types (BTF)", "", "")
 	} else {
@@ -245,6 +250,30 @@ func (e *examination) checkBackend() {
 			detail, "boot a kernel that lets BPF trampolines attach, best with bpf in lsm=; see docs/kernel-support.md")
 	default:
 		e.add(id, Fail, "the agent has no backend", detail, "see the reasons, and docs/kernel-support.md")
+	}
+}
+
+// checkPreemption tells of kernels that leave out programs. Such a run is not made while another of the program is under
+// way on its processor: under modret, and under lsm before 6.2 (kernel commit 271de525e1d7).
+func (e *examination) checkPreemption() {
+	const id = "kernel.preemption"
+	const fix = "boot with preempt=voluntary, where the kernel has it, or with bpf in lsm= on Linux 6.2 or later, for the backend lsm"
+	p := e.facts.Preemption
+	mode := fmt.Sprintf("(%s)", p)
+	major, minor, known := version(e.facts.Release)
+	leaves := e.status != nil && (e.status.Backend == string(verdict.BackendModret) ||
+		e.status.Backend == string(verdict.BackendLSM) && (!known || major < 6 || major == 6 && minor < 2))
+	switch {
+	case p == "":
+		e.add(id, Info, "whether the kernel takes the processor from tasks inside of BPF programs cannot be read", "", asRoot)
+	case !p.Midway():
+		e.add(id, OK, "the kernel takes the processor from no task inside of a BPF program "+mode, "", "")
+	case e.status == nil:
+		e.add(id, Info, "the kernel may take the processor from a task inside of a BPF program "+mode+", which matters to the backend modret, and to lsm before Linux 6.2", "", fix)
+	case leaves:
+		e.add(id, Warn, "the kernel may take the processor from a task inside of a BPF program "+mode+": until it goes on, the same act of other tasks on that processor passes unjudged under "+e.status.Backend, "", fix)
+	default:
+		e.add(id, OK, "the kernel may take the processor from a task inside of a BPF program "+mode+"; under "+e.status.Backend+" none is left out for that", "", "")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -53,24 +54,51 @@ func HookTimes(pinDir string) ([]HookTime, error) {
 	return out, nil
 }
 
-func hookTime(path string) (t HookTime, err error) {
+func hookTime(path string) (HookTime, error) {
+	st, err := pinnedStats(path)
+	if err != nil {
+		return HookTime{}, err
+	}
+	return HookTime{Runs: st.RunCount, Total: st.Runtime}, nil
+}
+
+// pinnedStats returns what the kernel counts of the program of a pinned link.
+func pinnedStats(path string) (st *ebpf.ProgramStats, err error) {
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	info, err := l.Info()
 	if err != nil {
-		return t, err
+		return nil, err
 	}
 	prog, err := ebpf.NewProgramFromID(info.Program)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, prog.Close()) }()
-	st, err := prog.Stats()
-	if err != nil {
-		return t, err
+	return prog.Stats()
+}
+
+// Skipped returns the hooks at which the kernel has left out our program, and how often since it was attached. It does so while
+// another run of the program is under way on the processor: of a task that was preempted in its midst, or that an
+// interrupt broke into. What the program would have judged passed.
+//
+// Source: recursion_misses of struct bpf_prog_info, since 5.12.
+func (e *Enforcer) Skipped() (map[string]uint64, error) {
+	e.attachMu.Lock()
+	defer e.attachMu.Unlock()
+	out := map[string]uint64{}
+	for _, h := range e.attached {
+		st, err := pinnedStats(filepath.Join(e.links, h.program))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // the canary's to find
+		case err != nil:
+			return nil, fmt.Errorf("count the runs of hook %s that were left out: %w", h.name, err)
+		case st.RecursionMisses > 0:
+			out[h.name] = st.RecursionMisses
+		}
 	}
-	return HookTime{Runs: st.RunCount, Total: st.Runtime}, nil
+	return out, nil
 }

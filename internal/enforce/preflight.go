@@ -2,7 +2,9 @@ package enforce
 
 import (
 	"fmt"
+	"os"
 
+	"github.com/belay-project/belay/internal/hostinfo"
 	"github.com/belay-project/belay/internal/verdict"
 )
 
@@ -34,6 +36,22 @@ func Preflight() PreflightReport {
 	if kernelSymbol("rename_lock") == 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("the kernel does not show rename_lock: a path that is renamed while %s walks it is judged as read", "exec.allow or exec.deny"))
 	}
+	if p := hostinfo.ReadPreemption(readText); p.Midway() && skipsPreempted(r.Auto) {
+		r.Notes = append(r.Notes, fmt.Sprintf("the kernel may take the processor from a task inside of a BPF program (%s): until it goes on, the same act of other tasks on that processor "+
+			"passes unjudged; boot with preempt=voluntary, where the kernel has it, or with bpf in lsm= on Linux 6.2 or later, for the backend lsm", p))
+	}
 	r.Levels = e.Levels()
 	return r
+}
+
+// skipsPreempted tells whether the kernel leaves out a backend's programs for tasks that come while another was preempted in one.
+// The kernel commit that ended it for lsm, 271de525e1d7 of 6.2, also made the function.
+func skipsPreempted(b verdict.Backend) bool {
+	return b == verdict.BackendModret || b == verdict.BackendLSM && kernelSymbol("__bpf_prog_enter_recur") == 0
+}
+
+// readText returns a file of the kernel's; empty if it cannot be read.
+func readText(name string) string {
+	b, _ := os.ReadFile(name)
+	return string(b)
 }

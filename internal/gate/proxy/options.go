@@ -103,7 +103,8 @@ type Options struct {
 	Socket string
 	GID    int
 	Mode   fs.FileMode
-	// Inherited are sockets that somebody else has opened: systemd, or the gate before.
+	// Inherited are sockets that somebody else has opened: systemd, or the gate before. They are
+	// the server's from a [Listen] that succeeds on.
 	Inherited []net.Listener
 	// TLS is the TCP listener; nil: none.
 	TLS *TLSOptions

@@ -83,7 +83,7 @@ type Server struct {
 
 // Listen opens the sockets. Callers that connect before [Server.Run] wait.
 //
-// Errors: [ErrInUse] if another process answers on the socket.
+// Errors: [ErrInUse] if another process answers on the socket. Options.Inherited stay the caller's then.
 func Listen(o Options) (*Server, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
@@ -101,14 +101,11 @@ func Listen(o Options) (*Server, error) {
 	s.coming.all, s.coming.each = comingRoom, comingRoomEach
 	s.shaking.all, s.shaking.each = maxShaking, maxShakingEach
 	s.counts.init(o.Health)
-	s.listeners = append(s.listeners, o.Inherited...)
 	if err := s.listen(); err != nil {
 		s.Close()
 		return nil, err
 	}
-	if len(s.listeners) == 0 {
-		return nil, errors.New("gate: there is nothing to listen on")
-	}
+	s.listeners = append(s.listeners, o.Inherited...)
 	return s, nil
 }
 
@@ -134,6 +131,9 @@ func (s *Server) listen() error {
 			return err
 		}
 		s.listeners = append(s.listeners, l)
+	}
+	if len(s.listeners)+len(s.o.Inherited) == 0 {
+		return errors.New("gate: there is nothing to listen on")
 	}
 	return nil
 }

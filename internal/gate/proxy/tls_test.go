@@ -8,7 +8,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
@@ -211,6 +213,35 @@ func TestHandover(t *testing.T) {
 	got := make([]byte, 5)
 	if _, err := io.ReadFull(br, got); err != nil || string(got) != "still" {
 		t.Errorf("the old stream: %q, %v", got, err)
+	}
+}
+
+// A gate that cannot open leaves what it was handed to the next try; whoever connects meanwhile waits for that.
+func TestHandoverAfterFailure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "docker.sock")
+	handed, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handed.SetUnlinkOnClose(false)
+	inherit := func(o *Options) { o.Socket, o.Inherited = path, []net.Listener{handed} }
+	o := Options{Upstream: path + ".upstream", TLS: &TLSOptions{Addr: "127.0.0.1:0", CertFile: path + ".none", KeyFile: path + ".none", ClientCAFile: path + ".none"}}
+	inherit(&o)
+	if s, err := Listen(o); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			s.Close()
+		}
+		t.Fatalf("a gate without its certificate: %v, want that it does not exist", err)
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatalf("the socket is closed by the failure: %v", err)
+	}
+	c.Close()
+	next := startGate(t, own, inherit)
+	next.socket = path
+	if status, _ := do(t, next.client(t), "GET", "/_ping", ""); status != 200 {
+		t.Errorf("status %d", status)
 	}
 }
 
