@@ -3,8 +3,10 @@ package move
 import (
 	"archive/tar"
 	"bytes"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,7 +82,7 @@ func pack(t *testing.T, dir, name string) []byte {
 	return b.Bytes()
 }
 
-// TestDigestOfDirectory: a directory has the digest that its archive has.
+// TestDigestOfDirectory: a directory has the digest that its archive has, the engine's and the one that is made here.
 func TestDigestOfDirectory(t *testing.T) {
 	testneed.Need(t, "root", os.Geteuid() == 0, "it makes devices")
 	dir := filepath.Join(t.TempDir(), "_data")
@@ -112,6 +114,27 @@ func TestDigestOfDirectory(t *testing.T) {
 	got, err := treedigest.Of(dir, "belay-volume", func(int) error { return nil })
 	if err != nil || got != want {
 		t.Errorf("got %s, %v; its archive has %s", got, err, want)
+	}
+	var packed bytes.Buffer
+	got, err = treedigest.Pack(&packed, dir, "belay-volume", func(int) error { return nil })
+	if err != nil || got != want {
+		t.Errorf("as it is packed: got %s, %v; its archive has %s", got, err, want)
+	}
+	// Of a file with several names the first in the archive is the file, whichever that is: unpacked it is the same.
+	out := t.TempDir()
+	unpack(t, &packed, out)
+	if got, err = treedigest.Of(filepath.Join(out, "belay-volume"), "belay-volume", func(int) error { return nil }); err != nil || got != want {
+		t.Errorf("packed and unpacked: got %s, %v; want %s", got, err, want)
+	}
+}
+
+// unpack unpacks an archive as tar does, with its owners.
+func unpack(t *testing.T, archive io.Reader, dir string) {
+	t.Helper()
+	cmd := exec.Command("tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=security.*", "-C", dir)
+	cmd.Stdin = archive
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v: %s", err, out)
 	}
 }
 

@@ -150,10 +150,14 @@ type counter struct {
 // Read implements [io.Reader].
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
+	c.add(n, err != nil)
+	return n, err
+}
+
+func (c *counter) add(n int, end bool) {
 	c.n += int64(n)
-	if c.n-c.told >= 1<<20 || err != nil {
+	if c.n-c.told >= 1<<20 || end {
 		c.told = c.n
 		c.tell(c.n)
 	}
-	return n, err
 }

@@ -82,7 +82,10 @@ func (r *run) copyVolume(ctx context.Context, v *JournalVolume) error {
 	if err != nil {
 		return err
 	}
-	sent, n, err := r.send(ctx, v.Name, src, dst)
+	sent, n, err := r.sendFromHere(ctx, v.Name, src, dst)
+	if errors.Is(err, errNotHere) {
+		sent, n, err = r.send(ctx, v.Name, src, dst)
+	}
 	if err != nil {
 		return err
 	}
@@ -113,6 +116,19 @@ func (r *run) there(ctx context.Context, helper, want string) (string, error) {
 	return digestTree(back)
 }
 
+// sending is what a volume that was sent had.
+type sending struct {
+	digest string
+	err    error
+}
+
+// counted tells how much of a volume was sent.
+func (r *run) counted(name string, body io.Reader) *counter {
+	return &counter{r: body, tell: func(n int64) {
+		r.o.Progress(Event{Step: StepCopy, Text: "copy " + name, Bytes: n, CopiedBytes: true})
+	}}
+}
+
 // send streams a volume from one helper to the other, and returns the digest of its tree.
 func (r *run) send(ctx context.Context, name, src, dst string) (digest string, n int64, err error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -122,19 +138,13 @@ func (r *run) send(ctx context.Context, name, src, dst string) (digest string, n
 		return "", 0, fmt.Errorf("source: %w", err)
 	}
 	defer body.Close()
-	in := &counter{r: body, tell: func(n int64) {
-		r.o.Progress(Event{Step: StepCopy, Text: "copy " + name, Bytes: n, CopiedBytes: true})
-	}}
+	in := r.counted(name, body)
 	pr, pw := io.Pipe()
-	type result struct {
-		digest string
-		err    error
-	}
-	read := make(chan result, 1)
+	read := make(chan sending, 1)
 	go func() {
 		d, err := digestTree(pr)
 		pr.CloseWithError(err) // a reader that gave up must not hold up the stream
-		read <- result{d, err}
+		read <- sending{d, err}
 	}()
 	tee := &ending{r: io.TeeReader(in, pw), end: pw.CloseWithError}
 	// Names in the stream begin with the volume's directory. It is unpacked above that: engines
@@ -143,7 +153,7 @@ func (r *run) send(ctx context.Context, name, src, dst string) (digest string, n
 	if err != nil {
 		pw.CloseWithError(io.ErrUnexpectedEOF) // nothing, if the stream came to its end
 	}
-	var got result
+	var got sending
 	select {
 	case got = <-read:
 	case <-time.After(streamEnd):

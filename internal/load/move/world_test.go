@@ -6,12 +6,14 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,6 +37,7 @@ type fake struct {
 	api  string         // that it speaks at most; "": 1.44
 	info map[string]any // what it says of itself beside or instead of what others say
 	says string         // digest that its gate says of a volume: "own" of what is there; "": it says none
+	root string         // directory of the host below which volumes that are made have theirs; "": they have none
 
 	mu         sync.Mutex
 	id         string
@@ -65,9 +68,10 @@ type fakeContainer struct {
 type fakeVolume struct {
 	labels  map[string]string
 	data    string
-	dir     string // on the host
-	size    int64  // as its engine says
-	driver  string // "": local
+	files   []*tar.Header // in its archive, data is in the only regular one; nil: that one alone
+	dir     string        // on the host
+	size    int64         // as its engine says
+	driver  string        // "": local
 	options map[string]string
 }
 
@@ -209,6 +213,12 @@ func (f *fake) serveVolume(r *http.Request, parts []string) (int, any) {
 		_ = json.NewDecoder(r.Body).Decode(&in)
 		if name = in.Name; f.volumes[name] == nil {
 			f.volumes[name] = &fakeVolume{labels: in.Labels}
+			if f.root != "" {
+				f.volumes[name].dir = filepath.Join(f.root, name, "_data")
+				if err := os.MkdirAll(f.volumes[name].dir, 0o755); err != nil {
+					return refuse(500, err.Error())
+				}
+			}
 		}
 	}
 	v := f.volumes[name]
@@ -309,18 +319,41 @@ func (f *fake) act(r *http.Request, c *fakeContainer, what string) (int, any) {
 		v := f.volumes[f.mounted(c)]
 		if r.Method == "PUT" {
 			t := tar.NewReader(r.Body)
-			if _, err := t.Next(); err != nil {
-				return refuse(500, err.Error())
+			var files []*tar.Header
+			var data []byte
+			for {
+				h, err := t.Next()
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err != nil {
+					return refuse(500, err.Error())
+				}
+				files = append(files, h)
+				more, _ := io.ReadAll(t)
+				data = append(data, more...)
 			}
-			b, _ := io.ReadAll(t)
-			_, _ = io.Copy(io.Discard, r.Body)
-			v.data = string(b)
+			if _, err := io.Copy(io.Discard, r.Body); err != nil || len(files) == 0 {
+				return refuse(500, fmt.Sprint(len(files), " files, ", err))
+			}
+			v.files, v.data = files, string(data)
 			return 200, nil
 		}
 		var b bytes.Buffer
 		t := tar.NewWriter(&b)
-		_ = t.WriteHeader(&tar.Header{Name: "belay-volume/data", Mode: 0o600, Size: int64(len(v.data))})
-		_, _ = io.WriteString(t, v.data)
+		files := v.files
+		if files == nil {
+			files = []*tar.Header{{Typeflag: tar.TypeReg, Name: "belay-volume/data", Mode: 0o600}}
+		}
+		for _, h := range files {
+			if h.Typeflag != tar.TypeReg {
+				_ = t.WriteHeader(h)
+				continue
+			}
+			h.Size = int64(len(v.data))
+			_ = t.WriteHeader(h)
+			_, _ = io.WriteString(t, v.data)
+		}
 		_ = t.Close()
 		return 200, b.Bytes()
 	}

@@ -1,8 +1,8 @@
 // Package treedigest makes one digest of a tree of files, of what engines' archives have of it: so two sides can compare
-// a volume that each has, or has as a stream.
+// a volume that each has, or has as a stream, and the archive of a tree with its digest.
 //
-// It owns no state, and keeps nothing for each file but of those with several names. [Of] reads a directory of this host,
-// follows no link, crosses no mount, and opens nothing but regular files and directories; it never writes.
+// It owns no state, and keeps nothing for each file but of those with several names. [Of] and [Pack] read a directory of this host,
+// follow no link, cross no mount, and open nothing but regular files and directories; nothing in it is written.
 //
 // Row: core.
 package treedigest

@@ -215,7 +215,7 @@ func TestBounds(t *testing.T) {
 	}
 	w := walk{tell: quiet, several: map[uint64]*several{}}
 	for i := 0; ; i++ {
-		w.several[1] = &several{}
+		w.several[1] = &several{names: []string{"/v/first"}}
 		err := w.keep(-1, &Entry{Name: strings.Repeat("n", 1000)}, 1)
 		if errors.Is(err, ErrTooMany) {
 			break

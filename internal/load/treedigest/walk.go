@@ -1,6 +1,8 @@
 package treedigest
 
 import (
+	"archive/tar"
+	"bufio"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +25,7 @@ const (
 	maxLinks   = 16 << 20 // bytes for files that have several names
 	linkBytes  = 256      // of these, for one name beside itself
 	readAtOne  = 128 << 10
+	packAtOne  = 256 << 10
 	maxLink    = unix.PathMax
 )
 
@@ -38,12 +42,36 @@ var (
 // Errors: those of tell; [ErrTooDeep], [ErrTooMany], [ErrChanging]; EXDEV for something mounted in the directory; those of
 // opening and reading.
 func Of(dir, name string, tell func(bytes int) error) (string, error) {
+	return look(dir, name, tell, nil)
+}
+
+// Pack is [Of], and writes the archive that has this digest to out as it reads: each byte of a file is read once for both.
+//
+// Errors: those of [Of]; those of writing, of an owner or device that archives cannot have too. What was written is no whole archive then.
+func Pack(out io.Writer, dir, name string, tell func(bytes int) error) (string, error) {
+	parts := bufio.NewWriterSize(out, packAtOne)
+	archive := tar.NewWriter(parts)
+	digest, err := look(dir, name, tell, archive)
+	if err == nil {
+		err = archive.Close()
+	}
+	if err == nil {
+		err = parts.Flush()
+	}
+	return digest, err
+}
+
+func look(dir, name string, tell func(bytes int) error, archive *tar.Writer) (string, error) {
 	// What leads to the directory is the host's; the directory itself is no link.
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open the directory: %w", err)
 	}
-	w := &walk{tell: tell, several: map[uint64]*several{}, content: sha256.New(), buf: make([]byte, readAtOne)}
+	content := sha256.New()
+	w := &walk{tell: tell, several: map[uint64]*several{}, content: content, into: content, archive: archive, buf: make([]byte, readAtOne)}
+	if archive != nil {
+		w.into = io.MultiWriter(content, archive)
+	}
 	if err := w.held(fd, path.Join("/", name), 0); err != nil {
 		return "", err
 	}
@@ -57,6 +85,8 @@ type walk struct {
 	several map[uint64]*several // by inode
 	waiting int                 // bytes for these
 	content hash.Hash
+	into    io.Writer   // for what is in a file: content, and archive if there is one
+	archive *tar.Writer // nil: none
 	buf     []byte
 }
 
@@ -152,6 +182,8 @@ func (w *walk) keep(fd int, e *Entry, inode uint64) error {
 		}
 		s = &several{e: *e}
 		w.several[inode] = s
+	} else if err := w.pack(&Entry{Name: e.Name, Kind: Link, Link: s.names[0], Mode: e.Mode, UID: e.UID, GID: e.GID, Time: e.Time}); err != nil {
+		return err
 	}
 	s.names = append(s.names, e.Name)
 	return nil
@@ -176,22 +208,51 @@ func (w *walk) addSeveral() {
 // read reads what is in a file, and the extended attribute that archives have.
 func (w *walk) read(held int, e *Entry) (err error) {
 	file := "/proc/self/fd/" + strconv.Itoa(held) // the file itself, also if it is a link
-	w.content.Reset()
-	switch e.Kind {
-	case Regular:
-		err = w.readContent(file, e.Size)
-	case Symlink:
-		var n int
+	if e.Kind == Symlink {
 		buf := make([]byte, maxLink)
-		n, err = unix.Readlinkat(held, "", buf)
-		e.Link = string(buf[:max(n, 0)])
+		n, err := unix.Readlinkat(held, "", buf)
+		if err != nil {
+			return err
+		}
+		e.Link = string(buf[:n])
 	}
-	if err != nil {
+	if e.Attributes, err = capabilityOf(file); err != nil {
 		return err
 	}
+	if err := w.pack(e); err != nil {
+		return err
+	}
+	w.content.Reset()
+	if e.Kind == Regular {
+		if err := w.readContent(file, e.Size); err != nil {
+			return err
+		}
+	}
 	e.Content = w.content.Sum(nil)
-	e.Attributes, err = capabilityOf(file)
-	return err
+	return nil
+}
+
+// pack writes an entry to the archive, if there is one, in the form in which engines write it.
+//
+// Source: moby, go-archive (FileInfoHeader, addTarFile).
+func (w *walk) pack(e *Entry) error {
+	if w.archive == nil {
+		return nil
+	}
+	h := &tar.Header{
+		Format: tar.FormatPAX, Typeflag: byte(e.Kind), Name: strings.TrimPrefix(e.Name, "/"), Linkname: e.Link, Mode: e.Mode, Size: e.Size,
+		Uid: int(e.UID), Gid: int(e.GID), Devmajor: e.Major, Devminor: e.Minor, ModTime: time.Unix(e.Time, 0),
+	}
+	switch e.Kind {
+	case Dir:
+		h.Name += "/"
+	case Link:
+		h.Linkname = strings.TrimPrefix(e.Link, "/")
+	}
+	for name, value := range e.Attributes {
+		h.PAXRecords = map[string]string{"SCHILY.xattr." + name: value}
+	}
+	return w.archive.WriteHeader(h)
 }
 
 func (w *walk) readContent(file string, size int64) error {
@@ -213,7 +274,9 @@ func (w *walk) readContent(file string, size int64) error {
 			return nil
 		}
 		left -= int64(n)
-		w.content.Write(w.buf[:n])
+		if _, err := w.into.Write(w.buf[:n]); err != nil {
+			return err
+		}
 		if err := w.tell(n); err != nil {
 			return err
 		}
