@@ -21,12 +21,12 @@ if [ "$(id -u)" = 0 ]; then
 	[ "$(nproc)" -gt 2 ] || export BELAY_VM_AT_ONCE=1
 	tools/vmtest/matrix.sh >"$guests" 2>&1 &
 	matrix=$!
-	trap 'jobs -pr | xargs -r kill; wait || true; cat "$guests"; rm -f "$guests"' EXIT
+	trap 'jobs -pr | xargs -r kill || true; wait || true; cat "$guests"; rm -f "$guests"' EXIT
 fi
 step unit tests
 # dependency and layer tests read the tree: never from the cache
-BELAY_TEST_REQUIRE=${BELAY_TEST_REQUIRE:+$BELAY_TEST_REQUIRE,}tmux go test -count=1 ./...
-go test -race -count=1 ./internal/journal ./internal/health ./internal/control ./internal/policy ./internal/workload
+BELAY_TEST_REQUIRE=${BELAY_TEST_REQUIRE:+$BELAY_TEST_REQUIRE,}tmux go test -count=1 -v ./... 2>&1 | tools/ci/count.sh unit
+go test -race -count=1 -v ./internal/journal ./internal/health ./internal/control ./internal/policy ./internal/workload 2>&1 | tools/ci/count.sh race
 step the Helm chart
 go -C tools/charttest test -count=1 -v . 2>&1 | tools/ci/count.sh chart
 step the dashboards
@@ -39,7 +39,11 @@ if [ -n "$guests" ]; then
 	step scenes on real Docker
 	tools/ci/e2e.sh
 	step kernel suites in virtual machines
-	wait "$matrix"
+	rc=0
+	wait "$matrix" || rc=$?
+	cat "$guests"
+	: >"$guests"
+	[ "$rc" = 0 ] || exit "$rc"
 else
 	echo "not root: kernel suites and Docker scenes are left out"
 fi

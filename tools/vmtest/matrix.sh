@@ -26,7 +26,7 @@ at_once=${BELAY_VM_AT_ONCE:-2}
 vm_timeout=${BELAY_VM_TIMEOUT:-3600}
 work=$(mktemp -d)
 running=()
-trap 'jobs -pr | xargs -r kill; wait; rm -rf "$work"' EXIT
+trap 'jobs -pr | xargs -r kill || true; wait || true; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
