@@ -7,22 +7,24 @@ import (
 	"strings"
 
 	"github.com/belay-project/belay/internal/attr"
+	"github.com/belay-project/belay/internal/enforce"
 )
 
 // skips counts what the kernel leaves out of the programs: it counts anew where they are attached anew.
 type skips struct {
-	last  map[string]uint64 // by hook
+	last  map[string]enforce.Skips // by hook
 	total map[string]uint64
 }
 
 // add returns how many are new.
-func (s *skips) add(now map[string]uint64) (fresh uint64) {
+func (s *skips) add(now map[string]enforce.Skips) (fresh uint64) {
 	if s.total == nil {
 		s.total = map[string]uint64{}
 	}
-	for hook, n := range now {
-		if before := s.last[hook]; n >= before {
-			n -= before
+	for hook, is := range now {
+		n := is.Times
+		if before := s.last[hook]; is.Program == before.Program {
+			n -= before.Times
 		}
 		s.total[hook] += n
 		fresh += n
@@ -33,7 +35,7 @@ func (s *skips) add(now map[string]uint64) (fresh uint64) {
 
 // tellSkips reports acts that passed because the kernel left out a program. One that did is not forgotten while the
 // agent runs: it shows what the kernel may do at any time.
-func (a *Agent) tellSkips(now map[string]uint64, err error) {
+func (a *Agent) tellSkips(now map[string]enforce.Skips, err error) {
 	const component = "kernel_skips"
 	if err != nil {
 		a.health.SetDegraded(component, err.Error())

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/belay-project/belay/internal/enforce"
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/journal"
 )
@@ -20,7 +21,7 @@ func TestSkips(t *testing.T) {
 	a := &Agent{health: health.New(nil), journal: j, log: slog.New(slog.DiscardHandler)}
 	for _, tt := range []struct {
 		name    string
-		now     map[string]uint64
+		now     map[string]enforce.Skips
 		err     error
 		state   health.State
 		reason  string
@@ -28,12 +29,13 @@ func TestSkips(t *testing.T) {
 		records uint64
 	}{
 		{"nothing", nil, nil, health.OK, "", 0, 0},
-		{"some", map[string]uint64{"security_file_open": 3, "security_bpf": 1}, nil, health.Degraded, "security_bpf 1, security_file_open 3", 4, 1},
-		{"no more", map[string]uint64{"security_file_open": 3, "security_bpf": 1}, nil, health.Degraded, "security_bpf 1, security_file_open 3", 4, 1},
+		{"some", map[string]enforce.Skips{"security_file_open": {Program: 1, Times: 3}, "security_bpf": {Program: 1, Times: 1}}, nil, health.Degraded, "security_bpf 1, security_file_open 3", 4, 1},
+		{"no more", map[string]enforce.Skips{"security_file_open": {Program: 1, Times: 3}, "security_bpf": {Program: 1, Times: 1}}, nil, health.Degraded, "security_bpf 1, security_file_open 3", 4, 1},
 		{"cannot be read", nil, errors.New("no pins"), health.Degraded, "no pins", 4, 1},
-		{"attached anew", map[string]uint64{"security_file_open": 2}, nil, health.Degraded, "security_bpf 1, security_file_open 5", 6, 2},
+		{"attached anew", map[string]enforce.Skips{"security_file_open": {Program: 2, Times: 2}}, nil, health.Degraded, "security_bpf 1, security_file_open 5", 6, 2},
 		{"and anew", nil, nil, health.Degraded, "security_bpf 1, security_file_open 5", 6, 2},
-		{"and more", map[string]uint64{"security_file_open": 1}, nil, health.Degraded, "security_bpf 1, security_file_open 6", 7, 3},
+		{"and more", map[string]enforce.Skips{"security_file_open": {Program: 3, Times: 1}}, nil, health.Degraded, "security_bpf 1, security_file_open 6", 7, 3},
+		{"attached anew, as many", map[string]enforce.Skips{"security_file_open": {Program: 4, Times: 1}}, nil, health.Degraded, "security_bpf 1, security_file_open 7", 8, 4},
 	} {
 		a.tellSkips(tt.now, tt.err)
 		c, _ := a.health.Component("kernel_skips")

@@ -1,16 +1,21 @@
 package agent
 
 import (
+	"context"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/belay-project/belay/internal/gate/proxy"
+	"github.com/belay-project/belay/internal/health"
+	"github.com/belay-project/belay/internal/journal"
 )
 
 // The socket that systemd is left with is the gate's, and takes connections.
@@ -64,6 +69,59 @@ func TestStoreSockets(t *testing.T) {
 		t.Fatalf("the next agent: %v", err)
 	}
 	next.Close()
+}
+
+// A gate that cannot open at first keeps the socket that it was handed: whoever connects waits for the try that can.
+func TestGateOpensLater(t *testing.T) {
+	dir := t.TempDir()
+	path, inTheWay := filepath.Join(dir, "docker.sock"), filepath.Join(dir, "engine")
+	handed, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handed.SetUnlinkOnClose(false)
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := journal.Open(journal.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	defer handed.Close()
+	a := &Agent{
+		cfg:    Config{DockerHost: "unix://" + filepath.Join(inTheWay, "docker.sock"), GateSocket: path},
+		health: health.New(nil), journal: j, log: slog.New(slog.DiscardHandler),
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	defer run.Wait()
+	defer cancel()
+	run.Go(func() { a.runGate(ctx, []net.Listener{handed}, 10*time.Millisecond) })
+	within := func(what string, is func() bool) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); !is(); time.Sleep(10 * time.Millisecond) { //nolint:forbidigo // runGate tells nobody
+			if time.Now().After(end) {
+				c, _ := a.health.Component("gate")
+				t.Fatalf("%s: the gate is %s, %s", what, c.State, c.Reason)
+			}
+		}
+	}
+	within("tries", func() bool { return a.health.Counter("gate_shut").Load() > 1 })
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatalf("the socket is closed by the failure: %v", err)
+	}
+	defer c.Close()
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	within("opens", func() bool { g, _ := a.health.Component("gate"); return g.State == health.OK })
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_, _ = c.Write([]byte("no request\r\n\r\n"))
+	if n, err := c.Read(make([]byte, 64)); n == 0 {
+		t.Errorf("who waited got no answer: %v", err)
+	}
 }
 
 func TestGateMode(t *testing.T) {

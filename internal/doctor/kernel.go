@@ -268,7 +268,7 @@ func (e *examination) checkPreemption() {
 		e.add(id, Info, "whether the kernel takes the processor from tasks inside of BPF programs cannot be read", "", asRoot)
 	case !p.Midway():
 		e.add(id, OK, "the kernel takes the processor from no task inside of a BPF program "+mode, "", "")
-	case e.status == nil:
+	case e.status == nil || e.status.Backend == "":
 		e.add(id, Info, "the kernel may take the processor from a task inside of a BPF program "+mode+", which matters to the backend modret, and to lsm before Linux 6.2", "", fix)
 	case leaves:
 		e.add(id, Warn, "the kernel may take the processor from a task inside of a BPF program "+mode+": until it goes on, the same act of other tasks on that processor passes unjudged under "+e.status.Backend, "", fix)

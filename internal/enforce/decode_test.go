@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -209,6 +210,36 @@ func TestOpensOf(t *testing.T) {
 		}
 		if got := opensOf(set.Effective(policy.Subject{Class: policy.ClassBuild})); got != want&opensHost {
 			t.Errorf("%s, a build step: %#x, want the host's guard and no more", spec, got)
+		}
+	}
+}
+
+// What fires in interrupts is marked as such: what the kernel leaves out there was nothing to judge.
+func TestInterruptHooks(t *testing.T) {
+	spec, err := loadKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hooks {
+		at := spec.Programs[h.program].AttachTo
+		if want := at == "sk_data_ready" || at == "inet_sock_set_state"; h.interrupts != want {
+			t.Errorf("%s at %q: interrupts %v, want %v", h.program, at, h.interrupts, want)
+		}
+	}
+}
+
+// A kernel that hides addresses (kptr_restrict) still says what it has.
+func TestHiddenSymbols(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kallsyms")
+	if err := os.WriteFile(file, []byte("0000000000000000 T a\nffffffff81000000 T b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]struct {
+		at  uint64
+		has bool
+	}{"a": {0, true}, "b": {0xffffffff81000000, true}, "c": {}} {
+		if at, has := symbolIn(file, name); at != want.at || has != want.has {
+			t.Errorf("%s: got %#x, %v, want %+v", name, at, has, want)
 		}
 	}
 }

@@ -31,6 +31,8 @@ type hook struct {
 	rules []verdict.Rule
 	// held marks what is attached only while a container holds descriptors that its rules deny, of these kinds: see held.go.
 	held kernelBlHeld
+	// interrupts marks what fires in interrupts too: a run that is left out is one of those, which has nothing to judge.
+	interrupts bool
 	// syscalls marks what is attached only with Options.SignalSyscalls.
 	syscalls bool
 }
@@ -183,10 +185,10 @@ var hooks = []hook{
 	{program: "bl_bind6", name: "cgroup bind6", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet6Bind},
 	{program: "bl_lsm_note_listen", name: "socket_listen (phase)", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_mod_note_listen", name: "security_socket_listen (phase)", backends: onlyModret},
-	{program: "bl_sig_note_listen", name: "inet_sock_set_state (phase)", backends: []verdict.Backend{verdict.BackendSignal}},
+	{program: "bl_sig_note_listen", name: "inet_sock_set_state (phase)", backends: []verdict.Backend{verdict.BackendSignal}, interrupts: true},
 	{program: "bl_lsm_listen", name: "socket_listen", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_mod_listen", name: "security_socket_listen", backends: onlyModret},
-	{program: "bl_sig_listen", name: "inet_sock_set_state", backends: []verdict.Backend{verdict.BackendSignal}},
+	{program: "bl_sig_listen", name: "inet_sock_set_state", backends: []verdict.Backend{verdict.BackendSignal}, interrupts: true},
 
 	{program: "bl_net_sockops", name: "cgroup sock_ops (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupSockOps, rules: tcpRules},
 	{program: "bl_net_connect4", name: "cgroup connect4 (network)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInet4Connect, rules: egressRules},
@@ -202,13 +204,13 @@ var hooks = []hook{
 	{program: "bl_dns_ingress", name: "cgroup_skb ingress (dns)", backends: everyBackend, kind: attachCgroup, cgroup: ebpf.AttachCGroupInetIngress, rules: egressRules},
 	{program: "bl_lsm_net_listen", name: "socket_listen (network)", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RuleListen}},
 	{program: "bl_mod_net_listen", name: "security_socket_listen (network)", backends: onlyModret, rules: []verdict.Rule{verdict.RuleListen}},
-	{program: "bl_sig_net_listen", name: "inet_sock_set_state (network)", backends: []verdict.Backend{verdict.BackendSignal}, rules: []verdict.Rule{verdict.RuleListen}},
+	{program: "bl_sig_net_listen", name: "inet_sock_set_state (network)", backends: []verdict.Backend{verdict.BackendSignal}, interrupts: true, rules: []verdict.Rule{verdict.RuleListen}},
 	{program: "bl_lsm_socket", name: "socket_create", backends: onlyLSM, kind: attachLSM, rules: []verdict.Rule{verdict.RulePacketSockets}},
 	{program: "bl_mod_socket", name: "security_socket_create", backends: onlyModret, rules: []verdict.Rule{verdict.RulePacketSockets}},
 
 	{program: "bl_lsm_unix_connect", name: "unix_stream_connect", backends: onlyLSM, kind: attachLSM},
 	{program: "bl_mod_unix_connect", name: "security_unix_stream_connect", backends: onlyModret},
-	{program: "bl_sig_unix_connect", name: "sk_data_ready", backends: []verdict.Backend{verdict.BackendSignal}},
+	{program: "bl_sig_unix_connect", name: "sk_data_ready", backends: []verdict.Backend{verdict.BackendSignal}, interrupts: true},
 
 	{program: "bl_lsm_h_open", name: "file_open (host)", backends: onlyLSM, kind: attachLSM, rules: hostRules},
 	{program: "bl_lsm_h_receive", name: "file_receive (host)", backends: onlyLSM, kind: attachLSM, rules: hostRules},

@@ -55,49 +55,59 @@ func HookTimes(pinDir string) ([]HookTime, error) {
 }
 
 func hookTime(path string) (HookTime, error) {
-	st, err := pinnedStats(path)
+	_, st, err := pinnedStats(path)
 	if err != nil {
 		return HookTime{}, err
 	}
 	return HookTime{Runs: st.RunCount, Total: st.Runtime}, nil
 }
 
-// pinnedStats returns what the kernel counts of the program of a pinned link.
-func pinnedStats(path string) (st *ebpf.ProgramStats, err error) {
+// pinnedStats returns the program of a pinned link, and what the kernel counts of it.
+func pinnedStats(path string) (id ebpf.ProgramID, st *ebpf.ProgramStats, err error) {
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	info, err := l.Info()
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	prog, err := ebpf.NewProgramFromID(info.Program)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer func() { err = errors.Join(err, prog.Close()) }()
-	return prog.Stats()
+	st, err = prog.Stats()
+	return info.Program, st, err
 }
 
-// Skipped returns the hooks at which the kernel has left out our program, and how often since it was attached. It does so while
-// another run of the program is under way on the processor: of a task that was preempted in its midst, or that an
-// interrupt broke into. What the program would have judged passed.
+// Skips is how often the kernel has left out a program since it was loaded.
+type Skips struct {
+	Program ebpf.ProgramID
+	Times   uint64
+}
+
+// Skipped returns the hooks, by name, at which the kernel has left out our program. It does so while another run of the program
+// is under way on the processor, of a task that was preempted in its midst. What the program would have judged passed.
+// Tracepoints that fire in interrupts too are not among them: there the run that is left out is the interrupt's.
 //
 // Source: recursion_misses of struct bpf_prog_info, since 5.12.
-func (e *Enforcer) Skipped() (map[string]uint64, error) {
+func (e *Enforcer) Skipped() (map[string]Skips, error) {
 	e.attachMu.Lock()
 	defer e.attachMu.Unlock()
-	out := map[string]uint64{}
+	out := map[string]Skips{}
 	for _, h := range e.attached {
-		st, err := pinnedStats(filepath.Join(e.links, h.program))
+		if h.interrupts {
+			continue
+		}
+		id, st, err := pinnedStats(filepath.Join(e.links, h.program))
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // the canary's to find
 		case err != nil:
 			return nil, fmt.Errorf("count the runs of hook %s that were left out: %w", h.name, err)
 		case st.RecursionMisses > 0:
-			out[h.name] = st.RecursionMisses
+			out[h.name] = Skips{id, st.RecursionMisses}
 		}
 	}
 	return out, nil

@@ -47,7 +47,7 @@ func Preflight() PreflightReport {
 // skipsPreempted tells whether the kernel leaves out a backend's programs for tasks that come while another was preempted in one.
 // The kernel commit that ended it for lsm, 271de525e1d7 of 6.2, also made the function.
 func skipsPreempted(b verdict.Backend) bool {
-	return b == verdict.BackendModret || b == verdict.BackendLSM && kernelSymbol("__bpf_prog_enter_recur") == 0
+	return b == verdict.BackendModret || b == verdict.BackendLSM && !kernelHas("__bpf_prog_enter_recur")
 }
 
 // readText returns a file of the kernel's; empty if it cannot be read.

@@ -176,23 +176,31 @@ func loadOverlayModule() {
 //
 // Source: /proc/kallsyms.
 func kernelSymbol(name string) uint64 {
-	f, err := os.Open("/proc/kallsyms")
+	at, _ := symbolIn("/proc/kallsyms", name)
+	return at
+}
+
+// kernelHas tells whether the kernel has a symbol, of which it may not show the address.
+func kernelHas(name string) bool {
+	_, has := symbolIn("/proc/kallsyms", name)
+	return has
+}
+
+func symbolIn(file, name string) (at uint64, has bool) {
+	f, err := os.Open(file)
 	if err != nil {
-		return 0
+		return 0, false
 	}
 	defer f.Close()
 	sc := bufio.NewScanner(f)
 	for sc.Scan() {
 		fields := strings.Fields(sc.Text())
 		if len(fields) >= 3 && fields[2] == name {
-			addr, err := strconv.ParseUint(fields[0], 16, 64)
-			if err != nil {
-				return 0
-			}
-			return addr
+			at, _ = strconv.ParseUint(fields[0], 16, 64)
+			return at, true
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // argsOf returns how many arguments a function of the kernel has here, 0 if there is none of that name.
