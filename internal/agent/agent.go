@@ -339,6 +339,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		if a.tickets != nil {
 			g.Go(func() error { a.runPlugin(ctx); return nil })
 		}
+	} else {
+		a.leaveGate()
 	}
 	if a.cfg.scannerWanted() {
 		g.Go(func() error { a.runScans(ctx); return nil })

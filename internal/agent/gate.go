@@ -60,6 +60,17 @@ func (a *Agent) handedOver() []net.Listener {
 	return handed
 }
 
+// leaveGate gives up what an agent before left for its gate: on a socket that systemd holds, callers would wait for ever.
+func (a *Agent) leaveGate() {
+	handed := a.handedOver()
+	for _, l := range handed {
+		l.Close()
+	}
+	if len(handed) > 0 {
+		a.forgetGate()
+	}
+}
+
 // openGate leaves what was handed over to the next try if it fails.
 func (a *Agent) openGate(handed []net.Listener) (*proxy.Server, error) {
 	o, err := a.gateOptions()
@@ -71,7 +82,7 @@ func (a *Agent) openGate(handed []net.Listener) (*proxy.Server, error) {
 }
 
 func (a *Agent) serveGate(ctx context.Context, s *proxy.Server) error {
-	if s.Made() { // what was handed over is held already, unless it is at another place
+	if s.Changed() { // what was handed over is held already
 		a.storeGate(s)
 	}
 	a.health.SetOK("gate")
@@ -83,6 +94,9 @@ func (a *Agent) serveGate(ctx context.Context, s *proxy.Server) error {
 	defer cancel()
 	s.Drain(drain)
 	s.Close()
+	if err != nil { // its place is another's, and nobody would answer on what systemd holds
+		a.forgetGate()
+	}
 	return err
 }
 

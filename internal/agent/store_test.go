@@ -30,7 +30,8 @@ func TestStoreSockets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := storeSockets(filepath.Join(dir, "notify"), s); err != nil {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(dir, "notify"))
+	if err := storeSockets(s); err != nil {
 		t.Fatal(err)
 	}
 	s.Close() // the agent ends; the file stays

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/belay-project/belay/internal/apicall"
@@ -232,19 +230,4 @@ func (a *Agent) followStarts(ctx context.Context) error {
 			a.binder.bindInodes(s.state.Container, s.state.PID)
 		}
 	}
-}
-
-// notifySystemd sends a state to the service manager, if there is one: sd_notify(3).
-func notifySystemd(state string) error {
-	addr := os.Getenv("NOTIFY_SOCKET")
-	if addr == "" {
-		return nil
-	}
-	c, err := net.Dial("unixgram", addr)
-	if err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
-	}
-	defer c.Close()
-	_, err = c.Write([]byte(state))
-	return err
 }

@@ -127,6 +127,13 @@ func liesAt(l *net.UnixListener, path string) bool {
 	return bound.Dev == there.Dev && bound.Ino == there.Ino
 }
 
+// inPlace tells whether a socket can still be found where it was put. Those that are no files always can.
+func inPlace(l net.Listener) bool {
+	name := l.Addr().String()
+	ul, ok := l.(*net.UnixListener)
+	return !ok || strings.HasPrefix(name, "@") || liesAt(ul, name) || liesAt(ul, strings.TrimSuffix(name, newSuffix))
+}
+
 // firstFD is SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstFD = 3
 

@@ -104,7 +104,7 @@ type Options struct {
 	GID    int
 	Mode   fs.FileMode
 	// Inherited are sockets that somebody else has opened: systemd, or the gate before. They are
-	// the server's from a [Listen] that succeeds on.
+	// the server's from a [Listen] that succeeds on, which closes those for which there is no room ([maxSockets]).
 	Inherited []net.Listener
 	// TLS is the TCP listener; nil: none.
 	TLS *TLSOptions

@@ -65,6 +65,7 @@ type Server struct {
 	about     atomic.Pointer[aboutDaemon] // nil: not known
 	listeners []net.Listener
 	own       *net.UnixListener // the socket that is ours to remove
+	dropped   bool              // a socket that was handed over: there were too many
 	ownStat   os.FileInfo       // of the socket at Options.Socket, ours or handed over
 
 	notKept sync.Once // says that containers lose the socket at a restart
@@ -105,8 +106,31 @@ func Listen(o Options) (*Server, error) {
 		s.Close()
 		return nil, err
 	}
-	s.listeners = append(s.listeners, o.Inherited...)
+	s.inherit()
 	return s, nil
+}
+
+// maxSockets is how many sockets a gate has: FileDescriptorStoreMax of the agent's unit.
+const maxSockets = 4
+
+// inherit takes what was handed over. A socket of which another has the place since may still be mounted in containers: of
+// those, as many as there is room for.
+func (s *Server) inherit() {
+	var gone []net.Listener
+	for _, l := range s.o.Inherited {
+		if inPlace(l) {
+			s.listeners = append(s.listeners, l)
+		} else {
+			gone = append(gone, l)
+		}
+	}
+	keep := min(max(maxSockets-len(s.listeners), 0), len(gone))
+	s.listeners = append(s.listeners, gone[:keep]...)
+	for _, l := range gone[keep:] {
+		s.o.Log.Warn("a former socket of the gate is closed, there are too many: containers that mount it have to be restarted", attr.Socket, l.Addr().String())
+		l.Close()
+		s.dropped = true
+	}
 }
 
 func (s *Server) listen() error {
@@ -146,11 +170,12 @@ func (s *Server) inherits(path string) bool {
 	})
 }
 
-// Made tells whether the server has made its unix socket itself.
-func (s *Server) Made() bool { return s.own != nil }
+// Changed tells whether the unix sockets are others than those that were handed over: whoever holds them over a restart
+// needs what [Server.Files] returns, in place of what he has.
+func (s *Server) Changed() bool { return s.own != nil || s.dropped }
 
-// Files returns copies of the sockets on which unix connections are taken, for whoever
-// is to hold them over a restart. From then on the socket's file stays when the gate
+// Files returns copies of the sockets on which unix connections are taken, the one that the server
+// made first, for whoever is to hold them over a restart. From then on the socket's file stays when the gate
 // stops: a client that connects meanwhile waits for the next gate.
 func (s *Server) Files() ([]*os.File, error) {
 	s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -211,8 +212,67 @@ func TestInheritedReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if !s.Made() {
+	if !s.Changed() {
 		t.Error("a socket that nobody answers on is taken for the gate's own")
+	}
+	if kept := keep(t, s); len(kept) != 2 || !liesAt(kept[0].(*net.UnixListener), path) {
+		t.Errorf("%d sockets are kept for the next gate, want the one in its place and the former one", len(kept))
+	}
+}
+
+// keep returns what the next gate is handed.
+func keep(t *testing.T, s *Server) (kept []net.Listener) {
+	t.Helper()
+	files, err := s.Files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		l, err := net.FileListener(f)
+		f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false)
+		t.Cleanup(func() { l.Close() })
+		kept = append(kept, l)
+	}
+	return kept
+}
+
+// What is kept over restarts is bounded, and the sockets that are still found in their places stay.
+func TestKeptSockets(t *testing.T) {
+	dir := t.TempDir()
+	var kept []net.Listener
+	next := func(name string) *Server {
+		t.Helper()
+		s, err := Listen(Options{Upstream: dir + "/none", Socket: filepath.Join(dir, name), GID: os.Getgid(), Inherited: kept})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept = keep(t, s)
+		s.Close()
+		return s
+	}
+	at := func(name string) bool {
+		return slices.ContainsFunc(kept, func(l net.Listener) bool { return liesAt(l.(*net.UnixListener), filepath.Join(dir, name)) })
+	}
+	for i := range 6 {
+		want := min(i+1, maxSockets)
+		if s := next("a"); !s.Changed() || len(kept) != want || !at("a") {
+			t.Fatalf("socket %d: changed %v, %d are kept, want %d", i, s.Changed(), len(kept), want)
+		}
+		if s := next("a"); s.Changed() || len(kept) != want || !at("a") {
+			t.Fatalf("socket %d, again: changed %v, %d are kept, want %d", i, s.Changed(), len(kept), want)
+		}
+		slices.Reverse(kept) // as systemd hands them over
+		if err := os.Remove(filepath.Join(dir, "a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next("a")
+	if s := next("b"); !s.Changed() || len(kept) != maxSockets || !at("b") || !at("a") {
+		t.Errorf("at another place: %d are kept, want the new one, the one at its old place and two more", len(kept))
 	}
 }
 

@@ -191,16 +191,8 @@ func TestTLS(t *testing.T) {
 func TestHandover(t *testing.T) {
 	g := startGate(t, own)
 	c, br := attach(t, g, true)
-	files, err := g.Files()
-	if err != nil || len(files) != 1 {
-		t.Fatal(files, err)
-	}
-	l, err := net.FileListener(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	files[0].Close()
-	next := startGate(t, own, func(o *Options) { o.Socket, o.Upstream, o.Inherited = g.socket, g.d.socket, []net.Listener{l} })
+	kept := keep(t, g.Server)
+	next := startGate(t, own, func(o *Options) { o.Socket, o.Upstream, o.Inherited = g.socket, g.d.socket, kept })
 	next.socket = g.socket
 	g.stopAccepting()
 	if status, _ := do(t, next.client(t), "GET", "/_ping", ""); status != 200 {
