@@ -79,12 +79,12 @@ func (e *Enforcer) walkTasks(program string, maps map[string]*ebpf.Map, cache *b
 	if err != nil {
 		return err
 	}
-	coll, err := loadProgram(spec, program, maps, cache)
+	prog, err := loadProgram(spec, program, maps, cache)
 	if err != nil {
 		return err
 	}
-	defer coll.Close()
-	it, err := link.AttachIter(link.IterOptions{Program: coll.Programs[program]})
+	defer prog.Close()
+	it, err := link.AttachIter(link.IterOptions{Program: prog})
 	if err != nil {
 		return fmt.Errorf("walk tasks: %w", err)
 	}

@@ -333,9 +333,9 @@ func (e *Enforcer) judgeHeld(what kernelBlHeld, cache *btf.Cache) error {
 		switch {
 		case on == (at >= 0):
 		case on:
-			coll, err := e.load(h, cache)
+			prog, err := e.load(h, cache)
 			if err == nil {
-				err = e.attachOne(h, e.links, coll)
+				err = e.attachOne(h, e.links, prog)
 			}
 			if err != nil {
 				return fmt.Errorf("hook %s: %w", h.name, err)

@@ -138,6 +138,8 @@ func Open(opts Options) (*Enforcer, error) {
 	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
 		return nil, err
 	}
+	found := make(chan kernelFacts, 1)
+	go func() { found <- findFacts(e.backend) }() // takes as long as reading the object
 	if e.root, err = findCgroupRoot(); err != nil {
 		return nil, err
 	}
@@ -156,7 +158,7 @@ func Open(opts Options) (*Enforcer, error) {
 	if err := e.forgetUses(); err != nil {
 		return nil, e.closeAfter(err)
 	}
-	if err := e.configure(); err != nil {
+	if err := e.configure(<-found); err != nil {
 		return nil, e.closeAfter(err)
 	}
 	if err := setConstants(spec, e.constants); err != nil {
@@ -279,7 +281,7 @@ func (e *Enforcer) openMaps(spec *ebpf.CollectionSpec, dir string) error {
 }
 
 // configure finds the constants of the programs and sets the entry of bl_configs.
-func (e *Enforcer) configure() error {
+func (e *Enforcer) configure(found kernelFacts) error {
 	if err := e.pathKey(); err != nil {
 		return err
 	}
@@ -304,18 +306,12 @@ func (e *Enforcer) configure() error {
 	if err != nil {
 		return err
 	}
-	hook := "security_inode_setattr"
-	if e.backend == verdict.BackendLSM {
-		hook = "bpf_lsm_inode_setattr"
+	if found.err != nil {
+		return found.err
 	}
-	setattr, err := argsOf(hook)
-	if err != nil {
-		return err
-	}
-	overlay, err := findOverlay()
-	if err != nil {
-		e.overlay = err
-		e.opts.Log.Warn("every file of an overlay counts as drift: its layout is unknown", "error", err.Error())
+	if found.overlayErr != nil {
+		e.overlay = found.overlayErr
+		e.opts.Log.Warn("every file of an overlay counts as drift: its layout is unknown", "error", e.overlay.Error())
 	}
 	backends := map[verdict.Backend]kernelBlBackendId{
 		verdict.BackendLSM:    kernelBlBackendIdBL_LSM,
@@ -326,9 +322,9 @@ func (e *Enforcer) configure() error {
 	e.constants = map[string]any{
 		"bl_backend": uint32(backends[e.backend]), "bl_v1_subsys": v1, "bl_v1_hierarchy": hierarchy,
 		"bl_host_net": host["net"], "bl_host_mnt": host["mnt"], "bl_host_ipc": host["ipc"], "bl_host_uts": host["uts"],
-		"bl_ovl_upper": overlay.upper, "bl_ovl_flags": overlay.flags, "bl_ovl_upperdata": overlay.upperdata,
-		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": kernelSymbol("rename_lock"),
-		"bl_raw_majors": raw, "bl_setattr_args": setattr,
+		"bl_ovl_upper": found.overlay.upper, "bl_ovl_flags": found.overlay.flags, "bl_ovl_upperdata": found.overlay.upperdata,
+		"bl_sip_k0": e.key[0], "bl_sip_k1": e.key[1], "bl_rename_lock": found.renameLock,
+		"bl_raw_majors": raw, "bl_setattr_args": found.setattr,
 	}
 	e.specMu.Unlock()
 	return e.updateConfig(func(c *kernelBlConfig) {
@@ -442,11 +438,6 @@ func (e *Enforcer) attach() error {
 	if err := removeParts(dir); err != nil {
 		return err
 	}
-	fresh := filepath.Join(dir, partPrefix+name)
-	if err := os.MkdirAll(fresh, 0o700); err != nil {
-		return fmt.Errorf("make %s: %w", fresh, err)
-	}
-	missing := map[string]error{}
 	var wanted, attached []hook
 	held, err := e.held()
 	if err != nil {
@@ -457,12 +448,20 @@ func (e *Enforcer) attach() error {
 			wanted = append(wanted, h)
 		}
 	}
-	next, stop := e.loadAhead(wanted)
+	next, stop, err := e.loadAhead(wanted)
+	if err != nil {
+		return err
+	}
 	defer stop()
+	fresh := filepath.Join(dir, partPrefix+name)
+	if err := os.MkdirAll(fresh, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", fresh, err)
+	}
+	missing := map[string]error{}
 	for _, h := range wanted {
-		coll, err := next()
+		prog, err := next()
 		if err == nil {
-			err = e.attachOne(h, fresh, coll)
+			err = e.attachOne(h, fresh, prog)
 		}
 		if err != nil {
 			if h.need {
@@ -492,57 +491,88 @@ func (h hook) in(b verdict.Backend) bool {
 const loadersAtOnce = 2
 
 // loadAhead loads the programs of hooks, some at a time, and returns what hands them over in the order of the hooks; the caller
-// closes them. stop gives back those that were not handed over, and is to be called.
-func (e *Enforcer) loadAhead(hooks []hook) (next func() (*ebpf.Collection, error), stop func()) {
-	type loaded struct {
-		coll *ebpf.Collection
-		err  error
+// closes them. The longest begin first, so that none of them is waited for alone at the end. stop gives back those that were not
+// handed over, and is to be called.
+func (e *Enforcer) loadAhead(hooks []hook) (next func() (*ebpf.Program, error), stop func(), err error) {
+	spec, err := e.object()
+	if err != nil {
+		return nil, nil, err
 	}
-	// Each hook has a place of its own. A place is begun when the one loadersAtOnce before it is handed over, so that no more
-	// than that wait loaded.
-	places := make([]chan loaded, len(hooks))
-	for i := range places {
-		places[i] = make(chan loaded, 1)
+	order := make([]int, len(hooks))
+	for i := range hooks {
+		order[i] = i
 	}
+	length := func(i int) int {
+		if p := spec.Programs[hooks[i].program]; p != nil {
+			return len(p.Instructions)
+		}
+		return 0
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return length(b) - length(a) })
 	caches := make(chan *btf.Cache, loadersAtOnce) // one is not for concurrent use
 	for range loadersAtOnce {
 		caches <- btf.NewCache()
 	}
-	begun, taken := 0, 0
-	begin := func() {
-		if begun == len(hooks) {
-			return
-		}
-		h, place := hooks[begun], places[begun]
-		begun++
-		go func() {
-			cache := <-caches
-			defer func() { caches <- cache }()
-			coll, err := e.load(h, cache)
-			place <- loaded{coll, err}
-		}()
-	}
-	for range loadersAtOnce {
-		begin()
-	}
-	next = func() (*ebpf.Collection, error) {
-		l := <-places[taken]
-		taken++
-		begin()
-		return l.coll, l.err
-	}
+	take, rest := ahead(order, loadersAtOnce, func(i int) loaded {
+		cache := <-caches
+		defer func() { caches <- cache }()
+		prog, err := e.load(hooks[i], cache)
+		return loaded{prog, err}
+	})
+	next = func() (*ebpf.Program, error) { l := take(); return l.prog, l.err }
 	stop = func() {
-		for ; taken < begun; taken++ {
-			if l := <-places[taken]; l.coll != nil {
-				l.coll.Close()
+		for _, l := range rest() {
+			if l.prog != nil {
+				l.prog.Close()
 			}
 		}
 	}
-	return next, stop
+	return next, stop, nil
 }
 
-// load loads a hook's program, with the maps.
-func (e *Enforcer) load(h hook, cache *btf.Cache) (*ebpf.Collection, error) {
+// loaded is what became of loading a program.
+type loaded struct {
+	prog *ebpf.Program
+	err  error
+}
+
+// ahead does the jobs 0 to len(order)-1, begun in that order and so many at a time. take waits for those of 0, 1, 2 and so on in
+// turn; rest ends the work, and returns what was done and not taken.
+func ahead[T any](order []int, atOnce int, do func(i int) T) (take func() T, rest func() []T) {
+	places := make([]chan T, len(order)) // by job
+	for i := range places {
+		places[i] = make(chan T, 1)
+	}
+	end := int64(len(order))
+	var begun atomic.Int64
+	for range atOnce {
+		go func() {
+			for n := begun.Add(1); n <= end; n = begun.Add(1) {
+				i := order[n-1]
+				places[i] <- do(i)
+			}
+		}()
+	}
+	taken := 0
+	take = func() T {
+		taken++
+		return <-places[taken-1]
+	}
+	rest = func() []T {
+		var left []T
+		for _, i := range order[:min(begun.Swap(end), end)] {
+			if i >= taken {
+				left = append(left, <-places[i])
+			}
+		}
+		taken = len(order)
+		return left
+	}
+	return take, rest
+}
+
+// load loads a hook's program.
+func (e *Enforcer) load(h hook, cache *btf.Cache) (*ebpf.Program, error) {
 	if h.kind == attachCgroup && e.root.v1 {
 		return nil, fmt.Errorf("cgroup programs need a cgroup v2 hierarchy: %w", ErrUnsupported)
 	}
@@ -554,13 +584,12 @@ func (e *Enforcer) load(h hook, cache *btf.Cache) (*ebpf.Collection, error) {
 }
 
 // attachOne attaches a hook's program, which it closes: the pin of the link holds it.
-func (e *Enforcer) attachOne(h hook, dir string, coll *ebpf.Collection) error {
-	defer coll.Close()
+func (e *Enforcer) attachOne(h hook, dir string, prog *ebpf.Program) error {
+	defer prog.Close()
 	spec, err := e.object()
 	if err != nil {
 		return err
 	}
-	prog := coll.Programs[h.program]
 	var l link.Link
 	switch h.kind {
 	case attachLSM:

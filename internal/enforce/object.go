@@ -55,9 +55,8 @@ func setConstants(spec *ebpf.CollectionSpec, constants map[string]any) error {
 	return nil
 }
 
-// loadProgram loads one program of the object, which uses the maps given. The caller closes
-// what it gets.
-func loadProgram(spec *ebpf.CollectionSpec, name string, maps map[string]*ebpf.Map, cache *btf.Cache) (*ebpf.Collection, error) {
+// loadProgram loads one program of the object, which uses the maps given. The caller closes it.
+func loadProgram(spec *ebpf.CollectionSpec, name string, maps map[string]*ebpf.Map, cache *btf.Cache) (*ebpf.Program, error) {
 	prog := spec.Programs[name]
 	if prog == nil {
 		return nil, fmt.Errorf("the BPF object has no program %s", name)
@@ -75,7 +74,8 @@ func loadProgram(spec *ebpf.CollectionSpec, name string, maps map[string]*ebpf.M
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", name, err)
 	}
-	return coll, nil
+	defer coll.Close() // its copies of the maps' descriptors, which the program does not need
+	return coll.DetachProgram(name), nil
 }
 
 // Denying returns the names of the loaded programs of Belay, of any agent, that deny in a hook: of the

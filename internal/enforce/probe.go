@@ -103,6 +103,27 @@ func chooseBackend(asked string, probed []ProbeResult) (verdict.Backend, error) 
 	return "", fmt.Errorf("no backend works here (%s): %w", strings.Join(why, "; "), ErrUnsupported)
 }
 
+// kernelFacts are what the programs are told of this kernel.
+type kernelFacts struct {
+	overlay    overlayLayout
+	overlayErr error  // why that is unknown
+	setattr    uint32 // arguments of the hook for attributes
+	renameLock uint64 // its address; 0: not shown
+	err        error  // without what else there is no start
+}
+
+func findFacts(b verdict.Backend) kernelFacts {
+	hook := "security_inode_setattr"
+	if b == verdict.BackendLSM {
+		hook = "bpf_lsm_inode_setattr"
+	}
+	var f kernelFacts
+	f.overlay, f.overlayErr = findOverlay()
+	f.setattr, f.err = argsOf(hook)
+	f.renameLock = kernelSymbol("rename_lock")
+	return f
+}
+
 // overlayLayout is where overlayfs keeps what the drift rule reads: offsets from
 // struct inode inside struct ovl_inode, in bytes.
 type overlayLayout struct {
