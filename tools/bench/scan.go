@@ -23,7 +23,7 @@ const scanText = `
 The database is made of the records in BELAY_SCAN_DATA, and then again with one record more, as an update of a day does it. They are a part of the public bucket: its whole is not measured. The
 image is a docker archive of one gzip layer with this host's own programs, libraries and list of packages; its floor is reading it: unpacking the layer and the digests of
 what is packed and unpacked, in one process. The same files in a folder are what a local image or a container is on its host: it is scanned five times for packages alone (` + "`--scanners none`" + `), five times with their vulnerabilities (` + "`vuln`" + `), and five times for all
-that is looked for, secrets and misconfigurations too; the first of each finds less in the page cache, and memory and disk are the most of all five. What reads every byte has rows of its own: the search for secrets
+that is looked for, secrets and misconfigurations too; then with many small files more, as a large image has them; the first of each finds less in the page cache, and memory and disk are the most of all five. What reads every byte has rows of its own: the search for secrets
 in a folder of texts (the sources that Go comes with, less their tests' data), and archives of Java within others, stored and compressed, with the same sources for their classes. There are hardly any of either in the image, whose files are packages' own.
 Processor time is that of belay and belay-scanner together, memory that of the larger of the two (ru_maxrss). 1,000 packages, of
 which 250 are known and a fifth of those has flaws, are matched anew; 100 images of 300 packages are matched by the agent's keeper after
@@ -37,6 +37,9 @@ const (
 	layerBytes     = 700 << 20
 	imageMegabytes = 700
 )
+
+// moreFiles makes the folder one of as many files as a large image has.
+const moreFiles = 60_000
 
 func scans(ctx context.Context, b *bench) (out []figure, err error) {
 	data := testneed.ScanDataDir()
@@ -204,12 +207,18 @@ func inPlace(ctx context.Context, b *bench, dir, db string) (out []figure, err e
 	out = append(out, atLeast("The same files in a folder", float64(size)/1e6, imageMegabytes, "%.0f MB"))
 	for _, scan := range []struct {
 		title string
+		more  int // small files that are added before
 		args  []string
 	}{
-		{"… for packages alone", []string{"--scanners", "none"}},
-		{"… with findings", []string{"--scanners", "vuln", "--db", db}},
-		{"… for all that is looked for", []string{"--db", db}},
+		{"… for packages alone", 0, []string{"--scanners", "none"}},
+		{"… with findings", 0, []string{"--scanners", "vuln", "--db", db}},
+		{"… for all that is looked for", 0, []string{"--db", db}},
+		{fmt.Sprintf("… and %d small files more, for packages alone", moreFiles), moreFiles, []string{"--scanners", "none"}},
+		{fmt.Sprintf("… and %d small files more, with findings", moreFiles), 0, []string{"--scanners", "vuln", "--db", db}},
 	} {
+		if err := smallFiles(filepath.Join(root, "usr/share/many"), scan.more); err != nil {
+			return out, err
+		}
 		first, least, err := repeated(5, func() (*spent, error) {
 			return measure(ctx, b, dir, filepath.Join(b.bin, "belay"), append([]string{"scan", root, "--no-cache", "-o", "json"}, scan.args...)...)
 		})
@@ -223,6 +232,22 @@ func inPlace(ctx context.Context, b *bench, dir, db string) (out []figure, err e
 			atMost(scan.title+", the most on the disk meanwhile", float64(least.disk)/(1<<20), 0, "%.2f MiB"))
 	}
 	return out, nil
+}
+
+// smallFiles makes n files, a hundred in a folder.
+func smallFiles(dir string, n int) error {
+	for i := range n {
+		folder := filepath.Join(dir, fmt.Sprintf("part%03d", i/100))
+		if i%100 == 0 {
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(folder, fmt.Sprintf("text%02d.txt", i%100)), []byte("small\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // repeated runs something so often, and returns the first and that with the least processor time, which has the
