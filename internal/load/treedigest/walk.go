@@ -182,11 +182,19 @@ func (w *walk) keep(fd int, e *Entry, inode uint64) error {
 		}
 		s = &several{e: *e}
 		w.several[inode] = s
-	} else if err := w.pack(&Entry{Name: e.Name, Kind: Link, Link: s.names[0], Mode: e.Mode, UID: e.UID, GID: e.GID, Time: e.Time}); err != nil {
+	} else if err := w.pack(s.link(e.Name)); err != nil {
 		return err
 	}
 	s.names = append(s.names, e.Name)
 	return nil
+}
+
+// link is the entry of a further name. It has what the file has, as engines' archives do: engines set it anew when they unpack the
+// name, and the owner, which they set first, takes capabilities from the file.
+func (s *several) link(name string) *Entry {
+	e := s.e
+	e.Name, e.Kind, e.Size, e.Link = name, Link, 0, s.names[0]
+	return &e
 }
 
 // addSeveral adds the files that have several names: engines walk directories by name, and the first is the file.
@@ -194,13 +202,11 @@ func (w *walk) addSeveral() {
 	none := sha256.Sum256(nil)
 	for _, s := range w.several {
 		slices.SortFunc(s.names, func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) })
-		e := s.e
-		e.Name = s.names[0]
-		w.sum.Add(&e)
-		e.Kind, e.Size, e.Link, e.Content = Link, 0, s.names[0], none[:]
+		s.e.Name = s.names[0]
+		w.sum.Add(&s.e)
+		s.e.Content = none[:]
 		for _, name := range s.names[1:] {
-			e.Name = name
-			w.sum.Add(&e)
+			w.sum.Add(s.link(name))
 		}
 	}
 }
