@@ -22,14 +22,14 @@ var errNotWhole = errors.New("it has not read the whole volume")
 // sendFromHere is [run.send] of a volume whose files are on this host: they are read where they lie, once for the archive and its
 // digest, and not by the engine, which hands each byte through two processes.
 //
-// Errors: [errNotHere], also where the files cannot be read to their end: the engine's archive decides then.
+// Errors: [errNotHere], also where the files cannot be read to their end: the engine's archive decides then, and its errors do.
 func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest string, n int64, err error) {
 	dir, err := r.volumeHere(ctx, name)
-	if err != nil {
-		return "", 0, err
+	if err == nil {
+		err = r.sameDir(ctx, src, dir)
 	}
-	if err := r.sameDir(ctx, src, dir); err != nil {
-		return "", 0, fmt.Errorf("source: %w", err)
+	if err != nil {
+		return "", 0, fmt.Errorf("source: %w: %w", errNotHere, err)
 	}
 	pr, pw := io.Pipe()
 	read := r.counted(name, nil)
@@ -75,11 +75,11 @@ func (r *run) volumeHere(ctx context.Context, name string) (string, error) {
 	}
 	v, err := r.from.Volume(ctx, name)
 	if err != nil {
-		return "", fmt.Errorf("source: %w", err)
+		return "", err
 	}
 	lease, err := r.from.Volume(ctx, leaseName(r.j.Container))
 	if err != nil {
-		return "", fmt.Errorf("source: %w", err)
+		return "", err
 	}
 	volumes := filepath.Dir(filepath.Dir(v.Mountpoint))
 	switch {
@@ -109,7 +109,7 @@ func (r *run) sameDir(ctx context.Context, helper, dir string) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
-		return fmt.Errorf("%w: %w", errNotHere, err)
+		return err
 	}
 	is := entryOf(h, nil)
 	if is.Kind != treedigest.Dir || is.Mode&0o7777 != int64(st.Mode&0o7777) || is.UID != int64(st.Uid) || is.GID != int64(st.Gid) || is.Time != st.Mtim.Sec {

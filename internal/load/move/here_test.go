@@ -2,6 +2,7 @@ package move
 
 import (
 	"archive/tar"
+	"fmt"
 	"net/http"
 	"os"
 	"path"
@@ -19,8 +20,9 @@ func TestFromHere(t *testing.T) {
 		name   string
 		change func(w *world, volume string) error
 		want   string // of the two; "": the move is taken back
+		sent   int    // times that the target is sent it; 0: once
 	}{
-		{"here", func(*world, string) error { return nil }, here},
+		{"here", func(*world, string) error { return nil }, here, 0},
 		{"an engine of another host", func(w *world, _ string) error { // it has directories of the same names
 			w.from.before = func(_, at string) {
 				if strings.HasPrefix(at, "/volumes/belay-move-lease-") {
@@ -28,25 +30,41 @@ func TestFromHere(t *testing.T) {
 				}
 			}
 			return nil
-		}, byEngine},
+		}, byEngine, 0},
 		{"mapped users", func(w *world, _ string) error {
 			w.from.info = map[string]any{"SecurityOptions": []string{"name=userns"}}
 			w.to.info = w.from.info
 			return nil
-		}, byEngine},
+		}, byEngine, 0},
 		{"volumes in two places", func(w *world, volume string) error {
 			w.from.volumes["records"].dir = volume + "-2"
 			return os.Rename(volume, volume+"-2")
-		}, byEngine},
-		{"another mode", func(_ *world, volume string) error { return os.Chmod(volume, 0o700) }, byEngine},
-		{"another time", func(_ *world, volume string) error { return os.Chtimes(volume, time.Time{}, time.Unix(1, 0)) }, byEngine},
+		}, byEngine, 0},
+		{"another mode", func(_ *world, volume string) error { return os.Chmod(volume, 0o700) }, byEngine, 0},
+		{"another time", func(_ *world, volume string) error { return os.Chtimes(volume, time.Time{}, time.Unix(1, 0)) }, byEngine, 0},
 		{"not readable to its end", func(_ *world, volume string) error {
 			at := filepath.Join(volume, "d")
 			if err := os.MkdirAll(filepath.Join(at, strings.Repeat("d/", 300)), 0o755); err != nil {
 				return err
 			}
 			return os.Chtimes(volume, time.Unix(1e9, 0), time.Unix(1e9, 0))
-		}, byEngine},
+		}, byEngine, 2},
+		{"not the same there", func(w *world, _ string) error { // by a habit of the target's engine
+			puts := 0
+			w.to.before = func(method, at string) {
+				switch {
+				case !strings.HasSuffix(at, "/archive"):
+				case method == "PUT":
+					puts++
+				case puts == 1:
+					w.to.set(func() { w.to.volumes["records"].data = "damaged" })
+				}
+			}
+			return nil
+		}, byEngine, 2},
+		{"not inspected", failsOnce("/volumes/records"), byEngine, 0},
+		{"lease not inspected", failsOnce("/volumes/belay-move-lease-"), byEngine, 0},
+		{"archive not begun", failsOnce("/archive"), byEngine, 0},
 		{"refused", func(w *world, _ string) error {
 			w.from.answer = func(rw http.ResponseWriter, r *http.Request) bool {
 				if r.Method != "GET" || !strings.HasSuffix(r.URL.Path, "/archive") {
@@ -56,7 +74,7 @@ func TestFromHere(t *testing.T) {
 				return true
 			}
 			return nil
-		}, ""},
+		}, "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w, at := newWorld(t, true), time.Unix(1e9, 0)
@@ -74,7 +92,14 @@ func TestFromHere(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err := w.move()
+			sent := 0
+			w.to.answer = func(_ http.ResponseWriter, r *http.Request) bool {
+				if r.Method == "PUT" {
+					sent++
+				}
+				return false
+			}
+			j, err := w.move()
 			if c.want == "" {
 				w.want(true, 0)
 				if err == nil {
@@ -89,6 +114,30 @@ func TestFromHere(t *testing.T) {
 			if got := w.to.volumes["records"].data; got != c.want {
 				t.Errorf("got %q; want %q", got, c.want)
 			}
+			if sent != max(1, c.sent) {
+				t.Errorf("it was sent %d times", sent)
+			}
+			if told := strings.Contains(fmt.Sprint(j.History), "copied again"); told != (c.name == "not the same there") {
+				t.Errorf("sent %d times, and told: %v", sent, told)
+			}
 		})
+	}
+}
+
+// failsOnce has the source's engine fail at the first question with this in its path that it is asked once the source has stopped.
+func failsOnce(in string) func(*world, string) error {
+	return func(w *world, _ string) error {
+		failed := false
+		w.from.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+			w.from.mu.Lock()
+			defer w.from.mu.Unlock()
+			if failed || w.source.running || r.Method != "GET" || !strings.Contains(r.URL.Path, in) {
+				return false
+			}
+			failed = true
+			rw.WriteHeader(http.StatusInternalServerError)
+			return true
+		}
+		return nil
 	}
 }
