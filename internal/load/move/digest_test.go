@@ -120,8 +120,13 @@ func TestDigestOfDirectory(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("got %s, %v; its archive has %s", got, err, want)
 	}
+	opened, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
 	var packed bytes.Buffer
-	got, err = treedigest.Pack(&packed, dir, "belay-volume", func(int) error { return nil })
+	got, err = treedigest.Pack(&packed, opened, "belay-volume", func(int) error { return nil })
 	if err != nil || got != want {
 		t.Errorf("as it is packed: got %s, %v; its archive has %s", got, err, want)
 	}

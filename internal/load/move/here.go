@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -29,12 +30,14 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 		err = r.sameDir(ctx, src, dir)
 	}
 	if err != nil {
+		dir.Close() // of none, too
 		return "", 0, fmt.Errorf("source: %w: %w", errNotHere, err)
 	}
 	pr, pw := io.Pipe()
 	read := r.counted(name, nil)
 	packed := make(chan sending, 1)
 	go func() {
+		defer dir.Close()
 		d, err := treedigest.Pack(pw, dir, path.Base(volumeAt), func(n int) error {
 			read.add(n, false)
 			return ctx.Err()
@@ -52,7 +55,7 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 	select {
 	case got = <-packed:
 	case <-time.After(streamEnd): // a disk that does not answer
-		return "", 0, fmt.Errorf("source: read %s: %w", dir, errNotHere)
+		return "", 0, fmt.Errorf("source: read %s: %w", dir.Name(), errNotHere)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -67,37 +70,78 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 	return got.digest, read.n, nil
 }
 
-// volumeHere returns the directory of a source's volume, if that is on this host for certain: beside it lies the lease, a volume that
-// this move had the engine make. A socket may lead to another host.
-func (r *run) volumeHere(ctx context.Context, name string) (string, error) {
+// volumeHere opens the directory of a source's volume, if that is on this host for certain: beside it lies the lease, a volume that
+// this move had the engine make. A socket may lead to another host, or to an engine of somebody with fewer rights than this process:
+// what leads to the directory is root's to change alone.
+func (r *run) volumeHere(ctx context.Context, name string) (*os.File, error) {
 	if remapped(r.from.Info.SecurityOptions) || !strings.HasPrefix(r.from.Address.URL, "unix://") {
-		return "", errNotHere
+		return nil, errNotHere
 	}
 	v, err := r.from.Volume(ctx, name)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	lease, err := r.from.Volume(ctx, leaseName(r.j.Container))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	volumes := filepath.Dir(filepath.Dir(v.Mountpoint))
+	at := filepath.Dir(filepath.Dir(v.Mountpoint))
 	switch {
 	case v.Driver != "local" || len(v.Options) > 0 || !filepath.IsAbs(v.Mountpoint):
-		return "", errNotHere
-	case v.Mountpoint != filepath.Join(volumes, name, "_data") || lease.Mountpoint != filepath.Join(volumes, lease.Name, "_data"):
-		return "", errNotHere
+		return nil, errNotHere
+	case v.Mountpoint != filepath.Join(at, name, dataDir) || lease.Mountpoint != filepath.Join(at, lease.Name, dataDir):
+		return nil, errNotHere
+	}
+	volumes, err := r.openRoots(unix.AT_FDCWD, at)
+	if err != nil {
+		return nil, err
+	}
+	defer volumes.Close()
+	volume, err := r.openRoots(int(volumes.Fd()), name)
+	if err != nil {
+		return nil, err
+	}
+	defer volume.Close()
+	beside, err := openDir(int(volumes.Fd()), filepath.Join(lease.Name, dataDir))
+	if err != nil {
+		return nil, err
+	}
+	defer beside.Close()
+	return openDir(int(volume.Fd()), dataDir)
+}
+
+// dataDir is the directory of a volume's files in its own. Source: moby, daemon/volume/local.
+const dataDir = "_data"
+
+// openRoots is [openDir] of a directory in which nobody but root makes or renames anything.
+func (r *run) openRoots(at int, name string) (*os.File, error) {
+	dir, err := openDir(at, name)
+	if err != nil {
+		return nil, err
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(lease.Mountpoint, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return "", errNotHere
+	if err = unix.Fstat(int(dir.Fd()), &st); err == nil && (int(st.Uid) != r.o.owner || st.Mode&0o022 != 0) {
+		err = fmt.Errorf("%s: others than root may change it", name)
 	}
-	return v.Mountpoint, nil
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+// openDir opens a directory to which no link leads, to look from there.
+func openDir(at int, name string) (*os.File, error) {
+	fd, err := unix.Openat2(at, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // sameDir asks the engine for the volume's archive, which whoever stands before it may refuse, and reads its first entry: it is
 // the directory here, unless the engine has something else mounted there.
-func (r *run) sameDir(ctx context.Context, helper, dir string) error {
+func (r *run) sameDir(ctx context.Context, helper string, dir *os.File) error {
 	body, err := r.from.Archive(ctx, helper, volumeAt)
 	if err != nil {
 		return err
@@ -108,7 +152,7 @@ func (r *run) sameDir(ctx context.Context, helper, dir string) error {
 		return fmt.Errorf("read the archive: %w", err)
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return err
 	}
 	is := entryOf(h, nil)

@@ -2,6 +2,7 @@ package move
 
 import (
 	"archive/tar"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -40,6 +41,29 @@ func TestFromHere(t *testing.T) {
 			w.from.volumes["records"].dir = volume + "-2"
 			return os.Rename(volume, volume+"-2")
 		}, byEngine, 0},
+		{"volume behind a link", func(_ *world, volume string) error { // whoever has the engine, or stands before it, chose where it leads
+			elsewhere := filepath.Dir(volume) + "-2"
+			return errors.Join(os.Rename(filepath.Dir(volume), elsewhere), os.Symlink(elsewhere, filepath.Dir(volume)))
+		}, byEngine, 0},
+		{"data behind a link", func(_ *world, volume string) error {
+			return errors.Join(os.Rename(volume, volume+"-2"), os.Symlink(volume+"-2", volume))
+		}, byEngine, 0},
+		{"volumes behind a link", func(w *world, _ string) error {
+			elsewhere := w.from.root + "-2"
+			return errors.Join(os.Rename(w.from.root, elsewhere), os.Symlink(elsewhere, w.from.root))
+		}, byEngine, 0},
+		{"lease behind a link", func(w *world, _ string) error {
+			w.from.stops = func(*fakeContainer) {
+				lease := filepath.Join(w.from.root, leaseName(w.source.id))
+				if err := errors.Join(os.Rename(lease, lease+"-2"), os.Symlink(lease+"-2", lease)); err != nil {
+					w.t.Error(err)
+				}
+			}
+			return nil
+		}, byEngine, 0},
+		{"volumes of another user", func(w *world, _ string) error { w.owner++; return nil }, byEngine, 0},
+		{"volumes that others write to", func(w *world, _ string) error { return os.Chmod(w.from.root, 0o757) }, byEngine, 0},
+		{"volume that others write to", func(_ *world, volume string) error { return os.Chmod(filepath.Dir(volume), 0o775) }, byEngine, 0},
 		{"another mode", func(_ *world, volume string) error { return os.Chmod(volume, 0o700) }, byEngine, 0},
 		{"another time", func(_ *world, volume string) error { return os.Chtimes(volume, time.Time{}, time.Unix(1, 0)) }, byEngine, 0},
 		{"not readable to its end", func(_ *world, volume string) error {
@@ -85,7 +109,7 @@ func TestFromHere(t *testing.T) {
 				{Typeflag: tar.TypeReg, Name: "belay-volume/data", Mode: 0o600},
 			}}
 			for _, err := range []error{
-				os.MkdirAll(volume, 0o755), os.WriteFile(filepath.Join(volume, "data"), []byte(here), 0o600), os.Chmod(volume, 0o755), os.Chtimes(volume, at, at),
+				os.Chmod(w.from.root, 0o755), os.MkdirAll(volume, 0o755), os.WriteFile(filepath.Join(volume, "data"), []byte(here), 0o600), os.Chmod(volume, 0o755), os.Chtimes(volume, at, at),
 				c.change(w, volume),
 			} {
 				if err != nil {

@@ -65,6 +65,8 @@ type Options struct {
 	ID string
 	// Now is the clock; nil: the machine's.
 	Now func() time.Time
+
+	owner int // of the directories in which the engine here has volumes: root, but in tests
 }
 
 // Event is progress: a step that begins, or bytes of it.

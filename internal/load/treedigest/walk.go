@@ -42,16 +42,17 @@ var (
 // Errors: those of tell; [ErrTooDeep], [ErrTooMany], [ErrChanging]; EXDEV for something mounted in the directory; those of
 // opening and reading.
 func Of(dir, name string, tell func(bytes int) error) (string, error) {
-	return look(dir, name, tell, nil)
+	return look(unix.AT_FDCWD, dir, name, tell, nil)
 }
 
-// Pack is [Of], and writes the archive that has this digest to out as it reads: each byte of a file is read once for both.
+// Pack is [Of] of a directory that is open, if only with O_PATH, and writes the archive that has this digest to out as it reads: each byte
+// of a file is read once for both.
 //
 // Errors: those of [Of]; those of writing, of an owner or device that archives cannot have too. What was written is no whole archive then.
-func Pack(out io.Writer, dir, name string, tell func(bytes int) error) (string, error) {
+func Pack(out io.Writer, dir *os.File, name string, tell func(bytes int) error) (string, error) {
 	parts := bufio.NewWriterSize(out, packAtOne)
 	archive := tar.NewWriter(parts)
-	digest, err := look(dir, name, tell, archive)
+	digest, err := look(int(dir.Fd()), ".", name, tell, archive)
 	if err == nil {
 		err = archive.Close()
 	}
@@ -61,9 +62,9 @@ func Pack(out io.Writer, dir, name string, tell func(bytes int) error) (string, 
 	return digest, err
 }
 
-func look(dir, name string, tell func(bytes int) error, archive *tar.Writer) (string, error) {
+func look(at int, dir, name string, tell func(bytes int) error, archive *tar.Writer) (string, error) {
 	// What leads to the directory is the host's; the directory itself is no link.
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(at, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open the directory: %w", err)
 	}
