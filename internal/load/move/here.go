@@ -23,11 +23,15 @@ var errNotWhole = errors.New("it has not read the whole volume")
 // sendFromHere is [run.send] of a volume whose files are on this host: they are read where they lie, once for the archive and its
 // digest, and not by the engine, which hands each byte through two processes.
 //
-// Errors: [errNotHere], also where the files cannot be read to their end: the engine's archive decides then, and its errors do.
+// Errors: [errNotHere], also where the files cannot be read to their end, which is known before the first byte unless it is reading
+// that fails: the engine's archive decides then, and its errors do.
 func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest string, n int64, err error) {
 	dir, err := r.volumeHere(ctx, name)
 	if err == nil {
 		err = r.sameDir(ctx, src, dir)
+	}
+	if err == nil { // before the first byte: the engine would have to send them all again
+		err = treedigest.Fits(dir, path.Base(volumeAt), func(int) error { return ctx.Err() })
 	}
 	if err != nil {
 		dir.Close() // of none, too

@@ -72,7 +72,7 @@ func TestFromHere(t *testing.T) {
 				return err
 			}
 			return os.Chtimes(volume, time.Unix(1e9, 0), time.Unix(1e9, 0))
-		}, byEngine, 2},
+		}, byEngine, 0},
 		{"not the same there", func(w *world, _ string) error { // by a habit of the target's engine
 			puts := 0
 			w.to.before = func(method, at string) {
@@ -141,7 +141,7 @@ func TestFromHere(t *testing.T) {
 			if sent != max(1, c.sent) {
 				t.Errorf("it was sent %d times", sent)
 			}
-			if told := strings.Contains(fmt.Sprint(j.History), "copied again"); told != (c.name == "not the same there") {
+			if told := strings.Contains(fmt.Sprint(j.History), "copied again"); told != (sent > 1) {
 				t.Errorf("sent %d times, and told: %v", sent, told)
 			}
 		})

@@ -62,18 +62,21 @@ func Pack(out io.Writer, dir *os.File, name string, tell func(bytes int) error) 
 	return digest, err
 }
 
+// Fits fails where [Pack] would once it comes there, for what can be told without reading files. tell is told of each file.
+//
+// Errors: those of tell; [ErrTooDeep], [ErrTooMany]; EXDEV for something mounted in the directory; those of opening.
+func Fits(dir *os.File, name string, tell func(bytes int) error) error {
+	w := &walk{tell: tell, several: map[uint64]*several{}}
+	return w.tree(int(dir.Fd()), ".", name)
+}
+
 func look(at int, dir, name string, tell func(bytes int) error, archive *tar.Writer) (string, error) {
-	// What leads to the directory is the host's; the directory itself is no link.
-	fd, err := unix.Openat(at, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("open the directory: %w", err)
-	}
 	content := sha256.New()
 	w := &walk{tell: tell, several: map[uint64]*several{}, content: content, into: content, archive: archive, buf: make([]byte, readAtOne)}
 	if archive != nil {
 		w.into = io.MultiWriter(content, archive)
 	}
-	if err := w.held(fd, path.Join("/", name), 0); err != nil {
+	if err := w.tree(at, dir, name); err != nil {
 		return "", err
 	}
 	w.addSeveral()
@@ -85,9 +88,9 @@ type walk struct {
 	sum     Sum
 	several map[uint64]*several // by inode
 	waiting int                 // bytes for these
-	content hash.Hash
-	into    io.Writer   // for what is in a file: content, and archive if there is one
-	archive *tar.Writer // nil: none
+	content hash.Hash           // nil: nothing is read
+	into    io.Writer           // for what is in a file: content, and archive if there is one
+	archive *tar.Writer         // nil: none
 	buf     []byte
 }
 
@@ -95,6 +98,16 @@ type walk struct {
 type several struct {
 	e     Entry
 	names []string
+}
+
+// tree looks at a directory, by a path from another that is open.
+func (w *walk) tree(at int, dir, name string) error {
+	// What leads to the directory is the host's; the directory itself is no link.
+	fd, err := unix.Openat(at, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the directory: %w", err)
+	}
+	return w.held(fd, path.Join("/", name), 0)
 }
 
 // held looks at a file by a descriptor, and closes that: by its name it could be another one by now.
@@ -214,6 +227,9 @@ func (w *walk) addSeveral() {
 
 // read reads what is in a file, and the extended attribute that archives have.
 func (w *walk) read(held int, e *Entry) (err error) {
+	if w.content == nil {
+		return nil
+	}
 	file := "/proc/self/fd/" + strconv.Itoa(held) // the file itself, also if it is a link
 	if e.Kind == Symlink {
 		buf := make([]byte, maxLink)
