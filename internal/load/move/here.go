@@ -37,16 +37,20 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 		dir.Close() // of none, too
 		return "", 0, fmt.Errorf("source: %w: %w", errNotHere, err)
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop() // the packing, where it was not waited for
 	pr, pw := io.Pipe()
 	read := r.counted(name, nil)
 	packed := make(chan sending, 1)
 	go func() {
 		defer dir.Close()
 		d, err := treedigest.Pack(pw, dir, path.Base(volumeAt), func(n int) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			read.add(n, false)
-			return ctx.Err()
+			return nil
 		})
-		read.add(0, true)
 		pw.CloseWithError(err)
 		packed <- sending{d, err}
 	}()
@@ -58,7 +62,8 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 	var got sending
 	select {
 	case got = <-packed:
-	case <-time.After(streamEnd): // a disk that does not answer
+		read.add(0, true)
+	case <-time.After(r.o.streamEnd): // a disk that does not answer
 		return "", 0, fmt.Errorf("source: read %s: %w", dir.Name(), errNotHere)
 	}
 	switch {

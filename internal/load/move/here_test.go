@@ -4,13 +4,18 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/belay-project/belay/internal/load/engine"
 )
 
 // TestFromHere: what is in a volume is read on this host only if its engine is of this host for certain, has the same directory, and
@@ -101,20 +106,9 @@ func TestFromHere(t *testing.T) {
 		}, "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w, at := newWorld(t, true), time.Unix(1e9, 0)
-			w.from.root = t.TempDir()
-			volume := filepath.Join(w.from.root, "records", "_data")
-			w.from.volumes["records"] = &fakeVolume{dir: volume, data: byEngine, files: []*tar.Header{
-				{Typeflag: tar.TypeDir, Name: "belay-volume/", Mode: 0o755, Uid: os.Getuid(), Gid: os.Getgid(), ModTime: at},
-				{Typeflag: tar.TypeReg, Name: "belay-volume/data", Mode: 0o600},
-			}}
-			for _, err := range []error{
-				os.Chmod(w.from.root, 0o755), os.MkdirAll(volume, 0o755), os.WriteFile(filepath.Join(volume, "data"), []byte(here), 0o600), os.Chmod(volume, 0o755), os.Chtimes(volume, at, at),
-				c.change(w, volume),
-			} {
-				if err != nil {
-					t.Fatal(err)
-				}
+			w, volume := newWorldHere(t, here, byEngine)
+			if err := c.change(w, volume); err != nil {
+				t.Fatal(err)
 			}
 			sent := 0
 			w.to.answer = func(_ http.ResponseWriter, r *http.Request) bool {
@@ -146,6 +140,81 @@ func TestFromHere(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newWorldHere is a stateful world whose volume is on this host too, and there has other data than its engine sends.
+func newWorldHere(t *testing.T, here, byEngine string) (w *world, volume string) {
+	t.Helper()
+	w, at := newWorld(t, true), time.Unix(1e9, 0)
+	w.from.root = t.TempDir()
+	volume = filepath.Join(w.from.root, "records", "_data")
+	w.from.volumes["records"] = &fakeVolume{dir: volume, data: byEngine, files: []*tar.Header{
+		{Typeflag: tar.TypeDir, Name: "belay-volume/", Mode: 0o755, Uid: os.Getuid(), Gid: os.Getgid(), ModTime: at},
+		{Typeflag: tar.TypeReg, Name: "belay-volume/data", Mode: 0o600},
+	}}
+	for _, err := range []error{
+		os.Chmod(w.from.root, 0o755), os.MkdirAll(volume, 0o755), os.WriteFile(filepath.Join(volume, "data"), []byte(here), 0o600),
+		os.Chmod(volume, 0o755), os.Chtimes(volume, at, at),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w, volume
+}
+
+// TestDiskDoesNotAnswer: who waits for a disk is not waited for, and tells of no more progress once it goes on.
+func TestDiskDoesNotAnswer(t *testing.T) {
+	w, volume := newWorldHere(t, strings.Repeat("x", 4<<20), "by the engine")
+	refused := false
+	w.to.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+		if refused || r.Method != "PUT" {
+			return false
+		}
+		refused = true
+		_, err := io.CopyN(io.Discard, r.Body, 900<<10) // less than is sent before progress is told of
+		conn, _, err2 := http.NewResponseController(rw).Hijack()
+		if err := errors.Join(err, err2); err != nil {
+			t.Error(err)
+			return true
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprint(conn, "HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\n\r\n") // a server of Go's would read on first
+		return true
+	}
+	m, answers := w.mover(), make(chan struct{})
+	m.o.streamEnd = time.Second
+	var told atomic.Int64
+	m.o.Progress = func(e Event) {
+		if e.CopiedBytes && told.Add(1) == 1 {
+			<-answers
+		}
+	}
+	if _, err := m.Move(t.Context(), "web", engine.Address{URL: w.from.url}, engine.Address{URL: w.to.url}, w.s); err != nil {
+		t.Fatal(err)
+	}
+	w.want(false, 1)
+	before := told.Load()
+	close(answers)
+	for opened(t, volume) {
+		time.Sleep(time.Millisecond)
+	}
+	if after := told.Load(); before < 2 || after != before {
+		t.Errorf("told of progress %d times, and then %d times", before, after-before)
+	}
+}
+
+// opened reports whether this process has a directory open.
+func opened(t *testing.T, dir string) bool {
+	t.Helper()
+	all, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(all, func(fd string) bool {
+		at, err := os.Readlink(fd)
+		return err == nil && at == dir
+	})
 }
 
 // failsOnce has the source's engine fail at the first question with this in its path that it is asked once the source has stopped.

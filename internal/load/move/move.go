@@ -66,7 +66,9 @@ type Options struct {
 	// Now is the clock; nil: the machine's.
 	Now func() time.Time
 
-	owner int // of the directories in which the engine here has volumes: root, but in tests
+	// Of these tests have others.
+	owner     int           // of the directories in which the engine here has volumes: root
+	streamEnd time.Duration // is how long the rest of a stream, its padding, may take once the target is content; 0: a minute
 }
 
 // Event is progress: a step that begins, or bytes of it.
@@ -213,6 +215,9 @@ func New(o Options) *Mover {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.streamEnd == 0 {
+		o.streamEnd = time.Minute
 	}
 	return &Mover{o: o}
 }

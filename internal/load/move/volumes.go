@@ -20,9 +20,6 @@ import (
 // volumeAt is where a helper has the volume.
 const volumeAt = "/belay-volume"
 
-// streamEnd is how long the rest of a stream, its padding, may take once the target is content.
-const streamEnd = time.Minute
-
 var noRestart = container.RestartPolicy{Name: container.RestartPolicyDisabled}
 
 // copyVolumes copies each volume, and has what is on the target read: what counts is that both
@@ -171,7 +168,7 @@ func (r *run) send(ctx context.Context, name, src, dst string) (digest string, n
 	var got sending
 	select {
 	case got = <-read:
-	case <-time.After(streamEnd):
+	case <-time.After(r.o.streamEnd):
 		pw.CloseWithError(io.ErrUnexpectedEOF)
 		got = <-read
 	}
