@@ -75,7 +75,7 @@ type Options struct {
 type Event struct {
 	Step        Step
 	Text        string
-	Bytes       int64
+	Bytes       int64 // of a volume as [JournalVolume] counts them
 	Total       int64 // 0: not known
 	Back        bool  // the move is being taken back
 	CopiedBytes bool  // Bytes and Total are meant
