@@ -42,6 +42,14 @@ func TestFromHere(t *testing.T) {
 			w.to.info = w.from.info
 			return nil
 		}, byEngine, 0},
+		{"a volume with options", func(w *world, _ string) error { // since it was looked at: such are not moved
+			w.from.stops = func(*fakeContainer) { w.from.volumes["records"].options = map[string]string{"type": "none"} }
+			return nil
+		}, byEngine, 0},
+		{"another driver", func(w *world, _ string) error {
+			w.from.stops = func(*fakeContainer) { w.from.volumes["records"].driver = "nfs" }
+			return nil
+		}, byEngine, 0},
 		{"volumes in two places", func(w *world, volume string) error {
 			w.from.volumes["records"].dir = volume + "-2"
 			return os.Rename(volume, volume+"-2")
@@ -139,6 +147,15 @@ func TestFromHere(t *testing.T) {
 				t.Errorf("sent %d times, and told: %v", sent, told)
 			}
 		})
+	}
+}
+
+// TestNotHere: an engine that is not reached by a Unix socket is not asked where a volume is.
+func TestNotHere(t *testing.T) {
+	asked := errors.New("it was asked")
+	r := &run{from: engine.Unreachable(engine.Address{URL: "tcp://here:2376"}, asked)}
+	if _, _, err := r.sendFromHere(t.Context(), "records", "source", "target"); !errors.Is(err, errNotHere) || errors.Is(err, asked) {
+		t.Errorf("got %v", err)
 	}
 }
 
