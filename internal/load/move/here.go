@@ -83,7 +83,7 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 // this move had the engine make. A socket may lead to another host, or to an engine of somebody with fewer rights than this process:
 // what leads to the directory is root's to change alone.
 func (r *run) volumeHere(ctx context.Context, name string) (*os.File, error) {
-	if remapped(r.from.Info.SecurityOptions) || !strings.HasPrefix(r.from.Address.URL, "unix://") {
+	if remapped(r.from.Info.SecurityOptions) || !strings.HasPrefix(r.from.Address.URL, "unix://") || !r.hostsMounts() {
 		return nil, errNotHere
 	}
 	v, err := r.from.Volume(ctx, name)
@@ -117,6 +117,17 @@ func (r *run) volumeHere(ctx context.Context, name string) (*os.File, error) {
 	}
 	defer beside.Close()
 	return openDir(int(volume.Fd()), dataDir)
+}
+
+// hostsMounts reports whether this process sees what the host has mounted: of what is mounted in a volume it would read what lies below.
+// Whoever may not be told what the host's first process sees is taken for one who does.
+func (r *run) hostsMounts() bool {
+	own, err := os.Readlink(filepath.Join(r.o.proc, "self/ns/mnt"))
+	if err != nil {
+		return false
+	}
+	hosts, err := os.Readlink(filepath.Join(r.o.proc, "1/ns/mnt"))
+	return err != nil || own == hosts
 }
 
 // dataDir is the directory of a volume's files in its own. Source: moby, daemon/volume/local.

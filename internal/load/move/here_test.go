@@ -37,6 +37,10 @@ func TestFromHere(t *testing.T) {
 			}
 			return nil
 		}, byEngine, 0},
+		{"mounts of its own", procWith(map[string]string{"self": "mnt:[2]", "1": "mnt:[1]"}), byEngine, 0}, // what the host has mounted in a volume is not seen
+		{"mounts of the host", procWith(map[string]string{"self": "mnt:[1]", "1": "mnt:[1]"}), here, 0},
+		{"the host's mounts not told", procWith(map[string]string{"self": "mnt:[1]"}), here, 0},
+		{"no mounts told", procWith(nil), byEngine, 0},
 		{"mapped users", func(w *world, _ string) error {
 			w.from.info = map[string]any{"SecurityOptions": []string{"name=userns"}}
 			w.to.info = w.from.info
@@ -232,6 +236,20 @@ func opened(t *testing.T, dir string) bool {
 		at, err := os.Readlink(fd)
 		return err == nil && at == dir
 	})
+}
+
+// procWith has the mover's /proc tell the mount namespaces of some processes alone.
+func procWith(namespaces map[string]string) func(*world, string) error {
+	return func(w *world, _ string) error {
+		w.proc = w.t.TempDir()
+		for process, is := range namespaces {
+			at := filepath.Join(w.proc, process, "ns")
+			if err := errors.Join(os.MkdirAll(at, 0o755), os.Symlink(is, filepath.Join(at, "mnt"))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // failsOnce has the source's engine fail at the first question with this in its path that it is asked once the source has stopped.

@@ -68,6 +68,7 @@ type Options struct {
 
 	// Of these tests have others.
 	owner     int           // of the directories in which the engine here has volumes: root
+	proc      string        // "": /proc
 	streamEnd time.Duration // is how long the rest of a stream, its padding, may take once the target is content; 0: a minute
 }
 
@@ -215,6 +216,9 @@ func New(o Options) *Mover {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.proc == "" {
+		o.proc = "/proc"
 	}
 	if o.streamEnd == 0 {
 		o.streamEnd = time.Minute

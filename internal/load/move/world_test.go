@@ -479,7 +479,8 @@ type world struct {
 	hooks    []string
 	hookErr  error
 	now      time.Time
-	owner    int // of the directories of volumes, as an engine's are root's
+	owner    int    // of the directories of volumes, as an engine's are root's
+	proc     string // the mover's /proc; "": this one
 }
 
 func newWorld(t *testing.T, stateful bool) *world {
@@ -522,7 +523,7 @@ func newGroup(t *testing.T, stateful bool) *world {
 }
 
 func (w *world) mover() *Mover {
-	return New(Options{Dir: w.dir, At: w.at, Now: func() time.Time { return w.now }, owner: w.owner, RunHook: func(_ context.Context, _ string, args []string, in []byte, _ time.Duration) error {
+	return New(Options{Dir: w.dir, At: w.at, Now: func() time.Time { return w.now }, owner: w.owner, proc: w.proc, RunHook: func(_ context.Context, _ string, args []string, in []byte, _ time.Duration) error {
 		w.hooks = append(w.hooks, args[len(args)-1])
 		return w.hookErr
 	}})
