@@ -122,7 +122,8 @@ type Member struct {
 type JournalVolume struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest,omitempty"` // of what both sides have, once they were compared
-	Bytes  int64  `json:"bytes,omitempty"`
+	// Bytes is what was sent: of a volume that was read on this host what is in its files, else the engine's whole archive.
+	Bytes int64 `json:"bytes,omitempty"`
 }
 
 // Entry is one line of a move's history. Its text is "begun" where its step begins, and begins with "goes back: " or

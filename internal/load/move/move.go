@@ -65,13 +65,18 @@ type Options struct {
 	ID string
 	// Now is the clock; nil: the machine's.
 	Now func() time.Time
+
+	// Of these tests have others.
+	owner     int           // of the directories in which the engine here has volumes: root
+	proc      string        // "": /proc
+	streamEnd time.Duration // is how long the rest of a stream, its padding, may take once the target is content; 0: a minute
 }
 
 // Event is progress: a step that begins, or bytes of it.
 type Event struct {
 	Step        Step
 	Text        string
-	Bytes       int64
+	Bytes       int64 // of a volume as [JournalVolume] counts them
 	Total       int64 // 0: not known
 	Back        bool  // the move is being taken back
 	CopiedBytes bool  // Bytes and Total are meant
@@ -211,6 +216,12 @@ func New(o Options) *Mover {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.proc == "" {
+		o.proc = "/proc"
+	}
+	if o.streamEnd == 0 {
+		o.streamEnd = time.Minute
 	}
 	return &Mover{o: o}
 }

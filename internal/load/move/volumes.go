@@ -20,9 +20,6 @@ import (
 // volumeAt is where a helper has the volume.
 const volumeAt = "/belay-volume"
 
-// streamEnd is how long the rest of a stream, its padding, may take once the target is content.
-const streamEnd = time.Minute
-
 var noRestart = container.RestartPolicy{Name: container.RestartPolicyDisabled}
 
 // copyVolumes copies each volume, and has what is on the target read: what counts is that both
@@ -77,15 +74,30 @@ func (r *run) helpers(ctx context.Context, name string) (src, dst string, err er
 	return src, dst, nil
 }
 
+// copyVolume copies a volume as it is packed here, if it can be, and else, or if that is not the same there, as the source's engine
+// packs it: engines have habits, and those of one go well with those of the other.
 func (r *run) copyVolume(ctx context.Context, v *JournalVolume) error {
 	src, dst, err := r.helpers(ctx, v.Name)
 	if err != nil {
 		return err
 	}
-	sent, n, err := r.sendFromHere(ctx, v.Name, src, dst)
-	if errors.Is(err, errNotHere) {
-		sent, n, err = r.send(ctx, v.Name, src, dst)
+	err = r.copySame(ctx, v, src, dst, r.sendFromHere)
+	if errors.Is(err, errNotSame) {
+		again := fmt.Sprintf("note: volume %s is copied again, from its engine: %v", v.Name, err)
+		r.j.note(r.o.Now(), again)
+		r.o.Progress(Event{Step: StepCopy, Text: again})
 	}
+	if errors.Is(err, errNotSame) || errors.Is(err, errNotHere) {
+		err = r.copySame(ctx, v, src, dst, r.send)
+	}
+	return err
+}
+
+// errNotSame is for a volume that is another on the target than was sent.
+var errNotSame = errors.New("the copy is not the same")
+
+func (r *run) copySame(ctx context.Context, v *JournalVolume, src, dst string, send func(ctx context.Context, name, src, dst string) (string, int64, error)) error {
+	sent, n, err := send(ctx, v.Name, src, dst)
 	if err != nil {
 		return err
 	}
@@ -94,7 +106,7 @@ func (r *run) copyVolume(ctx context.Context, v *JournalVolume) error {
 		return fmt.Errorf("target: %w", err)
 	}
 	if sent != there {
-		return fmt.Errorf("the copy is not the same: %s here, %s there", sent, there)
+		return fmt.Errorf("%w: %s here, %s there", errNotSame, sent, there)
 	}
 	v.Digest, v.Bytes = sent, n
 	return nil
@@ -156,7 +168,7 @@ func (r *run) send(ctx context.Context, name, src, dst string) (digest string, n
 	var got sending
 	select {
 	case got = <-read:
-	case <-time.After(streamEnd):
+	case <-time.After(r.o.streamEnd):
 		pw.CloseWithError(io.ErrUnexpectedEOF)
 		got = <-read
 	}

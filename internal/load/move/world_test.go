@@ -479,11 +479,13 @@ type world struct {
 	hooks    []string
 	hookErr  error
 	now      time.Time
+	owner    int    // of the directories of volumes, as an engine's are root's
+	proc     string // the mover's /proc; "": this one
 }
 
 func newWorld(t *testing.T, stateful bool) *world {
 	t.Helper()
-	w := &world{t: t, from: newFake(t, "aaaaaa"), to: newFake(t, "bbbbbb"), dir: private(t), s: Settings{Settle: 1, Keep: time.Hour, Image: "stream", Hook: []string{"/lb"}}, now: time.Now()}
+	w := &world{t: t, from: newFake(t, "aaaaaa"), to: newFake(t, "bbbbbb"), dir: private(t), s: Settings{Settle: 1, Keep: time.Hour, Image: "stream", Hook: []string{"/lb"}}, now: time.Now(), owner: os.Geteuid()}
 	host := map[string]any{"NetworkMode": "bridge", "RestartPolicy": map[string]any{"Name": "always"}, "CgroupnsMode": "private"}
 	if stateful {
 		w.s.CopyVolumes = true
@@ -521,7 +523,7 @@ func newGroup(t *testing.T, stateful bool) *world {
 }
 
 func (w *world) mover() *Mover {
-	return New(Options{Dir: w.dir, At: w.at, Now: func() time.Time { return w.now }, RunHook: func(_ context.Context, _ string, args []string, in []byte, _ time.Duration) error {
+	return New(Options{Dir: w.dir, At: w.at, Now: func() time.Time { return w.now }, owner: w.owner, proc: w.proc, RunHook: func(_ context.Context, _ string, args []string, in []byte, _ time.Duration) error {
 		w.hooks = append(w.hooks, args[len(args)-1])
 		return w.hookErr
 	}})

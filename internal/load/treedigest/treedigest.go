@@ -2,7 +2,7 @@
 // a volume that each has, or has as a stream, and the archive of a tree with its digest.
 //
 // It owns no state, and keeps nothing for each file but of those with several names. [Of] and [Pack] read a directory of this host,
-// follow no link, cross no mount, and open nothing but regular files and directories; nothing in it is written.
+// and [Fits] looks ahead: they follow no link, cross no mount, and open nothing but regular files and directories; nothing in it is written.
 //
 // Row: core.
 package treedigest

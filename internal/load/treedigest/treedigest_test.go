@@ -26,6 +26,16 @@ func of(t *testing.T, dir string) string {
 	return d
 }
 
+// fits asks [Fits], and says how much it has read.
+func fits(t *testing.T, dir string) (read int, err error) {
+	t.Helper()
+	d, err := os.Open(dir)
+	must(t, err)
+	defer d.Close()
+	err = Fits(d, "v", func(n int) error { read += n; return nil })
+	return read, err
+}
+
 func write(t *testing.T, name, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -94,9 +104,10 @@ func TestMountsDoNotLeadOut(t *testing.T) {
 		must(t, unix.Mount(source, on, "", unix.MS_BIND, ""))
 		read := 0
 		_, err := Of(dir, "v", func(n int) error { read += n; return nil })
+		_, ahead := fits(t, dir)
 		must(t, unix.Unmount(on, 0))
-		if !errors.Is(err, unix.EXDEV) || read > 0 {
-			t.Errorf("%s: read %d bytes, %v", at, read, err)
+		if !errors.Is(err, unix.EXDEV) || !errors.Is(ahead, unix.EXDEV) || read > 0 {
+			t.Errorf("%s: read %d bytes, %v, %v", at, read, err, ahead)
 		}
 	}
 }
@@ -213,6 +224,9 @@ func TestBounds(t *testing.T) {
 	if _, err := Of(deep, "v", quiet); !errors.Is(err, ErrTooDeep) {
 		t.Errorf("too deep: %v", err)
 	}
+	if _, err := fits(t, deep); !errors.Is(err, ErrTooDeep) {
+		t.Errorf("too deep, ahead: %v", err)
+	}
 	w := walk{tell: quiet, several: map[uint64]*several{}}
 	for i := 0; ; i++ {
 		w.several[1] = &several{names: []string{"/v/first"}}
@@ -223,6 +237,29 @@ func TestBounds(t *testing.T) {
 		if err != nil || i > maxLinks/1000 {
 			t.Fatalf("%d names of 1000 bytes are kept: %v", i, err)
 		}
+	}
+}
+
+// TestFits: whether a tree can be looked at whole is told without reading it.
+func TestFits(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "d", "file"), "text")
+	must(t, os.Link(filepath.Join(dir, "d", "file"), filepath.Join(dir, "second")))
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "link")))
+	if read, err := fits(t, dir); err != nil || read > 0 {
+		t.Errorf("read %d bytes, %v", read, err)
+	}
+	d, err := os.Open(dir)
+	must(t, err)
+	defer d.Close()
+	enough, told := errors.New("enough"), 0
+	if err := Fits(d, "v", func(int) error {
+		if told++; told == 3 {
+			return enough
+		}
+		return nil
+	}); !errors.Is(err, enough) || told != 3 {
+		t.Errorf("told %d times, %v", told, err)
 	}
 }
 

@@ -42,16 +42,17 @@ var (
 // Errors: those of tell; [ErrTooDeep], [ErrTooMany], [ErrChanging]; EXDEV for something mounted in the directory; those of
 // opening and reading.
 func Of(dir, name string, tell func(bytes int) error) (string, error) {
-	return look(dir, name, tell, nil)
+	return look(unix.AT_FDCWD, dir, name, tell, nil)
 }
 
-// Pack is [Of], and writes the archive that has this digest to out as it reads: each byte of a file is read once for both.
+// Pack is [Of] of a directory that is open, if only with O_PATH, and writes the archive that has this digest to out as it reads: each byte
+// of a file is read once for both.
 //
 // Errors: those of [Of]; those of writing, of an owner or device that archives cannot have too. What was written is no whole archive then.
-func Pack(out io.Writer, dir, name string, tell func(bytes int) error) (string, error) {
+func Pack(out io.Writer, dir *os.File, name string, tell func(bytes int) error) (string, error) {
 	parts := bufio.NewWriterSize(out, packAtOne)
 	archive := tar.NewWriter(parts)
-	digest, err := look(dir, name, tell, archive)
+	digest, err := look(int(dir.Fd()), ".", name, tell, archive)
 	if err == nil {
 		err = archive.Close()
 	}
@@ -61,18 +62,21 @@ func Pack(out io.Writer, dir, name string, tell func(bytes int) error) (string, 
 	return digest, err
 }
 
-func look(dir, name string, tell func(bytes int) error, archive *tar.Writer) (string, error) {
-	// What leads to the directory is the host's; the directory itself is no link.
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", fmt.Errorf("open the directory: %w", err)
-	}
+// Fits fails where [Pack] would once it comes there, for what can be told without reading files. tell is told of each file.
+//
+// Errors: those of tell; [ErrTooDeep], [ErrTooMany]; EXDEV for something mounted in the directory; those of opening.
+func Fits(dir *os.File, name string, tell func(bytes int) error) error {
+	w := &walk{tell: tell, several: map[uint64]*several{}}
+	return w.tree(int(dir.Fd()), ".", name)
+}
+
+func look(at int, dir, name string, tell func(bytes int) error, archive *tar.Writer) (string, error) {
 	content := sha256.New()
 	w := &walk{tell: tell, several: map[uint64]*several{}, content: content, into: content, archive: archive, buf: make([]byte, readAtOne)}
 	if archive != nil {
 		w.into = io.MultiWriter(content, archive)
 	}
-	if err := w.held(fd, path.Join("/", name), 0); err != nil {
+	if err := w.tree(at, dir, name); err != nil {
 		return "", err
 	}
 	w.addSeveral()
@@ -84,9 +88,9 @@ type walk struct {
 	sum     Sum
 	several map[uint64]*several // by inode
 	waiting int                 // bytes for these
-	content hash.Hash
-	into    io.Writer   // for what is in a file: content, and archive if there is one
-	archive *tar.Writer // nil: none
+	content hash.Hash           // nil: nothing is read
+	into    io.Writer           // for what is in a file: content, and archive if there is one
+	archive *tar.Writer         // nil: none
 	buf     []byte
 }
 
@@ -94,6 +98,16 @@ type walk struct {
 type several struct {
 	e     Entry
 	names []string
+}
+
+// tree looks at a directory, by a path from another that is open.
+func (w *walk) tree(at int, dir, name string) error {
+	// What leads to the directory is the host's; the directory itself is no link.
+	fd, err := unix.Openat(at, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the directory: %w", err)
+	}
+	return w.held(fd, path.Join("/", name), 0)
 }
 
 // held looks at a file by a descriptor, and closes that: by its name it could be another one by now.
@@ -182,11 +196,19 @@ func (w *walk) keep(fd int, e *Entry, inode uint64) error {
 		}
 		s = &several{e: *e}
 		w.several[inode] = s
-	} else if err := w.pack(&Entry{Name: e.Name, Kind: Link, Link: s.names[0], Mode: e.Mode, UID: e.UID, GID: e.GID, Time: e.Time}); err != nil {
+	} else if err := w.pack(s.link(e.Name)); err != nil {
 		return err
 	}
 	s.names = append(s.names, e.Name)
 	return nil
+}
+
+// link is the entry of a further name. It has what the file has, as engines' archives do: engines set it anew when they unpack the
+// name, and the owner, which they set first, takes capabilities from the file.
+func (s *several) link(name string) *Entry {
+	e := s.e
+	e.Name, e.Kind, e.Size, e.Link = name, Link, 0, s.names[0]
+	return &e
 }
 
 // addSeveral adds the files that have several names: engines walk directories by name, and the first is the file.
@@ -194,19 +216,20 @@ func (w *walk) addSeveral() {
 	none := sha256.Sum256(nil)
 	for _, s := range w.several {
 		slices.SortFunc(s.names, func(a, b string) int { return slices.Compare(strings.Split(a, "/"), strings.Split(b, "/")) })
-		e := s.e
-		e.Name = s.names[0]
-		w.sum.Add(&e)
-		e.Kind, e.Size, e.Link, e.Content = Link, 0, s.names[0], none[:]
+		s.e.Name = s.names[0]
+		w.sum.Add(&s.e)
+		s.e.Content = none[:]
 		for _, name := range s.names[1:] {
-			e.Name = name
-			w.sum.Add(&e)
+			w.sum.Add(s.link(name))
 		}
 	}
 }
 
 // read reads what is in a file, and the extended attribute that archives have.
 func (w *walk) read(held int, e *Entry) (err error) {
+	if w.content == nil {
+		return nil
+	}
 	file := "/proc/self/fd/" + strconv.Itoa(held) // the file itself, also if it is a link
 	if e.Kind == Symlink {
 		buf := make([]byte, maxLink)
