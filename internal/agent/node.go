@@ -290,6 +290,23 @@ func fillReadings(n *loadplan.Node, r *load.Readings, cs []load.ContainerStatus)
 	}
 }
 
+// fillLayers counts what containers have written to their own layers as their part of the disk, if a move would make it
+// free: its source is removed at once, and the fullest file system is that of the engine's root.
+func fillLayers(n *loadplan.Node, m *policy.MoveSettings, fullest, root string) {
+	if m.Keep > 0 || !sameFileSystem(fullest, root) {
+		return
+	}
+	for i := range n.Containers {
+		n.Containers[i].Use.DiskBytes = n.Containers[i].Storage.LayerBytes
+	}
+}
+
+// sameFileSystem reports whether two paths are there and on one file system.
+func sameFileSystem(a, b string) bool {
+	var x, y unix.Stat_t
+	return unix.Stat(a, &x) == nil && unix.Stat(b, &y) == nil && x.Dev == y.Dev
+}
+
 // state describes this node and the targets of a policy, for a plan.
 func (ns *nodes) state(ctx context.Context, p *policy.LoadPolicy) (*loadplan.State, string, error) {
 	d, err := ns.describe(ctx, p.Name, nil)
@@ -301,6 +318,7 @@ func (ns *nodes) state(ctx context.Context, p *policy.LoadPolicy) (*loadplan.Sta
 		self.Name += "-itself" // a target may be called like it
 	}
 	self.Accepts, self.Refuses, self.Caps = false, "it is the node to relieve", nil
+	fillLayers(&self, &p.Spec.Moves, ns.a.watcher.Readings().Disk, ns.a.cfg.DockerRoot)
 	s := &loadplan.State{Now: time.Now(), Hysteresis: p.Spec.Hysteresis, Limits: limitsOf(p), Rules: rulesOf(p), Nodes: []loadplan.Node{self}}
 	for i := range p.Spec.Caps {
 		*capField(&s.Caps, p.Spec.Caps[i].Name) = p.Spec.Caps[i].Percent

@@ -120,6 +120,30 @@ func TestFillReadings(t *testing.T) {
 	}
 }
 
+// TestFillLayers: what a container has written to its own layer is its part of the disk where a move makes that free.
+func TestFillLayers(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		name          string
+		keep          time.Duration
+		fullest, root string
+		want          int64
+	}{
+		{"the source is removed", 0, filepath.Dir(dir), dir, 5 << 20},
+		{"the source is kept", time.Second, dir, dir, 0},
+		{"another file system is full", 0, "/proc", dir, 0},
+		{"none was read", 0, "", "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := &loadplan.Node{Containers: []loadplan.Container{{Name: "web", Storage: loadplan.Storage{LayerKnown: true, LayerBytes: 5 << 20}}}}
+			fillLayers(n, &policy.MoveSettings{Keep: tt.keep}, tt.fullest, tt.root)
+			if got := n.Containers[0].Use.DiskBytes; got != tt.want {
+				t.Errorf("got %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestAskTarget: a target takes nothing, and says why, unless it was asked and makes sense.
 func TestAskTarget(t *testing.T) {
 	good := loadplan.Description{Schema: loadplan.DescriptionSchema, Hysteresis: 10, Node: loadplan.Node{
