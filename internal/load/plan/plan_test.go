@@ -295,8 +295,8 @@ func TestAveragesLag(t *testing.T) {
 		want  []string
 	}{
 		{"processors, since", cpu, -time.Second, []string{}},
-		{"processors, a moment before", cpu, averagedOver - time.Second, []string{}},
-		{"processors, before", cpu, averagedOver + time.Second, []string{"m1>b"}},
+		{"processors, a moment before", cpu, AveragedOver - time.Second, []string{}},
+		{"processors, before", cpu, AveragedOver + time.Second, []string{"m1>b"}},
 		{"memory, since", memory, -time.Second, []string{}},
 		{"memory, a moment before", memory, time.Second, []string{"m1>b"}},
 	} {
@@ -314,6 +314,24 @@ func TestAveragesLag(t *testing.T) {
 				t.Errorf("got %q, want %q: %s", got, tt.want, p.Nodes[0].Reason)
 			}
 		})
+	}
+}
+
+// TestGroupLag: what a group used that left a moment before the readings is taken off its node once, and is no move under way.
+// Its target has some of it in its readings, and is not taken for fuller than they say.
+func TestGroupLag(t *testing.T) {
+	s := state(node("a", movable("rest", 7, gib)), node("b", movable("x", 4, gib)))
+	ended := s.Nodes[0].Seen.Add(-5 * time.Second)
+	for i, name := range []string{"shop", "side"} {
+		s.History = append(s.History, Past{
+			Move: "1", Name: name, From: "a", To: "b", Began: ended.Add(-time.Minute), Ended: ended, Use: Amounts{NanoCPUs: int64(i+1) * 1e9},
+		})
+	}
+	f := newFleet(s)
+	for name, want := range map[string]int64{"a": 4e9, "b": 4e9} {
+		if h := f.byName[name]; h.use[CPU] != want || h.active != 0 {
+			t.Errorf("%s: got %s, and %d moves under way; want %s", name, CPU.text(h.use[CPU]), h.active, CPU.text(want))
+		}
 	}
 }
 
