@@ -23,6 +23,7 @@ type host struct {
 	coming  []string
 	names   map[string]bool // of its containers and of those that are coming; made when asked for
 	left    int             // moves from it within an hour, or of this plan: see unit.counts
+	lags    bool            // what has left it is in its averages still
 }
 
 // fleet is all hosts.
@@ -88,8 +89,8 @@ func (h *host) fullest(use *vector) (most int64) {
 	return most
 }
 
-// AveragedOver is how long readings of processors and disks look back: the former are averages, the latter are not read
-// each time.
+// AveragedOver is how long readings of processors, pressure and disks look back: the former are averages, the latter are not
+// read each time.
 const AveragedOver = 15 * time.Second
 
 // unread reports whether readings that were made at a time have nothing of a move.
@@ -97,12 +98,17 @@ func (p *Past) unread(seen time.Time) bool {
 	return !p.Failed && (p.underWay() || p.Ended.After(seen))
 }
 
+// lags reports whether averages that were made at a time have something of what has left.
+func (p *Past) lags(seen time.Time) bool {
+	return !p.Failed && !p.underWay() && p.Ended.After(seen.Add(-AveragedOver))
+}
+
 // stillRead returns what a node that was left has of it in readings that were made at a time.
 func (p *Past) stillRead(use vector, seen time.Time) vector {
 	switch {
 	case p.unread(seen):
 		return use
-	case !p.Failed && p.Ended.After(seen.Add(-AveragedOver)):
+	case p.lags(seen):
 		return vector{CPU: use[CPU], Disk: use[Disk], Inodes: use[Inodes]}
 	}
 	return vector{}
@@ -132,6 +138,7 @@ func (f *fleet) recall() {
 			if s.Now.Sub(p.Began) < time.Hour {
 				from.left++
 			}
+			from.lags = from.lags || p.lags(from.Seen)
 			gone := p.stillRead(use, from.Seen)
 			from.use.sub(&gone)
 		}

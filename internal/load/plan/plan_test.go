@@ -287,30 +287,30 @@ func TestSecondTarget(t *testing.T) {
 
 // TestAveragesLag: what left the node a moment before its readings is in averages still, and nothing more has to leave for it.
 func TestAveragesLag(t *testing.T) {
-	cpu, memory := Amounts{NanoCPUs: 2e9}, Amounts{MemoryBytes: 8 * gib}
+	cpu, memory, pressed := Caps{CPU: 80}, Caps{Memory: 80}, Caps{PSICPU: 20}
 	for _, tt := range []struct {
-		name  string
-		use   Amounts
-		ended time.Duration // before the readings
-		want  []string
+		name   string
+		caps   Caps
+		ended  time.Duration // before the readings
+		want   []string
+		reason string
 	}{
-		{"processors, since", cpu, -time.Second, []string{}},
-		{"processors, a moment before", cpu, AveragedOver - time.Second, []string{}},
-		{"processors, before", cpu, AveragedOver + time.Second, []string{"m1>b"}},
-		{"memory, since", memory, -time.Second, []string{}},
-		{"memory, a moment before", memory, time.Second, []string{"m1>b"}},
+		{"processors, since", cpu, -time.Second, []string{}, ""},
+		{"processors, a moment before", cpu, AveragedOver - time.Second, []string{}, ""},
+		{"processors, before", cpu, AveragedOver + time.Second, []string{"m1>b"}, ""},
+		{"memory, since", memory, -time.Second, []string{}, ""},
+		{"memory, a moment before", memory, time.Second, []string{"m1>b"}, ""},
+		{"pressure, a moment before", pressed, AveragedOver - time.Second, []string{}, "only pressure is over its cap, and what has just left"},
+		{"pressure, before", pressed, AveragedOver + time.Second, []string{"m1>b"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := state(node("a", movable("m1", 3, 13*gib), movable("m2", 4, 14*gib)), node("b"))
-			if tt.use == cpu {
-				s.Caps = Caps{CPU: 80}
-			} else {
-				s.Caps = Caps{Memory: 80}
-			}
+			s.Caps, s.Nodes[0].Pressure.CPU = tt.caps, 30
 			ended := s.Nodes[0].Seen.Add(-tt.ended)
-			s.Sources, s.History = []string{"a"}, []Past{{Name: "gone", From: "a", To: "d", Began: ended.Add(-time.Minute), Ended: ended, Use: tt.use}}
+			s.Sources = []string{"a"}
+			s.History = []Past{{Name: "gone", From: "a", To: "d", Began: ended.Add(-time.Minute), Ended: ended, Use: Amounts{NanoCPUs: 2e9, MemoryBytes: 8 * gib}}}
 			p := mustMake(t, s)
-			if got := moves(p); !reflect.DeepEqual(got, tt.want) {
+			if got := moves(p); !reflect.DeepEqual(got, tt.want) || !strings.Contains(p.Nodes[0].Reason, tt.reason) {
 				t.Errorf("got %q, want %q: %s", got, tt.want, p.Nodes[0].Reason)
 			}
 		})
