@@ -291,13 +291,16 @@ func fillReadings(n *loadplan.Node, r *load.Readings, cs []load.ContainerStatus)
 }
 
 // fillLayers counts what containers have written to their own layers as their part of the disk, if a move would make it
-// free: its source is removed at once, and the fullest file system is that of the engine's root.
+// free: its source is removed at once, and the fullest file system is that of the engine's root. More than that has in use
+// is no measure: a sparse file counts as large as it looks.
 func fillLayers(n *loadplan.Node, m *policy.MoveSettings, fullest, root string) {
 	if m.Keep > 0 || !sameFileSystem(fullest, root) {
 		return
 	}
 	for i := range n.Containers {
-		n.Containers[i].Use.DiskBytes = n.Containers[i].Storage.LayerBytes
+		if c := &n.Containers[i]; c.Storage.LayerBytes <= n.Use.DiskBytes {
+			c.Use.DiskBytes = c.Storage.LayerBytes
+		}
 	}
 }
 

@@ -127,15 +127,17 @@ func TestFillLayers(t *testing.T) {
 		name          string
 		keep          time.Duration
 		fullest, root string
+		used          int64
 		want          int64
 	}{
-		{"the source is removed", 0, filepath.Dir(dir), dir, 5 << 20},
-		{"the source is kept", time.Second, dir, dir, 0},
-		{"another file system is full", 0, "/proc", dir, 0},
-		{"none was read", 0, "", "", 0},
+		{"the source is removed", 0, filepath.Dir(dir), dir, 5 << 20, 5 << 20},
+		{"the source is kept", time.Second, dir, dir, 5 << 20, 0},
+		{"another file system is full", 0, "/proc", dir, 5 << 20, 0},
+		{"none was read", 0, "", "", 5 << 20, 0},
+		{"it has a sparse file", 0, dir, dir, 5<<20 - 1, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			n := &loadplan.Node{Containers: []loadplan.Container{{Name: "web", Storage: loadplan.Storage{LayerKnown: true, LayerBytes: 5 << 20}}}}
+			n := &loadplan.Node{Use: loadplan.Amounts{DiskBytes: tt.used}, Containers: []loadplan.Container{{Name: "web", Storage: loadplan.Storage{LayerKnown: true, LayerBytes: 5 << 20}}}}
 			fillLayers(n, &policy.MoveSettings{Keep: tt.keep}, tt.fullest, tt.root)
 			if got := n.Containers[0].Use.DiskBytes; got != tt.want {
 				t.Errorf("got %d, want %d", got, tt.want)

@@ -143,6 +143,7 @@ func (f *fleet) recall() {
 			from.use.sub(&gone)
 		}
 		if to != nil && p.unread(to.Seen) {
+			use[Disk] = 0 // what it wrote to its layer stays behind
 			to.use.add(&use)
 		}
 		if to != nil && p.underWay() {

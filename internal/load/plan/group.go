@@ -173,7 +173,7 @@ func (u *unit) take(c *Container, i int, r Rules, missing []string) {
 	use := c.Use.vector()
 	u.use.add(&use)
 	need := most(use, c.Peak.vector())
-	need[Disk] = max(need[Disk], c.copied())
+	need[Disk] = max(need[Disk]-c.Storage.LayerBytes, c.copied())
 	u.need.add(&need)
 	u.priority += c.Priority
 	u.bytes = min(u.bytes+c.copied(), 1<<60)

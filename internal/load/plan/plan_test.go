@@ -253,6 +253,38 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestLayerStays: what a container has written to its own layer is free once it has left, and needs no room where it goes.
+func TestLayerStays(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(s *State)
+		want   []string
+	}{
+		{"the layer alone", func(*State) {}, []string{"web>b"}},
+		{"one on its way there too", func(s *State) {
+			s.History = []Past{{Name: "other", From: "c", To: "b", Began: testNow.Add(-time.Minute), Use: Amounts{DiskBytes: 200 * gib}}}
+		}, []string{"web>b"}},
+		{"a volume too", func(s *State) {
+			c := &s.Nodes[0].Containers[0]
+			s.Rules.CopyVolumes, c.Storage.Mounts = true, []Mount{{Type: "volume", Name: "v", Destination: "/v", Bytes: 101 * gib}}
+		}, []string{}},
+		{"more than the layer", func(s *State) { s.Nodes[0].Containers[0].Use.DiskBytes = 301 * gib }, []string{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			web := movable("web", 1, gib)
+			web.Storage.LayerBytes, web.Use.DiskBytes = 200*gib, 200*gib
+			s := state(node("a", web), node("b"))
+			s.Sources, s.Rules.LoseLayer = []string{"a"}, true
+			s.Nodes[0].Use.DiskBytes, s.Nodes[1].Use.DiskBytes = 950*gib, 700*gib // of 1000, and targets stay at 800
+			tt.change(s)
+			p := mustMake(t, s)
+			if got := moves(p); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %q, want %q: %+v", got, tt.want, p.Nodes[0].Containers)
+			}
+		})
+	}
+}
+
 // TestSecondTarget: the emptiest target that may not be used is passed over, and the next one takes the container.
 func TestSecondTarget(t *testing.T) {
 	tests := []struct {
