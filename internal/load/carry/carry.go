@@ -100,10 +100,12 @@ type Note struct {
 	Move      string // ID
 	Container string // ID
 	Name      string
-	To        string
-	By        string
-	Text      string
-	Time      time.Time
+	// Also says that the same was told of another container of the move: administrators have it.
+	Also bool
+	To   string
+	By   string
+	Text string
+	Time time.Time
 }
 
 // MoverError says how a mover has ended.
@@ -492,8 +494,8 @@ func (c *Carrier) tell(n Note) {
 
 // tellOf tells of a move, of each of its containers.
 func (c *Carrier) tellOf(m *Move, event, text string) {
-	for _, of := range m.members() {
-		c.tell(Note{Event: event, Policy: m.Policy, Plan: m.Proposal, Move: m.ID, Container: of.Container, Name: of.Name, To: m.To, Text: text})
+	for i, of := range m.members() {
+		c.tell(Note{Event: event, Policy: m.Policy, Plan: m.Proposal, Move: m.ID, Container: of.Container, Name: of.Name, Also: i > 0, To: m.To, Text: text})
 	}
 }
 
