@@ -90,22 +90,24 @@ func (a *Agent) hostNow(cgroups []string) enforce.Host {
 	for _, p := range rootParts {
 		engine.Paths = append(engine.Paths, filepath.Join(c.DockerRoot, p))
 	}
-	below := func(p string) string {
-		if filepath.IsAbs(p) {
-			return p
-		}
-		return filepath.Join(c.DockerRoot, p)
-	}
 	for _, root := range containerdRoots {
 		for _, p := range containerdParts {
-			engine.Paths = append(engine.Paths, filepath.Join(below(root), p))
+			engine.Paths = append(engine.Paths, filepath.Join(c.belowRoot(root), p))
 		}
 	}
 	for _, d := range recordDirs {
-		engine.Dirs = append(engine.Dirs, below(d))
+		engine.Dirs = append(engine.Dirs, c.belowRoot(d))
 	}
 	engine.Records = recordNames
 	return h
+}
+
+// belowRoot returns a path as it is if it is absolute, else below the engine's root.
+func (c *Config) belowRoot(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.DockerRoot, p)
 }
 
 // setHost puts into the kernel what the section host is about. It is called where setGuard is,

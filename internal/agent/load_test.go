@@ -1,13 +1,18 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/ident"
 	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/load"
+	"github.com/belay-project/belay/internal/load/carry"
 	"github.com/belay-project/belay/internal/policy"
 )
 
@@ -81,5 +86,45 @@ func TestLoadRecord(t *testing.T) {
 	if r.Kind != journal.KindLoad || r.Load.Cap != "memory" || len(r.Load.Causes) != 1 || r.Load.Causes[0].Name != "web" || r.Container.Name != "web" ||
 		r.Policy.Rule != "caps.memory" || len(r.Load.Error) != maxLoadError || !strings.Contains(r.Message, "web grew by 1 B") {
 		t.Errorf("got %+v", r)
+	}
+}
+
+// TestTellMove: a move of several containers is a record of each, and one alert.
+func TestTellMove(t *testing.T) {
+	m := newManaged(t, "", map[string]string{"a.yaml": admins})
+	mail := strings.Replace(loadPolicy, "[alert]}", "[alert], alerts: {email: {command: /usr/sbin/sendmail, to: [a@example.org]}}}", 1)
+	if _, err := m.apply(rootCaller, mail); err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{cfg: unloadConfig(t), policies: m.policies}
+	var err error
+	if a.journal, err = journal.Open(journal.Options{Dir: a.cfg.journalDir()}); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan string, 3)
+	a.notifier = load.NewNotifier(load.NotifyOptions{
+		Run: func(_ context.Context, _ string, _ []string, message []byte, _ time.Duration) error {
+			sent <- string(message)
+			return nil
+		},
+		Health: health.New(nil), Log: slog.New(slog.DiscardHandler),
+	})
+	a.tellMove(carry.Note{Event: carry.EventMoved, Policy: "node", Container: strings.Repeat("a", 64), Name: "shop", Text: "both were moved"})
+	a.tellMove(carry.Note{Event: carry.EventMoved, Policy: "node", Container: strings.Repeat("b", 64), Name: "side", Text: "both were moved", Also: true})
+	a.tellMove(carry.Note{Event: carry.EventNoPlan, Policy: "node", Text: "no moves would help"})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.notifier.Run(ctx) }()
+	for _, want := range []string{"both were moved", "no moves would help"} {
+		if got := <-sent; !strings.Contains(got, want) {
+			t.Errorf("got %s, want %q", got, want)
+		}
+	}
+	stop()
+	if err := errors.Join(<-ended, a.journal.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, n := lastRecord(t, &a.cfg); n != 3 {
+		t.Errorf("%d records", n)
 	}
 }

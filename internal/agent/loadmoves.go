@@ -192,7 +192,9 @@ func (a *Agent) tellMove(n carry.Note) {
 	r := a.loadRecord(al)
 	r.Load.Plan, r.Load.Move, r.Load.To, r.Load.By = n.Plan, n.Move, n.To, n.By
 	a.journal.Append(r)
-	a.notifier.Offer(al, p)
+	if !n.Also {
+		a.notifier.Offer(al, p)
+	}
 }
 
 var _ control.LoadManager = (*Agent)(nil)

@@ -290,6 +290,52 @@ func fillReadings(n *loadplan.Node, r *load.Readings, cs []load.ContainerStatus)
 	}
 }
 
+// fillLayers counts what containers have written to their own layers as their part of the disk, if a move would make it
+// free: its source is removed at once, and the fullest file system is that of the roots. More than that has in use is no
+// measure: a sparse file counts as large as it looks.
+func fillLayers(n *loadplan.Node, m *policy.MoveSettings, fullest string, roots []string) {
+	if m.Keep > 0 || !sameFileSystem(fullest, roots) {
+		return
+	}
+	for i := range n.Containers {
+		if c := &n.Containers[i]; c.Storage.LayerBytes <= n.Use.DiskBytes {
+			c.Use.DiskBytes = c.Storage.LayerBytes
+		}
+	}
+}
+
+// layerRoots are where what containers write to their own layers may be.
+func (c *Config) layerRoots(containerd bool) []string {
+	if !containerd {
+		return []string{c.DockerRoot}
+	}
+	var roots []string
+	for _, root := range containerdRoots {
+		roots = append(roots, c.belowRoot(root))
+	}
+	return roots
+}
+
+// sameFileSystem reports whether the roots that are there, one at least, are on the file system of a path.
+func sameFileSystem(path string, roots []string) bool {
+	var at unix.Stat_t
+	if unix.Stat(path, &at) != nil {
+		return false
+	}
+	some := false
+	for _, root := range roots {
+		var st unix.Stat_t
+		err := unix.Stat(root, &st)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if some = err == nil && st.Dev == at.Dev; !some {
+			return false
+		}
+	}
+	return some
+}
+
 // state describes this node and the targets of a policy, for a plan.
 func (ns *nodes) state(ctx context.Context, p *policy.LoadPolicy) (*loadplan.State, string, error) {
 	d, err := ns.describe(ctx, p.Name, nil)
@@ -301,6 +347,7 @@ func (ns *nodes) state(ctx context.Context, p *policy.LoadPolicy) (*loadplan.Sta
 		self.Name += "-itself" // a target may be called like it
 	}
 	self.Accepts, self.Refuses, self.Caps = false, "it is the node to relieve", nil
+	fillLayers(&self, &p.Spec.Moves, ns.a.watcher.Readings().Disk, ns.a.cfg.layerRoots(self.Host.ContainerdStore))
 	s := &loadplan.State{Now: time.Now(), Hysteresis: p.Spec.Hysteresis, Limits: limitsOf(p), Rules: rulesOf(p), Nodes: []loadplan.Node{self}}
 	for i := range p.Spec.Caps {
 		*capField(&s.Caps, p.Spec.Caps[i].Name) = p.Spec.Caps[i].Percent

@@ -120,6 +120,45 @@ func TestFillReadings(t *testing.T) {
 	}
 }
 
+// TestFillLayers: what a container has written to its own layer is its part of the disk where a move makes that free.
+func TestFillLayers(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		name          string
+		keep          time.Duration
+		fullest, root string
+		also          string // another root
+		used          int64
+		want          int64
+	}{
+		{"the source is removed", 0, filepath.Dir(dir), dir, "/none", 5 << 20, 5 << 20},
+		{"the source is kept", time.Second, dir, dir, "/none", 5 << 20, 0},
+		{"another file system is full", 0, "/proc", dir, "/none", 5 << 20, 0},
+		{"none was read", 0, "", "", "", 5 << 20, 0},
+		{"there is no root", 0, dir, "/none", "/none", 5 << 20, 0},
+		{"which root it is nobody knows", 0, dir, dir, "/proc", 5 << 20, 0},
+		{"it has a sparse file", 0, dir, dir, "/none", 5<<20 - 1, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := &loadplan.Node{Use: loadplan.Amounts{DiskBytes: tt.used}, Containers: []loadplan.Container{{Name: "web", Storage: loadplan.Storage{LayerKnown: true, LayerBytes: 5 << 20}}}}
+			fillLayers(n, &policy.MoveSettings{Keep: tt.keep}, tt.fullest, []string{tt.root, tt.also})
+			if got := n.Containers[0].Use.DiskBytes; got != tt.want {
+				t.Errorf("got %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestLayerRoots(t *testing.T) {
+	c := Config{DockerRoot: "/srv/docker"}
+	if got := c.layerRoots(false); !slices.Equal(got, []string{"/srv/docker"}) {
+		t.Errorf("got %q", got)
+	}
+	if got := c.layerRoots(true); !slices.Equal(got, []string{"/var/lib/containerd", "/srv/docker/containerd/daemon"}) {
+		t.Errorf("with containerd's store: got %q", got)
+	}
+}
+
 // TestAskTarget: a target takes nothing, and says why, unless it was asked and makes sense.
 func TestAskTarget(t *testing.T) {
 	good := loadplan.Description{Schema: loadplan.DescriptionSchema, Hysteresis: 10, Node: loadplan.Node{

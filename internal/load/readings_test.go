@@ -38,8 +38,8 @@ func TestReadings(t *testing.T) {
 	}
 	whole := st.Blocks * uint64(st.Bsize) //nolint:gosec // not negative
 	// Some may be root's alone.
-	if d := r.Amounts[Disk]; d.Has < whole/4 || d.Has > whole || d.Use == 0 {
-		t.Errorf("disk %+v, want about %d", d, whole)
+	if d := r.Amounts[Disk]; d.Has < whole/4 || d.Has > whole || d.Use == 0 || r.Disk != f.dir {
+		t.Errorf("disk %+v of %q, want about %d", d, r.Disk, whole)
 	}
 	if len(r.Unreadable) > 0 || r.Pressure[1] != 0 || r.Pressure[0] >= 0 {
 		t.Errorf("got %+v", r)

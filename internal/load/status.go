@@ -168,6 +168,7 @@ type Readings struct {
 	At time.Time // of the sample; zero: nothing is sampled
 	// Amounts are by [Resource], up to [Inodes]: billionths of a CPU, bytes, tasks, bytes, inodes.
 	Amounts    [Inodes + 1]Amount
+	Disk       string          // a path in the file system that [Disk] is of
 	Pressure   [numPSI]float64 // percent; less than 0: not known
 	Unreadable []string        // what cannot be read, in words
 }
@@ -189,6 +190,9 @@ func (w *Watcher) Readings() Readings {
 			r.Unreadable = append(r.Unreadable, res.String()+": there is one sample so far")
 		default:
 			r.Amounts[res] = w.amount(res, got)
+		}
+		if res == Disk {
+			r.Disk = got.where
 		}
 	}
 	for i := range r.Pressure {

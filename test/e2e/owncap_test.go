@@ -40,7 +40,7 @@ func ownCgroup(t *testing.T, pid int) (dir, limit string) {
 	return "", ""
 }
 
-// numberIn returns what a file of a cgroup says behind a word, or, without a word, the number that it is.
+// numberIn returns the number that a file has behind a word.
 func numberIn(t *testing.T, path, word string) int64 {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -48,34 +48,26 @@ func numberIn(t *testing.T, path, word string) int64 {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(raw)) {
-		text := strings.TrimSpace(line)
-		if word != "" {
-			var ok bool
-			if text, ok = strings.CutPrefix(text, word+" "); !ok {
-				continue
+		if f := strings.Fields(line); len(f) > 1 && f[0] == word {
+			n, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				t.Fatal(err)
 			}
+			return n
 		}
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
 	}
 	t.Fatalf("%s does not say %s: %s", path, word, raw)
 	return 0
 }
 
-// memoryPeak returns the most that a cgroup has had in memory, and how many of its processes the kernel has killed for it.
-func memoryPeak(t *testing.T, dir string) (peak, killed int64) {
+// memoryKills returns how many processes of a cgroup the kernel has killed for memory.
+func memoryKills(t *testing.T, dir string) int64 {
 	t.Helper()
-	if _, err := os.Stat(filepath.Join(dir, "memory.events")); err != nil { // version 1
-		return numberIn(t, filepath.Join(dir, "memory.max_usage_in_bytes"), ""), numberIn(t, filepath.Join(dir, "memory.oom_control"), "oom_kill")
+	name := "memory.events"
+	if _, err := os.Stat(filepath.Join(dir, name)); err != nil { // version 1
+		name = "memory.oom_control"
 	}
-	name := "memory.peak"
-	if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-		name = "memory.current" // before Linux 5.19 the kernel keeps no peak
-	}
-	return numberIn(t, filepath.Join(dir, name), ""), numberIn(t, filepath.Join(dir, "memory.events"), "oom_kill")
+	return numberIn(t, filepath.Join(dir, name), "oom_kill")
 }
 
 // An agent that is flooded with events, under the least memory that it starts with and a twentieth
@@ -163,12 +155,13 @@ func TestOwnCaps(t *testing.T) {
 	if !lab.Await(ctx, 30*time.Second, func() bool { return recorded() >= denied }) {
 		t.Errorf("%d denials are recorded, want %d", recorded(), denied)
 	}
-	peak, killed := memoryPeak(t, dir)
+	// The cgroup's own count cannot pass the cap, and comes near it with the files that were read. Measured: 68 to 70 MiB.
+	peak := numberIn(t, fmt.Sprintf("/proc/%d/status", pid), "VmHWM:") << 10
 	t.Logf("the agent had %d MiB of %d at most", peak>>20, ownCap>>20)
-	if peak == 0 || peak > ownCap {
-		t.Errorf("the agent had %d bytes in memory at most, want at most %d", peak, ownCap)
+	if most := int64(ownCap / 10 * 9); peak > most {
+		t.Errorf("the agent had %d bytes in memory at most, want at most %d, nine tenths of its cap", peak, most)
 	}
-	if killed != 0 {
+	if killed := memoryKills(t, dir); killed != 0 {
 		t.Errorf("the kernel killed %d processes in the agent's cgroup", killed)
 	}
 	if err := a.Stop(); err != nil {

@@ -112,6 +112,15 @@ func (n *node) status(t *testing.T) (s status) {
 	return s
 }
 
+// moveJournal returns the journal of a move of the node, or nothing as long as there is none.
+func (n *node) moveJournal(id string) string {
+	raw, err := os.ReadFile(filepath.Join(n.StateDir(), "moves", id+".json"))
+	if err != nil {
+		return ""
+	}
+	return string(raw)
+}
+
 // await waits for what a node says of itself.
 func (n *node) await(t *testing.T, what string, ok func(s status) bool) status {
 	t.Helper()
@@ -273,8 +282,7 @@ func TestAgentMigrates(t *testing.T) {
 		if len(s.Moves.Moves) == 0 {
 			return false
 		}
-		raw, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(a.gate)), "state", "moves", s.Moves.Moves[0].ID+".json"))
-		return err == nil && strings.Contains(string(raw), `"step": "hand-over"`)
+		return strings.Contains(a.moveJournal(s.Moves.Moves[0].ID), `"step": "hand-over"`)
 	})
 	if err := a.Kill(); err != nil {
 		t.Fatal(err)
@@ -288,14 +296,39 @@ func TestAgentMigrates(t *testing.T) {
 	}
 }
 
-// TestAgentMovesGroup: a container and another in its network namespace leave a full node by one move, and find each other there.
+// TestAgentMovesGroup: a container and another in its network namespace leave a full node by one move, and find each other there,
+// also where the agent is killed as soon as their move has begun.
 func TestAgentMovesGroup(t *testing.T) {
 	w := need(t)
+	for name, meanwhile := range map[string]func(*testing.T, *node){
+		"undisturbed": func(*testing.T, *node) {},
+		"killed": func(t *testing.T, n *node) {
+			t.Helper()
+			began := func(s status) bool { return len(s.Moves.Moves) > 0 && n.moveJournal(s.Moves.Moves[0].ID) != "" }
+			s := n.await(t, "the journal of a move", began)
+			if err := n.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if got := n.moveJournal(s.Moves.Moves[0].ID); !strings.Contains(got, `"phase": "moving"`) {
+				t.Errorf("it was over before the agent was killed: %s", got)
+			}
+			if err := n.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { w.movesGroup(t, meanwhile) })
+	}
+}
+
+func (w *world) movesGroup(t *testing.T, meanwhile func(*testing.T, *node)) {
+	t.Helper()
 	a, b := w.newNode(t, w.from, w.labs[0], 160*mib), w.newNode(t, w.to, w.labs[1], 400*mib)
 	b.start(t, fmt.Sprintf(nodePolicy, 80, "alert"))
 	w.run(t, "shop", busy(50)...)
 	w.run(t, "shop-side", "--network", "container:shop", "--cpus", "0.2", image, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=50M & exec sleep 100000")
 	a.start(t, fmt.Sprintf(nodePolicy, 50, "alert, migrate")+fmt.Sprintf(planned, b.gate, "/bin/true"))
+	meanwhile(t, a)
 	s := a.await(t, "the move", func(s status) bool { return len(s.Moves.Moves) > 0 && s.Moves.Moves[0].Outcome != "under way" })
 	m := s.Moves.Moves[0]
 	if len(s.Moves.Moves) != 1 || m.Outcome != "moved" || m.Name != "shop" || strings.Join(m.With, " ") != "shop-side" {

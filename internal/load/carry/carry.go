@@ -32,6 +32,8 @@ const (
 	staleAfter = 24 * time.Hour
 	// lookEvery is the time between two looks at what became of moves that are done, and at moves of nobody.
 	lookEvery = 20 * time.Second
+	// lagTime is how long after a move readings do not know of it for sure: they are of a moment before they are asked for.
+	lagTime = plan.AveragedOver + 5*time.Second
 	// askTime bounds the making of a state.
 	askTime = time.Minute
 )
@@ -98,10 +100,12 @@ type Note struct {
 	Move      string // ID
 	Container string // ID
 	Name      string
-	To        string
-	By        string
-	Text      string
-	Time      time.Time
+	// Also says that the same was told of another container of the move: administrators have it.
+	Also bool
+	To   string
+	By   string
+	Text string
+	Time time.Time
 }
 
 // MoverError says how a mover has ended.
@@ -209,7 +213,7 @@ func (c *Carrier) serve(ctx context.Context, p *policy.LoadPolicy, movers *sync.
 		openState = open.State
 	}
 	due := now.Sub(c.planned[p.Name]) >= c.pause(p)
-	rests := c.rests(p, now)
+	rests, lag := c.rests(p, now), c.l.endedSince(now.Add(-lagTime))
 	if !over {
 		delete(c.waits, p.Name)
 	}
@@ -218,11 +222,14 @@ func (c *Carrier) serve(ctx context.Context, p *policy.LoadPolicy, movers *sync.
 	case open != nil && !over && (openState == Waiting || !c.started(open)):
 		c.end(open, Withdrawn, "the node is no longer over its caps", now)
 	case open != nil && openState == Approved:
-		if c.settled(open, over, now) || !due {
-			return
+		switch {
+		case c.settled(open, over, now) || !due:
+		case lag:
+			c.hold(open, lags)
+		default:
+			c.advance(ctx, p, open, movers)
 		}
-		c.advance(ctx, p, open, movers)
-	case open != nil || !over || !due || rests:
+	case open != nil || !over || !due || rests || lag:
 	default:
 		c.propose(ctx, p, movers)
 	}
@@ -487,8 +494,8 @@ func (c *Carrier) tell(n Note) {
 
 // tellOf tells of a move, of each of its containers.
 func (c *Carrier) tellOf(m *Move, event, text string) {
-	for _, of := range m.members() {
-		c.tell(Note{Event: event, Policy: m.Policy, Plan: m.Proposal, Move: m.ID, Container: of.Container, Name: of.Name, To: m.To, Text: text})
+	for i, of := range m.members() {
+		c.tell(Note{Event: event, Policy: m.Policy, Plan: m.Proposal, Move: m.ID, Container: of.Container, Name: of.Name, Also: i > 0, To: m.To, Text: text})
 	}
 }
 

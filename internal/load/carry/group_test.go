@@ -54,6 +54,11 @@ func TestGroup(t *testing.T) {
 			t.Errorf("%s is told of %q", event, got)
 		}
 	}
+	for i, n := range w.notes { // of two, one is an alert
+		if want := n.Container == w.ids()[1]; n.Also != want {
+			t.Errorf("note %d: got %+v", i, n)
+		}
+	}
 	if got := w.notes[1]; got.Name != "web1" || got.Text != "moving web1 + web2 to b" || w.notes[4].Move != w.notes[1].Move {
 		t.Errorf("got %+v", w.notes)
 	}

@@ -198,6 +198,11 @@ func (l *ledger) move(id string) *Move {
 	return nil
 }
 
+// endedSince reports whether a move was done after a time.
+func (l *ledger) endedSince(t time.Time) bool {
+	return slices.ContainsFunc(l.Moves, func(m *Move) bool { return m.Outcome != Failed && m.Ended.After(t) })
+}
+
 // history is what a planner wants to know of the moves from here.
 func (l *ledger) history(self string) []plan.Past {
 	var out []plan.Past

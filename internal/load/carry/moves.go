@@ -18,6 +18,9 @@ import (
 // noMover says why an agent starts no mover.
 const noMover = "nothing is moved by this agent (--mover none)"
 
+// lags says why nothing starts for a while after a move.
+const lags = "readings do not know of the last move yet"
+
 // advance starts what of an approved proposal may start now, by new readings.
 func (c *Carrier) advance(ctx context.Context, p *policy.LoadPolicy, q *Proposal, movers *sync.WaitGroup) {
 	if c.o.NoMover {

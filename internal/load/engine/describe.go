@@ -85,6 +85,9 @@ func (e *Engine) platform() plan.Platform {
 	}
 	slices.Sort(p.Offers)
 	p.Offers = slices.Compact(p.Offers)
+	p.ContainerdStore = slices.ContainsFunc(e.Info.DriverStatus, func(s [2]string) bool {
+		return s[0] == "driver-type" && strings.HasPrefix(s[1], "io.containerd.snapshotter.")
+	})
 	return p
 }
 

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/system"
+
 	"github.com/belay-project/belay/internal/load/plan"
 )
 
@@ -20,6 +22,18 @@ func inspection(host, config, more string) string {
 	return `{"Id":"` + describedID + `","Name":"/web","Image":"sha256:11","Created":"2026-03-01T10:00:00Z","State":{"Status":"running","Running":true,"StartedAt":"2026-03-01T10:00:00Z"},
 "HostConfig":{"NetworkMode":"default","RestartPolicy":{"Name":"no"},"Runtime":"runc","LogConfig":{"Type":"json-file"},"IpcMode":"private","CgroupnsMode":"private","PortBindings":{"80/tcp":[{"HostIp":"","HostPort":"8080"}]}` + host + `},
 "Config":{"Image":"app:1","Hostname":"0123456789ab"` + config + `},"NetworkSettings":{"Networks":{"bridge":{"NetworkID":"n1"}}},"Mounts":[]` + more + `}`
+}
+
+// TestContainerdStore: an engine that leaves images and layers to containerd says so.
+func TestContainerdStore(t *testing.T) {
+	for status, want := range map[[2]string]bool{
+		{"Backing Filesystem", "extfs"}: false, {"driver-type", "io.containerd.snapshotter.v1"}: true, {"driver-type", "io.containerd.snapshotter.v2"}: true,
+	} {
+		e := &Engine{Info: system.Info{DriverStatus: [][2]string{{"Supports d_type", "true"}, status}}}
+		if got := e.platform().ContainerdStore; got != want {
+			t.Errorf("%q: got %v", status, got)
+		}
+	}
 }
 
 // TestDescribe: what ties a container to its engine is told in a planner's words, and what only a

@@ -83,11 +83,7 @@ func Explain(s *State, node, container string) (*Explanation, error) {
 
 // unitOf finds the unit that a container is in, and where in it.
 func unitOf(cs []Container, r Rules, ref string) (*unit, int, error) {
-	byRef := make(map[string]int, 2*len(cs))
-	for i := range cs {
-		byRef[cs[i].ID], byRef[cs[i].Name] = i, i
-	}
-	at, ok := find(cs, byRef, ref)
+	at, ok := find(cs, byReference(cs), ref)
 	if !ok {
 		return nil, 0, fmt.Errorf("there is no container %s, or several that begin so", quoted(ref))
 	}

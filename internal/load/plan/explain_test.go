@@ -99,6 +99,27 @@ func TestExplainGroupUnderWay(t *testing.T) {
 	}
 }
 
+// TestIDBeforeName: an ID means the container that has it, whatever another one is called and whichever is listed first.
+func TestIDBeforeName(t *testing.T) {
+	api, web := movable("api", 1, gib), movable("web", 1, gib)
+	api.ID = strings.Repeat("a", 64)
+	web.Net.Mode = "container:" + api.ID
+	other := movable(api.ID, 1, gib)
+	for _, cs := range [][]Container{{other, api, web}, {api, other, web}} {
+		s := state(node("n", cs...), node("free"))
+		e, err := Explain(s, "n", "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(e.Together, " "); got != "api web" {
+			t.Errorf("web moves with %q", got)
+		}
+		if e, err = Explain(s, "n", api.ID); err != nil || e.Name != "api" {
+			t.Errorf("got %+v, %v", e, err)
+		}
+	}
+}
+
 // TestReadDescription: what another node says is read leniently, but only of the known form.
 func TestReadDescription(t *testing.T) {
 	d, err := ReadDescription([]byte(`{"schema":"belay.dev/node/v1","node":{"name":"b","has":{"memoryBytes":5},"new":1},"hysteresis":5}`))

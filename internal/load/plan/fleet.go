@@ -23,6 +23,7 @@ type host struct {
 	coming  []string
 	names   map[string]bool // of its containers and of those that are coming; made when asked for
 	left    int             // moves from it within an hour, or of this plan: see unit.counts
+	lags    bool            // what has left it is in its averages still
 }
 
 // fleet is all hosts.
@@ -88,25 +89,33 @@ func (h *host) fullest(use *vector) (most int64) {
 	return most
 }
 
-// averagedOver is how long readings of processors and disks look back: the former are averages, the latter are not read
-// each time.
-const averagedOver = 15 * time.Second
+// AveragedOver is how long readings of processors, pressure and disks look back: the former are averages, the latter are not
+// read each time.
+const AveragedOver = 15 * time.Second
 
-// notRead returns what of a move that used so much is not in readings that were made at a time.
-func (p *Past) notRead(use vector, seen time.Time) vector {
+// unread reports whether readings that were made at a time have nothing of a move.
+func (p *Past) unread(seen time.Time) bool {
+	return !p.Failed && (p.underWay() || p.Ended.After(seen))
+}
+
+// lags reports whether averages that were made at a time have something of what has left.
+func (p *Past) lags(seen time.Time) bool {
+	return !p.Failed && !p.underWay() && p.Ended.After(seen.Add(-AveragedOver))
+}
+
+// stillRead returns what a node that was left has of it in readings that were made at a time.
+func (p *Past) stillRead(use vector, seen time.Time) vector {
 	switch {
-	case p.Failed:
-		return vector{}
-	case p.underWay() || p.Ended.After(seen):
+	case p.unread(seen):
 		return use
-	case p.Ended.After(seen.Add(-averagedOver)):
+	case p.lags(seen):
 		return vector{CPU: use[CPU], Disk: use[Disk], Inodes: use[Inodes]}
 	}
 	return vector{}
 }
 
-// recall takes the history into account: moves under way count on both sides, and those that
-// ended after a reading, or what it looks back on, are in none of it.
+// recall takes the history into account: moves under way, and those that ended after a reading, count on both sides. Averages
+// still have what has left; how much they have of what has come is not known, for copies run before a move ends.
 func (f *fleet) recall() {
 	s := f.s
 	counted := map[string]bool{} // moves under way
@@ -129,12 +138,13 @@ func (f *fleet) recall() {
 			if s.Now.Sub(p.Began) < time.Hour {
 				from.left++
 			}
-			gone := p.notRead(use, from.Seen)
+			from.lags = from.lags || p.lags(from.Seen)
+			gone := p.stillRead(use, from.Seen)
 			from.use.sub(&gone)
 		}
-		if to != nil {
-			come := p.notRead(use, to.Seen)
-			to.use.add(&come)
+		if to != nil && p.unread(to.Seen) {
+			use[Disk] = 0 // what it wrote to its layer stays behind
+			to.use.add(&use)
 		}
 		if to != nil && p.underWay() {
 			to.coming = append(to.coming, p.Name)

@@ -47,11 +47,10 @@ func (s sets) join(i, j int) { s[s.root(i)] = s.root(j) }
 // names, and says of those that must stay why.
 func unitsOf(cs []Container, r Rules) []*unit {
 	all := make(sets, len(cs))
-	byRef := make(map[string]int, 2*len(cs))
-	for i := range cs {
+	for i := range all {
 		all[i] = i
-		byRef[cs[i].ID], byRef[cs[i].Name] = i, i
 	}
+	byRef := byReference(cs)
 	missing := make([][]string, len(cs))
 	firsts := map[string]int{}
 	for i := range cs {
@@ -87,6 +86,19 @@ func unitsOf(cs []Container, r Rules) []*unit {
 	}
 	slices.SortFunc(out, (*unit).byName)
 	return out
+}
+
+// byReference has containers by name and by ID. An ID means the container that has it, as in engines, whatever another one
+// is called.
+func byReference(cs []Container) map[string]int {
+	byRef := make(map[string]int, 2*len(cs))
+	for i := range cs {
+		byRef[cs[i].Name] = i
+	}
+	for i := range cs {
+		byRef[cs[i].ID] = i
+	}
+	return byRef
 }
 
 // find looks a reference up: a name, an ID or the beginning of one, as engines do.
@@ -161,7 +173,7 @@ func (u *unit) take(c *Container, i int, r Rules, missing []string) {
 	use := c.Use.vector()
 	u.use.add(&use)
 	need := most(use, c.Peak.vector())
-	need[Disk] = max(need[Disk], c.copied())
+	need[Disk] = max(need[Disk]-c.Storage.LayerBytes, c.copied())
 	u.need.add(&need)
 	u.priority += c.Priority
 	u.bytes = min(u.bytes+c.copied(), 1<<60)

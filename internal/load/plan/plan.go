@@ -193,7 +193,7 @@ func (f *fleet) source(h *host) *source {
 		}
 		src.excess = max(src.excess, share(int64(p.value-p.cap), int64(p.cap)))
 		src.over = append(src.over, Excess{Name: p.name, Now: fmt.Sprintf("%d%%", p.value), Cap: fmt.Sprintf("%d%%", p.cap)})
-		if p.relievable && src.goal[p.of] == 0 {
+		if p.relievable && src.goal[p.of] == 0 && !h.lags {
 			step := max(percentOf(h.use[p.of], pressureStep), 1)
 			src.goal[p.of], src.least[p.of] = step, step
 		}
@@ -212,6 +212,8 @@ func (src *source) plan(closed string) NodePlan {
 	switch {
 	case src.stale():
 		n.Reason, n.Proven = "its readings are too old, or from the future", true
+	case src.goal == vector{} && src.lags:
+		n.Reason, n.Proven = "only pressure is over its cap, and what has just left the node is in that reading still", true
 	case src.goal == vector{}:
 		n.Reason, n.Proven = "only psi.io is over its cap, and which containers make others wait for storage is not known", true
 	default:

@@ -253,6 +253,38 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestLayerStays: what a container has written to its own layer is free once it has left, and needs no room where it goes.
+func TestLayerStays(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(s *State)
+		want   []string
+	}{
+		{"the layer alone", func(*State) {}, []string{"web>b"}},
+		{"one on its way there too", func(s *State) {
+			s.History = []Past{{Name: "other", From: "c", To: "b", Began: testNow.Add(-time.Minute), Use: Amounts{DiskBytes: 200 * gib}}}
+		}, []string{"web>b"}},
+		{"a volume too", func(s *State) {
+			c := &s.Nodes[0].Containers[0]
+			s.Rules.CopyVolumes, c.Storage.Mounts = true, []Mount{{Type: "volume", Name: "v", Destination: "/v", Bytes: 101 * gib}}
+		}, []string{}},
+		{"more than the layer", func(s *State) { s.Nodes[0].Containers[0].Use.DiskBytes = 301 * gib }, []string{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			web := movable("web", 1, gib)
+			web.Storage.LayerBytes, web.Use.DiskBytes = 200*gib, 200*gib
+			s := state(node("a", web), node("b"))
+			s.Sources, s.Rules.LoseLayer = []string{"a"}, true
+			s.Nodes[0].Use.DiskBytes, s.Nodes[1].Use.DiskBytes = 950*gib, 700*gib // of 1000, and targets stay at 800
+			tt.change(s)
+			p := mustMake(t, s)
+			if got := moves(p); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %q, want %q: %+v", got, tt.want, p.Nodes[0].Containers)
+			}
+		})
+	}
+}
+
 // TestSecondTarget: the emptiest target that may not be used is passed over, and the next one takes the container.
 func TestSecondTarget(t *testing.T) {
 	tests := []struct {
@@ -287,33 +319,51 @@ func TestSecondTarget(t *testing.T) {
 
 // TestAveragesLag: what left the node a moment before its readings is in averages still, and nothing more has to leave for it.
 func TestAveragesLag(t *testing.T) {
-	cpu, memory := Amounts{NanoCPUs: 2e9}, Amounts{MemoryBytes: 8 * gib}
+	cpu, memory, pressed := Caps{CPU: 80}, Caps{Memory: 80}, Caps{PSICPU: 20}
 	for _, tt := range []struct {
-		name  string
-		use   Amounts
-		ended time.Duration // before the readings
-		want  []string
+		name   string
+		caps   Caps
+		ended  time.Duration // before the readings
+		want   []string
+		reason string
 	}{
-		{"processors, since", cpu, -time.Second, []string{}},
-		{"processors, a moment before", cpu, averagedOver - time.Second, []string{}},
-		{"processors, before", cpu, averagedOver + time.Second, []string{"m1>b"}},
-		{"memory, since", memory, -time.Second, []string{}},
-		{"memory, a moment before", memory, time.Second, []string{"m1>b"}},
+		{"processors, since", cpu, -time.Second, []string{}, ""},
+		{"processors, a moment before", cpu, AveragedOver - time.Second, []string{}, ""},
+		{"processors, before", cpu, AveragedOver + time.Second, []string{"m1>b"}, ""},
+		{"memory, since", memory, -time.Second, []string{}, ""},
+		{"memory, a moment before", memory, time.Second, []string{"m1>b"}, ""},
+		{"pressure, a moment before", pressed, AveragedOver - time.Second, []string{}, "only pressure is over its cap, and what has just left"},
+		{"pressure, before", pressed, AveragedOver + time.Second, []string{"m1>b"}, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := state(node("a", movable("m1", 3, 13*gib), movable("m2", 4, 14*gib)), node("b"))
-			if tt.use == cpu {
-				s.Caps = Caps{CPU: 80}
-			} else {
-				s.Caps = Caps{Memory: 80}
-			}
+			s.Caps, s.Nodes[0].Pressure.CPU = tt.caps, 30
 			ended := s.Nodes[0].Seen.Add(-tt.ended)
-			s.Sources, s.History = []string{"a"}, []Past{{Name: "gone", From: "a", To: "d", Began: ended.Add(-time.Minute), Ended: ended, Use: tt.use}}
+			s.Sources = []string{"a"}
+			s.History = []Past{{Name: "gone", From: "a", To: "d", Began: ended.Add(-time.Minute), Ended: ended, Use: Amounts{NanoCPUs: 2e9, MemoryBytes: 8 * gib}}}
 			p := mustMake(t, s)
-			if got := moves(p); !reflect.DeepEqual(got, tt.want) {
+			if got := moves(p); !reflect.DeepEqual(got, tt.want) || !strings.Contains(p.Nodes[0].Reason, tt.reason) {
 				t.Errorf("got %q, want %q: %s", got, tt.want, p.Nodes[0].Reason)
 			}
 		})
+	}
+}
+
+// TestGroupLag: what a group used that left a moment before the readings is taken off its node once, and is no move under way.
+// Its target has some of it in its readings, and is not taken for fuller than they say.
+func TestGroupLag(t *testing.T) {
+	s := state(node("a", movable("rest", 7, gib)), node("b", movable("x", 4, gib)))
+	ended := s.Nodes[0].Seen.Add(-5 * time.Second)
+	for i, name := range []string{"shop", "side"} {
+		s.History = append(s.History, Past{
+			Move: "1", Name: name, From: "a", To: "b", Began: ended.Add(-time.Minute), Ended: ended, Use: Amounts{NanoCPUs: int64(i+1) * 1e9},
+		})
+	}
+	f := newFleet(s)
+	for name, want := range map[string]int64{"a": 4e9, "b": 4e9} {
+		if h := f.byName[name]; h.use[CPU] != want || h.active != 0 {
+			t.Errorf("%s: got %s, and %d moves under way; want %s", name, CPU.text(h.use[CPU]), h.active, CPU.text(want))
+		}
 	}
 }
 

@@ -58,6 +58,8 @@ type Platform struct {
 	Cgroup       int      `json:"cgroup"`           // 1 or 2
 	Engine       string   `json:"engine"`           // its version, such as 28.5.1
 	Offers       []string `json:"offers,omitempty"` // see [Container.Needs]
+	// ContainerdStore says that containerd keeps the engine's images and layers, at a place of its own.
+	ContainerdStore bool `json:"containerdStore,omitempty"`
 }
 
 // Site is what is at a node already.

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
+
+	"github.com/belay-project/belay/internal/ident"
 )
 
 // Peer is a container of those that move as one.
@@ -15,9 +17,13 @@ type Peer struct{ ID, Name string }
 // Group are the containers that move as one: they may need each other.
 type Group []Peer
 
-// Find returns the peer that a reference means, as engines write it: a name, an ID or the beginning of one.
+// Find returns the peer that a reference means, as engines write it: an ID, a name or the beginning of an ID, in this order.
 func (g Group) Find(ref string) (Peer, bool) {
-	i := slices.IndexFunc(g, func(p Peer) bool { return p.Is(ref) })
+	ref = strings.TrimPrefix(ref, "/")
+	i := slices.IndexFunc(g, func(p Peer) bool { return p.named(ref) })
+	if i < 0 {
+		i = slices.IndexFunc(g, func(p Peer) bool { return p.Is(ref) })
+	}
 	if i < 0 {
 		return Peer{}, false
 	}
@@ -27,7 +33,14 @@ func (g Group) Find(ref string) (Peer, bool) {
 // Is reports whether a reference means p.
 func (p Peer) Is(ref string) bool {
 	ref = strings.TrimPrefix(ref, "/")
-	return ref != "" && (ref == p.Name || len(ref) >= shortID && strings.HasPrefix(p.ID, ref))
+	return p.named(ref) || len(ref) >= shortID && strings.HasPrefix(p.ID, ref)
+}
+
+// named reports whether a reference means p by its name. A full ID never does: whoever calls a container so would have it
+// taken for the one that has the ID.
+func (p Peer) named(ref string) bool {
+	_, err := ident.ParseContainerID(ref)
+	return err != nil && ref != "" && ref == p.Name
 }
 
 // TogetherFix is what can be done about a container that another is needed for.

@@ -455,6 +455,29 @@ func TestGroup(t *testing.T) {
 	}
 }
 
+// TestFind: a reference means what it means to engines: an ID the container that has it, a name the one that is called so
+// before one whose ID begins so.
+func TestFind(t *testing.T) {
+	api := Peer{ID: strings.Repeat("a", 64), Name: "api"}
+	for _, tt := range []struct{ called, ref, want string }{
+		{api.ID, api.ID, "api"},
+		{api.ID, "/" + api.ID, "api"},
+		{api.ID, "api", "api"},
+		{api.ID[:shortID], api.ID[:shortID], api.ID[:shortID]},
+		{"other", api.ID[:shortID], "api"},
+	} {
+		other := Peer{ID: strings.Repeat("b", 64), Name: tt.called}
+		for _, g := range []Group{{other, api}, {api, other}} {
+			if p, ok := g.Find(tt.ref); !ok || p.Name != tt.want {
+				t.Errorf("%q of %v: got %v", tt.ref, g, p)
+			}
+		}
+	}
+	if p, ok := (Group{{ID: strings.Repeat("b", 64), Name: api.ID}}).Find(api.ID); ok {
+		t.Errorf("an ID means %v, which only has it for a name", p)
+	}
+}
+
 // TestOnNoCopy: nothing joins a container of the target that only has the name.
 func TestOnNoCopy(t *testing.T) {
 	c, err := Read(inspection(t, `{"HostConfig":{"PidMode":"container:db"}}`))
