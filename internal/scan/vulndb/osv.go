@@ -109,18 +109,7 @@ func (r *osvRecord) vulnerability() Vulnerability {
 		v.Summary = v.Summary[:maxSummary]
 	}
 	v.Summary = strings.ToValidUTF8(v.Summary, "")
-	for _, a := range r.Aliases {
-		if a != r.ID && len(a) <= maxNameText {
-			v.Aliases = append(v.Aliases, a)
-		}
-	}
-	v.About = r.about(v.Aliases)
-	// One upstream is the same flaw as a distribution sees it. Several are an
-	// advisory, which is not the same as each of them.
-	if len(r.Upstream) == 1 && len(v.About) == 1 && v.About[0] == r.Upstream[0] {
-		v.Aliases, v.About = append(v.Aliases, v.About...), nil
-	}
-	slices.Sort(v.Aliases)
+	v.Aliases, v.About = r.names()
 	v.Severity, v.Score = r.severity()
 	return v
 }
@@ -136,19 +125,46 @@ func (r *osvRecord) isAdvisory() bool {
 	return slices.ContainsFunc(advisories, func(prefix string) bool { return strings.HasPrefix(r.ID, prefix) })
 }
 
-// about are the flaws that a record is about and that are none of its names, sorted.
-func (r *osvRecord) about(names []string) []string {
-	list := slices.Clone(r.Upstream)
-	if r.isAdvisory() {
-		for _, id := range r.Related.value {
-			if strings.HasPrefix(id, "CVE-") { // and not the advisory that it was made from
-				list = append(list, id)
-			}
-		}
+// commonName is the name that all others have for what a distribution names UBUNTU-CVE-2024-1 or DEBIAN-CVE-2024-1.
+func commonName(id string) string {
+	if _, number, ok := strings.Cut(id, "-CVE-"); ok {
+		return "CVE-" + number
 	}
-	list = slices.DeleteFunc(list, func(id string) bool {
-		return id == "" || id == r.ID || len(id) > maxNameText || slices.Contains(names, id)
+	return id
+}
+
+// names are the other names of what a record is, and the flaws that it is about and that are none of these; both sorted.
+func (r *osvRecord) names() (aliases, about []string) {
+	ours := func(id string) bool { return id == "" || id == r.ID || len(id) > maxNameText }
+	upstream := slices.DeleteFunc(slices.Clone(r.Upstream), ours)
+	var flaws []string
+	for _, id := range upstream {
+		flaws = append(flaws, commonName(id))
+	}
+	aliases = sorted(slices.DeleteFunc(append(slices.Clone(r.Aliases), commonName(r.ID)), ours))
+	flaws = sorted(flaws)
+	about = slices.DeleteFunc(sorted(slices.Concat(flaws, r.related())), func(id string) bool {
+		_, known := slices.BinarySearch(aliases, id)
+		return known
 	})
+	// One flaw upstream is the same as a distribution sees it. Several are an advisory, which is not the same as
+	// each of them.
+	if len(flaws) == 1 && slices.Equal(about, flaws) {
+		return sorted(slices.Concat(aliases, upstream, flaws)), nil
+	}
+	return aliases, about
+}
+
+// related are the flaws that an advisory names as related, beside which there may be what it was made from.
+func (r *osvRecord) related() []string {
+	if !r.isAdvisory() {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(r.Related.value), func(id string) bool { return !strings.HasPrefix(id, "CVE-") || len(id) > maxNameText })
+}
+
+// sorted sorts a list, and leaves each of it once.
+func sorted(list []string) []string {
 	slices.Sort(list)
 	return slices.Compact(list)
 }
