@@ -82,6 +82,7 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	}
 	s.keep()
 	s.b.drop(s.dropped)
+	s.b.nameOnce()
 	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
 		if path != "" {
 			s.source(path)
@@ -455,7 +456,7 @@ func (s *sources) record(c *compiled) {
 // cveFirst orders names of one vulnerability: CVE numbers first.
 func cveFirst(ids []string) {
 	slices.SortFunc(ids, func(a, b string) int {
-		if x, y := strings.HasPrefix(a, "CVE-"), strings.HasPrefix(b, "CVE-"); x != y {
+		if x, y := isCVE(a), isCVE(b); x != y {
 			if x {
 				return -1
 			}

@@ -149,6 +149,24 @@ func TestAdvisories(t *testing.T) {
 	}
 }
 
+// TestFlawByTwoNames: a flaw that an advisory names by its CVE number and by another name of it counts once.
+func TestFlawByTwoNames(t *testing.T) {
+	advisory := `{"id":"CGA-1","upstream":["CVE-2024-1","CVE-2024-2","GHSA-1"],"affected":[{"package":{"ecosystem":"Wolfi","name":"a"},` + upTo2 + `}]}`
+	for _, tt := range []struct{ name, record, about string }{
+		{"an alias", `{"id":"GHSA-1","aliases":["CVE-2024-2"]}`, "CVE-2024-1,CVE-2024-2"},
+		{"by another record", `{"id":"GO-1","aliases":["CVE-2024-2","GHSA-1"]}`, "CVE-2024-1,CVE-2024-2"},
+		{"by the record of the number", `{"id":"CVE-2024-2","aliases":["GHSA-1"]}`, "CVE-2024-1,CVE-2024-2"},
+		{"of another flaw", `{"id":"GHSA-1","aliases":["CVE-2024-3"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
+		{"of several flaws", `{"id":"GHSA-1","aliases":["CVE-2024-2","CVE-2024-3"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
+		{"nobody says of which", `{"id":"GHSA-2","aliases":["CVE-2024-2"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
+	} {
+		got, _, err := find(build(t, advisory, tt.record), "Wolfi", "a", "1.0")
+		if err != nil || len(got) != 1 || strings.Join(got[0].About, ",") != tt.about {
+			t.Errorf("%s: got %+v, %v, want %s", tt.name, got, err, tt.about)
+		}
+	}
+}
+
 // TestTrackerOddEntry: an entry of another form hides nothing but itself, and is counted, by a build that has it
 // of its parts too.
 func TestTrackerOddEntry(t *testing.T) {

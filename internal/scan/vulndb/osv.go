@@ -160,7 +160,7 @@ func (r *osvRecord) related() []string {
 	if !r.isAdvisory() {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(r.Related.value), func(id string) bool { return !strings.HasPrefix(id, "CVE-") || len(id) > maxNameText })
+	return slices.DeleteFunc(slices.Clone(r.Related.value), func(id string) bool { return !isCVE(id) || len(id) > maxNameText })
 }
 
 // sorted sorts a list, and leaves each of it once.
