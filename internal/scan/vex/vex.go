@@ -314,11 +314,15 @@ func (m *matcher) is(u *purl, i int) bool {
 	}
 	have, want := p.Qualifiers.Map(), u.Qualifiers.Map()
 	// In a version of RPM, no epoch is the epoch 0: another is another version.
-	if u.Type == packageurl.TypeRPM && u.Version != "" && cmp.Or(want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
+	build := u.Type == packageurl.TypeRPM && u.Version != ""
+	if build && cmp.Or(want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
 		return false
 	}
 	for key, value := range want {
-		if key != "epoch" && value != have[key] && !u.allows(key, value, have[key]) {
+		if build && key == "epoch" {
+			continue
+		}
+		if value != have[key] && !u.allows(key, value, have[key]) {
 			return false
 		}
 	}
