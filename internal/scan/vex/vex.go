@@ -65,7 +65,17 @@ type product struct {
 }
 
 // purl is a package URL that a product is matched by.
-type purl struct{ packageurl.PackageURL }
+type purl struct {
+	packageurl.PackageURL
+	want map[string]string // its qualifiers
+	// source says that it names a source package of Debian or Ubuntu, and so all that is built from it.
+	source bool
+}
+
+func newPURL(u packageurl.PackageURL) *purl {
+	want := u.Qualifiers.Map()
+	return &purl{u, want, u.Type == packageurl.TypeDebian && want["arch"] == "source"}
+}
 
 // releases are the values of distro in our package URLs by the code names that
 // distributions use there instead. One that is not here matches nothing. Sources:
@@ -306,19 +316,19 @@ func (m *matcher) is(u *purl, i int) bool {
 		return false
 	}
 	name, version := p.Name, p.Version
-	if u.ofSource() {
+	if u.source {
 		name, version = m.res.Packages[i].Source, m.res.Packages[i].SourceVersion
 	}
 	if u.Name != name || u.Version != "" && u.Version != version {
 		return false
 	}
-	have, want := p.Qualifiers.Map(), u.Qualifiers.Map()
+	have := p.Qualifiers.Map()
 	// In a version of RPM, no epoch is the epoch 0: another is another version.
 	build := u.Type == packageurl.TypeRPM && u.Version != ""
-	if build && cmp.Or(want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
+	if build && cmp.Or(u.want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
 		return false
 	}
-	for key, value := range want {
+	for key, value := range u.want {
 		if build && key == "epoch" {
 			continue
 		}
@@ -327,12 +337,6 @@ func (m *matcher) is(u *purl, i int) bool {
 		}
 	}
 	return true
-}
-
-// ofSource reports whether u names a source package of Debian or Ubuntu, and so all that
-// is built from it.
-func (u *purl) ofSource() bool {
-	return u.Type == packageurl.TypeDebian && u.Qualifiers.Map()["arch"] == "source"
 }
 
 // allows reports whether two values of a qualifier that differ say the same.
@@ -371,7 +375,7 @@ func parseProduct(text string) (product, error) {
 		u.Namespace = "rhel" // the name that the system itself has, in os-release
 	}
 	if u.Type != packageurl.TypeOCI && u.Type != packageurl.TypeDocker {
-		return product{purl: &purl{u}}, nil
+		return product{purl: newPURL(u)}, nil
 	}
 	if !isDigest(u.Version) {
 		return product{}, fmt.Errorf("the package URL %.100q: %w", text, errNoDigest)

@@ -399,3 +399,20 @@ func FuzzParse(f *testing.F) {
 		d.Apply([]vulndb.Finding{{IDs: []string{"CVE-1"}}}, image(), func(i int) string { return purls[i] })
 	})
 }
+
+// TestManyProducts: a supplier's statement may name tens of thousands of products, each asked about each finding. What
+// another package is called is enough to know.
+func TestManyProducts(t *testing.T) {
+	m := newMatcher(image(), func(i int) string { return purls[i] })
+	// A map of so many qualifiers is not on the stack: one that is made shows.
+	const qualifiers = "?arch=source&distro=bookworm&a=1&b=2&c=3&d=4&e=5&f=6&g=7&h=8"
+	for _, name := range []string{"pkg:deb/debian/other@1", "pkg:deb/debian/bsdutils@9"} {
+		p, err := parseProduct(name + qualifiers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := testing.AllocsPerRun(100, func() { m.matches(&p, 0) }); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
+		}
+	}
+}
