@@ -108,7 +108,7 @@ func (b *builder) nameOnce() {
 	for i := range b.records {
 		names := append([]string{b.records[i].ID}, b.records[i].Aliases...)
 		at := slices.IndexFunc(names, isCVE)
-		if at < 0 || slices.ContainsFunc(names[at+1:], isCVE) {
+		if at < 0 || several(names) {
 			continue // one that is several is none of them
 		}
 		for _, id := range names {

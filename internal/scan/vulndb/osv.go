@@ -121,8 +121,8 @@ var advisories = []string{
 	"SUSE-SU-", "SUSE-RU-", "SUSE-FU-", "SUSE-OU-", "openSUSE-SU-", "openSUSE-RU-", "OESA-", "MGASA-", "USN-", "DSA-", "DLA-",
 }
 
-func (r *osvRecord) isAdvisory() bool {
-	return slices.ContainsFunc(advisories, func(prefix string) bool { return strings.HasPrefix(r.ID, prefix) })
+func isAdvisory(id string) bool {
+	return slices.ContainsFunc(advisories, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
 // commonName is the name that all others have for what a distribution names UBUNTU-CVE-2024-1 or DEBIAN-CVE-2024-1.
@@ -133,17 +133,27 @@ func commonName(id string) string {
 	return id
 }
 
+func commonNames(ids []string) []string {
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = commonName(id)
+	}
+	return sorted(out)
+}
+
 // names are the other names of what a record is, and the flaws that it is about and that are none of these; both sorted.
 func (r *osvRecord) names() (aliases, about []string) {
 	ours := func(id string) bool { return id == "" || id == r.ID || len(id) > maxNameText }
 	upstream := slices.DeleteFunc(slices.Clone(r.Upstream), ours)
-	var flaws []string
-	for _, id := range upstream {
-		flaws = append(flaws, commonName(id))
-	}
+	flaws := commonNames(upstream)
 	aliases = sorted(slices.DeleteFunc(append(slices.Clone(r.Aliases), commonName(r.ID)), ours))
-	flaws = sorted(flaws)
-	about = slices.DeleteFunc(sorted(slices.Concat(flaws, r.related())), func(id string) bool {
+	about = sorted(slices.Concat(flaws, r.related()))
+	if all := sorted(slices.Concat(about, commonNames(aliases))); isAdvisory(r.ID) && several(all) {
+		// Whatever its record calls them: an advisory of several flaws is none of them.
+		about = slices.DeleteFunc(all, isAdvisory)
+		aliases = slices.DeleteFunc(aliases, func(id string) bool { return !isAdvisory(id) })
+	}
+	about = slices.DeleteFunc(about, func(id string) bool {
 		_, known := slices.BinarySearch(aliases, id)
 		return known
 	})
@@ -157,10 +167,16 @@ func (r *osvRecord) names() (aliases, about []string) {
 
 // related are the flaws that an advisory names as related, beside which there may be what it was made from.
 func (r *osvRecord) related() []string {
-	if !r.isAdvisory() {
+	if !isAdvisory(r.ID) {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(r.Related.value), func(id string) bool { return !isCVE(id) || len(id) > maxNameText })
+}
+
+// several reports whether more than one of these is a CVE number.
+func several(ids []string) bool {
+	first := slices.IndexFunc(ids, isCVE)
+	return first >= 0 && slices.ContainsFunc(ids[first+1:], isCVE)
 }
 
 // sorted sorts a list, and leaves each of it once.
@@ -178,7 +194,7 @@ func (r *osvRecord) severity() (Severity, float64) {
 	best := -1.0
 	lists := []severities{r.Severity}
 	words := []any{r.Database.value.Severity}
-	if word, _, ok := strings.Cut(r.Summary.value, ":"); ok && r.isAdvisory() && slices.Contains(summaryWords, word) {
+	if word, _, ok := strings.Cut(r.Summary.value, ":"); ok && isAdvisory(r.ID) && slices.Contains(summaryWords, word) {
 		words = append(words, word)
 	}
 	for i := range r.Affected {
