@@ -209,7 +209,7 @@ func TestCSAF(t *testing.T) {
 // TestWrite: what is written is read again, and nobody is told that nothing matters.
 func TestWrite(t *testing.T) {
 	findings := []vulndb.Finding{
-		{Package: 0, IDs: []string{"CVE-1", "GHSA-1"}, Fixed: "2", State: vulndb.StateFixed}, {Package: 1, IDs: []string{"CVE-2"}}, {Package: 2, IDs: []string{"CVE-3"}, Ignored: "so", Fixed: "2"},
+		{Package: 0, IDs: []string{"CVE-1", "GHSA-1"}, Fixed: "2", State: vulndb.StateFixed}, {Package: 1, IDs: []string{"ALSA-1"}, About: []string{"CVE-4", "CVE-5"}}, {Package: 2, IDs: []string{"CVE-3"}, Ignored: "so", Fixed: "2"},
 	}
 	res := image()
 	s := &Scan{Target: "registry.example/App:1.0", Time: time.Unix(1, 0), Inventory: res, Findings: findings, PackageURL: func(i int) string { return purls[i] }, Tool: "belay"}
@@ -218,6 +218,9 @@ func TestWrite(t *testing.T) {
 		var b bytes.Buffer
 		if err := Write(&b, s); err != nil {
 			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), `"description": "about CVE-4, CVE-5"`) {
+			t.Errorf("what an advisory is about is missing in %s", b.String())
 		}
 		list, err := parseOpenVEX(b.Bytes())
 		if err != nil || len(list) != 3 || list[0].status != affected || list[1].status != investigating || list[2].status != investigating {
