@@ -15,6 +15,7 @@ db=()
 if [ -n "${BELAY_SCAN_DATA:-}" ] || ! "$work/govulncheck" -version | grep '^DB updated: ' >/dev/null; then
 	. tools/ci/scandata.sh
 	[ -d "$scan_data/osv/Go" ] || { echo "vulncheck: vuln.go.dev does not answer or was not to be asked, and there is no $scan_data/osv/Go" >&2; exit 1; }
+	echo "by the records in $scan_data/osv/Go"
 	"$go" run ./tools/release govulndb -out "$work/db" "$scan_data/osv/Go"
 	db=(-db "file://$work/db")
 fi

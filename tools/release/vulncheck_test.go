@@ -37,7 +37,7 @@ func TestVulncheck(t *testing.T) {
 		want, said                string // by what it is checked, if it is; what is said
 	}{
 		{"beside it, and online", "data", "", online, "https://vuln.go.dev", online},
-		{"beside it, and offline", "data", "", "", "local", "DB updated: 2026-01-01"},
+		{"beside it, and offline", "data", "", "", "local", "/shared/data/feeds/osv/Go"},
 		{"named, and online", "", "data", online, "local", "DB updated: 2026-01-01"},
 		{"nothing, and offline", "", "", "", "", "there is no "},
 		{"a name of nothing", "data", "nothing", online, "", "there is no "},
