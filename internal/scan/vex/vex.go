@@ -77,15 +77,6 @@ func newPURL(u packageurl.PackageURL) *purl {
 	return &purl{u, want, u.Type == packageurl.TypeDebian && want["arch"] == "source"}
 }
 
-// releases are the values of distro in our package URLs by the code names that
-// distributions use there instead. One that is not here matches nothing. Sources:
-// https://wiki.debian.org/DebianReleases, https://wiki.ubuntu.com/Releases.
-var releases = map[string]string{
-	"buster": "debian-10", "bullseye": "debian-11", "bookworm": "debian-12", "trixie": "debian-13", "forky": "debian-14",
-	"trusty": "ubuntu-14.04", "xenial": "ubuntu-16.04", "bionic": "ubuntu-18.04", "focal": "ubuntu-20.04", "jammy": "ubuntu-22.04",
-	"noble": "ubuntu-24.04", "plucky": "ubuntu-25.04", "questing": "ubuntu-25.10", "resolute": "ubuntu-26.04",
-}
-
 // Documents are the statements of all files.
 type Documents struct {
 	Digest [sha256.Size]byte // of all texts, in their order
@@ -351,7 +342,8 @@ func (u *purl) allows(key, value, have string) bool {
 		if archive, release, ok := strings.Cut(value, "/"); ok && strings.HasPrefix(archive, "esm-") && u.Version != "" {
 			value = release
 		}
-		return have != "" && releases[value] == have
+		o, ok := inventory.Release(value)
+		return ok && have == o.ID+"-"+o.VersionID
 	}
 	return false
 }
