@@ -429,3 +429,28 @@ func TestVerify(t *testing.T) {
 		t.Errorf("a record that is not there: got %v", err)
 	}
 }
+
+// TestUrgency: each goes before all that follow it.
+func TestUrgency(t *testing.T) {
+	use := func(state string, reachable ...string) *inventory.Use {
+		return &inventory.Use{State: state, Reachable: reachable}
+	}
+	list := []Finding{
+		{Exploited: true, Use: use(inventory.InUse, "tcp 0.0.0.0:443"), Severity: SeverityLow},
+		{Exploited: true, Use: use(inventory.NotSeen)},
+		{Use: use(inventory.InUse, "tcp 0.0.0.0:443")},
+		{Use: use(inventory.InUse), EPSS: 0.9},
+		{Use: use(inventory.InUse), EPSS: 0.1, Severity: SeverityCritical},
+		{Use: use(inventory.InUse), EPSS: 0.1, Severity: SeverityHigh},
+		{EPSS: 0.5, Severity: SeverityCritical}, // nobody looked
+		{Use: use(inventory.UseUnknown), EPSS: 0.4, Severity: SeverityCritical},
+		{Use: use(inventory.NotSeen), EPSS: 0.9, Severity: SeverityCritical},
+	}
+	for i := range list {
+		for j := range list {
+			if got, want := list[i].Urgency(&list[j]), i-j; sign(got) != sign(want) {
+				t.Errorf("%+v before %+v: got %d, want %d", list[i], list[j], got, want)
+			}
+		}
+	}
+}
