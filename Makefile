@@ -34,7 +34,7 @@ release-check: ## build the release of HEAD twice in different places and compar
 	GO=$(GO) tools/release/check.sh
 
 .PHONY: vulncheck
-vulncheck: ## govulncheck of the programs; offline with the test data
+vulncheck: ## govulncheck of the programs; by the test data where vuln.go.dev does not answer
 	GO=$(GO) tools/release/vulncheck.sh
 
 .PHONY: build-test

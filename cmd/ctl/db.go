@@ -116,6 +116,9 @@ func (t *terminal) buildDB(cmd *cobra.Command, f *dbFlags) error {
 			fmt.Fprintln(t.out, "  "+clean(e))
 		}
 	}
+	if rep.OddEntries > 0 {
+		fmt.Fprintf(t.out, "! %s known\n", count(rep.OddEntries, "entry of Debian's tracker has another form; its state is not", "entries of Debian's tracker have another form; their states are not"))
+	}
 	return nil
 }
 

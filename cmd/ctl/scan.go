@@ -95,13 +95,13 @@ or match is listed; with --fail-on that fails too, unless --allow-incomplete is 
 
 --fail-on takes a severity, or an expression in CEL with the words severity (compared
 with negligible, low, medium, high, critical), fixable, exploited, rated, score, epss,
-percentile, state, ids, kind, name, version, path, layer, fromBase and claimedBase of a
-finding, inUse, listening, reachable and useKnown of its package in a running container,
-and symbols of a Go program ('present', 'absent' or 'unknown': has it the vulnerable
-functions?); with the word misconfiguration it is also about those of the image's
-configuration: root-user, secret-in-env, secret-in-history, add-url, ssh-port; and of its
-files: secret-in-file, secret-in-lower-layer, setuid-file, setgid-file,
-file-capabilities, world-writable.
+percentile, state, ids, about (the flaws of an advisory), kind, name, version, path,
+layer, fromBase and claimedBase of a finding, inUse, listening, reachable and useKnown of
+its package in a running container, and symbols of a Go program ('present', 'absent' or
+'unknown': has it the vulnerable functions?); with the word misconfiguration it is also
+about those of the image's configuration: root-user, secret-in-env, secret-in-history,
+add-url, ssh-port; and of its files: secret-in-file, secret-in-lower-layer, setuid-file,
+setgid-file, file-capabilities, world-writable.
 
 --scanners chooses what is looked for beside packages: vuln, secret, misconfig, by default
 all of them; none lists packages alone. A --fail-on that may be about what was not looked

@@ -191,6 +191,24 @@ func TestDBLeftOut(t *testing.T) {
 	}
 }
 
+// TestDBOddEntries: entries of Debian's tracker that are not of its form are told, and are no records that are missing.
+func TestDBOddEntries(t *testing.T) {
+	dir := t.TempDir()
+	db, osv, tracker := filepath.Join(dir, "vuln.db"), filepath.Join(dir, "osv"), filepath.Join(dir, "tracker.json")
+	if err := os.MkdirAll(osv, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(osv, "D-1.json"), `{"id":"DEBIAN-CVE-2024-1","affected":[{"package":{"ecosystem":"Debian:12","name":"a"},"versions":["1"]}]}`)
+	write(t, tracker, `{"a":{"CVE-2024-1":{"releases":{"bookworm":{"status":"undetermined"}}},"CVE-2024-2":5}}`)
+	code, out, msg := belay(t, "db", "import", osv, "--debian-tracker", tracker, "--db", db)
+	if code != exitOK || !strings.Contains(out, "! 1 entry of Debian's tracker has another form; its state is not known\n") || strings.Contains(out, "left out") {
+		t.Errorf("exit status %d, %s%s", code, out, msg)
+	}
+	if _, out, _ := belay(t, "db", "status", "--db", db); strings.Contains(out, "left out") {
+		t.Errorf("the database lacks a record: %s", out)
+	}
+}
+
 // asOf is the time of which a database's data are.
 func asOf(t *testing.T, db string) time.Time {
 	t.Helper()

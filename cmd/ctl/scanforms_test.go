@@ -86,7 +86,8 @@ func TestAdvisoryGate(t *testing.T) {
 		{"exploited", "", exitFindings},
 		{"severity >= high && rated", "", exitFindings},
 		{"critical", "", exitOK},
-		{"'CVE-2024-1086' in ids", "", exitFindings},
+		{"'CVE-2024-1086' in about", "", exitFindings},
+		{"!('CVE-2022-38096' in ids) && exploited", "", exitFindings},
 		{"exploited", "- {id: CVE-2024-1086, reason: a}", exitFindings},
 		{"exploited", "- {id: CVE-2024-1086, reason: a}\n- {id: CVE-2022-38096, reason: a}", exitOK},
 		{"exploited", "- {id: 'ALSA-2024:1607', reason: a}", exitOK},
@@ -98,6 +99,40 @@ func TestAdvisoryGate(t *testing.T) {
 		}
 		if code, out, msg := belay(t, args...); code != tt.code || !strings.Contains(out, "ALSA-2024:1607") {
 			t.Errorf("%s, ignored %q: exit status %d, want %d: %s%s", tt.rule, tt.ignored, code, tt.code, out, msg)
+		}
+	}
+}
+
+// TestUbuntuNotice: a notice of Ubuntu on several flaws names them as Ubuntu does, and all else by their CVE numbers.
+func TestUbuntuNotice(t *testing.T) {
+	f := newScanFixture(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "USN-1-1.json"), `{"id":"USN-1-1","upstream":["UBUNTU-CVE-2024-1","UBUNTU-CVE-2024-2"],"affected":[{"package":{"ecosystem":"Ubuntu:22.04:LTS","name":"curl"},
+		"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"2"}]}]}]}`)
+	db, bom, file := filepath.Join(dir, "ubuntu.db"), filepath.Join(dir, "bom"), filepath.Join(dir, "file")
+	write(t, bom, `{"bomFormat":"CycloneDX","specVersion":"1.6","components":[{"type":"operating-system","name":"ubuntu","version":"22.04"},
+		{"type":"library","name":"curl","version":"1","purl":"pkg:deb/ubuntu/curl@1?arch=amd64&distro=ubuntu-22.04"}]}`)
+	if code, _, msg := belay(t, "db", "build", dir, "--db", db); code != exitOK {
+		t.Fatalf("db build: %d, %s", code, msg)
+	}
+	vex := func(flaw string) string {
+		return `{"vulnerability":{"name":"` + flaw + `"},"products":[{"@id":"pkg:deb/ubuntu/curl@1?arch=source&distro=jammy"}],"status":"fixed"}`
+	}
+	document := func(statements string) string {
+		return `{"@context":"https://openvex.dev/ns/v0.2.0","@id":"x","author":"me","timestamp":"2026-01-01T00:00:00Z","version":1,"statements":[` + statements + `]}`
+	}
+	for _, tt := range []struct {
+		name, flag, text string
+		code             int
+	}{
+		{"one is ignored", "--ignore", "ignore:\n- {id: CVE-2024-1, reason: a}\n", exitFindings},
+		{"both are ignored", "--ignore", "ignore:\n- {id: CVE-2024-1, reason: a}\n- {id: CVE-2024-2, reason: a}\n", exitOK},
+		{"a statement on one", "--vex", document(vex("CVE-2024-1")), exitFindings},
+		{"statements on both", "--vex", document(vex("CVE-2024-1") + "," + vex("CVE-2024-2")), exitOK},
+	} {
+		write(t, file, tt.text)
+		if code, out, msg := belay(t, "scan", bom, "--db", db, "--scanner", f.scanner, "--fail-on", "high", tt.flag, file); code != tt.code || !strings.Contains(out, "USN-1-1") {
+			t.Errorf("%s: exit status %d, want %d: %s%s", tt.name, code, tt.code, out, msg)
 		}
 	}
 }

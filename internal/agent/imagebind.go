@@ -138,6 +138,7 @@ func (im *images) record(event, id string) *journal.Record {
 const (
 	maxReported   = 200
 	maxContainers = 32
+	maxAbout      = 64
 )
 
 // report is told of new findings on an image that was matched before: if a container of it
@@ -153,10 +154,7 @@ func (im *images) report(id string, fresh []policy.ImageFinding) {
 		f := &fresh[i]
 		r := im.record("finding", id)
 		r.Container = &journal.Container{ID: running[0].ID, Name: running[0].Name, Image: running[0].Image, Digest: id, Class: "container"}
-		r.Image.Vulnerability, r.Image.Severity, r.Image.Package, r.Image.Version = f.IDs[0], f.Severity.String(), f.Package, f.Version
-		r.Image.Aliases, r.Image.Fixed, r.Image.Exploited = f.IDs[1:], f.Fixed, f.Exploited
-		r.Image.EPSS, r.Image.InUse, r.Image.Use = f.EPSS, cmp.Or(f.Use.State, inventory.UseUnknown), f.Use.String()
-		r.Image.Reachable = f.Use.Reachable
+		putFinding(r.Image, f)
 		for _, c := range running[:min(len(running), maxContainers)] {
 			r.Image.Containers = append(r.Image.Containers, string(c.ID))
 		}
@@ -167,6 +165,14 @@ func (im *images) report(id string, fresh []policy.ImageFinding) {
 	if n := len(fresh) - maxReported; n > 0 {
 		im.a.note(fmt.Sprintf("%d more new findings in image %s; belay explain --image shows them", n, strings.TrimPrefix(id, "sha256:")[:12]))
 	}
+}
+
+// putFinding writes a finding into a record of its image.
+func putFinding(to *journal.Image, f *policy.ImageFinding) {
+	to.Vulnerability, to.Aliases, to.Severity, to.Package, to.Version = f.IDs[0], f.IDs[1:], f.Severity.String(), f.Package, f.Version
+	to.About = f.About[:min(len(f.About), maxAbout)]
+	to.Fixed, to.Exploited, to.EPSS = f.Fixed, f.Exploited, f.EPSS
+	to.InUse, to.Use, to.Reachable = cmp.Or(f.Use.State, inventory.UseUnknown), f.Use.String(), f.Use.Reachable
 }
 
 // bindDenied binds the containers anew of whose image something else is decided than what

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/belay-project/belay/internal/gate/proxy"
 	"github.com/belay-project/belay/internal/health"
 	"github.com/belay-project/belay/internal/ident"
+	"github.com/belay-project/belay/internal/journal"
 	"github.com/belay-project/belay/internal/policy"
 	"github.com/belay-project/belay/internal/scan/containerd"
 	"github.com/belay-project/belay/internal/scan/inventory"
@@ -406,6 +408,20 @@ func TestRecalledFindings(t *testing.T) {
 				t.Errorf("held: %v, by %s: %s", rp != nil, d.Rule, d.Reason)
 			}
 		})
+	}
+}
+
+// A record of an advisory names the flaws that it is about: of one with many, not so many that all lists are cut.
+func TestRecordedAdvisory(t *testing.T) {
+	f := policy.ImageFinding{IDs: []string{"ALSA-1"}, About: []string{"CVE-1", "CVE-2"}, Package: "kernel", Version: "1"}
+	var got journal.Image
+	if putFinding(&got, &f); got.Vulnerability != "ALSA-1" || strings.Join(got.About, " ") != "CVE-1 CVE-2" {
+		t.Errorf("got %+v", got)
+	}
+	f.About = slices.Repeat([]string{"CVE-2026-100000"}, 5000)
+	putFinding(&got, &f)
+	if b, err := journal.Encode(&journal.Record{Image: &got}); err != nil || len(got.About) != maxAbout || strings.Contains(string(b), journal.FlagTrimmed) {
+		t.Errorf("%d of %d flaws, %v: %.200s", len(got.About), len(f.About), err, b)
 	}
 }
 

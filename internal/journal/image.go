@@ -8,6 +8,7 @@ type Image struct {
 	// Of a finding: a vulnerability that the image was not known to have.
 	Vulnerability string   `json:"vulnerability,omitempty"`
 	Aliases       []string `json:"aliases,omitempty"`
+	About         []string `json:"about,omitempty"`    // of an advisory: the flaws that it is about, at most 64
 	Severity      string   `json:"severity,omitempty"` // unknown, negligible, low, medium, high, critical
 	Package       string   `json:"package,omitempty"`
 	Version       string   `json:"version,omitempty"`

@@ -358,7 +358,7 @@ func ocsfImage(o object, r *journal.Record, _ string) class {
 		o.put("finding_info", object{"uid": UID(r), "title": "Verdict of an image policy", "types": []string{"image"}}.put("desc", strings.Join(i.Details, "; ")))
 		return activity(classDetection, 1, "Create")
 	}
-	v := object{"title": i.Vulnerability}.put("severity", i.Severity, "is_exploit_available", i.Exploited, "is_fix_available", i.Fixed != "",
+	v := object{"title": i.Vulnerability}.put("severity", i.Severity, "is_exploit_available", i.Exploited, "is_fix_available", i.Fixed != "", "related_vulnerabilities", i.About,
 		"affected_packages", []object{object{"name": i.Package, "version": i.Version}.put("fixed_in_version", i.Fixed)})
 	for _, name := range append([]string{i.Vulnerability}, i.Aliases...) {
 		if strings.HasPrefix(name, "CVE-") {

@@ -8,7 +8,6 @@ package accept
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"cel.dev/cel-go/cel"
@@ -50,6 +49,7 @@ var env = sync.OnceValues(func() (*cel.Env, error) {
 		cel.Variable("fixable", cel.BoolType),
 		cel.Variable("state", cel.StringType),
 		cel.Variable("ids", cel.ListType(cel.StringType)),
+		cel.Variable("about", cel.ListType(cel.StringType)),
 		cel.Variable("kind", cel.StringType),
 		cel.Variable("name", cel.StringType),
 		cel.Variable("version", cel.StringType),
@@ -130,7 +130,7 @@ func (r *Rule) Fails(f *vulndb.Finding, p *inventory.Package) (bool, error) {
 	words := map[string]any{
 		wordConfig: "",
 		"severity": int64(sev), "rated": f.Severity != vulndb.SeverityUnknown, "score": f.Score, "epss": f.EPSS, "percentile": f.Percentile,
-		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": slices.Concat(f.IDs, f.About),
+		"exploited": f.Exploited, "fixable": f.Fixable(), "state": f.State, "ids": f.IDs, "about": f.About,
 		"kind": p.Kind, "name": p.Name, "version": p.Version, "path": p.Path, "layer": int64(p.Layer),
 		"fromBase": f.FromBase, "claimedBase": f.ClaimedBase, "symbols": f.SymbolState(),
 	}
@@ -191,7 +191,7 @@ func (r *Rule) FailsConfig(m *inventory.Misconfiguration) (bool, error) {
 	}
 	return r.eval(m.ID, map[string]any{
 		wordConfig: m.ID, "severity": int64(m.Severity), "rated": true, "score": 0.0, "epss": 0.0, "percentile": 0.0,
-		"exploited": false, "fixable": false, "state": "", "ids": []string{},
+		"exploited": false, "fixable": false, "state": "", "ids": []string{}, "about": []string{},
 		"kind": "", "name": "", "version": "", "path": m.Path, "layer": int64(m.Layer),
 		"fromBase": m.FromBase, "claimedBase": false,
 		"inUse": false, "listening": false, "reachable": false, "useKnown": false, "symbols": inventory.SymbolsUnknown,

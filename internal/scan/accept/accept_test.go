@@ -92,7 +92,7 @@ func TestRule(t *testing.T) {
 		"high": true, "HIGH": true, "moderate": true, "critical": false, "severity >= high && fixable": true, "severity == medium": false,
 		"exploited || epss > 0.2": true, "epss >= 1": false, "'CVE-2024-1' in ids": true, "state == 'will-not-fix'": false, "score > 7": true,
 		"kind == 'npm' && path.startsWith('app/')": true, "rated && layer == 0": true, "!fromBase": true, "claimedBase": false, "ids.exists(i, i.startsWith('GHSA-'))": true,
-		"symbols != 'absent'": true, "symbols == 'unknown'": true, "symbols == 'present'": false,
+		"about == []": true, "symbols != 'absent'": true, "symbols == 'unknown'": true, "symbols == 'present'": false,
 	} {
 		r, err := Compile(text)
 		if err != nil {
@@ -103,14 +103,20 @@ func TestRule(t *testing.T) {
 			t.Errorf("%s: got %v, %v", text, got, err)
 		}
 	}
+	// Flaws that an advisory is about are none of its names: to pass one of them is not to pass the advisory.
 	advisory := f
 	advisory.IDs, advisory.About = []string{"ALSA-1"}, []string{"CVE-2024-1", "CVE-2024-2"}
-	named, err := Compile("'CVE-2024-2' in ids && 'ALSA-1' in ids")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if yes, err := named.Fails(&advisory, &p); err != nil || !yes {
-		t.Errorf("an advisory is not found by a flaw that it is about: %v", err)
+	for text, want := range map[string]bool{
+		"'ALSA-1' in ids": true, "!('CVE-2024-1' in ids)": true, "'CVE-2024-2' in about": true, "'ALSA-1' in about": false, "'CVE-2024-1' in ids + about": true,
+	} {
+		r, err := Compile(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got, err := r.Fails(&advisory, &p); err != nil || got != want {
+			t.Errorf("%s for an advisory: got %v, %v", text, got, err)
+		}
 	}
 	absent := f
 	absent.Symbols = &vulndb.Symbols{State: inventory.SymbolsAbsent}
@@ -178,7 +184,7 @@ func TestRuleUse(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}
-	r, err := Compile("inUse || misconfiguration == 'x'")
+	r, err := Compile("inUse || about != [] || misconfiguration == 'x'")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/belay-project/belay/internal/scan/image"
@@ -66,26 +67,35 @@ func readRPM(name string, c image.Content) (inventory.File, error) {
 }
 
 // sourceEpochs gives source versions their epochs, which the names of source packages lack. It is
-// that of a package with its source's version, most often the one of its name: perl-Pod-Escapes
-// 1:1.07 and perl 4:5.26.3 are built from perl 4:5.26.3. Where there is none such it is left
-// out, so that a version counts as older rather than newer than it is.
+// that of the package with its source's name and version: perl-Pod-Escapes 1:1.07 and perl 4:5.26.3
+// are built from perl 4:5.26.3. Without one it is the lowest of those with its source's version, and
+// without any none, so that a version counts as older rather than newer than it is.
 func sourceEpochs(list []inventory.Package) {
 	type source struct{ name, version string }
-	epochs := map[source]string{}
+	type told struct {
+		epoch int
+		own   bool // by the package of the source's name
+	}
+	epochs := map[source]told{}
 	for i := range list {
 		p := &list[i]
-		epoch, version, ok := strings.Cut(p.Version, ":")
+		text, version, ok := strings.Cut(p.Version, ":")
 		if !ok {
-			epoch, version = "", p.Version
+			text, version = "0", p.Version
 		}
-		if key := (source{p.Source, version}); epochs[key] == "" || p.Name == p.Source {
-			epochs[key] = epoch
+		epoch, err := strconv.Atoi(text)
+		if err != nil {
+			continue
+		}
+		key, now := source{p.Source, version}, told{epoch, p.Name == p.Source}
+		if was, known := epochs[key]; !known || now.own || !was.own && now.epoch < was.epoch {
+			epochs[key] = now
 		}
 	}
 	for i := range list {
 		p := &list[i]
-		if epoch := epochs[source{p.Source, p.SourceVersion}]; epoch != "" {
-			p.SourceVersion = epoch + ":" + p.SourceVersion
+		if of := epochs[source{p.Source, p.SourceVersion}]; of.epoch > 0 {
+			p.SourceVersion = fmt.Sprintf("%d:%s", of.epoch, p.SourceVersion)
 		}
 	}
 }

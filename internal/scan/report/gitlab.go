@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -80,6 +81,10 @@ const (
 	gitlabMaxDescription = 1_048_576
 )
 
+// maxFlaws bounds how many of the flaws that an advisory is about are shown, where each is a link for a person: a
+// kernel's has hundreds.
+const maxFlaws = 20
+
 // WriteGitLab writes the findings as a report of GitLab's for container scanning. What is
 // ignored or known is in it, with the reason in its description: the form has no word for
 // it. What was not read or matched is a message of level warn.
@@ -144,7 +149,7 @@ func (s *Scan) gitlabFinding(f *vulndb.Finding) gitlabFinding {
 	if f.Fixed != "" {
 		g.Solution = atMost("Update "+p.Name+" to "+f.Fixed, gitlabMaxSolution)
 	}
-	for _, id := range f.IDs {
+	for _, id := range slices.Concat(f.IDs, f.About[:min(len(f.About), maxFlaws)]) {
 		g.Identifiers = append(g.Identifiers, gitlabIdentifier{Type: identifierType(id), Name: id, Value: id, URL: advisoryURL(id)})
 	}
 	g.Location.Dependency.Package.Name, g.Location.Dependency.Version = p.Name, p.Version

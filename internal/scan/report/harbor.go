@@ -82,6 +82,12 @@ func (s *Scan) WriteHarbor(w io.Writer, version string, artifact HarborArtifact)
 		if f.Exploited {
 			v.Vendor["exploited"] = "true"
 		}
+		if len(f.About) > 0 {
+			v.Vendor["about"] = strings.Join(f.About, ", ")
+		}
+		for _, id := range f.About[:min(len(f.About), maxFlaws)] {
+			v.Links = append(v.Links, advisoryURL(id))
+		}
 		if f.Score > 0 {
 			v.CVSS = &harborCVSS{f.Score}
 		}

@@ -242,6 +242,14 @@ func (s *Scan) vulnerabilities() []cdx.Vulnerability {
 		if len(refs) > 0 {
 			v.References = &refs
 		}
+		// References are other names of the same: what an advisory is about has no place of its own.
+		var props []cdx.Property
+		for _, id := range f.About {
+			props = append(props, cdx.Property{Name: "belay:about", Value: id})
+		}
+		if len(props) > 0 {
+			v.Properties = &props
+		}
 		out = append(out, v)
 	}
 	return out

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"io"
 	"net/url"
 	"regexp"
 	"slices"
@@ -168,6 +169,41 @@ func TestGitLab(t *testing.T) {
 	}
 	if len(ids) != 3 || !strings.Contains(b.String(), "Ignored: ") {
 		t.Errorf("%d findings, want 3, one of them ignored", len(ids))
+	}
+}
+
+// TestAdvisoryForms: each form that has a place for it names the flaws that an advisory is about, and takes none for the
+// advisory's own name.
+func TestAdvisoryForms(t *testing.T) {
+	s := example()
+	s.Findings = []vulndb.Finding{{Package: 0, IDs: []string{"ALSA-1"}, About: []string{"CVE-2024-1", "CVE-2024-2"}, State: vulndb.StateFixed}}
+	for _, tt := range []struct {
+		form  string
+		write func(w io.Writer) error
+		want  []string
+	}{
+		{"CycloneDX", func(w io.Writer) error { return s.WriteCycloneDX(w, "1") }, []string{`"name": "belay:about", "value": "CVE-2024-1" }, { "name": "belay:about", "value": "CVE-2024-2"`}},
+		{"GitLab", func(w io.Writer) error { return s.WriteGitLab(w, "1") }, []string{`"name": "ALSA-1"`, `"type": "cve", "name": "CVE-2024-1", "value": "CVE-2024-1"`, `"name": "CVE-2024-2"`}},
+		{"Harbor", func(w io.Writer) error { return s.WriteHarbor(w, "1", HarborArtifact{}) }, []string{`"id":"ALSA-1"`, `"about":"CVE-2024-1, CVE-2024-2"`, advisoryURL("CVE-2024-2")}},
+		{"SARIF", func(w io.Writer) error { return s.WriteSARIF(w, "1") }, []string{"ALSA-1, CVE-2024-1, CVE-2024-2"}},
+	} {
+		var b bytes.Buffer
+		if err := tt.write(&b); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Join(strings.Fields(b.String()), " ")
+		for _, part := range tt.want {
+			if !strings.Contains(got, part) {
+				t.Errorf("%s: %s is missing in %s", tt.form, part, got)
+			}
+		}
+		if strings.Contains(got, `"references": [`) {
+			t.Errorf("%s: the flaws pass for other names of the advisory: %s", tt.form, got)
+		}
+	}
+	s.Findings[0].About = slices.Repeat([]string{"CVE-2024-1"}, 500)
+	if g := s.gitlabFinding(&s.Findings[0]); len(g.Identifiers) != 1+maxFlaws {
+		t.Errorf("GitLab: %d identifiers, want %d", len(g.Identifiers), 1+maxFlaws)
 	}
 }
 

@@ -121,7 +121,10 @@ func TestSchemas(t *testing.T) {
 	}
 	nameless := example()
 	nameless.Target, nameless.Inventory.OS, nameless.Inventory.Packages[1] = "", inventory.OS{}, inventory.Package{Kind: inventory.KindGo, Name: "x.example/a"}
+	advisory := example()
+	advisory.Findings[0].About = []string{"CVE-2024-1", evil}
 	scans := map[string]*Scan{
+		"advisory":      advisory,
 		"with findings": example(), "with faults": faults, "bill": bill, "nameless": nameless,
 		"empty": New("", time.Unix(0, 0), &inventory.Result{Schema: inventory.Schema}, nil, nil),
 	}

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -213,19 +215,30 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestReal reads a database that is not in the repository, which BELAY_TEST_RPMDB names.
+// TestReal reads databases that are not in the repository: that which BELAY_TEST_RPMDB names, or all below that folder.
 func TestReal(t *testing.T) {
-	path := os.Getenv("BELAY_TEST_RPMDB")
-	testneed.Need(t, "rpmdb", path != "", "set BELAY_TEST_RPMDB to a database of RPM")
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	root := os.Getenv("BELAY_TEST_RPMDB")
+	testneed.Need(t, "rpmdb", root != "", `set BELAY_TEST_RPMDB to a database of RPM, or a folder with some (docs/scan.md, "Test data")`)
+	read := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || path != root && !slices.Contains([]string{"rpmdb.sqlite", "Packages", "Packages.db"}, d.Name()) {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		got, err := list(b)
+		if err != nil || len(got) == 0 {
+			t.Errorf("%s: got %v, %d packages", path, err, len(got))
+		}
+		t.Logf("%s: %d packages, first %.100q", path, len(got), got[:min(len(got), 1)])
+		read++
+		return nil
+	})
+	if err != nil || read == 0 {
+		t.Errorf("%d databases were read: %v", read, err)
 	}
-	got, err := list(b)
-	if err != nil || len(got) == 0 {
-		t.Errorf("got %v, %d packages", err, len(got))
-	}
-	t.Logf("%d packages, first %q", len(got), got[:min(len(got), 3)])
 }
 
 func FuzzRead(f *testing.F) {

@@ -65,15 +65,16 @@ type product struct {
 }
 
 // purl is a package URL that a product is matched by.
-type purl struct{ packageurl.PackageURL }
+type purl struct {
+	packageurl.PackageURL
+	want map[string]string // its qualifiers
+	// source says that it names a source package of Debian or Ubuntu, and so all that is built from it.
+	source bool
+}
 
-// releases are the values of distro in our package URLs by the code names that
-// distributions use there instead. One that is not here matches nothing. Sources:
-// https://wiki.debian.org/DebianReleases, https://wiki.ubuntu.com/Releases.
-var releases = map[string]string{
-	"buster": "debian-10", "bullseye": "debian-11", "bookworm": "debian-12", "trixie": "debian-13", "forky": "debian-14",
-	"trusty": "ubuntu-14.04", "xenial": "ubuntu-16.04", "bionic": "ubuntu-18.04", "focal": "ubuntu-20.04", "jammy": "ubuntu-22.04",
-	"noble": "ubuntu-24.04", "plucky": "ubuntu-25.04", "questing": "ubuntu-25.10", "resolute": "ubuntu-26.04",
+func newPURL(u packageurl.PackageURL) *purl {
+	want := u.Qualifiers.Map()
+	return &purl{u, want, u.Type == packageurl.TypeDebian && want["arch"] == "source"}
 }
 
 // Documents are the statements of all files.
@@ -306,29 +307,27 @@ func (m *matcher) is(u *purl, i int) bool {
 		return false
 	}
 	name, version := p.Name, p.Version
-	if u.ofSource() {
+	if u.source {
 		name, version = m.res.Packages[i].Source, m.res.Packages[i].SourceVersion
 	}
 	if u.Name != name || u.Version != "" && u.Version != version {
 		return false
 	}
-	have, want := p.Qualifiers.Map(), u.Qualifiers.Map()
+	have := p.Qualifiers.Map()
 	// In a version of RPM, no epoch is the epoch 0: another is another version.
-	if u.Type == packageurl.TypeRPM && u.Version != "" && cmp.Or(want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
+	build := u.Type == packageurl.TypeRPM && u.Version != ""
+	if build && cmp.Or(u.want["epoch"], "0") != cmp.Or(have["epoch"], "0") {
 		return false
 	}
-	for key, value := range want {
-		if key != "epoch" && value != have[key] && !u.allows(key, value, have[key]) {
+	for key, value := range u.want {
+		if build && key == "epoch" {
+			continue
+		}
+		if value != have[key] && !u.allows(key, value, have[key]) {
 			return false
 		}
 	}
 	return true
-}
-
-// ofSource reports whether u names a source package of Debian or Ubuntu, and so all that
-// is built from it.
-func (u *purl) ofSource() bool {
-	return u.Type == packageurl.TypeDebian && u.Qualifiers.Map()["arch"] == "source"
 }
 
 // allows reports whether two values of a qualifier that differ say the same.
@@ -343,7 +342,8 @@ func (u *purl) allows(key, value, have string) bool {
 		if archive, release, ok := strings.Cut(value, "/"); ok && strings.HasPrefix(archive, "esm-") && u.Version != "" {
 			value = release
 		}
-		return have != "" && releases[value] == have
+		o, ok := inventory.Release(value)
+		return ok && have == o.ID+"-"+o.VersionID
 	}
 	return false
 }
@@ -367,7 +367,7 @@ func parseProduct(text string) (product, error) {
 		u.Namespace = "rhel" // the name that the system itself has, in os-release
 	}
 	if u.Type != packageurl.TypeOCI && u.Type != packageurl.TypeDocker {
-		return product{purl: &purl{u}}, nil
+		return product{purl: newPURL(u)}, nil
 	}
 	if !isDigest(u.Version) {
 		return product{}, fmt.Errorf("the package URL %.100q: %w", text, errNoDigest)

@@ -209,7 +209,7 @@ func TestCSAF(t *testing.T) {
 // TestWrite: what is written is read again, and nobody is told that nothing matters.
 func TestWrite(t *testing.T) {
 	findings := []vulndb.Finding{
-		{Package: 0, IDs: []string{"CVE-1", "GHSA-1"}, Fixed: "2", State: vulndb.StateFixed}, {Package: 1, IDs: []string{"CVE-2"}}, {Package: 2, IDs: []string{"CVE-3"}, Ignored: "so", Fixed: "2"},
+		{Package: 0, IDs: []string{"CVE-1", "GHSA-1"}, Fixed: "2", State: vulndb.StateFixed}, {Package: 1, IDs: []string{"ALSA-1"}, About: []string{"CVE-4", "CVE-5"}}, {Package: 2, IDs: []string{"CVE-3"}, Ignored: "so", Fixed: "2"},
 	}
 	res := image()
 	s := &Scan{Target: "registry.example/App:1.0", Time: time.Unix(1, 0), Inventory: res, Findings: findings, PackageURL: func(i int) string { return purls[i] }, Tool: "belay"}
@@ -218,6 +218,9 @@ func TestWrite(t *testing.T) {
 		var b bytes.Buffer
 		if err := Write(&b, s); err != nil {
 			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), `"description": "about CVE-4, CVE-5"`) {
+			t.Errorf("what an advisory is about is missing in %s", b.String())
 		}
 		list, err := parseOpenVEX(b.Bytes())
 		if err != nil || len(list) != 3 || list[0].status != affected || list[1].status != investigating || list[2].status != investigating {
@@ -281,6 +284,9 @@ func TestSuppliers(t *testing.T) {
 		{"the source of Red Hat's", redHat(eight, "pkg:rpm/redhat/sudo@1.9.5p2-1.el8_9?arch=src"), rhel, sudo, false},
 		{"an epoch", redHat(eight, "pkg:rpm/redhat/bind@9.11-1.el8?epoch=32"), rhel, bind, true},
 		{"no epoch is zero", redHat(eight, "pkg:rpm/redhat/bind@9.11-1.el8"), rhel, bind, false},
+		{"an epoch in any version", openvex(about("CVE-1", `{"@id":"pkg:rpm/rhel/bind?epoch=32"}`, never)), rhel, bind, true},
+		{"another epoch in any version", openvex(about("CVE-1", `{"@id":"pkg:rpm/rhel/sudo?epoch=32"}`, never)), rhel, sudo, false},
+		{"an epoch of Debian's stands in the version", fixed(ubuntu + "?epoch=2"), jammy, curl, false},
 		{"in any version", strings.Replace(redHat(eight, "pkg:rpm/redhat/sudo"), `{"fixed":["P:C"]}`, `{"known_not_affected":["P:C"]},"flags":[{"label":"component_not_present","product_ids":["P:C"]}]`, 1), rhel, sudo, false},
 		{"no package of Red Hat's", redHat(eight, "pkg:npm/sudo@1.9.5p2-1.el8_9"), rhel, inventory.Package{Kind: "npm", Name: "sudo", Version: "1.9.5p2-1.el8_9"}, false},
 		{"installed with the platform", strings.Replace(redHat(eight, sudo8), "default_component_of", "installed_with", 1), rhel, sudo, false},
@@ -395,4 +401,21 @@ func FuzzParse(f *testing.F) {
 		}
 		d.Apply([]vulndb.Finding{{IDs: []string{"CVE-1"}}}, image(), func(i int) string { return purls[i] })
 	})
+}
+
+// TestManyProducts: a supplier's statement may name tens of thousands of products, each asked about each finding. What
+// another package is called is enough to know.
+func TestManyProducts(t *testing.T) {
+	m := newMatcher(image(), func(i int) string { return purls[i] })
+	// A map of so many qualifiers is not on the stack: one that is made shows.
+	const qualifiers = "?arch=source&distro=bookworm&a=1&b=2&c=3&d=4&e=5&f=6&g=7&h=8"
+	for _, name := range []string{"pkg:deb/debian/other@1", "pkg:deb/debian/bsdutils@9"} {
+		p, err := parseProduct(name + qualifiers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := testing.AllocsPerRun(100, func() { m.matches(&p, 0) }); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
+		}
+	}
 }

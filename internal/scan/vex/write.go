@@ -38,6 +38,9 @@ func Write(w io.Writer, s *Scan) error {
 		f := &s.Findings[i]
 		part := openVEXProduct{ID: s.PackageURL(f.Package)}
 		v := openVEXStatement{Vulnerability: openVEXFlaw{Name: f.IDs[0], Aliases: f.IDs[1:]}, Status: investigating, Products: []openVEXProduct{part}}
+		if len(f.About) > 0 {
+			v.Vulnerability.Description = "about " + strings.Join(f.About, ", ")
+		}
 		if image != "" {
 			v.Products = []openVEXProduct{{ID: image, Parts: []openVEXProduct{part}}}
 		}

@@ -53,6 +53,8 @@ type BuildReport struct {
 	BadRecords  int      `json:"badRecords"`
 	BadVersions int      `json:"badVersions"`
 	Examples    []string `json:"examples,omitempty"` // of bad records
+	// OddEntries of Debian's tracker have another form: the states that they tell are not known.
+	OddEntries int `json:"oddEntries,omitempty"`
 }
 
 // Bounds on the sources of a database.
@@ -72,16 +74,14 @@ func Build(ctx context.Context, path string, o BuildOptions) (BuildReport, error
 	if s.columns, err = readColumns(o); err != nil {
 		return s.rep, err
 	}
-	if n := s.tracker.odd; n > 0 {
-		s.rep.BadRecords = n
-		s.rep.Examples = append(s.rep.Examples, fmt.Sprintf("%s: %d entries of another form", o.Tracker, n))
-	}
+	s.rep.OddEntries = s.tracker.odd
 	s.singles = o.Parts.singles()
 	if err := o.Walk(o.Dir, s.add); err != nil {
 		return s.rep, fmt.Errorf("read records below %s: %w", o.Dir, err)
 	}
 	s.keep()
 	s.b.drop(s.dropped)
+	s.b.nameOnce()
 	for _, path := range []string{o.KEV, o.EPSS, o.Tracker} {
 		if path != "" {
 			s.source(path)
@@ -455,7 +455,7 @@ func (s *sources) record(c *compiled) {
 // cveFirst orders names of one vulnerability: CVE numbers first.
 func cveFirst(ids []string) {
 	slices.SortFunc(ids, func(a, b string) int {
-		if x, y := strings.HasPrefix(a, "CVE-"), strings.HasPrefix(b, "CVE-"); x != y {
+		if x, y := isCVE(a), isCVE(b); x != y {
 			if x {
 				return -1
 			}

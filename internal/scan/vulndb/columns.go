@@ -78,12 +78,6 @@ func share(text string) (float64, error) {
 	return x, nil
 }
 
-// debianReleases are OSV's names of Debian's releases by their code names. Source:
-// https://wiki.debian.org/DebianReleases.
-var debianReleases = map[string]string{
-	"buster": "Debian:10", "bullseye": "Debian:11", "bookworm": "Debian:12", "trixie": "Debian:13", "forky": "Debian:14",
-}
-
 // trackerKey is a flaw in a source package of a release.
 type trackerKey struct{ ecosystem, source, cve string }
 
@@ -132,9 +126,10 @@ func readTracker(path string) (out tracker, err error) {
 				out.odd++
 				continue
 			}
-			for release, r := range flaw.Releases {
-				if says := r.says(); debianReleases[release] != "" && says != (trackerSays{}) {
-					out.says[trackerKey{debianReleases[release], fmt.Sprint(source), cve}] = says
+			for codename, r := range flaw.Releases {
+				o, known := inventory.Release(codename)
+				if says := r.says(); known && says != (trackerSays{}) {
+					out.says[trackerKey{debDistribution(o)[0], fmt.Sprint(source), cve}] = says
 				}
 			}
 		}

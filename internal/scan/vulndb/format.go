@@ -91,6 +91,43 @@ func (b *builder) drop(gone map[int]bool) {
 	}
 }
 
+// nameOnce leaves of the names by which a record is about one flaw its CVE number, if another record tells that they
+// are one: who accepts the flaw names it once.
+func (b *builder) nameOnce() {
+	numbers := map[string]string{} // by other names that are used
+	for i := range b.records {
+		for _, id := range b.records[i].About {
+			if !isCVE(id) {
+				numbers[id] = ""
+			}
+		}
+	}
+	if len(numbers) == 0 {
+		return
+	}
+	for i := range b.records {
+		names := append([]string{b.records[i].ID}, b.records[i].Aliases...)
+		at := slices.IndexFunc(names, isCVE)
+		if at < 0 || several(names) {
+			continue // one that is several is none of them
+		}
+		for _, id := range names {
+			if _, used := numbers[id]; used {
+				numbers[id] = names[at]
+			}
+		}
+	}
+	for i := range b.records {
+		about := b.records[i].About
+		b.records[i].About = slices.DeleteFunc(slices.Clone(about), func(id string) bool {
+			_, twice := slices.BinarySearch(about, numbers[id])
+			return twice
+		})
+	}
+}
+
+func isCVE(id string) bool { return strings.HasPrefix(id, "CVE-") }
+
 // encode returns the whole file.
 func (b *builder) encode(built, asOf time.Time) ([]byte, error) {
 	names := make([]string, 0, len(b.keys))

@@ -257,23 +257,37 @@ type finder struct {
 	a     affected
 	// Many programs hold the same module: each is looked up once.
 	cache map[lookupKey]answer
+	// A record is about many packages: each is decoded once, and its texts are shared.
+	records map[int]Vulnerability
+}
+
+func (x *finder) record(i int) (Vulnerability, error) {
+	if rec, ok := x.records[i]; ok {
+		return rec, nil
+	}
+	rec, err := x.db.record(i)
+	if err == nil {
+		x.records[i] = rec
+	}
+	return rec, err
 }
 
 func (db *DB) finder() *finder {
 	if f, ok := db.finders.Get().(*finder); ok {
 		return f
 	}
-	return &finder{db: db, all: merger{byID: map[string]int{}}, mends: fixes{}, cache: map[lookupKey]answer{}}
+	return &finder{db: db, all: merger{byID: map[string]int{}}, mends: fixes{}, cache: map[lookupKey]answer{}, records: map[int]Vulnerability{}}
 }
 
 // maxKept is beyond which size a finder is not kept for the next match.
 const maxKept = 10_000
 
 func (x *finder) done() {
-	if len(x.cache) > maxKept || cap(x.all.list) > maxKept {
+	if len(x.cache) > maxKept || len(x.records) > maxKept || cap(x.all.list) > maxKept {
 		return
 	}
 	clear(x.cache)
+	clear(x.records)
 	clear(x.all.list[:cap(x.all.list)])
 	x.all.reset()
 	clear(x.mends)
@@ -322,7 +336,7 @@ func (x *finder) findIn(ctx context.Context, e entry, eco, text string) (undecid
 			undecided++
 		}
 		if !hit && verr == nil && pro && esm(text) && a.mends(v) {
-			rec, err := x.db.record(a.record)
+			rec, err := x.record(a.record)
 			if err != nil {
 				return 0, err
 			}
@@ -334,7 +348,7 @@ func (x *finder) findIn(ctx context.Context, e entry, eco, text string) (undecid
 		if f.State == StateFixed && pro {
 			f.State = StateSubscription
 		}
-		rec, err := x.db.record(a.record)
+		rec, err := x.record(a.record)
 		if err != nil {
 			return 0, err
 		}

@@ -109,18 +109,7 @@ func (r *osvRecord) vulnerability() Vulnerability {
 		v.Summary = v.Summary[:maxSummary]
 	}
 	v.Summary = strings.ToValidUTF8(v.Summary, "")
-	for _, a := range r.Aliases {
-		if a != r.ID && len(a) <= maxNameText {
-			v.Aliases = append(v.Aliases, a)
-		}
-	}
-	v.About = r.about(v.Aliases)
-	// One upstream is the same flaw as a distribution sees it. Several are an
-	// advisory, which is not the same as each of them.
-	if len(r.Upstream) == 1 && len(v.About) == 1 && v.About[0] == r.Upstream[0] {
-		v.Aliases, v.About = append(v.Aliases, v.About...), nil
-	}
-	slices.Sort(v.Aliases)
+	v.Aliases, v.About = r.names()
 	v.Severity, v.Score = r.severity()
 	return v
 }
@@ -132,23 +121,66 @@ var advisories = []string{
 	"SUSE-SU-", "SUSE-RU-", "SUSE-FU-", "SUSE-OU-", "openSUSE-SU-", "openSUSE-RU-", "OESA-", "MGASA-", "USN-", "DSA-", "DLA-",
 }
 
-func (r *osvRecord) isAdvisory() bool {
-	return slices.ContainsFunc(advisories, func(prefix string) bool { return strings.HasPrefix(r.ID, prefix) })
+func isAdvisory(id string) bool {
+	return slices.ContainsFunc(advisories, func(prefix string) bool { return strings.HasPrefix(id, prefix) })
 }
 
-// about are the flaws that a record is about and that are none of its names, sorted.
-func (r *osvRecord) about(names []string) []string {
-	list := slices.Clone(r.Upstream)
-	if r.isAdvisory() {
-		for _, id := range r.Related.value {
-			if strings.HasPrefix(id, "CVE-") { // and not the advisory that it was made from
-				list = append(list, id)
-			}
-		}
+// commonName is the name that all others have for what a distribution names UBUNTU-CVE-2024-1 or DEBIAN-CVE-2024-1.
+func commonName(id string) string {
+	if _, number, ok := strings.Cut(id, "-CVE-"); ok {
+		return "CVE-" + number
 	}
-	list = slices.DeleteFunc(list, func(id string) bool {
-		return id == "" || id == r.ID || len(id) > maxNameText || slices.Contains(names, id)
+	return id
+}
+
+func commonNames(ids []string) []string {
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = commonName(id)
+	}
+	return sorted(out)
+}
+
+// names are the other names of what a record is, and the flaws that it is about and that are none of these; both sorted.
+func (r *osvRecord) names() (aliases, about []string) {
+	ours := func(id string) bool { return id == "" || id == r.ID || len(id) > maxNameText }
+	upstream := slices.DeleteFunc(slices.Clone(r.Upstream), ours)
+	flaws := commonNames(upstream)
+	aliases = sorted(slices.DeleteFunc(append(slices.Clone(r.Aliases), commonName(r.ID)), ours))
+	about = sorted(slices.Concat(flaws, r.related()))
+	if all := sorted(slices.Concat(about, commonNames(aliases))); isAdvisory(r.ID) && several(all) {
+		// Whatever its record calls them: an advisory of several flaws is none of them.
+		about = slices.DeleteFunc(all, isAdvisory)
+		aliases = slices.DeleteFunc(aliases, func(id string) bool { return !isAdvisory(id) })
+	}
+	about = slices.DeleteFunc(about, func(id string) bool {
+		_, known := slices.BinarySearch(aliases, id)
+		return known
 	})
+	// One flaw upstream is the same as a distribution sees it. Several are an advisory, which is not the same as
+	// each of them.
+	if len(flaws) == 1 && slices.Equal(about, flaws) {
+		return sorted(slices.Concat(aliases, upstream, flaws)), nil
+	}
+	return aliases, about
+}
+
+// related are the flaws that an advisory names as related, beside which there may be what it was made from.
+func (r *osvRecord) related() []string {
+	if !isAdvisory(r.ID) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(r.Related.value), func(id string) bool { return !isCVE(id) || len(id) > maxNameText })
+}
+
+// several reports whether more than one of these is a CVE number.
+func several(ids []string) bool {
+	first := slices.IndexFunc(ids, isCVE)
+	return first >= 0 && slices.ContainsFunc(ids[first+1:], isCVE)
+}
+
+// sorted sorts a list, and leaves each of it once.
+func sorted(list []string) []string {
 	slices.Sort(list)
 	return slices.Compact(list)
 }
@@ -162,7 +194,7 @@ func (r *osvRecord) severity() (Severity, float64) {
 	best := -1.0
 	lists := []severities{r.Severity}
 	words := []any{r.Database.value.Severity}
-	if word, _, ok := strings.Cut(r.Summary.value, ":"); ok && r.isAdvisory() && slices.Contains(summaryWords, word) {
+	if word, _, ok := strings.Cut(r.Summary.value, ":"); ok && isAdvisory(r.ID) && slices.Contains(summaryWords, word) {
 		words = append(words, word)
 	}
 	for i := range r.Affected {
