@@ -382,14 +382,14 @@ func (m *moves) volume(ctx context.Context) ([]figure, error) {
 		}
 	}
 	return []figure{
-		plain("A volume of 260 MiB: tar | tar", "%.2f s", median(tar)),
-		plain("… docker cp | docker cp", "%.2f s", median(cp)),
+		plain("A volume of 260 MiB: tar to tar", "%.2f s", median(tar)),
+		plain("… docker cp to docker cp", "%.2f s", median(cp)),
 		plain("… the copy of a move to a plain engine, compared on both sides", "%.2f s", median(ours)),
-		plain("… its speed by that of tar | tar", "%.2f", median(tar)/median(ours)),
-		atLeast("… its speed by that of docker cp | docker cp", median(cp)/median(ours), 0.8, "%.2f"),
+		plain("… its speed by that of tar to tar", "%.2f", median(tar)/median(ours)),
+		atLeast("… its speed by that of docker cp to docker cp", median(cp)/median(ours), 0.8, "%.2f"),
 		plain("… the copy of a move to a gate, which compares it there", "%.2f s", median(gated)),
-		plain("… its speed by that of tar | tar", "%.2f", median(tar)/median(gated)),
-		atLeast("… its speed by that of docker cp | docker cp", median(cp)/median(gated), 0.8, "%.2f"),
+		plain("… its speed by that of tar to tar", "%.2f", median(tar)/median(gated)),
+		atLeast("… its speed by that of docker cp to docker cp", median(cp)/median(gated), 0.8, "%.2f"),
 	}, nil
 }
 
