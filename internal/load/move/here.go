@@ -31,7 +31,7 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 		err = r.sameDir(ctx, src, dir)
 	}
 	if err == nil { // before the first byte: the engine would have to send them all again
-		err = treedigest.Fits(dir, path.Base(volumeAt), func(int) error { return ctx.Err() })
+		err = fits(ctx, dir)
 	}
 	if err != nil {
 		dir.Close() // of none, too
@@ -79,6 +79,25 @@ func (r *run) sendFromHere(ctx context.Context, name, src, dst string) (digest s
 	return got.digest, read.n, nil
 }
 
+// fits is [treedigest.Fits] for as long as ctx lasts: a disk that does not answer is not waited for.
+func fits(ctx context.Context, dir *os.File) error {
+	own, err := openDir(int(dir.Fd()), ".")
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer own.Close()
+		done <- treedigest.Fits(own, path.Base(volumeAt), func(int) error { return ctx.Err() })
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // volumeHere opens the directory of a source's volume, if that is on this host for certain: beside it lies the lease, a volume that
 // this move had the engine make. A socket may lead to another host, or to an engine of somebody with fewer rights than this process:
 // what leads to the directory is root's to change alone.
@@ -90,7 +109,8 @@ func (r *run) volumeHere(ctx context.Context, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	lease, err := r.from.Volume(ctx, leaseName(r.j.Container))
+	own := leaseName(r.j.Container)
+	lease, err := r.from.Volume(ctx, own)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +118,7 @@ func (r *run) volumeHere(ctx context.Context, name string) (*os.File, error) {
 	switch {
 	case v.Driver != "local" || len(v.Options) > 0 || !filepath.IsAbs(v.Mountpoint):
 		return nil, errNotHere
-	case v.Mountpoint != filepath.Join(at, name, dataDir) || lease.Mountpoint != filepath.Join(at, lease.Name, dataDir):
+	case v.Mountpoint != filepath.Join(at, name, dataDir) || lease.Mountpoint != filepath.Join(at, own, dataDir):
 		return nil, errNotHere
 	}
 	volumes, err := r.openRoots(unix.AT_FDCWD, at)
@@ -111,7 +131,7 @@ func (r *run) volumeHere(ctx context.Context, name string) (*os.File, error) {
 		return nil, err
 	}
 	defer volume.Close()
-	beside, err := openDir(int(volumes.Fd()), filepath.Join(lease.Name, dataDir))
+	beside, err := openDir(int(volumes.Fd()), filepath.Join(own, dataDir))
 	if err != nil {
 		return nil, err
 	}

@@ -78,6 +78,16 @@ func TestFromHere(t *testing.T) {
 			}
 			return nil
 		}, byEngine, 0},
+		{"a lease of another name", func(w *world, volume string) error { // of an engine that says what suits it
+			w.from.answer = func(rw http.ResponseWriter, r *http.Request) bool {
+				if !strings.Contains(r.URL.Path, "/volumes/belay-move-lease-") || r.Method != "GET" {
+					return false
+				}
+				fmt.Fprintf(rw, `{"Name": "records", "Driver": "local", "Mountpoint": %q}`, volume)
+				return true
+			}
+			return nil
+		}, byEngine, 0},
 		{"volumes of another user", func(w *world, _ string) error { w.owner++; return nil }, byEngine, 0},
 		{"volumes that others write to", func(w *world, _ string) error { return os.Chmod(w.from.root, 0o757) }, byEngine, 0},
 		{"volume that others write to", func(_ *world, volume string) error { return os.Chmod(filepath.Dir(volume), 0o775) }, byEngine, 0},
@@ -167,7 +177,11 @@ func TestNotHere(t *testing.T) {
 func newWorldHere(t *testing.T, here, byEngine string) (w *world, volume string) {
 	t.Helper()
 	w, at := newWorld(t, true), time.Unix(1e9, 0)
-	w.from.root = t.TempDir()
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.from.root = root
 	volume = filepath.Join(w.from.root, "records", "_data")
 	w.from.volumes["records"] = &fakeVolume{dir: volume, data: byEngine, files: []*tar.Header{
 		{Typeflag: tar.TypeDir, Name: "belay-volume/", Mode: 0o755, Uid: os.Getuid(), Gid: os.Getgid(), ModTime: at},
@@ -187,13 +201,18 @@ func newWorldHere(t *testing.T, here, byEngine string) (w *world, volume string)
 // TestDiskDoesNotAnswer: who waits for a disk is not waited for, and tells of no more progress once it goes on.
 func TestDiskDoesNotAnswer(t *testing.T) {
 	w, volume := newWorldHere(t, strings.Repeat("x", 4<<20), "by the engine")
-	refused := false
+	refused, asks, answers := false, make(chan struct{}), make(chan struct{})
 	w.to.answer = func(rw http.ResponseWriter, r *http.Request) bool {
 		if refused || r.Method != "PUT" {
 			return false
 		}
 		refused = true
 		_, err := io.CopyN(io.Discard, r.Body, 900<<10) // less than is sent before progress is told of
+		select {
+		case <-asks:
+		case <-time.After(time.Minute):
+			t.Error("the packer tells of no progress")
+		}
 		conn, _, err2 := http.NewResponseController(rw).Hijack()
 		if err := errors.Join(err, err2); err != nil {
 			t.Error(err)
@@ -203,11 +222,12 @@ func TestDiskDoesNotAnswer(t *testing.T) {
 		fmt.Fprint(conn, "HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\n\r\n") // a server of Go's would read on first
 		return true
 	}
-	m, answers := w.mover(), make(chan struct{})
+	m := w.mover()
 	m.o.streamEnd = time.Second
 	var told atomic.Int64
 	m.o.Progress = func(e Event) {
-		if e.CopiedBytes && told.Add(1) == 1 {
+		if e.CopiedBytes && told.Add(1) == 1 && e.Bytes >= 1<<20 { // the end's has less
+			close(asks)
 			<-answers
 		}
 	}
@@ -217,8 +237,10 @@ func TestDiskDoesNotAnswer(t *testing.T) {
 	w.want(false, 1)
 	before := told.Load()
 	close(answers)
-	for opened(t, volume) {
-		time.Sleep(time.Millisecond)
+	for end := time.Now().Add(time.Minute); opened(t, volume); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the packer has not ended")
+		}
 	}
 	if after := told.Load(); before < 2 || after != before {
 		t.Errorf("told of progress %d times, and then %d times", before, after-before)
