@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,29 +103,49 @@ const siocUnixFile = 0x89E0
 // liesAt tells whether what lies at path is the socket that l listens on. A name tells nothing: another socket may have
 // it since. The kernel says which file it is to whoever has CAP_NET_ADMIN; without, the name has to do.
 func liesAt(l *net.UnixListener, path string) bool {
-	raw, err := l.SyscallConn()
-	if err != nil {
+	bound, err := fileOf(l)
+	var there unix.Stat_t
+	switch {
+	case errors.Is(err, unix.EPERM):
+		name := l.Addr().String()
+		return name == path || name == path+newSuffix // see listenUnix
+	case err != nil || unix.Stat(path, &there) != nil:
 		return false
 	}
-	var bound, there unix.Stat_t
+	return bound.Dev == there.Dev && bound.Ino == there.Ino
+}
+
+// fileOf is the file that a socket is bound to, which may have no name any more.
+//
+// Errors: EPERM without CAP_NET_ADMIN.
+func fileOf(l *net.UnixListener) (st unix.Stat_t, err error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return st, err
+	}
 	var asked error
 	err = raw.Control(func(fd uintptr) {
 		var file int
 		if file, asked = unix.IoctlRetInt(int(fd), siocUnixFile); asked == nil {
-			asked = unix.Fstat(file, &bound)
+			asked = unix.Fstat(file, &st)
 			unix.Close(file)
 		}
 	})
-	switch {
-	case err != nil:
-		return false
-	case errors.Is(asked, unix.EPERM):
-		name := l.Addr().String()
-		return name == path || name == path+newSuffix // see listenUnix
-	case asked != nil || unix.Stat(path, &there) != nil:
-		return false
+	return st, errors.Join(err, asked)
+}
+
+// lostLast orders former sockets by when they lost their place, which changed their file: the last first. Where that is not
+// known they stay in their order.
+func lostLast(a, b net.Listener) int {
+	at := func(l net.Listener) int64 {
+		ul, ok := l.(*net.UnixListener)
+		if !ok {
+			return 0
+		}
+		st, _ := fileOf(ul)
+		return unix.TimespecToNsec(st.Ctim)
 	}
-	return bound.Dev == there.Dev && bound.Ino == there.Ino
+	return cmp.Compare(at(b), at(a))
 }
 
 // inPlace tells whether a socket can still be found where it was put. Those that are no files always can.

@@ -110,11 +110,21 @@ func Listen(o Options) (*Server, error) {
 	return s, nil
 }
 
-// maxSockets is how many sockets a gate has: FileDescriptorStoreMax of the agent's unit.
+// sockets counts those that somebody else can hold over a restart.
+func (s *Server) sockets() (n int) {
+	for _, l := range s.listeners {
+		if _, ok := l.(*net.UnixListener); ok {
+			n++
+		}
+	}
+	return n
+}
+
+// maxSockets is how many unix sockets a gate has: FileDescriptorStoreMax of the agent's unit.
 const maxSockets = 4
 
 // inherit takes what was handed over. A socket of which another has the place since may still be mounted in containers: of
-// those, as many as there is room for.
+// those, the last that there is room for.
 func (s *Server) inherit() {
 	var gone []net.Listener
 	for _, l := range s.o.Inherited {
@@ -124,9 +134,12 @@ func (s *Server) inherit() {
 			gone = append(gone, l)
 		}
 	}
-	keep := min(max(maxSockets-len(s.listeners), 0), len(gone))
-	s.listeners = append(s.listeners, gone[:keep]...)
-	for _, l := range gone[keep:] {
+	slices.SortStableFunc(gone, lostLast)
+	for _, l := range gone {
+		if s.sockets() < maxSockets {
+			s.listeners = append(s.listeners, l)
+			continue
+		}
 		s.o.Log.Warn("a former socket of the gate is closed, there are too many: containers that mount it have to be restarted", attr.Socket, l.Addr().String())
 		l.Close()
 		s.dropped = true

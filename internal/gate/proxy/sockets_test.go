@@ -181,20 +181,7 @@ func TestInheritedReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	another := listen()
-	raw, err := former.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var asked error
-	if err := raw.Control(func(fd uintptr) {
-		var file int
-		if file, asked = unix.IoctlRetInt(int(fd), siocUnixFile); asked == nil {
-			unix.Close(file)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	testneed.Need(t, "net-admin", !errors.Is(asked, unix.EPERM), "CAP_NET_ADMIN: the kernel tells nobody else which file a socket has")
+	needFiles(t, former)
 	if liesAt(former, path) {
 		t.Error("a socket whose place another has is taken for it")
 	}
@@ -220,6 +207,12 @@ func TestInheritedReplaced(t *testing.T) {
 	}
 }
 
+func needFiles(t *testing.T, l *net.UnixListener) {
+	t.Helper()
+	_, err := fileOf(l)
+	testneed.Need(t, "net-admin", !errors.Is(err, unix.EPERM), "CAP_NET_ADMIN: the kernel tells nobody else which file a socket has")
+}
+
 // keep returns what the next gate is handed.
 func keep(t *testing.T, s *Server) (kept []net.Listener) {
 	t.Helper()
@@ -243,24 +236,39 @@ func keep(t *testing.T, s *Server) (kept []net.Listener) {
 // What is kept over restarts is bounded, and the sockets that are still found in their places stay.
 func TestKeptSockets(t *testing.T) {
 	dir := t.TempDir()
+	_, _, tcp := tlsGate(t) // which nobody holds, and takes no place
 	var kept []net.Listener
 	next := func(name string) *Server {
 		t.Helper()
-		s, err := Listen(Options{Upstream: dir + "/none", Socket: filepath.Join(dir, name), GID: os.Getgid(), Inherited: kept})
+		s, err := Listen(Options{Upstream: dir + "/none", Socket: filepath.Join(dir, name), GID: os.Getgid(), Inherited: kept, TLS: tcp})
 		if err != nil {
 			t.Fatal(err)
 		}
 		kept = keep(t, s)
+		needFiles(t, kept[0].(*net.UnixListener))
 		s.Close()
 		return s
 	}
 	at := func(name string) bool {
 		return slices.ContainsFunc(kept, func(l net.Listener) bool { return liesAt(l.(*net.UnixListener), filepath.Join(dir, name)) })
 	}
+	var made []uint64 // the files of the sockets, as they were made
 	for i := range 6 {
 		want := min(i+1, maxSockets)
 		if s := next("a"); !s.Changed() || len(kept) != want || !at("a") {
 			t.Fatalf("socket %d: changed %v, %d are kept, want %d", i, s.Changed(), len(kept), want)
+		}
+		for _, l := range kept {
+			if st, err := fileOf(l.(*net.UnixListener)); err != nil {
+				t.Fatal(err)
+			} else if liesAt(l.(*net.UnixListener), filepath.Join(dir, "a")) {
+				made = append(made, st.Ino)
+			}
+		}
+		for _, l := range kept {
+			if st, _ := fileOf(l.(*net.UnixListener)); !slices.Contains(made[max(0, len(made)-maxSockets):], st.Ino) {
+				t.Errorf("socket %d: an older one is kept than the last %d", i, maxSockets)
+			}
 		}
 		if s := next("a"); s.Changed() || len(kept) != want || !at("a") {
 			t.Fatalf("socket %d, again: changed %v, %d are kept, want %d", i, s.Changed(), len(kept), want)
