@@ -213,7 +213,7 @@ func (c *Carrier) serve(ctx context.Context, p *policy.LoadPolicy, movers *sync.
 		openState = open.State
 	}
 	due := now.Sub(c.planned[p.Name]) >= c.pause(p)
-	rests, lag := c.rests(p, now), c.l.endedSince(now.Add(-lagTime))
+	rests, lag := c.rests(p, now), c.l.endedWithin(lagTime, now)
 	if !over {
 		delete(c.waits, p.Name)
 	}

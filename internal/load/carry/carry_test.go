@@ -360,6 +360,17 @@ func TestReadingsLag(t *testing.T) {
 	w.want("approved move-started moved move-started moved no-plan")
 }
 
+// TestEndedAhead: a clock that was ahead when a move ended, and was set right since, has nothing wait until it is there again.
+func TestEndedAhead(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for ago, want := range map[time.Duration]bool{time.Minute: false, 10 * time.Second: true, 0: true, -time.Hour: false} {
+		l := ledger{Moves: []*Move{{Ended: now.Add(-ago)}}}
+		if got := l.endedWithin(lagTime, now); got != want {
+			t.Errorf("%v ago: got %v", ago, got)
+		}
+	}
+}
+
 // TestSkipped: an approved move is not made when its target is full by then.
 func TestSkipped(t *testing.T) {
 	w := newWorld(t, strings.Replace(migrating, "migrate", "propose", 1))

@@ -198,9 +198,11 @@ func (l *ledger) move(id string) *Move {
 	return nil
 }
 
-// endedSince reports whether a move was done after a time.
-func (l *ledger) endedSince(t time.Time) bool {
-	return slices.ContainsFunc(l.Moves, func(m *Move) bool { return m.Outcome != Failed && m.Ended.After(t) })
+// endedWithin reports whether a move was done no longer ago than d. One that the clock, set back since, has in the future was not.
+func (l *ledger) endedWithin(d time.Duration, now time.Time) bool {
+	return slices.ContainsFunc(l.Moves, func(m *Move) bool {
+		return m.Outcome != Failed && m.Ended.After(now.Add(-d)) && !m.Ended.After(now)
+	})
 }
 
 // history is what a planner wants to know of the moves from here.

@@ -143,7 +143,12 @@ func (f *fleet) recall() {
 			from.use.sub(&gone)
 		}
 		if to != nil && p.unread(to.Seen) {
-			use[Disk] = 0 // what it wrote to its layer stays behind
+			// What it wrote to its layer stays behind, and of a container that is not here any more that may be all.
+			if c := f.container(p); c != nil {
+				use[Disk] = max(use[Disk]-c.Storage.LayerBytes, 0)
+			} else {
+				use[Disk] = 0
+			}
 			to.use.add(&use)
 		}
 		if to != nil && p.underWay() {

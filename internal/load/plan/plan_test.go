@@ -264,6 +264,14 @@ func TestLayerStays(t *testing.T) {
 		{"one on its way there too", func(s *State) {
 			s.History = []Past{{Name: "other", From: "c", To: "b", Began: testNow.Add(-time.Minute), Use: Amounts{DiskBytes: 200 * gib}}}
 		}, []string{"web>b"}},
+		{"one on its way there with more than its layer", func(s *State) {
+			other := movable("other", 1, gib)
+			other.Storage.LayerBytes, other.Use.DiskBytes = 200*gib, 301*gib
+			c := node("c", other)
+			c.Accepts = false
+			s.Nodes = append(s.Nodes, c)
+			s.History = []Past{{Name: "other", From: "c", To: "b", Began: testNow.Add(-time.Minute), Use: Amounts{DiskBytes: 301 * gib}}}
+		}, []string{}},
 		{"a volume too", func(s *State) {
 			c := &s.Nodes[0].Containers[0]
 			s.Rules.CopyVolumes, c.Storage.Mounts = true, []Mount{{Type: "volume", Name: "v", Destination: "/v", Bytes: 101 * gib}}
