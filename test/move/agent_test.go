@@ -3,6 +3,7 @@ package move
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -267,14 +268,7 @@ func TestAgentMoves(t *testing.T) {
 func TestAgentMigrates(t *testing.T) {
 	w := need(t)
 	a, b := w.newNode(t, w.from, w.labs[0], 160*mib), w.newNode(t, w.to, w.labs[1], 400*mib)
-	dir := w.labs[0].Path("hook-" + t.Name())
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	hook := filepath.Join(dir, "slow.sh")
-	if err := os.WriteFile(hook, []byte("#!/bin/sh\nsleep 3\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	hook := w.slowHook(t)
 	b.start(t, fmt.Sprintf(nodePolicy, 80, "alert"))
 	a.start(t, fmt.Sprintf(nodePolicy, 50, "alert, migrate")+fmt.Sprintf(planned, b.gate, hook))
 	w.run(t, "shop", busy(100)...)
@@ -294,6 +288,17 @@ func TestAgentMigrates(t *testing.T) {
 	if m := s.Moves.Moves[0]; m.Outcome != "moved" || !w.running(w.to, "shop") || len(s.Moves.Moves) != 1 {
 		t.Errorf("got %+v", s.Moves.Moves)
 	}
+}
+
+// slowHook takes three seconds, in which a move that was seen is still under way.
+func (w *world) slowHook(t *testing.T) string {
+	t.Helper()
+	dir := w.labs[0].Path("hook-" + strings.ReplaceAll(t.Name(), "/", "-"))
+	hook := filepath.Join(dir, "slow.sh")
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(hook, []byte("#!/bin/sh\nsleep 3\n"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return hook
 }
 
 // TestAgentMovesGroup: a container and another in its network namespace leave a full node by one move, and find each other there,
@@ -327,7 +332,7 @@ func (w *world) movesGroup(t *testing.T, meanwhile func(*testing.T, *node)) {
 	b.start(t, fmt.Sprintf(nodePolicy, 80, "alert"))
 	w.run(t, "shop", busy(50)...)
 	w.run(t, "shop-side", "--network", "container:shop", "--cpus", "0.2", image, "sh", "-c", "dd if=/dev/zero of=/dev/null bs=50M & exec sleep 100000")
-	a.start(t, fmt.Sprintf(nodePolicy, 50, "alert, migrate")+fmt.Sprintf(planned, b.gate, "/bin/true"))
+	a.start(t, fmt.Sprintf(nodePolicy, 50, "alert, migrate")+fmt.Sprintf(planned, b.gate, w.slowHook(t)))
 	meanwhile(t, a)
 	s := a.await(t, "the move", func(s status) bool { return len(s.Moves.Moves) > 0 && s.Moves.Moves[0].Outcome != "under way" })
 	m := s.Moves.Moves[0]
