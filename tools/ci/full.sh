@@ -43,19 +43,19 @@ stage() { # stage NAME WHAT COMMAND…
 make -s build build-test || exit 1
 . tools/ci/scandata.sh
 unit() {
-	local require=${BELAY_TEST_REQUIRE:-}
+	local require=${BELAY_TEST_REQUIRE:-} rpmdb=${BELAY_TEST_RPMDB:-}
 	[ ! -d "$scan_data" ] || require=$require,scan-data
 	# Databases of RPM as distributions write them lie in the tests of another reader.
 	if go mod download github.com/anchore/go-rpmdb@v0.2.2; then
-		export BELAY_TEST_RPMDB=${BELAY_TEST_RPMDB:-$(go env GOMODCACHE)/github.com/anchore/go-rpmdb@v0.2.2/pkg/testdata}
+		rpmdb=${rpmdb:-$(go env GOMODCACHE)/github.com/anchore/go-rpmdb@v0.2.2/pkg/testdata}
 		require=$require,rpmdb
 	fi
-	BELAY_TEST_REQUIRE=$require go test -race -count=1 -v -timeout 60m ./... 2>&1 | tools/ci/count.sh unit
+	BELAY_TEST_RPMDB=$rpmdb BELAY_TEST_REQUIRE=$require go test -race -count=1 -v -timeout 60m ./... 2>&1 | tools/ci/count.sh unit
 }
 stage unit "unit tests, with the race detector" unit
 clone() {
 	git clone -q --no-hardlinks . "$out/tree" && make -C "$out/tree" package &&
-		env -u BELAY_MATRIX -u BELAY_SCAN_ENTRIES -u BELAY_PLAN_NODES -u BELAY_WRITE_BYPASSES BELAY_SCAN_DATA=/nonexistent \
+		env -u BELAY_TEST_RPMDB -u BELAY_MATRIX -u BELAY_SCAN_ENTRIES -u BELAY_PLAN_NODES -u BELAY_WRITE_BYPASSES BELAY_SCAN_DATA=/nonexistent \
 			go -C "$out/tree" test -count=1 -v -timeout 60m ./... 2>&1 | tools/ci/count.sh clone
 }
 stage clone "unit tests and make package in a clone, without test data" clone

@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 "$go" -C tools/govulncheck build -o "$work/govulncheck" golang.org/x/vuln/cmd/govulncheck
 db=()
 # -version says of when the database is, if there is one.
-if [ -n "${BELAY_SCAN_DATA:-}" ] || ! "$work/govulncheck" -version | grep '^DB updated: ' >/dev/null; then
+if [ -n "${BELAY_SCAN_DATA:-}" ] || ! timeout 60 "$work/govulncheck" -version | grep '^DB updated: ' >/dev/null; then
 	. tools/ci/scandata.sh
 	[ -d "$scan_data/osv/Go" ] || { echo "vulncheck: vuln.go.dev does not answer or was not to be asked, and there is no $scan_data/osv/Go" >&2; exit 1; }
 	echo "by the records in $scan_data/osv/Go"

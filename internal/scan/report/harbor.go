@@ -68,6 +68,7 @@ func harborSeverity(s vulndb.Severity) string {
 // WriteHarbor writes the findings as a vulnerability report of Harbor's Scanner Adapter API.
 func (s *Scan) WriteHarbor(w io.Writer, version string, artifact HarborArtifact) error {
 	worst := vulndb.SeverityUnknown
+	about := map[string]string{} // of an advisory, for all of its findings
 	out := harborReport{GeneratedAt: s.Time, Artifact: artifact, Scanner: Harbor(version), Vulnerabilities: []harborVulnerability{}}
 	for i := range s.Findings {
 		f := &s.Findings[i]
@@ -83,10 +84,12 @@ func (s *Scan) WriteHarbor(w io.Writer, version string, artifact HarborArtifact)
 			v.Vendor["exploited"] = "true"
 		}
 		if len(f.About) > 0 {
-			v.Vendor["about"] = strings.Join(f.About, ", ")
-		}
-		for _, id := range f.About[:min(len(f.About), maxFlaws)] {
-			v.Links = append(v.Links, advisoryURL(id))
+			text, ok := about[f.IDs[0]]
+			if !ok {
+				text = strings.Join(f.About, ", ")
+				about[f.IDs[0]] = text
+			}
+			v.Vendor["about"] = text
 		}
 		if f.Score > 0 {
 			v.CVSS = &harborCVSS{f.Score}

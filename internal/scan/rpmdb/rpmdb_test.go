@@ -219,8 +219,12 @@ func TestHostile(t *testing.T) {
 func TestReal(t *testing.T) {
 	root := os.Getenv("BELAY_TEST_RPMDB")
 	testneed.Need(t, "rpmdb", root != "", `set BELAY_TEST_RPMDB to a database of RPM, or a folder with some (docs/scan.md, "Test data")`)
+	root, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		t.Fatal(err)
+	}
 	read := 0
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || path != root && !slices.Contains([]string{"rpmdb.sqlite", "Packages", "Packages.db"}, d.Name()) {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -164,10 +165,43 @@ func TestFlawByTwoNames(t *testing.T) {
 		{"of another flaw", `{"id":"GHSA-1","aliases":["CVE-2024-3"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
 		{"of several flaws", `{"id":"GHSA-1","aliases":["CVE-2024-2","CVE-2024-3"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
 		{"nobody says of which", `{"id":"GHSA-2","aliases":["CVE-2024-2"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
+		{"records differ", `{"id":"GO-1","aliases":["CVE-2024-2","GHSA-1"]} {"id":"GO-2","aliases":["CVE-2024-3","GHSA-1"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
+		{"one says several", `{"id":"GO-1","aliases":["CVE-2024-2","GHSA-1"]} {"id":"GO-2","aliases":["CVE-2024-2","CVE-2024-3","GHSA-1"]}`, "CVE-2024-1,CVE-2024-2,GHSA-1"},
+		{"records agree", `{"id":"GO-1","aliases":["CVE-2024-2","GHSA-1"]} {"id":"GO-2","aliases":["CVE-2024-2","GHSA-1"]}`, "CVE-2024-1,CVE-2024-2"},
 	} {
-		got, _, err := find(build(t, advisory, tt.record), "Wolfi", "a", "1.0")
-		if err != nil || len(got) != 1 || strings.Join(got[0].About, ",") != tt.about {
-			t.Errorf("%s: got %+v, %v, want %s", tt.name, got, err, tt.about)
+		records := strings.Split(tt.record, " ")
+		for range 2 {
+			got, _, err := find(build(t, append([]string{advisory}, records...)...), "Wolfi", "a", "1.0")
+			if err != nil || len(got) != 1 || strings.Join(got[0].About, ",") != tt.about {
+				t.Errorf("%s: got %+v, %v, want %s", tt.name, got, err, tt.about)
+			}
+			slices.Reverse(records)
+		}
+	}
+	// What is about one flaw alone is that flaw.
+	one := strings.Replace(advisory, `"CVE-2024-1",`, "", 1)
+	got, _, err := find(build(t, one, `{"id":"GHSA-1","aliases":["CVE-2024-2"]}`), "Wolfi", "a", "1.0")
+	if err != nil || len(got) != 1 || strings.Join(got[0].IDs, ",") != "CVE-2024-2,CGA-1,GHSA-1" || len(got[0].About) != 0 {
+		t.Errorf("of one flaw: got %+v, %v", got, err)
+	}
+}
+
+// TestNames: which names of a record are its own, and which of flaws that it is about.
+func TestNames(t *testing.T) {
+	for _, tt := range []struct{ name, id, rest, aliases, about string }{
+		{"what others publish is a name", "RHSA-1", `"aliases":["ELSA-1","GLSA-1","CVE-1","CVE-2"]`, "ELSA-1,GLSA-1", "CVE-1,CVE-2"},
+		{"an advisory of an advisory", "ALSA-1", `"upstream":["CVE-1","RHSA-1"]`, "CVE-1", ""},
+		{"by both names, one of them an alias", "USN-1", `"aliases":["CVE-1"],"upstream":["UBUNTU-CVE-1"]`, "CVE-1,UBUNTU-CVE-1", ""},
+		{"the number itself", "CVE-1", `"upstream":["UBUNTU-CVE-1"]`, "UBUNTU-CVE-1", ""},
+		{"a distribution's own", "UBUNTU-CVE-1", `"upstream":["CVE-1"]`, "CVE-1", ""},
+	} {
+		var r osvRecord
+		if err := json.Unmarshal([]byte(`{"id":"`+tt.id+`",`+tt.rest+`}`), &r); err != nil {
+			t.Fatal(err)
+		}
+		aliases, about := r.names()
+		if strings.Join(aliases, ",") != tt.aliases || strings.Join(about, ",") != tt.about {
+			t.Errorf("%s: got %q about %q, want %q about %q", tt.name, aliases, about, tt.aliases, tt.about)
 		}
 	}
 }

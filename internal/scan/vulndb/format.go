@@ -91,8 +91,12 @@ func (b *builder) drop(gone map[int]bool) {
 	}
 }
 
-// nameOnce leaves of the names by which a record is about one flaw its CVE number, if another record tells that they
-// are one: who accepts the flaw names it once.
+// unclear stands for the number of a name that records have for different flaws: it is no name.
+const unclear = "\x00"
+
+// nameOnce leaves of the names by which a record is about one flaw its CVE number, if other records tell that they
+// are one, and none that they are not: who accepts the flaw names it once. A record that is no advisory and about one
+// flaw, after that, is that flaw.
 func (b *builder) nameOnce() {
 	numbers := map[string]string{} // by other names that are used
 	for i := range b.records {
@@ -108,21 +112,33 @@ func (b *builder) nameOnce() {
 	for i := range b.records {
 		names := append([]string{b.records[i].ID}, b.records[i].Aliases...)
 		at := slices.IndexFunc(names, isCVE)
-		if at < 0 || several(names) {
-			continue // one that is several is none of them
+		if at < 0 {
+			continue
+		}
+		number := names[at]
+		if several(names) {
+			number = unclear // one that is several is none of them
 		}
 		for _, id := range names {
-			if _, used := numbers[id]; used {
-				numbers[id] = names[at]
+			switch was, used := numbers[id]; {
+			case !used:
+			case was == "":
+				numbers[id] = number
+			case was != number:
+				numbers[id] = unclear
 			}
 		}
 	}
 	for i := range b.records {
-		about := b.records[i].About
-		b.records[i].About = slices.DeleteFunc(slices.Clone(about), func(id string) bool {
-			_, twice := slices.BinarySearch(about, numbers[id])
+		v := &b.records[i]
+		once := slices.DeleteFunc(slices.Clone(v.About), func(id string) bool {
+			_, twice := slices.BinarySearch(v.About, numbers[id])
 			return twice
 		})
+		if len(once) == 1 && len(v.About) > 1 && !isAdvisory(v.ID) {
+			v.Aliases, once = sorted(slices.Concat(v.Aliases, v.About)), nil
+		}
+		v.About = once
 	}
 }
 

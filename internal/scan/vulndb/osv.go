@@ -144,26 +144,29 @@ func commonNames(ids []string) []string {
 // names are the other names of what a record is, and the flaws that it is about and that are none of these; both sorted.
 func (r *osvRecord) names() (aliases, about []string) {
 	ours := func(id string) bool { return id == "" || id == r.ID || len(id) > maxNameText }
-	upstream := slices.DeleteFunc(slices.Clone(r.Upstream), ours)
+	advisory := isAdvisory(r.ID)
+	upstream := slices.DeleteFunc(slices.Clone(r.Upstream), func(id string) bool { return ours(id) || advisory && isAdvisory(id) })
 	flaws := commonNames(upstream)
 	aliases = sorted(slices.DeleteFunc(append(slices.Clone(r.Aliases), commonName(r.ID)), ours))
 	about = sorted(slices.Concat(flaws, r.related()))
-	if all := sorted(slices.Concat(about, commonNames(aliases))); isAdvisory(r.ID) && several(all) {
+	named := slices.DeleteFunc(slices.Clone(aliases), func(id string) bool { return !isFlaw(id) })
+	if all := sorted(slices.Concat(about, commonNames(named))); advisory && several(all) {
 		// Whatever its record calls them: an advisory of several flaws is none of them.
-		about = slices.DeleteFunc(all, isAdvisory)
-		aliases = slices.DeleteFunc(aliases, func(id string) bool { return !isAdvisory(id) })
+		about, aliases = all, slices.DeleteFunc(aliases, isFlaw)
 	}
-	about = slices.DeleteFunc(about, func(id string) bool {
-		_, known := slices.BinarySearch(aliases, id)
-		return known
-	})
 	// One flaw upstream is the same as a distribution sees it. Several are an advisory, which is not the same as
 	// each of them.
-	if len(flaws) == 1 && slices.Equal(about, flaws) {
-		return sorted(slices.Concat(aliases, upstream, flaws)), nil
+	if len(flaws) == 1 && !slices.ContainsFunc(about, func(id string) bool { return id != flaws[0] }) {
+		return slices.DeleteFunc(sorted(slices.Concat(aliases, upstream, flaws)), ours), nil
 	}
-	return aliases, about
+	return aliases, slices.DeleteFunc(about, func(id string) bool {
+		_, known := slices.BinarySearch(aliases, id)
+		return known || ours(id)
+	})
 }
+
+// isFlaw reports whether a name is one of a flaw, and not of what somebody publishes on some.
+func isFlaw(id string) bool { return isCVE(commonName(id)) || strings.HasPrefix(id, "GHSA-") }
 
 // related are the flaws that an advisory names as related, beside which there may be what it was made from.
 func (r *osvRecord) related() []string {
