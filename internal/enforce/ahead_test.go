@@ -1,9 +1,14 @@
 package enforce
 
 import (
+	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
+
+	"github.com/belay-project/belay/internal/policy"
 )
 
 // Programs are handed over in the order of the hooks, however they were loaded, no more than so many
@@ -62,5 +67,48 @@ func TestAheadOrder(t *testing.T) {
 	}
 	if rest(); !slices.Equal(begun, order) {
 		t.Errorf("got %v begun, want %v", begun, order)
+	}
+}
+
+// A start that fails at its first hook gives back the programs that were loaded ahead of it.
+func TestOpenGivesBack(t *testing.T) {
+	needBPF(t)
+	empty, err := policy.NewSet(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	o := Options{
+		Log: slog.New(slog.DiscardHandler), PinDir: filepath.Join(dir, "bpf"), SetsFile: filepath.Join(dir, "sets"), Scopes: []string{"/belay-none"},
+		Floor: empty.Floor(), Build: empty.Effective(policy.Subject{Class: policy.ClassBuild}),
+	}
+	t.Cleanup(func() {
+		if err := Unload(o.PinDir); err != nil {
+			t.Error(err)
+		}
+	})
+	opened := func() int {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	k, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := opened()
+	was := hooks
+	defer func() { hooks = was }()
+	hooks = slices.Insert(slices.Clone(hooks), 0, hook{program: "bl_none", name: "none", backends: everyBackend, need: true})
+	if _, err := Open(o); err == nil {
+		t.Fatal("it opened without a hook that it needs")
+	}
+	if after := opened(); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
