@@ -108,7 +108,7 @@ func TestOpenGivesBack(t *testing.T) {
 	if _, err := Open(o); err == nil {
 		t.Fatal("it opened without a hook that it needs")
 	}
-	if after := opened(); after != before {
+	if after := opened(); after > before { // fewer, where another test's have been collected
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
