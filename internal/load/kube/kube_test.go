@@ -631,7 +631,6 @@ func TestRestart(t *testing.T) {
 	ns, other := c.namespace(t), c.name("other")
 	c.pod(t, ns, other, nil)
 	pod := c.pod(t, ns, p.o.Node, nil)
-	c.work(t, ns, func() string { return other })
 	evicted, broken := false, 0
 	f.PrependReactor("create", "pods", func(a kubetesting.Action) (bool, runtime.Object, error) {
 		evicted = evicted || a.GetSubresource() == "eviction"
@@ -644,6 +643,7 @@ func TestRestart(t *testing.T) {
 		}
 		return false, nil, nil
 	})
+	c.work(t, ns, func() string { return other })
 	if err := leave(t, p, 10*c.short, unit(pod)); err != nil || broken != 3 {
 		t.Errorf("after %d answers that failed: %v", broken, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -254,12 +255,11 @@ func TestFaults(t *testing.T) {
 		return false
 	}
 	once := func(f func(http.ResponseWriter, *http.Request, []byte) bool) func(http.ResponseWriter, *http.Request, []byte) bool {
-		var done bool
+		var done atomic.Bool // one request may be cut off while the next comes
 		return func(w http.ResponseWriter, r *http.Request, body []byte) bool {
-			if done {
+			if done.Swap(true) {
 				return false
 			}
-			done = true
 			return f(w, r, body)
 		}
 	}
@@ -293,12 +293,14 @@ func TestFaults(t *testing.T) {
 			for i := range maxSingle + 2 {
 				fmt.Fprintf(&list, "2027-01-01T00:00:00Z,N-%d\n", i)
 			}
-			b.files["/npm/modified_id.csv"] = []byte(list.String())
-			b.files["/npm/all.zip"] = archive(t, map[string]string{"N-1.json": record("N-1", "1"), "N-2.json": record("N-2", "1")})
+			both := archive(t, map[string]string{"N-1.json": record("N-1", "1"), "N-2.json": record("N-2", "1")})
+			b.mu.Lock()
+			b.files["/npm/modified_id.csv"], b.files["/npm/all.zip"] = []byte(list.String()), both
 			if tt.body != nil || tt.fault == nil {
 				b.files[tt.path] = tt.body
 			}
 			b.fault[tt.path] = tt.fault
+			b.mu.Unlock()
 			_, err := Update(t.Context(), b.options(dir))
 			if (err == nil) != tt.ok {
 				t.Errorf("got %v, want success %v", err, tt.ok)
@@ -306,9 +308,10 @@ func TestFaults(t *testing.T) {
 			if got, want := records(t, dir), map[bool]int{false: 1, true: 2}[tt.ok]; got != want {
 				t.Errorf("%d records, want %d", got, want)
 			}
+			b.mu.Lock()
 			b.fault = nil
-			b.files["/npm/modified_id.csv"] = []byte(list.String())
-			b.files["/npm/all.zip"] = archive(t, map[string]string{"N-1.json": record("N-1", "1"), "N-2.json": record("N-2", "1")})
+			b.files["/npm/modified_id.csv"], b.files["/npm/all.zip"] = []byte(list.String()), both
+			b.mu.Unlock()
 			if _, err := Update(t.Context(), b.options(dir)); err != nil || records(t, dir) != 2 {
 				t.Errorf("afterwards: %v, %d records", err, records(t, dir))
 			}
