@@ -54,20 +54,26 @@ __noinline int bl_put_path(struct bl_scratch *s, struct bl_event *e, __u32 off)
 	return at;
 }
 
-static __always_inline __u32 bl_put_file(struct bl_scratch *s, struct bl_event *e, __u32 off,
-					 const struct path *p)
+static __always_inline __u32 bl_put_place(struct bl_scratch *s, struct bl_event *e, __u32 off,
+					  __u64 mnt, __u64 dentry)
 {
 	int end;
 
 	s->max_mount = 0;
 	s->no_mounts = 0;
-	if (!p)
-		return off;
-	if (bl_walk(s, (__u64)BPF_CORE_READ(p, mnt), (__u64)BPF_CORE_READ(p, dentry), 0) < 0)
+	if (bl_walk(s, mnt, dentry, 0) < 0)
 		e->flags |= BL_E_PATH_CUT;	/* as far as it was walked */
 	end = bl_put_path(s, e, off);
 	/* verifier: all; the result of a function is any number */
 	return end < 0 || end > BL_DATA ? off : end;
+}
+
+static __always_inline __u32 bl_put_file(struct bl_scratch *s, struct bl_event *e, __u32 off,
+					 const struct path *p)
+{
+	if (!p)
+		return off;
+	return bl_put_place(s, e, off, (__u64)BPF_CORE_READ(p, mnt), (__u64)BPF_CORE_READ(p, dentry));
 }
 
 static __always_inline void bl_put_task(struct bl_event *e, struct task_struct *t)

@@ -18,7 +18,7 @@ enum bl_event_type {
 	BL_EV_CREATED = 7,	/* container: cgroup made */
 	BL_EV_GONE = 8,		/* container: cgroup removed */
 	BL_EV_PRIVILEGE = 10,
-	BL_EV_USED = 16,	/* a container has executed a file: for which packages are in use */
+	BL_EV_USED = 16,	/* a container uses a file, by the hook: for which packages are in use */
 };
 
 enum bl_decided {

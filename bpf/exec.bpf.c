@@ -8,6 +8,7 @@
  * sched_process_exec, after the exec and before its first instruction.
  */
 #include "priv.h"
+#include "uses.h"
 
 /* The first exec of a container: what its drift and root rules compare with. */
 static __always_inline void bl_start(struct bl_container *c, struct bl_who *w)
@@ -209,56 +210,6 @@ int BPF_PROG(bl_mod_creds, struct linux_binprm *bprm, struct file *file)
 	return bl_exec_creds(bprm, file);
 }
 
-#define BL_USE_AGAIN_NS	(3600ULL * 1000000000)
-
-/* Tells that a container has executed a file of its root, the first time in an hour. It decides
- * nothing, and nothing waits for it. Verified once: it comes after all that a decision can be.
- */
-__noinline int bl_note_use(struct bl_container *c, __u64 cgroup, __u64 file)
-{
-	struct bl_use_key key = { .container = cgroup };
-	const struct path *path = __builtin_preserve_access_index(&((struct file *)file)->f_path);
-	__u64 now = bpf_ktime_get_boot_ns(), *told;
-	struct bl_scratch *s;
-	struct bl_event *e;
-
-	if (!c || c->class != BL_CLASS_CONTAINER || c->started != 2)
-		return 0;
-	key.ino = BPF_CORE_READ(path, dentry, d_inode, i_ino);
-	key.dev = BPF_CORE_READ(path, dentry, d_sb, s_dev);
-	if (key.dev != c->root_dev)
-		return 0;
-	told = bpf_map_lookup_elem(&bl_used, &key);
-	if (told && now - *told < BL_USE_AGAIN_NS)
-		return 0;
-	bpf_map_update_elem(&bl_used, &key, &now, BPF_ANY);
-	e = bpf_ringbuf_reserve(&bl_uses, sizeof(*e), 0);
-	if (!e) {
-		bl_count(BL_E_USE_RING);
-		bpf_map_delete_elem(&bl_used, &key);
-		return 0;
-	}
-	/* all but the data: its lengths say what of it is valid */
-	__builtin_memset(e, 0, offsetof(struct bl_event, ancestor));
-	e->version = BL_EVENT_VERSION;
-	e->type = BL_EV_USED;
-	e->decided = BL_ALLOWED;
-	e->rule = BL_R_NONE;
-	e->hook = BL_H_EXEC;
-	e->time_ns = now;
-	e->cgroup = cgroup;
-	e->exe_ino = key.ino;
-	e->exe_dev = key.dev;
-	__builtin_memcpy(e->id, c->id, sizeof(e->id));
-	s = bl_scratch_get();
-	if (s) {
-		e->exe_len = bl_put_file(s, e, 0, path);
-		bl_scratch_put(s);
-	}
-	bpf_ringbuf_submit(e, 0);
-	return 0;
-}
-
 /* After the exec. lsm: reports. modret: kills for file capabilities, which its
  * earlier hook cannot see. signal: judges everything, and kills.
  */
@@ -296,7 +247,7 @@ static __always_inline int bl_after_exec(struct task_struct *task, struct linux_
 		d = bl_decision(p, &f);
 	}
 	if (d.verdict != BL_DENY)
-		bl_note_use(c, w.container, (__u64)BPF_CORE_READ(bprm, file));
+		bl_note_use(c, w.container, bprm->file, BL_USE_EXECUTED);
 	if (d.verdict == BL_DENY) {
 		decided = bl_kill();
 	} else if (d.verdict == BL_AUDIT) {

@@ -4,6 +4,7 @@
  * both meet on a hook, file rules (files.h).
  */
 #include "priv.h"
+#include "uses.h"
 
 static __always_inline int bl_rule_used(const struct bl_policy *p, __u32 rule)
 {
@@ -64,10 +65,14 @@ static __always_inline int bl_mmap(struct file *file, unsigned long prot, unsign
 {
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
+	int ret;
 
 	if (!file || !bl_code_prot(prot) || !bl_confined(&w, &c))
 		return 0;
-	return bl_map_code(&w, c, file, flags & MAP_SHARED, BL_H_MMAP, 0);
+	ret = bl_map_code(&w, c, file, flags & MAP_SHARED, BL_H_MMAP, 0);
+	if (!ret)
+		bl_note_use(c, w.container, file, BL_USE_MAPPED);
+	return ret;
 }
 
 static __always_inline int bl_mprotect(struct vm_area_struct *vma, unsigned long prot)
@@ -242,17 +247,18 @@ static __always_inline int bl_open(struct file *file)
 	struct bl_who w = {};
 	struct bl_container *c = NULL;
 
-	__u32 asked = bl_opens_asked();
+	__u32 asked = bl_opens_asked(), use = bl_use_of_open(file), any;
 	__u8 rule = BL_R_NONE;
 	int keys, files, ret;
 
-	if (!asked)
-		return 0;
 	keys = asked & BL_OPENS_KEYS && bl_key_maybe(file);
 	files = asked & BL_OPENS_FILES;
 	if (asked & BL_OPENS_PRIV)
 		rule = bl_open_rule(file);
-	if ((!keys && !files && rule == BL_R_NONE) || !bl_inside(&w, &c))
+	/* verifier: all; a branch on use alone would have what follows verified for each value of it */
+	any = keys | files | (rule != BL_R_NONE) | use;
+	barrier_var(any);
+	if (!any || !bl_inside(&w, &c))
 		return 0;
 	if (rule != BL_R_NONE) {
 		ret = bl_priv_open(&w, c, file, rule);
@@ -264,7 +270,14 @@ static __always_inline int bl_open(struct file *file)
 		if (ret)
 			return ret;
 	}
-	return files ? bl_files_opened(&w, c, file) : 0;
+	if (files) {
+		ret = bl_files_opened(&w, c, file);
+		if (ret)
+			return ret;
+	}
+	if (use != BL_USE_NONE && bl_use_reads(file))
+		bl_note_use(c, w.container, file, use);
+	return 0;
 }
 
 SEC("lsm/file_open")

@@ -444,15 +444,15 @@ struct {
 	__type(value, struct bl_ssh_stream);
 } bl_streams SEC(".maps");
 
-/* What containers have executed, and when that was last told: the agent learns of a file once an
- * hour, and not of each exec. Written by bl_exec_done, emptied by an agent at its start. Full:
- * the oldest goes, and is told again.
+/* What containers have executed, mapped as code or opened as such, and when that was last told: the agent
+ * learns of a file once an hour, and not of each exec. Written by bl_note_path, emptied by an agent at its
+ * start. Full: the oldest goes, and is told again.
  */
 struct bl_use_key {
 	__u64 container;	/* by its cgroup id */
-	__u64 ino;
+	__u64 ino;		/* of a script its directory's */
 	__u32 dev;
-	__u32 pad;
+	__u32 use;		/* enum bl_use */
 };
 
 struct {
@@ -463,11 +463,14 @@ struct {
 } bl_used SEC(".maps");
 
 /* Records of that, apart from all others: what containers execute must not push out what the
- * agent enforces by. Full: USE_RING is counted, and the next exec of the file tells.
+ * agent enforces by. Full: USE_RING is counted, and the next use of the file tells. Scripts fill
+ * half of it at most: USE_SCRIPTS.
  */
+#define BL_USES_BYTES	(256 * 1024)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 256 * 1024);
+	__uint(max_entries, BL_USES_BYTES);
 } bl_uses SEC(".maps");
 
 /* Failures by code (codes.def). */

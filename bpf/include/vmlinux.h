@@ -45,6 +45,7 @@ enum bpf_func_id {
 #define BPF_ANY			0
 #define BPF_NOEXIST		1
 #define BPF_F_NO_PREALLOC	1
+#define BPF_RB_AVAIL_DATA	0
 #define BPF_LOCAL_STORAGE_GET_F_CREATE 1
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 

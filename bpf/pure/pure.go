@@ -19,6 +19,7 @@ package pure
 #include "ssh_stream.h"
 #include "net.h"
 #include "dns.h"
+#include "uses.h"
 
 static struct bl_decision pure_decide(const void *p, const void *f)
 {
@@ -212,6 +213,22 @@ static int pure_dns_kind(const struct pure_dns *d)
 	return bl_dns_is_query(&d->q) | bl_dns_is_answer(&d->q) << 1;
 }
 
+// As bl_file_end in bpf/uses.h: of a short name by its words, behind which anything lies.
+static __u32 pure_use(const char *name, __u32 len)
+{
+	__u64 w[4];
+	__u32 end = 0;
+
+	memset(w, 0xa5, sizeof(w));
+	if (len < sizeof(w)) {
+		memcpy(w, name, len);
+		end = bl_name_end(w[0], w[1], w[2], w[3], len);
+	} else {
+		memcpy(&end, name + len - 4, 4);
+	}
+	return bl_use_named(end);
+}
+
 static int pure_ssh_program(const char *name)
 {
 	char n[BL_SSH_NAME] = {};
@@ -310,6 +327,13 @@ func KeyFile(name, dir string) int {
 	defer C.free(unsafe.Pointer(n))
 	defer C.free(unsafe.Pointer(d))
 	return int(C.pure_key(n, C.__u32(len(name)), d))
+}
+
+// UseOfOpen runs bl_name_end and bl_use_named: 0 none, 3 archive, 4 script.
+func UseOfOpen(name string) int {
+	n := C.CString(name)
+	defer C.free(unsafe.Pointer(n))
+	return int(C.pure_use(n, C.__u32(len(name))))
 }
 
 // SSHProgram runs bl_ssh_program.

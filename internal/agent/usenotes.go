@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"os"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 	"github.com/belay-project/belay/internal/scan/inuse"
 )
 
-// What the kernel tells of executed files, between the looks.
+// What the kernel tells of files in use, between the looks.
 const (
 	maxNoted      = 2048    // files of one container that wait to be put into what was seen
 	maxNotedBytes = 4 << 20 // of the paths of all containers' files that wait
@@ -21,13 +22,36 @@ const (
 	useUnknown = time.Minute
 )
 
-// told takes that a container has executed a file. It is called from the goroutine that
+// noted is a file of which the kernel told, and how it was used.
+type noted struct {
+	path   string // of [inuse.Noted]
+	how    inuse.How
+	script bool
+}
+
+// howUsed is how the kernel saw a file used.
+func howUsed(ev *enforce.Event) inuse.How {
+	switch ev.Hook {
+	case "mmap_file":
+		return inuse.Mapped
+	case "file_open":
+		return inuse.Opened
+	}
+	return inuse.Executed
+}
+
+// told takes that a container uses a file. It is called from the goroutine that
 // drains the ring and waits for nothing but the lock.
 func (u *uses) told(ev *enforce.Event) {
 	if u == nil || ev.Container == "" || ev.Build {
 		return
 	}
 	u.a.health.Counter("use_told").Add(1)
+	n := noted{how: howUsed(ev)}
+	var ok bool
+	if n.path, n.script, ok = inuse.Noted(ev.Exe, n.how); !ok {
+		return
+	}
 	now, at := time.Now(), u.a.booted.wallTime(ev.SinceBoot)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -36,18 +60,22 @@ func (u *uses) told(ev *enforce.Event) {
 		by = &usedBy{seen: &inuse.Seen{}, born: now}
 		u.of[ev.Container] = by
 	}
-	_, ok := by.noted[ev.Exe]
+	_, ok = by.noted[n]
+	if n.script && (ev.PathCut || !ok && len(by.noted) >= maxNoted/2) {
+		u.a.health.Counter("use_cut").Add(1)
+		return
+	}
 	if ev.PathCut || !ok && len(by.noted) >= maxNoted {
 		by.cut++
 		return
 	}
 	if by.noted == nil {
-		by.noted = map[string]time.Time{}
+		by.noted = map[noted]time.Time{}
 	}
-	by.noted[ev.Exe] = at
+	by.noted[n] = at
 	if !ok {
-		by.notedBytes += len(ev.Exe)
-		u.notedBytes += len(ev.Exe)
+		by.notedBytes += len(n.path)
+		u.notedBytes += len(n.path)
 		u.boundNoted()
 	}
 }
@@ -64,6 +92,18 @@ func (u *uses) boundNoted() {
 			most = o
 		}
 	}
+	cut := len(most.noted)
+	maps.DeleteFunc(most.noted, func(n noted, _ time.Time) bool {
+		if n.script {
+			most.notedBytes -= len(n.path)
+			u.notedBytes -= len(n.path)
+		}
+		return n.script
+	})
+	u.a.health.Counter("use_cut").Add(uint64(cut - len(most.noted)))
+	if u.notedBytes <= maxNotedBytes {
+		return // without its scripts nothing else is known less
+	}
 	most.cut += len(most.noted)
 	u.dropNoted(most)
 }
@@ -74,7 +114,7 @@ func (u *uses) dropNoted(by *usedBy) {
 	by.noted, by.notedBytes = nil, 0
 }
 
-// useLosses counts the records of executed files that the kernel could not hand over, and those of
+// useLosses counts the records of files in use, scripts aside, that the kernel could not hand over, and those of
 // any kind that could not be read.
 func (a *Agent) useLosses() (uint64, error) {
 	if a.kernel == nil {
@@ -84,13 +124,13 @@ func (a *Agent) useLosses() (uint64, error) {
 	return f["use_ring"] + f["bad_records"], err
 }
 
-// missed looks whether executed files were not told of. Whose they were nobody knows: what was not
+// missed looks whether files in use were not told of. Whose they were nobody knows: what was not
 // seen of any container or image is then not known to be unused.
 func (u *uses) missed(now time.Time) {
 	n, err := u.losses()
 	switch {
 	case err != nil:
-		u.a.log.Warn("whether executed files were not told of is not known", attr.Error, err.Error())
+		u.a.log.Warn("whether files in use were not told of is not known", attr.Error, err.Error())
 	case n == u.lost:
 		return
 	default:
@@ -122,8 +162,10 @@ func (u *uses) missed(now time.Time) {
 // merge puts what the kernel told into what was seen. u.mu is held; it is called by run's
 // goroutine, which alone reads what was seen without the lock.
 func (u *uses) merge(by *usedBy, now time.Time) {
-	for path, at := range by.noted {
-		by.seen.Note(path, at)
+	for n, at := range by.noted {
+		if !by.seen.Note(n.path, n.how, n.script, at) {
+			u.a.health.Counter("use_cut").Add(1)
+		}
 	}
 	u.dropNoted(by)
 	by.seen.Cut += by.cut

@@ -3,6 +3,8 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +62,69 @@ func TestUsesToldBetweenLooks(t *testing.T) {
 	}
 	if got := u.a.health.Counter("use_told").Load(); got != 2 {
 		t.Errorf("counted %d", got)
+	}
+}
+
+// Of what the kernel tells, a library counts as mapped and an archive as opened; scripts beyond what is
+// remembered are counted, and leave what was not seen known.
+func TestUsesToldHow(t *testing.T) {
+	u, c := testUses(t, useSpec)
+	list := []workload.Container{c}
+	now := time.Now()
+	u.tick(t.Context(), list, now)
+	tell := func(hook, path string) {
+		ev := executed(t, c.ID, path)
+		ev.Hook = hook
+		u.told(ev)
+	}
+	for i := range maxNoted {
+		tell("file_open", fmt.Sprintf("/app/node_modules/p%d/i.js", i))
+	}
+	tell("file_open", "/usr/lib/python3.11/os.py") // no package is known by it
+	cut := executed(t, c.ID, "/deep/node_modules/x/y.js")
+	cut.Hook, cut.PathCut = "file_open", true
+	u.told(cut)
+	u.tick(t.Context(), list, now.Add(useSettle))
+	if s := u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use; s.State != inventory.NotSeen {
+		t.Errorf("after scripts: %+v", s)
+	}
+	// One more, since the program that was seen takes a place.
+	if n := u.a.health.Counter("use_cut").Load(); n != maxNoted/2+2 {
+		t.Errorf("%d were counted as left out, want %d", n, maxNoted/2+2)
+	}
+	tell("mmap_file", "/usr/bin/b")
+	tell("file_open", "/app/x.jar")
+	u.tick(t.Context(), list, now.Add(2*useSettle))
+	if s := u.attach(judgedID, []policy.ImageFinding{findingIn("b")})[0].Use; s.State != inventory.InUse || s.Mapped.IsZero() || !s.Executed.IsZero() {
+		t.Errorf("after a mapping: %+v", s)
+	}
+	if f := u.of[c.ID].seen.Files["app/x.jar"]; f == nil || f.Opened.IsZero() {
+		t.Errorf("the archive: %+v", f)
+	}
+}
+
+// Where paths of all containers are too many, scripts go first.
+func TestNotedScriptsGoFirst(t *testing.T) {
+	u, _ := testUses(t, useSpec)
+	id := func(c int) ident.ContainerID { return ident.ContainerID(fmt.Sprintf("%064x", c)) }
+	long := strings.Repeat("x", 1500)
+	for c := range 4 {
+		for i := range maxNoted / 2 {
+			u.told(&enforce.Event{Type: enforce.EventUsed, Hook: "file_open", Container: id(c), Exe: fmt.Sprintf("/%s/node_modules/p%d/i.js", long, i)})
+		}
+		u.told(&enforce.Event{Type: enforce.EventUsed, Hook: "sched_process_exec", Container: id(c), Exe: "/bin/a"})
+	}
+	size := 0
+	for i, by := range u.of {
+		if by.cut > 0 || !slices.ContainsFunc(slices.Collect(maps.Keys(by.noted)), func(n noted) bool { return n.path == "/bin/a" }) {
+			t.Errorf("of %s %d programs were left out", i, by.cut)
+		}
+		for n := range by.noted {
+			size += len(n.path)
+		}
+	}
+	if size != u.notedBytes || size > maxNotedBytes || u.a.health.Counter("use_cut").Load() == 0 {
+		t.Errorf("%d bytes wait, said to be %d", size, u.notedBytes)
 	}
 }
 
@@ -219,8 +284,8 @@ func TestNotedOfAll(t *testing.T) {
 	size, cut := 0, 0
 	for _, by := range u.of {
 		n := 0
-		for path := range by.noted {
-			n += len(path)
+		for f := range by.noted {
+			n += len(f.path)
 		}
 		if n != by.notedBytes {
 			t.Errorf("%d bytes are said to wait, and %d do", by.notedBytes, n)

@@ -72,7 +72,7 @@ type usedBy struct {
 	facts *inuse.Facts // nil: its image has no inventory yet
 
 	// What the kernel told since it was last put into seen, and how much of that was left out.
-	noted      map[string]time.Time
+	noted      map[noted]time.Time
 	notedBytes int // of its paths
 	cut        int
 	settled    time.Time
@@ -290,6 +290,10 @@ func (u *uses) bound() {
 		}
 		if n <= maxUseFiles {
 			return
+		}
+		if scripts := most.seen.DropScripts(); scripts > 0 {
+			u.a.health.Counter("use_cut").Add(uint64(scripts))
+			continue
 		}
 		u.a.health.Counter("use_cut").Add(uint64(len(most.seen.Files)))
 		most.seen.Files, most.seen.Cut = nil, most.seen.Cut+1 // it is unknown from now on, and not unused

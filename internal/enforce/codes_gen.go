@@ -33,5 +33,6 @@ var codes = []Code{
 	{27, "dns_muted", "report", "a container has asked for more names, or opened more addresses, in a second than are kept of one: what is over opens nothing"},
 	{28, "sigio", "deny", "a signal of a descriptor's was for the agent, which asks for none"},
 	{29, "held", "report", "a container that holds descriptors which its rules deny could not be noted: they stay open"},
-	{40, "use_ring", "report", "the ring of executed files was full: which package that is is told at its next exec"},
+	{40, "use_ring", "report", "the ring of files in use was full: which package that is is told when the file is used again"},
+	{41, "use_scripts", "report", "the ring of files in use was half full as a script was opened: which package that is is told at the next open"},
 }

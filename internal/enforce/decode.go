@@ -83,7 +83,9 @@ const (
 	EventGone    EventType = 8 // container: its cgroup was removed
 	// EventPrivilege is an act that the section privileges is about.
 	EventPrivilege EventType = 10
-	// EventUsed is that a container has executed a file, told once an hour for each.
+	// EventUsed is that a container uses a file, told once an hour for each: Hook says how, executed
+	// (sched_process_exec), mapped as code (mmap_file) or opened as such (file_open). Of opened scripts
+	// the first of a directory is told.
 	EventUsed EventType = 16
 )
 

@@ -109,6 +109,7 @@ const (
 	kernelBlCodeBL_E_SIGIO          kernelBlCode = 28
 	kernelBlCodeBL_E_HELD           kernelBlCode = 29
 	kernelBlCodeBL_E_USE_RING       kernelBlCode = 40
+	kernelBlCodeBL_E_USE_SCRIPTS    kernelBlCode = 41
 )
 
 type kernelBlConfig struct {
@@ -720,7 +721,7 @@ type kernelBlUseKey struct {
 	Container uint64
 	Ino       uint64
 	Dev       uint32
-	Pad       uint32
+	Use       uint32
 }
 
 type kernelBlVerdict uint32

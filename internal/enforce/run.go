@@ -18,7 +18,7 @@ import (
 // Run reads kernel records until ctx ends, then returns nil. emit is called from three
 // goroutines, one for each ring, and must not keep the event's slices across a change.
 // Denials have a ring of their own, so that a flood of other records cannot push them
-// out, and so has what containers execute ([EventUsed]).
+// out, and so have the files that containers use ([EventUsed]).
 func (e *Enforcer) Run(ctx context.Context, emit func(*Event)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, name := range []string{"bl_denials", "bl_events", "bl_uses"} {
@@ -80,7 +80,7 @@ func (e *Enforcer) tidy(ctx context.Context) error {
 // Source returns the policy that a record credits, false if it is not known any more.
 func (e *Enforcer) Source(ev *Event) (policy.Source, bool) { return e.source(ev.Set, ev.PolicyIndex) }
 
-// forgetUses has the kernel side tell anew which files containers execute: who listened before
+// forgetUses has the kernel side tell anew which files containers use: who listened before
 // is gone.
 func (e *Enforcer) forgetUses() error {
 	var key kernelBlUseKey
@@ -95,11 +95,11 @@ func (e *Enforcer) forgetUses() error {
 		return it.Err()
 	})
 	if err != nil {
-		return fmt.Errorf("list executed files: %w", err)
+		return fmt.Errorf("list files in use: %w", err)
 	}
 	for i := range keys {
 		if err := e.maps["bl_used"].Delete(keys[i]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("forget an executed file: %w", err)
+			return fmt.Errorf("forget a file in use: %w", err)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func (h *host) used(tb testing.TB, id, last string) []string {
 		files = files[:0]
 		h.mu.Lock()
 		for _, ev := range h.events {
-			if string(ev.Container) == id && ev.Type == enforce.EventUsed {
+			if string(ev.Container) == id && ev.Type == enforce.EventUsed && ev.Hook == "sched_process_exec" {
 				files = append(files, ev.Exe)
 			}
 		}
@@ -65,6 +66,64 @@ func TestUsed(t *testing.T) {
 			}
 			if files := h.used(t, r.id, "/bin/dyn-id"); slices.Contains(files, "/bin/id") != told {
 				t.Errorf("got %v, want /bin/id told %v", files, told)
+			}
+		})
+	}
+}
+
+// usedHow returns the base names of the files that a container was told to use by a hook, sorted.
+func (h *host) usedHow(id, hook string) []string {
+	var files []string
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ev := range h.events {
+		if string(ev.Container) == id && ev.Type == enforce.EventUsed && ev.Hook == hook {
+			files = append(files, filepath.Base(ev.Exe))
+		}
+	}
+	slices.Sort(files)
+	return files
+}
+
+// What a container maps as code is told, and what it opens as code by its name: archives one by one, of
+// scripts one for each folder, but in those of Python, where a file can be a package. Nothing is told of
+// what is written, of what is denied and of what is not of its root.
+func TestUsedLoaded(t *testing.T) {
+	h := get(t)
+	const (
+		node    = "/tmp/node_modules/x/lib/"
+		long    = "a_module_with_a_name_that_is_not_in_the_entry"
+		prepare = "mkdir -p " + node + "deep " + node + "dir.js /tmp/site-packages/__pycache__ /tmp/app/__pycache__; cd /tmp; " +
+			"for f in " + node + "a.js " + node + "b.js " + node + "deep/c.mjs " + node + "d.json site-packages/one.py site-packages/" + long + ".py " +
+			"site-packages/__pycache__/two.pyc site-packages/__pycache__/three.pyc app/__pycache__/four.pyc app/__pycache__/five.pyc x.jar y.jar " +
+			"denied.php /data/vol.py; do echo > $f; done; "
+		read = "cat " + node + "a.js " + node + "a.js " + node + "b.js " + node + "deep/c.mjs " + node + "d.json site-packages/one.py site-packages/" + long + ".py " +
+			"site-packages/__pycache__/two.pyc site-packages/__pycache__/three.pyc app/__pycache__/four.pyc app/__pycache__/five.pyc x.jar y.jar x.jar " +
+			"/data/vol.py >/dev/null; cat denied.php >/dev/null 2>&1; ls " + node + "dir.js; /bin/dyn-id >/dev/null; /bin/id >/dev/null"
+	)
+	flags := append([]string{"--tmpfs", "/data"}, asUser...)
+	for mode, denied := range map[string]bool{"enforce": true, "audit": false} {
+		t.Run(mode, func(t *testing.T) {
+			h.enact(t, document("deny", mode, "  files: {rules: [{paths: [/tmp/denied.php], deny: [read]}]}\n"))
+			r := h.run(t, flags, "/bin/sh", "-c", prepare+read)
+			h.used(t, r.id, "/bin/id")
+			opened, mapped := h.usedHow(r.id, "file_open"), h.usedHow(r.id, "mmap_file")
+			if h.kernel.Backend() == verdict.BackendSignal {
+				if len(opened)+len(mapped) > 0 {
+					t.Errorf("got %v and %v of a backend that sees programs alone", opened, mapped)
+				}
+				return
+			}
+			want := []string{"a.js", "c.mjs", "four.pyc", long + ".py", "one.py", "three.pyc", "two.pyc", "x.jar", "y.jar"}
+			if !denied {
+				want = append(want, "denied.php")
+			}
+			slices.Sort(want)
+			if !slices.Equal(opened, want) {
+				t.Errorf("opened: got %v, want %v: %v", opened, want, r)
+			}
+			if n := slices.IndexFunc(mapped, func(f string) bool { return strings.HasPrefix(f, "libc.") }); n < 0 || len(slices.Compact(slices.Clone(mapped))) != len(mapped) {
+				t.Errorf("mapped: got %v, want a libc, and each once", mapped)
 			}
 		})
 	}

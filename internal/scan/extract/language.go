@@ -115,7 +115,7 @@ func readPythonRecord(name string, c image.Content) (inventory.File, error) {
 			return f, nil
 		}
 		if err != nil {
-			own.add(strings.TrimPrefix(path.Join(site, "more.py"), "/"))
+			own.add("more.py")
 			return f, nil //nolint:nilerr // see above
 		}
 		file := path.Clean("/" + line[0])

@@ -97,19 +97,27 @@ func readDpkgList(name string, c image.Content) (inventory.File, error) {
 }
 
 // owning gathers the files of one package that matter: those that another extractor could
-// want, those whose use shows, and one script, which says that there is what does not.
+// want, those whose use shows, and of the scripts, whose use does not, one in each of their units.
 type owning struct {
-	f        *inventory.File
-	owner    string
-	scripted bool
+	f     *inventory.File
+	owner string
+	units map[string]bool // by [inventory.ScriptUnit]; "" is one too
 }
 
 func (o *owning) add(file string) {
-	script := !o.scripted && inventory.IsScript(file)
+	script := false
+	if inventory.IsScript(file) {
+		unit := inventory.ScriptUnit(file)
+		if script = !o.units[unit]; script {
+			if o.units == nil {
+				o.units = map[string]bool{}
+			}
+			o.units[unit] = true
+		}
+	}
 	if script || inventory.ShowsUse(file) || ownable(file) {
 		o.f.Owns = append(o.f.Owns, inventory.Owned{Path: file, Owner: o.owner})
 	}
-	o.scripted = o.scripted || script
 }
 
 // ownable reports whether a path may hold a package of a language.

@@ -7,8 +7,8 @@ import (
 	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
-// ownedFiles lists the files of packages of the distribution and of Python by which their use shows,
-// by their own word. What is beyond the bound makes its package's list partial.
+// ownedFiles lists the files of packages of the distribution and of Python by which their use shows, and
+// what their scripts lie in, by their own word. What is beyond the bound makes its package's list partial.
 func ownedFiles(seen map[string]read, packages []inventory.Package) []inventory.OwnedFiles {
 	first, python := map[string]int{}, map[string]int{}
 	for i := range packages {
@@ -38,10 +38,17 @@ func ownedFiles(seen map[string]read, packages []inventory.Package) []inventory.
 			}
 			if !shows || n == inventory.MaxOwnedFiles {
 				l.Partial = true
+			}
+			if n == inventory.MaxOwnedFiles {
 				continue
 			}
-			n++
-			l.Keys = inventory.AppendKey(l.Keys, inventory.FileKey(o.Path))
+			if shows {
+				n++
+				l.Keys = inventory.AppendKey(l.Keys, inventory.FileKey(o.Path))
+			} else if unit := inventory.ScriptUnit(o.Path); unit != "" {
+				n++
+				l.Units = inventory.AppendKey(l.Units, inventory.FileKey(unit))
+			}
 		}
 	}
 	var out []inventory.OwnedFiles

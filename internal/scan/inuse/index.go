@@ -58,6 +58,7 @@ const (
 // NewIndex makes the index of an inventory.
 func NewIndex(res *inventory.Result) *Index {
 	x := &Index{watched: make([]bool, len(res.Packages))}
+	var units table
 	for i := range res.Owned {
 		o := &res.Owned[i]
 		// A list is of all packages of the distribution of one name: those of two architectures have one.
@@ -66,14 +67,17 @@ func NewIndex(res *inventory.Result) *Index {
 			end++
 		}
 		// An image can say that it has thousands of one name: what is then used is unknown.
-		if n := (end - o.Package) * (len(o.Keys) / inventory.FileKeyBytes); end-o.Package > maxSameName || x.files.Len()+n > maxIndexed {
+		n := (end - o.Package) * ((len(o.Keys) + len(o.Units)) / inventory.FileKeyBytes)
+		if end-o.Package > maxSameName || x.files.Len()+units.Len()+n > maxIndexed {
 			continue
 		}
 		for p := o.Package; p < end; p++ {
-			o.Each(func(key uint64) { x.files.add(key, p) })
+			inventory.EachKey(o.Keys, func(key uint64) { x.files.add(key, p) })
+			inventory.EachKey(o.Units, func(key uint64) { units.add(key, p) })
 			x.watched[p] = len(o.Keys) > 0 && !o.Partial
 		}
 	}
+	x.addUnits(&units, res.Packages)
 	for i := range res.Packages {
 		p := &res.Packages[i]
 		x.keys = append(x.keys, KeyOf(p.Kind, p.Name, p.Version, p.Path))
@@ -82,6 +86,23 @@ func NewIndex(res *inventory.Result) *Index {
 	sort.Sort(&x.files)
 	sort.Sort(&x.dirs)
 	return x
+}
+
+// addUnits adds what scripts lie in, but for what several packages share, as namespaces of Python: a
+// script there is of one of them, and nobody knows of which.
+func (x *Index) addUnits(units *table, packages []inventory.Package) {
+	sort.Sort(units)
+	for i := 0; i < units.Len(); {
+		end, own := i+1, true
+		for ; end < units.Len() && units.keys[end] == units.keys[i]; end++ {
+			own = own && same(&packages[units.packages[end]], &packages[units.packages[i]])
+		}
+		for ; i < end; i++ {
+			if own {
+				x.files.add(units.keys[i], int(units.packages[i]))
+			}
+		}
+	}
 }
 
 func same(a, b *inventory.Package) bool { return a.Kind == b.Kind && a.Name == b.Name }
@@ -117,6 +138,10 @@ func (x *Index) place(i int, p *inventory.Package) {
 	case inventory.KindGem:
 		if name, ok := strings.CutSuffix(base, ".gemspec"); ok {
 			folder = path.Join(path.Dir(strings.TrimSuffix(dir, "/")), "gems", name)
+		}
+	case inventory.KindComposer:
+		if vendor, ok := strings.CutSuffix(file, "composer/installed.json"); ok {
+			folder = vendor + p.Name
 		}
 	case inventory.KindNuGet:
 		x.files.add(inventory.FileKey(dir+p.Name+".dll"), i)

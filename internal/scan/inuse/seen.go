@@ -3,7 +3,11 @@ package inuse
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
+
+	"github.com/belay-project/belay/internal/scan/inventory"
 )
 
 // Seen gathers what looks at one container saw. It is not safe for concurrent use.
@@ -58,27 +62,41 @@ func (s *Seen) Add(l *Look) {
 			f = &SeenFile{}
 			s.Files[path] = f
 		}
-		for _, w := range []struct {
-			how How
-			at  *time.Time
-		}{{Executed, &f.Executed}, {Mapped, &f.Mapped}, {Opened, &f.Opened}} {
-			if u.How&w.how != 0 {
-				*w.at = l.At
+		for _, how := range []How{Executed, Mapped, Opened} {
+			if u.How&how != 0 {
+				*f.time(how) = l.At
 			}
 		}
 		f.Listening = u.Listening
 	}
 }
 
-// Note adds that a file was executed, which the kernel told.
-func (s *Seen) Note(path string, at time.Time) {
+// maxScripts bounds what is remembered of opened scripts: what else is used has the rest.
+const maxScripts = maxFiles / 2
+
+// Noted returns by what path a file that the kernel told of is remembered: itself, and an opened script by
+// what it lies in. ok is false for a script that no package is known by. script: if it is left out, nothing
+// else is known less.
+func Noted(path string, how How) (as string, script, ok bool) {
+	if how != Opened || !inventory.IsScript(path) {
+		return path, false, true
+	}
+	unit := inventory.ScriptUnit(path)
+	return "/" + unit, true, unit != ""
+}
+
+// Note adds that a file, by its path of [Noted], was used, which the kernel told. It returns false for a
+// script that there is no room for; of anything else that is counted in Cut.
+func (s *Seen) Note(path string, how How, script bool, at time.Time) bool {
 	if len(path) > maxPath {
-		s.Cut++
-		return
+		if !script {
+			s.Cut++
+		}
+		return !script
 	}
 	path, ok := clean(path)
 	if !ok {
-		return
+		return true
 	}
 	if s.Since.IsZero() || at.Before(s.Since) {
 		s.Since = at
@@ -88,9 +106,12 @@ func (s *Seen) Note(path string, at time.Time) {
 	}
 	f := s.Files[path]
 	if f == nil {
+		if script && len(s.Files) >= maxScripts {
+			return false
+		}
 		if len(s.Files) >= maxFiles {
 			s.Cut++
-			return
+			return true
 		}
 		if s.Files == nil {
 			s.Files = map[string]*SeenFile{}
@@ -98,7 +119,29 @@ func (s *Seen) Note(path string, at time.Time) {
 		f = &SeenFile{}
 		s.Files[path] = f
 	}
-	f.Executed = later(f.Executed, at)
+	t := f.time(how)
+	*t = later(*t, at)
+	return true
+}
+
+// time is when the file was last used in one way.
+func (f *SeenFile) time(how How) *time.Time {
+	switch how {
+	case Mapped:
+		return &f.Mapped
+	case Opened:
+		return &f.Opened
+	}
+	return &f.Executed
+}
+
+// DropScripts forgets opened scripts, and returns how many: without them nothing else is known less.
+func (s *Seen) DropScripts() int {
+	n := len(s.Files)
+	maps.DeleteFunc(s.Files, func(path string, f *SeenFile) bool {
+		return strings.HasSuffix(path, "/") || inventory.IsScript(path) && f.Executed.IsZero() && f.Mapped.IsZero()
+	})
+	return n - len(s.Files)
 }
 
 // Check fails for what came from elsewhere and is not within the bounds of a look.

@@ -129,7 +129,16 @@ func TestPythonRecord(t *testing.T) {
 	for _, o := range res.Owned {
 		p := &res.Packages[o.Package]
 		keys := map[uint64]bool{}
-		o.Each(func(k uint64) { keys[k] = true })
+		inventory.EachKey(o.Keys, func(k uint64) { keys[k] = true })
+		var units []uint64
+		inventory.EachKey(o.Units, func(k uint64) { units = append(units, k) })
+		var wantUnits []uint64
+		if p.Name == "bb" {
+			wantUnits = []uint64{inventory.FileKey(site + "bb/")}
+		}
+		if !slices.Equal(units, wantUnits) {
+			t.Errorf("%s has scripts in %x, want %x", p.Name, units, wantUnits)
+		}
 		for _, f := range want[p.Name] {
 			if !keys[inventory.FileKey(f)] {
 				t.Errorf("%s: no %s", p.Name, f)
