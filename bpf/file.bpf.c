@@ -270,6 +270,8 @@ static __always_inline int bl_open(struct file *file)
 		if (ret)
 			return ret;
 	}
+	if (bl_on_layer(file))
+		return 0;
 	if (files) {
 		ret = bl_files_opened(&w, c, file);
 		if (ret)

@@ -67,6 +67,19 @@ static __always_inline int bl_internal_mount(const struct vfsmount *m)
 	return BPF_CORE_READ(real, mnt_ns) == (void *)-22L;
 }
 
+/* Does an overlay open a file of a layer for itself? File rules have judged it on the overlay. Before 6.8 it has the
+ * overlay's path with the layer's inode (open_with_fake_path), since then that of a mount which is the kernel's own;
+ * nothing else on such a mount has a path either, but for what lies on an overlay.
+ */
+static __always_inline int bl_on_layer(struct file *file)
+{
+	struct dentry *d = file->f_path.dentry;
+
+	if (d->d_sb->s_magic == OVERLAYFS_SUPER_MAGIC)
+		return (__u64)file->f_inode != (__u64)d->d_inode;
+	return bl_internal_mount(BPF_CORE_READ(file, f_path.mnt));
+}
+
 struct bl_files_ask {
 	struct bl_who *w;
 	struct bl_container *c;

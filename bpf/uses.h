@@ -12,31 +12,45 @@
 
 #define BL_USE_AGAIN_NS	(3600ULL * 1000000000)
 
-/* verifier: all; as a function of its own it is verified once, and not with each way on from its answer */
-__noinline __u32 bl_use_of_name(__u64 w0, __u64 w1, __u64 w2, __u64 w3, __u32 len)
+/* The last four bytes of a name, 0 if it has fewer. Names of fewer than 32 are in the entry itself. */
+static __always_inline __u32 bl_file_end(struct dentry *d)
 {
-	return bl_use_named(bl_name_end(w0, w1, w2, w3, len));
+	__u32 len = d->d_name.len, end = 0;
+
+	if (len < sizeof(end))
+		return 0;
+	if (!bpf_core_field_exists(d->d_iname) || len >= bpf_core_field_size(d->d_iname)) {
+		bpf_probe_read_kernel(&end, sizeof(end), d->d_name.name + len - sizeof(end));
+		return end;
+	}
+	len -= sizeof(end);
+	switch (len / 8) {
+	case 0:
+		return bl_name_end(*(__u64 *)d->d_iname, *(__u64 *)(d->d_iname + 8), len);
+	case 1:
+		return bl_name_end(*(__u64 *)(d->d_iname + 8), *(__u64 *)(d->d_iname + 16), len);
+	case 2:
+		return bl_name_end(*(__u64 *)(d->d_iname + 16), *(__u64 *)(d->d_iname + 24), len);
+	}
+	return bl_name_end(*(__u64 *)(d->d_iname + 24), 0, len);
 }
 
-__noinline __u32 bl_use_of_end(__u64 name, __u32 len)
+/* verifier: all; its answer is any number to a caller, and what follows is not verified once for each */
+__noinline __u32 bl_use_of_end(__u32 end)
 {
-	__u32 end = 0;
-
-	if (len >= sizeof(end))
-		bpf_probe_read_kernel(&end, sizeof(end), (const void *)name + len - sizeof(end));
 	return bl_use_named(end);
 }
 
-/* What an open of a file tells of use, by its name alone: asked before whose the task is. */
+/* What an open of a file tells of use, by its name alone. A task that no program has stored anything for is
+ * the host's, as in bl_label; a thread of a container that has no label yet opens nothing that is told.
+ */
 static __always_inline __u32 bl_use_of_open(struct file *file)
 {
-	struct dentry *d = file->f_path.dentry;
-	__u32 len = d->d_name.len;
+	__u32 end = 0;
 
-	if (bpf_core_field_exists(d->d_iname) && len < bpf_core_field_size(d->d_iname))
-		return bl_use_of_name(*(__u64 *)d->d_iname, *(__u64 *)(d->d_iname + 8), *(__u64 *)(d->d_iname + 16),
-				      *(__u64 *)(d->d_iname + 24), len);
-	return bl_use_of_end((__u64)BPF_CORE_READ(d, d_name.name), len);
+	if (bpf_get_current_task_btf()->bpf_storage)
+		end = bl_file_end(file->f_path.dentry);
+	return bl_use_of_end(end);
 }
 
 /* Is it a file that is read, and not a folder or one that is written? */

@@ -216,15 +216,15 @@ static int pure_dns_kind(const struct pure_dns *d)
 // As bl_file_end in bpf/uses.h: of a short name by its words, behind which anything lies.
 static __u32 pure_use(const char *name, __u32 len)
 {
-	__u64 w[4];
-	__u32 end = 0;
+	__u64 w[5] = {};
+	__u32 end = 0, at = len - 4;
 
-	memset(w, 0xa5, sizeof(w));
-	if (len < sizeof(w)) {
+	memset(w, 0xa5, 32);
+	if (len >= 4 && len < 32) {
 		memcpy(w, name, len);
-		end = bl_name_end(w[0], w[1], w[2], w[3], len);
-	} else {
-		memcpy(&end, name + len - 4, 4);
+		end = bl_name_end(w[at / 8], w[at / 8 + 1], at);
+	} else if (len >= 4) {
+		memcpy(&end, name + at, 4);
 	}
 	return bl_use_named(end);
 }

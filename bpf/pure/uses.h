@@ -15,25 +15,13 @@ enum bl_use {
 	BL_USE_SCRIPT = 4,	/* opened: source or bytecode, of which a package has many: told by directories */
 };
 
-/* The last four bytes of a name of len bytes, the last in the highest: 0 if it has fewer. w: the words of its first 32.
+/* Four bytes at a place in a name, the last in the highest. low: the aligned word in which they begin, high:
+ * the next.
  */
-static __always_inline __u32 bl_name_end(__u64 w0, __u64 w1, __u64 w2, __u64 w3, __u32 len)
+static __always_inline __u32 bl_name_end(__u64 low, __u64 high, __u32 at)
 {
-	__u32 at = len - 4, shift = (at & 7) * 8;
-	__u64 low = w0, high = w1;
+	__u32 shift = (at & 7) * 8;
 
-	if (len < 4 || len > 32)
-		return 0;
-	if (at >= 24) {
-		low = w3;
-		high = 0;
-	} else if (at >= 16) {
-		low = w2;
-		high = w3;
-	} else if (at >= 8) {
-		low = w1;
-		high = w2;
-	}
 	return shift > 32 ? low >> shift | high << (64 - shift) : low >> shift;
 }
 
@@ -42,6 +30,8 @@ static __always_inline __u32 bl_name_end(__u64 w0, __u64 w1, __u64 w2, __u64 w3,
 /* What opening a file whose name ends so tells. */
 static __always_inline __u32 bl_use_named(__u32 end)
 {
+	if ((end & 0xff) != '.' && (end >> 8 & 0xff) != '.')
+		return BL_USE_NONE;
 	switch (end) {
 	case BL_END('.', 'j', 'a', 'r'):
 	case BL_END('.', 'w', 'a', 'r'):
