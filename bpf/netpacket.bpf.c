@@ -20,20 +20,25 @@
 #define BL_ETH_IP	0x0800	/* include/uapi/linux/if_ether.h */
 #define BL_ETH_IPV6	0x86dd
 
+/* What a packet's headers say. */
+struct bl_said {
+	struct bl_ends n;
+	__u8 blind;	/* it shows no ports */
+	__u8 opens;	/* TCP: SYN without ACK */
+	__u8 options;	/* IP options or extension headers */
+	__u8 ported;	/* of a protocol with ports */
+};
+
 /* One packet, and whose it is. */
 struct bl_pkt {
-	struct bl_ends n;
+	struct bl_said said;
 	struct bl_container *c;
 	struct bl_policy *p;
 	__u64 top;
 	__u32 set;
-	__u32 blind;	/* it shows no ports */
 	__u8 in;
-	__u8 opens;	/* TCP: SYN without ACK */
 	__u8 lo;	/* by the loopback device */
 	__u8 own;	/* of the container's own making: by that device, or a multicast given back */
-	__u8 options;	/* IP options or extension headers */
-	__u8 ported;	/* of a protocol with ports */
 };
 
 static __always_inline void bl_pkt_tell(struct bl_pkt *k, const struct bl_decision *d)
@@ -42,7 +47,7 @@ static __always_inline void bl_pkt_tell(struct bl_pkt *k, const struct bl_decisi
 
 	if (k->in && !bl_net_may_tell(k->top, bpf_ktime_get_ns()))
 		return;
-	e = bl_net_event(k->c, k->top, k->p, k->set, d, &k->n, k->in ? BL_H_SKB_IN : BL_H_SKB,
+	e = bl_net_event(k->c, k->top, k->p, k->set, d, &k->said.n, k->in ? BL_H_SKB_IN : BL_H_SKB,
 			 bl_net_decided(d));
 	if (!e)
 		return;
@@ -51,15 +56,15 @@ static __always_inline void bl_pkt_tell(struct bl_pkt *k, const struct bl_decisi
 }
 
 /* Reads addresses, protocol and ports. 0, or minus a code. The data of the packet starts with
- * its IP header.
+ * its IP header. verifier: all; verified once, and what follows not for each form of a packet.
  */
-static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
+__noinline int bl_pkt_parse(struct __sk_buff *skb, struct bl_said *k, __u32 in)
 {
 	__u32 h[10], off, ports, from[4], to[4], proto;
 	__u8 flags = 0;
 	int next;
 
-	if (bpf_skb_load_bytes(skb, 0, h, 20))
+	if (!k || bpf_skb_load_bytes(skb, 0, h, 20))
 		return -BL_E_SKB_READ;
 	/* Which of both it is says the kernel. A raw socket may write another version than the packet
 	 * is sent as.
@@ -90,8 +95,8 @@ static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
 	} else {
 		return -BL_E_SKB_PARSE;
 	}
-	__builtin_memcpy(k->n.addr, k->in ? from : to, 16);
-	__builtin_memcpy(k->n.laddr, k->in ? to : from, 16);
+	__builtin_memcpy(k->n.addr, in ? from : to, 16);
+	__builtin_memcpy(k->n.laddr, in ? to : from, 16);
 	k->n.proto = bl_net_proto(proto);
 	/* TCP, UDP, SCTP, DCCP */
 	if (k->n.proto != IPPROTO_TCP && k->n.proto != BL_NEXT_UDP && proto != 132 && proto != 33)
@@ -102,8 +107,8 @@ static __always_inline int bl_pkt_parse(struct __sk_buff *skb, struct bl_pkt *k)
 		return 0;
 	}
 	ports = bpf_ntohl(ports);
-	k->n.port = k->in ? ports >> 16 : ports & 0xffff;
-	k->n.lport = k->in ? ports & 0xffff : ports >> 16;
+	k->n.port = in ? ports >> 16 : ports & 0xffff;
+	k->n.lport = in ? ports & 0xffff : ports >> 16;
 	if (k->n.proto != IPPROTO_TCP)
 		return 0;
 	if (bpf_skb_load_bytes(skb, off + 13, &flags, 1))
@@ -121,11 +126,11 @@ static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 by
 	struct bl_decision d;
 	__u64 v;
 
-	if (!k->ported)
+	if (!k->said.ported)
 		by &= ~BL_ASK(BL_NET_BOUND);
-	if (k->blind)
+	if (k->said.blind)
 		by |= BL_ASK_BLIND;
-	v = bl_net_asks(k->p, k->set, by, &k->n, k->top);
+	v = bl_net_asks(k->p, k->set, by, &k->said.n, k->top);
 	d.verdict = v;
 	d.rule = v >> 8;
 	d.policy = v >> 16;
@@ -139,8 +144,8 @@ static __always_inline struct bl_decision bl_pkt_rule(struct bl_pkt *k, __u32 by
  */
 static __always_inline int bl_pkt_made_up(const struct bl_pkt *k)
 {
-	return k->in && k->own && !bl_net_is_loopback(k->n.addr) &&
-	       __builtin_memcmp(k->n.addr, k->n.laddr, sizeof(k->n.addr));
+	return k->in && k->own && !bl_net_is_loopback(k->said.n.addr) &&
+	       __builtin_memcmp(k->said.n.addr, k->said.n.laddr, sizeof(k->said.n.addr));
 }
 
 /* TCP that comes in: who opens a connection, and to which port. free: what passes by loopback. An
@@ -152,7 +157,7 @@ static __always_inline int bl_pkt_tcp_in(struct bl_pkt *k, struct bpf_sock *sk, 
 	struct bl_decision d;
 	__u32 by = free ? 0 : BL_BY_THEM;
 
-	if (!k->opens)
+	if (!k->said.opens)
 		return BL_CG_PASS;
 	/* Both open it. If the first SYN was not seen, which has no entry, the second makes one of
 	 * unknown origin.
@@ -174,7 +179,7 @@ static __always_inline int bl_pkt_strays(const struct bl_pkt *k, struct bpf_sock
 {
 	__u32 ip4, ip6[4];
 
-	if (!k->options)
+	if (!k->said.options)
 		return 0;
 	ip4 = sk->dst_ip4;
 	barrier_var(ip4); /* verifier: all; a select between two fields is arithmetic on a socket */
@@ -182,9 +187,9 @@ static __always_inline int bl_pkt_strays(const struct bl_pkt *k, struct bpf_sock
 	ip6[1] = sk->dst_ip6[1];
 	ip6[2] = sk->dst_ip6[2];
 	ip6[3] = sk->dst_ip6[3];
-	if (k->n.family == AF_INET)
-		return k->n.addr[3] != ip4;
-	return __builtin_memcmp(k->n.addr, ip6, sizeof(ip6)) != 0;
+	if (k->said.n.family == AF_INET)
+		return k->said.n.addr[3] != ip4;
+	return __builtin_memcmp(k->said.n.addr, ip6, sizeof(ip6)) != 0;
 }
 
 /* TCP that goes out. Who opened a connection that stood before the rules is not known: it is
@@ -193,18 +198,18 @@ static __always_inline int bl_pkt_strays(const struct bl_pkt *k, struct bpf_sock
 static __always_inline int bl_pkt_tcp_out(struct bl_pkt *k, struct bpf_sock *sk)
 {
 	struct bl_conn *conn = bpf_sk_storage_get(&bl_conns, sk, 0, 0);
-	__u8 mark = k->opens ? BL_CONN_DIALLED : conn ? conn->mark : 0;
+	__u8 mark = k->said.opens ? BL_CONN_DIALLED : conn ? conn->mark : 0;
 	int strays = bl_pkt_strays(k, sk);
 	struct bl_decision d;
 	__u32 by = 0;
 
-	if (!k->opens && !strays && conn && conn->set == k->set)
+	if (!k->said.opens && !strays && conn && conn->set == k->set)
 		return BL_CG_PASS;
 	if (mark != BL_CONN_ACCEPTED || strays)
 		by |= BL_BY_US;
 	if (mark != BL_CONN_DIALLED)
 		by |= BL_ASK(BL_NET_INGRESS);
-	if (!k->opens && !strays && conn && conn->set)
+	if (!k->said.opens && !strays && conn && conn->set)
 		by |= BL_ASK_STANDING;
 	d = bl_pkt_rule(k, by);
 	if (!conn)
@@ -237,15 +242,15 @@ static __always_inline int bl_pkt_flow(struct bl_pkt *k, struct bpf_sock *sk)
 	struct bl_decision d;
 	struct bl_flow *f, *r;
 
-	bl_flow_key_of(&key, k->top, &k->n);
+	bl_flow_key_of(&key, k->top, &k->said.n);
 	/* A packet that does not show its ports is of no exchange. */
-	f = k->blind ? NULL : bl_flow_get(&key, now);
+	f = k->said.blind ? NULL : bl_flow_get(&key, now);
 	if (f && f->set == k->set) {
 		if (bl_net_past(now, f->seen_ns, BL_FLOW_TELL_NS))
 			f->seen_ns = now;
 		return BL_CG_PASS;
 	}
-	r = k->blind ? NULL : bl_refusal_get(&key, k->set, now);
+	r = k->said.blind ? NULL : bl_refusal_get(&key, k->set, now);
 	if (r && (!r->in || k->in || f) && !bl_net_past(now, r->seen_ns, BL_FLOW_TELL_NS))
 		return BL_CG_DENY;
 	if (f)
@@ -258,12 +263,12 @@ static __always_inline int bl_pkt_flow(struct bl_pkt *k, struct bpf_sock *sk)
 	if (d.verdict != BL_ALLOW)
 		bl_pkt_tell(k, &d);
 	if (d.verdict == BL_DENY) {
-		if (!k->blind)
+		if (!k->said.blind)
 			bl_refuse(&key, k->set, d.rule != BL_R_EGRESS, now);
 		return BL_CG_DENY;
 	}
 	/* What the container itself may have made up is nobody's first word. */
-	if (!k->blind && !(k->in && k->own && !bl_net_is_loopback(k->n.addr)))
+	if (!k->said.blind && !(k->in && k->own && !bl_net_is_loopback(k->said.n.addr)))
 		bl_flow_put(&key, k->set, !(by & BL_BY_US), now);
 	return BL_CG_PASS;
 }
@@ -321,10 +326,10 @@ static __always_inline int bl_packet(struct __sk_buff *skb, int in)
 		return BL_CG_DENY;
 	if (!bl_net_on(k.p))
 		return BL_CG_PASS;
-	r = bl_pkt_parse(skb, &k);
+	r = bl_pkt_parse(skb, &k.said, in);
 	if (r < 0)
 		return bl_fail(k.p, -r) == BL_ALLOW ? BL_CG_PASS : BL_CG_DENY;
-	if (answers && !k.options)
+	if (answers && !k.said.options)
 		return BL_CG_PASS;
 	if (stream)
 		return in ? bl_pkt_tcp_in(&k, sk, free) : bl_pkt_tcp_out(&k, sk);
