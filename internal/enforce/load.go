@@ -133,13 +133,14 @@ func Open(opts Options) (*Enforcer, error) {
 		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
 	}
 	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}, bound: map[string]kernelBlSockKey{}, look: make(chan struct{}, 1)}
+	go func() { _, _ = e.object() }() // takes longer than what is found out meanwhile; who asks below waits for it
 	e.probed = Probe()
 	var err error
 	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
 		return nil, err
 	}
 	found := make(chan kernelFacts, 1)
-	go func() { found <- findFacts(e.backend) }() // takes as long as reading the object
+	go func() { found <- findFacts(e.backend) }()
 	if e.root, err = findCgroupRoot(); err != nil {
 		return nil, err
 	}
