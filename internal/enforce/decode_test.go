@@ -231,13 +231,13 @@ func TestInterruptHooks(t *testing.T) {
 // A kernel that hides addresses (kptr_restrict) still says what it has.
 func TestHiddenSymbols(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "kallsyms")
-	if err := os.WriteFile(file, []byte("0000000000000000 T a\nffffffff81000000 T b\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("0000000000000000 T a\nffffffff82000000 T bc\t[m]\nffffffff81000000 T b\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]struct {
 		at  uint64
 		has bool
-	}{"a": {0, true}, "b": {0xffffffff81000000, true}, "c": {}} {
+	}{"a": {0, true}, "b": {0xffffffff81000000, true}, "bc": {0xffffffff82000000, true}, "c": {}} {
 		if at, has := symbolIn(file, name); at != want.at || has != want.has {
 			t.Errorf("%s: got %#x, %v, want %+v", name, at, has, want)
 		}

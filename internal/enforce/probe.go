@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -167,19 +168,17 @@ func findOverlay() (overlayLayout, error) {
 	return l, nil
 }
 
+// findUpperdata returns the number of the flag for files whose data are in the upper layer, -1 if it is unknown.
+//
+// Source: enum ovl_inode_flag, fs/overlayfs/overlayfs.h since Linux 4.19.
 func findUpperdata(spec *btf.Spec) int32 {
-	for t, err := range spec.All() {
-		if err != nil {
-			return -1
-		}
-		e, ok := t.(*btf.Enum)
-		if !ok {
-			continue
-		}
-		for _, v := range e.Values {
-			if v.Name == "OVL_UPPERDATA" {
-				return int32(v.Value)
-			}
+	var e *btf.Enum
+	if err := spec.TypeByName("ovl_inode_flag", &e); err != nil {
+		return -1
+	}
+	for _, v := range e.Values {
+		if v.Name == "OVL_UPPERDATA" {
+			return int32(v.Value)
 		}
 	}
 	return -1
@@ -214,7 +213,10 @@ func symbolIn(file, name string) (at uint64, has bool) {
 	}
 	defer f.Close()
 	sc := bufio.NewScanner(f)
-	for sc.Scan() {
+	for want := []byte(name); sc.Scan(); {
+		if !bytes.Contains(sc.Bytes(), want) {
+			continue // most of some hundred thousand lines
+		}
 		fields := strings.Fields(sc.Text())
 		if len(fields) >= 3 && fields[2] == name {
 			at, _ = strconv.ParseUint(fields[0], 16, 64)
