@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
@@ -462,17 +463,29 @@ type run struct {
 	silent   bool  // and nothing answers for it: it may be gone
 }
 
-// open opens both engines. If it is the target that does not answer, it returns what it has
+// open opens both engines, at the same time. If it is the target that does not answer, it returns what it has
 // with the error.
 func (m *Mover) open(ctx context.Context, from, to engine.Address) (*run, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var b *engine.Engine
+	var lost error
+	var wg sync.WaitGroup
+	wg.Go(func() { b, lost = engine.Open(ctx, to) })
 	a, err := engine.Open(ctx, from)
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		cancel() // whatever the target says, nothing begins
 	}
-	b, err := engine.Open(ctx, to)
-	if err != nil {
+	wg.Wait()
+	switch {
+	case err != nil:
+		if lost == nil {
+			b.Close()
+		}
+		return nil, fmt.Errorf("source: %w", err)
+	case lost != nil:
 		a.Close()
-		return &run{o: m.o, from: a}, &TargetError{err}
+		return &run{o: m.o, from: a}, &TargetError{lost}
 	}
 	return &run{o: m.o, from: a, to: b}, nil
 }
