@@ -56,6 +56,8 @@ type Options struct {
 	Dir string
 	// RunHook runs a hook; nil: hooks are refused.
 	RunHook func(ctx context.Context, path string, args []string, input []byte, timeout time.Duration) error
+	// SSH runs ssh; nil: targets over SSH are refused.
+	SSH engine.SSH
 	// Progress is told of each step, and of bytes while some are copied; nil: nobody is.
 	Progress func(Event)
 	// At is called before and after each step, with the step and "/begin" or "/end", after the
@@ -471,7 +473,7 @@ func (m *Mover) open(ctx context.Context, from, to engine.Address) (*run, error)
 	var b *engine.Engine
 	var lost error
 	var wg sync.WaitGroup
-	wg.Go(func() { b, lost = engine.Open(ctx, to) })
+	wg.Go(func() { b, lost = engine.OpenSSH(ctx, to, m.o.SSH) })
 	a, err := engine.Open(ctx, from)
 	if err != nil {
 		cancel() // whatever the target says, nothing begins
