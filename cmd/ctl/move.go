@@ -53,9 +53,14 @@ whose process ended is carried on with "resume" or taken back with "abort": its 
 below --state-dir, knows how far it had come. What is movable and what each step does is
 in docs/moving.md.
 
+Over ssh:// the host's own ssh forwards the socket of the target, Belay's gate if none is
+named after the host (/run/belay/docker.sock). ssh asks nothing: it has to know the host's
+key, and to have one that it is let in by.
+
 The hook is a program of root's, with its first arguments. It gets hand-over or hand-back
 as the last one and the addresses of both sides as JSON on its standard input.`,
 		Example: `  belay move web --to tcp://b:2376 --tlscacert ca.pem --tlscert c.pem --tlskey k.pem --dry-run
+  belay move web --to ssh://mover@b.example --dry-run
   belay move web --to unix:///run/b.sock --hook "/usr/local/bin/lb web" --drain 30s
   belay move db --to unix:///run/b.sock --copy-volumes
   belay move db exporter --to unix:///run/b.sock --copy-volumes`,
@@ -64,14 +69,14 @@ as the last one and the addresses of both sides as JSON on its standard input.`,
 			case len(args) == 0:
 				return errors.New("want one CONTAINER, or several that move as one")
 			case f.to.URL == "":
-				return errors.New("want --to unix:///path or --to tcp://host:port")
+				return errors.New("want --to unix:///path, tcp://host:port or ssh://[user@]host")
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return t.move(cmd, args, f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.to.URL, "to", "", "`engine` to move to: unix:///path or tcp://host:port")
+	fl.StringVar(&f.to.URL, "to", "", "`engine` to move to: tcp://host:port, ssh://[user@]host or unix:///path")
 	fl.StringVar(&f.to.CAFile, "tlscacert", "", "`file` with the authority that signed the certificate of --to")
 	fl.StringVar(&f.to.CertFile, "tlscert", "", "`file` with our certificate for --to")
 	fl.StringVar(&f.to.KeyFile, "tlskey", "", "`file` with its key")
@@ -126,7 +131,16 @@ func (t *terminal) mover(cmd *cobra.Command, f *moveFlags, tell func(move.Event)
 	if dir, err = movesOf(cmd, f.stateDir); err != nil {
 		return nil, "", err
 	}
-	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, Progress: tell, Now: t.now}), dir, nil
+	return move.New(move.Options{Dir: dir, ID: f.id, RunHook: spawn.Command, SSH: runSSH, Progress: tell, Now: t.now}), dir, nil
+}
+
+// runSSH runs OpenSSH's client, which has the user's own configuration, keys and known hosts.
+func runSSH(ctx context.Context, args []string) error {
+	err := spawn.Command(ctx, "/usr/bin/ssh", args, nil, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; fix: install OpenSSH's client", err)
+	}
+	return err
 }
 
 // withMover runs a command on one move.

@@ -167,7 +167,7 @@ var Bans = []Ban{
 	{
 		Import:  "os/exec",
 		Allowed: []string{"internal/sandbox/spawn", "internal/gate/takeover", "internal/node", "internal/archtest/depstest", "tools", "test"},
-		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may (and, beside it, what runs the programs that root names: for mail, the mover, its hook), and the commands that move the gate and put the agent on a node, which ask systemd",
+		Why:     "a root daemon that starts programs can be made to start others: only a sandbox may (and, beside it, what runs the programs that root names: for mail, the mover, its hook and its ssh), and the commands that move the gate and put the agent on a node, which ask systemd",
 	},
 	{
 		Import: "github.com/cilium/ebpf", Allowed: []string{"internal/enforce"}, TestsToo: true,

@@ -282,6 +282,9 @@ func checkEngine(s string) (msg, fix string) {
 		}
 		return "", ""
 	}
+	if strings.HasPrefix(s, "ssh://") {
+		return quote(s) + " is reached over SSH, and the agent runs no ssh: it would do so as root, unseen", fix + "; belay move --to takes ssh:// by hand"
+	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "tcp" || u.Hostname() == "" || u.Port() == "" || u.Host != strings.TrimPrefix(s, "tcp://") || u.User != nil {
 		return quote(s) + " is no address of an engine", fix

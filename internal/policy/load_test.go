@@ -172,7 +172,7 @@ func TestLoadErrors(t *testing.T) {
 		{"within", loadDoc(caps, propose, movable, "orchestrator: {swarm: {}, within: 1s}"), `spec.orchestrator.within must be from 1m0s to 24h0m0s`},
 		{"swarm beside", loadDoc(caps, propose, movable, "swarm: {}"), `unknown field "swarm" in spec; fix: move it to spec.orchestrator`},
 		{"target without engine", loadDoc(caps, propose, movable, "targets: [{name: n2}]"), `spec.targets[0].engine is missing`},
-		{"engine over ssh", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: ssh://n2}]"), `spec.targets[0].engine: "ssh://n2" is no address of an engine; fix: write tcp://`},
+		{"engine over ssh", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: ssh://n2}]"), `spec.targets[0].engine: "ssh://n2" is reached over SSH, and the agent runs no ssh: it would do so as root, unseen; fix: write tcp://`},
 		{"engine without port", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2}]"), `"tcp://n2" is no address of an engine`},
 		{"engine without certificates", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: tcp://n2:2376, ca: /ca.pem}]"), `spec.targets[0] is reached over tcp without certificates`},
 		{"certificates for a socket", loadDoc(caps, propose, movable, "targets: [{name: n2, engine: unix:///run/n2, ca: /ca.pem}]"), `where certificates say nothing; fix: delete ca`},

@@ -37,6 +37,7 @@ const envKill = "BELAY_TEST_MOVE_JOB"
 type job struct {
 	Dir, Container, From, To, KillAt, Resume string
 	With                                     []string // that move with the container as one
+	SSHConfig                                string   // of ssh; empty: none is run
 	Settings                                 move.Settings
 }
 
@@ -76,7 +77,7 @@ func runJob(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	m := move.New(move.Options{Dir: j.Dir, At: func(point string) {
+	m := move.New(move.Options{Dir: j.Dir, SSH: sshWith(j.SSHConfig), At: func(point string) {
 		if point == j.KillAt {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}

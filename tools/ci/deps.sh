@@ -2,7 +2,7 @@
 # Install the Debian packages that the tests and the demo need and that are missing.
 set -euo pipefail
 want=(docker.io iptables iproute2 clang-16 llvm-16 libbpf-dev busybox-static qemu-system-x86
-	cpio kmod xz-utils debootstrap gcc libc6-dev make git tmux)
+	cpio kmod xz-utils debootstrap gcc libc6-dev make git tmux openssh-client openssh-server)
 missing=()
 for p in "${want[@]}"; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing+=("$p")
@@ -22,3 +22,5 @@ if [ ! -e $policy ]; then
 fi
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# Nor may it at the next boot, in the case of a server that nobody asked for.
+case " ${missing[*]} " in *" openssh-server "*) update-rc.d ssh disable ;; esac

@@ -35,7 +35,7 @@ import (
 
 // Address says how an engine is reached. It holds no secret: keys are files.
 type Address struct {
-	// URL is unix:///path or tcp://host:port.
+	// URL is unix:///path, tcp://host:port or ssh://[user@]host[:port][/path/of/socket].
 	URL string `json:"url"`
 	// Files in PEM, for tcp: the authority that signed the engine's certificate, and our own
 	// certificate and key.
@@ -72,6 +72,7 @@ type Engine struct {
 
 	http *http.Client
 	base string
+	ssh  *tunnel // nil: there is none between
 	// version is before the path of all that is the engine's own.
 	version string
 	sign    func(h http.Header, method, target string)
@@ -122,18 +123,29 @@ var (
 
 // Open asks the engine at a for its version and what it has.
 //
-// Errors: an address that is none, or a tcp one without certificates; what the engine says.
+// Errors: an address that is none, a tcp one without certificates, one over SSH; what the engine says.
 func Open(ctx context.Context, a Address) (*Engine, error) { return OpenSigned(ctx, a, nil) }
+
+// OpenSSH is [Open] for addresses over SSH too.
+//
+// Errors: also [*SSHError].
+func OpenSSH(ctx context.Context, a Address, ssh SSH) (*Engine, error) {
+	return openOver(ctx, a, ssh, nil)
+}
 
 // OpenSigned is [Open] for questions that an authorisation plugin wants signed: sign puts on a
 // request without a body what it asks for; nil: nothing. target is what follows the method in the
 // request line.
 func OpenSigned(ctx context.Context, a Address, sign func(h http.Header, method, target string)) (*Engine, error) {
-	transport, base, err := dialer(a)
+	return openOver(ctx, a, nil, sign)
+}
+
+func openOver(ctx context.Context, a Address, ssh SSH, sign func(h http.Header, method, target string)) (*Engine, error) {
+	e, err := reach(a, ssh)
 	if err != nil {
 		return nil, fmt.Errorf("engine %s: %w", a.URL, &unaskedError{err})
 	}
-	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base, sign: sign}
+	e.sign = sign
 	e.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	var v struct{ APIVersion, MinAPIVersion string }
 	if err := e.ask(ctx, "ask for its version", "GET", "/version", nil, nil, &v); err != nil {
@@ -162,8 +174,8 @@ func (e *unaskedError) Error() string { return e.err.Error() }
 func (e *unaskedError) Unwrap() error { return e.err }
 
 // MayBeGone reports whether err, of [Open], may be for an engine that is gone. It is not if something answered for it (a
-// refusal, of our certificate too; a certificate that we do not take; a version that does not fit), nor if the reason is on
-// this side: files, permissions, an interrupt.
+// refusal, of our certificate too; a certificate that we do not take; a version that does not fit; an SSH server), nor if the
+// reason is on this side: files, permissions, an interrupt.
 func MayBeGone(err error) bool {
 	if _, ok := errors.AsType[*StatusError](err); ok {
 		return false
@@ -174,14 +186,22 @@ func MayBeGone(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return false
 	}
+	if over, ok := errors.AsType[*SSHError](err); ok && !over.silent {
+		return false
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // a TLS alert: crypto/tls has no type for it
 		return false
 	}
 	return !errors.Is(err, fs.ErrPermission) && !errors.Is(err, context.Canceled)
 }
 
-// Close closes idle connections.
-func (e *Engine) Close() { e.http.CloseIdleConnections() }
+// Close closes idle connections, and ends the ssh of one that is reached over it.
+func (e *Engine) Close() {
+	e.http.CloseIdleConnections()
+	if e.ssh != nil {
+		e.ssh.close()
+	}
+}
 
 // Host returns what an inspection's reading depends on.
 func (e *Engine) Host() recreate.Host { return recreate.Host{CgroupV1: e.Info.CgroupVersion != "2"} }
@@ -211,9 +231,16 @@ func (a Address) Check() error {
 		}
 		return nil
 	}
+	if strings.HasPrefix(a.URL, "ssh://") {
+		if a.CAFile+a.CertFile+a.KeyFile != "" {
+			return errors.New("ssh takes no certificates: it has keys of its own")
+		}
+		_, err := parseSSH(a.URL)
+		return err
+	}
 	host, ok := strings.CutPrefix(a.URL, "tcp://")
 	if !ok {
-		return errors.New("want unix:///path or tcp://host:port")
+		return errors.New("want unix:///path, tcp://host:port or ssh://[user@]host[:port][/path/of/socket]")
 	}
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		return fmt.Errorf("want tcp://host:port: %w", err)
@@ -224,33 +251,48 @@ func (a Address) Check() error {
 	return nil
 }
 
-func dialer(a Address) (*http.Transport, string, error) {
+// reach returns an engine of which nothing was asked.
+func reach(a Address, ssh SSH) (*Engine, error) {
 	if err := a.Check(); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	// No proxy: DOCKER_HOST's users expect none, and it would see the environment.
 	t := &http.Transport{MaxIdleConns: askedAtOnce, MaxIdleConnsPerHost: askedAtOnce, IdleConnTimeout: 30 * time.Second, DisableCompression: true, TLSHandshakeTimeout: 20 * time.Second,
 		ReadBufferSize: connBuffer, WriteBufferSize: connBuffer}
 	d := &net.Dialer{Timeout: 20 * time.Second, KeepAlive: 15 * time.Second}
+	e := &Engine{Address: a, http: &http.Client{Transport: t}, base: "http://engine"}
 	if path, ok := strings.CutPrefix(a.URL, "unix://"); ok {
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }
-		return t, "http://engine", nil
+		return e, nil
+	}
+	if strings.HasPrefix(a.URL, "ssh://") {
+		at, err := parseSSH(a.URL)
+		if err != nil {
+			return nil, err
+		}
+		if ssh == nil {
+			return nil, errors.New("ssh is run by belay move alone; fix: name the address of a gate, tcp://host:port")
+		}
+		e.ssh = &tunnel{a: at, run: ssh}
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return e.ssh.dial(ctx) }
+		return e, nil
 	}
 	ca, err := os.ReadFile(a.CAFile)
 	if err != nil {
-		return nil, "", fmt.Errorf("authority: %w", err)
+		return nil, fmt.Errorf("authority: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return nil, "", fmt.Errorf("authority: %s has no certificate in PEM", a.CAFile)
+		return nil, fmt.Errorf("authority: %s has no certificate in PEM", a.CAFile)
 	}
 	pair, err := tls.LoadX509KeyPair(a.CertFile, a.KeyFile)
 	if err != nil {
-		return nil, "", fmt.Errorf("own certificate: %w", err)
+		return nil, fmt.Errorf("own certificate: %w", err)
 	}
 	t.DialContext = d.DialContext
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{pair}}
-	return t, "https://" + strings.TrimPrefix(a.URL, "tcp://"), nil
+	e.base = "https://" + strings.TrimPrefix(a.URL, "tcp://")
+	return e, nil
 }
 
 // ask sends a request and decodes the answer into out, unless that is nil.
@@ -325,6 +367,9 @@ func (e *Engine) send(ctx context.Context, what, method, path string, q url.Valu
 		// The URL in it says less than what does.
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err
+		}
+		if e.ssh != nil {
+			err = e.ssh.explain(err)
 		}
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}

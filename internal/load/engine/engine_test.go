@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -259,4 +260,34 @@ func issue(t *testing.T, dir, name string, by *issued) *issued {
 		t.Fatal(err)
 	}
 	return &issued{cert, key}
+}
+
+func TestSetRestart(t *testing.T) {
+	for _, c := range []struct {
+		name, has string
+		want      container.RestartPolicy
+		changes   bool
+	}{
+		{"as it is", `{"Name": "on-failure", "MaximumRetryCount": 3}`, container.RestartPolicy{Name: "on-failure", MaximumRetryCount: 3}, false},
+		{"none, as old engines say it", `{"Name": ""}`, container.RestartPolicy{Name: container.RestartPolicyDisabled}, false},
+		{"another", `{"Name": "no"}`, container.RestartPolicy{Name: "always"}, true},
+		{"another count", `{"Name": "on-failure", "MaximumRetryCount": 3}`, container.RestartPolicy{Name: "on-failure"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, asked := fake(t, map[string]string{
+				"GET /version": `{"ApiVersion": "1.41"}`, "GET /v1.41/info": `{}`,
+				"GET /v1.41/containers/c/json": `{"HostConfig": {"RestartPolicy": ` + c.has + `}}`, "POST /v1.41/containers/c/update": `{}`,
+			})
+			e, err := open(t, h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := e.SetRestart(t.Context(), "c", c.want); err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Contains(*asked, "POST /v1.41/containers/c/update"); got != c.changes {
+				t.Errorf("asked %v, want a change: %v", *asked, c.changes)
+			}
+		})
+	}
 }

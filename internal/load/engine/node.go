@@ -28,11 +28,10 @@ func Node(ctx context.Context, a Address, images []string) (*plan.Description, e
 	if len(images) > MaxAskedImages {
 		return nil, fmt.Errorf("more than %d images are asked about at once", MaxAskedImages)
 	}
-	transport, base, err := dialer(a)
+	e, err := reach(a, nil)
 	if err != nil {
 		return nil, fmt.Errorf("gate %s: %w", a.URL, err)
 	}
-	e := &Engine{Address: a, http: &http.Client{Transport: transport}, base: base}
 	e.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	defer e.Close()
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,8 +113,18 @@ func (e *Engine) Rename(ctx context.Context, id, name string) error {
 	return e.ask(ctx, "rename container to "+name, "POST", "/containers/"+id+"/rename", url.Values{"name": {name}}, nil, nil)
 }
 
-// SetRestart changes a container's restart policy alone.
+// SetRestart changes a container's restart policy alone. One that has it is only asked: engines write and set anew all
+// that they know of a container for a change of nothing, which takes ten times as long.
 func (e *Engine) SetRestart(ctx context.Context, id string, p container.RestartPolicy) error {
+	var is struct {
+		HostConfig struct{ RestartPolicy container.RestartPolicy }
+	}
+	if err := e.ask(ctx, "inspect container", "GET", "/containers/"+id+"/json", nil, nil, &is); err != nil {
+		return err
+	}
+	if had := is.HostConfig.RestartPolicy; cmp.Or(had.Name, container.RestartPolicyDisabled) == p.Name && had.MaximumRetryCount == p.MaximumRetryCount {
+		return nil
+	}
 	in := struct{ RestartPolicy container.RestartPolicy }{p}
 	return e.ask(ctx, "set the restart policy", "POST", "/containers/"+id+"/update", nil, in, nil)
 }

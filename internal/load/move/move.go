@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/belay-project/belay/internal/load/engine"
@@ -55,6 +56,8 @@ type Options struct {
 	Dir string
 	// RunHook runs a hook; nil: hooks are refused.
 	RunHook func(ctx context.Context, path string, args []string, input []byte, timeout time.Duration) error
+	// SSH runs ssh; nil: targets over SSH are refused.
+	SSH engine.SSH
 	// Progress is told of each step, and of bytes while some are copied; nil: nobody is.
 	Progress func(Event)
 	// At is called before and after each step, with the step and "/begin" or "/end", after the
@@ -462,17 +465,29 @@ type run struct {
 	silent   bool  // and nothing answers for it: it may be gone
 }
 
-// open opens both engines. If it is the target that does not answer, it returns what it has
+// open opens both engines, at the same time. If it is the target that does not answer, it returns what it has
 // with the error.
 func (m *Mover) open(ctx context.Context, from, to engine.Address) (*run, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var b *engine.Engine
+	var lost error
+	var wg sync.WaitGroup
+	wg.Go(func() { b, lost = engine.OpenSSH(ctx, to, m.o.SSH) })
 	a, err := engine.Open(ctx, from)
 	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
+		cancel() // whatever the target says, nothing begins
 	}
-	b, err := engine.Open(ctx, to)
-	if err != nil {
+	wg.Wait()
+	switch {
+	case err != nil:
+		if lost == nil {
+			b.Close()
+		}
+		return nil, fmt.Errorf("source: %w", err)
+	case lost != nil:
 		a.Close()
-		return &run{o: m.o, from: a}, &TargetError{err}
+		return &run{o: m.o, from: a}, &TargetError{lost}
 	}
 	return &run{o: m.o, from: a, to: b}, nil
 }

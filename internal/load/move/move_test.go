@@ -334,3 +334,23 @@ func TestTraced(t *testing.T) {
 		t.Errorf("nothing on the target bears %s: %v", back, seen)
 	}
 }
+
+// A copy that only has to run for a while is waited for as long, and not until the look after that.
+func TestNextLook(t *testing.T) {
+	for _, c := range []struct {
+		name                 string
+		check                bool
+		waited, settle, want time.Duration
+	}{
+		{"far from its time", false, time.Second, 10 * time.Second, 200 * time.Millisecond},
+		{"near its time", false, 9990 * time.Millisecond, 10 * time.Second, 10 * time.Millisecond},
+		{"its time is over since it was asked", false, 11 * time.Second, 10 * time.Second, 0},
+		{"a health check has no time", true, 9990 * time.Millisecond, 10 * time.Second, 200 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := nextLook(c.check, c.waited, c.settle); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}

@@ -699,13 +699,23 @@ func await(ctx context.Context, e *engine.Engine, id string, check bool, s *Sett
 		case check && st.Health != nil && st.Health.Status == container.Healthy, !check && time.Since(began) >= settle:
 			return nil
 		}
-		if time.Since(began) >= max(limit, settle) {
+		waited := time.Since(began)
+		if waited >= max(limit, settle) {
 			return fmt.Errorf("it is not healthy after %s", limit)
 		}
-		if err := pause(ctx, 200*time.Millisecond); err != nil {
+		if err := pause(ctx, nextLook(check, waited, settle)); err != nil {
 			return err
 		}
 	}
+}
+
+// nextLook returns how long to wait before a copy is looked at again: no longer than it has to run, if it only has to run.
+func nextLook(check bool, waited, settle time.Duration) time.Duration {
+	const every = 200 * time.Millisecond
+	if check {
+		return every
+	}
+	return min(every, max(0, settle-waited))
 }
 
 func pause(ctx context.Context, d time.Duration) error {
