@@ -133,7 +133,11 @@ func Open(opts Options) (*Enforcer, error) {
 		return nil, errors.New("enforce: Options.Log, PinDir, Floor and Build are required")
 	}
 	e := &Enforcer{opts: opts, maps: map[string]*ebpf.Map{}, bound: map[string]kernelBlSockKey{}, look: make(chan struct{}, 1)}
-	go func() { _, _ = e.object() }() // takes longer than what is found out meanwhile; who asks below waits for it
+	read := make(chan struct{})
+	go func() { // takes longer than what is found out meanwhile
+		defer close(read)
+		_, _ = e.object() // it is asked again below
+	}()
 	e.probed = Probe()
 	var err error
 	if e.backend, err = chooseBackend(opts.Backend, e.probed); err != nil {
@@ -147,6 +151,7 @@ func Open(opts Options) (*Enforcer, error) {
 	if err := mountBPFFS(opts.PinDir); err != nil {
 		return nil, err
 	}
+	<-read
 	spec, err := e.object()
 	if err != nil {
 		return nil, err
