@@ -304,9 +304,9 @@ func TestCgroupMapFull(t *testing.T) {
 	defer h.smallMap(t, room)()
 
 	h.enact(t, document("none", "audit", nothing))
-	script := fmt.Sprintf("exec 2>/tmp/err; cp /bin/id /tmp/id; mkfifo /tmp/go; mount -t cgroup2 none /sys && "+
+	script := fmt.Sprintf("exec 2>/tmp/err; cp /bin/id /tmp/id; mkfifo /tmp/go /tmp/end; mount -t cgroup2 none /sys && "+
 		"cd /sys$(sed -n s/^0:://p /proc/self/cgroup) && mkdir $(seq %d) && echo $$ > %d/cgroup.procs; echo code $? $(cat /tmp/err) > /tmp/out; "+
-		"read x </tmp/go; /tmp/id; echo code $? > /tmp/late; read x </tmp/go", asked, asked)
+		"read x </tmp/go; /tmp/id; echo code $? > /tmp/late; read x </tmp/end", asked, asked) // of /tmp/go it could read the end
 	hog := h.run(t, []string{"--detach", "--cap-add", "SYS_ADMIN"}, "/bin/sh", "-c", script)
 	ran(t, hog)
 	removed := false
