@@ -12,14 +12,16 @@
 
 #define BL_USE_AGAIN_NS	(3600ULL * 1000000000)
 
-/* The last four bytes of a name, 0 if it has fewer. Names of fewer than 32 are in the entry itself. */
+/* The last four bytes of a name, 0 if it has fewer. Names of fewer than 32 are in the entry itself, and since 6.8 those of
+ * fewer than 40, of which the words below know the first 32 bytes.
+ */
 static __always_inline __u32 bl_file_end(struct dentry *d)
 {
 	__u32 len = d->d_name.len, end = 0;
 
 	if (len < sizeof(end))
 		return 0;
-	if (!bpf_core_field_exists(d->d_iname) || len >= bpf_core_field_size(d->d_iname)) {
+	if (!bpf_core_field_exists(d->d_iname) || len >= 32 || len >= bpf_core_field_size(d->d_iname)) {
 		bpf_probe_read_kernel(&end, sizeof(end), d->d_name.name + len - sizeof(end));
 		return end;
 	}

@@ -296,7 +296,7 @@ func (a *Agent) reportLosses(ctx context.Context) error {
 		lost := map[string]uint64{}
 		for name, n := range now {
 			a.health.Counter("kernel_" + name).Raise(n)
-			if n > last[name] {
+			if n > last[name] && name != "use_scripts" { // a note on use that waits for the next open is no event
 				lost[name] = n - last[name]
 			}
 		}

@@ -92,14 +92,16 @@ func TestUsedLoaded(t *testing.T) {
 	h := get(t)
 	const (
 		node    = "/tmp/node_modules/x/lib/"
+		n31     = "aaaaaaaaaaaaaaaaaaaaaaaaaaa"
+		edges   = n31 + ".jar " + n31 + "a.jar " + n31 + "aaaa.jar " + n31 + "aaaaaaaa.jar " + n31 + "aaaaaaaaa.jar"
 		long    = "a_module_with_a_name_that_is_not_in_the_entry"
 		prepare = "mkdir -p " + node + "deep " + node + "dir.js /tmp/site-packages/__pycache__ /tmp/app/__pycache__; cd /tmp; " +
 			"for f in " + node + "a.js " + node + "b.js " + node + "deep/c.mjs " + node + "d.json site-packages/one.py site-packages/" + long + ".py " +
 			"site-packages/__pycache__/two.pyc site-packages/__pycache__/three.pyc app/__pycache__/four.pyc app/__pycache__/five.pyc x.jar y.jar " +
-			"denied.php /data/vol.py; do echo > $f; done; "
+			"denied.php /data/vol.py " + edges + "; do echo > $f; done; "
 		read = "cat " + node + "a.js " + node + "a.js " + node + "b.js " + node + "deep/c.mjs " + node + "d.json site-packages/one.py site-packages/" + long + ".py " +
 			"site-packages/__pycache__/two.pyc site-packages/__pycache__/three.pyc app/__pycache__/four.pyc app/__pycache__/five.pyc x.jar y.jar x.jar " +
-			"/data/vol.py >/dev/null; cat denied.php >/dev/null 2>&1; ls " + node + "dir.js; /bin/dyn-id >/dev/null; /bin/id >/dev/null"
+			edges + " /data/vol.py >/dev/null; cat denied.php >/dev/null 2>&1; ls " + node + "dir.js; /bin/dyn-id >/dev/null; /bin/id >/dev/null"
 	)
 	flags := append([]string{"--tmpfs", "/data"}, asUser...)
 	for mode, denied := range map[string]bool{"enforce": true, "audit": false} {
@@ -115,6 +117,7 @@ func TestUsedLoaded(t *testing.T) {
 				return
 			}
 			want := []string{"a.js", "c.mjs", "four.pyc", long + ".py", "one.py", "three.pyc", "two.pyc", "x.jar", "y.jar"}
+			want = append(want, strings.Fields(edges)...)
 			if !denied {
 				want = append(want, "denied.php")
 			}

@@ -95,7 +95,8 @@ func (x *Index) addUnits(units *table, packages []inventory.Package) {
 	for i := 0; i < units.Len(); {
 		end, own := i+1, true
 		for ; end < units.Len() && units.keys[end] == units.keys[i]; end++ {
-			own = own && same(&packages[units.packages[end]], &packages[units.packages[i]])
+			a, b := &packages[units.packages[end]], &packages[units.packages[i]]
+			own = own && (same(a, b) || a.Owner != "" && a.Owner == b.Name || b.Owner != "" && b.Owner == a.Name)
 		}
 		for ; i < end; i++ {
 			if own {

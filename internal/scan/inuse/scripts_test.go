@@ -33,10 +33,12 @@ func TestScriptsNoted(t *testing.T) {
 			{Kind: inventory.KindComposer, Name: "symfony/console", Path: "srv/vendor/composer/installed.json"},
 			{Kind: inventory.KindGem, Name: "rack", Version: "2", Path: "usr/lib/ruby/gems/3.1.0/specifications/rack-2.gemspec"},
 			{Kind: inventory.KindJava, Name: "g:a", Path: "app/a.jar"}, {Kind: inventory.KindJava, Name: "g:b", Path: "app/b.jar"},
+			{Kind: inventory.KindPython, Name: "PyYAML", Owner: "python3-yaml", Path: site + "PyYAML-6.dist-info/METADATA"},
 		},
 		Owned: []inventory.OwnedFiles{
 			{Package: 0, Units: units(site+"google/", site+"a_only/"), Partial: true}, {Package: 1, Units: units(site + "google/"), Partial: true},
 			{Package: 2, Units: units(site + "six.py"), Partial: true}, {Package: 3, Units: units(site + "yaml/"), Partial: true},
+			{Package: 11, Units: units(site + "yaml/"), Partial: true}, // what the distribution's package has in it
 		},
 	}
 	x := NewIndex(res)
@@ -50,7 +52,7 @@ func TestScriptsNoted(t *testing.T) {
 			t.Errorf("%s has no room", path)
 		}
 	}
-	want := map[string]bool{"python3-six": true, "python3-yaml": true, "left": true, "symfony/console": true, "rack": true, "g:a": true}
+	want := map[string]bool{"python3-six": true, "python3-yaml": true, "PyYAML": true, "left": true, "symfony/console": true, "rack": true, "g:a": true}
 	for i, u := range x.Uses(s) {
 		p := &res.Packages[i]
 		if yes, known := u.InUse(); yes != want[p.Name] || known != (yes || p.Name == "g:b") {
