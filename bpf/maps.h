@@ -462,7 +462,7 @@ struct {
 	__type(value, __u64);	/* since boot */
 } bl_used SEC(".maps");
 
-/* Records of that, apart from all others: what containers execute must not push out what the
+/* Records of that, apart from all others: what containers use must not push out what the
  * agent enforces by. Full: USE_RING is counted, and the next use of the file tells. Scripts fill
  * half of it at most: USE_SCRIPTS.
  */

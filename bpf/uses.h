@@ -128,6 +128,8 @@ __noinline int bl_note_path(struct bl_container *c, __u64 cgroup, __u64 mnt, __u
 	if (s) {
 		e->exe_len = bl_put_place(s, e, 0, mnt, dentry);
 		bl_scratch_put(s);
+	} else {
+		e->flags |= BL_E_PATH_CUT;	/* which file it was nobody knows */
 	}
 	bpf_ringbuf_submit(e, 0);
 	return 0;

@@ -80,7 +80,7 @@ func (u *uses) told(ev *enforce.Event) {
 	}
 }
 
-// boundNoted keeps what waits within its bound: it is cut where most waits, since containers choose what they execute, and not
+// boundNoted keeps what waits within its bound: it is cut where most waits, since containers choose what they use, and not
 // what is known of others. u.mu is held.
 func (u *uses) boundNoted() {
 	if u.notedBytes <= maxNotedBytes {
@@ -209,7 +209,7 @@ func (u *uses) conclude(by *usedBy) {
 }
 
 // end puts away what is known of a container that runs no more, and returns its image. Of one that
-// was over before the first look, only what it executed is known, and nothing of what it did not.
+// was over before the first look, only what it used is known, and nothing of what it did not.
 func (u *uses) end(id ident.ContainerID, now time.Time) string {
 	c, _ := u.a.binder.registry.Describe(id)
 	u.mu.Lock()
